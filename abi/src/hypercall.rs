@@ -1,0 +1,115 @@
+//! The hypercall table, and how a call crosses the boundary.
+//!
+//! A guest calls into the *hypercall page*, a page of code that the host fills
+//! in: the stub of call number `n` starts at `page + 32 * n` and follows the
+//! System V calling convention (arguments in RDI, RSI, RDX; result in RAX;
+//! caller-saved registers are lost). What the stub does is the platform's
+//! business, so one guest binary runs on every platform.
+//!
+//! A result that is not negative is the call's value; a negative one is
+//! `-errno` (see [`crate::Errno`]).
+
+/// Bytes of one stub of the hypercall page.
+pub const STUB_SIZE: u64 = 32;
+
+macro_rules! hypercalls {
+    ($($(#[$doc:meta])* $number:literal $name:ident $label:literal ($($arg:literal),*);)*) => {
+        /// The calls a guest can make, with their numbers.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u32)]
+        #[non_exhaustive]
+        pub enum Hypercall {
+            $($(#[$doc])* $name = $number,)*
+        }
+
+        impl Hypercall {
+            /// Every call, by number.
+            pub const ALL: &'static [Hypercall] = &[$(Hypercall::$name,)*];
+
+            /// The call with this number.
+            pub const fn from_number(number: u32) -> Option<Hypercall> {
+                match number { $($number => Some(Hypercall::$name),)* _ => None }
+            }
+
+            /// Its name in tables and traces.
+            pub const fn name(self) -> &'static str {
+                match self { $(Hypercall::$name => $label,)* }
+            }
+
+            /// The names of its arguments.
+            pub const fn arguments(self) -> &'static [&'static str] {
+                match self { $(Hypercall::$name => &[$($arg),*],)* }
+            }
+        }
+    };
+}
+
+hypercalls! {
+    /// Does nothing and returns 0: what crossing the boundary costs.
+    0 Nop "nop" ();
+    /// Rings the doorbell of an event channel: the back end bound to `port`
+    /// looks at its ring. Returns nothing of meaning; a port without a back
+    /// end is ignored. Never waits.
+    1 EventSend "event_send" ("port");
+    /// Ends the guest. The low 8 bits of `code` are its exit code. Does not return.
+    2 Exit "exit" ("code");
+    /// Ends the guest as crashed, with `len` bytes of UTF-8 at `address` as the
+    /// reason (cut at 4096; an unreadable range leaves the reason out). Does not return.
+    3 Panic "panic" ("address", "len");
+    /// Waits until an unmasked event is pending or the guest's clock reads
+    /// `deadline` nanoseconds (`u64::MAX`: no deadline). Returns 1 when an event
+    /// is pending, 0 at the deadline; at once when either already holds.
+    4 Block "block" ("deadline");
+    /// Offers the processor to other guests. Returns 0.
+    5 Yield "yield" ();
+    /// The host's wall clock, in nanoseconds since 1970-01-01 UTC. The clock
+    /// page answers the same question without leaving the guest.
+    6 WallClock "wall_clock" ();
+    /// Writes `len` random bytes (at most 256) to `address`. Returns `len`;
+    /// [`crate::Errno::Invalid`] when `len` is larger, [`crate::Errno::Fault`]
+    /// when the range is not the guest's to write.
+    7 Entropy "entropy" ("address", "len");
+    /// Says that the guest has finished starting. Returns 0. The host logs the time.
+    8 Ready "ready" ();
+}
+
+impl Hypercall {
+    /// Where its stub starts, in bytes from the start of the hypercall page.
+    pub const fn stub_offset(self) -> u64 {
+        self as u64 * STUB_SIZE
+    }
+}
+
+/// Longest reason that [`Hypercall::Panic`] keeps, in bytes.
+pub const PANIC_MESSAGE_MAX: u64 = 4096;
+
+/// Most random bytes that one [`Hypercall::Entropy`] gives.
+pub const ENTROPY_MAX: u64 = 256;
+
+const _: () = assert!(Hypercall::ALL.len() as u64 * STUB_SIZE <= crate::PAGE_SIZE);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_dense_and_never_reused() {
+        for (n, &call) in Hypercall::ALL.iter().enumerate() {
+            assert_eq!(call as usize, n);
+            assert_eq!(Hypercall::from_number(n as u32), Some(call));
+        }
+        assert_eq!(Hypercall::from_number(Hypercall::ALL.len() as u32), None);
+    }
+
+    #[test]
+    fn golden_numbers() {
+        // A guest in the field has these numbers built in: a change here is a
+        // new major version.
+        let golden = [
+            "nop", "event_send", "exit", "panic", "block", "yield", "wall_clock", "entropy", "ready",
+        ];
+        for (n, name) in golden.iter().enumerate() {
+            assert_eq!(Hypercall::from_number(n as u32).map(Hypercall::name), Some(*name));
+        }
+    }
+}

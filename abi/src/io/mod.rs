@@ -1,0 +1,5 @@
+//! What travels through the rings, per kind of device.
+
+pub mod block;
+pub mod console;
+pub mod net;

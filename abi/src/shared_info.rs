@@ -1,0 +1,95 @@
+//! The page that host and guest both write: events, and the clock.
+//!
+//! Every field has one writer, except `pending`, where the host sets bits and
+//! the guest clears them, both atomically.
+
+use crate::{event, layout::layout};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// Words of an event bitmap.
+pub const EVENT_WORDS: usize = (event::PORTS / 64) as usize;
+
+/// Clock parameters: a version-counted linear function of the TSC.
+///
+/// Guest time is `ns_base + ((tsc - tsc_base) * multiplier >> shift)`
+/// nanoseconds since the guest started, with a 128-bit product. Wall time is
+/// `wall_base` plus guest time.
+///
+/// Ordering: the host makes `version` odd, writes the rest, makes `version`
+/// even again. The guest reads `version`, the rest, and `version` again, and
+/// starts over when the two differ or are odd.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Clock {
+    /// Odd while the host is writing.
+    pub version: u32,
+    /// Right shift of the product.
+    pub shift: u32,
+    /// Nanoseconds per TSC tick, scaled by `2^shift`.
+    pub multiplier: u64,
+    /// TSC value that stands for `ns_base`.
+    pub tsc_base: u64,
+    /// Guest time at `tsc_base`, in nanoseconds.
+    pub ns_base: u64,
+    /// Wall time, in nanoseconds since 1970-01-01 UTC, at guest time 0.
+    pub wall_base: u64,
+}
+
+layout!(Clock: 40 {
+    version @ 0, shift @ 4, multiplier @ 8, tsc_base @ 16, ns_base @ 24, wall_base @ 32,
+});
+
+impl Clock {
+    /// Guest time at this TSC value, in nanoseconds. A TSC before `tsc_base` counts as `tsc_base`.
+    pub const fn time_at(&self, tsc: u64) -> u64 {
+        let ticks = tsc.saturating_sub(self.tsc_base) as u128;
+        let ns = (ticks * self.multiplier as u128) >> (self.shift & 127);
+        self.ns_base.wrapping_add(ns as u64)
+    }
+}
+
+/// The page's content. The rest of the page is zero and reserved.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct SharedInfo {
+    /// Events that wait for the guest: the host sets, the guest clears.
+    pub pending: [u64; EVENT_WORDS],
+    /// Events that neither end [`Block`](crate::Hypercall::Block) nor cause an
+    /// upcall: written by the guest; all ones at the start.
+    pub mask: [u64; EVENT_WORDS],
+    /// The clock: written by the host.
+    pub clock: Clock,
+    reserved: [u8; 24],
+    /// Changes when the guest is restored or cloned: written by the host.
+    pub generation: [u8; 16],
+}
+
+layout!(SharedInfo: 336 {
+    pending @ 0, mask @ 128, clock @ 256, reserved @ 296, generation @ 320,
+});
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_clock_is_linear_and_never_overflows_in_a_century() {
+        // 2.7 GHz.
+        let shift = 32;
+        let multiplier = ((1_000_000_000u128 << shift) / 2_700_000_000) as u64;
+        let clock = Clock { shift, multiplier, tsc_base: 1000, ns_base: 5, ..Clock::default() };
+        assert_eq!(clock.time_at(0), 5);
+        assert_eq!(clock.time_at(1000), 5);
+        let second = clock.time_at(1000 + 2_700_000_000) - 5;
+        assert!((999_999_998..=1_000_000_000).contains(&second), "{second}");
+        let century = 100 * 365 * 86400u64;
+        let ns = clock.time_at(1000 + century * 2_700_000_000) - 5;
+        assert!(ns / 1_000_000_000 >= century - 2);
+    }
+
+    #[test]
+    fn a_hostile_shift_does_not_panic() {
+        let clock = Clock { shift: u32::MAX, multiplier: u64::MAX, ns_base: u64::MAX, ..Clock::default() };
+        let _ = clock.time_at(u64::MAX);
+    }
+}

@@ -1,0 +1,2 @@
+//! The back ends of the devices that guests see.
+pub mod net;

@@ -1,0 +1,6 @@
+//! hv: a paravirtual hypervisor for Rust unikernels.
+#![warn(missing_docs)]
+
+pub mod device;
+pub mod memory;
+pub mod reactor;

@@ -1,0 +1,276 @@
+//! ⚠ Guest memory: the one place where the host touches bytes that a guest can change.
+//!
+//! Addresses that come from a guest are numbers ([`GuestAddr`]); every access
+//! resolves them against the access map, which knows the permissions that the
+//! guest's own page tables give, so that a device never writes what its guest
+//! could not.
+//!
+//! # Invariants that the `unsafe` blocks rely on
+//!
+//! 1. The mapping lives as long as [`GuestMemory`], never moves, never shrinks.
+//! 2. No Rust reference to guest memory is ever made, except to atomics;
+//!    all other access is by volatile copies ([`vm_memory::VolatileSlice`]),
+//!    so concurrent writes by a guest yield odd values but no undefined ones.
+//! 3. Every offset is checked against the mapping's size before use.
+
+use hv_abi::ring::{Layout, SharedMemory};
+use hv_abi::{Errno, GuestAddr, PAGE_SIZE};
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use vm_memory::{MmapRegion, VolatileMemory, VolatileSlice};
+
+bitflags::bitflags! {
+    /// What the guest may do with a range of its memory.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Access: u8 {
+        /// Loads.
+        const READ = 1;
+        /// Stores.
+        const WRITE = 2;
+        /// Instruction fetches. Never together with `WRITE`.
+        const EXECUTE = 4;
+    }
+}
+
+/// Why guest memory could not be made.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot map {size} bytes of guest memory: {source}")]
+pub struct MapError {
+    size: u64,
+    source: vm_memory::mmap::MmapRegionError,
+}
+
+/// The memory of one guest: a private anonymous mapping, at consecutive guest
+/// addresses from `base`.
+#[derive(Debug)]
+pub struct GuestMemory {
+    region: MmapRegion,
+    base: u64,
+    /// Sorted, disjoint, page-aligned byte ranges from the start of the memory.
+    /// What no range covers, the guest cannot touch.
+    map: Vec<(Range<u64>, Access)>,
+}
+
+impl GuestMemory {
+    /// Maps `size` bytes (a multiple of the page size) to appear at guest address `base`.
+    pub fn new(base: GuestAddr, size: u64) -> Result<Self, MapError> {
+        assert!(size.is_multiple_of(PAGE_SIZE) && base.0.is_multiple_of(PAGE_SIZE));
+        let region = MmapRegion::new(size as usize).map_err(|source| MapError { size, source })?;
+        // SAFETY: the range is exactly the mapping just made (invariant 1). A
+        // small guest must not cost a huge page for each byte it touches;
+        // failure only means that it might.
+        unsafe { libc::madvise(region.as_ptr().cast(), size as usize, libc::MADV_NOHUGEPAGE) };
+        Ok(GuestMemory { region, base: base.0, map: Vec::new() })
+    }
+
+    /// Guest address of the first byte.
+    pub fn base(&self) -> GuestAddr {
+        GuestAddr(self.base)
+    }
+
+    /// Size in bytes.
+    pub fn size(&self) -> u64 {
+        self.region.size() as u64
+    }
+
+    /// Where the memory is mapped in this process; for the platform, which shows it to the guest.
+    pub fn host_address(&self) -> u64 {
+        self.region.as_ptr() as u64
+    }
+
+    /// Gives the guest access to the bytes of `range` (offsets, page-aligned),
+    /// which must lie behind every range given before.
+    pub fn allow(&mut self, range: Range<u64>, access: Access) {
+        assert!(range.start.is_multiple_of(PAGE_SIZE) && range.end.is_multiple_of(PAGE_SIZE));
+        assert!(range.start <= range.end && range.end <= self.size());
+        assert!(!access.contains(Access::WRITE | Access::EXECUTE));
+        assert!(self.map.last().is_none_or(|(last, _)| last.end <= range.start));
+        if range.is_empty() {
+            return;
+        }
+        match self.map.last_mut() {
+            Some((last, a)) if *a == access && last.end == range.start => last.end = range.end,
+            _ => self.map.push((range, access)),
+        }
+    }
+
+    /// The access map: offsets and what the guest may do there.
+    pub fn map(&self) -> &[(Range<u64>, Access)] {
+        &self.map
+    }
+
+    /// Judges a range that a guest named: its offset, if all of it allows `access`.
+    pub fn check(&self, address: GuestAddr, len: u64, access: Access) -> Result<u64, Errno> {
+        let start = address.0.checked_sub(self.base).ok_or(Errno::Fault)?;
+        let end = start.checked_add(len).ok_or(Errno::Fault)?;
+        let mut from = start;
+        let first = self.map.partition_point(|(range, _)| range.end <= start);
+        for (range, allowed) in &self.map[first..] {
+            if range.start > from || !allowed.contains(access) {
+                break;
+            }
+            if end <= range.end {
+                return Ok(start);
+            }
+            from = range.end;
+        }
+        Err(Errno::Fault)
+    }
+
+    fn slice(&self, offset: u64, len: usize) -> VolatileSlice<'_> {
+        self.region.get_slice(offset as usize, len).expect("the offset was checked")
+    }
+
+    /// Copies bytes that the guest may read out of its memory.
+    pub fn read(&self, address: GuestAddr, bytes: &mut [u8]) -> Result<(), Errno> {
+        let offset = self.check(address, bytes.len() as u64, Access::READ)?;
+        self.slice(offset, bytes.len()).copy_to(bytes);
+        Ok(())
+    }
+
+    /// Copies bytes to where the guest may write.
+    pub fn write(&self, address: GuestAddr, bytes: &[u8]) -> Result<(), Errno> {
+        let offset = self.check(address, bytes.len() as u64, Access::WRITE)?;
+        self.slice(offset, bytes.len()).copy_from(bytes);
+        Ok(())
+    }
+
+    /// Copies bytes in on the host's own account, whatever the guest may do there.
+    /// Panics outside the memory: offsets are the host's.
+    pub fn host_write(&self, offset: u64, bytes: &[u8]) {
+        self.slice(offset, bytes.len()).copy_from(bytes);
+    }
+
+    /// Copies bytes out on the host's own account. Panics outside the memory.
+    pub fn host_read(&self, offset: u64, bytes: &mut [u8]) {
+        self.slice(offset, bytes.len()).copy_to(bytes);
+    }
+
+    /// A judged range as the kernel wants it for direct transfers into or out
+    /// of guest memory. It is valid while `self` lives; the guest may change
+    /// the bytes meanwhile.
+    pub fn iovec(&self, address: GuestAddr, len: u64, access: Access) -> Result<libc::iovec, Errno> {
+        let offset = self.check(address, len, access)?;
+        let slice = self.slice(offset, len as usize);
+        Ok(libc::iovec { iov_base: slice.ptr_guard_mut().as_ptr().cast(), iov_len: len as usize })
+    }
+
+    /// An aligned 64-bit word of guest memory. Panics outside the memory or when misaligned.
+    pub fn atomic_u64(&self, offset: u64) -> &AtomicU64 {
+        self.region.get_atomic_ref::<AtomicU64>(offset as usize).expect("the offset is the host's own")
+    }
+
+    /// An aligned 32-bit word of guest memory. Panics outside the memory or when misaligned.
+    pub fn atomic_u32(&self, offset: u64) -> &AtomicU32 {
+        self.region.get_atomic_ref::<AtomicU32>(offset as usize).expect("the offset is the host's own")
+    }
+}
+
+/// A ring in guest memory, seen from the host.
+#[derive(Clone, Debug)]
+pub struct RingMemory {
+    memory: Arc<GuestMemory>,
+    /// Start of the ring in this process.
+    start: *mut u8,
+    len: usize,
+}
+
+// SAFETY: `start` points into the mapping that `memory` keeps alive (invariant
+// 1), and all access through it is atomic or volatile (invariant 2), so any
+// thread may use it.
+unsafe impl Send for RingMemory {}
+// SAFETY: as for `Send`.
+unsafe impl Sync for RingMemory {}
+
+impl RingMemory {
+    /// The ring of this layout at `offset` of the memory. Panics if it is not
+    /// inside or not aligned: the host places rings itself.
+    pub fn new(memory: &Arc<GuestMemory>, offset: u64, layout: &Layout) -> Self {
+        assert!(offset.is_multiple_of(hv_abi::ring::ALIGNMENT as u64));
+        let slice = memory.slice(offset, layout.size());
+        let start = slice.ptr_guard_mut().as_ptr();
+        RingMemory { memory: memory.clone(), start, len: layout.size() }
+    }
+
+    fn word(&self, offset: usize) -> &AtomicU32 {
+        assert!(offset + 4 <= self.len && offset.is_multiple_of(4));
+        // SAFETY: inside the ring (just checked), which is inside the mapping
+        // (checked in `new`); aligned, since the ring is; atomics may be shared
+        // with the guest (invariant 2).
+        unsafe { AtomicU32::from_ptr(self.start.add(offset).cast()) }
+    }
+
+    fn bytes(&self, offset: usize, len: usize) -> VolatileSlice<'_> {
+        assert!(offset <= self.len && len <= self.len - offset);
+        // SAFETY: inside the ring (just checked) and the mapping, which lives
+        // as long as `self.memory`; volatile copies only (invariant 2).
+        unsafe { VolatileSlice::new(self.start.add(offset), len) }
+    }
+
+    /// The memory that the ring lies in.
+    pub fn memory(&self) -> &Arc<GuestMemory> {
+        &self.memory
+    }
+}
+
+impl SharedMemory for RingMemory {
+    fn load(&self, offset: usize) -> u32 {
+        self.word(offset).load(Ordering::Acquire)
+    }
+    fn store(&self, offset: usize, value: u32) {
+        self.word(offset).store(value, Ordering::Release);
+    }
+    fn fence(&self) {
+        fence(Ordering::SeqCst);
+    }
+    fn read(&self, offset: usize, bytes: &mut [u8]) {
+        self.bytes(offset, bytes.len()).copy_to(bytes);
+    }
+    fn write(&self, offset: usize, bytes: &[u8]) {
+        self.bytes(offset, bytes.len()).copy_from(bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn memory() -> GuestMemory {
+        let mut memory = GuestMemory::new(GuestAddr(0x10000), 8 * PAGE_SIZE).unwrap();
+        memory.allow(PAGE_SIZE..2 * PAGE_SIZE, Access::READ | Access::EXECUTE);
+        memory.allow(2 * PAGE_SIZE..3 * PAGE_SIZE, Access::READ);
+        memory.allow(3 * PAGE_SIZE..4 * PAGE_SIZE, Access::READ | Access::WRITE);
+        memory.allow(4 * PAGE_SIZE..5 * PAGE_SIZE, Access::READ | Access::WRITE);
+        memory.allow(6 * PAGE_SIZE..8 * PAGE_SIZE, Access::READ | Access::WRITE);
+        memory
+    }
+
+    #[test]
+    fn ranges_are_judged_by_what_the_guest_itself_may_do() {
+        let m = memory();
+        let at = |page: u64| GuestAddr(0x10000 + page * PAGE_SIZE);
+        assert_eq!(m.check(at(1), 3 * PAGE_SIZE, Access::READ), Ok(PAGE_SIZE));
+        assert_eq!(m.check(at(1), 4, Access::WRITE), Err(Errno::Fault));
+        assert_eq!(m.check(at(2), 2 * PAGE_SIZE, Access::WRITE), Err(Errno::Fault));
+        assert_eq!(m.check(at(3), 2 * PAGE_SIZE, Access::WRITE), Ok(3 * PAGE_SIZE));
+        assert_eq!(m.check(at(4), PAGE_SIZE + 1, Access::READ), Err(Errno::Fault), "into a guard page");
+        assert_eq!(m.check(at(5), 1, Access::READ), Err(Errno::Fault), "a guard page");
+        assert_eq!(m.check(at(0), 1, Access::READ), Err(Errno::Fault));
+        assert_eq!(m.check(GuestAddr(at(8).0 - 1), 1, Access::READ), Ok(8 * PAGE_SIZE - 1));
+        assert_eq!(m.check(GuestAddr(at(8).0 - 1), 2, Access::READ), Err(Errno::Fault));
+        assert_eq!(m.check(GuestAddr(0), 1, Access::READ), Err(Errno::Fault));
+        assert_eq!(m.check(at(6), u64::MAX, Access::READ), Err(Errno::Fault));
+        assert_eq!(m.check(at(6), 4 << 30, Access::READ), Err(Errno::Fault));
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let m = memory();
+        let at = GuestAddr(0x10000 + 7 * PAGE_SIZE - 2);
+        m.write(at, b"abcd").unwrap();
+        let mut back = [0; 4];
+        m.read(at, &mut back).unwrap();
+        assert_eq!(&back, b"abcd");
+    }
+}
