@@ -2,5 +2,6 @@
 #![warn(missing_docs)]
 
 pub mod device;
+pub mod event;
 pub mod memory;
 pub mod reactor;
