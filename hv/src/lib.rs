@@ -3,5 +3,6 @@
 
 pub mod device;
 pub mod event;
+pub mod loader;
 pub mod memory;
 pub mod reactor;
