@@ -1,0 +1,202 @@
+//! Names for a guest's addresses, from the debug information and symbols of its image.
+//!
+//! The image is the guest's, so nothing in it is believed: sizes and nesting
+//! are bounded before `addr2line` sees them, and text loses its control
+//! characters before a terminal does.
+
+use super::unwind::{self, Section, Unwinder};
+use super::{Frame, MAX_FRAMES, UnwindRegs};
+use addr2line::Context;
+use addr2line::gimli::{self, EndianSlice, LittleEndian};
+use object::read::elf::ElfFile64;
+use object::{Object, ObjectSection, ObjectSegment, ObjectSymbol, SymbolKind};
+use std::borrow::Cow;
+
+type Slice<'a> = EndianSlice<'a, LittleEndian>;
+
+/// Most bytes of debug information that are looked at: a guest built with full
+/// information has a tenth of it.
+const MAX_DEBUG_SIZE: u64 = 64 << 20;
+
+/// Deepest nesting of debug information entries that is looked at, because
+/// `addr2line` follows it by recursion.
+const MAX_DEBUG_DEPTH: isize = 256;
+
+/// Longest name that is shown, in characters.
+const MAX_NAME: usize = 400;
+
+/// The symbols of an image that is loaded somewhere. Making one reads only
+/// headers; the rest is read when it is asked for.
+pub struct Symbols<'a> {
+    file: Option<ElfFile64<'a>>,
+    base: u64,
+    size: u64,
+}
+
+impl<'a> Symbols<'a> {
+    /// The symbols in the bytes of an ELF file whose address 0 is at guest
+    /// address `base`. Bytes that are no ELF file have none.
+    pub fn new(bytes: &'a [u8], base: u64) -> Self {
+        let file = ElfFile64::parse(bytes).ok();
+        let ends = file.iter().flat_map(|file| file.segments());
+        let size = ends.map(|segment| segment.address().saturating_add(segment.size())).max().unwrap_or(0);
+        Symbols { file, base, size }
+    }
+
+    /// The functions that were running, innermost first, at most [`MAX_FRAMES`].
+    ///
+    /// `read` gives the 8 bytes at a guest address, or `None` where there is
+    /// no memory. Without call frame information only the innermost function
+    /// is known, without debug information only names, without symbols only
+    /// addresses.
+    pub fn backtrace(&self, regs: &UnwindRegs, read: &mut dyn FnMut(u64) -> Option<u64>) -> Vec<Frame> {
+        let unwinder =
+            self.section(".eh_frame").map(|frames| Unwinder::new(frames, self.section(".eh_frame_hdr")));
+        let addresses = unwind::walk(unwinder, self.base, self.size, regs, read);
+        let context = self.context();
+        let mut frames = Vec::new();
+        for (index, address) in addresses.into_iter().enumerate() {
+            self.describe(context.as_ref(), address, index != 0, &mut frames);
+            if frames.len() >= MAX_FRAMES {
+                break;
+            }
+        }
+        frames.truncate(MAX_FRAMES);
+        frames
+    }
+
+    /// The functions that the instruction at a guest address belongs to,
+    /// innermost first: the last one is not inlined. Never empty.
+    pub fn lookup(&self, address: u64) -> Vec<Frame> {
+        let mut frames = Vec::new();
+        self.describe(self.context().as_ref(), address, false, &mut frames);
+        frames
+    }
+
+    fn describe(
+        &self,
+        context: Option<&Context<Slice<'a>>>,
+        address: u64,
+        is_return: bool,
+        frames: &mut Vec<Frame>,
+    ) {
+        let offset = address.checked_sub(self.base).filter(|offset| *offset < self.size);
+        let bare = Frame { address, offset, function: None, file: None, line: None, inlined: false };
+        let Some(offset) = offset else { return frames.push(bare) };
+        // The call itself, not what follows it.
+        let probe = if is_return { offset.saturating_sub(1) } else { offset };
+        let before = frames.len();
+        let found = context.and_then(|context| context.find_frames(probe).skip_all_loads().ok());
+        if let Some(mut found) = found {
+            while let Ok(Some(frame)) = found.next() {
+                let name = frame.function.as_ref().and_then(|name| name.demangle().ok());
+                let location = frame.location.as_ref();
+                frames.push(Frame {
+                    function: name.map(|name| printable(&name)),
+                    file: location.and_then(|location| location.file).map(printable),
+                    line: location.and_then(|location| location.line),
+                    inlined: true,
+                    ..bare.clone()
+                });
+                if frames.len() >= MAX_FRAMES {
+                    break;
+                }
+            }
+        }
+        if frames.len() == before {
+            frames.push(bare);
+        }
+        if let Some(last) = frames.last_mut() {
+            last.inlined = false;
+            if last.function.is_none() {
+                last.function = self.symbol(probe);
+            }
+        }
+    }
+
+    /// The name of the function symbol that covers an offset.
+    fn symbol(&self, offset: u64) -> Option<String> {
+        let covers = |symbol: &object::read::elf::ElfSymbol64<'_, '_>| {
+            symbol.kind() == SymbolKind::Text
+                && offset.checked_sub(symbol.address()).is_some_and(|at| at < symbol.size())
+        };
+        let symbol = self.file.as_ref()?.symbols().find(covers)?;
+        let name = String::from_utf8_lossy(symbol.name_bytes().ok()?);
+        Some(printable(&addr2line::demangle_auto(name, None)))
+    }
+
+    fn section(&self, name: &str) -> Option<Section<'a>> {
+        let section = self.file.as_ref()?.section_by_name(name)?;
+        Some((section.address(), section.data().ok()?))
+    }
+
+    /// The debug information, if there is any that is fit to be read.
+    fn context(&self) -> Option<Context<Slice<'a>>> {
+        let mut size = 0u64;
+        let load = |id: gimli::SectionId| {
+            let bytes = self.section(id.name()).map_or(&[][..], |(_, bytes)| bytes);
+            size = size.saturating_add(bytes.len() as u64);
+            Ok::<_, gimli::Error>(EndianSlice::new(bytes, LittleEndian))
+        };
+        let dwarf = gimli::Dwarf::load(load).ok()?;
+        if size > MAX_DEBUG_SIZE || !is_shallow(&dwarf).unwrap_or(false) {
+            return None;
+        }
+        Context::from_dwarf(dwarf).ok()
+    }
+}
+
+/// Whether no entry of the debug information is too deep.
+fn is_shallow(dwarf: &gimli::Dwarf<Slice<'_>>) -> gimli::Result<bool> {
+    let mut units = dwarf.units();
+    while let Some(header) = units.next()? {
+        let unit = dwarf.unit(header)?;
+        let mut entries = unit.entries_raw(None)?;
+        while !entries.is_empty() {
+            if entries.next_depth() > MAX_DEBUG_DEPTH {
+                return Ok(false);
+            }
+            if let Some(abbreviation) = entries.read_abbreviation()? {
+                entries.skip_attributes(abbreviation.attributes())?;
+            }
+        }
+    }
+    Ok(true)
+}
+
+/// Text of the image, made fit for a terminal.
+fn printable(text: &str) -> String {
+    let text = strip_hash(text);
+    text.chars()
+        .take(MAX_NAME)
+        .map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c })
+        .collect()
+}
+
+/// A name without the hash that old manglings append, as in `main::h0123456789abcdef`.
+fn strip_hash(name: &str) -> Cow<'_, str> {
+    match name.rsplit_once("::h") {
+        Some((path, hash)) if hash.len() == 16 && hash.bytes().all(|b| b.is_ascii_hexdigit()) => path.into(),
+        _ => name.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_fit_for_a_terminal() {
+        assert_eq!(printable("core::fmt::write::h0123456789abcdef"), "core::fmt::write");
+        assert_eq!(printable("core::fmt::hash"), "core::fmt::hash");
+        assert_eq!(printable("a\x1b[2Jb\n"), "a\u{fffd}[2Jb\u{fffd}");
+        assert_eq!(printable(&"x".repeat(10_000)).len(), MAX_NAME);
+    }
+
+    #[test]
+    fn an_address_without_symbols_is_an_offset() {
+        let frames = Symbols::new(b"not an image", 0x1000).lookup(0x1234);
+        assert_eq!(frames.len(), 1);
+        assert_eq!((frames[0].address, frames[0].offset), (0x1234, None));
+    }
+}

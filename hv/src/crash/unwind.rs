@@ -1,0 +1,158 @@
+//! Walks a guest's stack by the call frame information of its image (`.eh_frame`: psABI for
+//! AMD64 and DWARF 5, section 6.4).
+//!
+//! Image and stack belong to a guest that has just gone wrong, maybe on
+//! purpose. `framehop` would do this, but version 0.16 evaluates the DWARF
+//! expressions of an image without a limit (a backward branch never ends) and
+//! adds offsets of the image unchecked. So the rules that compilers use for
+//! ordinary code are applied here, on `gimli`'s parser, and any other ends the
+//! backtrace.
+
+use super::MAX_FRAMES;
+use addr2line::gimli::{
+    BaseAddresses, CfaRule, EhFrame, EhFrameHdr, EndianSlice, LittleEndian, Pointer, Register, RegisterRule,
+    UnwindContext, UnwindSection, UnwindTableRow, X86_64,
+};
+
+type Slice<'a> = EndianSlice<'a, LittleEndian>;
+
+/// The registers that a backtrace starts from: where the code is, and what functions keep for their callers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "they are called what the processor's manual calls them")]
+pub struct UnwindRegs {
+    pub rip: u64,
+    pub rsp: u64,
+    pub rbp: u64,
+    pub rbx: u64,
+    pub r12: u64,
+    pub r13: u64,
+    pub r14: u64,
+    pub r15: u64,
+}
+
+impl UnwindRegs {
+    fn slot(&mut self, register: Register) -> Option<&mut u64> {
+        Some(match register {
+            X86_64::RSP => &mut self.rsp,
+            X86_64::RBP => &mut self.rbp,
+            X86_64::RBX => &mut self.rbx,
+            X86_64::R12 => &mut self.r12,
+            X86_64::R13 => &mut self.r13,
+            X86_64::R14 => &mut self.r14,
+            X86_64::R15 => &mut self.r15,
+            X86_64::RA => &mut self.rip,
+            _ => return None,
+        })
+    }
+}
+
+/// What a function restores besides the stack pointer.
+const RESTORED: [Register; 7] =
+    [X86_64::RBP, X86_64::RBX, X86_64::R12, X86_64::R13, X86_64::R14, X86_64::R15, X86_64::RA];
+
+/// A section: its address in the image, and its bytes.
+pub(super) type Section<'a> = (u64, &'a [u8]);
+
+/// The call frame information of an image.
+pub(super) struct Unwinder<'a> {
+    frames: EhFrame<Slice<'a>>,
+    index: Option<addr2line::gimli::ParsedEhFrameHdr<Slice<'a>>>,
+    bases: BaseAddresses,
+    context: UnwindContext<usize>,
+}
+
+impl<'a> Unwinder<'a> {
+    pub(super) fn new(frames: Section<'a>, index: Option<Section<'a>>) -> Self {
+        let mut bases = BaseAddresses::default().set_eh_frame(frames.0);
+        if let Some((address, _)) = index {
+            bases = bases.set_eh_frame_hdr(address);
+        }
+        let index = index.and_then(|(_, bytes)| EhFrameHdr::new(bytes, LittleEndian).parse(&bases, 8).ok());
+        let mut eh_frame = EhFrame::new(frames.1, LittleEndian);
+        eh_frame.set_address_size(8);
+        Unwinder { frames: eh_frame, index, bases, context: UnwindContext::new() }
+    }
+
+    /// From a function's registers to its caller's; the addresses of code are
+    /// relative to the image. `None` at the end of the stack, or of what can be known.
+    fn step(
+        &mut self,
+        lookup: u64,
+        regs: &UnwindRegs,
+        read: &mut dyn FnMut(u64) -> Option<u64>,
+    ) -> Option<UnwindRegs> {
+        let row = self.row(lookup)?;
+        let mut caller = *regs;
+        let cfa = match *row.cfa() {
+            CfaRule::RegisterAndOffset { register, offset } => {
+                caller.slot(register)?.checked_add_signed(offset)?
+            }
+            CfaRule::Expression(_) => return None,
+        };
+        for register in RESTORED {
+            let value = match row.register(register) {
+                // Not told means kept; a return address that is not told is the end.
+                None | Some(RegisterRule::Undefined) if register == X86_64::RA => return None,
+                None | Some(RegisterRule::Undefined | RegisterRule::SameValue) => continue,
+                Some(RegisterRule::Offset(offset)) => read(cfa.checked_add_signed(offset)?)?,
+                Some(RegisterRule::ValOffset(offset)) => cfa.checked_add_signed(offset)?,
+                Some(_) => return None,
+            };
+            *caller.slot(register)? = value;
+        }
+        caller.rsp = cfa;
+        Some(caller)
+    }
+
+    fn row(&mut self, lookup: u64) -> Option<&UnwindTableRow<usize>> {
+        let Unwinder { frames, index, bases, context } = self;
+        let fde = match index.as_ref().and_then(|index| index.table()) {
+            Some(table) => {
+                let pointer = table.lookup(lookup, bases).ok()?;
+                // An indirect pointer would have to be read from the guest.
+                let Pointer::Direct(_) = pointer else { return None };
+                let offset = table.pointer_to_offset(pointer).ok()?;
+                frames.fde_from_offset(bases, offset, EhFrame::cie_from_offset).ok()?
+            }
+            None => frames.fde_for_address(bases, lookup, EhFrame::cie_from_offset).ok()?,
+        };
+        fde.unwind_info_for_address(frames, bases, context, lookup).ok()
+    }
+}
+
+/// The addresses of code on the stack, innermost first: the first is that of
+/// an instruction, the others are return addresses.
+pub(super) fn walk(
+    unwinder: Option<Unwinder<'_>>,
+    base: u64,
+    size: u64,
+    regs: &UnwindRegs,
+    read: &mut dyn FnMut(u64) -> Option<u64>,
+) -> Vec<u64> {
+    let mut found = vec![regs.rip];
+    let Some(mut unwinder) = unwinder else { return found };
+    let inside = |address: u64| address.checked_sub(base).filter(|offset| *offset < size);
+    let mut regs = *regs;
+    while found.len() < MAX_FRAMES {
+        let first = found.len() == 1;
+        let next = match inside(regs.rip) {
+            // A call may be a function's last instruction, so look at the call, not behind it.
+            Some(offset) => unwinder.step(if first { offset } else { offset.saturating_sub(1) }, &regs, read),
+            // A call to nowhere, or a leaf that is not the image's own.
+            None if first => {
+                read(regs.rsp).map(|rip| UnwindRegs { rip, rsp: regs.rsp.wrapping_add(8), ..regs })
+            }
+            None => None,
+        };
+        // Callers' frames are above those of what they call; so this ends.
+        match next {
+            Some(next) if next.rsp > regs.rsp && next.rip != 0 => regs = next,
+            _ => break,
+        }
+        if first && inside(regs.rip).is_none() {
+            break;
+        }
+        found.push(regs.rip);
+    }
+    found
+}
