@@ -1,2 +1,52 @@
-//! x
+//! The guest SDK of hv: Rust unikernels that boot straight into long mode.
+//!
+//! ```ignore
+//! #![no_std]
+//! #![no_main]
+//! use hv_guest::prelude::*;
+//!
+//! #[hv_guest::entry]
+//! fn main() {
+//!     println!("hello, {}", env::args().nth(1).unwrap_or("world"));
+//! }
+//! ```
+//!
+//! A guest is a program of its own in a virtual machine of its own: there is
+//! no kernel below it. It has one address space, one stack, a heap, and the
+//! devices that the command line gave it. `docs/guests.md` starts from an
+//! empty folder.
 #![no_std]
+
+extern crate alloc;
+
+pub mod console;
+pub mod env;
+pub mod event;
+pub mod hypercall;
+mod memory;
+mod panic;
+pub mod random;
+mod ring;
+#[doc(hidden)]
+pub mod rt;
+pub mod time;
+
+pub use hv_abi as abi;
+pub use hv_guest_macros::entry;
+pub use log;
+
+/// What most guests want in scope.
+pub mod prelude {
+    pub use crate::{env, print, println};
+    pub use alloc::borrow::ToOwned;
+    pub use alloc::boxed::Box;
+    pub use alloc::format;
+    pub use alloc::string::{String, ToString};
+    pub use alloc::vec;
+    pub use alloc::vec::Vec;
+}
+
+/// Ends the guest with this exit code. The host still writes what was printed.
+pub fn exit(code: u8) -> ! {
+    hypercall::exit(code)
+}

@@ -6,7 +6,7 @@ use hv_abi::shared_info::SharedInfo;
 use hv_abi::{EventPort, PAGE_SIZE};
 use std::mem::offset_of;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 
 /// Whoever runs the guest that events are for.
 pub trait Owner: Send + Sync {
@@ -22,7 +22,7 @@ pub trait Owner: Send + Sync {
 pub struct Hub {
     memory: Arc<GuestMemory>,
     shared_info: u64,
-    owner: OnceLock<Arc<dyn Owner>>,
+    owner: OnceLock<Weak<dyn Owner>>,
 }
 
 impl Hub {
@@ -33,8 +33,12 @@ impl Hub {
     }
 
     /// Says whom to wake. Events before that are only noted.
-    pub fn set_owner(&self, owner: Arc<dyn Owner>) {
+    pub fn set_owner(&self, owner: Weak<dyn Owner>) {
         let _ = self.owner.set(owner);
+    }
+
+    fn owner(&self) -> Option<Arc<dyn Owner>> {
+        self.owner.get().and_then(Weak::upgrade)
     }
 
     fn word(&self, field: usize, word: usize) -> &std::sync::atomic::AtomicU64 {
@@ -48,7 +52,7 @@ impl Hub {
         // at the bitmap a last time; see `Domain::block`.
         self.word(offset_of!(SharedInfo, pending), word).fetch_or(bit, Ordering::SeqCst);
         let masked = self.word(offset_of!(SharedInfo, mask), word).load(Ordering::SeqCst) & bit != 0;
-        if !masked && let Some(owner) = self.owner.get() {
+        if !masked && let Some(owner) = self.owner() {
             owner.wake();
         }
     }
@@ -88,9 +92,14 @@ impl Channel {
         self.hub.raise(self.port);
     }
 
+    /// Whether the guest listens to this channel.
+    pub fn is_unmasked(&self) -> bool {
+        self.hub.is_unmasked(self.port)
+    }
+
     /// Reports that the guest's ring indices make no sense: the guest ends with a crash report.
     pub fn violation(&self, device: &str, violation: Violation) {
-        if let Some(owner) = self.hub.owner.get() {
+        if let Some(owner) = self.hub.owner() {
             owner.condemn(format!("{device}: {violation}"));
         }
     }

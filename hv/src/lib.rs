@@ -1,8 +1,20 @@
 //! hv: a paravirtual hypervisor for Rust unikernels.
 #![warn(missing_docs)]
 
+pub mod clock;
+pub mod crash;
 pub mod device;
+pub mod domain;
+pub mod engine;
 pub mod event;
+mod hypercall;
 pub mod loader;
 pub mod memory;
+pub mod platform;
 pub mod reactor;
+pub mod sched;
+
+pub use domain::{Builder, Controller, Guest, Outcome, StartError, Stop};
+pub use engine::Engine;
+pub use loader::Image;
+pub use platform::kvm::KvmPlatform;

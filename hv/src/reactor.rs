@@ -4,9 +4,14 @@
 //! with its device, a network. The reactor owns it, calls it from one thread,
 //! and never blocks in it.
 
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use mio::event::Event;
-use mio::{Interest, Registry, Token};
+use mio::{Events, Interest, Poll, Registry, Token, Waker};
+use std::collections::{BTreeSet, HashMap};
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::JoinHandle;
 use std::time::Instant;
 
 /// Something that the reactor drives. No method may block.
@@ -70,5 +75,155 @@ impl Registrar {
     /// Stops watching. Dropping the descriptor does the same.
     pub fn deregister(&self, source: &mut (impl mio::event::Source + ?Sized)) -> io::Result<()> {
         self.registry.deregister(source)
+    }
+}
+
+/// Identifies a source of a [`Reactor`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SourceId(u32);
+
+enum Command {
+    Add(u32, Box<dyn Source>),
+    /// Drop the source, then say so.
+    Remove(u32, Sender<()>),
+    Stop,
+}
+
+/// The I/O thread's handle. Dropping it ends the thread and drops the sources.
+pub struct Reactor {
+    commands: Sender<Command>,
+    waker: Arc<Waker>,
+    next: AtomicU32,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// The slot of the reactor's own waker.
+const WAKER: Token = Token(usize::MAX);
+
+impl Reactor {
+    /// Starts the I/O thread.
+    pub fn new() -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
+        let (commands, receiver) = unbounded();
+        let thread = std::thread::Builder::new().name("hv-io".into()).spawn(move || {
+            Loop { poll, commands: receiver, sources: HashMap::new(), deadlines: BTreeSet::new() }.run();
+        })?;
+        Ok(Reactor { commands, waker, next: AtomicU32::new(0), thread: Some(thread) })
+    }
+
+    fn send(&self, command: Command) {
+        // A thread that has ended, by a panic, has nobody to tell.
+        if self.commands.send(command).is_ok() {
+            let _ = self.waker.wake();
+        }
+    }
+
+    /// Hands a source to the I/O thread. An error of its
+    /// [`start`](Source::start) is logged, and the source dropped.
+    pub fn add(&self, source: Box<dyn Source>) -> SourceId {
+        let slot = self.next.fetch_add(1, Ordering::Relaxed);
+        self.send(Command::Add(slot, source));
+        SourceId(slot)
+    }
+
+    /// Drops a source, and returns once it is gone.
+    pub fn remove(&self, id: SourceId) {
+        let (done, wait) = bounded(1);
+        self.send(Command::Remove(id.0, done));
+        let _ = wait.recv();
+    }
+}
+
+impl Drop for Reactor {
+    fn drop(&mut self) {
+        self.send(Command::Stop);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Running {
+    source: Box<dyn Source>,
+    deadline: Option<Instant>,
+}
+
+struct Loop {
+    poll: Poll,
+    commands: Receiver<Command>,
+    sources: HashMap<u32, Running>,
+    deadlines: BTreeSet<(Instant, u32)>,
+}
+
+impl Loop {
+    fn run(&mut self) {
+        let mut events = Events::with_capacity(256);
+        // The sources that had events or are due in this round.
+        let mut called = Vec::new();
+        loop {
+            let timeout = self
+                .deadlines
+                .first()
+                .map(|&(deadline, _)| deadline.saturating_duration_since(Instant::now()));
+            if let Err(error) = self.poll.poll(&mut events, timeout)
+                && error.kind() != io::ErrorKind::Interrupted
+            {
+                tracing::error!("epoll_wait: {error}");
+                return;
+            }
+            called.clear();
+            for event in &events {
+                if event.token() == WAKER {
+                    continue;
+                }
+                let slot = (event.token().0 >> 32) as u32;
+                if let Some(running) = self.sources.get_mut(&slot) {
+                    running.source.ready(event.token().0 as u32, event);
+                    called.push(slot);
+                }
+            }
+            let now = Instant::now();
+            called.extend(self.deadlines.iter().take_while(|(at, _)| *at <= now).map(|&(_, slot)| slot));
+            called.sort_unstable();
+            called.dedup();
+            while let Ok(command) = self.commands.try_recv() {
+                match command {
+                    Command::Add(slot, source) => called.extend(self.add(slot, source)),
+                    Command::Remove(slot, done) => {
+                        self.set_deadline(slot, None);
+                        self.sources.remove(&slot);
+                        let _ = done.send(());
+                    }
+                    Command::Stop => return,
+                }
+            }
+            for &slot in &called {
+                if let Some(running) = self.sources.get_mut(&slot) {
+                    let deadline = running.source.poll(now);
+                    self.set_deadline(slot, deadline);
+                }
+            }
+        }
+    }
+
+    fn add(&mut self, slot: u32, mut source: Box<dyn Source>) -> Option<u32> {
+        let started = Registrar::new(self.poll.registry(), slot).and_then(|io| source.start(io));
+        if let Err(error) = started {
+            tracing::error!("a device could not be started: {error}");
+            return None;
+        }
+        self.sources.insert(slot, Running { source, deadline: None });
+        Some(slot)
+    }
+
+    fn set_deadline(&mut self, slot: u32, deadline: Option<Instant>) {
+        let Some(running) = self.sources.get_mut(&slot) else { return };
+        if let Some(old) = std::mem::replace(&mut running.deadline, deadline) {
+            self.deadlines.remove(&(old, slot));
+        }
+        if let Some(new) = deadline {
+            self.deadlines.insert((new, slot));
+        }
     }
 }

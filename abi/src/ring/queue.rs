@@ -59,7 +59,11 @@ impl Place {
 
 /// Judges an index of the other end: it may only have moved on from `low`, up to `high`.
 const fn judge(found: u32, low: u32, high: u32) -> Result<u32, Violation> {
-    if found.wrapping_sub(low) <= high.wrapping_sub(low) { Ok(found) } else { Err(Violation { found, low, high }) }
+    if found.wrapping_sub(low) <= high.wrapping_sub(low) {
+        Ok(found)
+    } else {
+        Err(Violation { found, low, high })
+    }
 }
 
 /// Whether moving an index from `old` to `new` passes `event`.

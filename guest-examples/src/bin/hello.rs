@@ -1,1 +1,10 @@
-fn main(){}
+//! Says hello and ends.
+#![no_std]
+#![no_main]
+
+use hv_guest::prelude::*;
+
+#[hv_guest::entry]
+fn main() {
+    println!("Hello from a unikernel, {}!", env::args().nth(1).unwrap_or("world"));
+}

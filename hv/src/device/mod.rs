@@ -1,2 +1,5 @@
 //! The back ends of the devices that guests see.
+pub mod block;
+pub mod console;
 pub mod net;
+pub mod stdio;

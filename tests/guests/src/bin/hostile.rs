@@ -1,1 +1,6 @@
-fn main(){}
+//! A guest for tests.
+#![no_std]
+#![no_main]
+
+#[hv_guest::entry]
+fn main() {}

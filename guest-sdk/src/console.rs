@@ -1,0 +1,150 @@
+//! The console: what the guest prints and reads.
+
+use crate::ring::RingMemory;
+use crate::{event, hypercall, rt};
+use core::fmt;
+use hv_abi::EventPort;
+use hv_abi::device::{CONSOLE, DeviceInfo};
+use hv_abi::io::console::INPUT_CLOSED;
+use hv_abi::ring::{CLOSED_OFFSET, Front, SharedMemory};
+use spin::{LazyLock, Mutex, MutexGuard};
+
+/// The front end of the console's ring.
+struct Console {
+    front: Front<RingMemory, u8, u8>,
+    memory: RingMemory,
+    port: EventPort,
+}
+
+static CONSOLE_RING: LazyLock<Option<Mutex<Console>>> = LazyLock::new(|| {
+    let info = devices().find(|device| device.kind == CONSOLE)?;
+    let (memory, layout) = RingMemory::new::<u8, u8>(&info.rings[0])?;
+    Some(Mutex::new(Console { front: Front::new(memory, &layout), memory, port: info.rings[0].event }))
+});
+
+/// The device table.
+pub(crate) fn devices() -> impl Iterator<Item = &'static DeviceInfo> {
+    let info = rt::start_info();
+    (0..u64::from(info.device_count)).map(move |n| {
+        let address = info.devices.0 + n * u64::from(info.device_stride);
+        rt::device(address)
+    })
+}
+
+fn console() -> Option<MutexGuard<'static, Console>> {
+    CONSOLE_RING.as_ref().map(Mutex::lock)
+}
+
+impl Console {
+    /// Puts bytes into the ring; shows them to the host only when it is full.
+    fn push(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            // A host whose indices make no sense has nobody to complain to.
+            let Ok(count) = self.front.requests.push(bytes) else { return };
+            bytes = &bytes[count..];
+            if !bytes.is_empty() {
+                self.publish();
+                self.wait_for_room();
+            }
+        }
+    }
+
+    fn publish(&mut self) {
+        if self.front.requests.publish() {
+            hypercall::event_send(self.port);
+        }
+    }
+
+    fn wait_for_room(&mut self) {
+        // A quarter of the ring at a time, rather than a wake-up per byte.
+        const ENOUGH: u32 = 4096;
+        event::unmask(self.port);
+        while let Ok(false) = self.front.requests.wait_for_room(ENOUGH) {
+            event::wait(None);
+            event::take(self.port);
+        }
+    }
+
+    /// Reads what is there; `None` at the end of the input.
+    fn read(&mut self, bytes: &mut [u8]) -> Option<usize> {
+        let closed = self.memory.load(CLOSED_OFFSET) == INPUT_CLOSED;
+        let count = self.front.responses.pop(bytes).ok()?;
+        if self.front.responses.release() {
+            hypercall::event_send(self.port);
+        }
+        (count > 0 || !closed || bytes.is_empty()).then_some(count)
+    }
+}
+
+/// Writes bytes to the console. Waits for the host when its reader is slow.
+pub fn write(bytes: &[u8]) {
+    if let Some(mut console) = console() {
+        console.push(bytes);
+        console.publish();
+    }
+}
+
+/// Reads at least one byte, waiting for it; 0 at the end of the input.
+pub fn read(bytes: &mut [u8]) -> usize {
+    start_input();
+    loop {
+        let Some(mut console) = console() else { return 0 };
+        let port = console.port;
+        // Before looking, so that what comes after the look is not missed.
+        event::take(port);
+        match console.read(bytes) {
+            None => return 0,
+            Some(0) if !bytes.is_empty() => {}
+            Some(count) => return count,
+        }
+        if let Ok(false) = console.front.responses.wait_for_entries() {
+            drop(console);
+            event::wait(None);
+        }
+    }
+}
+
+/// Tells the host, once, that this guest reads its console.
+fn start_input() {
+    static STARTED: spin::Once = spin::Once::new();
+    STARTED.call_once(|| {
+        if let Some(console) = console() {
+            event::unmask(console.port);
+            hypercall::event_send(console.port);
+        }
+    });
+}
+
+/// Pushes text without publishing it. The console is not locked while a
+/// value formats itself: its `Display` may print, too.
+struct Writer;
+
+impl fmt::Write for Writer {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        if let Some(mut console) = console() {
+            console.push(text.as_bytes());
+        }
+        Ok(())
+    }
+}
+
+#[doc(hidden)]
+pub fn print(arguments: fmt::Arguments<'_>) {
+    let _ = fmt::Write::write_fmt(&mut Writer, arguments);
+    if let Some(mut console) = console() {
+        console.publish();
+    }
+}
+
+/// Prints to the console.
+#[macro_export]
+macro_rules! print {
+    ($($argument:tt)*) => { $crate::console::print(core::format_args!($($argument)*)) };
+}
+
+/// Prints a line to the console.
+#[macro_export]
+macro_rules! println {
+    () => { $crate::print!("\n") };
+    ($($argument:tt)*) => { $crate::console::print(core::format_args!("{}\n", core::format_args!($($argument)*))) };
+}

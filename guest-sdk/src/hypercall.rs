@@ -1,0 +1,105 @@
+//! ⚠ Calls through the hypercall page.
+//!
+//! The raw calls, as `docs/abi.md` has them. Most guests use the modules above.
+
+use crate::rt;
+use hv_abi::hypercall::Hypercall;
+use hv_abi::{Errno, EventPort};
+
+fn call(call: Hypercall, first: u64, second: u64) -> i64 {
+    let stub = rt::start_info().hypercall_page.0 + call.stub_offset();
+    let result: i64;
+    // SAFETY: the host filled this address with a stub that follows the System
+    // V convention (ABI of the hypercall page); `clobber_abi` says what that
+    // may change. Memory that the host may write is shared memory, which this
+    // crate reads with atomics and volatile copies only, or a buffer whose
+    // address was passed and which the caller holds exclusively; not
+    // declaring `nomem` makes the compiler treat memory as changed.
+    unsafe {
+        core::arch::asm!(
+            "call {stub}",
+            stub = in(reg) stub,
+            inlateout("rdi") first => _,
+            inlateout("rsi") second => _,
+            lateout("rax") result,
+            clobber_abi("sysv64"),
+        );
+    }
+    result
+}
+
+fn check(result: i64) -> Result<u64, Errno> {
+    match result {
+        0.. => Ok(result as u64),
+        _ => Errno::check(i32::try_from(result).unwrap_or(i32::MIN)).map(u64::from),
+    }
+}
+
+/// Crosses the boundary and comes back.
+pub fn nop() {
+    call(Hypercall::Nop, 0, 0);
+}
+
+/// Rings the doorbell of an event channel.
+pub fn event_send(port: EventPort) {
+    call(Hypercall::EventSend, u64::from(port.0), 0);
+}
+
+/// Ends the guest at once. [`crate::exit`] flushes the console first.
+pub fn exit(code: u8) -> ! {
+    loop {
+        call(Hypercall::Exit, u64::from(code), 0);
+    }
+}
+
+/// Ends the guest as crashed, for this reason.
+pub fn panic(message: &str) -> ! {
+    loop {
+        call(Hypercall::Panic, message.as_ptr() as u64, message.len() as u64);
+    }
+}
+
+/// Waits until an unmasked event is pending (true) or until the guest's clock
+/// reads `deadline` nanoseconds (false).
+pub fn block(deadline: u64) -> bool {
+    call(Hypercall::Block, deadline, 0) == 1
+}
+
+/// Offers the processor to other guests.
+pub fn yield_now() {
+    call(Hypercall::Yield, 0, 0);
+}
+
+/// The host's wall clock, in nanoseconds since 1970-01-01 UTC.
+pub fn wall_clock() -> u64 {
+    call(Hypercall::WallClock, 0, 0) as u64
+}
+
+/// Fills at most 256 bytes from the host's random generator.
+pub fn entropy(bytes: &mut [u8]) -> Result<(), Errno> {
+    check(call(Hypercall::Entropy, bytes.as_mut_ptr() as u64, bytes.len() as u64)).map(drop)
+}
+
+/// Tells the host that the guest has finished starting.
+pub fn ready() {
+    call(Hypercall::Ready, 0, 0);
+}
+
+/// Any call number, with any arguments: for tests of the host.
+#[doc(hidden)]
+pub fn raw(number: u32, first: u64, second: u64) -> i64 {
+    let stub = rt::start_info().hypercall_page.0 + u64::from(number % 128) * hv_abi::hypercall::STUB_SIZE;
+    let result: i64;
+    // SAFETY: as in `call`; every slot of the page holds a stub.
+    unsafe {
+        core::arch::asm!(
+            "call {stub}",
+            stub = in(reg) stub,
+            inlateout("rdi") first => _,
+            inlateout("rsi") second => _,
+            lateout("rax") result,
+            clobber_abi("sysv64"),
+        );
+    }
+    result
+}

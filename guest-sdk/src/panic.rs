@@ -1,0 +1,37 @@
+//! What a panic does: the host gets the message with its location.
+
+use crate::hypercall;
+use core::fmt::Write;
+use core::panic::PanicInfo;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+/// Text of a fixed size: what does not fit is cut.
+struct Text {
+    bytes: [u8; 1024],
+    len: usize,
+}
+
+impl Write for Text {
+    fn write_str(&mut self, s: &str) -> core::fmt::Result {
+        let mut cut = s.len().min(self.bytes.len() - self.len);
+        while !s.is_char_boundary(cut) {
+            cut -= 1;
+        }
+        self.bytes[self.len..][..cut].copy_from_slice(&s.as_bytes()[..cut]);
+        self.len += cut;
+        Ok(())
+    }
+}
+
+#[panic_handler]
+fn panic(info: &PanicInfo<'_>) -> ! {
+    static PANICKING: AtomicBool = AtomicBool::new(false);
+    // A panic within a panic, from a message's own Display, say.
+    if PANICKING.swap(true, Ordering::Relaxed) {
+        hypercall::panic("panicked while panicking");
+    }
+    // The heap may not be used: the panic may be its own.
+    let mut text = Text { bytes: [0; 1024], len: 0 };
+    let _ = write!(text, "{info}");
+    hypercall::panic(core::str::from_utf8(&text.bytes[..text.len]).unwrap_or_default())
+}

@@ -1,0 +1,259 @@
+//! The console: what the guest prints goes to an [`Output`], what it reads comes from an [`Input`].
+//!
+//! Neither side is ever buffered beyond one ring and one chunk: a guest that
+//! floods finds its ring full and waits until the reader has read.
+
+use crate::event::Channel;
+use crate::memory::RingMemory;
+use crate::reactor::{Registrar, Source};
+use hv_abi::io::console::INPUT_CLOSED;
+use hv_abi::ring::{Back, CLOSED_OFFSET, Layout, SharedMemory, Violation};
+use mio::Interest;
+use mio::event::Event;
+use mio::unix::SourceFd;
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+use vmm_sys_util::eventfd::EventFd;
+
+/// Where a guest's output goes.
+pub trait Output: Send {
+    /// Takes some of the bytes, or returns [`ErrorKind::WouldBlock`] rather than wait.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize>;
+
+    /// A descriptor that becomes writable after `WouldBlock`, if it is one that can tell.
+    fn descriptor(&self) -> Option<RawFd>;
+}
+
+/// Where a guest's input comes from.
+pub trait Input: Send {
+    /// Gives some bytes (0 at the end), or returns [`ErrorKind::WouldBlock`] rather than wait.
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize>;
+
+    /// A descriptor that becomes readable after `WouldBlock`, if it is one that can tell.
+    fn descriptor(&self) -> Option<RawFd>;
+}
+
+/// Bytes that are moved at once. A pipe that is writable takes this many
+/// without waiting (PIPE_BUF).
+const CHUNK: usize = 4096;
+
+/// The back end of one guest's console.
+pub struct Console {
+    state: Mutex<State>,
+    channel: Channel,
+    on_closed: Box<dyn Fn() + Send + Sync>,
+}
+
+struct State {
+    back: Back<RingMemory, u8, u8>,
+    memory: RingMemory,
+    output: Box<dyn Output>,
+    input: Option<Box<dyn Input>>,
+    /// Taken from the ring, not yet written: at most [`CHUNK`] bytes.
+    chunk: Vec<u8>,
+    written: usize,
+    /// The ring or the output is of no further use.
+    dead: bool,
+}
+
+/// How far a pump got.
+#[derive(PartialEq, Eq)]
+enum Pumped {
+    /// Everything that was published is written.
+    All,
+    /// The output would block.
+    Waiting,
+}
+
+impl Console {
+    /// A console on a ring. `on_closed` is called when the output's reader has gone away.
+    pub fn new(
+        memory: RingMemory,
+        layout: &Layout,
+        channel: Channel,
+        output: Box<dyn Output>,
+        input: Option<Box<dyn Input>>,
+        on_closed: Box<dyn Fn() + Send + Sync>,
+    ) -> Arc<Self> {
+        let mut back = Back::new(memory.clone(), layout);
+        // The guest has not run yet: its indices are zero.
+        let _ = back.requests.wait_for_entries();
+        let state = State { back, memory, output, input, chunk: Vec::new(), written: 0, dead: false };
+        Arc::new(Console { state: Mutex::new(state), channel, on_closed })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no panic while held")
+    }
+
+    /// Moves what can be moved without waiting.
+    fn pump(&self) -> Pumped {
+        let state = &mut *self.state();
+        if state.dead {
+            return Pumped::All;
+        }
+        match state.pump_output(&self.channel) {
+            Ok(pumped) => pumped,
+            Err(PumpError::Ring(violation)) => {
+                state.dead = true;
+                self.channel.violation("console", violation);
+                Pumped::All
+            }
+            Err(PumpError::Output(error)) => {
+                tracing::debug!("console output: {error}");
+                state.dead = true;
+                (self.on_closed)();
+                Pumped::All
+            }
+        }
+    }
+
+    fn pump_input(&self) {
+        let state = &mut *self.state();
+        if state.dead || !self.channel.is_unmasked() {
+            return;
+        }
+        if let Err(violation) = state.pump_input(&self.channel) {
+            state.dead = true;
+            self.channel.violation("console", violation);
+        }
+    }
+
+    /// Writes everything that the guest has published, waiting for the reader
+    /// as long as `go_on` says so. For when the guest has ended.
+    pub fn finish(&self, go_on: &dyn Fn() -> bool) {
+        while self.pump() == Pumped::Waiting && go_on() {
+            let descriptor = self.state().output.descriptor();
+            wait_writable(descriptor, Duration::from_millis(100));
+        }
+    }
+}
+
+enum PumpError {
+    Ring(Violation),
+    Output(io::Error),
+}
+
+impl From<Violation> for PumpError {
+    fn from(violation: Violation) -> Self {
+        PumpError::Ring(violation)
+    }
+}
+
+impl State {
+    fn pump_output(&mut self, channel: &Channel) -> Result<Pumped, PumpError> {
+        loop {
+            while self.written < self.chunk.len() {
+                match self.output.write(&self.chunk[self.written..]) {
+                    Ok(count) => self.written += count,
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Pumped::Waiting),
+                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                    Err(error) => return Err(PumpError::Output(error)),
+                }
+            }
+            self.written = 0;
+            self.chunk.resize(CHUNK, 0);
+            let count = self.back.requests.pop(&mut self.chunk)?;
+            self.chunk.truncate(count);
+            if self.back.requests.release() {
+                channel.notify();
+            }
+            if count == 0 && !self.back.requests.wait_for_entries()? {
+                return Ok(Pumped::All);
+            }
+        }
+    }
+
+    fn pump_input(&mut self, channel: &Channel) -> Result<(), Violation> {
+        let mut bytes = [0; 512];
+        while let Some(input) = &mut self.input {
+            let room = (self.back.responses.room()? as usize).min(bytes.len());
+            if room == 0 {
+                // The guest rings when it has read everything.
+                if !self.back.responses.wait_for_room(1)? {
+                    return Ok(());
+                }
+                continue;
+            }
+            match input.read(&mut bytes[..room]) {
+                Ok(0) => {
+                    self.memory.store(CLOSED_OFFSET, INPUT_CLOSED);
+                    self.input = None;
+                    channel.notify();
+                }
+                Ok(count) => {
+                    self.back.responses.push(&bytes[..count])?;
+                    if self.back.responses.publish() {
+                        channel.notify();
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => {
+                    tracing::debug!("console input: {error}");
+                    self.memory.store(CLOSED_OFFSET, INPUT_CLOSED);
+                    self.input = None;
+                    channel.notify();
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Waits until a descriptor can take bytes, or for `at_most`.
+fn wait_writable(descriptor: Option<RawFd>, at_most: Duration) {
+    match descriptor {
+        Some(fd) => {
+            let _ = crate::device::stdio::poll(fd, libc::POLLOUT, at_most);
+        }
+        None => std::thread::sleep(at_most.min(Duration::from_millis(1))),
+    }
+}
+
+// Keys of the descriptors that the source watches.
+const DOORBELL: u32 = 0;
+const OUTPUT: u32 = 1;
+const INPUT: u32 = 2;
+
+/// Drives a [`Console`] from its doorbell and its descriptors.
+pub struct ConsoleSource {
+    console: Arc<Console>,
+    doorbell: EventFd,
+}
+
+impl ConsoleSource {
+    /// The source of a console whose guest rings this (non-blocking) doorbell.
+    pub fn new(console: Arc<Console>, doorbell: EventFd) -> Self {
+        ConsoleSource { console, doorbell }
+    }
+}
+
+impl Source for ConsoleSource {
+    fn start(&mut self, io: Registrar) -> io::Result<()> {
+        io.register(&mut SourceFd(&self.doorbell.as_raw_fd()), DOORBELL, Interest::READABLE)?;
+        let state = self.console.state();
+        // A regular file cannot be watched (EPERM), and never makes one wait.
+        if let Some(fd) = state.output.descriptor() {
+            let _ = io.register(&mut SourceFd(&fd), OUTPUT, Interest::WRITABLE);
+        }
+        if let Some(fd) = state.input.as_ref().and_then(|input| input.descriptor()) {
+            let _ = io.register(&mut SourceFd(&fd), INPUT, Interest::READABLE);
+        }
+        Ok(())
+    }
+
+    fn ready(&mut self, key: u32, _: &Event) {
+        if key == DOORBELL {
+            let _ = self.doorbell.read();
+        }
+    }
+
+    fn poll(&mut self, _: Instant) -> Option<Instant> {
+        self.console.pump();
+        self.console.pump_input();
+        None
+    }
+}

@@ -1,0 +1,154 @@
+//! From a dead guest to its crash report: what the fault means, in words, and
+//! the way there.
+
+use crate::crash::{CrashReport, Symbols};
+use crate::loader::Image;
+use crate::memory::{Access, GuestMemory};
+use crate::platform::{Fault, Registers};
+use hv_abi::GuestAddr;
+
+/// A dead guest.
+pub(super) struct Body<'a> {
+    pub(super) name: &'a str,
+    pub(super) image: &'a Image,
+    pub(super) image_base: u64,
+    pub(super) memory: &'a GuestMemory,
+}
+
+impl Body<'_> {
+    /// The report of an exception or its like.
+    pub(super) fn of_fault(&self, fault: &Fault, mut registers: Registers) -> CrashReport {
+        match fault {
+            Fault::Shutdown => return self.report("triple fault".into(), None),
+            Fault::Port(port) => {
+                let reason = format!("used port {port:#x} in another way than the hypercall page does");
+                return self.report(reason, Some(registers));
+            }
+            Fault::Exception { .. } => {}
+        }
+        let &Fault::Exception { vector, error, address } = fault else { unreachable!("matched above") };
+        (registers.error_code, registers.cr2) = (error, address);
+        if let Some(at) = self.system_call(vector, &registers) {
+            // The call's own address is what leads to whoever made it.
+            registers.rip = at;
+            let reason =
+                "made a Linux system call: a crate took the guest for a Linux program (see docs/guests.md)";
+            return self.report(reason.into(), Some(registers));
+        }
+        let reason = match vector {
+            14 => self.page_fault(error, address, &registers),
+            13 => self.protection_fault(error, &registers),
+            _ => exception(vector).into(),
+        };
+        self.report(reason, Some(registers))
+    }
+
+    /// The report of something that is no exception, with this reason.
+    pub(super) fn report(&self, reason: String, registers: Option<Registers>) -> CrashReport {
+        let symbols = Symbols::new(self.image.bytes(), self.image_base);
+        let backtrace = registers.map_or_else(Vec::new, |registers| {
+            symbols.backtrace(&registers.unwind(), &mut |address| {
+                let mut bytes = [0; 8];
+                self.memory.read(GuestAddr(address), &mut bytes).ok()?;
+                Some(u64::from_le_bytes(bytes))
+            })
+        });
+        CrashReport { guest: self.name.into(), reason, registers, backtrace }
+    }
+
+    fn code<const N: usize>(&self, address: u64) -> Option<[u8; N]> {
+        let mut code = [0; N];
+        self.memory.read(GuestAddr(address), &mut code).ok()?;
+        Some(code)
+    }
+
+    /// The address of the `syscall` instruction that led to this exception, if
+    /// one did. On hardware it is an invalid opcode. On kvm_pvm it jumps to
+    /// LSTAR, which is zero, with the address behind it in RCX (Intel SDM
+    /// volume 2, SYSCALL).
+    fn system_call(&self, vector: u8, registers: &Registers) -> Option<u64> {
+        const SYSCALL: [u8; 2] = [0x0f, 0x05];
+        let at = match vector {
+            6 => registers.rip,
+            14 if registers.rip == 0 => registers.rcx.checked_sub(2)?,
+            _ => return None,
+        };
+        (self.code(at)? == SYSCALL).then_some(at)
+    }
+
+    fn page_fault(&self, error: u64, address: u64, registers: &Registers) -> String {
+        // Bits of the error code: Intel SDM volume 3, section 4.7.
+        const PRESENT: u64 = 1;
+        const WRITE: u64 = 2;
+        const FETCH: u64 = 16;
+        let what = match error {
+            e if e & FETCH != 0 => "execution of",
+            e if e & WRITE != 0 => "write to",
+            _ => "read of",
+        };
+        if address < 4096 {
+            return format!("null pointer: {what} address {address:#x}");
+        }
+        let start = address.wrapping_sub(self.memory.base().0);
+        let map = self.memory.map();
+        if error & PRESENT != 0 || error & FETCH != 0 && start < self.memory.size() {
+            let place = match map.iter().find(|(range, _)| range.contains(&start)) {
+                Some((_, access)) if access.contains(Access::EXECUTE) => "the guest's code",
+                Some((_, access)) if access.contains(Access::WRITE) => "memory that is not code",
+                Some(_) => "read-only memory",
+                None => "memory of the host",
+            };
+            return format!("page fault: {what} {place}, address {address:#x}");
+        }
+        let stack = map.last().map(|(range, _)| range.start);
+        if let Some(stack) = stack
+            && start < stack
+            && registers.rsp.wrapping_sub(self.memory.base().0) < stack + 4096
+            && stack - start <= 64 << 10
+        {
+            return format!("stack overflow: {what} address {address:#x}, below the stack");
+        }
+        format!("page fault: {what} unmapped address {address:#x}")
+    }
+
+    fn protection_fault(&self, error: u64, registers: &Registers) -> String {
+        let why = match self.code::<2>(registers.rip) {
+            // With an error code of an IDT entry: a gate that ring 3 may not use.
+            Some([0xcd, vector]) if error & 2 != 0 => format!("`int {vector:#x}`"),
+            Some([0xfa | 0xfb, _]) => "`cli` or `sti`: guests mask events in shared-info".into(),
+            Some([0xf4, _]) => "`hlt`: guests wait with the block hypercall".into(),
+            Some([0x0f, 0x30 | 0x32]) => "`wrmsr` or `rdmsr`".into(),
+            Some([0x0f, 0x01]) => "a privileged instruction (`lgdt` and its like)".into(),
+            Some([0xe4..=0xe7 | 0xec..=0xef | 0x6c..=0x6f, _]) => {
+                format!("an I/O port, {:#x} by its register", registers.rdx as u16)
+            }
+            _ => "a privileged instruction, or an address that is not canonical".into(),
+        };
+        format!("general protection fault: {why} (error code {error:#x})")
+    }
+}
+
+/// Names of the processor's exceptions (Intel SDM volume 3, table 6-1).
+fn exception(vector: u8) -> &'static str {
+    match vector {
+        0 => "division error",
+        1 => "debug exception",
+        2 => "non-maskable interrupt",
+        3 => "breakpoint",
+        4 => "overflow",
+        5 => "bound range exceeded",
+        6 => "invalid opcode",
+        7 => "device not available: the guest used AVX or other state that it does not have",
+        8 => "double fault",
+        10 => "invalid TSS",
+        11 => "segment not present",
+        12 => "stack segment fault",
+        16 => "x87 floating-point error",
+        17 => "alignment check",
+        18 => "machine check",
+        19 => "SIMD floating-point exception",
+        20 => "virtualization exception",
+        21 => "control protection exception",
+        _ => "unknown exception",
+    }
+}

@@ -1,0 +1,354 @@
+//! From an image and some wishes to a running guest.
+
+use super::layout::{self, Layout, Needs};
+use super::{BootPhases, Counters, Cpu, Domain, Guest, Order, Outcome, Stop};
+use crate::clock;
+use crate::device::console::{Console, ConsoleSource, Input, Output};
+use crate::device::stdio::Buffer;
+use crate::engine::Engine;
+use crate::event::{Hub, Owner};
+use crate::hypercall;
+use crate::loader::Image;
+use crate::memory::{GuestMemory, MapError};
+use crate::platform::{PlatformError, Start};
+use crate::reactor::Source;
+use hv_abi::device::{Config, DeviceInfo, RingInfo};
+use hv_abi::io::console::ConsoleConfig;
+use hv_abi::shared_info::{EVENT_WORDS, SharedInfo};
+use hv_abi::start_info::{CpuFeatures, MAGIC, StartInfo};
+use hv_abi::{ABI_VERSION, EventPort, GuestAddr, PAGE_SIZE, event, ring};
+use std::io;
+use std::mem::offset_of;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Condvar, Mutex, OnceLock, Weak};
+use std::time::Instant;
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+use zerocopy::IntoBytes;
+
+/// Memory of a guest that nobody gave a size: 16 MiB.
+pub const DEFAULT_MEMORY: u64 = 16 << 20;
+
+/// Most memory of a guest: 64 GiB.
+pub const MAX_MEMORY: u64 = 64 << 30;
+
+/// Most bytes of arguments and of environment, each.
+pub const MAX_STRINGS: usize = 128 << 10;
+
+/// Entries (bytes) of the console's output and input.
+const CONSOLE_OUT: u32 = 16 << 10;
+const CONSOLE_IN: u32 = 2 << 10;
+
+/// Why a guest could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The memory is too small for the image.
+    #[error(
+        "{name}: {given} KiB of memory are too little: the image, its stack and its rings need {needed} KiB (--memory {needed}K)"
+    )]
+    MemoryTooSmall {
+        /// The guest.
+        name: String,
+        /// What was given, in KiB.
+        given: u64,
+        /// What is needed, in KiB.
+        needed: u64,
+    },
+    /// The size is no number of pages, or beyond [`MAX_MEMORY`].
+    #[error("a memory size of {0} bytes is not a multiple of 4096 up to 64 GiB")]
+    MemorySize(u64),
+    /// Arguments or environment are too long.
+    #[error("the {what} are {len} bytes long; at most {MAX_STRINGS} fit")]
+    TooLong {
+        /// Which of them.
+        what: &'static str,
+        /// Their length.
+        len: usize,
+    },
+    /// A NUL byte in an argument or variable.
+    #[error("the {0} contain a NUL byte")]
+    Nul(&'static str),
+    /// No memory.
+    #[error(transparent)]
+    Map(#[from] MapError),
+    /// The platform refused.
+    #[error(transparent)]
+    Platform(#[from] PlatformError),
+    /// No doorbell.
+    #[error("cannot make an eventfd: {0}; raise the limit of open files (ulimit -n)")]
+    Doorbell(io::Error),
+    /// No random numbers.
+    #[error("cannot read random numbers: {0}")]
+    Random(io::Error),
+}
+
+/// Describes a guest, then starts it.
+///
+/// ```no_run
+/// use hv::{Builder, Engine, Image, KvmPlatform, Outcome, device::stdio::Buffer};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let engine = Engine::new(KvmPlatform::new()?, 0)?;
+/// let image = Image::open("target/guest/hello".as_ref())?;
+/// let output = Buffer::default();
+/// let guest = Builder::new(image)
+///     .memory(8 << 20)
+///     .argument("world")
+///     .output(output.clone())
+///     .spawn(&engine)?;
+/// match guest.wait() {
+///     Outcome::Exited(code) => println!("{} (exit code {code})", output.text()),
+///     Outcome::Crashed(report) => eprintln!("{report}"),
+///     Outcome::Stopped(reason) => eprintln!("stopped: {reason:?}"),
+/// }
+/// # Ok(()) }
+/// ```
+pub struct Builder {
+    image: Arc<Image>,
+    name: String,
+    memory: u64,
+    arguments: Vec<u8>,
+    environment: Vec<u8>,
+    output: Box<dyn Output>,
+    input: Option<Box<dyn Input>>,
+}
+
+impl Builder {
+    /// A guest of this image, with [`DEFAULT_MEMORY`], no arguments, and output that is dropped.
+    pub fn new(image: impl Into<Arc<Image>>) -> Self {
+        Builder {
+            image: image.into(),
+            name: "guest".into(),
+            memory: DEFAULT_MEMORY,
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            output: Box::new(Buffer::new(0)),
+            input: None,
+        }
+    }
+
+    /// Its name: argument 0, and what reports call it.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// Its memory, in bytes: a multiple of 4096.
+    pub fn memory(mut self, bytes: u64) -> Self {
+        self.memory = bytes;
+        self
+    }
+
+    /// One more argument.
+    pub fn argument(mut self, argument: &str) -> Self {
+        self.arguments.extend_from_slice(argument.as_bytes());
+        self.arguments.push(0);
+        self
+    }
+
+    /// One more environment variable.
+    pub fn variable(mut self, key: &str, value: &str) -> Self {
+        self.environment.extend_from_slice(format!("{key}={value}\0").as_bytes());
+        self
+    }
+
+    /// Where its console's output goes.
+    pub fn output(mut self, output: impl Output + 'static) -> Self {
+        self.output = Box::new(output);
+        self
+    }
+
+    /// Where its console's input comes from. Without one, the input is at its end.
+    pub fn input(mut self, input: impl Input + 'static) -> Self {
+        self.input = Some(Box::new(input));
+        self
+    }
+
+    /// Starts the guest.
+    pub fn spawn(self, engine: &Engine) -> Result<Guest, StartError> {
+        let begin = Instant::now();
+        let (console_ring, console_layout) = layout::ring_info::<u8, u8>(CONSOLE_OUT, CONSOLE_IN);
+        let mut arguments = self.name.clone().into_bytes();
+        arguments.push(0);
+        arguments.extend_from_slice(&self.arguments);
+        for (what, bytes) in [("arguments", &arguments), ("environment variables", &self.environment)] {
+            if bytes.len() > MAX_STRINGS {
+                return Err(StartError::TooLong { what, len: bytes.len() });
+            }
+        }
+        if !self.memory.is_multiple_of(PAGE_SIZE) || self.memory > MAX_MEMORY {
+            return Err(StartError::MemorySize(self.memory));
+        }
+        let note = self.image.note();
+        let too_small = |needed: u64| StartError::MemoryTooSmall {
+            name: self.name.clone(),
+            given: self.memory >> 10,
+            needed: needed.div_ceil(1024),
+        };
+        let needs = Needs {
+            memory_size: self.memory,
+            devices: 1,
+            arguments: arguments.len(),
+            environment: self.environment.len(),
+            rings: &[console_layout.size()],
+            image_size: self.image.size(),
+            image_alignment: self.image.alignment(),
+            segments: self.image.segments(),
+            stack_size: u64::from(note.stack_size),
+        };
+        let layout = Layout::new(&needs).map_err(|error| too_small(error.needed))?;
+        if self.memory < note.min_memory {
+            return Err(too_small(note.min_memory.next_multiple_of(PAGE_SIZE)));
+        }
+
+        let mut random = [0; 40];
+        hypercall::random(&mut random).map_err(StartError::Random)?;
+        let (place, seed) = random.split_first_chunk::<8>().expect("40 is more than 8");
+        let mut memory = GuestMemory::new(random_base(u64::from_le_bytes(*place), self.memory), self.memory)?;
+        for (range, access) in &layout.access {
+            memory.allow(range.clone(), *access);
+        }
+        let memory = Arc::new(memory);
+        let base = memory.base().0;
+        let at = |offset: u64| GuestAddr(base + offset);
+
+        self.image
+            .load(base + layout.image, &mut |offset, bytes| memory.host_write(layout.image + offset, bytes));
+
+        let mut next_event = event::FIRST_DEVICE.0;
+        let console_event = EventPort(next_event);
+        next_event += 1;
+        let devices = [DeviceInfo {
+            kind: ConsoleConfig::KIND,
+            index: 0,
+            rings: [
+                RingInfo { address: at(layout.rings[0]), event: console_event, ..console_ring },
+                RingInfo::default(),
+            ],
+            config: ConsoleConfig::default().to_config(),
+        }];
+        debug_assert!(next_event <= event::PORTS);
+
+        let clock = clock::start(engine.inner.platform.tsc_khz());
+        let start_info = StartInfo {
+            magic: MAGIC,
+            abi_major: ABI_VERSION.major,
+            abi_minor: ABI_VERSION.minor,
+            size: size_of::<StartInfo>() as u32,
+            cpu_features: CpuFeatures::INVARIANT_TSC.bits(),
+            vcpus: 1,
+            memory_base: memory.base(),
+            memory_size: self.memory,
+            image_base: at(layout.image),
+            heap_base: at(layout.heap.start),
+            heap_size: layout.heap.end - layout.heap.start,
+            stack_base: at(layout.stack.start),
+            stack_size: layout.stack.end - layout.stack.start,
+            hypercall_page: at(layout.hypercall_page),
+            shared_info: at(layout.shared_info),
+            arguments: at(layout.arguments),
+            environment: at(layout.environment),
+            arguments_size: arguments.len() as u32,
+            environment_size: self.environment.len() as u32,
+            devices: at(layout.devices),
+            device_count: devices.len() as u32,
+            device_stride: size_of::<DeviceInfo>() as u32,
+            seed: *seed.first_chunk().expect("32 bytes are left"),
+        };
+        memory.host_write(layout.start_info, start_info.as_bytes());
+        memory.host_write(layout.devices, devices.as_bytes());
+        memory.host_write(layout.arguments, &arguments);
+        memory.host_write(layout.environment, &self.environment);
+        let shared = layout.shared_info;
+        memory.host_write(shared + offset_of!(SharedInfo, mask) as u64, [u64::MAX; EVENT_WORDS].as_bytes());
+        memory.host_write(shared + offset_of!(SharedInfo, clock) as u64, clock.as_bytes());
+
+        let hub = Hub::new(memory.clone(), shared);
+        let doorbell = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(StartError::Doorbell)?;
+        let load = begin.elapsed();
+        let begin = Instant::now();
+        let vcpu = engine.inner.platform.start(&Start {
+            memory: &memory,
+            hypercall_page: layout.hypercall_page,
+            entry: at(layout.image + self.image.entry()),
+            stack_top: at(layout.stack.end),
+            argument: at(layout.start_info),
+            doorbells: &[(console_event, &doorbell)],
+        })?;
+        let phases = BootPhases { load, platform: begin.elapsed(), ..BootPhases::default() };
+
+        let domain = Arc::new_cyclic(|domain: &Weak<Domain>| {
+            let closed = domain.clone();
+            let console = Console::new(
+                crate::memory::RingMemory::new(&memory, layout.rings[0], &console_layout),
+                &console_layout,
+                hub.channel(console_event),
+                self.output,
+                self.input,
+                Box::new(move || {
+                    if let Some(domain) = closed.upgrade() {
+                        domain.order(Order::Stop(Stop::OutputClosed));
+                    }
+                }),
+            );
+            Domain {
+                name: self.name,
+                image: self.image,
+                image_base: base + layout.image,
+                memory: memory.clone(),
+                hub: hub.clone(),
+                clock,
+                kicker: vcpu.kicker(),
+                cpu: Mutex::new(Cpu { vcpu, blocked: None, first_entry: None, called: false }),
+                entity: OnceLock::new(),
+                console,
+                ordered: AtomicBool::new(false),
+                order: Mutex::new(None),
+                abandon: AtomicBool::new(false),
+                outcome: Mutex::new(None::<Outcome>),
+                ended: Condvar::new(),
+                counters: Counters::default(),
+                phases: Mutex::new(phases),
+            }
+        });
+        let owner: Arc<dyn Owner> = domain.clone();
+        hub.set_owner(Arc::downgrade(&owner));
+        let entity = engine.inner.scheduler.add(domain.clone());
+        let _ = domain.entity.set(Arc::downgrade(&entity));
+        let sources: Vec<Box<dyn Source>> =
+            vec![Box::new(ConsoleSource::new(domain.console.clone(), doorbell))];
+        let sources = sources.into_iter().map(|source| engine.inner.reactor.add(source)).collect();
+        entity.wake();
+        Ok(Guest { domain, _entity: entity, sources, engine: engine.clone() })
+    }
+}
+
+/// Where a guest of this size is put: at a random multiple of 2 MiB (so that
+/// large pages can be used) in the lower half of the address space, above its
+/// first 512 GiB, within one region of 512 GiB (so that one table of each
+/// upper level is enough).
+fn random_base(random: u64, size: u64) -> GuestAddr {
+    const ALIGN: u64 = 2 << 20;
+    const REGION: u64 = 512 << 30;
+    const REGIONS: u64 = 254;
+    let region = 1 + random % REGIONS;
+    let places = (REGION - size) / ALIGN;
+    GuestAddr(region * REGION + (random / REGIONS) % places * ALIGN)
+}
+
+const _: () = assert!(ring::ALIGNMENT as u64 <= PAGE_SIZE);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_guest_fits_where_it_is_put() {
+        for size in [16 << 20, 1 << 30, MAX_MEMORY] {
+            for random in [0, 1, 12345, u64::MAX, u64::MAX - 1, 0x5555_5555_5555_5555] {
+                let base = random_base(random, size).0;
+                assert!(base >= 512 << 30 && base + size <= 1 << 47);
+                assert_eq!(base >> 39, (base + size - 1) >> 39);
+            }
+        }
+    }
+}

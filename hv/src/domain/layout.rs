@@ -1,0 +1,181 @@
+//! Where everything lies in a guest's memory.
+//!
+//! ```text
+//! base  (unmapped page)
+//!       start-info, device table, arguments, environment   read
+//!       hypercall page                                     read, execute
+//!       shared-info                                        read, write
+//!       rings                                              read, write
+//!       (unmapped page)
+//!       the image's segments                               their own
+//!       (unmapped page)
+//!       heap                                               read, write
+//!       (unmapped page)
+//!       stack                                              read, write
+//! base + size
+//! ```
+//!
+//! Pure arithmetic: nothing here touches memory.
+
+use crate::loader::Segment;
+use crate::memory::Access;
+use hv_abi::PAGE_SIZE;
+use hv_abi::device::{DeviceInfo, RingInfo};
+use hv_abi::ring;
+use hv_abi::start_info::StartInfo;
+use std::ops::Range;
+
+/// Stack of a guest that does not ask for a size.
+const DEFAULT_STACK: u64 = 256 << 10;
+
+/// Least heap of a guest.
+const MIN_HEAP: u64 = PAGE_SIZE;
+
+/// What has to find room.
+pub(super) struct Needs<'a> {
+    pub(super) memory_size: u64,
+    pub(super) devices: usize,
+    pub(super) arguments: usize,
+    pub(super) environment: usize,
+    /// Size and number of every ring, in the order of the device table.
+    pub(super) rings: &'a [usize],
+    pub(super) image_size: u64,
+    /// A power of two, at least a page.
+    pub(super) image_alignment: u64,
+    pub(super) segments: &'a [Segment],
+    pub(super) stack_size: u64,
+}
+
+/// Offsets from the start of guest memory.
+#[derive(Debug)]
+pub(super) struct Layout {
+    pub(super) start_info: u64,
+    pub(super) devices: u64,
+    pub(super) arguments: u64,
+    pub(super) environment: u64,
+    pub(super) hypercall_page: u64,
+    pub(super) shared_info: u64,
+    pub(super) rings: Vec<u64>,
+    pub(super) image: u64,
+    pub(super) heap: Range<u64>,
+    pub(super) stack: Range<u64>,
+    /// In ascending order.
+    pub(super) access: Vec<(Range<u64>, Access)>,
+}
+
+/// The memory is too small: this much would do.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct TooSmall {
+    pub(super) needed: u64,
+}
+
+fn pages(bytes: u64) -> u64 {
+    bytes.next_multiple_of(PAGE_SIZE)
+}
+
+impl Layout {
+    pub(super) fn new(needs: &Needs<'_>) -> Result<Layout, TooSmall> {
+        let read = Access::READ;
+        let write = Access::READ | Access::WRITE;
+        let mut access = Vec::with_capacity(needs.segments.len() + 6);
+
+        let start_info = PAGE_SIZE;
+        let devices = start_info + (size_of::<StartInfo>() as u64).next_multiple_of(8);
+        let arguments = devices + (needs.devices * size_of::<DeviceInfo>()) as u64;
+        let environment = arguments + needs.arguments as u64;
+        let hypercall_page = pages(environment + needs.environment as u64);
+        access.push((start_info..hypercall_page, read));
+
+        let shared_info = hypercall_page + PAGE_SIZE;
+        access.push((hypercall_page..shared_info, Access::READ | Access::EXECUTE));
+
+        let mut end = shared_info + PAGE_SIZE;
+        let mut rings = Vec::with_capacity(needs.rings.len());
+        for &size in needs.rings {
+            rings.push(end);
+            // A ring has pages of its own, so that the indices of two rings
+            // are as far apart as they can be.
+            end = pages(end + size as u64);
+        }
+        access.push((shared_info..end, write));
+
+        let image = (end + PAGE_SIZE).next_multiple_of(needs.image_alignment);
+        for segment in needs.segments {
+            access.push((image + segment.range.start..image + segment.range.end, segment.access));
+        }
+        let heap_start = image + pages(needs.image_size) + PAGE_SIZE;
+        let stack_size = match needs.stack_size {
+            0 => DEFAULT_STACK,
+            size => pages(size),
+        };
+        let needed = heap_start + MIN_HEAP + PAGE_SIZE + stack_size;
+        if needed > needs.memory_size {
+            return Err(TooSmall { needed });
+        }
+        let stack = needs.memory_size - stack_size..needs.memory_size;
+        let heap = heap_start..stack.start - PAGE_SIZE;
+        access.push((heap.clone(), write));
+        access.push((stack.clone(), write));
+        Ok(Layout {
+            start_info,
+            devices,
+            arguments,
+            environment,
+            hypercall_page,
+            shared_info,
+            rings,
+            image,
+            heap,
+            stack,
+            access,
+        })
+    }
+}
+
+/// Sizes of a ring, as the device table tells them.
+pub(super) fn ring_info<Req, Rsp>(requests: u32, responses: u32) -> (RingInfo, ring::Layout) {
+    let layout = ring::Layout::new::<Req, Rsp>(requests, responses).expect("the host's own sizes are valid");
+    (RingInfo { requests, responses, ..RingInfo::default() }, layout)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn needs(memory_size: u64) -> Needs<'static> {
+        Needs {
+            memory_size,
+            devices: 3,
+            arguments: 10,
+            environment: 5000,
+            rings: &[100, 9000],
+            image_size: 3 * PAGE_SIZE + 1,
+            image_alignment: PAGE_SIZE,
+            segments: &[],
+            stack_size: 0,
+        }
+    }
+
+    #[test]
+    fn nothing_overlaps_and_guards_stay_unmapped() {
+        let layout = Layout::new(&needs(4 << 20)).unwrap();
+        let mut last = 0;
+        for (range, _) in &layout.access {
+            assert!(last <= range.start && range.start < range.end, "{layout:?}");
+            last = range.end;
+        }
+        let mapped = |offset| layout.access.iter().any(|(range, _)| range.contains(&offset));
+        assert!(!mapped(0));
+        assert!(!mapped(layout.stack.start - 1));
+        assert!(!mapped(layout.heap.start - 1));
+        assert!(!mapped(layout.image - 1));
+        assert_eq!(layout.stack.end, 4 << 20);
+    }
+
+    #[test]
+    fn the_size_that_is_called_enough_is_enough() {
+        let TooSmall { needed } = Layout::new(&needs(64 << 10)).unwrap_err();
+        assert!(Layout::new(&needs(needed)).is_ok());
+        assert_eq!(Layout::new(&needs(needed - PAGE_SIZE)).unwrap_err(), TooSmall { needed });
+    }
+}

@@ -1,0 +1,87 @@
+//! How a guest ended, and what it did on the way.
+
+use crate::crash::CrashReport;
+use hv_abi::Hypercall;
+use serde::Serialize;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// How a guest ended.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// By itself, with this exit code.
+    Exited(u8),
+    /// By something that it did.
+    Crashed(Box<CrashReport>),
+    /// By somebody else.
+    Stopped(Stop),
+}
+
+/// Why somebody ended a guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stop {
+    /// Its time was over.
+    Timeout,
+    /// The user or the system asked for it.
+    Interrupted,
+    /// The reader of its console went away.
+    OutputClosed,
+    /// Its owner let go of it.
+    Dropped,
+}
+
+/// Why the virtual CPU returned to hv, how often.
+#[derive(Debug, Default)]
+pub struct Counters {
+    hypercalls: [AtomicU64; Hypercall::ALL.len()],
+    unknown: AtomicU64,
+    doorbells: AtomicU64,
+    interruptions: AtomicU64,
+}
+
+impl Counters {
+    pub(crate) fn hypercall(&self, number: u32) {
+        let counter = self.hypercalls.get(number as usize).unwrap_or(&self.unknown);
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn unbound_doorbell(&self) {
+        self.doorbells.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn interruption(&self) {
+        self.interruptions.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Name and number of every kind of exit that happened.
+    pub fn list(&self) -> Vec<(&'static str, u64)> {
+        let calls = Hypercall::ALL.iter().map(|call| call.name()).zip(&self.hypercalls);
+        let others = [
+            ("unknown_hypercall", &self.unknown),
+            ("unbound_doorbell", &self.doorbells),
+            ("interruption", &self.interruptions),
+        ];
+        calls
+            .chain(others)
+            .map(|(name, count)| (name, count.load(Ordering::Relaxed)))
+            .filter(|&(_, count)| count != 0)
+            .collect()
+    }
+}
+
+/// How long the steps of a start took.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct BootPhases {
+    /// Mapping memory, loading and relocating the image, preparing devices.
+    pub load: Duration,
+    /// Making the virtual machine.
+    pub platform: Duration,
+    /// From the first entry into the guest to its first hypercall.
+    pub first_hypercall: Option<Duration>,
+    /// From the first entry into the guest to its saying that it is ready.
+    pub ready: Option<Duration>,
+    /// From the first entry into the guest to its end.
+    pub run: Option<Duration>,
+}

@@ -1,0 +1,65 @@
+//! The engine: what the guests of one process share.
+
+use crate::platform::Platform;
+use crate::reactor::Reactor;
+use crate::sched::Scheduler;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+/// A platform, the threads that run virtual CPUs, and the thread that runs
+/// their devices. Guests keep it alive; clones are the same engine.
+#[derive(Clone)]
+pub struct Engine {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) platform: Box<dyn Platform>,
+    pub(crate) scheduler: Scheduler,
+    pub(crate) reactor: Reactor,
+    workers: Vec<JoinHandle<()>>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Engine {
+    /// An engine with this many threads that run guests. With none, guests
+    /// run on the thread that waits for them.
+    pub fn new(platform: impl Platform + 'static, workers: usize) -> io::Result<Engine> {
+        let scheduler = Scheduler::default();
+        let stop = Arc::new(AtomicBool::new(false));
+        let workers = (0..workers)
+            .map(|n| {
+                let (scheduler, stop) = (scheduler.clone(), stop.clone());
+                std::thread::Builder::new()
+                    .name(format!("hv-cpu{n}"))
+                    .spawn(move || scheduler.work(&|| stop.load(Ordering::SeqCst)))
+            })
+            .collect::<io::Result<Vec<_>>>()?;
+        let reactor = Reactor::new()?;
+        Ok(Engine {
+            inner: Arc::new(Inner { platform: Box::new(platform), scheduler, reactor, workers, stop }),
+        })
+    }
+
+    /// Whether guests run by themselves, or only while somebody waits for one.
+    pub(crate) fn has_workers(&self) -> bool {
+        !self.inner.workers.is_empty()
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        for _ in &self.workers {
+            self.scheduler.nudge();
+        }
+        for worker in self.workers.drain(..) {
+            // The last owner may be a guest's task on this very thread.
+            if worker.thread().id() != std::thread::current().id() {
+                let _ = worker.join();
+            }
+        }
+    }
+}

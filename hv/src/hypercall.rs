@@ -1,0 +1,132 @@
+//! Hypercalls: decode, one short match, one action.
+//!
+//! Numbers and arguments are the guest's: each is judged here, and nothing
+//! that a guest passes can fail in any way but an errno or its own end.
+
+use crate::clock;
+use crate::memory::{Access, GuestMemory};
+use hv_abi::hypercall::{ENTROPY_MAX, Hypercall, PANIC_MESSAGE_MAX};
+use hv_abi::{Errno, GuestAddr};
+
+/// What a call asks the guest's run loop to do.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    /// Go on with this in RAX.
+    Return(i64),
+    /// Wait for an event or for this guest time.
+    Block(u64),
+    /// Let others run, then return 0.
+    Yield,
+    /// End with this exit code.
+    Exit(u8),
+    /// End as crashed, for this reason.
+    Panic(String),
+    /// Note that the guest has started, and return 0.
+    Ready,
+}
+
+/// Carries out a hypercall of a guest with this memory.
+pub(crate) fn dispatch(memory: &GuestMemory, number: u32, arguments: [u64; 3]) -> Action {
+    let [first, second, _] = arguments;
+    match Hypercall::from_number(number) {
+        Some(Hypercall::Nop) => Action::Return(0),
+        Some(Hypercall::Exit) => Action::Exit(first as u8),
+        Some(Hypercall::Panic) => Action::Panic(message(memory, GuestAddr(first), second)),
+        Some(Hypercall::Block) => Action::Block(first),
+        Some(Hypercall::Yield) => Action::Yield,
+        Some(Hypercall::WallClock) => Action::Return(clock::wall_clock() as i64),
+        Some(Hypercall::Entropy) => Action::Return(status(entropy(memory, GuestAddr(first), second))),
+        Some(Hypercall::Ready) => Action::Ready,
+        // Doorbells are the platform's; one that arrives here was forged as a call.
+        Some(Hypercall::EventSend) | Some(_) | None => Action::Return(i64::from(Errno::NoSys.to_status())),
+    }
+}
+
+fn status(result: Result<u64, Errno>) -> i64 {
+    result.map_or_else(|errno| i64::from(errno.to_status()), |value| value as i64)
+}
+
+fn message(memory: &GuestMemory, address: GuestAddr, len: u64) -> String {
+    let mut bytes = vec![0; len.min(PANIC_MESSAGE_MAX) as usize];
+    match memory.read(address, &mut bytes) {
+        Ok(()) => String::from_utf8_lossy(&bytes).into_owned(),
+        Err(_) => "(the message is not in the guest's memory)".into(),
+    }
+}
+
+fn entropy(memory: &GuestMemory, address: GuestAddr, len: u64) -> Result<u64, Errno> {
+    if len > ENTROPY_MAX {
+        return Err(Errno::Invalid);
+    }
+    memory.check(address, len, Access::WRITE)?;
+    let mut bytes = [0; ENTROPY_MAX as usize];
+    let bytes = &mut bytes[..len as usize];
+    random(bytes).map_err(|_| Errno::Io)?;
+    memory.write(address, bytes)?;
+    Ok(len)
+}
+
+/// Fills `bytes` from the host kernel's generator.
+pub(crate) fn random(bytes: &mut [u8]) -> std::io::Result<()> {
+    let mut done = 0;
+    while done < bytes.len() {
+        done += rustix::rand::getrandom(&mut bytes[done..], rustix::rand::GetRandomFlags::empty())?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hv_abi::PAGE_SIZE;
+
+    const BASE: u64 = 0x20_0000;
+
+    fn memory() -> GuestMemory {
+        let mut memory = GuestMemory::new(GuestAddr(BASE), 4 * PAGE_SIZE).unwrap();
+        memory.allow(PAGE_SIZE..2 * PAGE_SIZE, Access::READ);
+        memory.allow(2 * PAGE_SIZE..3 * PAGE_SIZE, Access::READ | Access::WRITE);
+        memory
+    }
+
+    fn errno(action: &Action) -> Option<Errno> {
+        match action {
+            Action::Return(value) => Errno::check(i32::try_from(*value).ok()?).err(),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn unknown_numbers_are_refused() {
+        let memory = memory();
+        for number in [Hypercall::ALL.len() as u32, 127, 1 << 16, u32::MAX] {
+            assert_eq!(errno(&dispatch(&memory, number, [0; 3])), Some(Errno::NoSys));
+        }
+    }
+
+    #[test]
+    fn entropy_is_written_only_where_the_guest_may_write() {
+        let memory = memory();
+        let at = |address, len| dispatch(&memory, Hypercall::Entropy as u32, [address, len, 0]);
+        assert_eq!(at(BASE + 2 * PAGE_SIZE, 64), Action::Return(64));
+        let mut bytes = [0; 64];
+        memory.read(GuestAddr(BASE + 2 * PAGE_SIZE), &mut bytes).unwrap();
+        assert_ne!(bytes, [0; 64]);
+        assert_eq!(errno(&at(BASE + PAGE_SIZE, 1)), Some(Errno::Fault), "read-only");
+        assert_eq!(errno(&at(BASE + 3 * PAGE_SIZE - 1, 2)), Some(Errno::Fault), "beyond");
+        assert_eq!(errno(&at(0, 8)), Some(Errno::Fault));
+        assert_eq!(errno(&at(u64::MAX, 8)), Some(Errno::Fault));
+        assert_eq!(errno(&at(BASE + 2 * PAGE_SIZE, 257)), Some(Errno::Invalid));
+        assert_eq!(errno(&at(BASE + 2 * PAGE_SIZE, u64::MAX)), Some(Errno::Invalid));
+    }
+
+    #[test]
+    fn a_panic_message_is_cut_and_never_read_from_elsewhere() {
+        let memory = memory();
+        let at = |address, len| dispatch(&memory, Hypercall::Panic as u32, [address, len, 0]);
+        memory.write(GuestAddr(BASE + 2 * PAGE_SIZE), b"oh no").unwrap();
+        assert_eq!(at(BASE + 2 * PAGE_SIZE, 5), Action::Panic("oh no".into()));
+        assert!(matches!(at(BASE + 2 * PAGE_SIZE, u64::MAX), Action::Panic(m) if m.len() == 4096));
+        assert!(matches!(at(7, 5), Action::Panic(m) if m.starts_with("(the message")));
+    }
+}

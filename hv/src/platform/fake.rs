@@ -1,0 +1,77 @@
+//! A scripted platform, for tests of everything above the platforms.
+
+use super::{Exit, Kick, Platform, PlatformError, Registers, Start, Vcpu};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+/// Runs no instruction: its virtual CPU exits with what the script says, one
+/// exit after the other, and ends with [`Exit::Failed`] after the last.
+#[derive(Default)]
+pub struct FakePlatform {
+    script: Mutex<VecDeque<Exit>>,
+    results: Arc<Mutex<Vec<i64>>>,
+}
+
+impl FakePlatform {
+    /// A platform whose only guest exits like this.
+    pub fn new(script: impl IntoIterator<Item = Exit>) -> Self {
+        FakePlatform { script: Mutex::new(script.into_iter().collect()), results: Arc::default() }
+    }
+
+    /// What the guest's hypercalls returned so far.
+    pub fn results(&self) -> Vec<i64> {
+        self.results.lock().expect("no panic while held").clone()
+    }
+}
+
+impl Platform for FakePlatform {
+    fn name(&self) -> &'static str {
+        "fake"
+    }
+
+    fn start(&self, _: &Start<'_>) -> Result<Box<dyn Vcpu>, PlatformError> {
+        let script = std::mem::take(&mut *self.script.lock().expect("no panic while held"));
+        Ok(Box::new(FakeVcpu { script, results: self.results.clone(), kicked: Arc::default() }))
+    }
+
+    fn tsc_khz(&self) -> u32 {
+        crate::clock::tsc_khz()
+    }
+}
+
+struct FakeVcpu {
+    script: VecDeque<Exit>,
+    results: Arc<Mutex<Vec<i64>>>,
+    kicked: Arc<Kicked>,
+}
+
+#[derive(Default)]
+struct Kicked(AtomicBool);
+
+impl Kick for Kicked {
+    fn kick(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+impl Vcpu for FakeVcpu {
+    fn run(&mut self) -> Exit {
+        if self.kicked.0.swap(false, Ordering::SeqCst) {
+            return Exit::Interrupted;
+        }
+        self.script.pop_front().unwrap_or_else(|| Exit::Failed("the script has ended".into()))
+    }
+
+    fn set_result(&mut self, value: i64) {
+        self.results.lock().expect("no panic while held").push(value);
+    }
+
+    fn registers(&mut self) -> Registers {
+        Registers::default()
+    }
+
+    fn kicker(&self) -> Arc<dyn Kick> {
+        self.kicked.clone()
+    }
+}

@@ -1,0 +1,114 @@
+//! The KVM platform: ring-3 guests over a small host-owned supervisor area.
+
+mod area;
+mod kick;
+mod paging;
+mod vcpu;
+
+use super::{Platform, PlatformError, Start, Vcpu};
+use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES};
+use kvm_ioctls::{Cap, Kvm};
+
+/// Port of synchronous hypercalls: 4-byte writes of the call's number.
+const HYPERCALL_PORT: u8 = 0xe0;
+/// Port of doorbells: 4-byte writes of the event port.
+const DOORBELL_PORT: u8 = 0xe4;
+/// Ports that only the supervisor stubs may write: base plus exception vector.
+const EXCEPTION_PORT: u8 = 0x80;
+
+/// Guests on `/dev/kvm`.
+pub struct KvmPlatform {
+    kvm: Kvm,
+    cpuid: CpuId,
+    tsc_khz: u32,
+    /// See [`area::TssType`].
+    tss: area::TssType,
+}
+
+fn failed(what: &'static str) -> impl Fn(kvm_ioctls::Error) -> PlatformError {
+    move |error| PlatformError::Kvm { what, source: std::io::Error::from_raw_os_error(error.errno()) }
+}
+
+impl KvmPlatform {
+    /// Opens `/dev/kvm` and looks at what it offers.
+    pub fn new() -> Result<Self, PlatformError> {
+        let kvm = Kvm::new().map_err(|error| match error.errno() {
+            libc::ENOENT | libc::ENXIO | libc::ENODEV => PlatformError::NoKvm,
+            libc::EACCES | libc::EPERM => PlatformError::NotPermitted,
+            _ => failed("opening /dev/kvm")(error),
+        })?;
+        for (cap, name) in [
+            (Cap::UserMemory, "KVM_CAP_USER_MEMORY"),
+            (Cap::SyncRegs, "KVM_CAP_SYNC_REGS"),
+            (Cap::Ioeventfd, "KVM_CAP_IOEVENTFD"),
+            (Cap::ImmediateExit, "KVM_CAP_IMMEDIATE_EXIT"),
+        ] {
+            if !kvm.check_extension(cap) {
+                return Err(PlatformError::Lacks(name));
+            }
+        }
+        let supported =
+            kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(failed("KVM_GET_SUPPORTED_CPUID"))?;
+        kick::install();
+        Ok(KvmPlatform {
+            kvm,
+            cpuid: guest_cpuid(&supported),
+            tsc_khz: host_tsc_khz(),
+            tss: area::TssType::of_host(),
+        })
+    }
+}
+
+/// What CPUID shows to guests where the platform can filter it: the processor
+/// without KVM's own leaves (a guest talks to hv, not to KVM), without what
+/// ring 3 cannot use, and without AVX, whose state guests do not have.
+fn guest_cpuid(supported: &CpuId) -> CpuId {
+    const X2APIC: u32 = 1 << 21;
+    const TSC_DEADLINE: u32 = 1 << 24;
+    const XSAVE: u32 = 1 << 26;
+    const OSXSAVE: u32 = 1 << 27;
+    const AVX: u32 = 1 << 28;
+    const F16C: u32 = 1 << 29;
+    const FMA: u32 = 1 << 12;
+    const AVX2: u32 = 1 << 5;
+    const AVX512_AND_RELATED: u32 = 0xdc23_0000;
+    const HYPERVISOR_LEAVES: std::ops::Range<u32> = 0x4000_0000..0x5000_0000;
+    let entries: Vec<_> = supported
+        .as_slice()
+        .iter()
+        .filter(|entry| !HYPERVISOR_LEAVES.contains(&entry.function) && entry.function != 0xd)
+        .map(|entry| {
+            let mut entry = *entry;
+            match (entry.function, entry.index) {
+                (1, _) => entry.ecx &= !(X2APIC | TSC_DEADLINE | XSAVE | OSXSAVE | AVX | F16C | FMA),
+                (7, 0) => {
+                    entry.ebx &= !(AVX2 | AVX512_AND_RELATED);
+                    // VAES, VPCLMULQDQ and the later AVX-512 parts.
+                    entry.ecx &= !0x0000_5f42;
+                }
+                _ => {}
+            }
+            entry
+        })
+        .collect();
+    CpuId::from_entries(&entries).expect("no more entries than KVM gave")
+}
+
+/// Frequency of this host's TSC in kHz.
+fn host_tsc_khz() -> u32 {
+    crate::clock::tsc_khz()
+}
+
+impl Platform for KvmPlatform {
+    fn name(&self) -> &'static str {
+        "kvm"
+    }
+
+    fn tsc_khz(&self) -> u32 {
+        self.tsc_khz
+    }
+
+    fn start(&self, start: &Start<'_>) -> Result<Box<dyn Vcpu>, PlatformError> {
+        Ok(Box::new(vcpu::KvmVcpu::new(self, start)?))
+    }
+}

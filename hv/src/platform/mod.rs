@@ -1,0 +1,128 @@
+//! What runs guests: one trait, and its implementations.
+//!
+//! A platform turns prepared guest memory into a virtual CPU that runs until
+//! it exits with a value. It knows nothing of devices, hypercall semantics or
+//! scheduling; the rest of hv knows nothing of KVM.
+
+pub mod fake;
+pub mod kvm;
+
+pub use crate::crash::Registers;
+use crate::memory::GuestMemory;
+use hv_abi::{EventPort, GuestAddr};
+use std::sync::Arc;
+use vmm_sys_util::eventfd::EventFd;
+
+/// Everything a platform has to know to start a guest.
+pub struct Start<'a> {
+    /// The guest's memory, loaded, with its access map.
+    pub memory: &'a Arc<GuestMemory>,
+    /// Offset in the memory of the page that the platform fills with call stubs.
+    pub hypercall_page: u64,
+    /// First instruction.
+    pub entry: GuestAddr,
+    /// Initial stack pointer.
+    pub stack_top: GuestAddr,
+    /// What RDI holds at the entry point: the address of start-info.
+    pub argument: GuestAddr,
+    /// Descriptors that the guest's [`EventSend`](hv_abi::Hypercall::EventSend) to a port signals.
+    pub doorbells: &'a [(EventPort, &'a EventFd)],
+}
+
+/// A way to run guests.
+pub trait Platform: Send + Sync {
+    /// Its name on the command line.
+    fn name(&self) -> &'static str;
+
+    /// Makes a virtual machine with one virtual CPU, ready to run.
+    fn start(&self, start: &Start<'_>) -> Result<Box<dyn Vcpu>, PlatformError>;
+
+    /// How the guest's clock relates to the processor's time-stamp counter, in kHz.
+    fn tsc_khz(&self) -> u32;
+}
+
+/// A virtual CPU. Runs on whichever thread calls it.
+pub trait Vcpu: Send {
+    /// Runs the guest until it exits.
+    fn run(&mut self) -> Exit;
+
+    /// Sets what the hypercall of the last exit returns when the guest goes on.
+    fn set_result(&mut self, value: i64);
+
+    /// The registers at the last exit.
+    fn registers(&mut self) -> Registers;
+
+    /// Makes the current or else the next [`run`](Self::run) return [`Exit::Interrupted`].
+    fn kicker(&self) -> Arc<dyn Kick>;
+}
+
+/// Interrupts a virtual CPU from another thread.
+pub trait Kick: Send + Sync {
+    /// See [`Vcpu::kicker`].
+    fn kick(&self);
+}
+
+/// Why a virtual CPU stopped running.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// The guest made a hypercall: its number, unjudged, and its arguments.
+    Hypercall {
+        /// The number.
+        number: u32,
+        /// RDI, RSI, RDX.
+        arguments: [u64; 3],
+    },
+    /// The guest rang a doorbell that has no descriptor.
+    Doorbell(u32),
+    /// Somebody kicked it, or a signal came.
+    Interrupted,
+    /// The guest did something that ends it.
+    Fault(Fault),
+    /// The host failed to run it.
+    Failed(String),
+}
+
+/// A processor exception, or something as final.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// An exception: its vector, and its error code if it has one.
+    Exception {
+        /// Number of the exception (Intel SDM volume 3, table 6-1).
+        vector: u8,
+        /// Error code, 0 for those without.
+        error: u64,
+        /// The address, for a page fault; else 0.
+        address: u64,
+    },
+    /// The guest used one of the ABI's ports in another way than the hypercall page does.
+    Port(u16),
+    /// The processor gave up (triple fault): registers may be lost.
+    Shutdown,
+}
+
+/// Why a platform cannot run guests, or not this one.
+#[derive(Debug, thiserror::Error)]
+pub enum PlatformError {
+    /// No `/dev/kvm`.
+    #[error(
+        "/dev/kvm is missing: load the kvm_intel, kvm_amd or kvm_pvm module, or pass the device into this container"
+    )]
+    NoKvm,
+    /// No permission.
+    #[error("/dev/kvm: permission denied: add this user to the group that owns it (`usermod -aG kvm $USER`)")]
+    NotPermitted,
+    /// Another error from opening or using it.
+    #[error("KVM: {what} failed: {source}")]
+    Kvm {
+        /// The call.
+        what: &'static str,
+        /// The error.
+        source: std::io::Error,
+    },
+    /// The kernel is too old.
+    #[error("KVM on this kernel lacks {0}, which hv needs")]
+    Lacks(&'static str),
+    /// The guest's memory cannot be shown.
+    #[error("{0} bytes of guest memory are more than this platform can map")]
+    TooLarge(u64),
+}
