@@ -1,4 +1,19 @@
 //! Net devices: the back end of the rings, and the networks behind it.
+//!
+//! [`NetDevice`] moves frames between a guest's rings and a [`Network`]:
+//! [`UserNet`](user::UserNet), a network in this process that needs no rights,
+//! or [`Tap`], a device of the host.
+
+mod device;
+mod pcap;
+mod publish;
+mod tap;
+pub mod user;
+
+pub use device::{FIRST_DEVICE_KEY, NetDevice, Ring};
+pub use pcap::{Capture, CaptureError};
+pub use publish::{BindError, Publish, PublishError};
+pub use tap::{Tap, TapError};
 
 use hv_abi::io::net::NetConfig;
 use std::io;
@@ -11,17 +26,19 @@ pub trait Network: Send {
     /// What the guest is told about this network.
     fn config(&self) -> NetConfig;
 
-    /// Registers descriptors; the device passes their events on to `ready`.
+    /// Registers descriptors, with keys below [`FIRST_DEVICE_KEY`]; the device
+    /// passes their events on to `ready`.
     fn start(&mut self, io: crate::reactor::Registrar) -> io::Result<()>;
 
-    /// Takes a frame that the guest sent. It may be anything, of any length up
-    /// to `mtu + 14`; a network under pressure drops it.
+    /// Takes a frame that the guest sent. It may be anything, of any length from
+    /// 14 bytes to `mtu + 14`; a network under pressure drops it.
     fn send(&mut self, frame: &[u8]);
 
-    /// A descriptor registered with `key` is ready.
+    /// A descriptor registered with `key` is ready (edge-triggered).
     fn ready(&mut self, key: u32, event: &mio::event::Event);
 
-    /// Does what is due, and returns when to be called next if nothing else happens.
+    /// Does what is due, and returns when to be called next if nothing else
+    /// happens. Called before and after `receive`; with nothing to do it is cheap.
     fn poll(&mut self, now: Instant) -> Option<Instant>;
 
     /// Hands frames for the guest to `deliver` until there is none, or until

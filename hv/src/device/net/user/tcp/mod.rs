@@ -1,0 +1,326 @@
+//! TCP: connections of the guest to the outside, and of the outside to published ports.
+//!
+//! ```text
+//! guest's SYN ──► Dialing ── host connected ──► Coupled ──► over
+//!                    └────── refused ──► RST to the guest
+//! accepted    ──► Coupled (SYN to the guest) ── RST ──► Refused ── pause ──► Coupled
+//! ```
+//!
+//! Each connection has a smoltcp socket set of its own; segments find theirs by
+//! a hash of the two ends. So nothing here ever walks over all connections.
+//!
+//! # What the guest cannot do
+//!
+//! smoltcp trusts its own bookkeeping with assertions in two places that a
+//! hostile peer could reach; both are closed here: a receive buffer of a power
+//! of two less one byte ([`RECEIVE_BUFFER`]), and no segments for a socket
+//! whose own SYN has not left yet ([`Tcp::segment`]).
+
+mod conn;
+mod published;
+mod stack;
+
+use super::link::{Link, Port};
+use super::slab::Slab;
+use super::wire::{Ends, Flags};
+use super::{DNS, GATEWAY, GUEST, TCP_KEY};
+use crate::reactor::Registrar;
+use conn::{Conn, Side, Stage, Verdict};
+use mio::Interest;
+use mio::event::Event;
+use smoltcp::socket::tcp::State;
+use smoltcp::wire::{IpAddress, IpEndpoint, IpListenEndpoint};
+use stack::Stack;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+/// Connections at a time, both directions together. Further ones of the guest
+/// are refused; further ones to published ports wait in the kernel.
+pub(super) const MAX_CONNECTIONS: usize = 1024;
+/// Bytes from the guest that one connection holds. One less than a power of
+/// two: then the largest window that a 16-bit field can express in this
+/// scaling, which smoltcp assumes it announced in its SYN|ACK, still fits.
+const RECEIVE_BUFFER: usize = (256 << 10) - 1;
+/// Bytes for the guest that one connection holds.
+const SEND_BUFFER: usize = 256 << 10;
+/// Sockets that are kept for the next connections.
+const SPARE_SIDES: usize = 128;
+/// How long the host has to connect where the guest wants to.
+const DIAL_TIME: Duration = Duration::from_secs(60);
+/// How long a guest that does not answer is asked to take a published connection.
+const OFFER_TIME: Duration = Duration::from_secs(30);
+/// How long a published connection is offered again to a guest that refuses
+/// it: before its first connection on that port it may still be starting.
+const STARTING_TIME: Duration = Duration::from_secs(10);
+/// The same once it has served that port: it may be between two listens.
+const RELISTEN_TIME: Duration = Duration::from_secs(3);
+/// First and longest pause between two such offers.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(100));
+/// How long a guest may take to end a connection whose host side has ended.
+const LINGER: Duration = Duration::from_secs(60);
+/// Ports of the gateway that published connections come from.
+const FIRST_PORT: u16 = 20_000;
+
+/// Sets the option that makes closing a socket reset its connection.
+fn reset_on_close(host: &mio::net::TcpStream) {
+    let _ = rustix::net::sockopt::set_socket_linger(host, Some(Duration::ZERO));
+}
+
+/// A listener of the host, for a published port.
+struct Published {
+    listener: mio::net::TcpListener,
+    guest_port: u16,
+    /// Connections may wait in the kernel.
+    ready: bool,
+    /// The guest has taken a connection.
+    served: bool,
+}
+
+/// All TCP of one network.
+pub(super) struct Tcp {
+    stack: Stack,
+    conns: Slab<Conn>,
+    by_ends: HashMap<Ends, u32>,
+    /// Connections with something to do, each once.
+    work: VecDeque<u32>,
+    /// When to look at connections; at most one time each, [`Conn::timer`].
+    timers: BTreeSet<(Instant, u32)>,
+    spare: Vec<Side>,
+    published: Vec<Published>,
+    nameserver: Option<SocketAddr>,
+    next_port: u16,
+    io: Option<Registrar>,
+}
+
+impl Tcp {
+    pub(super) fn new(mtu: u16, nameserver: Option<SocketAddr>) -> Self {
+        Tcp {
+            stack: Stack::new(mtu),
+            conns: Slab::new(MAX_CONNECTIONS),
+            by_ends: HashMap::new(),
+            work: VecDeque::new(),
+            timers: BTreeSet::new(),
+            spare: Vec::new(),
+            published: Vec::new(),
+            nameserver,
+            next_port: FIRST_PORT,
+            io: None,
+        }
+    }
+
+    /// Takes a segment of the guest: a whole IP packet, whose ends and flags are these.
+    pub(super) fn segment(&mut self, ends: Ends, flags: Flags, packet: &[u8], link: &mut Link, now: Instant) {
+        let Some(&id) = self.by_ends.get(&ends) else {
+            if flags.syn && !flags.ack && !flags.rst {
+                self.dial(ends, packet, link, now);
+            } else {
+                self.stack.refuse(packet, link, now);
+            }
+            return;
+        };
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        match conn.stage {
+            Stage::Dialing { .. } if flags.rst => {
+                reset_on_close(&conn.host);
+                self.remove(id);
+                return;
+            }
+            // A SYN again: the host is still at it.
+            Stage::Dialing { .. } | Stage::Refused { .. } => return,
+            Stage::Coupled => {}
+        }
+        // Answers to a SYN, and only to one that was sent; see the module's docs.
+        if conn.side.socket().state() == State::SynSent
+            && !(conn.emitted && (flags.rst || (flags.syn && flags.ack)))
+        {
+            return;
+        }
+        let mut port = Port { packet: Some(packet), link };
+        self.stack.iface.poll_ingress_single(self.stack.at(now), &mut port, &mut conn.side.set);
+        let state = conn.side.socket().state();
+        conn.established |=
+            !matches!(state, State::Closed | State::Listen | State::SynSent | State::SynReceived);
+        if conn.established
+            && let Some(published) = conn.published.and_then(|index| self.published.get_mut(index))
+        {
+            published.served = true;
+        }
+        self.queue(id);
+    }
+
+    /// Connects to where the guest wants to.
+    fn dial(&mut self, ends: Ends, packet: &[u8], link: &mut Link, now: Instant) {
+        let host = self
+            .target(ends)
+            .filter(|_| !self.conns.is_full())
+            .and_then(|target| mio::net::TcpStream::connect(target).ok());
+        let Some(host) = host else {
+            self.stack.refuse(packet, link, now);
+            return;
+        };
+        let stage = Stage::Dialing { syn: packet.into() };
+        let conn = Conn::new(ends, self.side(), host, stage, None, now + DIAL_TIME);
+        if self.add(conn).is_err() {
+            self.stack.refuse(packet, link, now);
+        }
+    }
+
+    /// Where on the host's side a destination of the guest is.
+    fn target(&self, ends: Ends) -> Option<SocketAddr> {
+        match ends.addr {
+            GATEWAY => Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), ends.port)),
+            DNS if ends.port == 53 => self.nameserver,
+            DNS => None,
+            addr => Some(SocketAddr::new(IpAddr::V4(addr), ends.port)),
+        }
+    }
+
+    fn side(&mut self) -> Side {
+        self.spare.pop().unwrap_or_else(Side::new)
+    }
+
+    /// Enters a connection, and watches its host socket.
+    fn add(&mut self, mut conn: Conn) -> io::Result<()> {
+        let _ = conn.host.set_nodelay(true);
+        let ends = conn.ends;
+        let full = || io::Error::other("too many connections");
+        let id = self.conns.next_id().ok_or_else(full)?;
+        if let Some(io) = &self.io {
+            io.register(&mut conn.host, TCP_KEY | id, Interest::READABLE | Interest::WRITABLE)?;
+        }
+        self.conns.insert(conn).ok_or_else(full)?;
+        self.by_ends.insert(ends, id);
+        self.queue(id);
+        Ok(())
+    }
+
+    fn remove(&mut self, id: u32) {
+        let Some(conn) = self.conns.remove(id) else { return };
+        if let Some(at) = conn.timer {
+            self.timers.remove(&(at, id));
+        }
+        if let Entry::Occupied(entry) = self.by_ends.entry(conn.ends)
+            && *entry.get() == id
+        {
+            entry.remove();
+        }
+        if self.spare.len() < SPARE_SIDES {
+            let mut side = conn.side;
+            side.socket().abort();
+            self.spare.push(side);
+        }
+    }
+
+    fn queue(&mut self, id: u32) {
+        if let Some(conn) = self.conns.get_mut(id)
+            && !std::mem::replace(&mut conn.queued, true)
+        {
+            self.work.push_back(id);
+        }
+    }
+
+    /// The host socket of a connection is ready.
+    pub(super) fn ready(&mut self, id: u32, event: &Event) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        // An error is for the next read or write to find.
+        conn.readable |= event.is_readable() || event.is_read_closed() || event.is_error();
+        conn.writable |= event.is_writable() || event.is_write_closed() || event.is_error();
+        conn.read_closed |= event.is_read_closed() || event.is_error();
+        self.queue(id);
+    }
+
+    /// Does what is due and can be done while `link` has room.
+    pub(super) fn work(&mut self, link: &mut Link, now: Instant) {
+        self.accept(now);
+        while let Some(&(at, id)) = self.timers.first()
+            && at <= now
+        {
+            self.timers.pop_first();
+            if let Some(conn) = self.conns.get_mut(id) {
+                conn.timer = None;
+            }
+            self.queue(id);
+        }
+        while link.has_room()
+            && let Some(id) = self.work.pop_front()
+        {
+            self.look_at(id, link, now);
+        }
+    }
+
+    /// Whether connections wait for room in the queue to the guest.
+    pub(super) fn has_work(&self) -> bool {
+        !self.work.is_empty()
+    }
+
+    /// When `work` has something to do, if nothing else happens before.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.timers.first().map(|&(at, _)| at)
+    }
+
+    /// Has a connection looked at no later than at a time.
+    fn set_timer(&mut self, id: u32, at: Instant) {
+        if let Some(conn) = self.conns.get_mut(id)
+            && conn.timer.is_none_or(|timer| at < timer)
+        {
+            if let Some(old) = conn.timer.replace(at) {
+                self.timers.remove(&(old, id));
+            }
+            self.timers.insert((at, id));
+        }
+    }
+
+    fn look_at(&mut self, id: u32, link: &mut Link, now: Instant) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        conn.queued = false;
+        let verdict = match &conn.stage {
+            Stage::Dialing { syn } => match conn.dialed() {
+                Ok(false) if now < conn.give_up => Verdict::Keep(Some(conn.give_up)),
+                Ok(true) if listen(&mut conn.side, conn.ends).is_ok() => {
+                    let mut port = Port { packet: Some(syn), link };
+                    let at = self.stack.at(now);
+                    self.stack.iface.poll_ingress_single(at, &mut port, &mut conn.side.set);
+                    conn.stage = Stage::Coupled;
+                    conn.advance(&mut self.stack, link, now)
+                }
+                _ => {
+                    self.stack.refuse(syn, link, now);
+                    Verdict::Over { orderly: false }
+                }
+            },
+            Stage::Refused { again } if *again > now => Verdict::Keep(Some(*again)),
+            Stage::Refused { .. } => match self.stack.connect(&mut conn.side, conn.ends) {
+                Ok(()) => {
+                    conn.stage = Stage::Coupled;
+                    conn.advance(&mut self.stack, link, now)
+                }
+                Err(_) => Verdict::Over { orderly: false },
+            },
+            Stage::Coupled => conn.advance(&mut self.stack, link, now),
+        };
+        match verdict {
+            Verdict::Keep(None) => {}
+            Verdict::Keep(Some(at)) => self.set_timer(id, at),
+            Verdict::Blocked => {
+                conn.queued = true;
+                self.work.push_front(id);
+            }
+            Verdict::TurnedDown => self.turned_down(id, now),
+            Verdict::Over { orderly } => {
+                if !orderly {
+                    reset_on_close(&conn.host);
+                }
+                self.remove(id);
+            }
+        }
+    }
+}
+
+/// Makes a socket accept the connection with these ends.
+fn listen(side: &mut Side, ends: Ends) -> Result<(), smoltcp::socket::tcp::ListenError> {
+    let at = IpListenEndpoint { addr: Some(IpAddress::Ipv4(ends.addr)), port: ends.port };
+    side.socket().listen(at)
+}
