@@ -1,0 +1,276 @@
+//! A disk: an open file or block device of the host.
+#![forbid(unsafe_code)]
+
+use super::folder::{self, FolderError};
+use super::spec::DiskSpec;
+use hv_abi::io::block::{BlockConfig, BlockFeatures, MAX_SEGMENTS};
+use rustix::fs::{AtFlags, FlockOperation, OFlags, StatxFlags};
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::{self, ErrorKind, Seek, SeekFrom};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// Most bytes that one read or write moves. Larger transfers are not faster,
+/// and one request must not keep the reactor copying for long.
+pub const MAX_TRANSFER: u32 = 1 << 20;
+
+/// Memory alignment assumed for `O_DIRECT` where the kernel does not tell (before 6.1).
+const UNKNOWN_MEMORY_ALIGNMENT: usize = 4096;
+
+/// A disk that is open, locked against other writers, and known to be whole sectors.
+#[derive(Debug)]
+pub struct Disk {
+    file: File,
+    path: PathBuf,
+    size: u64,
+    sector_size: u32,
+    read_only: bool,
+    memory_alignment: usize,
+}
+
+/// Why a disk cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DiskError {
+    /// Nothing is there.
+    #[error("disk {}: there is no such file{}; create it first, for example with `truncate -s 64M FILE`",
+        path.display(), hint(path))]
+    Missing {
+        /// The disk's file.
+        path: PathBuf,
+    },
+    /// It cannot be looked at or opened for reading.
+    #[error("disk {}: cannot open it for reading: {source}; check its permissions", path.display())]
+    Unreadable {
+        /// The disk's file.
+        path: PathBuf,
+        /// What the host's kernel said.
+        source: io::Error,
+    },
+    /// It can be read but not written.
+    #[error("disk {}: not writable: {source}; append \",ro\" to use it read-only", path.display())]
+    NotWritable {
+        /// The disk's file.
+        path: PathBuf,
+        /// What the host's kernel said.
+        source: io::Error,
+    },
+    /// A block device that the host has mounted, or that another program claimed.
+    #[error("disk {}: the device is mounted or in use; unmount it, or append \",ro\"", path.display())]
+    DeviceInUse {
+        /// The disk's file.
+        path: PathBuf,
+    },
+    /// A socket, a pipe, a terminal …
+    #[error("disk {}: neither a file, nor a block device, nor a folder", path.display())]
+    NotADisk {
+        /// The disk's file.
+        path: PathBuf,
+    },
+    /// No bytes in it.
+    #[error("disk {}: the file is empty; give it a size, for example with `truncate -s 64M FILE`", path.display())]
+    Empty {
+        /// The disk's file.
+        path: PathBuf,
+    },
+    /// Its size is not a multiple of the sector size.
+    #[error("disk {}: its {size} bytes are not whole sectors of {sector_size}; round it up with `truncate -s %{sector_size} FILE`",
+        path.display())]
+    Uneven {
+        /// The disk's file.
+        path: PathBuf,
+        /// Its bytes.
+        size: u64,
+        /// Bytes of a sector.
+        sector_size: u32,
+    },
+    /// Another process, or another disk of this one, has it.
+    #[error("disk {}: in use by another guest; a writable disk belongs to one guest, \",ro\" on all of them shares it",
+        path.display())]
+    Locked {
+        /// The disk's file.
+        path: PathBuf,
+    },
+    /// The file system does not do `O_DIRECT`.
+    #[error("disk {}: its file system cannot go past the page cache; leave out \",direct\"", path.display())]
+    NoDirect {
+        /// The disk's file.
+        path: PathBuf,
+    },
+    /// `O_DIRECT` moves larger blocks than the disk's sectors.
+    #[error("disk {}: past the page cache it moves blocks of {needed} bytes; append \",sector=4096\" or leave out \",direct\"",
+        path.display())]
+    DirectSector {
+        /// The disk's file.
+        path: PathBuf,
+        /// Bytes that offsets have to be multiples of.
+        needed: u32,
+    },
+    /// A folder is served from memory that the page cache holds anyway.
+    #[error("disk {}: a folder becomes an image in the page cache; leave out \",direct\"", path.display())]
+    DirectFolder {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A folder that does not fit into a FAT disk.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+}
+
+/// A misspelt option ends up in the file name: say which ones there are.
+fn hint(path: &Path) -> &'static str {
+    if path.as_os_str().as_encoded_bytes().contains(&b',') {
+        " (options are \",ro\", \",direct\" and \",sector=512|4096\")"
+    } else {
+        ""
+    }
+}
+
+impl Disk {
+    /// Opens the disk, and locks its file (advisory, `flock`): exclusively if it is writable, shared if not.
+    pub fn open(spec: &DiskSpec) -> Result<Disk, DiskError> {
+        let path = spec.path.clone();
+        let metadata = match std::fs::metadata(&path) {
+            Ok(metadata) => metadata,
+            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                return Err(DiskError::Missing { path });
+            }
+            Err(source) => return Err(DiskError::Unreadable { path, source }),
+        };
+        let kind = metadata.file_type();
+        if kind.is_dir() {
+            return Disk::open_folder(spec);
+        }
+        if !kind.is_file() && !kind.is_block_device() {
+            return Err(DiskError::NotADisk { path });
+        }
+        let mut file = open_file(spec, &metadata)?;
+        lock(&file, spec)?;
+        // The end of a block device is not in its metadata.
+        let size = match file.seek(SeekFrom::End(0)) {
+            Ok(size) => size,
+            Err(source) => return Err(DiskError::Unreadable { path, source }),
+        };
+        let sector_size = spec.sector_size;
+        if size == 0 {
+            return Err(DiskError::Empty { path });
+        }
+        if !size.is_multiple_of(sector_size.into()) {
+            return Err(DiskError::Uneven { path, size, sector_size });
+        }
+        let memory_alignment = if spec.direct { direct_alignment(&file, spec)? } else { 1 };
+        Ok(Disk { file, path, size, sector_size, read_only: spec.read_only, memory_alignment })
+    }
+
+    fn open_folder(spec: &DiskSpec) -> Result<Disk, DiskError> {
+        let path = spec.path.clone();
+        if spec.direct {
+            return Err(DiskError::DirectFolder { path });
+        }
+        let (file, size) = folder::image(&path, spec.sector_size)?;
+        let sector_size = spec.sector_size;
+        Ok(Disk { file, path, size, sector_size, read_only: true, memory_alignment: 1 })
+    }
+
+    /// What the guest is told about the disk.
+    pub fn config(&self) -> BlockConfig {
+        let features = if self.read_only { BlockFeatures::READ_ONLY } else { BlockFeatures::DISCARD };
+        BlockConfig {
+            sectors: self.size / u64::from(self.sector_size),
+            sector_size: self.sector_size,
+            features: features.bits(),
+            max_transfer: MAX_TRANSFER,
+            max_segments: MAX_SEGMENTS as u32,
+        }
+    }
+
+    /// The path that the disk was opened by.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Size in bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// What the addresses of buffers have to be multiples of: 1 through the page cache.
+    pub fn memory_alignment(&self) -> usize {
+        self.memory_alignment
+    }
+}
+
+impl AsFd for Disk {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+impl AsRawFd for Disk {
+    fn as_raw_fd(&self) -> RawFd {
+        self.file.as_raw_fd()
+    }
+}
+
+fn open_file(spec: &DiskSpec, metadata: &Metadata) -> Result<File, DiskError> {
+    let path = spec.path.clone();
+    let mut flags = OFlags::empty();
+    if spec.direct {
+        flags |= OFlags::DIRECT;
+    }
+    if !spec.read_only && metadata.file_type().is_block_device() {
+        // The kernel then refuses a device that is mounted.
+        flags |= OFlags::EXCL;
+    }
+    let open = |write: bool| {
+        OpenOptions::new().read(true).write(write).custom_flags(flags.bits() as i32).open(&path)
+    };
+    match open(!spec.read_only) {
+        Ok(file) => Ok(file),
+        Err(e) if e.kind() == ErrorKind::NotFound => Err(DiskError::Missing { path }),
+        Err(e) if spec.direct && e.kind() == ErrorKind::InvalidInput => Err(DiskError::NoDirect { path }),
+        Err(e) if e.kind() == ErrorKind::ResourceBusy => Err(DiskError::DeviceInUse { path }),
+        Err(source) if !spec.read_only && open(false).is_ok() => Err(DiskError::NotWritable { path, source }),
+        Err(source) => Err(DiskError::Unreadable { path, source }),
+    }
+}
+
+fn lock(file: &File, spec: &DiskSpec) -> Result<(), DiskError> {
+    let operation = if spec.read_only {
+        FlockOperation::NonBlockingLockShared
+    } else {
+        FlockOperation::NonBlockingLockExclusive
+    };
+    match rustix::fs::flock(file, operation) {
+        Ok(()) => Ok(()),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(DiskError::Locked { path: spec.path.clone() }),
+        Err(e) => {
+            // Some network file systems have no locks; that must not make disks on them unusable.
+            tracing::warn!(
+                "disk {}: cannot be locked ({e}); do not give it to a second guest",
+                spec.path.display()
+            );
+            Ok(())
+        }
+    }
+}
+
+/// What `O_DIRECT` wants buffers to be aligned to, if offsets in sectors suit it.
+fn direct_alignment(file: &File, spec: &DiskSpec) -> Result<usize, DiskError> {
+    let path = spec.path.clone();
+    let stat = match rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN) {
+        Ok(stat) => stat,
+        Err(e) => return Err(DiskError::Unreadable { path, source: e.into() }),
+    };
+    if stat.stx_mask & StatxFlags::DIOALIGN.bits() == 0 {
+        return Ok(UNKNOWN_MEMORY_ALIGNMENT);
+    }
+    let needed = stat.stx_dio_offset_align;
+    if needed == 0 {
+        return Err(DiskError::NoDirect { path });
+    }
+    if !spec.sector_size.is_multiple_of(needed) {
+        return Err(DiskError::DirectSector { path, needed });
+    }
+    Ok((stat.stx_dio_mem_align as usize).max(1))
+}

@@ -1,0 +1,29 @@
+//! Block devices: disks of the host as rings of requests.
+//!
+//! ```text
+//! command line ─ spec ─▶ disk (or folder ─▶ disk)
+//! ring ─ device ─ request: judged once ─▶ plan ─▶ engine ─ io_uring | threads ─▶ disk
+//! ```
+//!
+//! The order of the rooms is the order of trust: [`device`] copies a request
+//! out of the ring, [`request`] turns the copy into a [`Plan`] or refuses it,
+//! and an [`engine`] only ever sees plans. ⚠ `unsafe` is found in
+//! [`buffers`] (moving judged ranges between threads) and in the two engines
+//! (handing them to the kernel), nowhere else.
+pub mod buffers;
+pub mod device;
+pub mod disk;
+pub mod engine;
+pub mod folder;
+pub mod request;
+pub mod spec;
+mod spin;
+
+#[cfg(test)]
+mod tests;
+
+pub use device::{BlockDevice, Parts};
+pub use disk::{Disk, DiskError};
+pub use engine::{EngineError, EngineKind};
+pub use request::{Plan, judge};
+pub use spec::{DiskSpec, SpecError};

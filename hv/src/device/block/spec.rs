@@ -1,0 +1,109 @@
+//! What the command line says about a disk.
+#![forbid(unsafe_code)]
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// A disk as the command line names it: `FILE[,ro][,direct][,sector=512|4096]`.
+///
+/// Only known options at the end are taken as options, so a file name may have
+/// commas. A file whose own name ends in one of the options cannot be named;
+/// a symbolic link to it can.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskSpec {
+    /// A raw image, a block device, or a folder.
+    pub path: PathBuf,
+    /// The guest may not write. Folders are always read-only.
+    pub read_only: bool,
+    /// Go past the host's page cache (`O_DIRECT`).
+    pub direct: bool,
+    /// Bytes of a sector: 512 or 4096.
+    pub sector_size: u32,
+}
+
+/// Bytes of a sector unless the command line says otherwise.
+pub const DEFAULT_SECTOR_SIZE: u32 = 512;
+
+/// Why the value of `--disk` is not one.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SpecError {
+    /// There is no file name in front of the options.
+    #[error("no file name in \"{0}\"; write FILE[,ro][,direct][,sector=512|4096]")]
+    NoFile(String),
+    /// Sectors of another size.
+    #[error("a disk has sectors of 512 or 4096 bytes, not \"{0}\"")]
+    SectorSize(String),
+    /// An option was given more than once.
+    #[error("the disk option \"{0}\" is given twice")]
+    Repeated(&'static str),
+}
+
+impl DiskSpec {
+    /// The disk at `path`: writable, through the page cache, in sectors of 512 bytes.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        DiskSpec { path: path.into(), read_only: false, direct: false, sector_size: DEFAULT_SECTOR_SIZE }
+    }
+}
+
+impl FromStr for DiskSpec {
+    type Err = SpecError;
+
+    fn from_str(text: &str) -> Result<Self, SpecError> {
+        let (mut file, mut read_only, mut direct, mut sector_size) = (text, false, false, None);
+        while let Some((rest, option)) = file.rsplit_once(',') {
+            let (name, repeated) = match option {
+                "ro" => ("ro", std::mem::replace(&mut read_only, true)),
+                "direct" => ("direct", std::mem::replace(&mut direct, true)),
+                _ => {
+                    let Some(size) = option.strip_prefix("sector=") else { break };
+                    let size = match size {
+                        "512" => 512,
+                        "4096" => 4096,
+                        _ => return Err(SpecError::SectorSize(size.into())),
+                    };
+                    ("sector=", sector_size.replace(size).is_some())
+                }
+            };
+            if repeated {
+                return Err(SpecError::Repeated(name));
+            }
+            file = rest;
+        }
+        if file.is_empty() {
+            return Err(SpecError::NoFile(text.into()));
+        }
+        let sector_size = sector_size.unwrap_or(DEFAULT_SECTOR_SIZE);
+        Ok(DiskSpec { path: file.into(), read_only, direct, sector_size })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(path: &str, read_only: bool, direct: bool, sector_size: u32) -> Result<DiskSpec, SpecError> {
+        Ok(DiskSpec { path: path.into(), read_only, direct, sector_size })
+    }
+
+    #[test]
+    fn known_options_at_the_end_are_options_and_the_rest_is_the_file() {
+        let parse = str::parse::<DiskSpec>;
+        assert_eq!(parse("a.img"), spec("a.img", false, false, 512));
+        assert_eq!(parse("a.img,ro"), spec("a.img", true, false, 512));
+        assert_eq!(parse("/x/a,b.img,sector=4096,direct"), spec("/x/a,b.img", false, true, 4096));
+        assert_eq!(parse("a,ro,b"), spec("a,ro,b", false, false, 512));
+        assert_eq!(parse("a,rw"), spec("a,rw", false, false, 512));
+        assert_eq!(parse("a,,ro"), spec("a,", true, false, 512));
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        let parse = str::parse::<DiskSpec>;
+        assert_eq!(parse(""), Err(SpecError::NoFile("".into())));
+        assert_eq!(parse(",ro"), Err(SpecError::NoFile(",ro".into())));
+        assert_eq!(parse("a,sector=1024"), Err(SpecError::SectorSize("1024".into())));
+        assert_eq!(parse("a,sector="), Err(SpecError::SectorSize("".into())));
+        assert_eq!(parse("a,ro,direct,ro"), Err(SpecError::Repeated("ro")));
+        assert_eq!(parse("a,sector=512,sector=4096"), Err(SpecError::Repeated("sector=")));
+    }
+}
