@@ -199,4 +199,30 @@ mod tests {
         assert_eq!(frames.len(), 1);
         assert_eq!((frames[0].address, frames[0].offset), (0x1234, None));
     }
+
+    #[inline(never)]
+    fn landmark() -> u32 {
+        std::hint::black_box(line!())
+    }
+
+    /// Where the test program itself is loaded.
+    fn own_base() -> u64 {
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let own = std::env::current_exe().unwrap();
+        let first = maps.lines().find(|line| line.ends_with(own.to_str().unwrap())).unwrap();
+        u64::from_str_radix(first.split('-').next().unwrap(), 16).unwrap()
+    }
+
+    #[test]
+    fn the_test_program_finds_its_own_functions() {
+        let bytes = std::fs::read("/proc/self/exe").unwrap();
+        let base = own_base();
+        let address = landmark as fn() -> u32 as usize as u64;
+        let frames = Symbols::new(&bytes, base).lookup(address);
+        let last = frames.last().unwrap();
+        assert!(last.function.as_ref().unwrap().contains("landmark"), "{last:?}");
+        assert!(last.file.as_ref().unwrap().ends_with("symbols.rs") && !last.inlined);
+        assert!(last.line.unwrap().abs_diff(landmark()) <= 2);
+        assert_eq!(last.offset, Some(address - base));
+    }
 }

@@ -156,3 +156,93 @@ pub(super) fn walk(
     }
     found
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const BASE: u64 = 0x7000_0000;
+    const SIZE: u64 = 0x10_0000;
+    const FRAMES_AT: u64 = 0x2000;
+
+    /// Call frame information of two functions: at 0x1000, with RBX saved and
+    /// 32 bytes of frame, and at 0x1100, the entry point, whose return address is undefined.
+    fn frames() -> Vec<u8> {
+        let cie = [
+            1, b'z', b'R', 0, 1, 0x78, 16, 1, 0x1b, // version, "zR", factors 1 and -8, RA, pc-relative
+            0x0c, 7, 8, 0x90, 1, 0, 0, // CFA = RSP + 8, RA at CFA - 8
+        ];
+        let mut bytes = Vec::new();
+        bytes.extend((4 + cie.len() as u32).to_le_bytes());
+        bytes.extend(0u32.to_le_bytes());
+        bytes.extend(cie);
+        for (start, rules) in [(0x1000u32, &[0x0e, 32, 0x83, 2][..]), (0x1100, &[0x07, 16, 0, 0])] {
+            let at = bytes.len() as u32;
+            bytes.extend((4 + 4 + 4 + 1 + rules.len() as u32).to_le_bytes());
+            bytes.extend((at + 4).to_le_bytes());
+            bytes.extend(start.wrapping_sub(FRAMES_AT as u32 + at + 8).to_le_bytes());
+            bytes.extend(0x100u32.to_le_bytes());
+            bytes.push(0);
+            bytes.extend(rules);
+        }
+        bytes.extend([0; 4]);
+        bytes
+    }
+
+    fn walked(frames: &[u8], rip: u64, stack: &[u64]) -> Vec<u64> {
+        let regs = UnwindRegs { rip, rsp: 0x100, ..Default::default() };
+        let mut read = |address: u64| stack.get(address.checked_sub(0x100)? as usize / 8).copied();
+        walk(Some(Unwinder::new((FRAMES_AT, frames), None)), BASE, SIZE, &regs, &mut read)
+    }
+
+    #[test]
+    fn callers_are_found_up_to_the_entry_point() {
+        let stack = [0, 0, 0xb, BASE + 0x1042, 0, 0, 0xb, BASE + 0x1105, 0];
+        assert_eq!(walked(&frames(), BASE + 0x1020, &stack), [BASE + 0x1020, BASE + 0x1042, BASE + 0x1105]);
+    }
+
+    #[test]
+    fn a_call_to_nowhere_is_found_at_its_caller() {
+        let stack = [BASE + 0x1042, 0, 0, 0xb, BASE + 0x1105];
+        assert_eq!(walked(&frames(), 0, &stack), [0, BASE + 0x1042, BASE + 0x1105]);
+        assert_eq!(walked(&frames(), 0, &[5]), [0]);
+    }
+
+    #[test]
+    fn a_call_as_the_last_instruction_belongs_to_its_function() {
+        let stack = [0, 0, 0xb, BASE + 0x1100, 0, 0, 0xb, BASE + 0x1105];
+        assert_eq!(walked(&frames(), BASE + 0x1020, &stack), [BASE + 0x1020, BASE + 0x1100, BASE + 0x1105]);
+    }
+
+    #[test]
+    fn the_walk_is_bounded() {
+        let stack = [BASE + 0x1042].repeat(10_000);
+        assert_eq!(walked(&frames(), BASE + 0x1020, &stack).len(), MAX_FRAMES);
+        assert_eq!(walked(&frames(), BASE + 0x1020, &[]), [BASE + 0x1020]);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 20_000, failure_persistence: None, ..Default::default() })]
+
+        #[test]
+        fn hostile_frames_and_stacks_end_the_walk(
+            flips in prop::collection::vec((0usize..80, any::<u8>()), 0..6),
+            regs in any::<[u64; 3]>(),
+            rip in prop_oneof![any::<u64>(), BASE..BASE + SIZE, Just(BASE + 0x1020)],
+            word in prop_oneof![any::<u64>(), Just(BASE + 0x1042)],
+        ) {
+            let mut bytes = frames();
+            for (at, byte) in flips {
+                let at = at % bytes.len();
+                bytes[at] = byte;
+            }
+            let regs = UnwindRegs { rip, rsp: regs[0], rbp: regs[1], rbx: regs[2], ..Default::default() };
+            for index in [None, Some((FRAMES_AT, &bytes[..]))] {
+                let unwinder = Unwinder::new((FRAMES_AT, &bytes), index);
+                let found = walk(Some(unwinder), BASE, SIZE, &regs, &mut |_| Some(word));
+                prop_assert!(found.len() <= MAX_FRAMES && found[0] == rip);
+            }
+        }
+    }
+}

@@ -27,10 +27,11 @@ use hv_abi::PAGE_SIZE;
 use hv_abi::note::NoteDesc;
 use relocate::Relocation;
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::OnceLock;
 
 /// Most bytes that the file of an image may have.
 pub const MAX_FILE_SIZE: u64 = 256 << 20;
@@ -47,6 +48,9 @@ pub const MAX_ALIGNMENT: u64 = 2 << 20;
 /// Most words of an image that may hold an address. It bounds what a small
 /// file can make the host remember; a large Rust program has some thousands.
 pub const MAX_RELOCATIONS: usize = 1 << 20;
+
+/// Bytes that are read before it is known how many are needed; enough for a small guest.
+const FIRST_READ: u64 = 64 << 10;
 
 /// A range of the image's memory, and what the guest may do there once it runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,7 +75,12 @@ struct Load {
 /// A guest's program, ready to be loaded any number of times.
 #[derive(Debug)]
 pub struct Image {
+    /// At least everything that the program headers name.
     bytes: Vec<u8>,
+    /// Where the rest of the bytes is, if not in `bytes`. It stays open, so
+    /// that a crash is not explained with the symbols of a later build.
+    file: Option<File>,
+    whole: OnceLock<Vec<u8>>,
     note: NoteDesc,
     size: u64,
     alignment: u64,
@@ -88,7 +97,8 @@ impl Image {
     pub fn open(path: &Path) -> Result<Image, OpenError> {
         let failed = |source| OpenError::Read { path: path.to_owned(), source };
         // Not to hang on a pipe that nobody writes to; files do not care.
-        let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(failed)?;
+        let mut file =
+            File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(failed)?;
         let metadata = file.metadata().map_err(failed)?;
         let kind = metadata.file_type();
         if !kind.is_file() {
@@ -100,17 +110,19 @@ impl Image {
             };
             return Err(OpenError::NotAFile { path: path.to_owned(), kind });
         }
-        let too_large = || OpenError::TooLarge { path: path.to_owned(), limit: MAX_FILE_SIZE };
         if metadata.len() > MAX_FILE_SIZE {
-            return Err(too_large());
+            return Err(OpenError::TooLarge { path: path.to_owned(), limit: MAX_FILE_SIZE });
         }
-        // One more than the file has, so that the read that finds its end does not grow the buffer.
-        let mut bytes = Vec::with_capacity(metadata.len() as usize + 1);
-        file.take(MAX_FILE_SIZE + 1).read_to_end(&mut bytes).map_err(failed)?;
-        if bytes.len() as u64 > MAX_FILE_SIZE {
-            return Err(too_large());
-        }
-        Image::parse(bytes).map_err(|source| OpenError::Image { path: path.to_owned(), source })
+        // What follows the segments is for debuggers, mostly several times as
+        // large, and not worth its time at every boot.
+        let mut bytes = Vec::new();
+        file.by_ref().take(FIRST_READ).read_to_end(&mut bytes).map_err(failed)?;
+        let rest = parse::needed(&bytes).min(MAX_FILE_SIZE).saturating_sub(bytes.len() as u64);
+        bytes.reserve_exact(rest.min(metadata.len()) as usize);
+        file.by_ref().take(rest).read_to_end(&mut bytes).map_err(failed)?;
+        let image =
+            Image::parse(bytes).map_err(|source| OpenError::Image { path: path.to_owned(), source })?;
+        Ok(Image { file: Some(file), ..image })
     }
 
     /// Judges the bytes of an ELF file. No bytes whatsoever make it panic.
@@ -118,9 +130,17 @@ impl Image {
         parse::image(bytes)
     }
 
-    /// The file's bytes, for what reads its symbols.
+    /// The whole file, for what reads its symbols; read when it is first
+    /// asked for. Without the symbols if that fails.
     pub fn bytes(&self) -> &[u8] {
-        &self.bytes
+        let Some(file) = &self.file else { return &self.bytes };
+        self.whole.get_or_init(|| {
+            let mut whole = Vec::new();
+            let mut file: &File = file;
+            let read =
+                file.seek(SeekFrom::Start(0)).and_then(|_| file.take(MAX_FILE_SIZE).read_to_end(&mut whole));
+            if read.is_ok() { whole } else { self.bytes.clone() }
+        })
     }
 
     /// What the guest's builder tells the host.

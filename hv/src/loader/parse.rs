@@ -12,6 +12,7 @@ use object::pod;
 use object::read::elf::NoteIterator;
 use object::{LittleEndian as LE, Pod};
 use std::ops::Range;
+use std::sync::OnceLock;
 use zerocopy::FromBytes;
 
 type Header = ProgramHeader64<LE>;
@@ -45,7 +46,21 @@ pub(super) fn image(bytes: Vec<u8>) -> Result<Image, ImageError> {
         }
         None => Vec::new(),
     };
-    Ok(Image { note, size, alignment, entry, loads, segments, relocations, bytes })
+    let (file, whole) = (None, OnceLock::new());
+    Ok(Image { file, whole, note, size, alignment, entry, loads, segments, relocations, bytes })
+}
+
+/// How many bytes of a file that begins like `bytes` its program headers name:
+/// more cannot change the judgement.
+pub(super) fn needed(bytes: &[u8]) -> u64 {
+    let headers = match file_header(bytes).and_then(|file| program_headers(bytes, file)) {
+        Ok(headers) => headers,
+        // The headers themselves may be anywhere.
+        Err(ImageError::Truncated { .. }) => return u64::MAX,
+        Err(_) => return 0,
+    };
+    let ends = headers.iter().map(|header| header.p_offset.get(LE).saturating_add(header.p_filesz.get(LE)));
+    ends.max().unwrap_or(0)
 }
 
 /// `count` structs of the file at `offset`.
