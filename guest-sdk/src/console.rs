@@ -58,10 +58,8 @@ impl Console {
     fn wait_for_room(&mut self) {
         // A quarter of the ring at a time, rather than a wake-up per byte.
         const ENOUGH: u32 = 4096;
-        event::unmask(self.port);
         while let Ok(false) = self.front.requests.wait_for_room(ENOUGH) {
-            event::wait(None);
-            event::take(self.port);
+            event::wait_only(self.port, None);
         }
     }
 
@@ -99,7 +97,7 @@ pub fn read(bytes: &mut [u8]) -> usize {
         }
         if let Ok(false) = console.front.responses.wait_for_entries() {
             drop(console);
-            event::wait(None);
+            event::wait_only(port, None);
         }
     }
 }

@@ -1,9 +1,15 @@
 //! ⚠ Event channels, guest side.
 
 use crate::{hypercall, rt, time};
-use core::sync::atomic::{AtomicU64, Ordering};
+use alloc::vec::Vec;
+use core::future::poll_fn;
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use core::task::{Poll, Waker};
+use embassy_sync::waitqueue::AtomicWaker;
 use hv_abi::EventPort;
+use hv_abi::event::{PORTS, POWER};
 use hv_abi::shared_info::{EVENT_WORDS, SharedInfo};
+use spin::Mutex;
 
 fn word(field: usize, index: usize) -> &'static AtomicU64 {
     let address = rt::start_info().shared_info.0 as usize + field + 8 * index;
@@ -20,9 +26,20 @@ fn mask(index: usize) -> &'static AtomicU64 {
     word(core::mem::offset_of!(SharedInfo, mask), index)
 }
 
+/// Words of the bitmaps with an event that this guest has ever listened to:
+/// the others need no look.
+static WORDS: AtomicUsize = AtomicUsize::new(0);
+
+fn words() -> core::ops::Range<usize> {
+    0..WORDS.load(Ordering::Relaxed)
+}
+
 /// Listens to an event: from now on it ends [`wait`].
 pub fn unmask(port: EventPort) {
-    if let Some((index, bit)) = port.position() {
+    if let Some((index, bit)) = port.position()
+        && mask(index).load(Ordering::Relaxed) & bit != 0
+    {
+        WORDS.fetch_max(index + 1, Ordering::Relaxed);
         mask(index).fetch_and(!bit, Ordering::SeqCst);
     }
 }
@@ -38,7 +55,7 @@ pub fn take(port: EventPort) -> bool {
 
 /// Whether any event that this guest listens to is pending.
 pub fn any_pending() -> bool {
-    (0..EVENT_WORDS).any(|index| {
+    words().any(|index| {
         let pending = pending(index).load(Ordering::SeqCst);
         pending != 0 && pending & !mask(index).load(Ordering::SeqCst) != 0
     })
@@ -67,4 +84,99 @@ pub fn wait(deadline: Option<time::Instant>) -> bool {
         }
     }
     hypercall::block(deadline)
+}
+
+/// Waits until this event is pending (true), or until the deadline (false),
+/// whatever else happens; takes the event. For code that waits for one device
+/// and leaves the events of others to who is concerned.
+pub fn wait_only(port: EventPort, deadline: Option<time::Instant>) -> bool {
+    let Some((word, bit)) = port.position() else { return false };
+    unmask(port);
+    // The request to shut down stays unmasked: masking it would tell the host
+    // that this guest does not listen to it.
+    let power = POWER.position().map_or((0, 0), |position| position);
+    let mut saved = [0; EVENT_WORDS];
+    for index in words() {
+        let keep = if index == word { bit } else { 0 } | if index == power.0 { power.1 } else { 0 };
+        saved[index] = mask(index).fetch_or(!keep, Ordering::SeqCst);
+    }
+    let taken = loop {
+        if take(port) {
+            break true;
+        }
+        if deadline.is_some_and(|deadline| time::Instant::now() >= deadline) {
+            break false;
+        }
+        wait(deadline);
+    };
+    for index in words() {
+        mask(index).store(saved[index], Ordering::SeqCst);
+    }
+    taken
+}
+
+/// Events that [`dispatch`] took and whose task has not looked yet.
+static FIRED: [AtomicU64; EVENT_WORDS] = [const { AtomicU64::new(0) }; EVENT_WORDS];
+static WAKERS: [AtomicWaker; PORTS as usize] = [const { AtomicWaker::new() }; PORTS as usize];
+
+/// Takes every pending event that the guest listens to, and wakes who waits for it.
+pub(crate) fn dispatch() {
+    for index in words() {
+        let mut bits = pending(index).load(Ordering::SeqCst) & !mask(index).load(Ordering::SeqCst);
+        if bits == 0 {
+            continue;
+        }
+        pending(index).fetch_and(!bits, Ordering::SeqCst);
+        FIRED[index].fetch_or(bits, Ordering::Relaxed);
+        while bits != 0 {
+            WAKERS[index * 64 + bits.trailing_zeros() as usize].wake();
+            bits &= bits - 1;
+        }
+    }
+}
+
+/// Whether the event came since this was last called; if not, this waker is
+/// woken when it does. One task at a time can wait for an event: a later one
+/// takes the place of the earlier.
+pub fn poll_taken(port: EventPort, waker: &Waker) -> bool {
+    let Some((index, bit)) = port.position() else { return false };
+    unmask(port);
+    // Nothing comes between the look and the registration: events turn into
+    // wake-ups in `dispatch` only, on this very processor.
+    if FIRED[index].load(Ordering::Relaxed) & bit != 0 {
+        FIRED[index].fetch_and(!bit, Ordering::Relaxed);
+        return true;
+    }
+    WAKERS[port.0 as usize].register(waker);
+    false
+}
+
+/// Waits for an event, and takes it. One task at a time can wait for an event.
+pub async fn wait_for(port: EventPort) {
+    poll_fn(|context| if poll_taken(port, context.waker()) { Poll::Ready(()) } else { Poll::Pending }).await;
+}
+
+/// Waits until the host asks this guest to shut down (Ctrl-C, SIGTERM), and
+/// returns at once if it has. Any number of tasks can wait.
+///
+/// From the first use on, the guest promises to exit soon after such a
+/// request; a guest that never waits for it is ended by the host.
+pub async fn shutdown() {
+    static REQUESTED: AtomicBool = AtomicBool::new(false);
+    static WAITING: Mutex<Vec<Waker>> = Mutex::new(Vec::new());
+    poll_fn(|context| {
+        if poll_taken(POWER, context.waker()) {
+            REQUESTED.store(true, Ordering::Relaxed);
+            core::mem::take(&mut *WAITING.lock()).into_iter().for_each(Waker::wake);
+        }
+        if REQUESTED.load(Ordering::Relaxed) {
+            return Poll::Ready(());
+        }
+        let mut waiting = WAITING.lock();
+        if !waiting.iter().any(|waker| waker.will_wake(context.waker())) {
+            waiting.push(context.waker().clone());
+        }
+        Poll::Pending
+    })
+    .await;
 }

@@ -22,7 +22,9 @@ extern crate alloc;
 pub mod console;
 pub mod env;
 pub mod event;
+pub mod executor;
 pub mod hypercall;
+mod logger;
 mod memory;
 mod panic;
 pub mod random;
@@ -30,7 +32,13 @@ mod ring;
 #[doc(hidden)]
 pub mod rt;
 pub mod time;
+mod timer;
 
+pub use embassy_futures;
+pub use embassy_sync;
+pub use embassy_time;
+pub use event::shutdown;
+pub use executor::{Spawner, block_on, spawn};
 pub use hv_abi as abi;
 pub use hv_guest_macros::entry;
 pub use log;

@@ -54,6 +54,7 @@ unsafe extern "Rust" {
 
 extern "C" fn start(info: *mut StartInfo) -> ! {
     START_INFO.store(info, Ordering::Relaxed);
+    crate::logger::install();
     let code = __hv_main();
     crate::exit(code)
 }
@@ -62,6 +63,12 @@ extern "C" fn start(info: *mut StartInfo) -> ! {
 /// panic, so nothing ever calls it.
 #[unsafe(no_mangle)]
 extern "C" fn rust_eh_personality() {}
+
+/// Where the landing pads of `core` and `alloc` would go on. As above.
+#[unsafe(no_mangle)]
+extern "C" fn _Unwind_Resume() -> ! {
+    crate::hypercall::panic("unwinding in a guest that was built to abort")
+}
 
 /// What `main` may return.
 pub trait Termination {

@@ -82,15 +82,10 @@ impl core::ops::Sub for Instant {
     }
 }
 
-/// Waits, without the processor. In async code use [`embassy_time::Timer`].
+/// Waits, without the processor. In async code use [`embassy_time::Timer`]:
+/// this form keeps every task waiting.
 pub fn sleep(duration: Duration) {
     let deadline = Instant::now() + duration;
-    while Instant::now() < deadline {
-        // An event that nobody takes here would end every wait at once.
-        if event::any_pending() {
-            core::hint::spin_loop();
-        } else {
-            event::wait(Some(deadline));
-        }
-    }
+    // No device raises this event, so only time ends the wait.
+    event::wait_only(hv_abi::event::NONE, Some(deadline));
 }

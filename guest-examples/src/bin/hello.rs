@@ -1,4 +1,8 @@
 //! Says hello and ends.
+//!
+//! ```text
+//! hv run hello -- Ada
+//! ```
 #![no_std]
 #![no_main]
 

@@ -1,0 +1,165 @@
+//! ⚠ The async executor: tasks, timers and events on the guest's one processor.
+//!
+//! Tasks run in embassy's run queue; this module says when. It polls what was
+//! woken, then hands events and expired timers to their wakers, and only when
+//! all of that comes to nothing waits, once, for the next event or the next
+//! timer: a look around first, then the `block` hypercall (see [`event::wait`]).
+
+use crate::{event, rt, timer};
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::future::Future;
+use core::pin::{Pin, pin};
+use core::sync::atomic::{AtomicBool, Ordering};
+use core::task::{Context, Poll, RawWaker, RawWakerVTable, Waker};
+use embassy_executor::raw;
+use spin::{LazyLock, Mutex};
+
+/// A guest has one processor, and nothing interrupts it: hv gives it events
+/// as bits that it looks at when it likes. So there is never anybody to keep out.
+struct SingleProcessor;
+
+critical_section::set_impl!(SingleProcessor);
+
+// SAFETY: between `acquire` and `release` no other code of the guest can run:
+// there is one virtual processor, no interrupt handler and no thread. The
+// fences keep the compiler from moving memory accesses out of the section.
+unsafe impl critical_section::Impl for SingleProcessor {
+    unsafe fn acquire() {
+        core::sync::atomic::compiler_fence(Ordering::SeqCst);
+    }
+
+    unsafe fn release((): ()) {
+        core::sync::atomic::compiler_fence(Ordering::SeqCst);
+    }
+}
+
+struct Executor(raw::Executor);
+
+// SAFETY: `raw::Executor` is not `Sync` so that it is polled by one thread;
+// the guest has one.
+unsafe impl Sync for Executor {}
+// SAFETY: as for `Sync`.
+unsafe impl Send for Executor {}
+
+static EXECUTOR: LazyLock<Executor> = LazyLock::new(|| Executor(raw::Executor::new(core::ptr::null_mut())));
+
+/// The run queue holds something.
+static PENDED: AtomicBool = AtomicBool::new(false);
+/// The future given to [`block_on`] was woken.
+static WOKEN: AtomicBool = AtomicBool::new(false);
+/// [`block_on`] is running.
+static RUNNING: AtomicBool = AtomicBool::new(false);
+
+// Embassy calls this when the run queue stops being empty.
+#[unsafe(export_name = "__pender")]
+fn pender(_: *mut ()) {
+    PENDED.store(true, Ordering::Relaxed);
+}
+
+/// The waker of the future given to [`block_on`]: there is only one at a
+/// time, so it is a flag.
+fn main_waker() -> Waker {
+    const TABLE: RawWakerVTable =
+        RawWakerVTable::new(|_| RawWaker::new(core::ptr::null(), &TABLE), wake, wake, |_| ());
+    fn wake(_: *const ()) {
+        WOKEN.store(true, Ordering::Relaxed);
+    }
+    // SAFETY: the data pointer is never used, and every function may be called
+    // from anywhere, any number of times.
+    unsafe { Waker::from_raw(RawWaker::new(core::ptr::null(), &TABLE)) }
+}
+
+/// Runs a future to its end, and meanwhile every [spawned](spawn) task.
+///
+/// # Panics
+///
+/// When called from async code: a task that keeps the executor would wait for
+/// tasks that the executor cannot run.
+pub fn block_on<F: Future>(future: F) -> F::Output {
+    assert!(!RUNNING.swap(true, Ordering::Relaxed), "block_on was called from async code; use .await there");
+    let mut future = pin!(future);
+    let waker = main_waker();
+    let mut context = Context::from_waker(&waker);
+    WOKEN.store(true, Ordering::Relaxed);
+    loop {
+        if WOKEN.swap(false, Ordering::Relaxed)
+            && let Poll::Ready(output) = future.as_mut().poll(&mut context)
+        {
+            RUNNING.store(false, Ordering::Relaxed);
+            return output;
+        }
+        if PENDED.swap(false, Ordering::Relaxed) {
+            // SAFETY: `RUNNING` keeps this from being entered twice, and the
+            // pender does not poll.
+            unsafe { EXECUTOR.0.poll() };
+        }
+        event::dispatch();
+        let next = timer::expire();
+        if !WOKEN.load(Ordering::Relaxed) && !PENDED.load(Ordering::Relaxed) {
+            event::wait(next);
+        }
+    }
+}
+
+/// Runs an async `main`: what `#[entry]` expands to.
+#[doc(hidden)]
+pub fn run_main<F>(main: impl FnOnce(Spawner) -> F) -> u8
+where
+    F: Future<Output: rt::Termination>,
+{
+    rt::Termination::report(block_on(main(Spawner(()))))
+}
+
+/// Starts tasks. Every async `main` can have one; [`spawn`] does the same without.
+#[derive(Clone, Copy, Debug)]
+pub struct Spawner(());
+
+impl Spawner {
+    /// See [`spawn`].
+    pub fn spawn(self, future: impl Future<Output = ()> + 'static) {
+        spawn(future);
+    }
+
+    /// Embassy's spawner of the same executor, for functions that carry
+    /// `#[embassy_executor::task]`.
+    pub fn embassy(self) -> embassy_executor::Spawner {
+        EXECUTOR.0.spawner()
+    }
+}
+
+type Task = Pin<Box<dyn Future<Output = ()>>>;
+type Storage = &'static raw::TaskStorage<Task>;
+
+/// Storages whose task has ended. Embassy wants them to live for good, so they
+/// are used again; there are never more than there were tasks at one time.
+static FREE: Mutex<Vec<FreeStorage>> = Mutex::new(Vec::new());
+
+struct FreeStorage(Storage);
+
+// SAFETY: the storage is empty (its task has ended), so that nothing that is
+// not `Send` is in it; and the guest has one thread.
+unsafe impl Send for FreeStorage {}
+
+/// Runs a future beside everything else, until it ends or the guest does.
+///
+/// Tasks run while `main` is in [`block_on`] or, in an async `main`, awaits.
+pub fn spawn(future: impl Future<Output = ()> + 'static) {
+    let reused = FREE.lock().pop();
+    let storage = reused.map_or_else(|| &*Box::leak(Box::new(raw::TaskStorage::new())), |free| free.0);
+    let task: Task = Box::pin(async move {
+        future.await;
+        // The last thing the task does: nothing runs between this and the
+        // moment when embassy marks the storage as unused.
+        FREE.lock().push(FreeStorage(storage));
+    });
+    match storage.spawn(|| task) {
+        Ok(token) => EXECUTOR.0.spawner().spawn(token),
+        Err(_) => unreachable!("a storage in the list of free ones has no task"),
+    }
+}
+
+/// Lets other tasks run, and events be seen, before going on.
+pub async fn yield_now() {
+    embassy_futures::yield_now().await;
+}

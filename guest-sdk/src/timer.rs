@@ -1,0 +1,101 @@
+//! The driver behind [`embassy_time`]: its clock, and the queue of timers.
+//!
+//! A tick is a nanosecond of the guest's clock. Embassy's own queues either
+//! hold a fixed number of timers or serve embassy's tasks only; this one takes
+//! any waker (those of [`block_on`](crate::executor::block_on) and of
+//! combinators too) and any number of them, each operation in `O(log n)`.
+
+use crate::time;
+use alloc::collections::{BTreeMap, BTreeSet};
+use core::sync::atomic::{AtomicU64, Ordering};
+use core::task::Waker;
+use embassy_time_driver::{Driver, TICK_HZ};
+use spin::Mutex;
+
+const _: () = assert!(TICK_HZ == 1_000_000_000, "a tick is a nanosecond");
+
+/// Tells wakers apart: two with the same key wake the same thing.
+type Key = (usize, usize);
+
+fn key(waker: &Waker) -> Key {
+    (waker.data().addr(), core::ptr::from_ref(waker.vtable()).addr())
+}
+
+/// Every waker has one timer at most, its earliest: a future that was woken
+/// too early asks again.
+struct Queue {
+    timers: BTreeMap<Key, (u64, Waker)>,
+    order: BTreeSet<(u64, Key)>,
+}
+
+static QUEUE: Mutex<Queue> = Mutex::new(Queue { timers: BTreeMap::new(), order: BTreeSet::new() });
+
+/// The time of the earliest timer; `u64::MAX` without one. Lets [`expire`]
+/// return without looking at the queue.
+static NEXT: AtomicU64 = AtomicU64::new(u64::MAX);
+
+impl Queue {
+    fn schedule(&mut self, at: u64, waker: &Waker) {
+        let key = key(waker);
+        match self.timers.get_mut(&key) {
+            Some((before, _)) if *before <= at => return,
+            Some((before, _)) => {
+                self.order.remove(&(*before, key));
+                *before = at;
+            }
+            None => {
+                self.timers.insert(key, (at, waker.clone()));
+            }
+        }
+        self.order.insert((at, key));
+        NEXT.fetch_min(at, Ordering::Relaxed);
+    }
+
+    /// Takes a timer whose time has come, or tells the time of the next.
+    fn pop(&mut self, now: u64) -> Result<Waker, u64> {
+        let Some(&(at, key)) = self.order.first() else { return Err(u64::MAX) };
+        if at > now {
+            return Err(at);
+        }
+        self.order.pop_first();
+        self.timers.remove(&key).map(|(_, waker)| waker).ok_or(at)
+    }
+}
+
+struct Clock;
+
+impl Driver for Clock {
+    fn now(&self) -> u64 {
+        time::now_nanos()
+    }
+
+    fn schedule_wake(&self, at: u64, waker: &Waker) {
+        QUEUE.lock().schedule(at, waker);
+    }
+}
+
+embassy_time_driver::time_driver_impl!(static DRIVER: Clock = Clock);
+
+/// Wakes what waits for a time that has come. Returns when to come again.
+pub(crate) fn expire() -> Option<time::Instant> {
+    let mut next = NEXT.load(Ordering::Relaxed);
+    if next == u64::MAX {
+        return None;
+    }
+    let now = time::now_nanos();
+    if next <= now {
+        loop {
+            // Not locked while waking: a waker may schedule another timer.
+            let popped = QUEUE.lock().pop(now);
+            match popped {
+                Ok(waker) => waker.wake(),
+                Err(at) => {
+                    next = at;
+                    break;
+                }
+            }
+        }
+        NEXT.store(next, Ordering::Relaxed);
+    }
+    (next != u64::MAX).then(|| time::Instant::from_nanos(next))
+}
