@@ -114,15 +114,25 @@ impl<'a> Symbols<'a> {
         }
     }
 
-    /// The name of the function symbol that covers an offset.
+    /// The name of the function symbol that covers an offset; else of the
+    /// nearest one before it that has no size, as in assembly.
     fn symbol(&self, offset: u64) -> Option<String> {
-        let covers = |symbol: &object::read::elf::ElfSymbol64<'_, '_>| {
-            symbol.kind() == SymbolKind::Text
-                && offset.checked_sub(symbol.address()).is_some_and(|at| at < symbol.size())
+        let file = self.file.as_ref()?;
+        let code = file.sections().find(|s| s.address() <= offset && offset - s.address() < s.size())?;
+        let before = |symbol: &object::read::elf::ElfSymbol64<'a, '_>| {
+            matches!(symbol.kind(), SymbolKind::Text | SymbolKind::Unknown | SymbolKind::Label)
+                && symbol.section_index() == Some(code.index())
+                && symbol.address() <= offset
         };
-        let symbol = self.file.as_ref()?.symbols().find(covers)?;
+        let covers =
+            |symbol: &object::read::elf::ElfSymbol64<'a, '_>| offset - symbol.address() < symbol.size();
+        let symbols = file.symbols().filter(before);
+        let symbol = symbols.max_by_key(|symbol| (covers(symbol), symbol.address()))?;
+        if !covers(&symbol) && symbol.size() != 0 {
+            return None;
+        }
         let name = String::from_utf8_lossy(symbol.name_bytes().ok()?);
-        Some(printable(&addr2line::demangle_auto(name, None)))
+        Some(printable(&addr2line::demangle_auto(name, None))).filter(|name| !name.is_empty())
     }
 
     fn section(&self, name: &str) -> Option<Section<'a>> {
