@@ -108,9 +108,10 @@ impl<'a> Symbols<'a> {
         }
         if let Some(last) = frames.last_mut() {
             last.inlined = false;
-            if last.function.is_none() {
-                last.function = self.symbol(probe);
-            }
+            // Line tables alone have the name without its path; the symbol has both.
+            let short = last.function.take();
+            let base = short.as_deref().and_then(|name| name.split('<').next()).unwrap_or("");
+            last.function = self.symbol(probe).filter(|full| full.contains(base)).or(short);
         }
     }
 
