@@ -1,7 +1,7 @@
 //! The engine: what the guests of one process share.
 
 use crate::platform::Platform;
-use crate::reactor::Reactor;
+use crate::reactor::{Reactor, Source};
 use crate::sched::Scheduler;
 use std::io;
 use std::sync::Arc;
@@ -41,6 +41,11 @@ impl Engine {
         Ok(Engine {
             inner: Arc::new(Inner { platform: Box::new(platform), scheduler, reactor, workers, stop }),
         })
+    }
+
+    /// Gives the I/O thread something more to drive, as long as the engine lives.
+    pub fn add_source(&self, source: Box<dyn Source>) {
+        self.inner.reactor.add(source);
     }
 
     /// Whether guests run by themselves, or only while somebody waits for one.

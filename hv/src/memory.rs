@@ -156,6 +156,17 @@ impl GuestMemory {
         Ok(libc::iovec { iov_base: slice.ptr_guard_mut().as_ptr().cast(), iov_len: len as usize })
     }
 
+    /// Bytes that are backed by host memory now.
+    pub fn resident(&self) -> u64 {
+        let pages = self.region.size() / PAGE_SIZE as usize;
+        let mut map = vec![0u8; pages];
+        // SAFETY: the range is exactly the mapping (invariant 1), and the
+        // vector has a byte for each of its pages.
+        let failed =
+            unsafe { libc::mincore(self.region.as_ptr().cast(), self.region.size(), map.as_mut_ptr()) } != 0;
+        if failed { 0 } else { map.iter().filter(|&&page| page & 1 != 0).count() as u64 * PAGE_SIZE }
+    }
+
     /// An aligned 64-bit word of guest memory. Panics outside the memory or when misaligned.
     pub fn atomic_u64(&self, offset: u64) -> &AtomicU64 {
         self.region.get_atomic_ref::<AtomicU64>(offset as usize).expect("the offset is the host's own")

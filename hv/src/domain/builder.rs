@@ -1,9 +1,12 @@
 //! From an image and some wishes to a running guest.
 
-use super::layout::{self, Layout, Needs};
+use super::devices::{Backend, Devices};
+use super::layout::{Layout, Needs};
 use super::{BootPhases, Counters, Cpu, Domain, Guest, Order, Outcome, Stop};
 use crate::clock;
+use crate::device::block::{Disk, EngineError, EngineKind};
 use crate::device::console::{Console, ConsoleSource, Input, Output};
+use crate::device::net::{Capture, Network};
 use crate::device::stdio::Buffer;
 use crate::engine::Engine;
 use crate::event::{Hub, Owner};
@@ -12,17 +15,15 @@ use crate::loader::Image;
 use crate::memory::{GuestMemory, MapError};
 use crate::platform::{PlatformError, Start};
 use crate::reactor::Source;
-use hv_abi::device::{Config, DeviceInfo, RingInfo};
-use hv_abi::io::console::ConsoleConfig;
+use hv_abi::device::DeviceInfo;
 use hv_abi::shared_info::{EVENT_WORDS, SharedInfo};
 use hv_abi::start_info::{CpuFeatures, MAGIC, StartInfo};
-use hv_abi::{ABI_VERSION, EventPort, GuestAddr, PAGE_SIZE, event, ring};
+use hv_abi::{ABI_VERSION, GuestAddr, PAGE_SIZE, ring};
 use std::io;
 use std::mem::offset_of;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Condvar, Mutex, OnceLock, Weak};
 use std::time::Instant;
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use zerocopy::IntoBytes;
 
 /// Memory of a guest that nobody gave a size: 16 MiB.
@@ -33,10 +34,6 @@ pub const MAX_MEMORY: u64 = 64 << 30;
 
 /// Most bytes of arguments and of environment, each.
 pub const MAX_STRINGS: usize = 128 << 10;
-
-/// Entries (bytes) of the console's output and input.
-const CONSOLE_OUT: u32 = 16 << 10;
-const CONSOLE_IN: u32 = 2 << 10;
 
 /// Why a guest could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +73,9 @@ pub enum StartError {
     /// No doorbell.
     #[error("cannot make an eventfd: {0}; raise the limit of open files (ulimit -n)")]
     Doorbell(io::Error),
+    /// A block device's engine could not be started.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
     /// No random numbers.
     #[error("cannot read random numbers: {0}")]
     Random(io::Error),
@@ -110,6 +110,7 @@ pub struct Builder {
     environment: Vec<u8>,
     output: Box<dyn Output>,
     input: Option<Box<dyn Input>>,
+    devices: Vec<Backend>,
 }
 
 impl Builder {
@@ -123,6 +124,7 @@ impl Builder {
             environment: Vec::new(),
             output: Box::new(Buffer::new(0)),
             input: None,
+            devices: Vec::new(),
         }
     }
 
@@ -163,10 +165,26 @@ impl Builder {
         self
     }
 
+    /// One more disk. The guest counts its disks from 0, in this order.
+    pub fn disk(self, disk: Disk) -> Self {
+        self.disk_on(disk, EngineKind::Auto)
+    }
+
+    /// One more disk, worked on in this way.
+    pub fn disk_on(mut self, disk: Disk, engine: EngineKind) -> Self {
+        self.devices.push(Backend::Block(disk, engine));
+        self
+    }
+
+    /// One more network, whose frames are also written to `capture`.
+    pub fn network(mut self, network: Box<dyn Network>, capture: Option<Capture>) -> Self {
+        self.devices.push(Backend::Net(network, capture));
+        self
+    }
+
     /// Starts the guest.
     pub fn spawn(self, engine: &Engine) -> Result<Guest, StartError> {
         let begin = Instant::now();
-        let (console_ring, console_layout) = layout::ring_info::<u8, u8>(CONSOLE_OUT, CONSOLE_IN);
         let mut arguments = self.name.clone().into_bytes();
         arguments.push(0);
         arguments.extend_from_slice(&self.arguments);
@@ -184,12 +202,13 @@ impl Builder {
             given: self.memory >> 10,
             needed: needed.div_ceil(1024),
         };
+        let mut devices = Devices::new(self.devices).map_err(StartError::Doorbell)?;
         let needs = Needs {
             memory_size: self.memory,
-            devices: 1,
+            devices: devices.0.len(),
             arguments: arguments.len(),
             environment: self.environment.len(),
-            rings: &[console_layout.size()],
+            rings: &devices.ring_sizes(),
             image_size: self.image.size(),
             image_alignment: self.image.alignment(),
             segments: self.image.segments(),
@@ -214,19 +233,8 @@ impl Builder {
         self.image
             .load(base + layout.image, &mut |offset, bytes| memory.host_write(layout.image + offset, bytes));
 
-        let mut next_event = event::FIRST_DEVICE.0;
-        let console_event = EventPort(next_event);
-        next_event += 1;
-        let devices = [DeviceInfo {
-            kind: ConsoleConfig::KIND,
-            index: 0,
-            rings: [
-                RingInfo { address: at(layout.rings[0]), event: console_event, ..console_ring },
-                RingInfo::default(),
-            ],
-            config: ConsoleConfig::default().to_config(),
-        }];
-        debug_assert!(next_event <= event::PORTS);
+        devices.place(memory.base(), &layout.rings);
+        let table = devices.table();
 
         let clock = clock::start(engine.inner.platform.tsc_khz());
         let start_info = StartInfo {
@@ -250,12 +258,12 @@ impl Builder {
             arguments_size: arguments.len() as u32,
             environment_size: self.environment.len() as u32,
             devices: at(layout.devices),
-            device_count: devices.len() as u32,
+            device_count: table.len() as u32,
             device_stride: size_of::<DeviceInfo>() as u32,
             seed: *seed.first_chunk().expect("32 bytes are left"),
         };
         memory.host_write(layout.start_info, start_info.as_bytes());
-        memory.host_write(layout.devices, devices.as_bytes());
+        memory.host_write(layout.devices, table.as_bytes());
         memory.host_write(layout.arguments, &arguments);
         memory.host_write(layout.environment, &self.environment);
         let shared = layout.shared_info;
@@ -263,7 +271,7 @@ impl Builder {
         memory.host_write(shared + offset_of!(SharedInfo, clock) as u64, clock.as_bytes());
 
         let hub = Hub::new(memory.clone(), shared);
-        let doorbell = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(StartError::Doorbell)?;
+        let doorbells: Vec<_> = devices.rings().map(|ring| (ring.event(), &ring.doorbell)).collect();
         let load = begin.elapsed();
         let begin = Instant::now();
         let vcpu = engine.inner.platform.start(&Start {
@@ -272,16 +280,18 @@ impl Builder {
             entry: at(layout.image + self.image.entry()),
             stack_top: at(layout.stack.end),
             argument: at(layout.start_info),
-            doorbells: &[(console_event, &doorbell)],
+            doorbells: &doorbells,
         })?;
         let phases = BootPhases { load, platform: begin.elapsed(), ..BootPhases::default() };
 
+        let mut console_ring = devices.0.remove(0).rings;
+        let console_ring = console_ring.pop().expect("a console has a ring");
         let domain = Arc::new_cyclic(|domain: &Weak<Domain>| {
             let closed = domain.clone();
             let console = Console::new(
-                crate::memory::RingMemory::new(&memory, layout.rings[0], &console_layout),
-                &console_layout,
-                hub.channel(console_event),
+                console_ring.memory(&memory),
+                &console_ring.layout,
+                hub.channel(console_ring.event()),
                 self.output,
                 self.input,
                 Box::new(move || {
@@ -314,8 +324,11 @@ impl Builder {
         hub.set_owner(Arc::downgrade(&owner));
         let entity = engine.inner.scheduler.add(domain.clone());
         let _ = domain.entity.set(Arc::downgrade(&entity));
-        let sources: Vec<Box<dyn Source>> =
-            vec![Box::new(ConsoleSource::new(domain.console.clone(), doorbell))];
+        let console = ConsoleSource::new(domain.console.clone(), console_ring.doorbell);
+        let mut sources: Vec<Box<dyn Source>> = vec![Box::new(console)];
+        for device in devices.0 {
+            sources.extend(device.connect(&memory, &hub)?);
+        }
         let sources = sources.into_iter().map(|source| engine.inner.reactor.add(source)).collect();
         entity.wake();
         Ok(Guest { domain, _entity: entity, sources, engine: engine.clone() })

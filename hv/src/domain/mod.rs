@@ -11,10 +11,11 @@
 
 mod autopsy;
 mod builder;
+mod devices;
 mod layout;
 mod outcome;
 
-pub use builder::{Builder, StartError};
+pub use builder::{Builder, DEFAULT_MEMORY, MAX_MEMORY, MAX_STRINGS, StartError};
 pub use outcome::{BootPhases, Counters, Outcome, Stop};
 
 use autopsy::Body;
@@ -261,6 +262,12 @@ impl Guest {
     /// How often the guest left to hv, by reason.
     pub fn counters(&self) -> Vec<(&'static str, u64)> {
         self.domain.counters.list()
+    }
+
+    /// Bytes of guest memory that are backed by host memory: what the guest
+    /// has touched, and what was loaded for it.
+    pub fn resident_memory(&self) -> u64 {
+        self.domain.memory.resident()
     }
 
     /// How long its start took.

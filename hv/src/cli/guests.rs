@@ -1,0 +1,88 @@
+//! Images by name: the guests of `guest-examples/`, built on demand.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// Why a name leads to no image.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum GuestError {
+    #[error("{0}: no such file")]
+    NoFile(String),
+    #[error(
+        "{0}: no such file, and no folder guest-examples/ above this one to look for a guest of that name"
+    )]
+    NoExamples(String),
+    #[error("{name}: no such file, and no such guest in guest-examples/ (there are: {known})")]
+    Unknown { name: String, known: String },
+    #[error("cannot run cargo to build the guest: {0}; install Rust, or give the path of a built image")]
+    NoCargo(std::io::Error),
+    #[error("building the guest `{0}` failed; the messages above say why")]
+    Build(String),
+}
+
+/// The file of an image: the path itself, or the freshly built guest of that name.
+pub(super) fn resolve(image: &str) -> Result<PathBuf, GuestError> {
+    let path = Path::new(image);
+    let bare = !image.contains('/') && !image.contains('.');
+    if !bare {
+        return if path.exists() { Ok(path.into()) } else { Err(GuestError::NoFile(image.into())) };
+    }
+    let Some(workspace) = workspace() else {
+        return if path.is_file() { Ok(path.into()) } else { Err(GuestError::NoExamples(image.into())) };
+    };
+    let known = known(&workspace);
+    if known.iter().any(|name| name == image) {
+        return build(&workspace, image);
+    }
+    if path.is_file() {
+        return Ok(path.into());
+    }
+    Err(GuestError::Unknown { name: image.into(), known: known.join(", ") })
+}
+
+/// The nearest folder with `guest-examples/`, above the current one or above hv itself.
+fn workspace() -> Option<PathBuf> {
+    let here = std::env::current_dir().ok();
+    let program = std::env::current_exe().ok();
+    [here, program].into_iter().flatten().find_map(|start| {
+        start
+            .ancestors()
+            .find(|folder| folder.join("guest-examples/Cargo.toml").is_file())
+            .map(Path::to_path_buf)
+    })
+}
+
+/// Names of the guests in a workspace, sorted.
+fn known(workspace: &Path) -> Vec<String> {
+    let Ok(folder) = std::fs::read_dir(workspace.join("guest-examples/src/bin")) else { return Vec::new() };
+    let mut names: Vec<_> = folder
+        .filter_map(|entry| {
+            let path = entry.ok()?.path();
+            (path.extension()? == "rs").then(|| path.file_stem()?.to_str().map(str::to_owned))?
+        })
+        .collect();
+    names.sort();
+    names
+}
+
+fn build(workspace: &Path, name: &str) -> Result<PathBuf, GuestError> {
+    let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .current_dir(workspace)
+        .args(["build", "--profile", "guest", "--package", "hv-guest-examples", "--bin", name])
+        .args(["--quiet", "--message-format", "json-render-diagnostics"])
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .map_err(GuestError::NoCargo)?;
+    if !output.status.success() {
+        return Err(GuestError::Build(name.into()));
+    }
+    // One JSON object a line; the one of the binary names the file.
+    output
+        .stdout
+        .split(|&byte| byte == b'\n')
+        .filter_map(|line| serde_json::from_slice::<serde_json::Value>(line).ok())
+        .filter(|message| message["target"]["name"] == name)
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
+        .ok_or_else(|| GuestError::Build(name.into()))
+}

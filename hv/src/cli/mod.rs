@@ -1,0 +1,68 @@
+//! The command line: arguments in, exit code out.
+
+mod args;
+mod guests;
+mod run;
+mod signals;
+mod stats;
+
+pub use args::{Cli, Command, RunArgs};
+
+use clap::{CommandFactory, Parser};
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+/// Exit codes of `hv` beyond the guest's own; the README has the same table.
+pub mod exit {
+    /// hv refused to start: bad arguments, image, disk, network or host.
+    pub const REFUSED: u8 = 2;
+    /// The guest crashed; the report is on standard error.
+    pub const CRASHED: u8 = 101;
+    /// `--timeout` ended the guest, as timeout(1) says it.
+    pub const TIMEOUT: u8 = 124;
+    /// Ctrl-C ended the guest.
+    pub const INTERRUPTED: u8 = 130;
+    /// The reader of standard output went away, as a shell reports SIGPIPE.
+    pub const OUTPUT_CLOSED: u8 = 141;
+    /// SIGTERM ended the guest.
+    pub const TERMINATED: u8 = 143;
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    // Clap explains what is wrong, and exits with code 2.
+    let cli = Cli::parse();
+    log(cli.verbose);
+    let result = match cli.command {
+        Command::Run(args) => run::run(*args),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "hv", &mut std::io::stdout());
+            Ok(0)
+        }
+    };
+    result.map_or_else(refuse, ExitCode::from)
+}
+
+/// Says in one line why hv does not do it.
+fn refuse(error: Box<dyn std::error::Error>) -> ExitCode {
+    let label = if std::io::stderr().is_terminal() { "\x1b[1;31merror\x1b[0m" } else { "error" };
+    eprintln!("hv: {label}: {error}");
+    ExitCode::from(exit::REFUSED)
+}
+
+/// Sends hv's own log to standard error: warnings, and with `-v` and `-vv` more.
+fn log(verbose: u8) {
+    use tracing::Level;
+    let level = match verbose {
+        0 => Level::WARN,
+        1 => Level::DEBUG,
+        _ => Level::TRACE,
+    };
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .without_time()
+        .init();
+}

@@ -1,0 +1,98 @@
+//! Ctrl-C, SIGTERM and `--timeout`, on the I/O thread.
+
+use crate::domain::{Controller, Stop};
+use crate::reactor::{Registrar, Source};
+use mio::Interest;
+use mio::event::Event;
+use mio::net::UnixStream;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use std::io::{self, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::time::{Duration, Instant};
+
+/// How long a guest that was asked to end may take.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// How long a reader of the console may take to read the rest after `--timeout`.
+const LAST_OUTPUT: Duration = Duration::from_secs(1);
+
+/// Ends a guest when somebody wants it to end.
+pub(super) struct Signals {
+    guest: Controller,
+    /// One stream per signal; its bytes mean nothing but that the signal came.
+    streams: [(i32, UnixStream); 2],
+    /// The signal that asked first, or 0; for the exit code.
+    signal: Arc<AtomicI32>,
+    timeout: Option<Instant>,
+    /// When the guest is ended, or its output abandoned, for want of an answer.
+    patience: Option<Instant>,
+}
+
+impl Signals {
+    /// Catches signals from now on. `signal` will tell which one ended the guest.
+    pub(super) fn new(
+        guest: Controller,
+        timeout: Option<Duration>,
+        signal: Arc<AtomicI32>,
+    ) -> io::Result<Self> {
+        let catch = |signal| {
+            let (read, write) = std::os::unix::net::UnixStream::pair()?;
+            read.set_nonblocking(true)?;
+            signal_hook::low_level::pipe::register(signal, write)?;
+            Ok::<_, io::Error>((signal, UnixStream::from_std(read)))
+        };
+        let streams = [catch(SIGINT)?, catch(SIGTERM)?];
+        let timeout = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        Ok(Signals { guest, streams, signal, timeout, patience: None })
+    }
+
+    fn signalled(&mut self, signal: i32) {
+        if self.signal.swap(signal, Ordering::SeqCst) != 0 {
+            // Again: no more patience, not even with the reader of the console.
+            self.guest.stop(Stop::Interrupted);
+            self.guest.abandon();
+        } else if self.guest.request_shutdown() {
+            tracing::warn!("the guest was asked to end; once more ends it at once");
+            self.patience = Instant::now().checked_add(GRACE);
+        } else {
+            self.guest.stop(Stop::Interrupted);
+        }
+    }
+}
+
+impl Source for Signals {
+    fn start(&mut self, io: Registrar) -> io::Result<()> {
+        for (key, (_, stream)) in self.streams.iter_mut().enumerate() {
+            io.register(stream, key as u32, Interest::READABLE)?;
+        }
+        Ok(())
+    }
+
+    fn ready(&mut self, key: u32, _: &Event) {
+        let Some((signal, stream)) = self.streams.get_mut(key as usize) else { return };
+        let signal = *signal;
+        let mut bytes = [0; 16];
+        let mut came = 0;
+        while let Ok(count @ 1..) = stream.read(&mut bytes) {
+            came += count;
+        }
+        for _ in 0..came {
+            self.signalled(signal);
+        }
+    }
+
+    fn poll(&mut self, now: Instant) -> Option<Instant> {
+        if self.timeout.is_some_and(|timeout| timeout <= now) {
+            self.timeout = None;
+            self.guest.stop(Stop::Timeout);
+            self.patience = now.checked_add(LAST_OUTPUT);
+        }
+        if self.patience.is_some_and(|patience| patience <= now) {
+            self.patience = None;
+            self.guest.stop(Stop::Interrupted);
+            self.guest.abandon();
+        }
+        self.timeout.into_iter().chain(self.patience).min()
+    }
+}
