@@ -161,3 +161,82 @@ fn fill_checksums(frame: &mut [u8]) {
         _ => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pcap_file::pcap::PcapReader;
+    use smoltcp::phy::ChecksumCapabilities;
+    use smoltcp::wire::{Ipv4Repr, UdpRepr};
+    use std::net::Ipv4Addr;
+
+    /// A datagram without checksums.
+    fn datagram() -> Vec<u8> {
+        let (from, to) = (Ipv4Addr::new(10, 0, 2, 15), Ipv4Addr::new(10, 0, 2, 2));
+        let ip = Ipv4Repr {
+            src_addr: from,
+            dst_addr: to,
+            next_header: IpProtocol::Udp,
+            payload_len: 13,
+            hop_limit: 64,
+        };
+        let udp = UdpRepr { src_port: 1, dst_port: 2 };
+        let none = ChecksumCapabilities::ignored();
+        let mut bytes = vec![0; 14 + 33];
+        let mut frame = EthernetFrame::new_unchecked(&mut bytes[..]);
+        frame.set_ethertype(EthernetProtocol::Ipv4);
+        ip.emit(&mut Ipv4Packet::new_unchecked(frame.payload_mut()), &none);
+        let mut packet = UdpPacket::new_unchecked(&mut frame.payload_mut()[20..]);
+        udp.emit(&mut packet, &from.into(), &to.into(), 5, |b| b.copy_from_slice(b"hello"), &none);
+        bytes
+    }
+
+    #[test]
+    fn the_file_is_read_back_with_valid_checksums() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("guest.pcap");
+        let mut capture = Capture::create(&path).unwrap();
+        capture.fill_checksums(true);
+        for frame in [&datagram()[..], b"too short", &datagram()] {
+            capture.frame(frame);
+        }
+        capture.flush();
+        let mut reader = PcapReader::new(File::open(&path).unwrap()).unwrap();
+        assert_eq!(reader.header().datalink, DataLink::ETHERNET);
+        let mut frames = Vec::new();
+        while let Some(packet) = reader.next_packet() {
+            let packet = packet.unwrap();
+            assert!(packet.timestamp.as_secs() > 1_000_000_000);
+            assert_eq!(packet.orig_len as usize, packet.data.len());
+            frames.push(packet.data.to_vec());
+        }
+        assert_eq!(frames.len(), 3);
+        assert_eq!(frames[1], b"too short");
+        let frame = EthernetFrame::new_checked(&frames[2][..]).unwrap();
+        let ip = Ipv4Packet::new_checked(frame.payload()).unwrap();
+        assert!(ip.verify_checksum());
+        let udp = UdpPacket::new_checked(ip.payload()).unwrap();
+        assert!(udp.verify_checksum(&ip.src_addr().into(), &ip.dst_addr().into()));
+        assert_ne!(udp.checksum(), 0);
+        assert_eq!(udp.payload(), b"hello");
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_written_is_named() {
+        let error = Capture::create(Path::new("/nonexistent/x.pcap")).err().unwrap().to_string();
+        assert!(error.contains("/nonexistent/x.pcap"), "{error}");
+        // One that fails later only ends the capture.
+        struct Full;
+        impl Write for Full {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::StorageFull.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let mut capture = Capture::new(Box::new(Full)).unwrap();
+        capture.frame(&[0; 60]);
+        capture.flush();
+    }
+}

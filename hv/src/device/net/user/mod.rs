@@ -173,11 +173,10 @@ impl Network for UserNet {
         match wire::parse(frame) {
             None => {}
             Some(Inbound::Tcp(ends, flags, packet)) => self.tcp.segment(ends, flags, packet, link, now),
-            Some(Inbound::Udp(ends, payload)) if ends.addr == DNS => {
-                if ends.port == 53 {
-                    self.dns.query(ends.guest, payload, link, now);
-                }
+            Some(Inbound::Udp(ends, payload)) if (ends.addr, ends.port) == (DNS, 53) => {
+                self.dns.query(ends.guest, payload, link, now);
             }
+            Some(Inbound::Udp(ends, _)) if ends.addr == DNS => {}
             Some(Inbound::Udp(ends, payload)) => self.udp.send(ends, payload, now),
             Some(Inbound::Arp(request)) => wire::answer_arp(link, &request, EthernetAddress(GATEWAY_MAC)),
             Some(Inbound::Dhcp(message)) => dhcp::answer(link, message),
@@ -225,3 +224,6 @@ impl Network for UserNet {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

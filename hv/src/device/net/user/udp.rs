@@ -96,6 +96,11 @@ impl Udp {
         Ok(())
     }
 
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.flows.len()
+    }
+
     /// A flow's own socket is readable.
     pub(super) fn ready(&mut self, id: u32) {
         if let Some(flow) = self.flows.get_mut(id)
@@ -190,8 +195,8 @@ impl Udp {
         {
             budget -= 1;
             let more = match origin {
-                Origin::Flow(id) => self.from_flow(id, link, now),
-                Origin::Published(index) => self.from_published(index, link, now),
+                Origin::Flow(id) => self.pass_on(id, link, now),
+                Origin::Published(index) => self.take_in(index, link, now),
             };
             match (origin, more) {
                 // To the end of the queue: everybody has a turn.
@@ -216,7 +221,7 @@ impl Udp {
     }
 
     /// Passes one datagram on; whether there may be more.
-    fn from_flow(&mut self, id: u32, link: &mut Link, now: Instant) -> bool {
+    fn pass_on(&mut self, id: u32, link: &mut Link, now: Instant) -> bool {
         let Some(flow) = self.flows.get_mut(id) else { return false };
         let Host::Own(socket) = &flow.host else { return false };
         match socket.recv(&mut self.buffer) {
@@ -231,7 +236,7 @@ impl Udp {
         }
     }
 
-    fn from_published(&mut self, index: usize, link: &mut Link, now: Instant) -> bool {
+    fn take_in(&mut self, index: usize, link: &mut Link, now: Instant) -> bool {
         let published = &self.published[index];
         let guest = published.guest_port;
         let (len, peer) = match published.socket.recv_from(&mut self.buffer) {

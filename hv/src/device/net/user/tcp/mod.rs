@@ -111,6 +111,17 @@ impl Tcp {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.conns.len()
+    }
+
+    /// Whether the guest has refused a connection that it will be offered again.
+    #[cfg(test)]
+    pub(super) fn is_refused(&self) -> bool {
+        self.conns.iter().any(|(_, conn)| matches!(conn.stage, Stage::Refused { .. }))
+    }
+
     /// Takes a segment of the guest: a whole IP packet, whose ends and flags are these.
     pub(super) fn segment(&mut self, ends: Ends, flags: Flags, packet: &[u8], link: &mut Link, now: Instant) {
         let Some(&id) = self.by_ends.get(&ends) else {
