@@ -135,20 +135,64 @@ pub(crate) fn dispatch() {
     }
 }
 
+/// Has this waker woken each time the event comes; it takes the place of an earlier one.
+pub(crate) fn register(port: EventPort, waker: &Waker) {
+    if let Some(slot) = WAKERS.get(port.0 as usize) {
+        unmask(port);
+        slot.register(waker);
+    }
+}
+
+/// Takes an event that [`dispatch`] has seen.
+pub(crate) fn take_fired(port: EventPort) -> bool {
+    port.position().is_some_and(|(index, bit)| {
+        let fired = &FIRED[index];
+        fired.load(Ordering::Relaxed) & bit != 0 && fired.fetch_and(!bit, Ordering::Relaxed) & bit != 0
+    })
+}
+
 /// Whether the event came since this was last called; if not, this waker is
 /// woken when it does. One task at a time can wait for an event: a later one
 /// takes the place of the earlier.
 pub fn poll_taken(port: EventPort, waker: &Waker) -> bool {
-    let Some((index, bit)) = port.position() else { return false };
-    unmask(port);
     // Nothing comes between the look and the registration: events turn into
     // wake-ups in `dispatch` only, on this very processor.
-    if FIRED[index].load(Ordering::Relaxed) & bit != 0 {
-        FIRED[index].fetch_and(!bit, Ordering::Relaxed);
+    if take_fired(port) {
         return true;
     }
-    WAKERS[port.0 as usize].register(waker);
+    register(port, waker);
     false
+}
+
+/// Doorbells that [`ring`] will ring.
+static DOORBELLS: [AtomicU64; EVENT_WORDS] = [const { AtomicU64::new(0) }; EVENT_WORDS];
+static ANY_DOORBELL: AtomicBool = AtomicBool::new(false);
+
+/// Rings a doorbell soon: once all tasks that can run have run, so that the
+/// requests of many tasks cost one crossing of the boundary. At once outside
+/// of async code.
+pub(crate) fn send_soon(port: EventPort) {
+    match port.position() {
+        Some((index, bit)) if crate::executor::is_running() => {
+            DOORBELLS[index].fetch_or(bit, Ordering::Relaxed);
+            ANY_DOORBELL.store(true, Ordering::Relaxed);
+        }
+        _ => hypercall::event_send(port),
+    }
+}
+
+/// Rings the doorbells that wait for it.
+pub(crate) fn ring() {
+    if !ANY_DOORBELL.swap(false, Ordering::Relaxed) {
+        return;
+    }
+    for (index, word) in DOORBELLS.iter().enumerate() {
+        let mut bits = word.swap(0, Ordering::Relaxed);
+        while bits != 0 {
+            hypercall::event_send(EventPort(index as u32 * 64 + bits.trailing_zeros()));
+            bits &= bits - 1;
+        }
+    }
 }
 
 /// Waits for an event, and takes it. One task at a time can wait for an event.

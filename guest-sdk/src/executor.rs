@@ -94,12 +94,18 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
             // pender does not poll.
             unsafe { EXECUTOR.0.poll() };
         }
+        event::ring();
         event::dispatch();
         let next = timer::expire();
         if !WOKEN.load(Ordering::Relaxed) && !PENDED.load(Ordering::Relaxed) {
             event::wait(next);
         }
     }
+}
+
+/// Whether [`block_on`] is running.
+pub(crate) fn is_running() -> bool {
+    RUNNING.load(Ordering::Relaxed)
 }
 
 /// Runs an async `main`: what `#[entry]` expands to.

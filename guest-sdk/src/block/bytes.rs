@@ -1,0 +1,149 @@
+//! Any bytes of a disk, through a small cache: what file systems read by.
+
+use super::Disk;
+use crate::rt;
+use alloc::vec;
+use alloc::vec::Vec;
+use embedded_io::{ErrorType, Read, Seek, SeekFrom};
+use hv_abi::Errno;
+
+/// Bytes of a cache line: what is read at once around a small read.
+const LINE: usize = 32 << 10;
+
+/// Reads any bytes of a disk. Small reads go through a cache of lines of
+/// 32 KiB; the whole sectors of large ones go straight to the buffer.
+///
+/// The cache holds what it has read for as long as it likes: writes to the
+/// disk by other means are not seen.
+#[derive(Debug)]
+pub struct DiskReader {
+    disk: Disk,
+    position: u64,
+    lines: Vec<Line>,
+    /// Most lines.
+    limit: usize,
+    /// Counts uses, to find the line that was not used for longest.
+    clock: u64,
+}
+
+#[derive(Debug)]
+struct Line {
+    number: u64,
+    used: u64,
+    bytes: Vec<u8>,
+}
+
+impl DiskReader {
+    /// A reader at the start of the disk. Its cache takes at most 1/32 of the
+    /// guest's heap, or 1 MiB.
+    pub fn new(disk: Disk) -> Self {
+        let limit = (rt::start_info().heap_size as usize / 32 / LINE).clamp(2, 32);
+        DiskReader { disk, position: 0, lines: Vec::new(), limit, clock: 0 }
+    }
+
+    /// The disk.
+    pub fn disk(&self) -> Disk {
+        self.disk
+    }
+
+    /// Fills the buffer from this offset (in bytes) of the disk on.
+    /// [`Errno::Invalid`] if the disk ends before that.
+    pub fn read_exact_at(&mut self, mut offset: u64, mut buffer: &mut [u8]) -> Result<(), Errno> {
+        let end = offset.checked_add(buffer.len() as u64).ok_or(Errno::Invalid)?;
+        if end > self.disk.size() {
+            return Err(Errno::Invalid);
+        }
+        let sector = self.disk.sector_size();
+        while !buffer.is_empty() {
+            let whole = buffer.len() - buffer.len() % sector;
+            let taken = if whole >= LINE && offset.is_multiple_of(sector as u64) {
+                self.disk.read_blocking(offset / sector as u64, &mut buffer[..whole])?;
+                whole
+            } else {
+                let line = self.line(offset / LINE as u64)?;
+                let bytes = &line[(offset % LINE as u64) as usize..];
+                let taken = bytes.len().min(buffer.len());
+                buffer[..taken].copy_from_slice(&bytes[..taken]);
+                taken
+            };
+            offset += taken as u64;
+            buffer = &mut buffer[taken..];
+        }
+        Ok(())
+    }
+
+    fn line(&mut self, number: u64) -> Result<&[u8], Errno> {
+        self.clock += 1;
+        let index = match self.lines.iter().position(|line| line.number == number) {
+            Some(index) => index,
+            None => self.load(number)?,
+        };
+        let line = &mut self.lines[index];
+        line.used = self.clock;
+        Ok(&line.bytes)
+    }
+
+    fn load(&mut self, number: u64) -> Result<usize, Errno> {
+        let start = number * LINE as u64;
+        let len = (self.disk.size() - start).min(LINE as u64) as usize;
+        let mut bytes = if self.lines.len() < self.limit {
+            vec![0; len]
+        } else {
+            let oldest = (0..self.lines.len()).min_by_key(|&index| self.lines[index].used).unwrap_or(0);
+            let mut bytes = self.lines.swap_remove(oldest).bytes;
+            bytes.resize(len, 0);
+            bytes
+        };
+        self.disk.read_blocking(start / self.disk.sector_size() as u64, &mut bytes)?;
+        self.lines.push(Line { number, used: self.clock, bytes });
+        Ok(self.lines.len() - 1)
+    }
+}
+
+/// What [`DiskReader`] reports through `embedded_io`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadError(pub Errno);
+
+impl core::fmt::Display for ReadError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl core::error::Error for ReadError {}
+
+impl embedded_io::Error for ReadError {
+    fn kind(&self) -> embedded_io::ErrorKind {
+        match self.0 {
+            Errno::Invalid => embedded_io::ErrorKind::InvalidInput,
+            Errno::NotSupported => embedded_io::ErrorKind::Unsupported,
+            _ => embedded_io::ErrorKind::Other,
+        }
+    }
+}
+
+impl ErrorType for DiskReader {
+    type Error = ReadError;
+}
+
+impl Read for DiskReader {
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize, ReadError> {
+        let left = self.disk.size().saturating_sub(self.position);
+        let count = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        self.read_exact_at(self.position, &mut buffer[..count]).map_err(ReadError)?;
+        self.position += count as u64;
+        Ok(count)
+    }
+}
+
+impl Seek for DiskReader {
+    fn seek(&mut self, to: SeekFrom) -> Result<u64, ReadError> {
+        let position = match to {
+            SeekFrom::Start(offset) => Some(offset),
+            SeekFrom::End(offset) => self.disk.size().checked_add_signed(offset),
+            SeekFrom::Current(offset) => self.position.checked_add_signed(offset),
+        };
+        self.position = position.ok_or(ReadError(Errno::Invalid))?;
+        Ok(self.position)
+    }
+}

@@ -1,0 +1,216 @@
+//! The ring of a disk, and who waits for which of its responses.
+
+use crate::ring::RingMemory;
+use crate::{event, hypercall};
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::task::Wake;
+use alloc::vec::Vec;
+use core::task::Waker;
+use hv_abi::device::DeviceInfo;
+use hv_abi::io::block::{BlockConfig, BlockRequest, BlockResponse, INLINE_SEGMENTS, Segment};
+use hv_abi::ring::{Front, Violation};
+use hv_abi::{Errno, EventPort, GuestAddr};
+use spin::{Mutex, MutexGuard, Once};
+
+/// The front end of one block device.
+pub(super) struct Queue {
+    config: BlockConfig,
+    port: EventPort,
+    depth: usize,
+    listening: Once,
+    state: Mutex<State>,
+}
+
+impl core::fmt::Debug for Queue {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Queue")
+            .field("config", &self.config)
+            .field("port", &self.port)
+            .finish_non_exhaustive()
+    }
+}
+
+struct State {
+    front: Front<RingMemory, BlockRequest, BlockResponse>,
+    slots: Vec<Slot>,
+    free: Vec<u16>,
+    /// Transfers that found no free slot.
+    queued: Vec<Waker>,
+    /// The host broke the protocol: nothing works any more.
+    broken: bool,
+}
+
+/// A request in flight, by its id.
+#[derive(Default)]
+struct Slot {
+    waker: Option<Waker>,
+    /// The response's status, once it came.
+    status: Option<i32>,
+    /// Kept until the response comes: the host may still be reading it.
+    list: Option<Box<[Segment]>>,
+}
+
+/// Collects responses whenever the device's event comes.
+struct Listener(&'static Queue);
+
+impl Wake for Listener {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        event::take_fired(self.0.port);
+        self.0.collect();
+    }
+}
+
+impl Queue {
+    /// `None` if the host describes a device that cannot be.
+    pub(super) fn new(info: &DeviceInfo, config: BlockConfig) -> Option<Queue> {
+        let ring = &info.rings[0];
+        if config.sector_size == 0 || config.max_transfer < config.sector_size || config.max_segments == 0 {
+            return None;
+        }
+        let (memory, layout) = RingMemory::new::<BlockRequest, BlockResponse>(ring)?;
+        // Every request has its response's place, so that the ring never
+        // makes a request wait once it has a slot.
+        let depth = ring.requests.min(ring.responses).min(u16::MAX.into()) as usize;
+        let state = State {
+            front: Front::new(memory, &layout),
+            slots: Vec::new(),
+            free: (0..depth as u16).rev().collect(),
+            queued: Vec::new(),
+            broken: false,
+        };
+        let (listening, state) = (Once::new(), Mutex::new(state));
+        Some(Queue { config, port: ring.event, depth, listening, state })
+    }
+
+    /// Has responses collected from now on.
+    pub(super) fn listen(&'static self) {
+        self.listening.call_once(|| {
+            self.state().slots.resize_with(self.depth, Slot::default);
+            event::register(self.port, &Waker::from(Arc::new(Listener(self))));
+        });
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
+    }
+
+    pub(super) fn config(&self) -> &BlockConfig {
+        &self.config
+    }
+
+    pub(super) fn depth(&self) -> usize {
+        self.depth
+    }
+
+    /// Hands a request to the host, with an id that is filled in here. `None`
+    /// if too many are in flight: then this waker is woken when to try again.
+    pub(super) fn submit(
+        &self,
+        mut request: BlockRequest,
+        list: &[Segment],
+        waker: Option<&Waker>,
+    ) -> Result<Option<u16>, Errno> {
+        let state = &mut *self.state();
+        if state.broken {
+            return Err(Errno::Io);
+        }
+        let Some(id) = state.free.pop() else {
+            state.queued.extend(waker.cloned());
+            return Ok(None);
+        };
+        let slot = &mut state.slots[usize::from(id)];
+        *slot = Slot { waker: waker.cloned(), status: None, list: None };
+        request.id = id.into();
+        request.segment_count = list.len() as u16;
+        if list.len() <= INLINE_SEGMENTS {
+            request.segments[..list.len()].copy_from_slice(list);
+        } else {
+            let list: &[Segment] = slot.list.insert(list.into());
+            let address = GuestAddr(list.as_ptr().expose_provenance() as u64);
+            request.segments[0] = Segment { address, len: size_of_val(list) as u32, reserved: 0 };
+        }
+        // There is room: fewer requests than entries are in flight, and the
+        // host takes a request off the ring before it answers it.
+        match state.front.requests.push(&[request]) {
+            Ok(1) => {}
+            _ => return Err(state.fail()),
+        }
+        if state.front.requests.publish() {
+            event::send_soon(self.port);
+        }
+        Ok(Some(id))
+    }
+
+    /// The outcome of a request, if it came; its slot is free afterwards.
+    /// Otherwise this waker is woken when it comes.
+    pub(super) fn finish(&self, id: u16, waker: Option<&Waker>) -> Option<Result<(), Errno>> {
+        let state = &mut *self.state();
+        let slot = &mut state.slots[usize::from(id)];
+        let Some(status) = slot.status.take() else {
+            match (&mut slot.waker, waker) {
+                (Some(old), Some(new)) => old.clone_from(new),
+                (old, new) => *old = new.cloned(),
+            }
+            return None;
+        };
+        // A broken ring may still have the host write somewhere; never use it again.
+        if !state.broken {
+            slot.list = None;
+            state.free.push(id);
+            state.queued.drain(..).for_each(Waker::wake);
+        }
+        Some(Errno::check(status).map(drop))
+    }
+
+    /// Takes the responses that are there, and wakes who waits for them.
+    pub(super) fn collect(&self) {
+        let state = &mut *self.state();
+        if let Err(Violation { .. }) = state.collect(self.port) {
+            state.fail();
+        }
+    }
+
+    /// Waits for something to happen on this ring, without an executor.
+    pub(super) fn wait(&self) {
+        event::ring();
+        event::wait_only(self.port, None);
+    }
+}
+
+impl State {
+    fn collect(&mut self, port: EventPort) -> Result<(), Violation> {
+        loop {
+            while let Some(response) = self.front.responses.pop_one()? {
+                let Some(slot) = self.slots.get_mut(response.id as usize) else { continue };
+                slot.status = Some(response.status);
+                if let Some(waker) = slot.waker.take() {
+                    waker.wake();
+                }
+            }
+            if self.front.responses.release() {
+                hypercall::event_send(port);
+            }
+            if !self.front.responses.wait_for_entries()? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Fails everything, for good: the host's indices make no sense.
+    fn fail(&mut self) -> Errno {
+        self.broken = true;
+        for slot in &mut self.slots {
+            slot.status.get_or_insert(Errno::Io.to_status());
+            if let Some(waker) = slot.waker.take() {
+                waker.wake();
+            }
+        }
+        self.queued.drain(..).for_each(Waker::wake);
+        Errno::Io
+    }
+}
