@@ -1,1 +1,222 @@
-//! x
+//! The harness of the integration tests: builds the guests, runs hv, and finds
+//! the tools that a test needs.
+//!
+//! `HV_BIN` and `HV_GUESTS` (a program, a folder) replace building, for
+//! machines without cargo.
+
+use std::io::Read;
+use std::net::{TcpListener, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+/// Longest that any guest of a test may take.
+pub const LIMIT: Duration = Duration::from_secs(120);
+
+fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("this package is a folder of the workspace")
+}
+
+fn cargo(arguments: &[&str]) {
+    let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .current_dir(workspace())
+        .args(arguments)
+        .status()
+        .expect("cargo runs");
+    assert!(status.success(), "cargo {arguments:?} failed");
+}
+
+fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from)
+}
+
+/// The `hv` program, freshly built.
+pub fn hv() -> &'static Path {
+    static HV: OnceLock<PathBuf> = OnceLock::new();
+    HV.get_or_init(|| {
+        if let Some(program) = std::env::var_os("HV_BIN") {
+            return program.into();
+        }
+        cargo(&["build", "--quiet", "--package", "hv", "--bin", "hv"]);
+        target().join("debug/hv")
+    })
+}
+
+/// The image of a guest, freshly built with all the others.
+pub fn guest(name: &str) -> PathBuf {
+    static GUESTS: OnceLock<PathBuf> = OnceLock::new();
+    let folder = GUESTS.get_or_init(|| {
+        if let Some(folder) = std::env::var_os("HV_GUESTS") {
+            return folder.into();
+        }
+        let packages = ["--package", "hv-guest-examples", "--package", "hv-test-guests"];
+        cargo(&[&["build", "--quiet", "--profile", "guest"][..], &packages].concat());
+        target().join("guest")
+    });
+    folder.join(name)
+}
+
+/// Whether guests can run here; says why not.
+pub fn can_run_guests() -> bool {
+    match hv::KvmPlatform::new() {
+        Ok(_) => true,
+        Err(error) => {
+            println!("skipped: needs KVM: {error}");
+            false
+        }
+    }
+}
+
+/// Whether these programs are installed; says which one is not.
+pub fn has_tools(tools: &[&str]) -> bool {
+    tools.iter().all(|tool| {
+        let found = std::env::var_os("PATH")
+            .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(tool).is_file()))
+            || ["/usr/sbin", "/sbin"].iter().any(|folder| Path::new(folder).join(tool).is_file());
+        if !found {
+            println!("skipped: needs {tool}");
+        }
+        found
+    })
+}
+
+/// What a finished program left.
+#[derive(Debug)]
+pub struct Finished {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// Its standard output.
+    pub out: Vec<u8>,
+    /// Its standard error.
+    pub err: String,
+}
+
+impl Finished {
+    /// Its exit code; a signal is none.
+    pub fn code(&self) -> Option<i32> {
+        self.status.code()
+    }
+
+    /// Its standard output as text.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.out).into_owned()
+    }
+
+    /// Itself, if the exit code is this one.
+    #[track_caller]
+    pub fn expect(self, code: i32) -> Finished {
+        assert_eq!(
+            self.code(),
+            Some(code),
+            "standard error:\n{}\nstandard output:\n{}",
+            self.err,
+            self.text()
+        );
+        self
+    }
+}
+
+/// A program that runs; killed when dropped.
+pub struct Running {
+    /// The process.
+    pub child: Child,
+}
+
+impl Running {
+    /// Starts `command` with its output captured.
+    pub fn new(command: &mut Command) -> Running {
+        let child =
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
+        Running { child }
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: i32) {
+        // SAFETY: no memory is passed; the process is this one's child, not yet waited for.
+        unsafe { libc::kill(self.child.id() as i32, signal) };
+    }
+
+    /// Waits for its end, reading its output meanwhile.
+    pub fn finish(mut self) -> Finished {
+        let (mut out, mut err) = (self.child.stdout.take(), self.child.stderr.take());
+        let errors = std::thread::spawn(move || {
+            let mut text = Vec::new();
+            err.as_mut().map(|err| err.read_to_end(&mut text));
+            text
+        });
+        let output = std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            out.as_mut().map(|out| out.read_to_end(&mut bytes));
+            bytes
+        });
+        let status = self.wait();
+        let out = output.join().expect("reading does not panic");
+        let err = String::from_utf8_lossy(&errors.join().expect("reading does not panic")).into_owned();
+        Finished { status, out, err }
+    }
+
+    /// Waits for its end without reading.
+    pub fn wait(&mut self) -> ExitStatus {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().expect("a child can be waited for") {
+                return status;
+            }
+            assert!(start.elapsed() < LIMIT, "the program hangs");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// `hv run GUEST …`, not yet started.
+pub fn run(name: &str, options: &[&str], arguments: &[&str]) -> Command {
+    let mut command = Command::new(hv());
+    command.arg("run").arg(guest(name)).args(options);
+    if !arguments.is_empty() {
+        command.arg("--").args(arguments);
+    }
+    command.stdin(Stdio::null());
+    command
+}
+
+/// Runs `hv run GUEST …` to its end.
+pub fn ran(name: &str, options: &[&str], arguments: &[&str]) -> Finished {
+    Running::new(&mut run(name, options, arguments)).finish()
+}
+
+/// Runs any program to its end, and expects it to succeed.
+#[track_caller]
+pub fn tool(command: &mut Command) -> Finished {
+    Running::new(command.stdin(Stdio::null())).finish().expect(0)
+}
+
+/// A TCP port of the loopback interface that is free now.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("loopback has free ports").port()
+}
+
+/// A UDP port of the loopback interface that is free now.
+pub fn free_udp_port() -> u16 {
+    UdpSocket::bind("127.0.0.1:0").and_then(|s| s.local_addr()).expect("loopback has free ports").port()
+}
+
+/// Tries until it succeeds; panics after [`LIMIT`].
+#[track_caller]
+pub fn eventually<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(value) = attempt() {
+            return value;
+        }
+        assert!(start.elapsed() < LIMIT, "{what} did not happen");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

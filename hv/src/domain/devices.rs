@@ -1,6 +1,7 @@
 //! A guest's devices: from what was asked for to table entries and back ends.
 
 use super::layout::ring_info;
+use crate::device::block::device::MAX_SPIN;
 use crate::device::block::{BlockDevice, Disk, EngineError, EngineKind, Parts};
 use crate::device::net::{Capture, NetDevice, Network, Ring};
 use crate::event::Hub;
@@ -152,6 +153,7 @@ impl Device {
                     doorbell: ring.doorbell,
                     disk,
                     engine,
+                    spin: MAX_SPIN,
                 })?))
             }
             Backend::Net(network, capture) => {

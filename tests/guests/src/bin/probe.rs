@@ -17,7 +17,8 @@ fn main() -> u8 {
         "heap" => heap(),
         "clock" => clock(),
         "random" => random_numbers(),
-        "lines" => (0..args.next().and_then(|n| n.parse().ok()).unwrap_or(1000u32)).for_each(|n| println!("line {n}")),
+        "lines" => (0..args.next().and_then(|n| n.parse().ok()).unwrap_or(1000u32))
+            .for_each(|n| println!("line {n}")),
         "hypercalls" => return hypercalls(args.next().and_then(|n| n.parse().ok()).unwrap_or(1000)),
         "doorbells" => doorbells(args.next().and_then(|n| n.parse().ok()).unwrap_or(1000)),
         _ => {
@@ -37,7 +38,8 @@ fn memory_routines() {
             let mut ours = pattern.clone();
             ours.copy_within(from..from + len, to);
             for at in 0..ours.len() {
-                let expected = if (to..to + len).contains(&at) { pattern[at - to + from] } else { pattern[at] };
+                let expected =
+                    if (to..to + len).contains(&at) { pattern[at - to + from] } else { pattern[at] };
                 assert_eq!(ours[at], expected, "move of {len} from {from} to {to}, byte {at}");
             }
         }

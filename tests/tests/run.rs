@@ -1,0 +1,234 @@
+//! `hv run` as a person or a script sees it.
+
+use hv_tests::{Running, can_run_guests, ran, run};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::Stdio;
+use std::time::Duration;
+
+#[test]
+fn hello_prints_and_exits_with_zero() {
+    if !can_run_guests() {
+        return;
+    }
+    let hello = ran("hello", &[], &["Ada"]).expect(0);
+    assert_eq!(hello.text(), "Hello from a unikernel, Ada!\n");
+    assert_eq!(hello.err, "");
+}
+
+#[test]
+fn the_guests_exit_code_is_hvs() {
+    if !can_run_guests() {
+        return;
+    }
+    for code in [0, 1, 7, 255] {
+        ran("probe", &[], &["exit", &code.to_string()]).expect(code);
+    }
+}
+
+#[test]
+fn arguments_and_environment_arrive_as_given() {
+    if !can_run_guests() {
+        return;
+    }
+    let strange = ["", "two words", "ünïcödé", "--flag", "a=b"];
+    let args = ran("probe", &[], &[&["args"][..], &strange].concat()).expect(0);
+    assert_eq!(args.text(), "<probe>\n<args>\n<>\n<two words>\n<ünïcödé>\n<--flag>\n<a=b>\n");
+    let env = ran("probe", &["--env", "A=1", "--env", "B=x=y", "--env", "C="], &["env"]).expect(0);
+    assert_eq!(env.text(), "A=1\nB=x=y\nC=\n");
+}
+
+#[test]
+fn the_sdk_keeps_its_promises() {
+    if !can_run_guests() {
+        return;
+    }
+    for probe in ["memory-routines", "heap"] {
+        ran("probe", &[], &[probe]).expect(0);
+    }
+}
+
+#[test]
+fn guest_time_is_host_time() {
+    if !can_run_guests() {
+        return;
+    }
+    let clock = ran("probe", &[], &["clock"]).expect(0).text();
+    let numbers: Vec<u64> = clock.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    let [guest, host, passed] = numbers[..] else { panic!("{clock}") };
+    assert!(guest.abs_diff(host) < 1_000_000_000, "{clock}");
+    assert!(passed >= 50_000_000, "{clock}");
+}
+
+#[test]
+fn two_guests_never_see_the_same_random_bytes() {
+    if !can_run_guests() {
+        return;
+    }
+    let first = ran("probe", &[], &["random"]).expect(0).text();
+    let second = ran("probe", &[], &["random"]).expect(0).text();
+    let (before, after) = first.trim().split_at(64);
+    assert_ne!(before, after, "reseeding changes the stream");
+    assert_ne!(first, second);
+}
+
+#[test]
+fn a_flood_waits_for_a_slow_reader_and_loses_nothing() {
+    if !can_run_guests() {
+        return;
+    }
+    let mut guest = Running::new(&mut run("probe", &[], &["lines", "100000"]));
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(guest.child.try_wait().unwrap().is_none(), "the guest waits for its reader");
+    let status = std::fs::read_to_string(format!("/proc/{}/status", guest.child.id())).unwrap();
+    let rss =
+        status.lines().find_map(|l| l.strip_prefix("VmRSS:")).unwrap().trim().trim_end_matches(" kB").trim();
+    assert!(rss.parse::<u64>().unwrap() < 40_000, "hv does not buffer the flood: {rss} KiB");
+    let out = guest.finish().expect(0);
+    let text = out.text();
+    assert_eq!(text.lines().count(), 100_000);
+    for (n, line) in text.lines().enumerate() {
+        assert_eq!(line, format!("line {n}"));
+    }
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_the_run() {
+    if !can_run_guests() {
+        return;
+    }
+    let mut guest = Running::new(&mut run("probe", &[], &["lines", "100000000"]));
+    let mut first = String::new();
+    BufReader::new(guest.child.stdout.take().unwrap()).read_line(&mut first).unwrap();
+    assert_eq!(first, "line 0\n");
+    assert_eq!(guest.wait().code(), Some(141));
+}
+
+#[test]
+fn a_timeout_ends_an_endless_loop() {
+    if !can_run_guests() {
+        return;
+    }
+    let out = ran("hostile", &["--timeout", "200ms"], &["endless-loop"]).expect(124);
+    assert!(out.err.contains("--timeout"), "{}", out.err);
+}
+
+#[test]
+fn a_timeout_ends_a_guest_whose_reader_is_stuck() {
+    if !can_run_guests() {
+        return;
+    }
+    let mut guest = Running::new(&mut run("probe", &["--timeout", "200ms"], &["lines", "100000000"]));
+    assert_eq!(guest.wait().code(), Some(124));
+}
+
+#[test]
+fn ctrl_c_and_sigterm_end_a_guest_that_does_not_listen() {
+    if !can_run_guests() {
+        return;
+    }
+    for (signal, code) in [(libc::SIGINT, 130), (libc::SIGTERM, 143)] {
+        for way in ["endless-loop", "sleep-forever"] {
+            let mut guest = Running::new(&mut run("hostile", &[], &[way]));
+            let mut line = String::new();
+            BufReader::new(guest.child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+            guest.signal(signal);
+            assert_eq!(guest.wait().code(), Some(code), "{way}");
+        }
+    }
+}
+
+#[test]
+fn ctrl_c_twice_ends_a_guest_that_listens_and_does_not_obey() {
+    if !can_run_guests() {
+        return;
+    }
+    let mut guest = Running::new(&mut run("hostile", &[], &["ignore-shutdown"]));
+    let mut lines = BufReader::new(guest.child.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "listening");
+    guest.signal(libc::SIGINT);
+    assert_eq!(lines.next().unwrap().unwrap(), "asked to end");
+    assert!(guest.child.try_wait().unwrap().is_none(), "once only asks");
+    guest.signal(libc::SIGINT);
+    assert_eq!(guest.wait().code(), Some(130));
+}
+
+#[test]
+fn echo_returns_what_it_is_given_until_the_input_ends() {
+    if !can_run_guests() {
+        return;
+    }
+    let input: String = (0..20_000).map(|n| format!("this is line {n}\n")).collect();
+    let mut guest = Running::new(run("echo", &[], &[]).stdin(Stdio::piped()));
+    let mut stdin = guest.child.stdin.take().unwrap();
+    let sent = input.clone();
+    let writer = std::thread::spawn(move || stdin.write_all(sent.as_bytes()));
+    let out = guest.finish().expect(0);
+    writer.join().unwrap().unwrap();
+    assert_eq!(out.text(), input);
+}
+
+#[test]
+fn a_guest_that_does_not_read_leaves_the_input_alone() {
+    if !can_run_guests() {
+        return;
+    }
+    let (mut read, mut write) = std::io::pipe().unwrap();
+    write.write_all(b"for somebody else\n").unwrap();
+    drop(write);
+    let guest = Running::new(run("hello", &[], &[]).stdin(read.try_clone().unwrap()));
+    guest.finish().expect(0);
+    let mut rest = String::new();
+    read.read_to_string(&mut rest).unwrap();
+    assert_eq!(rest, "for somebody else\n");
+}
+
+#[test]
+fn statistics_are_a_table_or_json() {
+    if !can_run_guests() {
+        return;
+    }
+    let table = ran("hello", &["--stats"], &[]).expect(0);
+    assert!(table.err.contains("first_hypercall") && table.err.contains("exits by kind"), "{}", table.err);
+    let json = ran("hello", &["--stats", "--format", "json"], &[]).expect(0);
+    let value: serde_json::Value = serde_json::from_str(&json.err).unwrap();
+    assert_eq!(value["outcome"]["exited"], 0);
+    assert_eq!(value["stats"]["exits"]["exit"], 1);
+    let touched = value["stats"]["memory_bytes"]["guest_touched"].as_u64().unwrap();
+    assert!((4096..=256 << 10).contains(&touched), "the guest touched {touched} bytes");
+}
+
+#[test]
+fn many_guests_run_side_by_side() {
+    if !can_run_guests() {
+        return;
+    }
+    let guests: Vec<_> = (0..8).map(|n| Running::new(&mut run("hello", &[], &[&n.to_string()]))).collect();
+    for (n, guest) in guests.into_iter().enumerate() {
+        assert_eq!(guest.finish().expect(0).text(), format!("Hello from a unikernel, {n}!\n"));
+    }
+}
+
+#[test]
+fn a_terminal_is_left_as_it_was() {
+    if !can_run_guests() || !hv_tests::has_tools(&["script", "stty"]) {
+        return;
+    }
+    let hv = hv_tests::hv().display().to_string();
+    let guest = hv_tests::guest("hostile").display().to_string();
+    let shell = format!(
+        "stty -g; {hv} run {guest} --timeout 100ms -- endless-loop; stty -g; {hv} run {guest} -- endless-loop & sleep 0.3; kill -INT $!; wait; stty -g"
+    );
+    let out = hv_tests::tool(std::process::Command::new("script").args(["-qec", &shell, "/dev/null"]));
+    let text = out.text();
+    let settings: Vec<_> = text.lines().filter(|line| line.matches(':').count() > 20).collect();
+    assert_eq!(settings.len(), 3, "{text}");
+    assert!(settings.iter().all(|s| s == &settings[0]), "{text}");
+}
+
+#[test]
+fn completions_are_scripts() {
+    for shell in ["bash", "zsh", "fish"] {
+        let out = hv_tests::tool(std::process::Command::new(hv_tests::hv()).args(["completions", shell]));
+        assert!(out.text().contains("publish"), "{shell}");
+    }
+}
