@@ -27,6 +27,8 @@ pub mod executor;
 pub mod hypercall;
 mod logger;
 mod memory;
+#[cfg(feature = "net")]
+pub mod net;
 mod panic;
 pub mod random;
 mod ring;
@@ -36,8 +38,12 @@ pub mod time;
 mod timer;
 
 pub use embassy_futures;
+#[cfg(feature = "net")]
+pub use embassy_net;
 pub use embassy_sync;
 pub use embassy_time;
+pub use embedded_io;
+pub use embedded_io_async;
 pub use event::shutdown;
 pub use executor::{Spawner, block_on, spawn};
 pub use hv_abi as abi;

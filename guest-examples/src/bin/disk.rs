@@ -108,5 +108,5 @@ fn pattern(seed: u64, index: u64) -> u64 {
 
 fn report(what: &str, size: u64, start: Instant) {
     let nanos = start.elapsed().as_nanos().max(1);
-    println!("{what} in {} us, {} MiB/s", nanos / 1000, u128::from(size) * 1_000_000_000 / nanos >> 20);
+    println!("{what} in {} us, {} MiB/s", nanos / 1000, (u128::from(size) * 1_000_000_000 / nanos) >> 20);
 }

@@ -1,0 +1,258 @@
+//! The driver of a net device: embassy-net's trait over two rings.
+//!
+//! Receive buffers are lent to the host ahead of time and go back to it as
+//! soon as the stack has looked at their frame; frames to send are written by
+//! the stack into buffers of a pool. Nothing is copied in between.
+
+use super::buffers::Pool;
+use crate::event;
+use crate::ring::RingMemory;
+use alloc::vec::Vec;
+use core::task::Context;
+use embassy_net_driver::{Capabilities, Checksum, ChecksumCapabilities, Driver, HardwareAddress, LinkState};
+use hv_abi::device::{DeviceInfo, RingInfo};
+use hv_abi::io::net::{ETHERNET_HEADER, NetConfig, NetFeatures, NetRequest, NetResponse};
+use hv_abi::ring::{Front, Violation};
+use hv_abi::{EventPort, GuestAddr};
+
+/// Receive buffers that were given back before the host is shown them.
+const BATCH: usize = 8;
+/// Frames that wait before the host is rung in the middle of a pass.
+const RING_AFTER: usize = 16;
+
+struct Queue {
+    front: Front<RingMemory, NetRequest, NetResponse>,
+    port: EventPort,
+    pool: Pool,
+    /// The host broke the protocol.
+    broken: bool,
+}
+
+/// A net device of this guest.
+pub(super) struct Device {
+    config: NetConfig,
+    transmit: Transmit,
+    receive: Receive,
+}
+
+struct Transmit {
+    queue: Queue,
+    /// Buffers to use, the one used last on top: it is in the cache.
+    free: Vec<u32>,
+    /// Frames handed over since the host was last rung.
+    unrung: usize,
+}
+
+struct Receive {
+    queue: Queue,
+    /// Buffers that were given back and not yet shown to the host.
+    returned: usize,
+}
+
+impl Queue {
+    fn new(info: &RingInfo, buffers: usize, size: usize) -> Option<Queue> {
+        let (memory, layout) = RingMemory::new::<NetRequest, NetResponse>(info)?;
+        let buffers = buffers.min(info.requests as usize).min(info.responses as usize);
+        let pool = Pool::new(buffers, size)?;
+        Some(Queue { front: Front::new(memory, &layout), port: info.event, pool, broken: false })
+    }
+
+    /// Lends a buffer, with this many bytes, to the host, which sees it at the next `publish`.
+    fn push(&mut self, index: u32, len: usize) {
+        let address = GuestAddr(self.pool.lend(index as usize));
+        let request = NetRequest { address, len: len as u32, id: index };
+        // There are no more buffers than entries.
+        self.broken |= !matches!(self.front.requests.push(&[request]), Ok(1));
+    }
+
+    fn publish(&mut self) {
+        if self.front.requests.publish() {
+            event::send_soon(self.port);
+        }
+    }
+
+    /// The next response that makes sense.
+    fn pop(&mut self) -> Option<NetResponse> {
+        while !self.broken {
+            match self.front.responses.pop_one() {
+                Ok(Some(response)) if self.pool.take_back(response.id as usize) => {
+                    self.release();
+                    return Some(response);
+                }
+                Ok(Some(_)) => {}
+                Ok(None) => return None,
+                Err(Violation { .. }) => self.broken = true,
+            }
+        }
+        None
+    }
+
+    fn release(&mut self) {
+        if self.front.responses.release() {
+            event::send_soon(self.port);
+        }
+    }
+
+    /// Asks for the event of the next response. False if there is one already.
+    fn wait(&mut self, context: &Context<'_>) -> bool {
+        event::register(self.port, context.waker());
+        match self.front.responses.wait_for_entries() {
+            Ok(there) => !there,
+            Err(Violation { .. }) => {
+                self.broken = true;
+                true
+            }
+        }
+    }
+}
+
+impl Transmit {
+    /// Whether there is a buffer to send from; if not, the task is woken when there is.
+    fn ready(&mut self, context: &Context<'_>) -> bool {
+        while self.free.is_empty() {
+            while let Some(response) = self.queue.pop() {
+                self.free.push(response.id);
+            }
+            if self.free.is_empty() {
+                event::ring();
+                if self.queue.wait(context) {
+                    return false;
+                }
+            }
+        }
+        true
+    }
+}
+
+impl Receive {
+    fn give_back(&mut self, index: u32) {
+        self.queue.push(index, self.queue.pool.size());
+        self.returned += 1;
+        if self.returned >= BATCH {
+            self.show();
+        }
+    }
+
+    fn show(&mut self) {
+        self.queue.publish();
+        self.returned = 0;
+    }
+
+    /// The next frame: its buffer and its length. If there is none, the task
+    /// is woken when there is.
+    fn next(&mut self, context: &Context<'_>) -> Option<(u32, usize)> {
+        loop {
+            while let Some(NetResponse { id, status }) = self.queue.pop() {
+                match usize::try_from(status) {
+                    Ok(len) if len <= self.queue.pool.size() => return Some((id, len)),
+                    _ => self.give_back(id),
+                }
+            }
+            self.show();
+            if self.queue.wait(context) {
+                return None;
+            }
+        }
+    }
+}
+
+impl Device {
+    /// Takes up a device, with at most `memory` bytes of buffers.
+    pub(super) fn new(info: &DeviceInfo, config: NetConfig, memory: usize) -> Option<Device> {
+        let size = usize::from(config.mtu) + ETHERNET_HEADER as usize;
+        // Two of three buffers receive: what is sent is taken within a round,
+        // what arrives waits for the guest to have its turn.
+        let buffers = (memory / size).clamp(6, 192);
+        let transmit = Queue::new(&info.rings[0], buffers / 3, size)?;
+        let free = (0..transmit.pool.count() as u32).rev().collect();
+        let receive = Queue::new(&info.rings[1], buffers * 2 / 3, size)?;
+        let mut receive = Receive { queue: receive, returned: 0 };
+        for index in 0..receive.queue.pool.count() {
+            receive.queue.push(index as u32, receive.queue.pool.size());
+        }
+        receive.show();
+        Some(Device { config, transmit: Transmit { queue: transmit, free, unrung: 0 }, receive })
+    }
+
+    fn has(&self, feature: NetFeatures) -> bool {
+        NetFeatures::from_bits_truncate(self.config.features).contains(feature)
+    }
+}
+
+/// A frame that has arrived.
+pub(super) struct Received<'a> {
+    receive: &'a mut Receive,
+    index: u32,
+    len: usize,
+}
+
+/// A frame to be written and sent.
+pub(super) struct Sending<'a>(&'a mut Transmit);
+
+impl embassy_net_driver::RxToken for Received<'_> {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, read: F) -> R {
+        read(self.receive.queue.pool.bytes(self.index as usize, self.len))
+    }
+}
+
+impl Drop for Received<'_> {
+    fn drop(&mut self) {
+        self.receive.give_back(self.index);
+    }
+}
+
+impl embassy_net_driver::TxToken for Sending<'_> {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, write: F) -> R {
+        let Transmit { queue, free, unrung } = self.0;
+        let index = free.pop().expect("a token is made only while a buffer is free");
+        let result = write(queue.pool.bytes(index as usize, len));
+        queue.push(index, len);
+        queue.publish();
+        *unrung += 1;
+        if *unrung >= RING_AFTER {
+            *unrung = 0;
+            event::ring();
+        }
+        result
+    }
+}
+
+impl Driver for Device {
+    type RxToken<'a> = Received<'a>;
+    type TxToken<'a> = Sending<'a>;
+
+    fn receive(&mut self, context: &mut Context<'_>) -> Option<(Received<'_>, Sending<'_>)> {
+        // The stack may answer a frame on the spot, so it gets none while it cannot.
+        if !self.transmit.ready(context) {
+            return None;
+        }
+        let (index, len) = self.receive.next(context)?;
+        Some((Received { receive: &mut self.receive, index, len }, Sending(&mut self.transmit)))
+    }
+
+    fn transmit(&mut self, context: &mut Context<'_>) -> Option<Sending<'_>> {
+        self.transmit.ready(context).then_some(Sending(&mut self.transmit))
+    }
+
+    fn link_state(&mut self, _: &mut Context<'_>) -> LinkState {
+        if self.receive.queue.broken || self.transmit.queue.broken { LinkState::Down } else { LinkState::Up }
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        let mut capabilities = Capabilities::default();
+        capabilities.max_transmission_unit = usize::from(self.config.mtu) + ETHERNET_HEADER as usize;
+        if self.has(NetFeatures::CHECKSUM_FREE) {
+            let mut checksum = ChecksumCapabilities::default();
+            checksum.ipv4 = Checksum::None;
+            checksum.tcp = Checksum::None;
+            checksum.udp = Checksum::None;
+            checksum.icmpv4 = Checksum::None;
+            capabilities.checksum = checksum;
+        }
+        capabilities
+    }
+
+    fn hardware_address(&self) -> HardwareAddress {
+        HardwareAddress::Ethernet(self.config.mac)
+    }
+}

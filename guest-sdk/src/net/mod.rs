@@ -1,0 +1,187 @@
+//! The network: embassy-net's stack over the guest's first net device.
+//!
+//! ```ignore
+//! let stack = net::up(spawner).await?;
+//! net::serve(stack, 7, Serve::default(), async |socket| {
+//!     let mut bytes = [0; 512];
+//!     while let Ok(count @ 1..) = socket.read(&mut bytes).await {
+//!         if socket.write_all(&bytes[..count]).await.is_err() { break }
+//!     }
+//! })?;
+//! ```
+//!
+//! Sockets, addresses and name look-ups are [`embassy_net`]'s own.
+
+mod buffers;
+mod device;
+
+pub use buffers::buffer;
+pub use embassy_net::{IpAddress, IpEndpoint, Ipv4Address, Stack, tcp::TcpSocket, udp::UdpSocket};
+
+use crate::console::devices;
+use crate::{executor, random, rt};
+use alloc::boxed::Box;
+use alloc::rc::Rc;
+use alloc::vec;
+use device::Device;
+use embassy_net::udp::PacketMetadata;
+use embassy_net::{Config, Ipv4Cidr, StackResources, StaticConfigV4};
+use embassy_time::{Duration, with_timeout};
+use hv_abi::device::Config as _;
+use hv_abi::io::net::{NetConfig, NetFeatures};
+
+/// How long a connection that is being closed may take.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// Sockets that a stack can have at a time, those of DNS and DHCP included.
+pub const SOCKETS: usize = 160;
+
+/// Why there is no network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Error {
+    /// The guest was given no net device.
+    NoDevice,
+    /// The heap has no room for the buffers.
+    NoMemory,
+}
+
+impl core::fmt::Display for Error {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            Error::NoDevice => "no network: run the guest with --net user or --publish HOST:GUEST",
+            Error::NoMemory => "no memory for the network's buffers: run the guest with more --memory",
+        })
+    }
+}
+
+impl core::error::Error for Error {}
+
+/// Brings the first net device up, and returns once it has an address: the
+/// one that the host names in the device's configuration, which takes no time,
+/// or else one from DHCP, however long that takes.
+///
+/// The device's buffers take up to 1/5 of the heap, and 6 MiB at most.
+/// Call it once: a second call would take the device from the first.
+pub async fn up(spawner: executor::Spawner) -> Result<Stack<'static>, Error> {
+    let (info, config) =
+        devices().find_map(|info| NetConfig::of(info).map(|config| (info, config))).ok_or(Error::NoDevice)?;
+    let memory = (rt::start_info().heap_size as usize / 5).min(6 << 20);
+    let device = Device::new(info, config, memory).ok_or(Error::NoMemory)?;
+    let resources = Box::leak(Box::new(StackResources::<SOCKETS>::new()));
+    let (stack, mut runner) = embassy_net::new(device, addresses(&config), resources, random::next_u64());
+    spawner.spawn(async move { runner.run().await });
+    stack.wait_config_up().await;
+    Ok(stack)
+}
+
+fn addresses(config: &NetConfig) -> Config {
+    if !NetFeatures::from_bits_truncate(config.features).contains(NetFeatures::ADDRESS) {
+        return Config::dhcpv4(Default::default());
+    }
+    let given = |address: [u8; 4]| (address != [0; 4]).then(|| Ipv4Address::from(address));
+    Config::ipv4_static(StaticConfigV4 {
+        address: Ipv4Cidr::new(Ipv4Address::from(config.address), config.prefix.min(32)),
+        gateway: given(config.gateway),
+        dns_servers: given(config.dns).into_iter().collect(),
+    })
+}
+
+/// How to serve a TCP port.
+#[derive(Clone, Copy, Debug)]
+pub struct Serve {
+    /// Connections that are served at a time; there is a socket for each, and
+    /// a caller beyond that is refused.
+    pub connections: usize,
+    /// Bytes that a connection can receive ahead of its reader.
+    pub receive_buffer: usize,
+    /// Bytes that a connection can have under way.
+    pub send_buffer: usize,
+    /// A connection on which the other side says nothing for this long is cut.
+    pub idle_timeout: Option<Duration>,
+}
+
+impl Default for Serve {
+    /// 128 connections with 4 KiB to receive and 16 KiB to send each, cut after a minute.
+    fn default() -> Self {
+        Serve {
+            connections: 128,
+            receive_buffer: 4 << 10,
+            send_buffer: 16 << 10,
+            idle_timeout: Some(Duration::from_secs(60)),
+        }
+    }
+}
+
+/// Serves a TCP port: `handler` is called with each connection, which is
+/// closed in good order when it returns. Returns at once.
+///
+/// The buffers are taken from the heap, but cost memory only once they are used.
+///
+/// # Errors
+///
+/// [`Error::NoMemory`] if there is no room for the buffers of one connection;
+/// with room for some, there are fewer connections.
+pub fn serve<H>(stack: Stack<'static>, port: u16, how: Serve, handler: H) -> Result<(), Error>
+where
+    H: AsyncFn(&mut TcpSocket<'_>) + 'static,
+{
+    let handler = Rc::new(handler);
+    for number in 0..how.connections {
+        let (Some(receive), Some(send)) = (buffer(how.receive_buffer), buffer(how.send_buffer)) else {
+            if number == 0 {
+                return Err(Error::NoMemory);
+            }
+            log::warn!("port {port}: memory for {number} connections only");
+            break;
+        };
+        executor::spawn(connections(stack, port, how, handler.clone(), receive, send));
+    }
+    Ok(())
+}
+
+/// Serves one connection after the other.
+async fn connections<H>(
+    stack: Stack<'static>,
+    port: u16,
+    how: Serve,
+    handler: Rc<H>,
+    receive: &'static mut [u8],
+    send: &'static mut [u8],
+) where
+    H: AsyncFn(&mut TcpSocket<'_>) + 'static,
+{
+    loop {
+        let mut socket = TcpSocket::new(stack, receive, send);
+        // Answers are written whole: waiting for more to send along only delays them.
+        socket.set_nagle_enabled(false);
+        socket.set_timeout(how.idle_timeout);
+        if let Err(error) = socket.accept(port).await {
+            log::error!("port {port}: {error:?}");
+            return;
+        }
+        handler(&mut socket).await;
+        socket.close();
+        if with_timeout(LINGER, socket.flush()).await.is_err() {
+            socket.abort();
+            let _ = with_timeout(LINGER, socket.flush()).await;
+        }
+    }
+}
+
+/// A UDP socket on a port, with room for this many bytes and datagrams each way.
+///
+/// # Errors
+///
+/// [`Error::NoMemory`] if the heap has no room for the buffers.
+pub fn udp(
+    stack: Stack<'static>,
+    port: u16,
+    bytes: usize,
+    datagrams: usize,
+) -> Result<UdpSocket<'static>, Error> {
+    let metadata = || Box::leak(vec![PacketMetadata::EMPTY; datagrams].into_boxed_slice());
+    let (receive, send) = (buffer(bytes).ok_or(Error::NoMemory)?, buffer(bytes).ok_or(Error::NoMemory)?);
+    let mut socket = UdpSocket::new(stack, metadata(), receive, metadata(), send);
+    socket.bind(port).expect("a new socket on a port that is not 0");
+    Ok(socket)
+}
