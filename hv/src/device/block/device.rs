@@ -6,7 +6,7 @@
 //! rings no doorbell. A *round* takes what waits (up to [`ROUND_REQUESTS`] and
 //! [`ROUND_BYTES`]), enters the kernel once, publishes all outcomes at once and
 //! notifies the guest at most once. When a round finds nothing, the device
-//! looks on for a few microseconds, if that has paid lately ([`super::spin`]),
+//! looks on for a few microseconds, if that has paid lately ([`MAX_SPIN`]),
 //! arms the doorbell and goes back to the reactor.
 //!
 //! # What a guest can do to it
@@ -20,6 +20,7 @@
 use super::disk::Disk;
 use super::engine::{self, Completion, Engine, EngineError, EngineKind};
 use super::request::judge;
+pub use super::spin::MAX_SPIN;
 use super::spin::Spin;
 use crate::event::Channel;
 use crate::memory::{GuestMemory, RingMemory};
@@ -67,6 +68,9 @@ pub struct Parts {
     pub disk: Disk,
     /// How to work on it.
     pub engine: EngineKind,
+    /// Longest time to look for further requests before sleeping, usually
+    /// [`MAX_SPIN`]; zero on a host whose cores all have something better to do.
+    pub spin: Duration,
 }
 
 /// A block device, to be driven by the reactor. Dropping it waits for the
@@ -114,7 +118,7 @@ impl BlockDevice {
             next: 0,
             done: Vec::new(),
             responses: Vec::new(),
-            spin: Spin::new(),
+            spin: Spin::new(parts.spin),
             dead: false,
         };
         // What the answer says does not matter: the first poll looks anyway.

@@ -3,11 +3,11 @@
 
 use std::time::{Duration, Instant};
 
-/// Longest time that a device looks at its idle ring before it sleeps. A
+/// Usual longest time that a device looks at its idle ring before it sleeps. A
 /// doorbell costs the guest about 3.4 µs and the wake-up of the reactor up to
 /// ten times as much; a guest that waits for each answer needs some 10 to 30 µs
 /// to come back. Longer waiting takes more from others than it gives.
-pub(super) const MAX_SPIN: Duration = Duration::from_micros(40);
+pub const MAX_SPIN: Duration = Duration::from_micros(40);
 /// What a first success sets the limit to.
 const FIRST: Duration = Duration::from_micros(20);
 /// Below this, looking is not worth beginning.
@@ -16,13 +16,15 @@ const MIN: Duration = Duration::from_micros(2);
 /// Grows when work came soon after the device went to sleep, shrinks when it did not.
 #[derive(Debug)]
 pub(super) struct Spin {
+    max: Duration,
     limit: Duration,
     slept: Option<Instant>,
 }
 
 impl Spin {
-    pub(super) fn new() -> Self {
-        Spin { limit: Duration::ZERO, slept: None }
+    /// Looks for `max` at the longest.
+    pub(super) fn new(max: Duration) -> Self {
+        Spin { max, limit: Duration::ZERO, slept: None }
     }
 
     /// How long to look now.
@@ -42,8 +44,8 @@ impl Spin {
     /// Work has come; if the device slept, it was for this long.
     pub(super) fn works(&mut self, now: Instant) {
         let Some(slept) = self.slept.take() else { return };
-        if now.saturating_duration_since(slept) <= MAX_SPIN {
-            self.limit = (self.limit * 4).clamp(FIRST, MAX_SPIN);
+        if now.saturating_duration_since(slept) <= self.max {
+            self.limit = (self.limit * 4).max(FIRST).min(self.max);
         }
     }
 }
@@ -54,7 +56,7 @@ mod tests {
 
     #[test]
     fn a_busy_guest_is_waited_for_and_an_idle_one_is_not() {
-        let mut spin = Spin::new();
+        let mut spin = Spin::new(MAX_SPIN);
         assert_eq!(spin.limit(), Duration::ZERO, "nothing is known yet");
         let mut now = Instant::now();
         spin.sleeps(now);

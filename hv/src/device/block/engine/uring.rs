@@ -41,6 +41,8 @@ pub(super) struct Uring {
     free: Vec<u32>,
     /// Steps in the submission queue that the kernel has not taken.
     queued: usize,
+    /// A failure that does not pass was logged.
+    reported: bool,
 }
 
 impl Uring {
@@ -59,6 +61,7 @@ impl Uring {
             places: ManuallyDrop::new(places),
             free: (0..entries).rev().collect(),
             queued: 0,
+            reported: false,
         })
     }
 
@@ -154,7 +157,9 @@ impl Engine for Uring {
             // Short of memory, or completions have to be fetched first.
             Err(e) if is_passing(&e) => false,
             Err(e) => {
-                tracing::error!("disk {}: io_uring_enter: {e}", self.disk.path().display());
+                if !std::mem::replace(&mut self.reported, true) {
+                    tracing::error!("disk {}: io_uring_enter: {e}", self.disk.path().display());
+                }
                 false
             }
         }
@@ -193,11 +198,14 @@ impl Drop for Uring {
                 Err(e) if is_passing(&e) => std::thread::yield_now(),
                 Err(e) => {
                     // The kernel may still write: neither the ring nor what its work uses may go.
+                    std::mem::forget(self.disk.clone());
                     tracing::error!("disk {}: cannot wait for its requests: {e}", self.disk.path().display());
                     return;
                 }
             }
         }
+        // So that a block device is free at once: closing the ring takes its time.
+        let _ = self.ring.submitter().unregister_files();
         // SAFETY: dropped here only, and nothing is in flight: the kernel has
         // no pointer into a place's memory any more.
         unsafe {

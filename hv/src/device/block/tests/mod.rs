@@ -6,6 +6,7 @@ mod io;
 mod judging;
 mod throughput;
 
+use super::device::MAX_SPIN;
 use super::engine::EngineKind;
 use super::{BlockDevice, Disk, DiskSpec, Parts};
 use crate::event::{Hub, Owner};
@@ -72,6 +73,10 @@ impl Rig {
     }
 
     fn with(disk: Disk, engine: EngineKind) -> Rig {
+        Rig::spinning(disk, engine, MAX_SPIN)
+    }
+
+    fn spinning(disk: Disk, engine: EngineKind, spin: Duration) -> Rig {
         let memory = memory();
         let layout = Layout::new::<BlockRequest, BlockResponse>(ENTRIES, ENTRIES).unwrap();
         let ring = RingMemory::new(&memory, RING, &layout);
@@ -88,6 +93,7 @@ impl Rig {
             channel: hub.channel(EventPort(5)),
             disk,
             engine,
+            spin,
         })
         .unwrap();
         let front = Front::new(ring.clone(), &layout);
