@@ -118,7 +118,7 @@ impl NetDevice {
 
     /// One round: frames out, due work, frames in. Returns when to come again.
     fn round(&mut self, network: &mut dyn Network, now: Instant) -> Result<Option<Instant>, Condemned> {
-        let sent = self.transmit_round(network).map_err(Condemned::transmit)?;
+        let sent = self.transmit_round(network, now).map_err(Condemned::transmit)?;
         network.poll(now);
         let received = self.receive_round(network).map_err(Condemned::receive)?;
         if let Some(capture) = &mut self.capture {
@@ -133,7 +133,7 @@ impl NetDevice {
     }
 
     /// Takes frames from the guest, at most [`BUDGET`].
-    fn transmit_round(&mut self, network: &mut dyn Network) -> Result<Stop, Violation> {
+    fn transmit_round(&mut self, network: &mut dyn Network, now: Instant) -> Result<Stop, Violation> {
         let Queue { ring, channel, .. } = &mut self.transmit;
         ring.requests.suppress_events();
         let mut budget = BUDGET;
@@ -166,7 +166,7 @@ impl NetDevice {
                         if let Some(capture) = &mut self.capture {
                             capture.frame(frame);
                         }
-                        network.send(frame);
+                        network.send(frame, now);
                         0
                     }
                     Err(errno) => errno.to_status(),

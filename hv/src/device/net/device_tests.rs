@@ -1,6 +1,7 @@
 //! The device with real rings: a fake guest at the other end, a fake network behind it.
 
 use super::*;
+use crate::device::net::user;
 use crate::event::{Hub, Owner};
 use hv_abi::ring::{BACK_LINE, Front, SharedMemory};
 use hv_abi::{EventPort, GuestAddr, PAGE_SIZE};
@@ -34,7 +35,7 @@ impl Network for FakeNetwork {
     fn start(&mut self, _: Registrar) -> io::Result<()> {
         Ok(())
     }
-    fn send(&mut self, frame: &[u8]) {
+    fn send(&mut self, frame: &[u8], _: Instant) {
         self.0.lock().unwrap().sent.push(frame.to_vec());
     }
     fn ready(&mut self, _: u32, _: &Event) {}
@@ -289,7 +290,7 @@ fn a_flood_ends_each_round_at_its_budget() {
         fn start(&mut self, _: Registrar) -> io::Result<()> {
             Ok(())
         }
-        fn send(&mut self, _: &[u8]) {
+        fn send(&mut self, _: &[u8], _: Instant) {
             self.2 += 1;
             assert!(self.2 < 10_000, "the round does not end");
             Rig::responses(&mut self.0);
@@ -308,4 +309,72 @@ fn a_flood_ends_each_round_at_its_budget() {
     let now = Instant::now();
     assert_eq!(device.poll(now), Some(now), "come back at once, after the others");
     assert!(!device.is_dead());
+}
+
+/// An ARP request for the gateway of a user-mode network.
+fn arp_request() -> Vec<u8> {
+    use smoltcp::wire::{ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol};
+    let request = ArpRepr::EthernetIpv4 {
+        operation: ArpOperation::Request,
+        source_hardware_addr: EthernetAddress([2, 0, 0, 0, 0, 1]),
+        source_protocol_addr: user::GUEST,
+        target_hardware_addr: EthernetAddress([0; 6]),
+        target_protocol_addr: user::GATEWAY,
+    };
+    let mut bytes = vec![0; 14 + request.buffer_len()];
+    let mut frame = EthernetFrame::new_unchecked(&mut bytes[..]);
+    frame.set_dst_addr(EthernetAddress::BROADCAST);
+    frame.set_ethertype(EthernetProtocol::Arp);
+    request.emit(&mut ArpPacket::new_unchecked(frame.payload_mut()));
+    bytes
+}
+
+/// Waits for so many responses of a device that another thread drives.
+fn wait_for(front: &mut NetFront, count: usize) -> Vec<(u32, i32)> {
+    let start = Instant::now();
+    let mut all = Vec::new();
+    while all.len() < count {
+        assert!(start.elapsed().as_secs() < 60, "no response: {all:?}");
+        all.extend(Rig::responses(front));
+        std::thread::yield_now();
+    }
+    all
+}
+
+#[test]
+fn doorbells_drive_the_device_in_the_reactor_and_storms_are_harmless() {
+    let mut rig = rig();
+    let network = user::UserNet::new(user::UserConfig::new([2, 0, 0, 0, 0, 1])).unwrap();
+    rig.device.network = Some(Box::new(network));
+    let doorbells = [&rig.device.transmit, &rig.device.receive].map(|q| q.doorbell.try_clone().unwrap());
+    let reactor = crate::reactor::Reactor::new().unwrap();
+    let id = reactor.add(Box::new(rig.device));
+    let request = arp_request();
+    rig.memory.write(GuestAddr(DATA), &request).unwrap();
+    for round in 0..200 {
+        if Rig::request(&mut rig.receive, &[at(DATA + 4096, 4096, round)]) {
+            doorbells[1].write(1).unwrap();
+        }
+        if Rig::request(&mut rig.transmit, &[at(DATA, request.len() as u32, round)]) {
+            doorbells[0].write(1).unwrap();
+        }
+        // Ringing for nothing changes nothing.
+        for doorbell in &doorbells {
+            doorbell.write(1000).unwrap();
+        }
+        assert_eq!(wait_for(&mut rig.transmit, 1), [(round, 0)]);
+        assert_eq!(wait_for(&mut rig.receive, 1), [(round, request.len() as i32)]);
+    }
+    // A dead device leaves its doorbells alone.
+    rig.rings[0].store(0, 1 << 20);
+    doorbells[0].write(1).unwrap();
+    let start = Instant::now();
+    while rig.owner.condemned.lock().unwrap().is_empty() {
+        assert!(start.elapsed().as_secs() < 60, "the violation was not noticed");
+        doorbells[0].write(1).unwrap();
+        std::thread::yield_now();
+    }
+    doorbells[1].write(1).unwrap();
+    reactor.remove(id);
+    assert_eq!(rig.owner.condemned.lock().unwrap().len(), 1);
 }

@@ -32,7 +32,7 @@ pub trait Network: Send {
 
     /// Takes a frame that the guest sent. It may be anything, of any length from
     /// 14 bytes to `mtu + 14`; a network under pressure drops it.
-    fn send(&mut self, frame: &[u8]);
+    fn send(&mut self, frame: &[u8], now: Instant);
 
     /// A descriptor registered with `key` is ready (edge-triggered).
     fn ready(&mut self, key: u32, event: &mio::event::Event);

@@ -166,7 +166,7 @@ impl Network for Tap {
         io.register(&mut SourceFd(&self.file.as_raw_fd()), 0, Interest::READABLE)
     }
 
-    fn send(&mut self, frame: &[u8]) {
+    fn send(&mut self, frame: &[u8], _now: Instant) {
         // A full queue or an interface that is down loses frames, as a wire would.
         if let Err(error) = (&self.file).write(frame) {
             tracing::trace!("tap {}: frame dropped: {error}", self.name);

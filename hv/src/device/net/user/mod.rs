@@ -168,8 +168,8 @@ impl Network for UserNet {
         self.tcp.start(io)
     }
 
-    fn send(&mut self, frame: &[u8]) {
-        let (link, now) = (&mut self.link, self.now);
+    fn send(&mut self, frame: &[u8], now: Instant) {
+        let link = &mut self.link;
         match wire::parse(frame) {
             None => {}
             Some(Inbound::Tcp(ends, flags, packet)) => self.tcp.segment(ends, flags, packet, link, now),

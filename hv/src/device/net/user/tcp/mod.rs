@@ -9,12 +9,13 @@
 //! Each connection has a smoltcp socket set of its own; segments find theirs by
 //! a hash of the two ends. So nothing here ever walks over all connections.
 //!
-//! # What the guest cannot do
+//! # Hostile guests
 //!
-//! smoltcp trusts its own bookkeeping with assertions in two places that a
-//! hostile peer could reach; both are closed here: a receive buffer of a power
-//! of two less one byte ([`RECEIVE_BUFFER`]), and no segments for a socket
-//! whose own SYN has not left yet ([`Tcp::segment`]).
+//! smoltcp asserts, in release builds too, some things about its window that a
+//! peer can make false. Two rules keep guests away from there: the receive
+//! buffer is one byte less than a power of two ([`RECEIVE_BUFFER`]), and a socket
+//! that connects is shown nothing but answers to the SYN that it has sent, so
+//! that there are no simultaneous opens ([`Tcp::segment`]).
 
 mod conn;
 mod published;

@@ -92,7 +92,7 @@ fn fire(rig: &mut Rig, attack: &Attack, ports: (u16, u16), seq: i32, ack: i32) {
         payload: &payload,
         ..syn(ports.0, ports.1)
     };
-    rig.net.send(&segment(&repr, GATEWAY));
+    rig.inject(&segment(&repr, GATEWAY));
     if attack.step {
         rig.step();
     }
@@ -130,7 +130,7 @@ proptest! {
     fn any_bytes_are_harmless(frames in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..200), 1..50)) {
         let mut rig = Rig::new(config());
         for frame in &frames {
-            rig.net.send(frame);
+            rig.inject(frame);
         }
         rig.step();
     }
@@ -143,8 +143,8 @@ proptest! {
             let mut frame = whole.clone();
             let index = at % frame.len();
             frame[index] = value;
-            rig.net.send(&frame);
-            rig.net.send(&frame[..index]);
+            rig.inject(&frame);
+            rig.inject(&frame[..index]);
         }
         rig.step();
     }
@@ -154,7 +154,7 @@ proptest! {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let mut rig = Rig::new(config());
-        rig.net.send(&segment(&syn(1000, port), GATEWAY));
+        rig.inject(&segment(&syn(1000, port), GATEWAY));
         let (_, theirs) = wait_for_syn(&mut rig);
         for attack in &attacks {
             fire(&mut rig, attack, (1000, port), 1001, theirs.wrapping_add(1));
@@ -180,7 +180,7 @@ proptest! {
         if rig.net.tcp.len() == 1 {
             let (port, theirs) = wait_for_syn(&mut rig);
             let answer = TcpRepr { ack_number: Some(TcpSeqNumber(theirs.wrapping_add(1))), ..syn(80, port) };
-            rig.net.send(&segment(&answer, GATEWAY));
+            rig.inject(&segment(&answer, GATEWAY));
             for attack in &attacks {
                 fire(&mut rig, attack, (80, port), 1001, theirs.wrapping_add(1));
             }
@@ -199,7 +199,7 @@ fn a_syn_before_our_syn_is_ignored() {
     }
     rig.booted = false;
     rig.until("it is accepted", |rig| rig.net.tcp.len() == 1);
-    rig.net.send(&segment(&syn(80, 20_000), GATEWAY));
+    rig.inject(&segment(&syn(80, 20_000), GATEWAY));
     for _ in 0..10 {
         rig.step();
     }
@@ -211,7 +211,7 @@ fn a_window_that_is_filled_at_once_fits() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let mut rig = Rig::new(config());
-    rig.net.send(&segment(&syn(1000, port), GATEWAY));
+    rig.inject(&segment(&syn(1000, port), GATEWAY));
     let (_, theirs) = wait_for_syn(&mut rig);
     let payload = vec![1; 32_000];
     // More than any window that was announced, without a round in between.
@@ -224,7 +224,7 @@ fn a_window_that_is_filled_at_once_fits() {
             ..syn(1000, port)
         };
         let repr = TcpRepr { window_scale: None, max_seg_size: None, sack_permitted: false, ..repr };
-        rig.net.send(&segment(&repr, GATEWAY));
+        rig.inject(&segment(&repr, GATEWAY));
     }
     rig.step();
 }
@@ -235,7 +235,7 @@ fn connections_are_bounded() {
     let port = listener.local_addr().unwrap().port();
     let mut rig = Rig::new(config());
     for from in 0..super::super::tcp::MAX_CONNECTIONS as u16 + 100 {
-        rig.net.send(&segment(&syn(1000 + from, port), GATEWAY));
+        rig.inject(&segment(&syn(1000 + from, port), GATEWAY));
         if from % 16 == 0 {
             rig.step();
         }
@@ -251,7 +251,7 @@ fn a_guest_that_takes_nothing_costs_a_bounded_queue() {
         GATEWAY,
     );
     for _ in 0..10_000 {
-        rig.net.send(&request);
+        rig.inject(&request);
     }
     let mut frames = 0;
     rig.net.receive(&mut |_| {

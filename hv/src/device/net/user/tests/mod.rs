@@ -111,6 +111,11 @@ impl Rig {
         }
     }
 
+    /// Sends a frame as if it were the guest's.
+    fn inject(&mut self, frame: &[u8]) {
+        self.net.send(frame, Instant::now());
+    }
+
     /// One round of everybody. Returns whether any frame moved.
     fn step(&mut self) -> bool {
         let now = Instant::now();
@@ -120,7 +125,7 @@ impl Rig {
         }
         let mut moved = false;
         for frame in self.wire.from_guest.drain(..) {
-            self.net.send(&frame);
+            self.net.send(&frame, now);
             moved = true;
         }
         self.net.poll(now);
