@@ -219,4 +219,53 @@ mod tests {
         assert!(message("lo").contains("not a tap device"));
         assert!(!Path::new("/sys/class/net/hv-none").exists(), "a device was created");
     }
+
+    /// For a device made with: `ip tuntap add dev hvtest mode tap`, `ip addr add 192.0.2.1/24 dev hvtest`,
+    /// `ip link set hvtest up`.
+    #[test]
+    #[ignore = "needs the tap device hvtest, see its docs"]
+    fn frames_travel_over_a_real_tap_device() {
+        use smoltcp::wire::{
+            ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol,
+        };
+        let mac = [2, 0, 0, 0, 0, 1];
+        let mut tap = Tap::open("hvtest", mac).unwrap();
+        assert!(Tap::open("hvtest", mac).unwrap_err().to_string().contains("another program is attached"));
+        let request = ArpRepr::EthernetIpv4 {
+            operation: ArpOperation::Request,
+            source_hardware_addr: EthernetAddress(mac),
+            source_protocol_addr: [192, 0, 2, 7].into(),
+            target_hardware_addr: EthernetAddress([0; 6]),
+            target_protocol_addr: [192, 0, 2, 1].into(),
+        };
+        let mut bytes = vec![0; 14 + request.buffer_len()];
+        let mut frame = EthernetFrame::new_unchecked(&mut bytes[..]);
+        frame.set_src_addr(EthernetAddress(mac));
+        frame.set_dst_addr(EthernetAddress::BROADCAST);
+        frame.set_ethertype(EthernetProtocol::Arp);
+        request.emit(&mut ArpPacket::new_unchecked(frame.payload_mut()));
+        let start = Instant::now();
+        let mut answered = false;
+        while !answered {
+            assert!(start.elapsed().as_secs() < 30, "no ARP reply");
+            tap.send(&bytes, Instant::now());
+            std::thread::sleep(std::time::Duration::from_millis(10));
+            tap.readable = true;
+            // Refused once, a frame is offered again.
+            let mut first = None;
+            tap.receive(&mut |frame| {
+                first = Some(frame.to_vec());
+                false
+            });
+            tap.receive(&mut |frame| {
+                assert_eq!(first.take().unwrap_or(frame.to_vec()), frame);
+                let frame = EthernetFrame::new_checked(frame).unwrap();
+                if frame.ethertype() == EthernetProtocol::Arp {
+                    let packet = ArpPacket::new_checked(frame.payload()).unwrap();
+                    answered |= packet.operation() == ArpOperation::Reply;
+                }
+                true
+            });
+        }
+    }
 }
