@@ -16,7 +16,7 @@ use hv_abi::io::block::{BlockConfig, BlockRequest, BlockResponse, INLINE_SEGMENT
 use hv_abi::ring::{Front, Layout};
 use hv_abi::{Errno, EventPort, GuestAddr, PAGE_SIZE};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use zerocopy::IntoBytes;
@@ -82,7 +82,8 @@ impl Rig {
         let ring = RingMemory::new(&memory, RING, &layout);
         let hub = Hub::new(memory.clone(), 0);
         let diary = Arc::new(Diary::default());
-        hub.set_owner(diary.clone());
+        let owner: Weak<dyn Owner> = Arc::downgrade(&(diary.clone() as Arc<dyn Owner>));
+        hub.set_owner(owner);
         let doorbell = EventFd::new(EFD_NONBLOCK).unwrap();
         let device = BlockDevice::new(Parts {
             index: 3,
