@@ -24,6 +24,10 @@ pub mod console;
 pub mod env;
 pub mod event;
 pub mod executor;
+#[cfg(feature = "fs")]
+pub mod fs;
+#[cfg(feature = "http")]
+pub mod http;
 pub mod hypercall;
 mod logger;
 mod memory;
@@ -59,6 +63,17 @@ pub mod prelude {
     pub use alloc::string::{String, ToString};
     pub use alloc::vec;
     pub use alloc::vec::Vec;
+}
+
+/// Bytes of memory that are the guest's to allocate, all told.
+pub fn heap_size() -> usize {
+    rt::start_info().heap_size as usize
+}
+
+/// Tells the host that the guest has finished starting and does its work
+/// from now on: `hv run --stats` then says how long that took.
+pub fn ready() {
+    hypercall::ready();
 }
 
 /// Ends the guest with this exit code. The host still writes what was printed.

@@ -8,10 +8,10 @@ use embedded_io::{ErrorType, Read, Seek, SeekFrom};
 use hv_abi::Errno;
 
 /// Bytes of a cache line: what is read at once around a small read.
-const LINE: usize = 32 << 10;
+const LINE: usize = 64 << 10;
 
 /// Reads any bytes of a disk. Small reads go through a cache of lines of
-/// 32 KiB; the whole sectors of large ones go straight to the buffer.
+/// 64 KiB; the whole sectors of large ones go straight to the buffer.
 ///
 /// The cache holds what it has read for as long as it likes: writes to the
 /// disk by other means are not seen.
@@ -37,7 +37,7 @@ impl DiskReader {
     /// A reader at the start of the disk. Its cache takes at most 1/32 of the
     /// guest's heap, or 1 MiB.
     pub fn new(disk: Disk) -> Self {
-        let limit = (rt::start_info().heap_size as usize / 32 / LINE).clamp(2, 32);
+        let limit = (rt::start_info().heap_size as usize / 32 / LINE).clamp(2, 16);
         DiskReader { disk, position: 0, lines: Vec::new(), limit, clock: 0 }
     }
 

@@ -1,0 +1,36 @@
+//! An HTTP server for the files of the first disk, FAT or ext4.
+//!
+//! ```text
+//! hv run web --disk docs --publish 8080:80    # a folder of the host
+//! hv run web --disk site.img --publish 8080:80 --memory 64M
+//! curl http://127.0.0.1:8080/
+//! ```
+#![no_std]
+#![no_main]
+
+use hv_guest::http::{self, Files, Request};
+use hv_guest::net::{self, Serve};
+use hv_guest::prelude::*;
+use hv_guest::{block, fs};
+
+const PORT: u16 = 80;
+
+#[hv_guest::entry]
+async fn main(spawner: hv_guest::Spawner) -> Result<(), String> {
+    let disk = block::disk(0).ok_or("no disk: run it with --disk FILE or --disk FOLDER")?;
+    let root = fs::open_root(disk).map_err(|error| format!("disk 0: {error}"))?;
+    println!("disk 0: {}, {} bytes", root.kind(), disk.size());
+
+    let heap = hv_guest::heap_size();
+    let files = Files::new(root, heap / 8);
+    // A connection's buffers are memory set aside: more of it, more under way.
+    let serve = Serve { send_buffer: (heap / 512).clamp(16 << 10, 256 << 10), ..Serve::default() };
+    let stack = net::up(spawner).await.map_err(|error| error.to_string())?;
+    http::serve(stack, PORT, serve, async move |request: &Request<'_>| files.respond(request).await)
+        .map_err(|error| error.to_string())?;
+    println!("web: listening on port {PORT}");
+    hv_guest::ready();
+
+    hv_guest::shutdown().await;
+    Ok(())
+}

@@ -1,0 +1,264 @@
+//! Files on a disk, read-only: FAT12, FAT16, FAT32 with long names, and ext2 to ext4.
+//!
+//! ```ignore
+//! let files = fs::open_root(block::disk(0).ok_or("no disk")?)?;
+//! for entry in files.read_dir("/docs")? {
+//!     println!("{} {}", entry.name, entry.metadata.len);
+//! }
+//! let mut file = files.open("/docs/index.html")?;
+//! let mut bytes = vec![0; file.len() as usize];
+//! file.read_exact_at(0, &mut bytes).await?;
+//! ```
+//!
+//! Paths are separated by `/` and start at the root, with or without a `/`;
+//! `..` is nowhere. Names are compared as the file system does it: FAT ignores
+//! the case of letters.
+//!
+//! # What waits for what
+//!
+//! The data of a file on FAT is read straight into the buffer, asynchronously:
+//! a file's place on the disk is looked up once, when it is opened. Everything
+//! else (folders, opening, all of ext4) goes through a small cache, and keeps
+//! other tasks waiting while it reads the disk.
+
+mod ext4;
+mod fat;
+
+use crate::block::{Disk, DiskReader};
+use alloc::string::String;
+use alloc::vec;
+use alloc::vec::Vec;
+use hv_abi::Errno;
+
+/// Why something cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Error {
+    /// There is no such file or folder.
+    NotFound,
+    /// It is a folder, and a file was asked for.
+    IsAFolder,
+    /// It is a file, and a folder was asked for.
+    NotAFolder,
+    /// The disk holds neither FAT nor ext2 to ext4, or a variant of them that is not known.
+    Unsupported,
+    /// The file system's own data makes no sense.
+    Corrupt,
+    /// The disk failed.
+    Disk(Errno),
+}
+
+impl core::fmt::Display for Error {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            Error::NotFound => "no such file or folder",
+            Error::IsAFolder => "is a folder",
+            Error::NotAFolder => "is not a folder",
+            Error::Unsupported => "no file system that is known here (FAT, ext2, ext3, ext4)",
+            Error::Corrupt => "the file system is damaged",
+            Error::Disk(errno) => return write!(f, "disk: {errno}"),
+        })
+    }
+}
+
+impl core::error::Error for Error {}
+
+impl From<Errno> for Error {
+    fn from(errno: Errno) -> Self {
+        Error::Disk(errno)
+    }
+}
+
+/// What is known of a file or folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Metadata {
+    /// Bytes of a file; of no meaning for a folder.
+    pub len: u64,
+    /// Whether it is a folder.
+    pub is_dir: bool,
+    /// When it was last changed, in seconds since 1970-01-01 UTC. FAT keeps
+    /// local time, of which it does not say whose; it is taken as UTC.
+    pub modified: i64,
+}
+
+/// A file or folder within a folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its name, as it was given.
+    pub name: String,
+    /// What is known of it.
+    pub metadata: Metadata,
+}
+
+/// A file system. Copies are handles of the same one.
+#[derive(Clone)]
+pub struct FileSystem(Kind);
+
+#[derive(Clone)]
+enum Kind {
+    Fat(fat::Fat),
+    Ext4(ext4::Ext4),
+}
+
+/// Takes up the file system that fills a disk.
+///
+/// # Errors
+///
+/// [`Error::Unsupported`] if there is none that is known; [`Error::Corrupt`],
+/// [`Error::Disk`].
+pub fn open_root(disk: Disk) -> Result<FileSystem, Error> {
+    const EXT_MAGIC_AT: u64 = 1024 + 56;
+    const EXT_MAGIC: [u8; 2] = [0x53, 0xef];
+    let mut reader = DiskReader::new(disk);
+    let mut magic = [0; 2];
+    if disk.size() > EXT_MAGIC_AT {
+        reader.read_exact_at(EXT_MAGIC_AT, &mut magic)?;
+    }
+    Ok(FileSystem(match magic {
+        EXT_MAGIC => Kind::Ext4(ext4::Ext4::open(reader)?),
+        _ => Kind::Fat(fat::Fat::open(reader)?),
+    }))
+}
+
+/// The parts of a path; [`Error::NotFound`] for one that leads upwards.
+fn components(path: &str) -> Result<impl Iterator<Item = &str>, Error> {
+    let parts = path.split('/').filter(|part| !matches!(*part, "" | "."));
+    if parts.clone().any(|part| part == "..") {
+        return Err(Error::NotFound);
+    }
+    Ok(parts)
+}
+
+impl FileSystem {
+    /// Its kind, for people: "FAT32", say.
+    pub fn kind(&self) -> &'static str {
+        match &self.0 {
+            Kind::Fat(fat) => fat.kind(),
+            Kind::Ext4(_) => "ext4",
+        }
+    }
+
+    /// What is known of a file or folder. Symbolic links are followed.
+    pub fn metadata(&self, path: &str) -> Result<Metadata, Error> {
+        match &self.0 {
+            Kind::Fat(fat) => fat.metadata(path),
+            Kind::Ext4(ext4) => ext4.metadata(path),
+        }
+    }
+
+    /// The content of a folder, without itself and its parent, in the order of the disk.
+    pub fn read_dir(&self, path: &str) -> Result<Vec<Entry>, Error> {
+        match &self.0 {
+            Kind::Fat(fat) => fat.read_dir(path),
+            Kind::Ext4(ext4) => ext4.read_dir(path),
+        }
+    }
+
+    /// Opens a file to read it.
+    pub fn open(&self, path: &str) -> Result<File, Error> {
+        Ok(match &self.0 {
+            Kind::Fat(fat) => File::new(fat.open_file(path)?.into()),
+            Kind::Ext4(ext4) => File::new(ext4.open_file(path)?.into()),
+        })
+    }
+
+    /// A whole file.
+    pub async fn read(&self, path: &str) -> Result<Vec<u8>, Error> {
+        let mut file = self.open(path)?;
+        let mut bytes = vec![0; file.len() as usize];
+        file.read_exact_at(0, &mut bytes).await?;
+        Ok(bytes)
+    }
+}
+
+enum Source {
+    Fat(fat::File),
+    Ext4(ext4::File),
+}
+
+impl From<fat::File> for Source {
+    fn from(file: fat::File) -> Self {
+        Source::Fat(file)
+    }
+}
+
+impl From<ext4::File> for Source {
+    fn from(file: ext4::File) -> Self {
+        Source::Ext4(file)
+    }
+}
+
+/// An open file.
+pub struct File {
+    source: Source,
+    position: u64,
+}
+
+impl File {
+    fn new(source: Source) -> Self {
+        File { source, position: 0 }
+    }
+
+    /// What is known of it.
+    pub fn metadata(&self) -> Metadata {
+        match &self.source {
+            Source::Fat(file) => file.metadata(),
+            Source::Ext4(file) => file.metadata(),
+        }
+    }
+
+    /// Its length in bytes.
+    pub fn len(&self) -> u64 {
+        self.metadata().len
+    }
+
+    /// Whether it has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How much of a buffer can be filled from here on.
+    fn clip(&self, offset: u64, len: usize) -> usize {
+        usize::try_from(self.len().saturating_sub(offset)).map_or(len, |left| left.min(len))
+    }
+
+    /// Reads from `offset` on, until the buffer is full or the file ends.
+    /// Returns the number of bytes.
+    pub async fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> Result<usize, Error> {
+        let count = self.clip(offset, buffer.len());
+        let buffer = &mut buffer[..count];
+        match &mut self.source {
+            Source::Fat(file) => file.read(offset, buffer).await?,
+            Source::Ext4(file) => file.read(offset, buffer)?,
+        }
+        Ok(count)
+    }
+
+    /// As [`read_at`](Self::read_at), for code that is not async.
+    pub fn read_at_blocking(&mut self, offset: u64, buffer: &mut [u8]) -> Result<usize, Error> {
+        let count = self.clip(offset, buffer.len());
+        let buffer = &mut buffer[..count];
+        match &mut self.source {
+            Source::Fat(file) => file.read_blocking(offset, buffer)?,
+            Source::Ext4(file) => file.read(offset, buffer)?,
+        }
+        Ok(count)
+    }
+
+    /// Fills the buffer from `offset` on; [`Error::Corrupt`] if the file ends before.
+    pub async fn read_exact_at(&mut self, offset: u64, buffer: &mut [u8]) -> Result<(), Error> {
+        let count = self.read_at(offset, buffer).await?;
+        if count == buffer.len() { Ok(()) } else { Err(Error::Corrupt) }
+    }
+
+    /// Reads on from where the last read ended; 0 bytes at the end of the file.
+    pub async fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Error> {
+        let count = self.read_at(self.position, buffer).await?;
+        self.position += count as u64;
+        Ok(count)
+    }
+
+    /// Has the next [`read`](Self::read) start at this offset.
+    pub fn seek(&mut self, offset: u64) {
+        self.position = offset;
+    }
+}
