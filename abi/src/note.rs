@@ -66,18 +66,3 @@ impl Note {
         }
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn golden_bytes() {
-        // Read the section on versions in docs/abi.md before changing these.
-        let expected: [u8; 32] = [
-            3, 0, 0, 0, 16, 0, 0, 0, 1, 0, 0, 0, b'h', b'v', 0, 0, //
-            1, 0, 0, 0, 0x00, 0x00, 0x04, 0x00, 0x00, 0x00, 0x10, 0, 0, 0, 0, 0,
-        ];
-        assert_eq!(Note::new(256 << 10, 1 << 20).as_bytes(), expected);
-    }
-}

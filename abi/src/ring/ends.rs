@@ -34,6 +34,14 @@ where
             responses: Consumer::new(memory, layout.response_queue()),
         }
     }
+
+    /// The front end of a ring that was in use, with nothing in flight.
+    pub fn resume(memory: M, layout: &Layout) -> Result<Self, Violation> {
+        Ok(Front {
+            requests: Producer::resume(memory.clone(), layout.request_queue())?,
+            responses: Consumer::resume(memory, layout.response_queue())?,
+        })
+    }
 }
 
 impl<M, Req, Rsp> Back<M, Req, Rsp>

@@ -26,7 +26,9 @@
 //! load `prod` again, and do not sleep if it moved.
 //!
 //! Waiting for room is the same with `cons` and `cons_event` in place of
-//! `prod` and `prod_event`. The two fences make a lost wake-up impossible,
+//! `prod` and `prod_event`. In zeroed memory nobody has asked for anything: a
+//! back end arms `prod_event` of its requests (to 1) before the guest starts,
+//! and until a front end waits it hears of nothing. The two fences make a lost wake-up impossible,
 //! which `tests/loom.rs` of this crate checks over all interleavings.
 //!
 //! # Trust

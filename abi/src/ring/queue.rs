@@ -137,7 +137,8 @@ impl<M: SharedMemory, T: IntoBytes + Immutable> Producer<M, T> {
     }
 
     /// Asks to be notified once `wanted` entries can be written (at most all).
-    /// Returns true if that is so already: then nothing will come.
+    /// Returns true if that is so already: then nothing will come. Publish
+    /// first: no consumer makes room by taking what it does not see.
     pub fn wait_for_room(&mut self, wanted: u32) -> Result<bool, Violation> {
         let wanted = wanted.clamp(1, self.place.entries);
         // There is room for `wanted` once cons has reached this index.
@@ -235,7 +236,8 @@ impl<M: SharedMemory, T: FromBytes + IntoBytes> Consumer<M, T> {
         Ok(self.available()? > 0)
     }
 
-    /// Asks not to be notified: this end is looking by itself.
+    /// Asks not to be notified: this end is looking by itself. An index comes
+    /// round after 2^32 entries, so one needless notification may come then.
     pub fn suppress_events(&mut self) {
         self.memory.store(self.place.prod_event(), self.cons);
     }
