@@ -25,6 +25,7 @@ mod ext4;
 mod fat;
 
 use crate::block::{Disk, DiskReader};
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -172,7 +173,7 @@ impl FileSystem {
 
 enum Source {
     Fat(fat::File),
-    Ext4(ext4::File),
+    Ext4(Box<ext4::File>),
 }
 
 impl From<fat::File> for Source {
@@ -183,7 +184,7 @@ impl From<fat::File> for Source {
 
 impl From<ext4::File> for Source {
     fn from(file: ext4::File) -> Self {
-        Source::Ext4(file)
+        Source::Ext4(Box::new(file))
     }
 }
 

@@ -18,6 +18,7 @@ pub struct Request<'a> {
 }
 
 /// What some bytes turned out to be.
+#[expect(clippy::large_enum_variant, reason = "taken apart where it is made; a box would be one per request")]
 pub(super) enum Parsed<'a> {
     /// A request, with its length.
     Request(Request<'a>, usize),

@@ -16,7 +16,9 @@ mod buffers;
 mod device;
 
 pub use buffers::buffer;
-pub use embassy_net::{IpAddress, IpEndpoint, Ipv4Address, Stack, tcp::TcpSocket, udp::UdpSocket};
+pub use embassy_net::tcp::{Error as TcpError, TcpSocket};
+pub use embassy_net::udp::UdpSocket;
+pub use embassy_net::{IpAddress, IpEndpoint, Ipv4Address, Stack};
 
 use crate::console::devices;
 use crate::{executor, random, rt};
