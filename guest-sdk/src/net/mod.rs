@@ -127,15 +127,25 @@ pub fn serve<H>(stack: Stack<'static>, port: u16, how: Serve, handler: H) -> Res
 where
     H: AsyncFn(&mut TcpSocket<'_>) + 'static,
 {
+    // One piece of memory for all: an allocator writes beside each piece that
+    // it hands out, and so would touch every one of these.
+    let each = how.receive_buffer + how.send_buffer;
+    let mut count = how.connections;
+    let mut memory = loop {
+        match buffer(count * each) {
+            Some(memory) => break memory,
+            None if count <= 1 => return Err(Error::NoMemory),
+            None => count /= 2,
+        }
+    };
+    if count < how.connections {
+        log::warn!("port {port}: memory for {count} connections only");
+    }
     let handler = Rc::new(handler);
-    for number in 0..how.connections {
-        let (Some(receive), Some(send)) = (buffer(how.receive_buffer), buffer(how.send_buffer)) else {
-            if number == 0 {
-                return Err(Error::NoMemory);
-            }
-            log::warn!("port {port}: memory for {number} connections only");
-            break;
-        };
+    for _ in 0..count {
+        let (receive, send);
+        (receive, memory) = memory.split_at_mut(how.receive_buffer);
+        (send, memory) = memory.split_at_mut(how.send_buffer);
         executor::spawn(connections(stack, port, how, handler.clone(), receive, send));
     }
     Ok(())
@@ -161,7 +171,9 @@ async fn connections<H>(
             log::error!("port {port}: {error:?}");
             return;
         }
-        handler(&mut socket).await;
+        // On the heap only while there is a connection: what a handler keeps
+        // across its awaits can be large.
+        Box::pin(handler(&mut socket)).await;
         socket.close();
         if with_timeout(LINGER, socket.flush()).await.is_err() {
             socket.abort();
