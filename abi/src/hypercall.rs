@@ -54,7 +54,7 @@ hypercalls! {
     /// Ends the guest. The low 8 bits of `code` are its exit code. Does not return.
     2 Exit "exit" ("code");
     /// Ends the guest as crashed, with `len` bytes of UTF-8 at `address` as the
-    /// reason (cut at 4096; an unreadable range leaves the reason out). Does not return.
+    /// reason (cut at 4096; of an unreadable range the report says just that). Does not return.
     3 Panic "panic" ("address", "len");
     /// Waits until an unmasked event is pending or the guest's clock reads
     /// `deadline` nanoseconds (`u64::MAX`: no deadline). Returns 1 when an event

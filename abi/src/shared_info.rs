@@ -54,13 +54,14 @@ impl Clock {
 pub struct SharedInfo {
     /// Events that wait for the guest: the host sets, the guest clears.
     pub pending: [u64; EVENT_WORDS],
-    /// Events that neither end [`Block`](crate::Hypercall::Block) nor cause an
-    /// upcall: written by the guest; all ones at the start.
+    /// Events that do not end [`Block`](crate::Hypercall::Block): written by
+    /// the guest; all ones at the start.
     pub mask: [u64; EVENT_WORDS],
     /// The clock: written by the host.
     pub clock: Clock,
     reserved: [u8; 24],
-    /// Changes when the guest is restored or cloned: written by the host.
+    /// Changes when the guest is restored or cloned, which this version never
+    /// does: written by the host, zero so far.
     pub generation: [u8; 16],
 }
 
