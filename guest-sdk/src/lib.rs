@@ -20,6 +20,7 @@
 extern crate alloc;
 
 pub mod block;
+pub mod budget;
 pub mod console;
 pub mod env;
 pub mod event;

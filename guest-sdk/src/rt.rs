@@ -5,8 +5,9 @@ use hv_abi::device::DeviceInfo;
 use hv_abi::note::Note;
 use hv_abi::start_info::StartInfo;
 
-/// Stack that the SDK asks for, in bytes.
-const STACK_SIZE: u32 = 256 << 10;
+/// Stack that the SDK asks for, in bytes. It costs memory only as far as it is
+/// used; code that is not optimised keeps several copies of large values on it.
+const STACK_SIZE: u32 = 512 << 10;
 
 // SAFETY: the section holds data that nothing but the linker interprets.
 #[unsafe(link_section = ".note.hv")]

@@ -9,6 +9,7 @@
 #![no_main]
 
 use core::cell::RefCell;
+use hv_guest::budget::Budget;
 use hv_guest::embedded_io_async::Write;
 use hv_guest::net::{self, Serve, TcpSocket};
 use hv_guest::prelude::*;
@@ -18,17 +19,20 @@ use hv_guest_examples::kv::{Parsed, Store, execute, parse};
 const PORT: u16 = 6379;
 /// Most bytes of a command, and of replies that wait to be written.
 const MAX_INPUT: usize = 1 << 20;
-const MAX_OUTPUT: usize = 64 << 10;
+const MAX_OUTPUT: usize = 8 << 10;
+/// Bytes of a connection's input that it does not have to ask for.
+const INPUT: usize = 16 << 10;
 
 #[hv_guest::entry]
 async fn main(spawner: hv_guest::Spawner) -> Result<(), net::Error> {
-    let store = RefCell::new(Store::new(hv_guest::heap_size() / 2));
+    let store = RefCell::new(Store::new(hv_guest::heap_size() / 4));
+    let budget = Budget::new(hv_guest::heap_size() / 8);
     let stack = net::up(spawner).await?;
     // Clients of Redis keep connections without a word for as long as they like.
-    let serve = Serve { receive_buffer: 16 << 10, idle_timeout: None, ..Serve::default() };
+    let serve = Serve { receive_buffer: 8 << 10, idle_timeout: None, ..Serve::default() };
     net::serve(stack, PORT, serve, async move |socket: &mut TcpSocket<'_>| {
         // The other side is gone, and so is whoever could be told.
-        let _ = connection(socket, &store).await;
+        let _ = connection(socket, &store, &budget).await;
     })?;
     println!("kv: listening on port {PORT}");
     hv_guest::ready();
@@ -36,7 +40,12 @@ async fn main(spawner: hv_guest::Spawner) -> Result<(), net::Error> {
     Ok(())
 }
 
-async fn connection(socket: &mut TcpSocket<'_>, store: &RefCell<Store>) -> Result<(), net::TcpError> {
+async fn connection(
+    socket: &mut TcpSocket<'_>,
+    store: &RefCell<Store>,
+    budget: &Budget,
+) -> Result<(), net::TcpError> {
+    let mut share = budget.share();
     let mut input = Vec::new();
     let mut output = Vec::new();
     loop {
@@ -51,15 +60,25 @@ async fn connection(socket: &mut TcpSocket<'_>, store: &RefCell<Store>) -> Resul
                         break false;
                     }
                 }
-                Parsed::Incomplete => break input.len() - used <= MAX_INPUT,
+                Parsed::Incomplete => {
+                    // A vector that grows is twice as large as what is in it, at most.
+                    let len = input.len() - used;
+                    break len <= INPUT || len <= MAX_INPUT && share.grow(2 * len);
+                }
                 Parsed::Wrong(what) => {
                     output.extend_from_slice(format!("-ERR Protocol error: {what}\r\n").as_bytes());
                     break false;
                 }
             }
             if output.len() >= MAX_OUTPUT {
+                // A long reply, to a client that may never take it.
+                let mut long = budget.share();
+                if output.len() > 2 * MAX_OUTPUT && !long.grow(output.capacity()) {
+                    return Ok(());
+                }
                 socket.write_all(&output).await?;
                 output.clear();
+                output.shrink_to(2 * MAX_OUTPUT);
             }
         };
         // The replies to everything that arrived together leave together.

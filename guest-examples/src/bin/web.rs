@@ -24,7 +24,7 @@ async fn main(spawner: hv_guest::Spawner) -> Result<(), String> {
     let heap = hv_guest::heap_size();
     let files = Files::new(root, heap / 8);
     // A connection's buffers are memory set aside: more of it, more under way.
-    let serve = Serve { send_buffer: (heap / 512).clamp(16 << 10, 256 << 10), ..Serve::default() };
+    let serve = Serve { send_buffer: (heap / 640).clamp(8 << 10, 256 << 10), ..Serve::default() };
     let stack = net::up(spawner).await.map_err(|error| error.to_string())?;
     http::serve(stack, PORT, serve, async move |request: &Request<'_>| files.respond(request).await)
         .map_err(|error| error.to_string())?;

@@ -16,7 +16,7 @@ use core::ops::Range;
 use core::pin::Pin;
 
 /// Files up to this size are kept; larger ones are streamed.
-const SMALL: u64 = 64 << 10;
+const SMALL: u64 = 16 << 10;
 
 /// Answers requests for the files and folders of a file system.
 ///

@@ -23,6 +23,7 @@ pub use files::Files;
 pub use request::{Request, decode};
 pub use response::{Body, Response, Source};
 
+use crate::budget::Budget;
 use crate::net::{self, Serve, Stack, TcpSocket};
 use alloc::boxed::Box;
 use alloc::vec;
@@ -32,14 +33,20 @@ use embedded_io_async::Write;
 use request::{Parsed, parse};
 
 /// Most bytes of a request's head, and of its body.
-const MAX_HEAD: usize = 16 << 10;
+const MAX_HEAD: usize = 8 << 10;
 const MAX_BODY: usize = 64 << 10;
 /// Answers are gathered up to this size before they are written.
 const GATHER: usize = 16 << 10;
-/// Bytes of a streamed body that are read at once.
+/// Bytes of a streamed body that are read at once: at most, and when there is
+/// hardly any memory left.
 const CHUNK: usize = 64 << 10;
+const SMALL_CHUNK: usize = 4 << 10;
+/// Bytes of a connection's input that it does not have to ask for.
+const INPUT: usize = 1 << 10;
 
 /// Serves HTTP on a TCP port: `handler` answers each request. Returns at once.
+///
+/// Large requests and streamed bodies take at most 1/8 of the heap all told.
 ///
 /// # Errors
 ///
@@ -48,20 +55,22 @@ pub fn serve<H>(stack: Stack<'static>, port: u16, how: Serve, handler: H) -> Res
 where
     H: AsyncFn(&Request<'_>) -> Response + 'static,
 {
+    let budget = Budget::new(crate::heap_size() / 8);
     net::serve(stack, port, how, async move |socket: &mut TcpSocket<'_>| {
         // An error is the other side's going away; nobody is left to tell.
-        let _ = connection(socket, &handler).await;
+        let _ = connection(socket, &handler, &budget).await;
     })
 }
 
 type Gone = embassy_net::tcp::Error;
 
 /// Answers the requests of one connection until it ends.
-async fn connection<H>(socket: &mut TcpSocket<'_>, handler: &H) -> Result<(), Gone>
+async fn connection<H>(socket: &mut TcpSocket<'_>, handler: &H, budget: &Budget) -> Result<(), Gone>
 where
     H: AsyncFn(&Request<'_>) -> Response,
 {
-    let mut input = vec![0; 1 << 10];
+    let mut share = budget.share();
+    let mut input = vec![0; INPUT];
     let (mut start, mut end) = (0, 0);
     let mut output = Vec::new();
     loop {
@@ -69,7 +78,7 @@ where
             Parsed::Request(request, used) => {
                 let response = handler(&request).await;
                 let keep = request.keep_alive();
-                send(socket, &mut output, response, &request, keep).await?;
+                send(socket, &mut output, response, &request, budget).await?;
                 start += used;
                 if !keep {
                     return flush(socket, &mut output).await;
@@ -87,7 +96,12 @@ where
         (start, end) = (0, end - start);
         // Twice the size at least, so that few reads fill it.
         if input.len() < missing {
-            input.resize(missing.max(input.len() * 2), 0);
+            let len = missing.max(input.len() * 2);
+            if !share.grow(len) {
+                refuse(&mut output, 503);
+                return flush(socket, &mut output).await;
+            }
+            input.resize(len, 0);
         }
         match socket.read(&mut input[end..]).await? {
             0 => return Ok(()),
@@ -119,9 +133,9 @@ async fn send(
     output: &mut Vec<u8>,
     response: Response,
     request: &Request<'_>,
-    keep: bool,
+    budget: &Budget,
 ) -> Result<(), Gone> {
-    response.head(output, keep);
+    response.head(output, request.keep_alive());
     if request.method() == "HEAD" {
         return Ok(());
     }
@@ -137,15 +151,25 @@ async fn send(
         }
         Body::Stream { len, source } => {
             flush(socket, output).await?;
-            stream(socket, len, source).await
+            stream(socket, len, source, budget).await
         }
     }
 }
 
 /// Sends a streamed body; the next piece is read while one is sent.
-async fn stream(socket: &mut TcpSocket<'_>, mut len: u64, mut source: Box<dyn Source>) -> Result<(), Gone> {
-    let mut bytes = vec![0; CHUNK];
-    let mut next = vec![0; CHUNK];
+async fn stream(
+    socket: &mut TcpSocket<'_>,
+    mut len: u64,
+    mut source: Box<dyn Source>,
+    budget: &Budget,
+) -> Result<(), Gone> {
+    // A part of what is left, so that many streams share it; and a little
+    // even if there is nothing left.
+    let mut share = budget.share();
+    let wanted = (budget.left() / 8).clamp(SMALL_CHUNK, CHUNK) / SMALL_CHUNK * SMALL_CHUNK;
+    let chunk = if share.grow(2 * wanted) { wanted } else { SMALL_CHUNK };
+    let mut bytes = vec![0; chunk];
+    let mut next = vec![0; chunk];
     let mut ready = read(&mut source, &mut bytes, len).await?;
     while ready > 0 {
         len -= ready as u64;

@@ -36,7 +36,7 @@ use hv_abi::io::net::{NetConfig, NetFeatures};
 const LINGER: Duration = Duration::from_secs(5);
 
 /// Sockets that a stack can have at a time, those of DNS and DHCP included.
-pub const SOCKETS: usize = 160;
+pub const SOCKETS: usize = 144;
 
 /// Why there is no network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,11 +69,17 @@ pub async fn up(spawner: executor::Spawner) -> Result<Stack<'static>, Error> {
         devices().find_map(|info| NetConfig::of(info).map(|config| (info, config))).ok_or(Error::NoDevice)?;
     let memory = (rt::start_info().heap_size as usize / 5).min(6 << 20);
     let device = Device::new(info, config, memory).ok_or(Error::NoMemory)?;
-    let resources = Box::leak(Box::new(StackResources::<SOCKETS>::new()));
-    let (stack, mut runner) = embassy_net::new(device, addresses(&config), resources, random::next_u64());
+    let (stack, mut runner) = embassy_net::new(device, addresses(&config), resources(), random::next_u64());
     spawner.spawn(async move { runner.run().await });
     stack.wait_config_up().await;
     Ok(stack)
+}
+
+/// Room for the sockets. A function of its own, so that its copies of the
+/// room, which are large without optimisation, are off the stack again.
+#[inline(never)]
+fn resources() -> &'static mut StackResources<SOCKETS> {
+    Box::leak(Box::new(StackResources::new()))
 }
 
 fn addresses(config: &NetConfig) -> Config {
@@ -117,12 +123,12 @@ impl Default for Serve {
 /// Serves a TCP port: `handler` is called with each connection, which is
 /// closed in good order when it returns. Returns at once.
 ///
-/// The buffers are taken from the heap, but cost memory only once they are used.
+/// The buffers are taken from the heap, a quarter of it at most (then there are
+/// fewer connections), but cost memory only once they are used.
 ///
 /// # Errors
 ///
-/// [`Error::NoMemory`] if there is no room for the buffers of one connection;
-/// with room for some, there are fewer connections.
+/// [`Error::NoMemory`] if there is no room for the buffers.
 pub fn serve<H>(stack: Stack<'static>, port: u16, how: Serve, handler: H) -> Result<(), Error>
 where
     H: AsyncFn(&mut TcpSocket<'_>) + 'static,
@@ -130,14 +136,8 @@ where
     // One piece of memory for all: an allocator writes beside each piece that
     // it hands out, and so would touch every one of these.
     let each = how.receive_buffer + how.send_buffer;
-    let mut count = how.connections;
-    let mut memory = loop {
-        match buffer(count * each) {
-            Some(memory) => break memory,
-            None if count <= 1 => return Err(Error::NoMemory),
-            None => count /= 2,
-        }
-    };
+    let count = how.connections.min(rt::start_info().heap_size as usize / 4 / each.max(1));
+    let mut memory = buffer(count * each).filter(|_| count > 0).ok_or(Error::NoMemory)?;
     if count < how.connections {
         log::warn!("port {port}: memory for {count} connections only");
     }
