@@ -252,3 +252,20 @@ fn which_guests_a_host_can_run() {
     assert!(!version(2, 0).can_run(version(1, 0)));
     assert!(!version(1, 9).can_run(version(2, 0)));
 }
+
+/// The tables that exist twice, here and in the document, say the same.
+#[test]
+fn the_document_lists_every_call_and_every_error() {
+    let document = include_str!("../../docs/abi.md");
+    let has = |row: &str| assert!(document.contains(row), "docs/abi.md has no row that begins: {row}");
+    for &call in Hypercall::ALL {
+        let (n, name) = (call as u32, call.name());
+        let arguments: String = call.arguments().iter().map(|argument| format!(" `{argument}` |")).collect();
+        has(&format!("| {n} | [`{name}`](#{n}-{name}) |{arguments}"));
+        has(&format!("\n### {n} {name}\n"));
+    }
+    for &error in Errno::ALL {
+        has(&format!("\n| {} | `{error:?}` |", -error.to_status()));
+    }
+    has(&format!("version **{ABI_VERSION}**"));
+}

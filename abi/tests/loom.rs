@@ -382,3 +382,75 @@ fn bytes_pass_in_slices_of_any_length() {
         producer.join().unwrap();
     });
 }
+
+/// One event channel towards the guest: a pending bit, and a guest that blocks.
+struct Channel {
+    pending: AtomicU32,
+    blocked: Mutex<()>,
+    wake: Condvar,
+}
+
+impl Channel {
+    fn raise(&self) {
+        self.pending.fetch_or(1, Ordering::SeqCst);
+        drop(self.blocked.lock().unwrap());
+        self.wake.notify_one();
+    }
+
+    fn clear(&self) {
+        self.pending.fetch_and(0, Ordering::SeqCst);
+    }
+
+    fn block(&self) {
+        let mut blocked = self.blocked.lock().unwrap();
+        while self.pending.load(Ordering::SeqCst) == 0 {
+            blocked = self.wake.wait(blocked).unwrap();
+        }
+    }
+}
+
+/// A guest that takes two responses, and blocks while there is none. It clears
+/// the event when `clear_first` says: before it looks at the ring, or after.
+fn guest_takes_responses(clear_first: bool) {
+    let Ends { mut front, mut back, .. } = ends(2, 0);
+    let channel =
+        Arc::new(Channel { pending: AtomicU32::new(0), blocked: Mutex::new(()), wake: Condvar::new() });
+    let to_guest = channel.clone();
+    let device = thread::spawn(move || {
+        for n in 0..2 {
+            assert_eq!(back.responses.push(&[entry(n)]).unwrap(), 1);
+            if back.responses.publish() {
+                to_guest.raise();
+            }
+        }
+    });
+    let mut taken = 0;
+    while taken < 2 {
+        if clear_first {
+            channel.clear();
+        }
+        while let Some(found) = front.responses.pop_one().unwrap() {
+            assert_eq!(found, entry(taken));
+            taken += 1;
+        }
+        let waits = taken < 2 && !front.responses.wait_for_entries().unwrap();
+        if !clear_first {
+            channel.clear();
+        }
+        if waits {
+            channel.block();
+        }
+    }
+    device.join().unwrap();
+}
+
+#[test]
+fn a_guest_that_clears_the_event_before_it_looks_misses_nothing() {
+    explore(3, || guest_takes_responses(true));
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn a_guest_that_clears_the_event_after_it_has_looked_sleeps_for_ever() {
+    explore(3, || guest_takes_responses(false));
+}

@@ -229,7 +229,8 @@ impl<M: SharedMemory, T: FromBytes + IntoBytes> Consumer<M, T> {
     }
 
     /// Asks to be notified of the next entry. Returns true if one is there
-    /// already: then nothing will come.
+    /// already: then nothing will come. Release first: a producer that waits
+    /// for room makes no entries.
     pub fn wait_for_entries(&mut self) -> Result<bool, Violation> {
         self.memory.store(self.place.prod_event(), self.cons.wrapping_add(1));
         self.memory.fence();
