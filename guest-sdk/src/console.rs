@@ -102,6 +102,26 @@ pub fn read(bytes: &mut [u8]) -> usize {
     }
 }
 
+/// As [`read`], for async code. One task at a time can wait for input.
+pub async fn read_async(bytes: &mut [u8]) -> usize {
+    start_input();
+    loop {
+        let Some(port) = console().map(|console| console.port) else { return 0 };
+        event::take_fired(port);
+        if let Some(mut console) = console() {
+            match console.read(bytes) {
+                None => return 0,
+                Some(0) if !bytes.is_empty() => {}
+                Some(count) => return count,
+            }
+            if !matches!(console.front.responses.wait_for_entries(), Ok(false)) {
+                continue;
+            }
+        }
+        event::wait_for(port).await;
+    }
+}
+
 /// Tells the host, once, that this guest reads its console.
 fn start_input() {
     static STARTED: spin::Once = spin::Once::new();

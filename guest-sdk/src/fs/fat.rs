@@ -7,9 +7,13 @@
 
 use super::{Entry, Error, Metadata, components};
 use crate::block::{Disk, DiskReader};
+use alloc::borrow::ToOwned;
+use alloc::collections::VecDeque;
 use alloc::rc::Rc;
+use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
+use core::cell::RefCell;
 use fatfs::{DefaultTimeProvider, Dir, DirEntry, FatType, FsOptions, IoBase, IoError, LossyOemCpConverter};
 use hv_abi::Errno;
 
@@ -21,7 +25,13 @@ type Found<'a> = DirEntry<'a, Storage, DefaultTimeProvider, LossyOemCpConverter>
 pub(super) struct Fat {
     inner: Rc<Inner>,
     disk: Disk,
+    recent: Rc<RefCell<VecDeque<(String, Rc<Opened>)>>>,
 }
+
+/// Files whose place on the disk is remembered, and the most runs that each
+/// may have: finding them out means to read the table along the whole file.
+const RECENT: usize = 16;
+const RECENT_RUNS: usize = 1024;
 
 /// The disk as the crate wants it.
 pub(super) struct Storage(DiskReader);
@@ -111,7 +121,7 @@ impl Fat {
         let disk = reader.disk();
         let options = FsOptions::new().strict(false);
         match Inner::new(Storage(reader), options) {
-            Ok(inner) => Ok(Fat { inner: Rc::new(inner), disk }),
+            Ok(inner) => Ok(Fat { inner: Rc::new(inner), disk, recent: Rc::default() }),
             // What is no boot sector of FAT is damaged in its eyes.
             Err(fatfs::Error::CorruptedFileSystem) => Err(Error::Unsupported),
             Err(error) => Err(error.into()),
@@ -172,6 +182,20 @@ impl Fat {
     }
 
     pub(super) fn open_file(&self, path: &str) -> Result<File, Error> {
+        let mut recent = self.recent.borrow_mut();
+        let known = recent.iter().position(|(name, _)| name == path).and_then(|index| recent.remove(index));
+        let (name, opened) = match known {
+            Some(known) => known,
+            None => (path.to_owned(), Rc::new(self.look_up(path)?)),
+        };
+        if opened.extents.len() <= RECENT_RUNS {
+            recent.truncate(RECENT - 1);
+            recent.push_front((name, opened.clone()));
+        }
+        Ok(File { disk: self.disk, opened })
+    }
+
+    fn look_up(&self, path: &str) -> Result<Opened, Error> {
         let Place::Entry(entry) = self.find(path)? else { return Err(Error::IsAFolder) };
         if entry.is_dir() {
             return Err(Error::IsAFolder);
@@ -194,7 +218,7 @@ impl Fat {
         if covered < metadata.len {
             return Err(Error::Corrupt);
         }
-        Ok(File { disk: self.disk, metadata, extents })
+        Ok(Opened { metadata, extents })
     }
 }
 
@@ -205,10 +229,15 @@ struct Extent {
     at: u64,
 }
 
-pub(super) struct File {
-    disk: Disk,
+/// Where a file lies.
+struct Opened {
     metadata: Metadata,
     extents: Vec<Extent>,
+}
+
+pub(super) struct File {
+    disk: Disk,
+    opened: Rc<Opened>,
 }
 
 /// A piece of a read, within one run.
@@ -222,14 +251,15 @@ struct Piece {
 
 impl File {
     pub(super) fn metadata(&self) -> Metadata {
-        self.metadata
+        self.opened.metadata
     }
 
     /// What to read next, for `len` bytes from `offset` on.
     fn piece(&self, offset: u64, len: usize) -> Piece {
-        let index = self.extents.partition_point(|extent| extent.from <= offset) - 1;
-        let extent = &self.extents[index];
-        let end = self.extents.get(index + 1).map_or(u64::MAX, |next| next.from);
+        let extents = &self.opened.extents;
+        let index = extents.partition_point(|extent| extent.from <= offset) - 1;
+        let extent = &extents[index];
+        let end = extents.get(index + 1).map_or(u64::MAX, |next| next.from);
         let at = extent.at + (offset - extent.from);
         let sector_size = self.disk.sector_size() as u64;
         let len = usize::try_from(end - offset).map_or(len, |left| left.min(len));
