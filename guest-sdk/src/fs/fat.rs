@@ -25,8 +25,11 @@ type Found<'a> = DirEntry<'a, Storage, DefaultTimeProvider, LossyOemCpConverter>
 pub(super) struct Fat {
     inner: Rc<Inner>,
     disk: Disk,
-    recent: Rc<RefCell<VecDeque<(String, Rc<Opened>)>>>,
+    recent: Rc<RefCell<Recent>>,
 }
+
+/// Files by the path they were asked for, the last one first.
+type Recent = VecDeque<(String, Rc<Opened>)>;
 
 /// Files whose place on the disk is remembered, and the most runs that each
 /// may have: finding them out means to read the table along the whole file.
