@@ -1,1 +1,4 @@
-//! x
+//! What the benches share: the floor, and how two things are compared.
+
+pub mod floor;
+pub mod pair;

@@ -49,9 +49,22 @@ fn status(result: Result<u64, Errno>) -> i64 {
 fn message(memory: &GuestMemory, address: GuestAddr, len: u64) -> String {
     let mut bytes = vec![0; len.min(PANIC_MESSAGE_MAX) as usize];
     match memory.read(address, &mut bytes) {
-        Ok(()) => String::from_utf8_lossy(&bytes).into_owned(),
+        Ok(()) => one_line(&String::from_utf8_lossy(&bytes)),
         Err(_) => "(the message is not in the guest's memory)".into(),
     }
+}
+
+/// A guest's text, fit for a terminal and a log: line breaks become spaces, other
+/// control characters the replacement character.
+fn one_line(text: &str) -> String {
+    text.trim()
+        .chars()
+        .map(|c| match c {
+            '\n' | '\t' => ' ',
+            c if c.is_control() => char::REPLACEMENT_CHARACTER,
+            c => c,
+        })
+        .collect()
 }
 
 fn entropy(memory: &GuestMemory, address: GuestAddr, len: u64) -> Result<u64, Errno> {
@@ -127,6 +140,8 @@ mod tests {
         memory.write(GuestAddr(BASE + 2 * PAGE_SIZE), b"oh no").unwrap();
         assert_eq!(at(BASE + 2 * PAGE_SIZE, 5), Action::Panic("oh no".into()));
         assert!(matches!(at(BASE + 2 * PAGE_SIZE, u64::MAX), Action::Panic(m) if m.len() == 4096));
+        memory.write(GuestAddr(BASE + 2 * PAGE_SIZE), b"a\n\x1b[2J").unwrap();
+        assert_eq!(at(BASE + 2 * PAGE_SIZE, 6), Action::Panic("a \u{fffd}[2J".into()));
         assert!(matches!(at(7, 5), Action::Panic(m) if m.starts_with("(the message")));
     }
 }

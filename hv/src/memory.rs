@@ -42,26 +42,36 @@ pub struct MapError {
 }
 
 /// The memory of one guest: a private anonymous mapping, at consecutive guest
-/// addresses from `base`.
+/// addresses from `base`. Behind it, in the same mapping, lies a *tail* for the
+/// platform's own tables about this guest, which no guest address reaches.
 #[derive(Debug)]
 pub struct GuestMemory {
     region: MmapRegion,
     base: u64,
+    size: u64,
     /// Sorted, disjoint, page-aligned byte ranges from the start of the memory.
     /// What no range covers, the guest cannot touch.
     map: Vec<(Range<u64>, Access)>,
+}
+
+/// Room for page tables: one page per GiB of memory and per border between
+/// ranges, and some more for everything else.
+fn tail_size(size: u64) -> u64 {
+    const PAGES: u64 = 128;
+    (PAGES + (size >> 30)) * PAGE_SIZE
 }
 
 impl GuestMemory {
     /// Maps `size` bytes (a multiple of the page size) to appear at guest address `base`.
     pub fn new(base: GuestAddr, size: u64) -> Result<Self, MapError> {
         assert!(size.is_multiple_of(PAGE_SIZE) && base.0.is_multiple_of(PAGE_SIZE));
-        let region = MmapRegion::new(size as usize).map_err(|source| MapError { size, source })?;
+        let whole = size + tail_size(size);
+        let region = MmapRegion::new(whole as usize).map_err(|source| MapError { size, source })?;
         // SAFETY: the range is exactly the mapping just made (invariant 1). A
         // small guest must not cost a huge page for each byte it touches;
         // failure only means that it might.
-        unsafe { libc::madvise(region.as_ptr().cast(), size as usize, libc::MADV_NOHUGEPAGE) };
-        Ok(GuestMemory { region, base: base.0, map: Vec::new() })
+        unsafe { libc::madvise(region.as_ptr().cast(), whole as usize, libc::MADV_NOHUGEPAGE) };
+        Ok(GuestMemory { region, base: base.0, size, map: Vec::new() })
     }
 
     /// Guest address of the first byte.
@@ -69,9 +79,15 @@ impl GuestMemory {
         GuestAddr(self.base)
     }
 
-    /// Size in bytes.
+    /// Size in bytes, without the tail.
     pub fn size(&self) -> u64 {
-        self.region.size() as u64
+        self.size
+    }
+
+    /// Size of the tail in bytes; it starts at offset [`size`](Self::size),
+    /// is zero, and costs nothing where it is not written.
+    pub fn tail(&self) -> u64 {
+        tail_size(self.size)
     }
 
     /// Where the memory is mapped in this process; for the platform, which shows it to the guest.
@@ -136,13 +152,13 @@ impl GuestMemory {
         Ok(())
     }
 
-    /// Copies bytes in on the host's own account, whatever the guest may do there.
-    /// Panics outside the memory: offsets are the host's.
+    /// Copies bytes in on the host's own account, whatever the guest may do
+    /// there, and into the tail. Panics outside: offsets are the host's.
     pub fn host_write(&self, offset: u64, bytes: &[u8]) {
         self.slice(offset, bytes.len()).copy_from(bytes);
     }
 
-    /// Copies bytes out on the host's own account. Panics outside the memory.
+    /// Copies bytes out on the host's own account, also of the tail. Panics outside.
     pub fn host_read(&self, offset: u64, bytes: &mut [u8]) {
         self.slice(offset, bytes.len()).copy_to(bytes);
     }
@@ -156,14 +172,27 @@ impl GuestMemory {
         Ok(libc::iovec { iov_base: slice.ptr_guard_mut().as_ptr().cast(), iov_len: len as usize })
     }
 
+    /// Has the pages of `range` (offsets) in memory before anybody touches
+    /// them: one call instead of a fault each. Panics outside the memory.
+    pub fn populate(&self, range: Range<u64>) {
+        let start = range.start - range.start % PAGE_SIZE;
+        let slice = self.slice(start, (range.end - start) as usize);
+        // SAFETY: inside the mapping (just checked); populating changes no
+        // byte. Where the kernel (before 5.14) or a memory limit refuses,
+        // pages come with the faults.
+        unsafe {
+            libc::madvise(slice.ptr_guard_mut().as_ptr().cast(), slice.len(), libc::MADV_POPULATE_WRITE)
+        };
+    }
+
     /// Bytes that are backed by host memory now.
     pub fn resident(&self) -> u64 {
-        let pages = self.region.size() / PAGE_SIZE as usize;
+        let pages = (self.size / PAGE_SIZE) as usize;
         let mut map = vec![0u8; pages];
-        // SAFETY: the range is exactly the mapping (invariant 1), and the
+        // SAFETY: the range is inside the mapping (invariant 1), and the
         // vector has a byte for each of its pages.
         let failed =
-            unsafe { libc::mincore(self.region.as_ptr().cast(), self.region.size(), map.as_mut_ptr()) } != 0;
+            unsafe { libc::mincore(self.region.as_ptr().cast(), self.size as usize, map.as_mut_ptr()) } != 0;
         if failed { 0 } else { map.iter().filter(|&&page| page & 1 != 0).count() as u64 * PAGE_SIZE }
     }
 

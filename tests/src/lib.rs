@@ -43,6 +43,15 @@ pub fn hv() -> &'static Path {
     })
 }
 
+/// The `hv` program as it is measured: built for release.
+pub fn release_hv() -> &'static Path {
+    static HV: OnceLock<PathBuf> = OnceLock::new();
+    HV.get_or_init(|| {
+        cargo(&["build", "--quiet", "--release", "--package", "hv", "--bin", "hv"]);
+        target().join("release/hv")
+    })
+}
+
 /// The image of a guest, freshly built with all the others.
 pub fn guest(name: &str) -> PathBuf {
     static GUESTS: OnceLock<PathBuf> = OnceLock::new();

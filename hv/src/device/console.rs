@@ -35,6 +35,9 @@ pub trait Input: Send {
     fn descriptor(&self) -> Option<RawFd>;
 }
 
+/// Chunks that one call moves: then other sources of the reactor have their turn.
+const CHUNKS_PER_PUMP: usize = 32;
+
 /// Bytes that are moved at once. A pipe that is writable takes this many
 /// without waiting (PIPE_BUF).
 const CHUNK: usize = 4096;
@@ -65,6 +68,8 @@ enum Pumped {
     All,
     /// The output would block.
     Waiting,
+    /// There is more, but others are to have their turn.
+    Budget,
 }
 
 impl Console {
@@ -80,6 +85,9 @@ impl Console {
         let mut back = Back::new(memory.clone(), layout);
         // The guest has not run yet: its indices are zero.
         let _ = back.requests.wait_for_entries();
+        if input.is_none() {
+            memory.store(CLOSED_OFFSET, INPUT_CLOSED);
+        }
         let state = State { back, memory, output, input, chunk: Vec::new(), written: 0, dead: false };
         Arc::new(Console { state: Mutex::new(state), channel, on_closed })
     }
@@ -110,6 +118,13 @@ impl Console {
         }
     }
 
+    /// Does what a ring of the doorbell asks for. Returns true when that needs
+    /// a [`ConsoleSource`] from now on: the output would block or is not done,
+    /// or the guest wants input.
+    pub fn ring(&self) -> bool {
+        self.pump() != Pumped::All || self.channel.is_unmasked()
+    }
+
     fn pump_input(&self) {
         let state = &mut *self.state();
         if state.dead || !self.channel.is_unmasked() {
@@ -124,9 +139,16 @@ impl Console {
     /// Writes everything that the guest has published, waiting for the reader
     /// as long as `go_on` says so. For when the guest has ended.
     pub fn finish(&self, go_on: &dyn Fn() -> bool) {
-        while self.pump() == Pumped::Waiting && go_on() {
-            let descriptor = self.state().output.descriptor();
-            wait_writable(descriptor, Duration::from_millis(100));
+        loop {
+            match self.pump() {
+                Pumped::All => return,
+                _ if !go_on() => return,
+                Pumped::Budget => {}
+                Pumped::Waiting => {
+                    let descriptor = self.state().output.descriptor();
+                    wait_writable(descriptor, Duration::from_millis(100));
+                }
+            }
         }
     }
 }
@@ -144,7 +166,7 @@ impl From<Violation> for PumpError {
 
 impl State {
     fn pump_output(&mut self, channel: &Channel) -> Result<Pumped, PumpError> {
-        loop {
+        for _ in 0..CHUNKS_PER_PUMP {
             while self.written < self.chunk.len() {
                 match self.output.write(&self.chunk[self.written..]) {
                     Ok(count) => self.written += count,
@@ -164,6 +186,7 @@ impl State {
                 return Ok(Pumped::All);
             }
         }
+        Ok(Pumped::Budget)
     }
 
     fn pump_input(&mut self, channel: &Channel) -> Result<(), Violation> {
@@ -251,9 +274,9 @@ impl Source for ConsoleSource {
         }
     }
 
-    fn poll(&mut self, _: Instant) -> Option<Instant> {
-        self.console.pump();
+    fn poll(&mut self, now: Instant) -> Option<Instant> {
+        let pumped = self.console.pump();
         self.console.pump_input();
-        None
+        (pumped == Pumped::Budget).then_some(now)
     }
 }

@@ -13,6 +13,8 @@ pub(super) struct Body<'a> {
     pub(super) image: &'a Image,
     pub(super) image_base: u64,
     pub(super) memory: &'a GuestMemory,
+    /// The stack's lowest address.
+    pub(super) stack: u64,
 }
 
 impl Body<'_> {
@@ -100,12 +102,10 @@ impl Body<'_> {
             };
             return format!("page fault: {what} {place}, address {address:#x}");
         }
-        let stack = map.last().map(|(range, _)| range.start);
-        if let Some(stack) = stack
-            && start < stack
-            && registers.rsp.wrapping_sub(self.memory.base().0) < stack + 4096
-            && stack - start <= 64 << 10
-        {
+        // Near below the stack, by code whose stack pointer is near there as well.
+        const NEAR: u64 = 64 << 10;
+        let below = |value: u64| self.stack.checked_sub(value).is_some_and(|distance| distance <= NEAR);
+        if below(address) && below(registers.rsp.saturating_sub(4096)) {
             return format!("stack overflow: {what} address {address:#x}, below the stack");
         }
         format!("page fault: {what} unmapped address {address:#x}")

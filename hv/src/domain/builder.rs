@@ -1,11 +1,11 @@
 //! From an image and some wishes to a running guest.
 
-use super::devices::{Backend, Devices};
+use super::devices::{Backend, ConnectError, Connected, Devices};
 use super::layout::{Layout, Needs};
 use super::{BootPhases, Counters, Cpu, Domain, Guest, Order, Outcome, Stop};
 use crate::clock;
-use crate::device::block::{Disk, EngineError, EngineKind};
-use crate::device::console::{Console, ConsoleSource, Input, Output};
+use crate::device::block::{Disk, EngineKind};
+use crate::device::console::{Console, Input, Output};
 use crate::device::net::{Capture, Network};
 use crate::device::stdio::Buffer;
 use crate::engine::Engine;
@@ -14,7 +14,6 @@ use crate::hypercall;
 use crate::loader::Image;
 use crate::memory::{GuestMemory, MapError};
 use crate::platform::{PlatformError, Start};
-use crate::reactor::Source;
 use hv_abi::device::DeviceInfo;
 use hv_abi::shared_info::{EVENT_WORDS, SharedInfo};
 use hv_abi::start_info::{CpuFeatures, MAGIC, StartInfo};
@@ -70,12 +69,9 @@ pub enum StartError {
     /// The platform refused.
     #[error(transparent)]
     Platform(#[from] PlatformError),
-    /// No doorbell.
-    #[error("cannot make an eventfd: {0}; raise the limit of open files (ulimit -n)")]
-    Doorbell(io::Error),
-    /// A block device's engine could not be started.
+    /// A device could not be started.
     #[error(transparent)]
-    Engine(#[from] EngineError),
+    Connect(#[from] ConnectError),
     /// No random numbers.
     #[error("cannot read random numbers: {0}")]
     Random(io::Error),
@@ -202,7 +198,7 @@ impl Builder {
             given: self.memory >> 10,
             needed: needed.div_ceil(1024),
         };
-        let mut devices = Devices::new(self.devices).map_err(StartError::Doorbell)?;
+        let mut devices = Devices::new(self.devices);
         let needs = Needs {
             memory_size: self.memory,
             devices: devices.0.len(),
@@ -230,19 +226,21 @@ impl Builder {
         let base = memory.base().0;
         let at = |offset: u64| GuestAddr(base + offset);
 
+        for range in layout.boot_pages() {
+            memory.populate(range);
+        }
         self.image
             .load(base + layout.image, &mut |offset, bytes| memory.host_write(layout.image + offset, bytes));
 
         devices.place(memory.base(), &layout.rings);
         let table = devices.table();
 
-        let clock = clock::start(engine.inner.platform.tsc_khz());
         let start_info = StartInfo {
             magic: MAGIC,
             abi_major: ABI_VERSION.major,
             abi_minor: ABI_VERSION.minor,
             size: size_of::<StartInfo>() as u32,
-            cpu_features: CpuFeatures::INVARIANT_TSC.bits(),
+            cpu_features: cpu_features().bits(),
             vcpus: 1,
             memory_base: memory.base(),
             memory_size: self.memory,
@@ -268,10 +266,8 @@ impl Builder {
         memory.host_write(layout.environment, &self.environment);
         let shared = layout.shared_info;
         memory.host_write(shared + offset_of!(SharedInfo, mask) as u64, [u64::MAX; EVENT_WORDS].as_bytes());
-        memory.host_write(shared + offset_of!(SharedInfo, clock) as u64, clock.as_bytes());
 
         let hub = Hub::new(memory.clone(), shared);
-        let doorbells: Vec<_> = devices.rings().map(|ring| (ring.event(), &ring.doorbell)).collect();
         let load = begin.elapsed();
         let begin = Instant::now();
         let vcpu = engine.inner.platform.start(&Start {
@@ -280,12 +276,20 @@ impl Builder {
             entry: at(layout.image + self.image.entry()),
             stack_top: at(layout.stack.end),
             argument: at(layout.start_info),
-            doorbells: &doorbells,
         })?;
+        let clock = clock::start(vcpu.tsc_khz());
+        memory.host_write(shared + offset_of!(SharedInfo, clock) as u64, clock.as_bytes());
         let phases = BootPhases { load, platform: begin.elapsed(), ..BootPhases::default() };
 
         let mut console_ring = devices.0.remove(0).rings;
         let console_ring = console_ring.pop().expect("a console has a ring");
+        let mut sources = Vec::with_capacity(devices.0.len());
+        let mut bells = Vec::with_capacity(devices.0.len());
+        for device in devices.0 {
+            let Connected { source, bells: own } = device.connect(&memory, &hub)?;
+            sources.push(source);
+            bells.extend(own);
+        }
         let domain = Arc::new_cyclic(|domain: &Weak<Domain>| {
             let closed = domain.clone();
             let console = Console::new(
@@ -304,11 +308,22 @@ impl Builder {
                 name: self.name,
                 image: self.image,
                 image_base: base + layout.image,
+                stack: base + layout.stack.start,
                 memory: memory.clone(),
                 hub: hub.clone(),
                 clock,
                 kicker: vcpu.kicker(),
-                cpu: Mutex::new(Cpu { vcpu, blocked: None, first_entry: None, called: false }),
+                cpu: Mutex::new(Cpu {
+                    vcpu,
+                    bells,
+                    console_rings: 0,
+                    blocked: None,
+                    first_entry: None,
+                    called: false,
+                }),
+                engine: Arc::downgrade(&engine.inner),
+                sources: Mutex::new(Vec::new()),
+                console_port: console_ring.event(),
                 entity: OnceLock::new(),
                 console,
                 ordered: AtomicBool::new(false),
@@ -324,14 +339,10 @@ impl Builder {
         hub.set_owner(Arc::downgrade(&owner));
         let entity = engine.inner.scheduler.add(domain.clone());
         let _ = domain.entity.set(Arc::downgrade(&entity));
-        let console = ConsoleSource::new(domain.console.clone(), console_ring.doorbell);
-        let mut sources: Vec<Box<dyn Source>> = vec![Box::new(console)];
-        for device in devices.0 {
-            sources.extend(device.connect(&memory, &hub)?);
-        }
         let sources = sources.into_iter().map(|source| engine.inner.reactor.add(source)).collect();
+        *domain.sources.lock().expect("nobody else has it yet") = sources;
         entity.wake();
-        Ok(Guest { domain, _entity: entity, sources, engine: engine.clone() })
+        Ok(Guest { domain, _entity: entity, engine: engine.clone() })
     }
 }
 
@@ -346,6 +357,17 @@ fn random_base(random: u64, size: u64) -> GuestAddr {
     let region = 1 + random % REGIONS;
     let places = (REGION - size) / ALIGN;
     GuestAddr(region * REGION + (random / REGIONS) % places * ALIGN)
+}
+
+/// What this host's processor has of the features that guests may use (Intel
+/// SDM volume 2, CPUID: leaf 1, and leaf 80000007H).
+fn cpu_features() -> CpuFeatures {
+    use std::arch::x86_64::__cpuid;
+    let mut features = CpuFeatures::empty();
+    features.set(CpuFeatures::RDRAND, __cpuid(1).ecx & 1 << 30 != 0);
+    let power = __cpuid(0x8000_0000).eax >= 0x8000_0007;
+    features.set(CpuFeatures::INVARIANT_TSC, power && __cpuid(0x8000_0007).edx & 1 << 8 != 0);
+    features
 }
 
 const _: () = assert!(ring::ALIGNMENT as u64 <= PAGE_SIZE);

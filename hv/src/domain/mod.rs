@@ -16,13 +16,15 @@ mod layout;
 mod outcome;
 
 pub use builder::{Builder, DEFAULT_MEMORY, MAX_MEMORY, MAX_STRINGS, StartError};
+pub use devices::ConnectError;
 pub use outcome::{BootPhases, Counters, Outcome, Stop};
 
 use autopsy::Body;
+use devices::Bell;
 
 use crate::clock;
-use crate::device::console::Console;
-use crate::engine::Engine;
+use crate::device::console::{Console, ConsoleSource};
+use crate::engine::{Engine, Inner};
 use crate::event::{Hub, Owner};
 use crate::hypercall::{self, Action};
 use crate::loader::Image;
@@ -30,6 +32,7 @@ use crate::memory::GuestMemory;
 use crate::platform::{Exit, Fault, Kick, Vcpu};
 use crate::reactor::SourceId;
 use crate::sched::{Entity, Next, Task};
+use hv_abi::EventPort;
 use hv_abi::event::POWER;
 use hv_abi::shared_info::Clock;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -41,6 +44,8 @@ pub(crate) struct Domain {
     name: String,
     image: Arc<Image>,
     image_base: u64,
+    /// Lowest address of its stack.
+    stack: u64,
     memory: Arc<GuestMemory>,
     hub: Arc<Hub>,
     clock: Clock,
@@ -48,6 +53,10 @@ pub(crate) struct Domain {
     kicker: Arc<dyn Kick>,
     entity: OnceLock<Weak<Entity>>,
     console: Arc<Console>,
+    console_port: EventPort,
+    engine: Weak<Inner>,
+    /// What the I/O thread drives for this guest.
+    sources: Mutex<Vec<SourceId>>,
     /// Looked at after every exit; says that `order` holds something.
     ordered: AtomicBool,
     order: Mutex<Option<Order>>,
@@ -69,6 +78,10 @@ enum Order {
 
 struct Cpu {
     vcpu: Box<dyn Vcpu>,
+    /// Doorbells that may still come as exits; not the console's at first.
+    bells: Vec<Bell>,
+    /// Doorbells of the console that came while this thread drove it.
+    console_rings: u32,
     /// The deadline of the `Block` that the guest is in.
     blocked: Option<u64>,
     first_entry: Option<Instant>,
@@ -134,8 +147,11 @@ impl Domain {
             }
             let (number, arguments) = match exit {
                 Exit::Hypercall { number, arguments } => (number, arguments),
-                Exit::Doorbell(_) => {
-                    self.counters.unbound_doorbell();
+                Exit::Doorbell(port) => {
+                    if !std::mem::replace(&mut cpu.called, true) {
+                        self.note_phase(cpu, |phases| &mut phases.first_hypercall);
+                    }
+                    self.ring(cpu, EventPort(port));
                     continue;
                 }
                 Exit::Interrupted => {
@@ -172,6 +188,38 @@ impl Domain {
         }
     }
 
+    /// The guest rang a doorbell that the platform has not bound.
+    fn ring(&self, cpu: &mut Cpu, port: EventPort) {
+        self.counters.doorbell();
+        if let Some(bell) = cpu.bells.iter_mut().find(|bell| bell.port == port) {
+            if bell.ring()
+                && let Err(error) = cpu.vcpu.bind_doorbell(port, &bell.descriptor)
+            {
+                // Rings go on to come as exits: slower, nothing worse.
+                tracing::debug!("binding a doorbell: {error}");
+            }
+        } else if port == self.console_port {
+            cpu.console_rings += 1;
+            if self.console.ring() || cpu.console_rings == devices::RINGS_BEFORE_BINDING {
+                cpu.bells.extend(self.hand_console_over());
+            }
+        } else {
+            self.counters.unbound_doorbell();
+        }
+    }
+
+    /// From now on the I/O thread drives the console. Until then the guest's
+    /// own thread did: a guest that prints a line and ends needs no other.
+    fn hand_console_over(&self) -> Option<Bell> {
+        let engine = self.engine.upgrade()?;
+        let bell = devices::doorbell().and_then(|bell| Ok((bell.try_clone()?, bell)));
+        let (bell, descriptor) =
+            bell.inspect_err(|error| tracing::warn!("no doorbell for the console: {error}")).ok()?;
+        let source = engine.reactor.add(Box::new(ConsoleSource::new(self.console.clone(), bell)));
+        self.sources.lock().expect("no panic while held").push(source);
+        Some(Bell::new(self.console_port, descriptor))
+    }
+
     fn note_phase(&self, cpu: &Cpu, phase: impl Fn(&mut BootPhases) -> &mut Option<Duration>) {
         let phases = &mut *self.phases.lock().expect("no panic while held");
         phase(phases).get_or_insert_with(|| cpu.first_entry.map_or(Duration::ZERO, |first| first.elapsed()));
@@ -187,7 +235,13 @@ impl Domain {
     }
 
     fn body(&self) -> Body<'_> {
-        Body { name: &self.name, image: &self.image, image_base: self.image_base, memory: &self.memory }
+        Body {
+            name: &self.name,
+            image: &self.image,
+            image_base: self.image_base,
+            memory: &self.memory,
+            stack: self.stack,
+        }
     }
 
     fn crash(&self, cpu: &mut Cpu, reason: String) -> Outcome {
@@ -228,7 +282,6 @@ impl Owner for Domain {
 pub struct Guest {
     domain: Arc<Domain>,
     _entity: Arc<Entity>,
-    sources: Vec<SourceId>,
     engine: Engine,
 }
 
@@ -280,7 +333,8 @@ impl Drop for Guest {
     fn drop(&mut self) {
         self.stop(Stop::Dropped);
         self.controller().abandon();
-        for &source in &self.sources {
+        let sources = std::mem::take(&mut *self.domain.sources.lock().expect("no panic while held"));
+        for source in sources {
             self.engine.inner.reactor.remove(source);
         }
     }

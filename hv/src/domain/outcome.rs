@@ -38,6 +38,7 @@ pub struct Counters {
     hypercalls: [AtomicU64; Hypercall::ALL.len()],
     unknown: AtomicU64,
     doorbells: AtomicU64,
+    unbound: AtomicU64,
     interruptions: AtomicU64,
 }
 
@@ -47,8 +48,12 @@ impl Counters {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn unbound_doorbell(&self) {
+    pub(crate) fn doorbell(&self) {
         self.doorbells.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn unbound_doorbell(&self) {
+        self.unbound.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn interruption(&self) {
@@ -60,7 +65,8 @@ impl Counters {
         let calls = Hypercall::ALL.iter().map(|call| call.name()).zip(&self.hypercalls);
         let others = [
             ("unknown_hypercall", &self.unknown),
-            ("unbound_doorbell", &self.doorbells),
+            ("doorbell", &self.doorbells),
+            ("unbound_doorbell", &self.unbound),
             ("interruption", &self.interruptions),
         ];
         calls

@@ -1,9 +1,11 @@
 //! A scripted platform, for tests of everything above the platforms.
 
 use super::{Exit, Kick, Platform, PlatformError, Registers, Start, Vcpu};
+use hv_abi::EventPort;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use vmm_sys_util::eventfd::EventFd;
 
 /// Runs no instruction: its virtual CPU exits with what the script says, one
 /// exit after the other, and ends with [`Exit::Failed`] after the last.
@@ -33,10 +35,6 @@ impl Platform for FakePlatform {
     fn start(&self, _: &Start<'_>) -> Result<Box<dyn Vcpu>, PlatformError> {
         let script = std::mem::take(&mut *self.script.lock().expect("no panic while held"));
         Ok(Box::new(FakeVcpu { script, results: self.results.clone(), kicked: Arc::default() }))
-    }
-
-    fn tsc_khz(&self) -> u32 {
-        crate::clock::tsc_khz()
     }
 }
 
@@ -69,6 +67,14 @@ impl Vcpu for FakeVcpu {
 
     fn registers(&mut self) -> Registers {
         Registers::default()
+    }
+
+    fn bind_doorbell(&mut self, _: EventPort, _: &EventFd) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn tsc_khz(&self) -> u32 {
+        crate::clock::tsc_khz()
     }
 
     fn kicker(&self) -> Arc<dyn Kick> {

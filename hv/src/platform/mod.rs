@@ -25,8 +25,6 @@ pub struct Start<'a> {
     pub stack_top: GuestAddr,
     /// What RDI holds at the entry point: the address of start-info.
     pub argument: GuestAddr,
-    /// Descriptors that the guest's [`EventSend`](hv_abi::Hypercall::EventSend) to a port signals.
-    pub doorbells: &'a [(EventPort, &'a EventFd)],
 }
 
 /// A way to run guests.
@@ -36,9 +34,6 @@ pub trait Platform: Send + Sync {
 
     /// Makes a virtual machine with one virtual CPU, ready to run.
     fn start(&self, start: &Start<'_>) -> Result<Box<dyn Vcpu>, PlatformError>;
-
-    /// How the guest's clock relates to the processor's time-stamp counter, in kHz.
-    fn tsc_khz(&self) -> u32;
 }
 
 /// A virtual CPU. Runs on whichever thread calls it.
@@ -51,6 +46,17 @@ pub trait Vcpu: Send {
 
     /// The registers at the last exit.
     fn registers(&mut self) -> Registers;
+
+    /// From now on, the guest's [`EventSend`](hv_abi::Hypercall::EventSend) to
+    /// this port signals the descriptor instead of ending [`run`](Self::run)
+    /// with [`Exit::Doorbell`].
+    ///
+    /// It makes each ring several times cheaper; on KVM, it makes closing the
+    /// VM some 15 ms dearer.
+    fn bind_doorbell(&mut self, port: EventPort, descriptor: &EventFd) -> std::io::Result<()>;
+
+    /// Frequency of the time-stamp counter that the guest reads, in kHz.
+    fn tsc_khz(&self) -> u32;
 
     /// Makes the current or else the next [`run`](Self::run) return [`Exit::Interrupted`].
     fn kicker(&self) -> Arc<dyn Kick>;
@@ -72,7 +78,7 @@ pub enum Exit {
         /// RDI, RSI, RDX.
         arguments: [u64; 3],
     },
-    /// The guest rang a doorbell that has no descriptor.
+    /// The guest rang a doorbell that has no descriptor: the port, unjudged.
     Doorbell(u32),
     /// Somebody kicked it, or a signal came.
     Interrupted,

@@ -2,29 +2,30 @@
 //! guest and to report what becomes of it.
 //!
 //! ```text
-//! page 0   GDT, TSS with the I/O permission bitmap, IDT     supervisor, read-write
+//! page 0   GDT, TSS with the I/O permission bitmap, IDT,    supervisor, read-write
+//!          and the stack of the exception stubs
 //! page 1   exception stubs                                  supervisor, execute
-//! page 2   the stack of the exception stubs                 supervisor, read-write
-//! page 3…  page tables                                      not mapped
+//! page 2…  page tables                                      not mapped
 //! ```
 //!
-//! The area is a memory slot of its own. The guest's tables map its first
-//! pages for the supervisor only, so ring 3 can neither read nor write them.
+//! It lies in the tail of the guest's memory: behind the last byte that the
+//! guest's own addresses reach, in the same memory slot (a slot of its own
+//! would cost 15 µs at each start). The guest's tables map its first pages for
+//! the supervisor only, at the start of the guest's window, where no page of
+//! the guest is; ring 3 can neither read nor write them.
 //! Formats: Intel SDM volume 3, sections 3.4.5 (segment descriptors), 6.14
 //! (64-bit IDT), 7.7 (64-bit TSS), and volume 1, 19.5.2 (I/O permission bitmap).
 
 use super::{DOORBELL_PORT, EXCEPTION_PORT, HYPERCALL_PORT, paging};
 use crate::memory::GuestMemory;
+use crate::platform::PlatformError;
 use hv_abi::PAGE_SIZE;
 use x86_64::structures::gdt::DescriptorFlags;
 use x86_64::structures::paging::PageTableFlags as Flags;
+use zerocopy::{FromBytes, IntoBytes};
 
-/// Guest-physical address of the area; guest memory lies below it.
-pub(super) const PHYSICAL: u64 = 1 << 38;
-/// Virtual address of the area's first page.
-const VIRTUAL: u64 = 0xffff_8000_0000_0000;
-/// Guest-physical address of the top page table.
-pub(super) const TOP_TABLE: u64 = PHYSICAL + 3 * PAGE_SIZE;
+/// Pages before the page tables.
+const TABLES: u64 = 2 * PAGE_SIZE;
 
 /// Selectors of the GDT below.
 pub(super) const KERNEL_CODE: u16 = 0x08;
@@ -48,11 +49,11 @@ const BITMAP_SIZE: usize = (DOORBELL_PORT as usize + 4) / 8 + 1;
 /// Bytes from one exception stub to the next.
 const STUB_SIZE: u64 = 8;
 
-/// Highest address of the exception stack. The processor aligns it to 16.
-const STACK_TOP: u64 = VIRTUAL + 3 * PAGE_SIZE;
+/// Where the exception stack ends, from the start of the area. The processor aligns it to 16.
+const STACK_TOP: u64 = PAGE_SIZE;
 
-/// The processor's frame of an exception, from the lowest address.
-#[derive(zerocopy::FromBytes, Debug, Clone, Copy)]
+/// The processor's frame of an exception, from the lowest address; it ends at the stack's top.
+#[derive(FromBytes, Debug, Clone, Copy)]
 #[repr(C)]
 pub(super) struct Frame {
     /// Absent from the stack for vectors that have none.
@@ -97,14 +98,85 @@ pub(super) struct Table {
     pub(super) limit: u16,
 }
 
-pub(super) const GDT: Table = Table { base: VIRTUAL + GDT_OFFSET, limit: (GDT_ENTRIES * 8 - 1) as u16 };
-pub(super) const IDT: Table = Table { base: VIRTUAL + IDT_OFFSET, limit: (VECTORS * 16 - 1) as u16 };
-pub(super) const TASK: Table =
-    Table { base: VIRTUAL + TSS_OFFSET, limit: (TSS_SIZE + BITMAP_SIZE - 1) as u16 };
+/// The area of one guest.
+#[derive(Clone, Copy)]
+pub(super) struct Area {
+    /// Guest-physical address, which is its offset in the memory's mapping.
+    physical: u64,
+    /// Virtual address.
+    base: u64,
+}
 
-fn gdt(tss: TssType) -> [u64; GDT_ENTRIES] {
-    let limit = u64::from(TASK.limit);
-    let base = TASK.base;
+impl Area {
+    /// The area of a guest with this memory.
+    pub(super) fn of(memory: &GuestMemory) -> Self {
+        Area { physical: memory.size(), base: memory.base().0 }
+    }
+
+    pub(super) fn gdt(self) -> Table {
+        Table { base: self.base + GDT_OFFSET, limit: (GDT_ENTRIES * 8 - 1) as u16 }
+    }
+
+    pub(super) fn idt(self) -> Table {
+        Table { base: self.base + IDT_OFFSET, limit: (VECTORS * 16 - 1) as u16 }
+    }
+
+    pub(super) fn tss(self) -> Table {
+        Table { base: self.base + TSS_OFFSET, limit: (TSS_SIZE + BITMAP_SIZE - 1) as u16 }
+    }
+
+    /// Guest-physical address of the top page table.
+    pub(super) fn top_table(self) -> u64 {
+        self.physical + TABLES
+    }
+
+    /// The frame that the processor pushed for an exception of this vector.
+    pub(super) fn frame(self, memory: &GuestMemory, vector: u8) -> Frame {
+        let mut bytes = [0; size_of::<Frame>()];
+        memory.host_read(self.physical + STACK_TOP - bytes.len() as u64, &mut bytes);
+        let mut frame = Frame::read_from_bytes(&bytes).expect("the sizes are equal");
+        if !has_error_code(vector) {
+            frame.error = 0;
+        }
+        frame
+    }
+
+    /// Fills the area, which is zero. Fails if the tables do not fit into the tail.
+    pub(super) fn build(self, memory: &GuestMemory, tss_type: TssType) -> Result<(), PlatformError> {
+        let mut tables = paging::Tables::new(self.top_table());
+        let supervisor = Flags::PRESENT | Flags::ACCESSED;
+        let data = supervisor | Flags::WRITABLE | Flags::DIRTY | Flags::NO_EXECUTE;
+        let page = |n: u64| self.base + n * PAGE_SIZE..self.base + (n + 1) * PAGE_SIZE;
+        tables.map(page(0), self.physical, data);
+        tables.map(page(1), self.physical + PAGE_SIZE, supervisor);
+        for (range, access) in memory.map() {
+            // The layout leaves the window's first pages free for this.
+            assert!(range.start >= TABLES, "a guest page where the host's are");
+            tables.map(
+                self.base + range.start..self.base + range.end,
+                range.start,
+                paging::guest_flags(*access),
+            );
+        }
+        if TABLES + tables.count() as u64 * PAGE_SIZE > memory.tail() {
+            return Err(PlatformError::TooLarge(memory.size()));
+        }
+        memory.populate(self.physical..self.physical + TABLES + tables.count() as u64 * PAGE_SIZE);
+        let put = |offset: u64, bytes: &[u8]| memory.host_write(self.physical + offset, bytes);
+        put(GDT_OFFSET, gdt(self.tss(), tss_type).as_bytes());
+        put(TSS_OFFSET, &tss(self.base + STACK_TOP));
+        put(IDT_OFFSET, idt(self.base + PAGE_SIZE).as_bytes());
+        put(PAGE_SIZE, &stubs());
+        for (offset, entry) in tables.entries() {
+            put(TABLES + offset, &entry.to_le_bytes());
+        }
+        Ok(())
+    }
+}
+
+fn gdt(task: Table, tss: TssType) -> [u64; GDT_ENTRIES] {
+    let limit = u64::from(task.limit);
+    let base = task.base;
     let present = 1 << 47;
     let low = (limit & 0xffff)
         | (base & 0xff_ffff) << 16
@@ -122,11 +194,11 @@ fn gdt(tss: TssType) -> [u64; GDT_ENTRIES] {
     ]
 }
 
-fn tss() -> [u8; TSS_SIZE + BITMAP_SIZE] {
+fn tss(stack: u64) -> [u8; TSS_SIZE + BITMAP_SIZE] {
     let mut tss = [0; TSS_SIZE + BITMAP_SIZE];
     // RSP0 at 4, IST1 at 36, the bitmap's offset at 102.
-    tss[4..12].copy_from_slice(&STACK_TOP.to_le_bytes());
-    tss[36..44].copy_from_slice(&STACK_TOP.to_le_bytes());
+    tss[4..12].copy_from_slice(&stack.to_le_bytes());
+    tss[36..44].copy_from_slice(&stack.to_le_bytes());
     tss[102..104].copy_from_slice(&(TSS_SIZE as u16).to_le_bytes());
     let bitmap = &mut tss[TSS_SIZE..];
     bitmap.fill(0xff);
@@ -139,12 +211,12 @@ fn tss() -> [u8; TSS_SIZE + BITMAP_SIZE] {
     tss
 }
 
-fn idt() -> [u64; 2 * VECTORS] {
+fn idt(stubs: u64) -> [u64; 2 * VECTORS] {
     let mut idt = [0; 2 * VECTORS];
     for (vector, gate) in idt.chunks_exact_mut(2).enumerate() {
-        let handler = VIRTUAL + PAGE_SIZE + vector as u64 * STUB_SIZE;
+        let handler = stubs + vector as u64 * STUB_SIZE;
         // Present, interrupt gate (type 14), privilege 0: `int n` from ring 3
-        // becomes a general-protection fault.
+        // becomes a general-protection fault. The stack is IST1.
         let options: u64 = 0x8e01;
         gate[0] =
             handler & 0xffff | u64::from(KERNEL_CODE) << 16 | options << 32 | (handler >> 16 & 0xffff) << 48;
@@ -166,46 +238,15 @@ fn stubs() -> [u8; VECTORS * STUB_SIZE as usize] {
 }
 
 /// Whether the processor pushes an error code for this exception.
-pub(super) fn has_error_code(vector: u8) -> bool {
+fn has_error_code(vector: u8) -> bool {
     matches!(vector, 8 | 10..=14 | 17 | 21 | 29 | 30)
-}
-
-/// Where the processor pushed the frame of an exception of this vector, as an
-/// offset in the area.
-pub(super) fn frame_offset() -> u64 {
-    STACK_TOP - VIRTUAL - size_of::<Frame>() as u64
-}
-
-/// The area's content, page by page, for a guest with this memory.
-pub(super) fn build(memory: &GuestMemory, tss_type: TssType) -> Vec<u8> {
-    let mut tables = paging::Tables::new(TOP_TABLE);
-    let base = memory.base().0;
-    for (range, access) in memory.map() {
-        tables.map(base + range.start..base + range.end, range.start, paging::guest_flags(*access));
-    }
-    let data = Flags::PRESENT | Flags::ACCESSED | Flags::WRITABLE | Flags::DIRTY | Flags::NO_EXECUTE;
-    let code = Flags::PRESENT | Flags::ACCESSED;
-    let page = |n: u64| VIRTUAL + n * PAGE_SIZE..VIRTUAL + (n + 1) * PAGE_SIZE;
-    tables.map(page(0), PHYSICAL, data);
-    tables.map(page(1), PHYSICAL + PAGE_SIZE, code);
-    tables.map(page(2), PHYSICAL + 2 * PAGE_SIZE, data);
-
-    let mut area = vec![0; 3 * PAGE_SIZE as usize];
-    let mut put = |offset: u64, bytes: &[u8]| area[offset as usize..][..bytes.len()].copy_from_slice(bytes);
-    put(GDT_OFFSET, zerocopy::IntoBytes::as_bytes(&gdt(tss_type)));
-    put(TSS_OFFSET, &tss());
-    put(IDT_OFFSET, zerocopy::IntoBytes::as_bytes(&idt()));
-    put(PAGE_SIZE, &stubs());
-    for table in tables.bytes() {
-        area.extend_from_slice(table);
-    }
-    area
 }
 
 const _: () = {
     assert!(GDT_OFFSET as usize + GDT_ENTRIES * 8 <= TSS_OFFSET as usize);
     assert!(TSS_OFFSET as usize + TSS_SIZE + BITMAP_SIZE <= IDT_OFFSET as usize);
-    assert!(IDT_OFFSET as usize + VECTORS * 16 <= PAGE_SIZE as usize);
+    // The rest of the page is the stack: a frame is 48 bytes, and nothing nests.
+    assert!(IDT_OFFSET as usize + VECTORS * 16 + 1024 <= PAGE_SIZE as usize);
 };
 
 #[cfg(test)]
@@ -214,7 +255,7 @@ mod tests {
 
     #[test]
     fn the_bitmap_opens_the_ports_of_the_abi_and_no_other() {
-        let tss = tss();
+        let tss = tss(0);
         let bitmap = &tss[TSS_SIZE..];
         for port in 0..BITMAP_SIZE * 8 {
             let open = bitmap[port / 8] & 1 << (port % 8) == 0;
@@ -226,7 +267,7 @@ mod tests {
 
     #[test]
     fn no_gate_can_be_called_from_ring_3() {
-        for gate in idt().chunks_exact(2) {
+        for gate in idt(0x1000).chunks_exact(2) {
             assert_eq!(gate[0] >> 45 & 3, 0);
         }
     }

@@ -20,7 +20,6 @@ const EXCEPTION_PORT: u8 = 0x80;
 pub struct KvmPlatform {
     kvm: Kvm,
     cpuid: CpuId,
-    tsc_khz: u32,
     /// See [`area::TssType`].
     tss: area::TssType,
 }
@@ -50,12 +49,7 @@ impl KvmPlatform {
         let supported =
             kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(failed("KVM_GET_SUPPORTED_CPUID"))?;
         kick::install();
-        Ok(KvmPlatform {
-            kvm,
-            cpuid: guest_cpuid(&supported),
-            tsc_khz: host_tsc_khz(),
-            tss: area::TssType::of_host(),
-        })
+        Ok(KvmPlatform { kvm, cpuid: guest_cpuid(&supported), tss: area::TssType::of_host() })
     }
 }
 
@@ -94,18 +88,9 @@ fn guest_cpuid(supported: &CpuId) -> CpuId {
     CpuId::from_entries(&entries).expect("no more entries than KVM gave")
 }
 
-/// Frequency of this host's TSC in kHz.
-fn host_tsc_khz() -> u32 {
-    crate::clock::tsc_khz()
-}
-
 impl Platform for KvmPlatform {
     fn name(&self) -> &'static str {
         "kvm"
-    }
-
-    fn tsc_khz(&self) -> u32 {
-        self.tsc_khz
     }
 
     fn start(&self, start: &Start<'_>) -> Result<Box<dyn Vcpu>, PlatformError> {

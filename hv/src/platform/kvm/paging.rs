@@ -13,13 +13,16 @@ const ENTRIES: u64 = 512;
 const LARGE_PAGE: u64 = PAGE_SIZE * ENTRIES;
 /// Bytes under one entry of a page-directory-pointer table.
 const GIB: u64 = LARGE_PAGE * ENTRIES;
-/// Bytes under one entry of the top table.
-const TOP: u64 = GIB * ENTRIES;
-
-/// Page tables under construction: physical page `start + 4096 * n` is table `n`.
+/// Page tables under construction: physical page `start + 4096 * n` is table
+/// `n`. Only entries that are not zero are kept: most are, and the memory that
+/// the tables go to is zero already.
 pub(super) struct Tables {
     start: u64,
-    tables: Vec<[u64; ENTRIES as usize]>,
+    count: usize,
+    /// Number and index of an entry, and its value.
+    entries: Vec<(usize, u64, u64)>,
+    /// Tables by what they map: level and the address over the level's size.
+    known: Vec<(u64, u64, usize)>,
 }
 
 /// Flags of an entry that points to another table: the last level decides.
@@ -29,24 +32,28 @@ const TABLE: Flags =
 impl Tables {
     /// An empty top table at physical address `start`.
     pub(super) fn new(start: u64) -> Self {
-        Tables { start, tables: vec![[0; ENTRIES as usize]] }
+        Tables { start, count: 1, entries: Vec::with_capacity(1024), known: Vec::with_capacity(16) }
     }
 
-    /// The table below entry `index` of table `table`, made if absent.
-    fn below(&mut self, table: usize, index: u64) -> usize {
-        let entry = self.tables[table][index as usize];
-        if entry != 0 {
-            return ((entry & 0x000f_ffff_ffff_f000) - self.start) as usize / PAGE_SIZE as usize;
+    /// The table whose entries each map `size` bytes, for `address`; made if absent.
+    fn table(&mut self, address: u64, size: u64) -> usize {
+        if size == GIB * ENTRIES {
+            return 0;
         }
-        let new = self.tables.len();
-        self.tables.push([0; ENTRIES as usize]);
-        self.tables[table][index as usize] = (self.start + new as u64 * PAGE_SIZE) | TABLE.bits();
-        new
+        let covers = address / (size * ENTRIES);
+        if let Some(&(_, _, table)) = self.known.iter().find(|&&(s, c, _)| (s, c) == (size, covers)) {
+            return table;
+        }
+        let parent = self.table(address, size * ENTRIES);
+        let table = self.count;
+        self.count += 1;
+        self.known.push((size, covers, table));
+        self.set(parent, covers % ENTRIES, (self.start + table as u64 * PAGE_SIZE) | TABLE.bits());
+        table
     }
 
-    fn directory(&mut self, address: u64) -> usize {
-        let pointers = self.below(0, address / TOP % ENTRIES);
-        self.below(pointers, address / GIB % ENTRIES)
+    fn set(&mut self, table: usize, index: u64, value: u64) {
+        self.entries.push((table, index, value));
     }
 
     /// Maps a page-aligned range to consecutive physical pages from `physical`.
@@ -54,25 +61,25 @@ impl Tables {
         let mut address = range.start;
         while address < range.end {
             let to = physical + (address - range.start);
-            let directory = self.directory(address);
-            let index = address / LARGE_PAGE % ENTRIES;
             let large = address.is_multiple_of(LARGE_PAGE)
                 && to.is_multiple_of(LARGE_PAGE)
                 && range.end - address >= LARGE_PAGE;
-            if large {
-                self.tables[directory][index as usize] = to | (flags | Flags::HUGE_PAGE).bits();
-                address += LARGE_PAGE;
-            } else {
-                let table = self.below(directory, index);
-                self.tables[table][(address / PAGE_SIZE % ENTRIES) as usize] = to | flags.bits();
-                address += PAGE_SIZE;
-            }
+            let (size, flags) =
+                if large { (LARGE_PAGE, flags | Flags::HUGE_PAGE) } else { (PAGE_SIZE, flags) };
+            let table = self.table(address, size);
+            self.set(table, address / size % ENTRIES, to | flags.bits());
+            address += size;
         }
     }
 
-    /// The tables' bytes, in the order of their physical pages.
-    pub(super) fn bytes(&self) -> impl Iterator<Item = &[u8]> {
-        self.tables.iter().map(|table| zerocopy::IntoBytes::as_bytes(table.as_slice()))
+    /// Number of tables, a page each.
+    pub(super) fn count(&self) -> usize {
+        self.count
+    }
+
+    /// The entries that are not zero: offsets from the top table, and values.
+    pub(super) fn entries(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.entries.iter().map(|&(table, index, value)| (table as u64 * PAGE_SIZE + index * 8, value))
     }
 }
 
@@ -94,20 +101,22 @@ pub(super) fn guest_flags(access: Access) -> Flags {
 mod tests {
     use super::*;
 
+    const TOP: u64 = GIB * ENTRIES;
+
     /// Walks the tables as the processor would: the physical address and flags of the last level.
     fn walk(tables: &Tables, address: u64) -> Option<(u64, Flags)> {
+        let memory: std::collections::HashMap<u64, u64> = tables.entries().collect();
+        assert_eq!(memory.len(), tables.entries().count(), "no entry is written twice");
         let mut table = 0;
         for (level, under) in [TOP, GIB, LARGE_PAGE, PAGE_SIZE].into_iter().enumerate() {
-            let entry = tables.tables[table][(address / under % ENTRIES) as usize];
+            let entry = *memory.get(&(table + address / under % ENTRIES * 8))?;
             let flags = Flags::from_bits_truncate(entry);
-            if !flags.contains(Flags::PRESENT) {
-                return None;
-            }
             let to = entry & 0x000f_ffff_ffff_f000;
             if level == 3 || flags.contains(Flags::HUGE_PAGE) {
                 return Some((to + address % under, flags));
             }
-            table = ((to - tables.start) / PAGE_SIZE) as usize;
+            table = to - tables.start;
+            assert!(table < tables.count() as u64 * PAGE_SIZE);
         }
         None
     }
@@ -118,14 +127,14 @@ mod tests {
         let mut tables = Tables::new(1 << 38);
         let range = base + PAGE_SIZE..base + 5 * LARGE_PAGE + 3 * PAGE_SIZE;
         tables.map(range.clone(), PAGE_SIZE, guest_flags(Access::READ | Access::WRITE));
-        for address in range.clone().step_by(PAGE_SIZE as usize) {
+        for address in range.clone().step_by(97 * PAGE_SIZE as usize) {
             let (to, flags) = walk(&tables, address).unwrap();
             assert_eq!(to, address - base);
             assert!(flags.contains(Flags::WRITABLE | Flags::USER_ACCESSIBLE | Flags::NO_EXECUTE));
         }
         assert_eq!(walk(&tables, base), None);
         assert_eq!(walk(&tables, range.end), None);
-        assert!(tables.tables.len() < 10, "most of it is in large pages");
+        assert!(tables.count() < 10, "most of it is in large pages");
     }
 
     #[test]

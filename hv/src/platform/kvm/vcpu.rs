@@ -2,23 +2,25 @@
 //!
 //! # Invariants that the `unsafe` blocks rely on
 //!
-//! 1. The memory slots' user-space mappings outlive the VM: both are owned
-//!    by [`KvmVcpu`], which drops them after the descriptors.
+//! 1. The memory slot's user-space mapping outlives the VM: [`KvmVcpu`] owns
+//!    both, and drops the memory after the descriptors.
 //! 2. `kvm_run` is mapped as long as the `VcpuFd`.
 
+use super::area::{self, Area};
 use super::kick::Kicker;
-use super::{DOORBELL_PORT, EXCEPTION_PORT, HYPERCALL_PORT, KvmPlatform, area, failed};
+use super::{DOORBELL_PORT, EXCEPTION_PORT, HYPERCALL_PORT, KvmPlatform, failed};
 use crate::memory::GuestMemory;
 use crate::platform::{Exit, Fault, Kick, PlatformError, Registers, Start, Vcpu};
-use hv_abi::PAGE_SIZE;
 use hv_abi::hypercall::{Hypercall, STUB_SIZE};
+use hv_abi::{EventPort, PAGE_SIZE};
 use kvm_bindings::{
     KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, KVMIO, kvm_device_attr, kvm_regs, kvm_segment, kvm_sregs,
     kvm_userspace_memory_region,
 };
 use kvm_ioctls::{IoEventAddress, SyncReg, VcpuExit, VcpuFd, VmFd};
+use std::io;
 use std::sync::Arc;
-use vm_memory::{Bytes, MmapRegion, VolatileMemory};
+use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::ioctl::ioctl_with_ref;
 use vmm_sys_util::ioctl_iow_nr;
 use x86_64::registers::control::{Cr0Flags, Cr4Flags, EferFlags};
@@ -28,19 +30,15 @@ use zerocopy::FromBytes;
 // kvm-ioctls has this call for other processors only.
 ioctl_iow_nr!(KVM_SET_DEVICE_ATTR, KVMIO, 0xe1, kvm_device_attr);
 
-// Memory slots.
-const GUEST_SLOT: u32 = 0;
-const AREA_SLOT: u32 = 1;
-
 /// Registers that a new virtual CPU starts from besides the guest's own.
 const FLAGS: RFlags = RFlags::INTERRUPT_FLAG;
 
 pub(super) struct KvmVcpu {
     // The order of the fields is the order of dropping (invariant 1).
     vcpu: VcpuFd,
-    _vm: VmFd,
-    area: MmapRegion,
-    _memory: Arc<GuestMemory>,
+    vm: VmFd,
+    area: Area,
+    memory: Arc<GuestMemory>,
     kicker: Arc<Kicker>,
     /// Set when the last exit was an exception: its vector.
     exception: Option<u8>,
@@ -49,34 +47,25 @@ pub(super) struct KvmVcpu {
 impl KvmVcpu {
     pub(super) fn new(platform: &KvmPlatform, start: &Start<'_>) -> Result<Self, PlatformError> {
         let memory = start.memory;
-        if memory.size() > area::PHYSICAL {
-            return Err(PlatformError::TooLarge(memory.size()));
-        }
         let vm = platform.kvm.create_vm().map_err(failed("KVM_CREATE_VM"))?;
 
-        let content = area::build(memory, platform.tss);
-        let area =
-            MmapRegion::new(content.len()).map_err(|_| PlatformError::TooLarge(content.len() as u64))?;
-        area.as_volatile_slice().write_slice(&content, 0).expect("the area has the content's size");
-
-        let guest = (GUEST_SLOT, 0, memory.size(), memory.host_address());
-        let host = (AREA_SLOT, area::PHYSICAL, content.len() as u64, area.as_ptr() as u64);
-        for (slot, guest_phys_addr, memory_size, userspace_addr) in [guest, host] {
-            let region =
-                kvm_userspace_memory_region { slot, flags: 0, guest_phys_addr, memory_size, userspace_addr };
-            // SAFETY: the mapping outlives the VM (invariant 1).
-            unsafe { vm.set_user_memory_region(region) }.map_err(failed("KVM_SET_USER_MEMORY_REGION"))?;
-        }
-        for (port, doorbell) in start.doorbells {
-            vm.register_ioevent(doorbell, &IoEventAddress::Pio(u64::from(DOORBELL_PORT)), port.0)
-                .map_err(failed("KVM_IOEVENTFD"))?;
-        }
+        let area = Area::of(memory);
+        area.build(memory, platform.tss)?;
+        let region = kvm_userspace_memory_region {
+            slot: 0,
+            flags: 0,
+            guest_phys_addr: 0,
+            memory_size: memory.size() + memory.tail(),
+            userspace_addr: memory.host_address(),
+        };
+        // SAFETY: the mapping outlives the VM (invariant 1).
+        unsafe { vm.set_user_memory_region(region) }.map_err(failed("KVM_SET_USER_MEMORY_REGION"))?;
         memory.host_write(start.hypercall_page, &stubs());
 
         let mut vcpu = vm.create_vcpu(0).map_err(failed("KVM_CREATE_VCPU"))?;
         vcpu.set_cpuid2(&platform.cpuid).map_err(failed("KVM_SET_CPUID2"))?;
         align_tsc(&vcpu);
-        vcpu.set_sregs(&special_registers(platform.tss)).map_err(failed("KVM_SET_SREGS"))?;
+        vcpu.set_sregs(&special_registers(area, platform.tss)).map_err(failed("KVM_SET_SREGS"))?;
         vcpu.set_sync_valid_reg(SyncReg::Register);
         vcpu.sync_regs_mut().regs = kvm_regs {
             rip: start.entry.0,
@@ -86,19 +75,7 @@ impl KvmVcpu {
             ..kvm_regs::default()
         };
         vcpu.set_sync_dirty_reg(SyncReg::Register);
-        Ok(KvmVcpu { vcpu, _vm: vm, area, _memory: memory.clone(), kicker: Arc::default(), exception: None })
-    }
-
-    /// The frame that the processor pushed for an exception.
-    fn frame(&self, vector: u8) -> area::Frame {
-        let mut bytes = [0; size_of::<area::Frame>()];
-        let all = self.area.as_volatile_slice();
-        all.read_slice(&mut bytes, area::frame_offset() as usize).expect("the area holds the stack");
-        let mut frame = area::Frame::read_from_bytes(&bytes).expect("the sizes are equal");
-        if !area::has_error_code(vector) {
-            frame.error = 0;
-        }
-        frame
+        Ok(KvmVcpu { vcpu, vm, area, memory: memory.clone(), kicker: Arc::default(), exception: None })
     }
 }
 
@@ -137,7 +114,7 @@ fn align_tsc(vcpu: &VcpuFd) {
     }
 }
 
-fn special_registers(tss: area::TssType) -> kvm_sregs {
+fn special_registers(area: Area, tss: area::TssType) -> kvm_sregs {
     let segment = |selector: u16, type_: u8, code: bool| kvm_segment {
         base: 0,
         limit: u32::MAX,
@@ -162,8 +139,8 @@ fn special_registers(tss: area::TssType) -> kvm_sregs {
         gs: data,
         ss: data,
         tr: kvm_segment {
-            base: area::TASK.base,
-            limit: u32::from(area::TASK.limit),
+            base: area.tss().base,
+            limit: u32::from(area.tss().limit),
             selector: area::TSS,
             type_: tss.descriptor_type(),
             present: 1,
@@ -176,7 +153,7 @@ fn special_registers(tss: area::TssType) -> kvm_sregs {
             | Cr0Flags::WRITE_PROTECT
             | Cr0Flags::PAGING)
             .bits(),
-        cr3: area::TOP_TABLE,
+        cr3: area.top_table(),
         cr4: (Cr4Flags::PHYSICAL_ADDRESS_EXTENSION | Cr4Flags::OSFXSR | Cr4Flags::OSXMMEXCPT_ENABLE).bits(),
         // SYSTEM_CALL_EXTENSIONS stays off: `syscall` is an invalid opcode then.
         efer: (EferFlags::LONG_MODE_ENABLE | EferFlags::LONG_MODE_ACTIVE | EferFlags::NO_EXECUTE_ENABLE)
@@ -184,10 +161,10 @@ fn special_registers(tss: area::TssType) -> kvm_sregs {
         ..kvm_sregs::default()
     };
     sregs.ldt.unusable = 1;
-    sregs.gdt.base = area::GDT.base;
-    sregs.gdt.limit = area::GDT.limit;
-    sregs.idt.base = area::IDT.base;
-    sregs.idt.limit = area::IDT.limit;
+    sregs.gdt.base = area.gdt().base;
+    sregs.gdt.limit = area.gdt().limit;
+    sregs.idt.base = area.idt().base;
+    sregs.idt.limit = area.idt().limit;
     sregs
 }
 
@@ -226,10 +203,21 @@ impl Vcpu for KvmVcpu {
                     14 => self.vcpu.get_sregs().map_or(0, |sregs| sregs.cr2),
                     _ => 0,
                 };
-                Exit::Fault(Fault::Exception { vector, error: self.frame(vector).error, address })
+                Exit::Fault(Fault::Exception {
+                    vector,
+                    error: self.area.frame(&self.memory, vector).error,
+                    address,
+                })
             }
             _ => Exit::Fault(Fault::Port(port)),
         }
+    }
+
+    fn bind_doorbell(&mut self, port: EventPort, descriptor: &EventFd) -> io::Result<()> {
+        let address = IoEventAddress::Pio(u64::from(DOORBELL_PORT));
+        self.vm
+            .register_ioevent(descriptor, &address, port.0)
+            .map_err(|error| io::Error::from_raw_os_error(error.errno()))
     }
 
     fn set_result(&mut self, value: i64) {
@@ -261,10 +249,14 @@ impl Vcpu for KvmVcpu {
             ..Registers::default()
         };
         if let Some(vector) = self.exception {
-            let frame = self.frame(vector);
+            let frame = self.area.frame(&self.memory, vector);
             (registers.rip, registers.rsp, registers.rflags) = (frame.rip, frame.rsp, frame.rflags);
         }
         registers
+    }
+
+    fn tsc_khz(&self) -> u32 {
+        self.vcpu.get_tsc_khz().unwrap_or_else(|_| crate::clock::tsc_khz())
     }
 
     fn kicker(&self) -> Arc<dyn Kick> {

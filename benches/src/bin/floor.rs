@@ -1,0 +1,9 @@
+//! Makes the bare KVM calls for one guest, runs it to its first exit, prints a line.
+
+use hv_benches::floor::{Floor, Program};
+
+fn main() {
+    let floor = Floor::new().expect("KVM is there");
+    floor.start(Program::Exits, None).expect("a VM can be made").run();
+    println!("Hello from the floor, world!");
+}

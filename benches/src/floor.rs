@@ -1,0 +1,165 @@
+//! ⚠ The floor: a ring-3 guest from nothing but KVM calls.
+//!
+//! What any monitor with this guest model has to do at least: make a VM, give
+//! it memory, make a virtual CPU, set its CPUID and registers, and run. The
+//! guest is a few instructions that write to a port.
+
+use kvm_bindings::{
+    CpuId, KVM_MAX_CPUID_ENTRIES, kvm_regs, kvm_segment, kvm_sregs, kvm_userspace_memory_region,
+};
+use kvm_ioctls::{IoEventAddress, Kvm, VcpuExit, VcpuFd, VmFd};
+use vm_memory::{Bytes, MmapRegion, VolatileMemory};
+use vmm_sys_util::eventfd::EventFd;
+
+/// Port of an exit to user space.
+const EXIT_PORT: u8 = 0xe0;
+/// Port of a doorbell.
+const BELL_PORT: u8 = 0xe4;
+
+// Guest-physical places: three page tables, the TSS, the code.
+const TOP: u64 = 0x1000;
+const POINTERS: u64 = 0x2000;
+const DIRECTORY: u64 = 0x3000;
+const TASK: u64 = 0x4000;
+const CODE: u64 = 0x5000;
+
+/// Memory of the floor's guest unless another size is asked for: what `hv run` gives.
+pub const MEMORY: usize = 16 << 20;
+
+/// What is made once per process.
+pub struct Floor {
+    kvm: Kvm,
+    cpuid: CpuId,
+}
+
+/// A running floor guest.
+pub struct FloorVm {
+    vcpu: VcpuFd,
+    _vm: VmFd,
+    _memory: MmapRegion,
+}
+
+/// What the floor's guest does.
+#[derive(Clone, Copy, Debug)]
+pub enum Program {
+    /// Exits to user space for ever.
+    Exits,
+    /// Rings the doorbell `n` times, exits to user space, and so on.
+    Bells(u32),
+}
+
+impl Program {
+    fn code(self) -> Vec<u8> {
+        match self {
+            // xor %eax, %eax; 1: out %eax, $EXIT; jmp 1b
+            Program::Exits => vec![0x31, 0xc0, 0xe7, EXIT_PORT, 0xeb, 0xfc],
+            Program::Bells(n) => {
+                let n = n.to_le_bytes();
+                // 1: mov $n, %ecx; mov $2, %eax
+                let mut code = vec![0xb9, n[0], n[1], n[2], n[3], 0xb8, 2, 0, 0, 0];
+                // 2: out %eax, $BELL; dec %ecx; jnz 2b
+                code.extend([0xe7, BELL_PORT, 0xff, 0xc9, 0x75, 0xfa]);
+                // out %eax, $EXIT; jmp 1b
+                code.extend([0xe7, EXIT_PORT, 0xeb, 0xec]);
+                code
+            }
+        }
+    }
+}
+
+impl Floor {
+    /// Opens `/dev/kvm`.
+    pub fn new() -> Result<Floor, kvm_ioctls::Error> {
+        let kvm = Kvm::new()?;
+        let cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)?;
+        Ok(Floor { kvm, cpuid })
+    }
+
+    /// The bare sequence, up to the point where the guest can run.
+    pub fn start(&self, program: Program, bell: Option<&EventFd>) -> Result<FloorVm, kvm_ioctls::Error> {
+        let memory = MmapRegion::new(MEMORY).expect("16 MiB can be mapped");
+        let bytes = memory.as_volatile_slice();
+        let put = |at: u64, value: u64| bytes.write_obj(value, at as usize).expect("inside");
+        // Present, writable, user; large pages in the directory.
+        put(TOP, POINTERS | 7);
+        put(POINTERS, DIRECTORY | 7);
+        for n in 0..(MEMORY >> 21) as u64 {
+            put(DIRECTORY + 8 * n, n << 21 | 0xe7);
+        }
+        // The I/O bitmap behind the TSS: ports 0xe0 to 0xe7 are open.
+        put(TASK + 96, 104 << 48);
+        for n in 0..4 {
+            put(TASK + 104 + 8 * n, u64::MAX);
+        }
+        bytes.write_obj(0u8, TASK as usize + 104 + 0xe0 / 8).expect("inside");
+        bytes.write_slice(&program.code(), CODE as usize).expect("inside");
+
+        let vm = self.kvm.create_vm()?;
+        let region = kvm_userspace_memory_region {
+            slot: 0,
+            flags: 0,
+            guest_phys_addr: 0,
+            memory_size: MEMORY as u64,
+            userspace_addr: memory.as_ptr() as u64,
+        };
+        // SAFETY: the mapping lives as long as the VM: `FloorVm` drops it last.
+        unsafe { vm.set_user_memory_region(region) }?;
+        if let Some(bell) = bell {
+            vm.register_ioevent(bell, &IoEventAddress::Pio(u64::from(BELL_PORT)), 2u32)?;
+        }
+        let vcpu = vm.create_vcpu(0)?;
+        vcpu.set_cpuid2(&self.cpuid)?;
+        vcpu.set_sregs(&sregs())?;
+        vcpu.set_regs(&kvm_regs { rip: CODE, rsp: 0x8000, rflags: 0x202, ..kvm_regs::default() })?;
+        Ok(FloorVm { vcpu, _vm: vm, _memory: memory })
+    }
+}
+
+impl FloorVm {
+    /// Runs to the next exit, which has to be the program's.
+    pub fn run(&mut self) {
+        match self.vcpu.run() {
+            Ok(VcpuExit::IoOut(port, _)) if port == u16::from(EXIT_PORT) => {}
+            other => panic!("the floor's guest exited with {other:?}"),
+        }
+    }
+}
+
+fn sregs() -> kvm_sregs {
+    let segment = |selector: u16, type_: u8, code: bool| kvm_segment {
+        limit: u32::MAX,
+        selector,
+        type_,
+        present: 1,
+        dpl: 3,
+        db: u8::from(!code),
+        s: 1,
+        l: u8::from(code),
+        g: 1,
+        ..kvm_segment::default()
+    };
+    let data = segment(0x1b, 3, false);
+    let mut sregs = kvm_sregs {
+        cs: segment(0x23, 11, true),
+        ds: data,
+        es: data,
+        fs: data,
+        gs: data,
+        ss: data,
+        tr: kvm_segment {
+            base: TASK,
+            limit: 104 + 0xe8 / 8,
+            selector: 0x28,
+            type_: 11,
+            present: 1,
+            ..kvm_segment::default()
+        },
+        cr0: 0x8001_0033,
+        cr3: TOP,
+        cr4: 0x620,
+        efer: 0xd00,
+        ..kvm_sregs::default()
+    };
+    sregs.ldt.unusable = 1;
+    sregs
+}
