@@ -60,7 +60,8 @@ fn pender(_: *mut ()) {
 /// The waker of the future given to [`block_on`]: there is only one at a
 /// time, so it is a flag.
 fn main_waker() -> Waker {
-    const TABLE: RawWakerVTable =
+    // One table at one address: that is how wakers are told apart.
+    static TABLE: RawWakerVTable =
         RawWakerVTable::new(|_| RawWaker::new(core::ptr::null(), &TABLE), wake, wake, |_| ());
     fn wake(_: *const ()) {
         WOKEN.store(true, Ordering::Relaxed);
@@ -87,6 +88,7 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
             && let Poll::Ready(output) = future.as_mut().poll(&mut context)
         {
             RUNNING.store(false, Ordering::Relaxed);
+            event::ring();
             return output;
         }
         if PENDED.swap(false, Ordering::Relaxed) {
@@ -117,9 +119,16 @@ where
     rt::Termination::report(block_on(main(Spawner(()))))
 }
 
-/// Starts tasks. Every async `main` can have one; [`spawn`] does the same without.
+/// Starts tasks. Every async `main` can have one, and [`spawner`] makes one
+/// for a plain `main`; [`spawn`] does the same without.
 #[derive(Clone, Copy, Debug)]
 pub struct Spawner(());
+
+/// A [`Spawner`] for code that was not given one: with
+/// `block_on(net::up(spawner()))`, say, in a plain `main`.
+pub fn spawner() -> Spawner {
+    Spawner(())
+}
 
 impl Spawner {
     /// See [`spawn`].

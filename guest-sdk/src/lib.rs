@@ -15,6 +15,18 @@
 //! no kernel below it. It has one address space, one stack, a heap, and the
 //! devices that the command line gave it. `docs/guests.md` starts from an
 //! empty folder.
+//!
+//! # Features
+//!
+//! - `net`: TCP, UDP, DNS and DHCP, in the module `net`;
+//! - `http`: an HTTP/1.1 server, in the module `http`;
+//! - `fs`: files on FAT and ext4, in the module `fs`, and served by `http` if that is on as well.
+//!
+//! # Unsafe code
+//!
+//! Modules marked ⚠ at their top hold all of it, each use with the reason why
+//! it is sound: start, hypercalls, shared pages, rings, the heap, the executor
+//! and the network's buffers.
 #![no_std]
 
 extern crate alloc;
