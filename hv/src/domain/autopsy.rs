@@ -40,6 +40,7 @@ impl Body<'_> {
         let reason = match vector {
             14 => self.page_fault(error, address, &registers),
             13 => self.protection_fault(error, &registers),
+            6 => self.invalid_opcode(&registers),
             _ => exception(vector).into(),
         };
         self.report(reason, Some(registers))
@@ -109,6 +110,14 @@ impl Body<'_> {
             return format!("stack overflow: {what} address {address:#x}, below the stack");
         }
         format!("page fault: {what} unmapped address {address:#x}")
+    }
+
+    fn invalid_opcode(&self, registers: &Registers) -> String {
+        match self.code::<2>(registers.rip) {
+            // What kvm_pvm makes of software interrupts.
+            Some([0xcd, vector]) => format!("invalid opcode: `int {vector:#x}`"),
+            _ => exception(6).into(),
+        }
     }
 
     fn protection_fault(&self, error: u64, registers: &Registers) -> String {
