@@ -2,6 +2,7 @@
 //!
 //! An allocation that does not fit ends the guest. A server whose clients decide how
 //! much memory it needs gives them a budget instead, and refuses what goes beyond.
+#![forbid(unsafe_code)]
 
 use core::cell::Cell;
 

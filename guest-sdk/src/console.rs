@@ -1,4 +1,5 @@
 //! The console: what the guest prints and reads.
+#![forbid(unsafe_code)]
 
 use crate::ring::RingMemory;
 use crate::{event, hypercall, rt};

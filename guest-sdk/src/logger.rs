@@ -2,6 +2,7 @@
 //!
 //! The environment variable `LOG` sets the level (`off`, `error`, `warn`,
 //! `info`, `debug`, `trace`); without it, it is `info`. Nothing is allocated.
+#![forbid(unsafe_code)]
 
 use crate::{env, println, time};
 use log::{LevelFilter, Log, Metadata, Record};

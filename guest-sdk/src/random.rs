@@ -1,4 +1,5 @@
 //! Random numbers.
+#![forbid(unsafe_code)]
 
 use crate::{hypercall, rt};
 use rand_chacha::ChaCha12Rng;

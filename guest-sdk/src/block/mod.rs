@@ -15,6 +15,7 @@
 //! Doorbells are collected: what several tasks, or one task that joins
 //! several futures, ask for in one pass of the executor costs one crossing of
 //! the boundary at most.
+#![forbid(unsafe_code)]
 
 mod bytes;
 mod queue;

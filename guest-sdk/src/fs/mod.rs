@@ -20,6 +20,7 @@
 //! a file's place on the disk is looked up once, when it is opened. Everything
 //! else (folders, opening, all of ext4) goes through a small cache, and keeps
 //! other tasks waiting while it reads the disk.
+#![forbid(unsafe_code)]
 
 mod ext4;
 mod fat;

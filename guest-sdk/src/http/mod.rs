@@ -12,6 +12,7 @@
 //! taken from a framework for the sake of one thing: all answers to what has
 //! arrived, heads and bodies, leave in one write, so that a small request
 //! costs one frame each way, and pipelined requests cost less than that.
+#![forbid(unsafe_code)]
 
 #[cfg(feature = "fs")]
 mod files;

@@ -3,6 +3,7 @@
 //! Receive buffers are lent to the host ahead of time and go back to it as
 //! soon as the stack has looked at their frame; frames to send are written by
 //! the stack into buffers of a pool. Nothing is copied in between.
+#![forbid(unsafe_code)]
 
 use super::buffers::Pool;
 use crate::event;
