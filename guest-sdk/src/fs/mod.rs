@@ -135,7 +135,7 @@ impl FileSystem {
     pub fn kind(&self) -> &'static str {
         match &self.0 {
             Kind::Fat(fat) => fat.kind(),
-            Kind::Ext4(_) => "ext4",
+            Kind::Ext4(_) => "ext2/3/4",
         }
     }
 
