@@ -1,4 +1,5 @@
 //! What the benches share: the floor, and how two things are compared.
 
 pub mod floor;
+pub mod host_io;
 pub mod pair;

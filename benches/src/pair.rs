@@ -64,4 +64,16 @@ impl Ratio {
             self.spread.1,
         );
     }
+
+    /// Prints the same for things whose speed is compared: more is better.
+    pub fn print_speed(&self, what: &str, reach: &str) {
+        println!(
+            "speed: {what} | floor {:.2} µs | hv {:.2} µs | {:.3} ({:.3} to {:.3}) | reach {reach}",
+            self.floor.as_secs_f64() * 1e6,
+            self.ours.as_secs_f64() * 1e6,
+            1.0 / self.ratio,
+            1.0 / self.spread.1,
+            1.0 / self.spread.0,
+        );
+    }
 }

@@ -4,7 +4,7 @@
 //! `HV_BIN` and `HV_GUESTS` (a program, a folder) replace building, for
 //! machines without cargo.
 
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::net::{TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -18,9 +18,9 @@ fn workspace() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("this package is a folder of the workspace")
 }
 
-fn cargo(arguments: &[&str]) {
+fn cargo(folder: &str, arguments: &[&str]) {
     let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .current_dir(workspace())
+        .current_dir(workspace().join(folder))
         .args(arguments)
         .status()
         .expect("cargo runs");
@@ -38,7 +38,7 @@ pub fn hv() -> &'static Path {
         if let Some(program) = std::env::var_os("HV_BIN") {
             return program.into();
         }
-        cargo(&["build", "--quiet", "--package", "hv", "--bin", "hv"]);
+        cargo(".", &["build", "--quiet", "--package", "hv", "--bin", "hv"]);
         target().join("debug/hv")
     })
 }
@@ -47,7 +47,7 @@ pub fn hv() -> &'static Path {
 pub fn release_hv() -> &'static Path {
     static HV: OnceLock<PathBuf> = OnceLock::new();
     HV.get_or_init(|| {
-        cargo(&["build", "--quiet", "--release", "--package", "hv", "--bin", "hv"]);
+        cargo(".", &["build", "--quiet", "--release", "--package", "hv", "--bin", "hv"]);
         target().join("release/hv")
     })
 }
@@ -59,8 +59,7 @@ pub fn guest(name: &str) -> PathBuf {
         if let Some(folder) = std::env::var_os("HV_GUESTS") {
             return folder.into();
         }
-        let packages = ["--package", "hv-guest-examples", "--package", "hv-test-guests"];
-        cargo(&[&["build", "--quiet", "--profile", "guest"][..], &packages].concat());
+        cargo("guest-examples", &["build", "--quiet", "--profile", "guest", "--workspace", "--bins"]);
         target().join("guest")
     });
     folder.join(name)
@@ -215,6 +214,82 @@ pub fn free_port() -> u16 {
 /// A UDP port of the loopback interface that is free now.
 pub fn free_udp_port() -> u16 {
     UdpSocket::bind("127.0.0.1:0").and_then(|s| s.local_addr()).expect("loopback has free ports").port()
+}
+
+/// A guest that serves a port of its own on a port of the loopback interface.
+pub struct Service {
+    /// hv with the guest.
+    pub guest: Running,
+    /// The port of the host.
+    pub port: u16,
+}
+
+impl Service {
+    /// Starts a guest that serves `port` (written as `80` or `7/udp`), and
+    /// waits until it says that it listens.
+    #[track_caller]
+    pub fn start(name: &str, options: &[&str], port: &str) -> Service {
+        Service::of(|publish| run(name, &[options, &["--publish", publish]].concat(), &[]), port)
+    }
+
+    /// As [`start`](Self::start), with the command made from the value of `--publish`.
+    #[track_caller]
+    pub fn of(command: impl Fn(&str) -> Command, guest_port: &str) -> Service {
+        eventually("a free port", || {
+            // Free now, which may change until hv takes it.
+            let port = if guest_port.ends_with("/udp") { free_udp_port() } else { free_port() };
+            let publish = format!("127.0.0.1:{port}:{guest_port}");
+            let mut guest = Running::new(&mut command(&publish));
+            let mut output = BufReader::new(guest.child.stdout.take().expect("it is captured"));
+            let mut line = String::new();
+            while !line.contains(" port ") {
+                line.clear();
+                if output.read_line(&mut line).expect("the output is text") == 0 {
+                    let end = guest.finish();
+                    assert!(end.err.contains("in use"), "{}", end.err);
+                    return None;
+                }
+            }
+            // Closing it would end the guest.
+            guest.child.stdout = Some(output.into_inner());
+            Some(Service { guest, port })
+        })
+    }
+
+    /// Asks the guest to end, and expects that it does so in good order.
+    #[track_caller]
+    pub fn end(self) -> Finished {
+        self.guest.signal(libc::SIGTERM);
+        let end = self.guest.finish().expect(0);
+        assert_eq!(end.err, "", "it had something to complain about");
+        end
+    }
+}
+
+/// `hv …` as an ordinary user: as nobody if this is root. Says why that cannot be.
+pub fn hv_as_ordinary_user(arguments: &[&str]) -> Option<Command> {
+    // SAFETY: no memory is passed.
+    if unsafe { libc::geteuid() } != 0 {
+        let mut command = Command::new(hv());
+        command.args(arguments).stdin(Stdio::null());
+        return Some(command);
+    }
+    if !has_tools(&["setpriv"]) {
+        return None;
+    }
+    let as_nobody = |arguments: &[&str]| {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "--"]);
+        command.arg(hv()).args(arguments).stdin(Stdio::null());
+        command
+    };
+    // The folder that the program is in may be root's alone.
+    let tried = as_nobody(&["--version"]).output();
+    if !tried.is_ok_and(|output| output.status.success()) {
+        println!("skipped: needs an hv that other users may run: {}", hv().display());
+        return None;
+    }
+    Some(as_nobody(arguments))
 }
 
 /// Tries until it succeeds; panics after [`LIMIT`].

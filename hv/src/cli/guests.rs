@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 /// Why a name leads to no image.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum GuestError {
-    #[error("{0}: no such file")]
+    #[error("{0}: no such file; give the path of a built guest, or the bare name of one in guest-examples/")]
     NoFile(String),
     #[error(
         "{0}: no such file, and no folder guest-examples/ above this one to look for a guest of that name"
@@ -67,7 +67,7 @@ fn known(workspace: &Path) -> Vec<String> {
 
 fn build(workspace: &Path, name: &str) -> Result<PathBuf, GuestError> {
     let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .current_dir(workspace)
+        .current_dir(workspace.join("guest-examples"))
         .args(["build", "--profile", "guest", "--package", "hv-guest-examples", "--bin", name])
         .args(["--quiet", "--message-format", "json-render-diagnostics"])
         .stdin(Stdio::null())

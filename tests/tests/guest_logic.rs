@@ -1,0 +1,12 @@
+//! The parts of guests that are plain code, tested on the host: the guests'
+//! own modules, compiled here a second time with their unit tests.
+
+extern crate alloc;
+
+#[allow(dead_code, reason = "only the tests in it are of interest here")]
+#[path = "../../guest-examples/src/compute.rs"]
+mod compute;
+
+#[allow(dead_code, reason = "only the tests in it are of interest here")]
+#[path = "../../guest-examples/src/kv.rs"]
+mod kv;
