@@ -87,6 +87,11 @@ fn with_network(builder: Builder, args: &RunArgs) -> Result<Builder, Box<dyn Err
             return Err("--publish: ports are published by `--net user`; on a tap the guest has an address of its own".into());
         }
         NetKind::Tap(name) => Box::new(Tap::open(name, random_mac()?)?),
+        NetKind::Switch(name) => {
+            return Err(
+                format!("--net switch={name}: this version has no switches; use user or tap=NAME").into()
+            );
+        }
     };
     Ok(builder.network(network, capture))
 }
