@@ -89,6 +89,12 @@ pub fn has_tools(tools: &[&str]) -> bool {
     })
 }
 
+/// A program that is found in the folders of administrators, too.
+pub fn system_tool(name: &str) -> Command {
+    let folders = ["/usr/sbin", "/sbin"].map(|folder| Path::new(folder).join(name));
+    Command::new(folders.into_iter().find(|path| path.is_file()).unwrap_or_else(|| name.into()))
+}
+
 /// What a finished program left.
 #[derive(Debug)]
 pub struct Finished {

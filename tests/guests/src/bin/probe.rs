@@ -2,8 +2,13 @@
 #![no_std]
 #![no_main]
 
+use hv_guest::block::{self, Disk};
+use hv_guest::embassy_futures::join::join;
+use hv_guest::embassy_net::dns::DnsQueryType;
+use hv_guest::embedded_io_async::Write;
+use hv_guest::net::{self, IpEndpoint, Stack, TcpSocket};
 use hv_guest::prelude::*;
-use hv_guest::{hypercall, random, time};
+use hv_guest::{block_on, fs, hypercall, random, time};
 
 #[hv_guest::entry]
 fn main() -> u8 {
@@ -21,6 +26,11 @@ fn main() -> u8 {
             .for_each(|n| println!("line {n}")),
         "hypercalls" => return hypercalls(args.next().and_then(|n| n.parse().ok()).unwrap_or(1000)),
         "doorbells" => doorbells(args.next().and_then(|n| n.parse().ok()).unwrap_or(1000)),
+        "disks" => disks(),
+        "disk-errors" => disk_errors(),
+        "disk-log" => disk_log(),
+        "files" => files(),
+        "net-get" | "net-udp" | "net-echo" => return network(what, &args.collect::<Vec<_>>()),
         _ => {
             println!("no such probe: {what}");
             return 2;
@@ -116,4 +126,181 @@ fn doorbells(count: u64) {
     let start = time::now_nanos();
     (0..count).for_each(|_| hypercall::event_send(hv_guest::abi::event::FIRST_DEVICE));
     println!("{}", (time::now_nanos() - start) / count.max(1));
+}
+
+/// Says what the disks are, and how each begins.
+fn disks() {
+    for (n, disk) in block::disks().enumerate() {
+        let mut bytes = vec![0; disk.sector_size()];
+        disk.read_blocking(0, &mut bytes).unwrap();
+        let text = String::from_utf8_lossy(&bytes);
+        let access = if disk.read_only() { "ro" } else { "rw" };
+        let start = text.split(['\0', '\n']).next().unwrap_or_default();
+        println!("{n}: {} x {} {access} {start}", disk.sectors(), disk.sector_size());
+    }
+}
+
+/// Says what the first disk answers to requests that it may refuse.
+fn disk_errors() {
+    let disk = block::disk(0).unwrap();
+    let size = disk.sector_size();
+    let mut sector = vec![0xee; size];
+    let say = |what: &str, result: Result<(), _>| match result {
+        Ok(()) => println!("{what}: done"),
+        Err(errno) => println!("{what}: {errno:?}"),
+    };
+    say("write", disk.write_blocking(0, &sector));
+    say("write-zeroes", disk.write_zeroes_blocking(0, 1));
+    say("discard", disk.discard_blocking(0, 1));
+    say("flush", disk.flush_blocking());
+    say("read", disk.read_blocking(0, &mut sector));
+    say("read at the end", disk.read_blocking(disk.sectors(), &mut sector));
+    say("read far behind", disk.read_blocking(u64::MAX, &mut sector));
+    say("write at the end", disk.write_blocking(disk.sectors(), &sector));
+    say("read of half a sector", disk.read_blocking(0, &mut sector[..size / 2]));
+    say("write-zeroes across the end", disk.write_zeroes_blocking(disk.sectors() - 1, 2));
+}
+
+/// Bytes of a record of [`disk_log`].
+const RECORD: usize = 4096;
+
+/// Writes record after record to every disk, one disk after the other, and
+/// says so when one is safe on all of them.
+fn disk_log() {
+    let disks: Vec<Disk> = block::disks().collect();
+    let room = disks.iter().map(|disk| disk.size() / RECORD as u64).min().unwrap_or(0);
+    let mut record = vec![0; RECORD];
+    for n in 0..room {
+        for (number, disk) in disks.iter().enumerate() {
+            for (at, word) in (0..).zip(record.chunks_exact_mut(8)) {
+                word.copy_from_slice(&((n + 1) << 32 | at << 8 | number as u64).to_le_bytes());
+            }
+            disk.write_blocking(n * (RECORD / disk.sector_size()) as u64, &record).unwrap();
+            disk.flush_blocking().unwrap();
+        }
+        println!("{n}");
+    }
+}
+
+/// FNV-1a of some bytes.
+fn hash(bytes: &[u8]) -> u64 {
+    let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, step)
+}
+
+/// Lists all files of the first disk, with length and hash.
+fn files() {
+    let root = fs::open_root(block::disk(0).unwrap()).unwrap();
+    println!("{}", root.kind());
+    let mut folders = vec![String::new()];
+    while let Some(folder) = folders.pop() {
+        for entry in root.read_dir(&folder).unwrap() {
+            let path = format!("{folder}/{}", entry.name);
+            if entry.metadata.is_dir {
+                println!("{path}/");
+                folders.push(path);
+            } else {
+                let bytes = block_on(root.read(&path)).unwrap();
+                println!("{path} {} {:016x}", bytes.len(), hash(&bytes));
+            }
+        }
+    }
+}
+
+/// Talks to a server: its address or name, its port, and what else there is to say.
+fn network(what: &str, arguments: &[&str]) -> u8 {
+    let [host, port, rest @ ..] = arguments else { return 2 };
+    let port: u16 = port.parse().unwrap();
+    let rest = rest.first().copied().unwrap_or_default();
+    let talk = async {
+        let stack = net::up(hv_guest::executor::spawner()).await.map_err(|error| error.to_string())?;
+        println!("address {}", stack.config_v4().ok_or("no address")?.address);
+        let found = stack.dns_query(host, DnsQueryType::A).await;
+        let address = *found.map_err(|error| format!("{host}: {error:?}"))?.first().ok_or("no address")?;
+        let server = IpEndpoint::new(address, port);
+        match what {
+            "net-get" => get(stack, server).await.map_err(|error| format!("{error:?}")),
+            "net-udp" => udp(stack, server, rest.as_bytes()).await,
+            _ => echo(stack, server, rest.parse().unwrap_or(1)).await,
+        }
+    };
+    match block_on(talk) {
+        Ok(()) => 0,
+        Err(error) => {
+            println!("error: {error}");
+            1
+        }
+    }
+}
+
+/// Prints what a web server says.
+async fn get(stack: Stack<'static>, server: IpEndpoint) -> Result<(), net::TcpError> {
+    let (mut receive, mut send) = (vec![0; 16 << 10], vec![0; 4 << 10]);
+    let mut socket = TcpSocket::new(stack, &mut receive, &mut send);
+    if let Err(error) = socket.connect(server).await {
+        println!("connect: {error:?}");
+        return Err(net::TcpError::ConnectionReset);
+    }
+    socket.write_all(b"GET / HTTP/1.0\r\n\r\n").await?;
+    let mut bytes = vec![0; 4096];
+    loop {
+        match socket.read(&mut bytes).await? {
+            0 => return Ok(()),
+            count => print!("{}", String::from_utf8_lossy(&bytes[..count])),
+        }
+    }
+}
+
+/// Sends a datagram until it is answered, and prints the answer.
+async fn udp(stack: Stack<'static>, server: IpEndpoint, text: &[u8]) -> Result<(), String> {
+    let socket = net::udp(stack, 5000, 4096, 4).map_err(|error| error.to_string())?;
+    let mut bytes = vec![0; 2048];
+    loop {
+        socket.send_to(text, server).await.map_err(|error| format!("{error:?}"))?;
+        let answer = hv_guest::embassy_time::with_timeout(
+            hv_guest::embassy_time::Duration::from_secs(1),
+            socket.recv_from(&mut bytes),
+        );
+        if let Ok(Ok((count, from))) = answer.await {
+            println!("{} from {}", String::from_utf8_lossy(&bytes[..count]), from.endpoint);
+            return Ok(());
+        }
+    }
+}
+
+/// Sends so many MiB to a server that returns them, and compares.
+async fn echo(stack: Stack<'static>, server: IpEndpoint, mib: usize) -> Result<(), String> {
+    let (mut receive, mut send) = (vec![0; 64 << 10], vec![0; 64 << 10]);
+    let mut socket = TcpSocket::new(stack, &mut receive, &mut send);
+    socket.connect(server).await.map_err(|error| format!("connect: {error:?}"))?;
+    let pattern = |at: usize| (at * 7 + at / 251 + at / 65_521) as u8;
+    let (mut reader, mut writer) = socket.split();
+    let len = mib << 20;
+    let sent = async {
+        let mut bytes = vec![0; 10_007];
+        for start in (0..len).step_by(bytes.len()) {
+            let count = bytes.len().min(len - start);
+            (start..).zip(&mut bytes[..count]).for_each(|(at, byte)| *byte = pattern(at));
+            writer.write_all(&bytes[..count]).await?;
+        }
+        writer.flush().await
+    };
+    let received = async {
+        let (mut bytes, mut at) = (vec![0; 32 << 10], 0);
+        while at < len {
+            let count = reader.read(&mut bytes).await?;
+            if count == 0 {
+                break;
+            }
+            for byte in &bytes[..count] {
+                assert_eq!(*byte, pattern(at), "byte {at}");
+                at += 1;
+            }
+        }
+        Ok(at)
+    };
+    let (sent, received) = join(sent, received).await;
+    sent.map_err(|error: net::TcpError| format!("send: {error:?}"))?;
+    println!("{} bytes returned", received.map_err(|error: net::TcpError| format!("receive: {error:?}"))?);
+    Ok(())
 }
