@@ -89,10 +89,10 @@ fn benches(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("block");
     group.sample_size(10);
     group.bench_function("host io_uring, random 4 KiB", |b| {
-        b.iter_custom(|n| n as u32 * read_file(file.path(), FILE, pattern.access, pattern.count));
+        b.iter_custom(|n| read_file(file.path(), FILE, pattern.access, pattern.count).mul_f64(n as f64));
     });
     group.bench_function("guest, random 4 KiB", |b| {
-        b.iter_custom(|n| n as u32 * in_guest(&engine, &image, file.path(), pattern));
+        b.iter_custom(|n| in_guest(&engine, &image, file.path(), pattern).mul_f64(n as f64));
     });
     group.finish();
 }

@@ -65,13 +65,14 @@ fn benches(criterion: &mut Criterion) {
     compare(40, &mut kick, || in_guest(&engine, &image, "doorbells")).print("doorbell", "1.05");
 
     let mut group = criterion.benchmark_group("exits");
-    group.bench_function("bare exit", |b| b.iter_custom(|n| exit() * n as u32));
+    group.bench_function("bare exit", |b| b.iter_custom(|n| exit().mul_f64(n as f64)));
     group.bench_function("hypercall", |b| {
-        b.iter_custom(|n| in_guest(&engine, &image, "hypercalls") * n as u32)
+        b.iter_custom(|n| in_guest(&engine, &image, "hypercalls").mul_f64(n as f64))
     });
-    group.bench_function("bare ioeventfd", |b| b.iter_custom(|n| kick() * n as u32));
-    group
-        .bench_function("doorbell", |b| b.iter_custom(|n| in_guest(&engine, &image, "doorbells") * n as u32));
+    group.bench_function("bare ioeventfd", |b| b.iter_custom(|n| kick().mul_f64(n as f64)));
+    group.bench_function("doorbell", |b| {
+        b.iter_custom(|n| in_guest(&engine, &image, "doorbells").mul_f64(n as f64))
+    });
     group.finish();
 }
 

@@ -47,12 +47,18 @@ pub struct MapError {
 #[derive(Debug)]
 pub struct GuestMemory {
     region: MmapRegion,
+    /// Bytes of the mapping before the guest's memory, which starts at a
+    /// multiple of [`HUGE_PAGE`] in this process, as it does in the guest.
+    skip: usize,
     base: u64,
     size: u64,
     /// Sorted, disjoint, page-aligned byte ranges from the start of the memory.
     /// What no range covers, the guest cannot touch.
     map: Vec<(Range<u64>, Access)>,
 }
+
+/// Bytes of a huge page.
+const HUGE_PAGE: u64 = 2 << 20;
 
 /// Room for page tables: one page per GiB of memory and per border between
 /// ranges, and some more for everything else.
@@ -65,13 +71,27 @@ impl GuestMemory {
     /// Maps `size` bytes (a multiple of the page size) to appear at guest address `base`.
     pub fn new(base: GuestAddr, size: u64) -> Result<Self, MapError> {
         assert!(size.is_multiple_of(PAGE_SIZE) && base.0.is_multiple_of(PAGE_SIZE));
-        let whole = size + tail_size(size);
+        let whole = size + tail_size(size) + HUGE_PAGE;
         let region = MmapRegion::new(whole as usize).map_err(|source| MapError { size, source })?;
-        // SAFETY: the range is exactly the mapping just made (invariant 1). A
-        // small guest must not cost a huge page for each byte it touches;
-        // failure only means that it might.
-        unsafe { libc::madvise(region.as_ptr().cast(), whole as usize, libc::MADV_NOHUGEPAGE) };
-        Ok(GuestMemory { region, base: base.0, size, map: Vec::new() })
+        let start = region.as_ptr() as u64;
+        let skip = start.next_multiple_of(HUGE_PAGE) - start;
+        let memory = GuestMemory { region, skip: skip as usize, base: base.0, size, map: Vec::new() };
+        memory.advise(0..size + memory.tail(), libc::MADV_NOHUGEPAGE);
+        // A guest that uses more than a little memory gets it 2 MiB at a time,
+        // for one fault instead of 512. The ends stay small: the start is what
+        // every guest touches, the end is where allocators keep a marker.
+        if size >= 3 * HUGE_PAGE {
+            memory.advise(HUGE_PAGE..(size - HUGE_PAGE) / HUGE_PAGE * HUGE_PAGE, libc::MADV_HUGEPAGE);
+        }
+        Ok(memory)
+    }
+
+    /// Tells the kernel how pages of `range` (offsets) will be used. It may not listen.
+    fn advise(&self, range: Range<u64>, advice: libc::c_int) {
+        let slice = self.slice(range.start, (range.end - range.start) as usize);
+        // SAFETY: inside the mapping (`slice` checked it); none of the advices
+        // that are given changes a byte.
+        unsafe { libc::madvise(slice.ptr_guard_mut().as_ptr().cast(), slice.len(), advice) };
     }
 
     /// Guest address of the first byte.
@@ -92,7 +112,7 @@ impl GuestMemory {
 
     /// Where the memory is mapped in this process; for the platform, which shows it to the guest.
     pub fn host_address(&self) -> u64 {
-        self.region.as_ptr() as u64
+        self.region.as_ptr() as u64 + self.skip as u64
     }
 
     /// Gives the guest access to the bytes of `range` (offsets, page-aligned),
@@ -135,7 +155,7 @@ impl GuestMemory {
     }
 
     fn slice(&self, offset: u64, len: usize) -> VolatileSlice<'_> {
-        self.region.get_slice(offset as usize, len).expect("the offset was checked")
+        self.region.get_slice(self.skip + offset as usize, len).expect("the offset was checked")
     }
 
     /// Copies bytes that the guest may read out of its memory.
@@ -175,14 +195,8 @@ impl GuestMemory {
     /// Has the pages of `range` (offsets) in memory before anybody touches
     /// them: one call instead of a fault each. Panics outside the memory.
     pub fn populate(&self, range: Range<u64>) {
-        let start = range.start - range.start % PAGE_SIZE;
-        let slice = self.slice(start, (range.end - start) as usize);
-        // SAFETY: inside the mapping (just checked); populating changes no
-        // byte. Where the kernel (before 5.14) or a memory limit refuses,
-        // pages come with the faults.
-        unsafe {
-            libc::madvise(slice.ptr_guard_mut().as_ptr().cast(), slice.len(), libc::MADV_POPULATE_WRITE)
-        };
+        // Where the kernel (before 5.14) or a memory limit refuses, pages come with the faults.
+        self.advise(range.start - range.start % PAGE_SIZE..range.end, libc::MADV_POPULATE_WRITE);
     }
 
     /// Bytes that are backed by host memory now.
@@ -192,18 +206,23 @@ impl GuestMemory {
         // SAFETY: the range is inside the mapping (invariant 1), and the
         // vector has a byte for each of its pages.
         let failed =
-            unsafe { libc::mincore(self.region.as_ptr().cast(), self.size as usize, map.as_mut_ptr()) } != 0;
+            unsafe { libc::mincore(self.host_address() as *mut _, self.size as usize, map.as_mut_ptr()) }
+                != 0;
         if failed { 0 } else { map.iter().filter(|&&page| page & 1 != 0).count() as u64 * PAGE_SIZE }
     }
 
     /// An aligned 64-bit word of guest memory. Panics outside the memory or when misaligned.
     pub fn atomic_u64(&self, offset: u64) -> &AtomicU64 {
-        self.region.get_atomic_ref::<AtomicU64>(offset as usize).expect("the offset is the host's own")
+        self.region
+            .get_atomic_ref::<AtomicU64>(self.skip + offset as usize)
+            .expect("the offset is the host's own")
     }
 
     /// An aligned 32-bit word of guest memory. Panics outside the memory or when misaligned.
     pub fn atomic_u32(&self, offset: u64) -> &AtomicU32 {
-        self.region.get_atomic_ref::<AtomicU32>(offset as usize).expect("the offset is the host's own")
+        self.region
+            .get_atomic_ref::<AtomicU32>(self.skip + offset as usize)
+            .expect("the offset is the host's own")
     }
 }
 

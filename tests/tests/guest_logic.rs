@@ -8,5 +8,5 @@ extern crate alloc;
 mod compute;
 
 #[allow(dead_code, reason = "only the tests in it are of interest here")]
-#[path = "../../guest-examples/src/kv.rs"]
+#[path = "../../guest-examples/src/kv/mod.rs"]
 mod kv;
