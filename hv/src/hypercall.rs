@@ -139,7 +139,7 @@ mod tests {
         let at = |address, len| dispatch(&memory, Hypercall::Panic as u32, [address, len, 0]);
         memory.write(GuestAddr(BASE + 2 * PAGE_SIZE), b"oh no").unwrap();
         assert_eq!(at(BASE + 2 * PAGE_SIZE, 5), Action::Panic("oh no".into()));
-        assert!(matches!(at(BASE + 2 * PAGE_SIZE, u64::MAX), Action::Panic(m) if m.len() == 4096));
+        assert!(matches!(at(BASE + 2 * PAGE_SIZE, u64::MAX), Action::Panic(m) if m.chars().count() == 4096));
         memory.write(GuestAddr(BASE + 2 * PAGE_SIZE), b"a\n\x1b[2J").unwrap();
         assert_eq!(at(BASE + 2 * PAGE_SIZE, 6), Action::Panic("a \u{fffd}[2J".into()));
         assert!(matches!(at(7, 5), Action::Panic(m) if m.starts_with("(the message")));
