@@ -9,7 +9,7 @@ mod stats;
 pub use args::{Cli, Command, RunArgs};
 
 use clap::{CommandFactory, Parser};
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 /// Exit codes of `hv` beyond the guest's own; the README has the same table.
@@ -46,7 +46,8 @@ pub fn main() -> ExitCode {
 /// Says in one line why hv does not do it.
 fn refuse(error: Box<dyn std::error::Error>) -> ExitCode {
     let label = if std::io::stderr().is_terminal() { "\x1b[1;31merror\x1b[0m" } else { "error" };
-    eprintln!("hv: {label}: {error}");
+    // If nobody reads standard error any more, there is nobody to tell.
+    let _ = writeln!(std::io::stderr(), "hv: {label}: {error}");
     ExitCode::from(exit::REFUSED)
 }
 

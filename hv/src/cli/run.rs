@@ -12,6 +12,7 @@ use crate::engine::Engine;
 use crate::loader::Image;
 use crate::platform::kvm::KvmPlatform;
 use std::error::Error;
+use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -106,19 +107,22 @@ fn random_mac() -> std::io::Result<[u8; 6]> {
 
 /// Prints the crash report and the statistics on standard error.
 fn report(args: &RunArgs, guest: &Guest, outcome: &Outcome) {
+    let mut text = String::new();
     match (args.format, outcome) {
-        (Format::Text, Outcome::Crashed(report)) => eprint!("{report}"),
-        (Format::Text, Outcome::Stopped(Stop::Timeout)) => eprintln!("hv: the guest was ended by --timeout"),
+        (Format::Text, Outcome::Crashed(report)) => text += &report.to_string(),
+        (Format::Text, Outcome::Stopped(Stop::Timeout)) => text += "hv: the guest was ended by --timeout\n",
         _ => {}
     }
     if args.stats && args.format == Format::Text {
-        eprint!("{}", stats::text(guest));
+        text += &stats::text(guest);
     }
     if args.format == Format::Json && (args.stats || matches!(outcome, Outcome::Crashed(_))) {
         let mut object = serde_json::json!({ "outcome": outcome });
         if args.stats {
             object["stats"] = stats::json(guest);
         }
-        eprintln!("{object}");
+        text += &format!("{object}\n");
     }
+    // If nobody reads standard error any more, there is nobody to tell.
+    let _ = std::io::stderr().write_all(text.as_bytes());
 }

@@ -128,9 +128,8 @@ impl Body<'_> {
             Some([0xf4, _]) => "`hlt`: guests wait with the block hypercall".into(),
             Some([0x0f, 0x30 | 0x32]) => "`wrmsr` or `rdmsr`".into(),
             Some([0x0f, 0x01]) => "a privileged instruction (`lgdt` and its like)".into(),
-            Some([0xe4..=0xe7 | 0xec..=0xef | 0x6c..=0x6f, _]) => {
-                format!("an I/O port, {:#x} by its register", registers.rdx as u16)
-            }
+            Some([0xe4..=0xe7, port]) => format!("I/O port {port:#x}"),
+            Some([0xec..=0xef | 0x6c..=0x6f, _]) => format!("I/O port {:#x}", registers.rdx as u16),
             _ => "a privileged instruction, or an address that is not canonical".into(),
         };
         format!("general protection fault: {why} (error code {error:#x})")
