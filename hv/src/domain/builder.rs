@@ -363,11 +363,15 @@ fn random_base(random: u64, size: u64) -> GuestAddr {
 /// SDM volume 2, CPUID: leaf 1, and leaf 80000007H).
 fn cpu_features() -> CpuFeatures {
     use std::arch::x86_64::__cpuid;
-    let mut features = CpuFeatures::empty();
-    features.set(CpuFeatures::RDRAND, __cpuid(1).ecx & 1 << 30 != 0);
-    let power = __cpuid(0x8000_0000).eax >= 0x8000_0007;
-    features.set(CpuFeatures::INVARIANT_TSC, power && __cpuid(0x8000_0007).edx & 1 << 8 != 0);
-    features
+    // Asked once: below another hypervisor each CPUID takes a microsecond or more.
+    static FEATURES: OnceLock<CpuFeatures> = OnceLock::new();
+    *FEATURES.get_or_init(|| {
+        let mut features = CpuFeatures::empty();
+        features.set(CpuFeatures::RDRAND, __cpuid(1).ecx & 1 << 30 != 0);
+        let power = __cpuid(0x8000_0000).eax >= 0x8000_0007;
+        features.set(CpuFeatures::INVARIANT_TSC, power && __cpuid(0x8000_0007).edx & 1 << 8 != 0);
+        features
+    })
 }
 
 const _: () = assert!(ring::ALIGNMENT as u64 <= PAGE_SIZE);

@@ -90,7 +90,7 @@ impl Layout {
         let group = self.stack.end - PAGE_SIZE;
         // Of a large image, most may never be touched.
         const MOST: u64 = 2 * GROUP;
-        [group..group + GROUP, self.image..self.image + self.image_size.min(MOST)]
+        [group..self.shared_info + 2 * PAGE_SIZE, self.image..self.image + self.image_size.min(MOST)]
     }
 
     pub(super) fn new(needs: &Needs<'_>) -> Result<Layout, TooSmall> {

@@ -44,6 +44,8 @@ fn main() -> u8 {
         "port-byte" => port_byte(number.unwrap_or(0) as u16),
         "port-string" => port_string(number.unwrap_or(0) as u16),
         "touch" => touch(number.unwrap_or(0)),
+        "write-host-page" => touch(rt::start_info().memory_base.0 + 4096 * number.unwrap_or(0)),
+        "read-host-page" => peek(rt::start_info().memory_base.0 + 4096 * number.unwrap_or(0)),
         "index-jump" => indices(&[1 << 30]),
         "index-back" => indices(&[10, 5]),
         "index-wrap" => indices(&[u32::MAX]),
@@ -174,6 +176,12 @@ fn port_string(port: u16) {
 fn touch(address: u64) {
     // SAFETY: none; the host has to stop it.
     unsafe { write_volatile(address as *mut u8, 1) }
+}
+
+fn peek(address: u64) {
+    // SAFETY: none; the host has to stop it.
+    let byte = unsafe { read_volatile(address as *const u8) };
+    println!("read {byte}");
 }
 
 /// Publishes request indices of the console, one after the other, by hand.
