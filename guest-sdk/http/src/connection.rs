@@ -1,41 +1,13 @@
-//! A small HTTP/1.1 server: requests in, responses out, connections kept.
-//!
-//! ```ignore
-//! let stack = net::up(spawner).await?;
-//! http::serve(stack, 80, Serve::default(), async |request: &Request<'_>| match request.path() {
-//!     "/" => Response::text(200, "hello"),
-//!     _ => Response::status(404),
-//! })?;
-//! ```
-//!
-//! Requests are parsed by `httparse`. The rest is written here rather than
-//! taken from a framework for the sake of one thing: all answers to what has
-//! arrived, heads and bodies, leave in one write, so that a small request
-//! costs one frame each way, and pipelined requests cost less than that.
-#![forbid(unsafe_code)]
+//! Connections: requests are answered in order, until one of them is the last.
 
-#[cfg(feature = "fs")]
-mod files;
-mod request;
-mod response;
-
-#[cfg(feature = "fs")]
-pub use files::Files;
-pub use request::{Request, decode};
-pub use response::{Body, Response, Source};
-
-use crate::budget::Budget;
-use crate::net::{self, Serve, Stack, TcpSocket};
+use crate::request::{Parsed, parse};
+use crate::{Body, Memory, Request, Response, Share, Source};
 use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
 use embassy_futures::join::join;
-use embedded_io_async::Write;
-use request::{Parsed, parse};
+use embedded_io_async::{Read, Write};
 
-/// Most bytes of a request's head, and of its body.
-const MAX_HEAD: usize = 8 << 10;
-const MAX_BODY: usize = 64 << 10;
 /// Answers are gathered up to this size before they are written.
 const GATHER: usize = 16 << 10;
 /// Bytes of a streamed body that are read at once: at most, and when there is
@@ -45,32 +17,48 @@ const SMALL_CHUNK: usize = 4 << 10;
 /// Bytes of a connection's input that it does not have to ask for.
 const INPUT: usize = 1 << 10;
 
-/// Serves HTTP on a TCP port: `handler` answers each request. Returns at once.
+/// Why a connection ended before its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Error<E> {
+    /// The socket failed: the other side went away, say.
+    Socket(E),
+    /// A streamed body turned out shorter than its head had promised.
+    Source,
+}
+
+impl<E: core::fmt::Display> core::fmt::Display for Error<E> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Error::Socket(error) => error.fmt(f),
+            Error::Source => f.write_str("the body is shorter than was promised"),
+        }
+    }
+}
+
+impl<E: core::error::Error> core::error::Error for Error<E> {}
+
+impl<E> From<E> for Error<E> {
+    fn from(error: E) -> Self {
+        Error::Socket(error)
+    }
+}
+
+/// Answers the requests of one connection until it ends: with the last
+/// request, with something that is no request, or with the other side.
 ///
-/// Large requests and streamed bodies take at most 1/8 of the heap all told.
+/// The socket is written to and read from, but neither flushed nor closed.
+/// Memory for large requests and streamed bodies is asked of `memory` first.
 ///
 /// # Errors
 ///
-/// As [`net::serve`].
-pub fn serve<H>(stack: Stack<'static>, port: u16, how: Serve, handler: H) -> Result<(), net::Error>
+/// [`Error`]: what was under way is lost, and the socket is to be closed.
+pub async fn connection<S, H, M>(socket: &mut S, handler: &H, memory: &M) -> Result<(), Error<S::Error>>
 where
-    H: AsyncFn(&Request<'_>) -> Response + 'static,
-{
-    let budget = Budget::new(crate::heap_size() / 8);
-    net::serve(stack, port, how, async move |socket: &mut TcpSocket<'_>| {
-        // An error is the other side's going away; nobody is left to tell.
-        let _ = connection(socket, &handler, &budget).await;
-    })
-}
-
-type Gone = embassy_net::tcp::Error;
-
-/// Answers the requests of one connection until it ends.
-async fn connection<H>(socket: &mut TcpSocket<'_>, handler: &H, budget: &Budget) -> Result<(), Gone>
-where
+    S: Read + Write,
     H: AsyncFn(&Request<'_>) -> Response,
+    M: Memory,
 {
-    let mut share = budget.share();
+    let mut share = memory.share();
     let mut input = vec![0; INPUT];
     let (mut start, mut end) = (0, 0);
     let mut output = Vec::new();
@@ -79,7 +67,7 @@ where
             Parsed::Request(request, used) => {
                 let response = handler(&request).await;
                 let keep = request.keep_alive();
-                send(socket, &mut output, response, &request, budget).await?;
+                send(socket, &mut output, response, &request, memory).await?;
                 start += used;
                 if !keep {
                     return flush(socket, &mut output).await;
@@ -120,7 +108,7 @@ fn refuse(output: &mut Vec<u8>, status: u16) {
     }
 }
 
-async fn flush(socket: &mut TcpSocket<'_>, output: &mut Vec<u8>) -> Result<(), Gone> {
+async fn flush<S: Write>(socket: &mut S, output: &mut Vec<u8>) -> Result<(), Error<S::Error>> {
     if !output.is_empty() {
         socket.write_all(output).await?;
         output.clear();
@@ -129,13 +117,13 @@ async fn flush(socket: &mut TcpSocket<'_>, output: &mut Vec<u8>) -> Result<(), G
 }
 
 /// Puts a response behind the others, and writes them when they are enough.
-async fn send(
-    socket: &mut TcpSocket<'_>,
+async fn send<S: Write, M: Memory>(
+    socket: &mut S,
     output: &mut Vec<u8>,
     response: Response,
     request: &Request<'_>,
-    budget: &Budget,
-) -> Result<(), Gone> {
+    memory: &M,
+) -> Result<(), Error<S::Error>> {
     response.head(output, request.keep_alive());
     if request.method() == "HEAD" {
         return Ok(());
@@ -148,26 +136,26 @@ async fn send(
         }
         Body::Bytes(bytes) => {
             flush(socket, output).await?;
-            socket.write_all(&bytes).await
+            Ok(socket.write_all(&bytes).await?)
         }
         Body::Stream { len, source } => {
             flush(socket, output).await?;
-            stream(socket, len, source, budget).await
+            stream(socket, len, source, memory).await
         }
     }
 }
 
 /// Sends a streamed body; the next piece is read while one is sent.
-async fn stream(
-    socket: &mut TcpSocket<'_>,
+async fn stream<S: Write, M: Memory>(
+    socket: &mut S,
     mut len: u64,
     mut source: Box<dyn Source>,
-    budget: &Budget,
-) -> Result<(), Gone> {
+    memory: &M,
+) -> Result<(), Error<S::Error>> {
     // A part of what is left, so that many streams share it; and a little
     // even if there is nothing left.
-    let mut share = budget.share();
-    let wanted = (budget.left() / 8).clamp(SMALL_CHUNK, CHUNK) / SMALL_CHUNK * SMALL_CHUNK;
+    let mut share = memory.share();
+    let wanted = (memory.left() / 8).clamp(SMALL_CHUNK, CHUNK) / SMALL_CHUNK * SMALL_CHUNK;
     let chunk = if share.grow(2 * wanted) { wanted } else { SMALL_CHUNK };
     let mut bytes = vec![0; chunk];
     let mut next = vec![0; chunk];
@@ -184,13 +172,16 @@ async fn stream(
 
 /// The next piece of a body that still has `len` bytes. Its length was
 /// promised in the head: a source that ends early ends the connection.
-async fn read(source: &mut Box<dyn Source>, bytes: &mut [u8], len: u64) -> Result<usize, Gone> {
+async fn read<E>(source: &mut Box<dyn Source>, bytes: &mut [u8], len: u64) -> Result<usize, Error<E>> {
     let count = usize::try_from(len).map_or(bytes.len(), |len| len.min(bytes.len()));
     if count == 0 {
         return Ok(0);
     }
     match source.read(&mut bytes[..count]).await {
         Some(read @ 1..) => Ok(read.min(count)),
-        _ => Err(Gone::ConnectionReset),
+        _ => Err(Error::Source),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,9 +1,11 @@
 //! Requests as they arrive.
 
-use super::{MAX_BODY, MAX_HEAD};
 use alloc::string::String;
 use alloc::vec::Vec;
 
+/// Most bytes of a request's head, and of its body.
+const MAX_HEAD: usize = 8 << 10;
+const MAX_BODY: usize = 64 << 10;
 /// Most header fields of a request.
 const FIELDS: usize = 48;
 
@@ -19,7 +21,7 @@ pub struct Request<'a> {
 
 /// What some bytes turned out to be.
 #[expect(clippy::large_enum_variant, reason = "taken apart where it is made; a box would be one per request")]
-pub(super) enum Parsed<'a> {
+pub(crate) enum Parsed<'a> {
     /// A request, with its length.
     Request(Request<'a>, usize),
     /// The start of one; it takes this many bytes at least.
@@ -28,7 +30,7 @@ pub(super) enum Parsed<'a> {
     Refused(u16),
 }
 
-pub(super) fn parse(bytes: &[u8]) -> Parsed<'_> {
+pub(crate) fn parse(bytes: &[u8]) -> Parsed<'_> {
     let mut headers = [httparse::EMPTY_HEADER; FIELDS];
     let mut request = httparse::Request::new(&mut headers);
     let head = match request.parse(bytes) {
@@ -80,7 +82,7 @@ pub(super) fn parse(bytes: &[u8]) -> Parsed<'_> {
 }
 
 /// A number that consists of digits alone.
-pub(super) fn digits(text: &str) -> Option<u64> {
+pub(crate) fn digits(text: &str) -> Option<u64> {
     if !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
     }
@@ -136,3 +138,6 @@ pub fn decode(text: &str) -> Option<String> {
     }
     String::from_utf8(bytes).ok().filter(|text| !text.contains('\0'))
 }
+
+#[cfg(test)]
+mod tests;

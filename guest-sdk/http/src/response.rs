@@ -34,7 +34,7 @@ pub struct Response {
     status: u16,
     /// Header fields as they are sent.
     fields: Vec<u8>,
-    pub(super) body: Body,
+    pub(crate) body: Body,
 }
 
 /// The text that goes with a status.
@@ -100,7 +100,7 @@ impl Response {
     }
 
     /// The head, behind whatever is there already.
-    pub(super) fn head(&self, output: &mut Vec<u8>, keep_alive: bool) {
+    pub(crate) fn head(&self, output: &mut Vec<u8>, keep_alive: bool) {
         let len = match &self.body {
             Body::Empty => 0,
             Body::Bytes(bytes) => bytes.len() as u64,
@@ -119,3 +119,6 @@ impl Response {
         });
     }
 }
+
+#[cfg(test)]
+mod tests;
