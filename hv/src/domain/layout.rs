@@ -38,6 +38,9 @@ const GROUP: u64 = 8 * PAGE_SIZE;
 /// Left to the platform at the start of the guest's window.
 const PLATFORM: u64 = 2 * PAGE_SIZE;
 
+/// Left to the platform before the hypercall page.
+const RESULT: u64 = 8;
+
 /// Least heap of a guest.
 const MIN_HEAP: u64 = PAGE_SIZE;
 
@@ -111,7 +114,7 @@ impl Layout {
         let devices = start_info + (size_of::<StartInfo>() as u64).next_multiple_of(8);
         let arguments = devices + (needs.devices * size_of::<DeviceInfo>()) as u64;
         let environment = arguments + needs.arguments as u64;
-        let hypercall_page = pages(environment + needs.environment as u64);
+        let hypercall_page = pages(environment + needs.environment as u64 + RESULT);
         access.push((start_info..hypercall_page, read));
 
         let shared_info = hypercall_page + PAGE_SIZE;

@@ -17,7 +17,8 @@ use vmm_sys_util::eventfd::EventFd;
 pub struct Start<'a> {
     /// The guest's memory, loaded, with its access map.
     pub memory: &'a Arc<GuestMemory>,
-    /// Offset in the memory of the page that the platform fills with call stubs.
+    /// Offset in the memory of the page that the platform fills with call
+    /// stubs. The 8 bytes before it are the platform's as well; the guest can read them.
     pub hypercall_page: u64,
     /// First instruction.
     pub entry: GuestAddr,

@@ -20,6 +20,7 @@ use kvm_bindings::{
 use kvm_ioctls::{IoEventAddress, SyncReg, VcpuExit, VcpuFd, VmFd};
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::ioctl::ioctl_with_ref;
 use vmm_sys_util::ioctl_iow_nr;
@@ -33,11 +34,16 @@ ioctl_iow_nr!(KVM_SET_DEVICE_ATTR, KVMIO, 0xe1, kvm_device_attr);
 /// Registers that a new virtual CPU starts from besides the guest's own.
 const FLAGS: RFlags = RFlags::INTERRUPT_FLAG;
 
+/// Bytes of the word before the hypercall page.
+const RESULT_SIZE: u64 = 8;
+
 pub(super) struct KvmVcpu {
     // The order of the fields is the order of dropping (invariant 1).
     vcpu: VcpuFd,
     vm: VmFd,
     area: Area,
+    /// Where the stubs load a call's result from: an offset in the memory.
+    result: u64,
     memory: Arc<GuestMemory>,
     kicker: Arc<Kicker>,
     /// Set when the last exit was an exception: its vector.
@@ -75,11 +81,23 @@ impl KvmVcpu {
             ..kvm_regs::default()
         };
         vcpu.set_sync_dirty_reg(SyncReg::Register);
-        Ok(KvmVcpu { vcpu, vm, area, memory: memory.clone(), kicker: Arc::default(), exception: None })
+        Ok(KvmVcpu {
+            vcpu,
+            vm,
+            area,
+            result: start.hypercall_page - RESULT_SIZE,
+            memory: memory.clone(),
+            kicker: Arc::default(),
+            exception: None,
+        })
     }
 }
 
 /// The hypercall page: one stub per call, `STUB_SIZE` apart.
+///
+/// A result comes back in the word before the page, which a stub loads into
+/// RAX: writing the register itself would have KVM look for pending events at
+/// the next entry, which costs more than the rest of the call on hv's side.
 fn stubs() -> [u8; PAGE_SIZE as usize] {
     let mut page = [0xcc; PAGE_SIZE as usize];
     for (number, stub) in page.chunks_exact_mut(STUB_SIZE as usize).enumerate() {
@@ -87,11 +105,16 @@ fn stubs() -> [u8; PAGE_SIZE as usize] {
         if number as u32 == Hypercall::EventSend as u32 {
             // mov %edi, %eax; out %eax, $port; ret
             stub[..5].copy_from_slice(&[0x89, 0xf8, 0xe7, DOORBELL_PORT, 0xc3]);
-        } else {
-            // mov $number, %eax; out %eax, $port; ret. Numbers without a call
-            // get a stub too, so that a newer guest is told that there is none.
-            stub[..8].copy_from_slice(&[0xb8, n[0], n[1], n[2], n[3], 0xe7, HYPERCALL_PORT, 0xc3]);
+            continue;
         }
+        // mov $number, %eax; out %eax, $port; mov result(%rip), %rax; ret.
+        // Numbers without a call get a stub too, so that a newer guest is
+        // told that there is none.
+        stub[..7].copy_from_slice(&[0xb8, n[0], n[1], n[2], n[3], 0xe7, HYPERCALL_PORT]);
+        stub[7..10].copy_from_slice(&[0x48, 0x8b, 0x05]);
+        let next = (number as u64 * STUB_SIZE + 14) as i32;
+        stub[10..14].copy_from_slice(&(-(RESULT_SIZE as i32) - next).to_le_bytes());
+        stub[14] = 0xc3;
     }
     page
 }
@@ -192,7 +215,7 @@ impl Vcpu for KvmVcpu {
         };
         match (port as u8, value) {
             (HYPERCALL_PORT, Some(number)) if port < 256 => {
-                let regs = self.vcpu.sync_regs().regs;
+                let regs = &self.vcpu.sync_regs_mut().regs;
                 Exit::Hypercall { number, arguments: [regs.rdi, regs.rsi, regs.rdx] }
             }
             (DOORBELL_PORT, Some(value)) if port < 256 => Exit::Doorbell(value),
@@ -221,12 +244,11 @@ impl Vcpu for KvmVcpu {
     }
 
     fn set_result(&mut self, value: i64) {
-        self.vcpu.sync_regs_mut().regs.rax = value as u64;
-        self.vcpu.set_sync_dirty_reg(SyncReg::Register);
+        self.memory.atomic_u64(self.result).store(value as u64, Ordering::Relaxed);
     }
 
     fn registers(&mut self) -> Registers {
-        let regs = self.vcpu.sync_regs().regs;
+        let regs = self.vcpu.sync_regs_mut().regs;
         let mut registers = Registers {
             rax: regs.rax,
             rbx: regs.rbx,
