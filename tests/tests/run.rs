@@ -195,6 +195,8 @@ fn statistics_are_a_table_or_json() {
     assert_eq!(value["stats"]["exits"]["exit"], 1);
     let touched = value["stats"]["memory_bytes"]["guest_touched"].as_u64().unwrap();
     assert!((4096..=256 << 10).contains(&touched), "the guest touched {touched} bytes");
+    let peak = value["stats"]["memory_bytes"]["hv_peak_resident"].as_u64().unwrap();
+    assert!(peak <= 8 << 20, "hv took {peak} bytes");
 }
 
 #[test]

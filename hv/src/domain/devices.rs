@@ -97,6 +97,11 @@ impl Devices {
         Devices(devices)
     }
 
+    /// The console's ring; the console itself is its domain's to drive.
+    pub(super) fn take_console(&mut self) -> RingPlan {
+        self.0.remove(0).rings.pop().expect("the console comes first and has a ring")
+    }
+
     /// Every ring, in the order of the table.
     pub(super) fn rings(&self) -> impl Iterator<Item = &RingPlan> {
         self.0.iter().flat_map(|device| &device.rings)

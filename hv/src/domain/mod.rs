@@ -9,6 +9,7 @@
 //!                      blocked
 //! ```
 
+mod assemble;
 mod autopsy;
 mod builder;
 mod devices;

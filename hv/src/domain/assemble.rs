@@ -1,0 +1,243 @@
+//! From wishes to a running guest: judge, lay out, load, start, connect.
+
+use super::builder::{MAX_MEMORY, Strings};
+use super::devices::{Connected, Devices, RingPlan};
+use super::layout::{Layout, Needs};
+use super::{BootPhases, Builder, Counters, Cpu, Domain, Guest, Order, StartError, Stop};
+use crate::clock;
+use crate::device::console::Console;
+use crate::engine::Engine;
+use crate::event::{Hub, Owner};
+use crate::hypercall;
+use crate::memory::GuestMemory;
+use crate::platform::Start;
+use hv_abi::device::DeviceInfo;
+use hv_abi::shared_info::{EVENT_WORDS, SharedInfo};
+use hv_abi::start_info::{CpuFeatures, MAGIC, StartInfo};
+use hv_abi::{ABI_VERSION, GuestAddr, PAGE_SIZE, ring};
+use std::mem::offset_of;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Condvar, Mutex, OnceLock, Weak};
+use std::time::Instant;
+use zerocopy::IntoBytes;
+
+/// Starts the guest that was described.
+pub(super) fn spawn(mut wishes: Builder, engine: &Engine) -> Result<Guest, StartError> {
+    let begin = Instant::now();
+    let strings = wishes.strings()?;
+    let mut devices = Devices::new(std::mem::take(&mut wishes.devices));
+    let layout = lay_out(&wishes, &strings, &devices)?;
+    let memory = load(&wishes, &strings, &mut devices, &layout)?;
+    let hub = Hub::new(memory.clone(), layout.shared_info);
+    let load = begin.elapsed();
+
+    let begin = Instant::now();
+    let at = |offset: u64| GuestAddr(memory.base().0 + offset);
+    let vcpu = engine.inner.platform.start(&Start {
+        memory: &memory,
+        hypercall_page: layout.hypercall_page,
+        entry: at(layout.image + wishes.image.entry()),
+        stack_top: at(layout.stack.end),
+        argument: at(layout.start_info),
+    })?;
+    let clock = clock::start(vcpu.tsc_khz());
+    memory.host_write(layout.shared_info + offset_of!(SharedInfo, clock) as u64, clock.as_bytes());
+    let phases = BootPhases { load, platform: begin.elapsed(), ..BootPhases::default() };
+
+    let console_ring = devices.take_console();
+    let mut sources = Vec::with_capacity(devices.0.len());
+    let mut bells = Vec::with_capacity(devices.0.len());
+    for device in devices.0 {
+        let Connected { source, bells: own } = device.connect(&memory, &hub)?;
+        sources.push(source);
+        bells.extend(own);
+    }
+    let domain = Arc::new_cyclic(|domain: &Weak<Domain>| Domain {
+        console: console(&console_ring, &memory, &hub, &mut wishes, domain.clone()),
+        console_port: console_ring.event(),
+        name: wishes.name,
+        image: wishes.image,
+        image_base: at(layout.image).0,
+        stack: at(layout.stack.start).0,
+        memory: memory.clone(),
+        hub: hub.clone(),
+        clock,
+        kicker: vcpu.kicker(),
+        cpu: Mutex::new(Cpu {
+            vcpu,
+            bells,
+            console_rings: 0,
+            blocked: None,
+            first_entry: None,
+            called: false,
+        }),
+        engine: Arc::downgrade(&engine.inner),
+        sources: Mutex::default(),
+        entity: OnceLock::new(),
+        ordered: AtomicBool::new(false),
+        order: Mutex::default(),
+        abandon: AtomicBool::new(false),
+        outcome: Mutex::default(),
+        ended: Condvar::new(),
+        counters: Counters::default(),
+        phases: Mutex::new(phases),
+    });
+    let owner: Arc<dyn Owner> = domain.clone();
+    hub.set_owner(Arc::downgrade(&owner));
+    let entity = engine.inner.scheduler.add(domain.clone());
+    let _ = domain.entity.set(Arc::downgrade(&entity));
+    let sources = sources.into_iter().map(|source| engine.inner.reactor.add(source)).collect();
+    *domain.sources.lock().expect("nobody else has it yet") = sources;
+    entity.wake();
+    Ok(Guest { domain, _entity: entity, engine: engine.clone() })
+}
+
+/// Finds room for everything, or says how much memory would do.
+fn lay_out(wishes: &Builder, strings: &Strings, devices: &Devices) -> Result<Layout, StartError> {
+    if !wishes.memory.is_multiple_of(PAGE_SIZE) || wishes.memory > MAX_MEMORY {
+        return Err(StartError::MemorySize(wishes.memory));
+    }
+    let note = wishes.image.note();
+    let too_small = |needed: u64| StartError::MemoryTooSmall {
+        name: wishes.name.clone(),
+        given: wishes.memory >> 10,
+        needed: needed.div_ceil(1024),
+    };
+    if wishes.memory < note.min_memory {
+        return Err(too_small(note.min_memory.next_multiple_of(PAGE_SIZE)));
+    }
+    Layout::new(&Needs {
+        memory_size: wishes.memory,
+        devices: devices.0.len(),
+        arguments: strings.arguments.len(),
+        environment: strings.environment.len(),
+        rings: &devices.ring_sizes(),
+        image_size: wishes.image.size(),
+        image_alignment: wishes.image.alignment(),
+        segments: wishes.image.segments(),
+        stack_size: u64::from(note.stack_size),
+    })
+    .map_err(|error| too_small(error.needed))
+}
+
+/// Makes the guest's memory, with everything in it but what the platform adds.
+fn load(
+    wishes: &Builder,
+    strings: &Strings,
+    devices: &mut Devices,
+    layout: &Layout,
+) -> Result<Arc<GuestMemory>, StartError> {
+    let mut place = [0; 8];
+    let mut seed = [0; 32];
+    hypercall::random(&mut place).map_err(StartError::Random)?;
+    hypercall::random(&mut seed).map_err(StartError::Random)?;
+    let mut memory = GuestMemory::new(random_base(u64::from_le_bytes(place), wishes.memory), wishes.memory)?;
+    for (range, access) in &layout.access {
+        memory.allow(range.clone(), *access);
+    }
+    let memory = Arc::new(memory);
+    for range in layout.boot_pages() {
+        memory.populate(range);
+    }
+    let at = |offset: u64| GuestAddr(memory.base().0 + offset);
+    let image = &wishes.image;
+    image.load(at(layout.image).0, &mut |offset, bytes| memory.host_write(layout.image + offset, bytes));
+    devices.place(memory.base(), &layout.rings);
+    let table = devices.table();
+    let start_info = StartInfo {
+        magic: MAGIC,
+        abi_major: ABI_VERSION.major,
+        abi_minor: ABI_VERSION.minor,
+        size: size_of::<StartInfo>() as u32,
+        cpu_features: cpu_features().bits(),
+        vcpus: 1,
+        memory_base: memory.base(),
+        memory_size: memory.size(),
+        image_base: at(layout.image),
+        heap_base: at(layout.heap.start),
+        heap_size: layout.heap.end - layout.heap.start,
+        stack_base: at(layout.stack.start),
+        stack_size: layout.stack.end - layout.stack.start,
+        hypercall_page: at(layout.hypercall_page),
+        shared_info: at(layout.shared_info),
+        arguments: at(layout.arguments),
+        environment: at(layout.environment),
+        arguments_size: strings.arguments.len() as u32,
+        environment_size: strings.environment.len() as u32,
+        devices: at(layout.devices),
+        device_count: table.len() as u32,
+        device_stride: size_of::<DeviceInfo>() as u32,
+        seed,
+    };
+    memory.host_write(layout.start_info, start_info.as_bytes());
+    memory.host_write(layout.devices, table.as_bytes());
+    memory.host_write(layout.arguments, &strings.arguments);
+    memory.host_write(layout.environment, &strings.environment);
+    let mask = layout.shared_info + offset_of!(SharedInfo, mask) as u64;
+    memory.host_write(mask, [u64::MAX; EVENT_WORDS].as_bytes());
+    Ok(memory)
+}
+
+/// The console, which ends its guest when nobody reads it any more.
+fn console(
+    ring: &RingPlan,
+    memory: &Arc<GuestMemory>,
+    hub: &Arc<Hub>,
+    wishes: &mut Builder,
+    domain: Weak<Domain>,
+) -> Arc<Console> {
+    let output = std::mem::replace(&mut wishes.output, Box::new(crate::device::stdio::Buffer::new(0)));
+    let closed = move || {
+        if let Some(domain) = domain.upgrade() {
+            domain.order(Order::Stop(Stop::OutputClosed));
+        }
+    };
+    let channel = hub.channel(ring.event());
+    Console::new(ring.memory(memory), &ring.layout, channel, output, wishes.input.take(), Box::new(closed))
+}
+
+/// Where a guest of this size is put: at a random multiple of 2 MiB (so that
+/// large pages can be used) in the lower half of the address space, above its
+/// first 512 GiB, within one region of 512 GiB (so that one table of each
+/// upper level is enough).
+fn random_base(random: u64, size: u64) -> GuestAddr {
+    const ALIGN: u64 = 2 << 20;
+    const REGION: u64 = 512 << 30;
+    const REGIONS: u64 = 254;
+    let region = 1 + random % REGIONS;
+    let places = (REGION - size) / ALIGN;
+    GuestAddr(region * REGION + (random / REGIONS) % places * ALIGN)
+}
+
+/// What this host's processor has of the features that guests may use (Intel
+/// SDM volume 2, CPUID: leaf 1, and leaf 80000007H).
+fn cpu_features() -> CpuFeatures {
+    use std::arch::x86_64::__cpuid;
+    // Asked once: below another hypervisor each CPUID takes a microsecond or more.
+    static FEATURES: OnceLock<CpuFeatures> = OnceLock::new();
+    *FEATURES.get_or_init(|| {
+        let mut features = CpuFeatures::empty();
+        features.set(CpuFeatures::RDRAND, __cpuid(1).ecx & 1 << 30 != 0);
+        let power = __cpuid(0x8000_0000).eax >= 0x8000_0007;
+        features.set(CpuFeatures::INVARIANT_TSC, power && __cpuid(0x8000_0007).edx & 1 << 8 != 0);
+        features
+    })
+}
+
+const _: () = assert!(ring::ALIGNMENT as u64 <= PAGE_SIZE);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_guest_fits_where_it_is_put() {
+        for size in [16 << 20, 1 << 30, MAX_MEMORY] {
+            for random in [0, 1, 12345, u64::MAX, u64::MAX - 1, 0x5555_5555_5555_5555] {
+                let base = random_base(random, size).0;
+                assert!(base >= 512 << 30 && base + size <= 1 << 47);
+                assert_eq!(base >> 39, (base + size - 1) >> 39);
+            }
+        }
+    }
+}
