@@ -9,7 +9,7 @@ use hv_tests::{
 };
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -50,11 +50,19 @@ fn udp_echo_by_a_published_port() {
 }
 
 /// A server on the loopback interface that serves one connection.
-fn one_connection(serve: impl FnOnce(std::net::TcpStream) + Send + 'static) -> u16 {
+fn one_connection(serve: impl FnOnce(TcpStream) + Send + 'static) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     std::thread::spawn(move || serve(listener.accept().unwrap().0));
     port
+}
+
+/// Answers the request of probe's `net-get`.
+fn answer(mut stream: TcpStream, text: &str) {
+    let mut request = [0; 18];
+    stream.read_exact(&mut request).unwrap();
+    assert_eq!(&request, b"GET / HTTP/1.0\r\n\r\n");
+    stream.write_all(text.as_bytes()).unwrap();
 }
 
 #[test]
@@ -62,12 +70,7 @@ fn a_guest_reaches_the_host_as_its_gateway() {
     if !can_run_guests() {
         return;
     }
-    let port = one_connection(|mut stream| {
-        let mut request = [0; 18];
-        stream.read_exact(&mut request).unwrap();
-        assert_eq!(&request, b"GET / HTTP/1.0\r\n\r\n");
-        stream.write_all(b"HTTP/1.0 200 OK\r\n\r\nfrom the host\n").unwrap();
-    });
+    let port = one_connection(|stream| answer(stream, "HTTP/1.0 200 OK\r\n\r\nfrom the host\n"));
     let text = ran("probe", &["--net", "user"], &["net-get", "10.0.2.2", &port.to_string()]).expect(0).text();
     assert_eq!(text, "address 10.0.2.15/24\nHTTP/1.0 200 OK\r\n\r\nfrom the host\n");
     // `--net` alone is `--net user`.
@@ -150,7 +153,7 @@ fn names_are_looked_up_by_the_hosts_name_server() {
         return;
     }
     let server = name_server("host.example");
-    let port = one_connection(|mut stream| stream.write_all(b"found\n").unwrap()).to_string();
+    let port = one_connection(|stream| answer(stream, "found\n")).to_string();
     let (outcome, text) = probe_with_name_server(server, &["net-get", "host.example", &port]);
     assert!(matches!(outcome, Outcome::Exited(0)) && text.ends_with("\nfound\n"), "{outcome:?}\n{text}");
     let (outcome, text) = probe_with_name_server(server, &["net-get", "other.example", &port]);
