@@ -305,8 +305,7 @@ impl Drop for Namespace {
 }
 
 /// Answers one guest's DISCOVER and REQUEST (RFC 2131) with [`LEASED`].
-fn lease() {
-    let server = UdpSocket::bind("0.0.0.0:67").unwrap();
+fn lease(server: UdpSocket) {
     server.set_broadcast(true).unwrap();
     server.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     loop {
@@ -342,7 +341,9 @@ fn a_guest_on_a_tap_device() {
         return;
     }
     let Some(namespace) = Namespace::new() else { return };
-    let dhcp = namespace.inside(lease);
+    // A socket stays in the namespace that it was made in.
+    let server = namespace.inside(|| UdpSocket::bind("0.0.0.0:67").unwrap()).join().unwrap();
+    let dhcp = std::thread::spawn(move || lease(server));
     let image = guest("udp-echo");
     let arguments = ["run", image.to_str().unwrap(), "--net", "tap=tap0"];
     let mut guest = Running::new(&mut namespace.command(hv().to_str().unwrap(), &arguments));
