@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 extern crate alloc;
 
 /// The very code that the guest runs.
+#[allow(unreachable_pub, reason = "it is a module of a library")]
 #[path = "../../guest-examples/src/compute.rs"]
 mod compute;
 
