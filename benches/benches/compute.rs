@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 extern crate alloc;
 
 /// The very code that the guest runs.
-#[allow(unreachable_pub, reason = "it is a module of a library")]
+#[allow(unreachable_pub, unused_imports, reason = "a module of a library, with tests that do not run here")]
 #[path = "../../guest-examples/src/compute.rs"]
 mod compute;
 

@@ -3,10 +3,18 @@
 
 extern crate alloc;
 
-#[allow(dead_code, reason = "only the tests in it are of interest here")]
+#[allow(
+    dead_code,
+    unreachable_pub,
+    reason = "a module of a library, of which only the tests are of interest here"
+)]
 #[path = "../../guest-examples/src/compute.rs"]
 mod compute;
 
-#[allow(dead_code, reason = "only the tests in it are of interest here")]
+#[allow(
+    dead_code,
+    unreachable_pub,
+    reason = "a module of a library, of which only the tests are of interest here"
+)]
 #[path = "../../guest-examples/src/kv/mod.rs"]
 mod kv;

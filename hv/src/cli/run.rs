@@ -82,7 +82,14 @@ fn with_network(builder: Builder, args: &RunArgs) -> Result<Builder, Box<dyn Err
         NetKind::User => {
             let mut config = UserConfig::new(random_mac()?);
             config.publish = args.publish.clone();
-            Box::new(UserNet::new(config)?)
+            let network = UserNet::new(config)?;
+            // Where the kernel chose the port, somebody has to say which.
+            let chosen =
+                args.publish.iter().zip(network.published()).filter(|(asked, _)| asked.host.port() == 0);
+            for (_, publish) in chosen {
+                let _ = writeln!(std::io::stderr(), "hv: published {publish}");
+            }
+            Box::new(network)
         }
         NetKind::Tap(_) if !args.publish.is_empty() => {
             return Err("--publish: ports are published by `--net user`; on a tap the guest has an address of its own".into());

@@ -41,7 +41,7 @@ impl Body<'_> {
             14 => self.page_fault(error, address, &registers),
             13 => self.protection_fault(error, &registers),
             6 => self.invalid_opcode(&registers),
-            _ => exception(vector).into(),
+            _ => format!("{} (vector {vector})", exception(vector)),
         };
         self.report(reason, Some(registers))
     }
