@@ -11,14 +11,20 @@
 //!     └───────────────────────────────┘ Woken ── Blocked ──► Queued
 //! ```
 //!
+//! While more tasks are ready than threads wait for one, a task that has run for
+//! a [`SLICE`] is asked to give way, and goes to the end of the queue.
+//!
 //! `Woken` is what makes a wake-up between a task's decision to block and its
 //! blocking count.
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Instant;
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
+use std::time::{Duration, Instant};
+
+/// How long a task may run while others are ready.
+pub const SLICE: Duration = Duration::from_millis(2);
 
 /// Why a task stopped running.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +41,10 @@ pub enum Next {
 pub trait Task: Send + Sync {
     /// Runs until there is a reason to stop.
     fn run(&self) -> Next;
+
+    /// Has the current [`run`](Self::run), or else the next, return
+    /// [`Next::Ready`] soon. Called from another thread.
+    fn preempt(&self);
 }
 
 const BLOCKED: u8 = 0;
@@ -65,6 +75,13 @@ struct Shared {
     queue: Receiver<Item>,
     timers: Mutex<BTreeMap<(Instant, u64), Arc<Entity>>>,
     ids: AtomicU64,
+    /// Threads that wait for something to run.
+    idle: AtomicUsize,
+    /// What runs, and since when.
+    running: Mutex<Vec<(Arc<Entity>, Instant)>>,
+    /// Tells the thread that ends slices that tasks wait. Most engines never
+    /// have more ready tasks than threads, and never need that thread.
+    crowded: OnceLock<Sender<()>>,
 }
 
 impl Shared {
@@ -72,8 +89,46 @@ impl Shared {
         self.timers.lock().expect("no panic while held")
     }
 
-    fn push(&self, item: Item) {
+    fn running(&self) -> MutexGuard<'_, Vec<(Arc<Entity>, Instant)>> {
+        self.running.lock().expect("no panic while held")
+    }
+
+    fn push(self: &Arc<Self>, item: Item) {
         self.ready.send(item).expect("the receiver lives beside the sender");
+        self.share();
+    }
+
+    /// Sees to it that running tasks give way if ready ones would wait for them.
+    fn share(self: &Arc<Self>) {
+        if self.queue.len() <= self.idle.load(Ordering::SeqCst) || self.running().is_empty() {
+            return;
+        }
+        let crowded = self.crowded.get_or_init(|| {
+            let (sender, receiver) = bounded(1);
+            let shared = Arc::downgrade(self);
+            let thread = std::thread::Builder::new().name("hv-slice".into());
+            if let Err(error) = thread.spawn(move || end_slices(&shared, &receiver)) {
+                tracing::error!("no thread to end time slices: {error}");
+            }
+            sender
+        });
+        // If it knows already, it need not be told.
+        let _ = crowded.try_send(());
+    }
+}
+
+/// While tasks wait, asks those to give way that have run for a slice.
+fn end_slices(shared: &Weak<Shared>, crowded: &Receiver<()>) {
+    while crowded.recv().is_ok() {
+        loop {
+            std::thread::sleep(SLICE);
+            let Some(shared) = shared.upgrade() else { return };
+            if shared.queue.is_empty() {
+                break;
+            }
+            let running = shared.running().clone();
+            running.iter().filter(|(_, since)| since.elapsed() >= SLICE).for_each(|(e, _)| e.task.preempt());
+        }
     }
 }
 
@@ -101,7 +156,15 @@ impl Default for Scheduler {
     fn default() -> Self {
         let (ready, queue) = unbounded();
         Scheduler {
-            shared: Arc::new(Shared { ready, queue, timers: Mutex::default(), ids: AtomicU64::new(0) }),
+            shared: Arc::new(Shared {
+                ready,
+                queue,
+                timers: Mutex::default(),
+                ids: AtomicU64::new(0),
+                idle: AtomicUsize::new(0),
+                running: Mutex::default(),
+                crowded: OnceLock::new(),
+            }),
         }
     }
 }
@@ -127,10 +190,12 @@ impl Scheduler {
     pub fn work(&self, done: &dyn Fn() -> bool) {
         while !done() {
             let deadline = self.fire_timers(Instant::now());
+            self.shared.idle.fetch_add(1, Ordering::SeqCst);
             let item = match deadline {
                 Some(deadline) => self.shared.queue.recv_deadline(deadline),
                 None => self.shared.queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };
+            self.shared.idle.fetch_sub(1, Ordering::SeqCst);
             if let Ok(Item::Run(entity)) = item {
                 self.run(&entity);
             }
@@ -156,7 +221,11 @@ impl Scheduler {
     fn run(&self, entity: &Arc<Entity>) {
         entity.state.store(RUNNING, Ordering::SeqCst);
         self.disarm(entity);
-        match entity.task.run() {
+        self.shared.running().push((entity.clone(), Instant::now()));
+        self.shared.share();
+        let next = entity.task.run();
+        self.shared.running().retain(|(other, _)| other.id != entity.id);
+        match next {
             Next::Ready => {
                 entity.state.store(QUEUED, Ordering::SeqCst);
                 self.shared.push(Item::Run(entity.clone()));
@@ -218,6 +287,8 @@ mod tests {
             self.runs.fetch_add(1, Ordering::SeqCst);
             self.script.lock().unwrap().pop().unwrap_or(Next::Ended)
         }
+
+        fn preempt(&self) {}
     }
 
     fn steps(mut script: Vec<Next>) -> Arc<Steps> {
@@ -258,6 +329,8 @@ mod tests {
                 self.0.lock().unwrap().as_ref().unwrap().wake();
                 Next::Blocked(None)
             }
+
+            fn preempt(&self) {}
         }
         let scheduler = Scheduler::default();
         let task = Arc::new(WakesItself(Mutex::new(None), AtomicBool::new(false)));
@@ -265,6 +338,35 @@ mod tests {
         *task.0.lock().unwrap() = Some(entity.clone());
         entity.wake();
         scheduler.work(&|| entity.state.load(Ordering::SeqCst) == ENDED);
+    }
+
+    #[test]
+    fn tasks_that_never_stop_by_themselves_do_not_starve_others() {
+        #[derive(Default)]
+        struct Spins {
+            asked: AtomicBool,
+            turns: AtomicUsize,
+        }
+        impl Task for Spins {
+            fn run(&self) -> Next {
+                self.turns.fetch_add(1, Ordering::SeqCst);
+                while !self.asked.swap(false, Ordering::SeqCst) {
+                    std::thread::yield_now();
+                }
+                Next::Ready
+            }
+
+            fn preempt(&self) {
+                self.asked.store(true, Ordering::SeqCst);
+            }
+        }
+        let scheduler = Scheduler::default();
+        let spinners: Vec<Arc<Spins>> = (0..3).map(|_| Arc::default()).collect();
+        let entities: Vec<_> = spinners.iter().map(|task| scheduler.add(task.clone())).collect();
+        entities.iter().for_each(Entity::wake);
+        let last = steps(vec![Next::Ready, Next::Ready]);
+        run_to_end(&scheduler, &last);
+        assert!(spinners.iter().all(|task| task.turns.load(Ordering::SeqCst) >= 3));
     }
 
     #[test]

@@ -106,18 +106,25 @@ fn fifty_at_once_on_two_threads() {
 }
 
 #[test]
-fn an_endless_loop_holds_one_thread_only() {
+fn endless_loops_do_not_starve_others() {
     if !can_run_guests() {
         return;
     }
-    let (hello, engine) = (image("hello"), engine(2));
-    let (endless, output) = start(&engine, &image("hostile"), &["endless-loop"]);
-    eventually("its first words", || (!output.text().is_empty()).then_some(()));
-    for _ in 0..5 {
-        exited(&start(&engine, &hello, &[]).0.wait(), 0);
+    let (hello, hostile) = (image("hello"), image("hostile"));
+    // More loops than threads, and with none, the thread that waits.
+    for workers in [0, 2] {
+        let engine = engine(workers);
+        let endless: Vec<_> = (0..4).map(|_| start(&engine, &hostile, &["endless-loop"])).collect();
+        for _ in 0..5 {
+            exited(&start(&engine, &hello, &[]).0.wait(), 0);
+        }
+        for (guest, output) in endless {
+            assert_eq!(output.text(), "looping\n", "every loop had its turn");
+            guest.stop(Stop::Timeout);
+            assert!(matches!(guest.wait(), Outcome::Stopped(Stop::Timeout)));
+            assert!(count(&guest, "interruption") > 0, "and gave way");
+        }
     }
-    endless.stop(Stop::Timeout);
-    assert!(matches!(endless.wait(), Outcome::Stopped(Stop::Timeout)));
 }
 
 #[test]

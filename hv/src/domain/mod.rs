@@ -267,6 +267,10 @@ impl Task for Domain {
         self.ended.notify_all();
         Next::Ended
     }
+
+    fn preempt(&self) {
+        self.kicker.kick();
+    }
 }
 
 impl Owner for Domain {
