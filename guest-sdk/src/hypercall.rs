@@ -3,11 +3,16 @@
 //! The raw calls, as `docs/abi.md` has them. Most guests use the modules above.
 
 use crate::rt;
-use hv_abi::hypercall::Hypercall;
+use hv_abi::hypercall::{Hypercall, STUB_SIZE};
 use hv_abi::{Errno, EventPort};
 
 fn call(call: Hypercall, first: u64, second: u64) -> i64 {
-    let stub = rt::start_info().hypercall_page.0 + call.stub_offset();
+    number(call as u32, first, second)
+}
+
+/// Makes the call of this number, which is below 128: as many stubs fill the page.
+fn number(number: u32, first: u64, second: u64) -> i64 {
+    let stub = rt::start_info().hypercall_page.0 + u64::from(number) * STUB_SIZE;
     let result: i64;
     // SAFETY: the host filled this address with a stub that follows the System
     // V convention (ABI of the hypercall page); `clobber_abi` says what that
@@ -85,21 +90,8 @@ pub fn ready() {
     call(Hypercall::Ready, 0, 0);
 }
 
-/// Any call number, with any arguments: for tests of the host.
+/// Any call number (modulo 128), with any arguments: for tests of the host.
 #[doc(hidden)]
-pub fn raw(number: u32, first: u64, second: u64) -> i64 {
-    let stub = rt::start_info().hypercall_page.0 + u64::from(number % 128) * hv_abi::hypercall::STUB_SIZE;
-    let result: i64;
-    // SAFETY: as in `call`; every slot of the page holds a stub.
-    unsafe {
-        core::arch::asm!(
-            "call {stub}",
-            stub = in(reg) stub,
-            inlateout("rdi") first => _,
-            inlateout("rsi") second => _,
-            lateout("rax") result,
-            clobber_abi("sysv64"),
-        );
-    }
-    result
+pub fn raw(call: u32, first: u64, second: u64) -> i64 {
+    number(call % 128, first, second)
 }

@@ -4,6 +4,8 @@
 //! `HV_BIN` and `HV_GUESTS` (a program, a folder) replace building, for
 //! machines without cargo.
 
+pub mod refusal;
+
 use std::io::{BufRead, BufReader, Read};
 use std::net::{TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
