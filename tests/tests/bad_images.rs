@@ -2,7 +2,7 @@
 //! names what is wrong and what to do, and prints nothing else.
 
 use hv_tests::refusal::{finished, hello, hv_run, refused, text};
-use hv_tests::{can_run_guests, guest, has_tools, hv, hv_as_ordinary_user};
+use hv_tests::{can_run_guests, guest, has_tools, hv_as_ordinary_user};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
