@@ -4,8 +4,8 @@ use crate::platform::Platform;
 use crate::reactor::{Reactor, Source};
 use crate::sched::Scheduler;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 /// A platform, the threads that run virtual CPUs, and the thread that runs
@@ -19,6 +19,8 @@ pub(crate) struct Inner {
     pub(crate) platform: Box<dyn Platform>,
     pub(crate) scheduler: Scheduler,
     pub(crate) reactor: Reactor,
+    /// Held by the thread that runs guests, where there are no workers.
+    pub(crate) driver: Mutex<()>,
     workers: Vec<JoinHandle<()>>,
     stop: Arc<AtomicBool>,
 }
@@ -39,7 +41,14 @@ impl Engine {
             .collect::<io::Result<Vec<_>>>()?;
         let reactor = Reactor::new()?;
         Ok(Engine {
-            inner: Arc::new(Inner { platform: Box::new(platform), scheduler, reactor, workers, stop }),
+            inner: Arc::new(Inner {
+                platform: Box::new(platform),
+                scheduler,
+                reactor,
+                driver: Mutex::default(),
+                workers,
+                stop,
+            }),
         })
     }
 

@@ -106,6 +106,23 @@ fn fifty_at_once_on_two_threads() {
 }
 
 #[test]
+fn several_threads_wait_on_an_engine_without_workers() {
+    if !can_run_guests() {
+        return;
+    }
+    let (hello, engine) = (image("hello"), engine(0));
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                for _ in 0..10 {
+                    exited(&start(&engine, &hello, &[]).0.wait(), 0);
+                }
+            });
+        }
+    });
+}
+
+#[test]
 fn endless_loops_do_not_starve_others() {
     if !can_run_guests() {
         return;

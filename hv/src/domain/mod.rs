@@ -292,18 +292,26 @@ pub struct Guest {
 
 impl Guest {
     /// Waits for the guest's end. On an engine without threads of its own, the
-    /// guest runs on the calling thread meanwhile.
+    /// engine's guests run on the calling thread meanwhile; of several threads
+    /// that wait, on one of them.
     pub fn wait(&self) -> Outcome {
-        if !self.engine.has_workers() {
-            let ended = || self.domain.outcome.lock().expect("no panic while held").is_some();
-            self.engine.inner.scheduler.work(&ended);
-        }
-        let mut outcome = self.domain.outcome.lock().expect("no panic while held");
+        /// When to see whether the thread that ran the guests has left.
+        const AGAIN: Duration = Duration::from_millis(10);
         loop {
+            if !self.engine.has_workers()
+                && let Ok(_driver) = self.engine.inner.driver.try_lock()
+            {
+                let ended = || self.domain.outcome.lock().expect("no panic while held").is_some();
+                self.engine.inner.scheduler.work(&ended);
+            }
+            let outcome = self.domain.outcome.lock().expect("no panic while held");
             if let Some(outcome) = &*outcome {
                 return outcome.clone();
             }
-            outcome = self.domain.ended.wait(outcome).expect("no panic while held");
+            let (outcome, _) = self.domain.ended.wait_timeout(outcome, AGAIN).expect("no panic while held");
+            if let Some(outcome) = &*outcome {
+                return outcome.clone();
+            }
         }
     }
 
