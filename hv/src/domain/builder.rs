@@ -201,3 +201,26 @@ fn block<'a>(what: &'static str, strings: impl Iterator<Item = &'a String>) -> R
     }
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(strings: &[String]) -> Result<Vec<u8>, StartError> {
+        block("arguments", strings.iter())
+    }
+
+    #[test]
+    fn strings_end_in_nul_and_hold_none() {
+        assert_eq!(of(&["a".into(), String::new(), "b c".into()]).unwrap(), b"a\0\0b c\0");
+        assert!(matches!(of(&["a\0b".into()]), Err(StartError::Nul("arguments"))));
+    }
+
+    #[test]
+    fn blocks_are_bounded() {
+        assert_eq!(of(&["x".repeat(MAX_STRINGS - 1)]).unwrap().len(), MAX_STRINGS);
+        assert!(
+            matches!(of(&["x".repeat(MAX_STRINGS)]), Err(StartError::TooLong { len, .. }) if len == MAX_STRINGS + 1)
+        );
+    }
+}

@@ -31,7 +31,7 @@ use zerocopy::FromBytes;
 // kvm-ioctls has this call for other processors only.
 ioctl_iow_nr!(KVM_SET_DEVICE_ATTR, KVMIO, 0xe1, kvm_device_attr);
 
-/// Registers that a new virtual CPU starts from besides the guest's own.
+/// RFLAGS of a new virtual CPU. Nothing interrupts a guest yet; ring 3 runs with interrupts on all the same.
 const FLAGS: RFlags = RFlags::INTERRUPT_FLAG;
 
 /// Bytes of the word before the hypercall page.

@@ -139,7 +139,7 @@ fn guest(path: &Path, kind: EngineKind, len: u32, depth: u32, count: u64) -> f64
 }
 
 #[test]
-#[ignore = "prints figures"]
+#[ignore = "a measurement that asserts no time: run with --release -- --ignored --nocapture"]
 fn cached_reads_beside_those_of_the_host() {
     let folder = folder();
     let path = file(&folder, &pattern(1, SIZE as usize));
@@ -172,7 +172,7 @@ fn cached_reads_beside_those_of_the_host() {
 }
 
 #[test]
-#[ignore = "prints figures"]
+#[ignore = "a measurement that asserts no time: run with --release -- --ignored --nocapture"]
 fn folders() {
     for (files, len) in [(0, 0), (10, 10_000), (1000, 1000), (10_000, 100), (16, 16 << 20)] {
         let folder = folder();

@@ -32,7 +32,7 @@ fn report(what: &str, bytes: usize, start: Instant) {
 }
 
 #[test]
-#[ignore = "a measurement"]
+#[ignore = "a measurement that asserts no time: run with --release -- --ignored --nocapture"]
 fn bulk_throughput() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let at = listener.local_addr().unwrap();
@@ -83,7 +83,7 @@ fn bulk_throughput() {
 }
 
 #[test]
-#[ignore = "a measurement"]
+#[ignore = "a measurement that asserts no time: run with --release -- --ignored --nocapture"]
 fn small_requests() {
     const CLIENTS: usize = 64;
     const ROUNDS: usize = 2000;
