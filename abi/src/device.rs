@@ -28,11 +28,11 @@ pub const CONFIG_SIZE: usize = 72;
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct DeviceInfo {
-    /// [`CONSOLE`], [`BLOCK`] or [`NET`]; a guest skips kinds that it does not know.
+    /// [`CONSOLE`], [`BLOCK`], [`NET`] or [`FUNCTION`]; a guest skips kinds that it does not know.
     pub kind: u32,
     /// Counts the devices of this kind from 0, in the order of the command line.
     pub index: u32,
-    /// The rings: a console or block device has one, a net device two (transmit, receive).
+    /// The rings: a net device has two (transmit, receive), the other kinds have one.
     pub rings: [RingInfo; 2],
     /// Depends on the kind, see [`crate::io`].
     pub config: [u8; CONFIG_SIZE],
@@ -46,6 +46,8 @@ pub const CONSOLE: u32 = 1;
 pub const BLOCK: u32 = 2;
 /// Kind of a net device, see [`crate::io::net`].
 pub const NET: u32 = 3;
+/// Kind of a function device, see [`crate::io::function`] (ABI 1.1).
+pub const FUNCTION: u32 = 4;
 
 /// A device's configuration: plain bytes at the start of [`DeviceInfo::config`].
 pub trait Config: FromBytes + IntoBytes + Immutable + KnownLayout + Sized {

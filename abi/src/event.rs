@@ -21,6 +21,10 @@ pub const NONE: EventPort = EventPort(0);
 /// one that leaves it masked at once.
 pub const POWER: EventPort = EventPort(1);
 
+/// Raised by the host when the guest runs on as a restored or cloned one: see
+/// [`SharedInfo::generation`](crate::shared_info::SharedInfo::generation) (ABI 1.1).
+pub const GENERATION: EventPort = EventPort(PORTS - 1);
+
 /// The first port that start-info gives to devices.
 pub const FIRST_DEVICE: EventPort = EventPort(2);
 

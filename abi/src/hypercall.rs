@@ -58,7 +58,8 @@ hypercalls! {
     3 Panic "panic" ("address", "len");
     /// Waits until an unmasked event is pending or the guest's clock reads
     /// `deadline` nanoseconds (`u64::MAX`: no deadline). Returns 1 when an event
-    /// is pending, 0 at the deadline; at once when either already holds.
+    /// is pending, 0 at the deadline; at once when either already holds. A guest
+    /// that is restored from a snapshot returns with 0 before its deadline.
     4 Block "block" ("deadline");
     /// Offers the processor to other guests. Returns 0.
     5 Yield "yield" ();
@@ -69,7 +70,8 @@ hypercalls! {
     /// [`crate::Errno::Invalid`] when `len` is larger, [`crate::Errno::Fault`]
     /// when the range is not the guest's to write.
     7 Entropy "entropy" ("address", "len");
-    /// Says that the guest has finished starting. Returns 0. The host logs the time.
+    /// Says that the guest has finished starting. Returns 0. The host logs the
+    /// time; a snapshot that waits for this call is taken here, and clones of it return from it.
     8 Ready "ready" ();
 }
 

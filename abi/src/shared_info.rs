@@ -60,13 +60,19 @@ pub struct SharedInfo {
     /// The clock: written by the host.
     pub clock: Clock,
     reserved: [u8; 24],
-    /// Changes when the guest is restored or cloned, which this version never
-    /// does: written by the host, zero so far.
+    /// Zero in a guest that was started. A restored or cloned guest finds a
+    /// random number here that no other guest has: written by the host before
+    /// the guest runs on. A guest that keeps secrets, random state or names of
+    /// its own compares it with what it saw last.
     pub generation: [u8; 16],
+    /// Fresh random bytes for a guest whose generation changed: written by the
+    /// host together with `generation`, no two guests get the same; the guest
+    /// may clear it after use. Zero in a guest that was started, whose seed is in start-info (ABI 1.1).
+    pub seed: [u8; 32],
 }
 
-layout!(SharedInfo: 336 {
-    pending @ 0, mask @ 128, clock @ 256, reserved @ 296, generation @ 320,
+layout!(SharedInfo: 368 {
+    pending @ 0, mask @ 128, clock @ 256, reserved @ 296, generation @ 320, seed @ 336,
 });
 
 #[cfg(test)]

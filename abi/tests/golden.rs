@@ -6,10 +6,11 @@
 //! bit; anything else is a new major version.
 
 use hv_abi::device::{self, Config, DeviceInfo, RingInfo};
-use hv_abi::event::{FIRST_DEVICE, NONE, PORTS, POWER};
+use hv_abi::event::{FIRST_DEVICE, GENERATION, NONE, PORTS, POWER};
 use hv_abi::hypercall::{ENTROPY_MAX, PANIC_MESSAGE_MAX, STUB_SIZE};
 use hv_abi::io::block::{self, BlockConfig, BlockFeatures, BlockRequest, BlockResponse, Segment};
 use hv_abi::io::console::{ConsoleConfig, INPUT_CLOSED};
+use hv_abi::io::function::{BODY_MAX, FrameHeader, FrameKind, HEAD_MAX};
 use hv_abi::io::net::{ETHERNET_HEADER, NetConfig, NetFeatures, NetRequest, NetResponse};
 use hv_abi::note::{NOTE_NAME, NOTE_TYPE, Note};
 use hv_abi::ring::{self, Layout};
@@ -41,7 +42,7 @@ fn golden(value: &(impl IntoBytes + zerocopy::Immutable), digits: &str) {
 #[test]
 fn note() {
     let note = Note::new(256 << 10, 1 << 20);
-    golden(&note, "03000000 10000000 01000000 68760000  0100 0000 00000400 0000100000000000");
+    golden(&note, "03000000 10000000 01000000 68760000  0100 0100 00000400 0000100000000000");
     assert_eq!((NOTE_NAME, NOTE_TYPE), (*b"hv\0", 1));
 }
 
@@ -90,9 +91,11 @@ fn shared_info() {
     info.mask = [u64::MAX; EVENT_WORDS];
     info.clock = Clock { version: 1, shift: 2, multiplier: 3, tsc_base: 4, ns_base: 5, wall_base: 6 };
     info.generation = [0xee; 16];
+    info.seed = [0xdd; 32];
     let pending: String = (1..=16u64).map(|n| format!("{n:02x}00000000000000")).collect();
     let clock = "01000000 02000000 0300000000000000 0400000000000000 0500000000000000 0600000000000000";
-    let expected = pending + &"ff".repeat(128) + clock + &"00".repeat(24) + &"ee".repeat(16);
+    let expected =
+        pending + &"ff".repeat(128) + clock + &"00".repeat(24) + &"ee".repeat(16) + &"dd".repeat(32);
     golden(&info, &expected);
 }
 
@@ -194,9 +197,14 @@ fn rings() {
 
 #[test]
 fn numbers() {
-    assert_eq!(ABI_VERSION, AbiVersion { major: 1, minor: 0 });
+    assert_eq!(ABI_VERSION, AbiVersion { major: 1, minor: 1 });
     assert_eq!((PAGE_SIZE, STUB_SIZE, PANIC_MESSAGE_MAX, ENTROPY_MAX), (4096, 32, 4096, 256));
     assert_eq!((NONE, POWER, FIRST_DEVICE, PORTS), (EventPort(0), EventPort(1), EventPort(2), 1024));
+    assert_eq!(GENERATION, EventPort(1023));
+    let kinds = [FrameKind::Head, FrameKind::Body, FrameKind::End, FrameKind::Cancel];
+    assert_eq!(kinds.map(|kind| kind as u32), [1, 2, 3, 4]);
+    assert_eq!((HEAD_MAX, BODY_MAX), (16 << 10, 64 << 10));
+    golden(&FrameHeader::new(FrameKind::Body, 0x1234), "02000000 34120000");
     let calls: Vec<_> =
         Hypercall::ALL.iter().map(|&call| (call as u32, call.name(), call.stub_offset())).collect();
     assert_eq!(

@@ -2,4 +2,5 @@
 
 pub mod block;
 pub mod console;
+pub mod function;
 pub mod net;
