@@ -1,0 +1,141 @@
+//! ⚠ How an operation is timed, and how hv hears of it.
+
+use crate::histogram::Histogram;
+use alloc::format;
+use alloc::string::String;
+use core::fmt::Write;
+use hv_guest::println;
+
+/// Reads the time-stamp counter; the processor may do so early or late.
+pub fn counter() -> u64 {
+    // SAFETY: every x86-64 processor has the instruction, and hv lets ring 3 use it.
+    unsafe { core::arch::x86_64::_rdtsc() }
+}
+
+/// Reads the time-stamp counter once everything before has happened, and
+/// before anything after does.
+pub fn tsc() -> u64 {
+    // SAFETY: every x86-64 processor has both instructions, and hv lets ring 3 use them.
+    unsafe {
+        core::arch::x86_64::_mm_lfence();
+        let now = core::arch::x86_64::_rdtsc();
+        core::arch::x86_64::_mm_lfence();
+        now
+    }
+}
+
+/// Collects what an operation takes.
+#[derive(Debug)]
+pub struct Recorder(Histogram);
+
+impl Recorder {
+    /// One sample, in cycles.
+    pub fn record(&mut self, cycles: u64) {
+        self.0.record(cycles);
+    }
+}
+
+/// Runs an operation as often as hv asked for, after a warm-up.
+#[derive(Debug)]
+pub struct Meter {
+    warm_up: u64,
+    count: u64,
+    extra: u16,
+    /// Operations that one sample covers.
+    per_sample: u64,
+    cycles: u64,
+    recorder: Recorder,
+}
+
+impl Meter {
+    /// A meter for `count` operations after `warm_up` others.
+    pub fn new(warm_up: u64, count: u64, extra: u16) -> Self {
+        Meter { warm_up, count, extra, per_sample: 1, cycles: 0, recorder: Recorder(Histogram::default()) }
+    }
+
+    /// The port of the server, for operations that asked for one.
+    pub fn port(&self) -> u16 {
+        self.extra
+    }
+
+    /// Runs `operate`, which does so many operations and records what each
+    /// took: once to warm up, once in earnest. That second time is the total.
+    pub fn phases<E>(
+        &mut self,
+        mut operate: impl FnMut(u64, &mut Recorder) -> Result<(), E>,
+    ) -> Result<(), E> {
+        operate(self.warm_up, &mut Recorder(Histogram::default()))?;
+        // hv also runs guests that only warm up, to know what that costs.
+        if self.count > 0 {
+            let start = tsc();
+            operate(self.count, &mut self.recorder)?;
+            self.cycles = tsc() - start;
+        }
+        Ok(())
+    }
+
+    /// Times each call. A sample contains the reading of the counter itself,
+    /// some 20 ns: see [`runs`](Self::runs) for operations that take less than a microsecond.
+    pub fn each(&mut self, mut operation: impl FnMut()) {
+        let Ok(()) = self.phases(|count, recorder| {
+            for _ in 0..count {
+                let start = tsc();
+                operation();
+                recorder.record(tsc() - start);
+            }
+            Ok::<_, core::convert::Infallible>(())
+        });
+    }
+
+    /// Times runs of `length` calls.
+    pub fn runs(&mut self, length: u64, mut operation: impl FnMut()) {
+        let Ok(()) = self.batches(length, |runs, recorder| {
+            for _ in 0..runs {
+                let start = tsc();
+                (0..length).for_each(|_| operation());
+                recorder.record(tsc() - start);
+            }
+            Ok::<_, core::convert::Infallible>(())
+        });
+    }
+
+    /// As [`phases`](Self::phases), for operations that come `length` at a
+    /// time: `operate` does so many batches, and records what each took.
+    pub fn batches<E>(
+        &mut self,
+        length: u64,
+        mut operate: impl FnMut(u64, &mut Recorder) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.per_sample = length;
+        // Whole batches only.
+        self.warm_up = self.warm_up.next_multiple_of(length);
+        self.count = self.count.next_multiple_of(length);
+        self.phases(|count, recorder| operate(count / length, recorder))
+    }
+
+    /// Prints the result in the form that hv reads (`hv/src/bench/guest/wire.rs`).
+    pub fn print(&self) {
+        // What the operation itself printed may have left a line open.
+        println!("\n@result 1");
+        println!("operations {}", self.count);
+        println!("per-sample {}", self.per_sample);
+        println!("cycles {}", self.cycles);
+        let mut line = String::new();
+        for (value, count) in self.recorder.0.counts() {
+            let _ = write!(line, " {value}:{count}");
+            if line.len() > 400 {
+                println!("samples{line}");
+                line.clear();
+            }
+        }
+        if !line.is_empty() {
+            println!("samples{line}");
+        }
+        println!("end");
+    }
+}
+
+/// A failure as hv shows it: one line.
+pub fn failed(what: &str, why: impl core::fmt::Debug) -> String {
+    format!("{what}: {why:?}")
+}

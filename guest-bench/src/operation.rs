@@ -1,0 +1,55 @@
+//! What an operation is.
+#![forbid(unsafe_code)]
+
+use crate::meter::Meter;
+use alloc::string::String;
+
+/// Something whose cost is measured.
+#[derive(Clone, Copy, Debug)]
+pub struct Operation {
+    /// Its name: small letters, digits and hyphens.
+    pub name: &'static str,
+    /// The group that it is shown in: one of those of `hv bench --help`.
+    pub group: &'static str,
+    /// What it is compared with: the name of another operation, of this guest or of hv itself.
+    pub against: Option<&'static str>,
+    /// What hv has to give to the guest.
+    pub rig: Rig,
+    /// Bytes that one operation moves; 0 if that is not what it is about.
+    pub bytes: u64,
+    /// The curve that it is a point of, and where: so many operations at a time.
+    pub curve: Option<(&'static str, u32)>,
+    /// What is measured, in one sentence.
+    pub what: &'static str,
+    /// Measures it.
+    pub run: fn(&mut Meter) -> Result<(), String>,
+}
+
+/// What an operation needs besides a console.
+#[derive(Clone, Copy, Debug)]
+pub enum Rig {
+    /// Nothing.
+    Plain,
+    /// A read-only disk in the host's memory, of sectors of 512 bytes.
+    Disk,
+    /// A network, and a TCP server of the host that returns what it gets.
+    Echo,
+    /// A network, and a TCP server of the host that throws away what it gets.
+    Sink,
+    /// Console input: every now and then eight bytes, which say what the
+    /// counter read when the host began to pass them on.
+    Ticks,
+}
+
+impl Rig {
+    /// Its name in the list that hv reads.
+    pub fn name(self) -> &'static str {
+        match self {
+            Rig::Plain => "plain",
+            Rig::Disk => "disk",
+            Rig::Echo => "echo",
+            Rig::Sink => "sink",
+            Rig::Ticks => "ticks",
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! From the moment when a back end has something for the guest to its handler.
+
+use crate::meter::{Meter, tsc};
+use crate::operation::{Operation, Rig};
+use alloc::string::String;
+use core::future::Future;
+use core::pin::pin;
+use core::task::{Context, Poll, Waker};
+use hv_guest::abi::event::FIRST_DEVICE;
+use hv_guest::{console, event, hypercall};
+
+/// Reads what is there; if nothing is, asks for the event and returns `None`.
+fn read_or_arm(bytes: &mut [u8]) -> Option<usize> {
+    match pin!(console::read_async(bytes)).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(count) => Some(count),
+        Poll::Pending => None,
+    }
+}
+
+/// Waits for ticks of the host in this way, and compares their counter with the guest's own.
+fn ticks(meter: &mut Meter, wait: fn()) -> Result<(), String> {
+    meter.phases(|count, recorder| {
+        let mut bytes = [0; 64];
+        for _ in 0..count {
+            // What came while nobody waited is no measure of waiting.
+            while let Some(count) = read_or_arm(&mut bytes) {
+                if count == 0 {
+                    return Err("the ticks have ended".into());
+                }
+            }
+            wait();
+            let now = tsc();
+            let tick = match read_or_arm(&mut bytes) {
+                Some(8) => u64::from_le_bytes(bytes[..8].try_into().map_err(|_| "no tick")?),
+                Some(_) => continue,
+                None => return Err("an event came without a tick".into()),
+            };
+            recorder.record(now.saturating_sub(tick));
+        }
+        Ok(())
+    })
+}
+
+pub(super) const OPERATIONS: &[Operation] = &[
+    Operation {
+        name: "event-polled",
+        group: "events",
+        against: None,
+        rig: Rig::Ticks,
+        bytes: 0,
+        curve: None,
+        what: "From a back end's having something to a guest that looks at the event's bit all the time.",
+        run: |meter| {
+            ticks(meter, || {
+                while !event::take(FIRST_DEVICE) {
+                    core::hint::spin_loop();
+                }
+            })
+        },
+    },
+    Operation {
+        name: "event-blocked",
+        group: "events",
+        against: Some("event-polled"),
+        rig: Rig::Ticks,
+        bytes: 0,
+        curve: None,
+        what: "From a back end's having something to a guest that gave the processor away until then.",
+        run: |meter| {
+            ticks(meter, || {
+                while !event::take(FIRST_DEVICE) {
+                    hypercall::block(u64::MAX);
+                }
+            })
+        },
+    },
+];
