@@ -13,11 +13,18 @@
 //!    so concurrent writes by a guest yield odd values but no undefined ones.
 //! 3. Every offset is checked against the mapping's size before use.
 
-use hv_abi::ring::{Layout, SharedMemory};
+mod private;
+mod ring;
+mod template;
+
+pub use ring::RingMemory;
+pub use template::{Template, TemplateError};
+
 use hv_abi::{Errno, GuestAddr, PAGE_SIZE};
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicU32, AtomicU64};
+use vm_memory::mmap::MmapRegionError;
 use vm_memory::{MmapRegion, VolatileMemory, VolatileSlice};
 
 bitflags::bitflags! {
@@ -38,12 +45,13 @@ bitflags::bitflags! {
 #[error("cannot map {size} bytes of guest memory: {source}")]
 pub struct MapError {
     size: u64,
-    source: vm_memory::mmap::MmapRegionError,
+    source: MmapRegionError,
 }
 
-/// The memory of one guest: a private anonymous mapping, at consecutive guest
-/// addresses from `base`. Behind it, in the same mapping, lies a *tail* for the
-/// platform's own tables about this guest, which no guest address reaches.
+/// The memory of one guest: a private mapping, anonymous or of a [`Template`],
+/// at consecutive guest addresses from `base`. Behind it, in the same mapping,
+/// lies a *tail* for the platform's own tables about this guest, which no guest
+/// address reaches.
 #[derive(Debug)]
 pub struct GuestMemory {
     region: MmapRegion,
@@ -53,8 +61,10 @@ pub struct GuestMemory {
     base: u64,
     size: u64,
     /// Sorted, disjoint, page-aligned byte ranges from the start of the memory.
-    /// What no range covers, the guest cannot touch.
-    map: Vec<(Range<u64>, Access)>,
+    /// What no range covers, the guest cannot touch. Clones share it.
+    map: Arc<Vec<(Range<u64>, Access)>>,
+    /// What the pages were before they were written; `None`: zero.
+    template: Option<Arc<Template>>,
 }
 
 /// Bytes of a huge page.
@@ -75,7 +85,14 @@ impl GuestMemory {
         let region = MmapRegion::new(whole as usize).map_err(|source| MapError { size, source })?;
         let start = region.as_ptr() as u64;
         let skip = start.next_multiple_of(HUGE_PAGE) - start;
-        let memory = GuestMemory { region, skip: skip as usize, base: base.0, size, map: Vec::new() };
+        let memory = GuestMemory {
+            region,
+            skip: skip as usize,
+            base: base.0,
+            size,
+            map: Arc::default(),
+            template: None,
+        };
         memory.advise(0..size + memory.tail(), libc::MADV_NOHUGEPAGE);
         // A guest that uses more than a little memory gets it 2 MiB at a time,
         // for one fault instead of 512. The ends stay small: the start is what
@@ -84,6 +101,21 @@ impl GuestMemory {
             memory.advise(HUGE_PAGE..(size - HUGE_PAGE) / HUGE_PAGE * HUGE_PAGE, libc::MADV_HUGEPAGE);
         }
         Ok(memory)
+    }
+
+    /// Maps a template: every page is shared with it until it is written.
+    pub fn of_template(template: &Arc<Template>) -> Result<Self, MapError> {
+        let size = template.size();
+        let flags = libc::MAP_PRIVATE | libc::MAP_NORESERVE;
+        let (region, map) = template.map(libc::PROT_READ | libc::PROT_WRITE, flags)?;
+        Ok(GuestMemory {
+            region,
+            skip: 0,
+            base: template.base().0,
+            size,
+            map,
+            template: Some(template.clone()),
+        })
     }
 
     /// Tells the kernel how pages of `range` (offsets) will be used. It may not listen.
@@ -125,15 +157,28 @@ impl GuestMemory {
         if range.is_empty() {
             return;
         }
-        match self.map.last_mut() {
+        let map = Arc::get_mut(&mut self.map).expect("only memory that is being made gets ranges");
+        match map.last_mut() {
             Some((last, a)) if *a == access && last.end == range.start => last.end = range.end,
-            _ => self.map.push((range, access)),
+            _ => map.push((range, access)),
         }
     }
 
     /// The access map: offsets and what the guest may do there.
     pub fn map(&self) -> &[(Range<u64>, Access)] {
         &self.map
+    }
+
+    /// Whether a range (offsets) is page-aligned, inside, and may be given to [`allow`](Self::allow)
+    /// after the ranges so far: for maps that come from a file.
+    pub fn may_allow(&self, range: &Range<u64>, access: Access) -> bool {
+        range.start.is_multiple_of(PAGE_SIZE)
+            && range.end.is_multiple_of(PAGE_SIZE)
+            && range.start < range.end
+            && range.end <= self.size
+            && access.contains(Access::READ)
+            && !access.contains(Access::WRITE | Access::EXECUTE)
+            && self.map.last().is_none_or(|(last, _)| last.end <= range.start)
     }
 
     /// Judges a range that a guest named: its offset, if all of it allows `access`.
@@ -199,16 +244,12 @@ impl GuestMemory {
         self.advise(range.start - range.start % PAGE_SIZE..range.end, libc::MADV_POPULATE_WRITE);
     }
 
-    /// Bytes that are backed by host memory now.
+    /// Bytes of pages that are this guest's alone: what it has touched, or, if
+    /// it has a template, written.
     pub fn resident(&self) -> u64 {
-        let pages = (self.size / PAGE_SIZE) as usize;
-        let mut map = vec![0u8; pages];
-        // SAFETY: the range is inside the mapping (invariant 1), and the
-        // vector has a byte for each of its pages.
-        let failed =
-            unsafe { libc::mincore(self.host_address() as *mut _, self.size as usize, map.as_mut_ptr()) }
-                != 0;
-        if failed { 0 } else { map.iter().filter(|&&page| page & 1 != 0).count() as u64 * PAGE_SIZE }
+        let mut bytes = 0;
+        self.for_each_private(self.size, &mut |range| bytes += range.end - range.start);
+        bytes
     }
 
     /// An aligned 64-bit word of guest memory. Panics outside the memory or when misaligned.
@@ -223,71 +264,6 @@ impl GuestMemory {
         self.region
             .get_atomic_ref::<AtomicU32>(self.skip + offset as usize)
             .expect("the offset is the host's own")
-    }
-}
-
-/// A ring in guest memory, seen from the host.
-#[derive(Clone, Debug)]
-pub struct RingMemory {
-    memory: Arc<GuestMemory>,
-    /// Start of the ring in this process.
-    start: *mut u8,
-    len: usize,
-}
-
-// SAFETY: `start` points into the mapping that `memory` keeps alive (invariant
-// 1), and all access through it is atomic or volatile (invariant 2), so any
-// thread may use it.
-unsafe impl Send for RingMemory {}
-// SAFETY: as for `Send`.
-unsafe impl Sync for RingMemory {}
-
-impl RingMemory {
-    /// The ring of this layout at `offset` of the memory. Panics if it is not
-    /// inside or not aligned: the host places rings itself.
-    pub fn new(memory: &Arc<GuestMemory>, offset: u64, layout: &Layout) -> Self {
-        assert!(offset.is_multiple_of(hv_abi::ring::ALIGNMENT as u64));
-        let slice = memory.slice(offset, layout.size());
-        let start = slice.ptr_guard_mut().as_ptr();
-        RingMemory { memory: memory.clone(), start, len: layout.size() }
-    }
-
-    fn word(&self, offset: usize) -> &AtomicU32 {
-        assert!(offset + 4 <= self.len && offset.is_multiple_of(4));
-        // SAFETY: inside the ring (just checked), which is inside the mapping
-        // (checked in `new`); aligned, since the ring is; atomics may be shared
-        // with the guest (invariant 2).
-        unsafe { AtomicU32::from_ptr(self.start.add(offset).cast()) }
-    }
-
-    fn bytes(&self, offset: usize, len: usize) -> VolatileSlice<'_> {
-        assert!(offset <= self.len && len <= self.len - offset);
-        // SAFETY: inside the ring (just checked) and the mapping, which lives
-        // as long as `self.memory`; volatile copies only (invariant 2).
-        unsafe { VolatileSlice::new(self.start.add(offset), len) }
-    }
-
-    /// The memory that the ring lies in.
-    pub fn memory(&self) -> &Arc<GuestMemory> {
-        &self.memory
-    }
-}
-
-impl SharedMemory for RingMemory {
-    fn load(&self, offset: usize) -> u32 {
-        self.word(offset).load(Ordering::Acquire)
-    }
-    fn store(&self, offset: usize, value: u32) {
-        self.word(offset).store(value, Ordering::Release);
-    }
-    fn fence(&self) {
-        fence(Ordering::SeqCst);
-    }
-    fn read(&self, offset: usize, bytes: &mut [u8]) {
-        self.bytes(offset, bytes.len()).copy_to(bytes);
-    }
-    fn write(&self, offset: usize, bytes: &[u8]) {
-        self.bytes(offset, bytes.len()).copy_from(bytes);
     }
 }
 
