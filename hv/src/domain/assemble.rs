@@ -10,7 +10,8 @@ use crate::engine::Engine;
 use crate::event::{Hub, Owner};
 use crate::hypercall;
 use crate::memory::GuestMemory;
-use crate::platform::Start;
+use crate::platform::{CpuState, Start};
+use crate::sched::Share;
 use hv_abi::device::DeviceInfo;
 use hv_abi::shared_info::{EVENT_WORDS, SharedInfo};
 use hv_abi::start_info::{CpuFeatures, MAGIC, StartInfo};
@@ -33,12 +34,13 @@ pub(super) fn spawn(mut wishes: Builder, engine: &Engine) -> Result<Guest, Start
 
     let begin = Instant::now();
     let at = |offset: u64| GuestAddr(memory.base().0 + offset);
+    engine.inner.platform.prepare(&memory, layout.hypercall_page)?;
+    let entry = at(layout.image + wishes.image.entry());
     let vcpu = engine.inner.platform.start(&Start {
         memory: &memory,
         hypercall_page: layout.hypercall_page,
-        entry: at(layout.image + wishes.image.entry()),
-        stack_top: at(layout.stack.end),
-        argument: at(layout.start_info),
+        cpu: &CpuState::at_entry(entry.0, at(layout.stack.end).0, at(layout.start_info).0),
+        doorbells: true,
     })?;
     let clock = clock::start(vcpu.tsc_khz());
     memory.host_write(layout.shared_info + offset_of!(SharedInfo, clock) as u64, clock.as_bytes());
@@ -84,7 +86,7 @@ pub(super) fn spawn(mut wishes: Builder, engine: &Engine) -> Result<Guest, Start
     });
     let owner: Arc<dyn Owner> = domain.clone();
     hub.set_owner(Arc::downgrade(&owner));
-    let entity = engine.inner.scheduler.add(domain.clone());
+    let entity = engine.inner.scheduler.add(domain.clone(), Share::default());
     let _ = domain.entity.set(Arc::downgrade(&entity));
     let sources = sources.into_iter().map(|source| engine.inner.reactor.add(source)).collect();
     *domain.sources.lock().expect("nobody else has it yet") = sources;

@@ -1,6 +1,7 @@
 //! A scripted platform, for tests of everything above the platforms.
 
-use super::{Exit, Kick, Platform, PlatformError, Registers, Start, Vcpu};
+use super::{CpuState, Exit, Kick, Platform, PlatformError, Registers, Start, Vcpu};
+use crate::memory::GuestMemory;
 use hv_abi::EventPort;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,6 +31,10 @@ impl FakePlatform {
 impl Platform for FakePlatform {
     fn name(&self) -> &'static str {
         "fake"
+    }
+
+    fn prepare(&self, _: &GuestMemory, _: u64) -> Result<(), PlatformError> {
+        Ok(())
     }
 
     fn start(&self, _: &Start<'_>) -> Result<Box<dyn Vcpu>, PlatformError> {
@@ -67,6 +72,14 @@ impl Vcpu for FakeVcpu {
 
     fn registers(&mut self) -> Registers {
         Registers::default()
+    }
+
+    fn save(&mut self) -> Result<CpuState, PlatformError> {
+        Ok(CpuState::at_entry(0, 0, 0))
+    }
+
+    fn reset(&mut self, _: &CpuState) -> Result<(), PlatformError> {
+        Ok(())
     }
 
     fn bind_doorbell(&mut self, _: EventPort, _: &EventFd) -> std::io::Result<()> {

@@ -6,32 +6,39 @@
 
 pub mod fake;
 pub mod kvm;
+mod state;
 
 pub use crate::crash::Registers;
 use crate::memory::GuestMemory;
-use hv_abi::{EventPort, GuestAddr};
+use hv_abi::EventPort;
+pub use state::{CpuState, Fpu};
 use std::sync::Arc;
 use vmm_sys_util::eventfd::EventFd;
 
 /// Everything a platform has to know to start a guest.
 pub struct Start<'a> {
-    /// The guest's memory, loaded, with its access map.
+    /// The guest's memory, loaded and [prepared](Platform::prepare).
     pub memory: &'a Arc<GuestMemory>,
-    /// Offset in the memory of the page that the platform fills with call
-    /// stubs. The 8 bytes before it are the platform's as well; the guest can read them.
+    /// Offset in the memory of the page with the call stubs.
     pub hypercall_page: u64,
-    /// First instruction.
-    pub entry: GuestAddr,
-    /// Initial stack pointer.
-    pub stack_top: GuestAddr,
-    /// What RDI holds at the entry point: the address of start-info.
-    pub argument: GuestAddr,
+    /// Where the virtual CPU begins.
+    pub cpu: &'a CpuState,
+    /// Whether [`Vcpu::bind_doorbell`] will be called: the virtual CPU then
+    /// holds a descriptor more.
+    pub doorbells: bool,
 }
 
 /// A way to run guests.
 pub trait Platform: Send + Sync {
     /// Its name on the command line.
     fn name(&self) -> &'static str;
+
+    /// Writes what the platform needs into a guest's memory: its own tables into
+    /// the tail, and the call stubs into the page at this offset. The 8 bytes
+    /// before that page are the platform's as well; the guest can read them.
+    ///
+    /// The memory may become a template: then each of its clones is prepared.
+    fn prepare(&self, memory: &GuestMemory, hypercall_page: u64) -> Result<(), PlatformError>;
 
     /// Makes a virtual machine with one virtual CPU, ready to run.
     fn start(&self, start: &Start<'_>) -> Result<Box<dyn Vcpu>, PlatformError>;
@@ -47,6 +54,14 @@ pub trait Vcpu: Send {
 
     /// The registers at the last exit.
     fn registers(&mut self) -> Registers;
+
+    /// The state at the last exit, with a hypercall that was made and has its
+    /// [result](Self::set_result) completed.
+    fn save(&mut self) -> Result<CpuState, PlatformError>;
+
+    /// Makes the virtual CPU what [`Platform::start`] would make it for this
+    /// state: nothing that a processor holds survives. For a guest whose memory was [reset](GuestMemory::reset).
+    fn reset(&mut self, state: &CpuState) -> Result<(), PlatformError>;
 
     /// From now on, the guest's [`EventSend`](hv_abi::Hypercall::EventSend) to
     /// this port signals the descriptor instead of ending [`run`](Self::run)
@@ -129,6 +144,9 @@ pub enum PlatformError {
     /// The kernel is too old.
     #[error("KVM on this kernel lacks {0}, which hv needs")]
     Lacks(&'static str),
+    /// A guest cannot be saved where it is.
+    #[error("the guest's stack pointer ({0:#x}) is not in its memory while it makes a hypercall")]
+    LostStack(u64),
     /// The guest's memory cannot be shown.
     #[error("{0} bytes of guest memory are more than this platform can map")]
     TooLarge(u64),

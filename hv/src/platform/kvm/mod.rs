@@ -3,9 +3,12 @@
 mod area;
 mod kick;
 mod paging;
+mod registers;
+mod stubs;
 mod vcpu;
 
 use super::{Platform, PlatformError, Start, Vcpu};
+use crate::memory::GuestMemory;
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES};
 use kvm_ioctls::{Cap, Kvm};
 
@@ -91,6 +94,12 @@ fn guest_cpuid(supported: &CpuId) -> CpuId {
 impl Platform for KvmPlatform {
     fn name(&self) -> &'static str {
         "kvm"
+    }
+
+    fn prepare(&self, memory: &GuestMemory, hypercall_page: u64) -> Result<(), PlatformError> {
+        area::Area::of(memory).build(memory, self.tss)?;
+        memory.host_write(hypercall_page, &stubs::page());
+        Ok(())
     }
 
     fn start(&self, start: &Start<'_>) -> Result<Box<dyn Vcpu>, PlatformError> {

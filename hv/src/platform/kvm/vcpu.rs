@@ -6,15 +6,15 @@
 //!    both, and drops the memory after the descriptors.
 //! 2. `kvm_run` is mapped as long as the `VcpuFd`.
 
-use super::area::{self, Area};
+use super::area::Area;
 use super::kick::Kicker;
-use super::{DOORBELL_PORT, EXCEPTION_PORT, HYPERCALL_PORT, KvmPlatform, failed};
+use super::stubs::{self, Progress, RESULT_SIZE};
+use super::{DOORBELL_PORT, EXCEPTION_PORT, HYPERCALL_PORT, KvmPlatform, failed, registers};
 use crate::memory::GuestMemory;
-use crate::platform::{Exit, Fault, Kick, PlatformError, Registers, Start, Vcpu};
-use hv_abi::hypercall::{Hypercall, STUB_SIZE};
-use hv_abi::{EventPort, PAGE_SIZE};
+use crate::platform::{CpuState, Exit, Fault, Kick, PlatformError, Registers, Start, Vcpu};
+use hv_abi::{EventPort, GuestAddr, PAGE_SIZE};
 use kvm_bindings::{
-    KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, KVMIO, kvm_device_attr, kvm_regs, kvm_segment, kvm_sregs,
+    KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, KVMIO, kvm_device_attr, kvm_segment, kvm_sregs,
     kvm_userspace_memory_region,
 };
 use kvm_ioctls::{IoEventAddress, SyncReg, VcpuExit, VcpuFd, VmFd};
@@ -24,28 +24,23 @@ use std::sync::atomic::Ordering;
 use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::ioctl::ioctl_with_ref;
 use vmm_sys_util::ioctl_iow_nr;
-use x86_64::registers::control::{Cr0Flags, Cr4Flags, EferFlags};
-use x86_64::registers::rflags::RFlags;
 use zerocopy::FromBytes;
 
 // kvm-ioctls has this call for other processors only.
 ioctl_iow_nr!(KVM_SET_DEVICE_ATTR, KVMIO, 0xe1, kvm_device_attr);
 
-/// RFLAGS of a new virtual CPU. Nothing interrupts a guest yet; ring 3 runs with interrupts on all the same.
-const FLAGS: RFlags = RFlags::INTERRUPT_FLAG;
-
-/// Bytes of the word before the hypercall page.
-const RESULT_SIZE: u64 = 8;
-
 pub(super) struct KvmVcpu {
     // The order of the fields is the order of dropping (invariant 1).
     vcpu: VcpuFd,
-    vm: VmFd,
+    /// Kept as long as doorbells may be bound: the virtual CPU keeps the VM alive.
+    vm: Option<VmFd>,
     area: Area,
-    /// Where the stubs load a call's result from: an offset in the memory.
-    result: u64,
+    /// Offset in the memory of the hypercall page.
+    hypercall_page: u64,
     memory: Arc<GuestMemory>,
     kicker: Arc<Kicker>,
+    /// Segments and the rest, as they were at the start.
+    special: kvm_sregs,
     /// Set when the last exit was an exception: its vector.
     exception: Option<u8>,
 }
@@ -54,9 +49,7 @@ impl KvmVcpu {
     pub(super) fn new(platform: &KvmPlatform, start: &Start<'_>) -> Result<Self, PlatformError> {
         let memory = start.memory;
         let vm = platform.kvm.create_vm().map_err(failed("KVM_CREATE_VM"))?;
-
         let area = Area::of(memory);
-        area.build(memory, platform.tss)?;
         let region = kvm_userspace_memory_region {
             slot: 0,
             flags: 0,
@@ -66,57 +59,69 @@ impl KvmVcpu {
         };
         // SAFETY: the mapping outlives the VM (invariant 1).
         unsafe { vm.set_user_memory_region(region) }.map_err(failed("KVM_SET_USER_MEMORY_REGION"))?;
-        memory.host_write(start.hypercall_page, &stubs());
 
-        let mut vcpu = vm.create_vcpu(0).map_err(failed("KVM_CREATE_VCPU"))?;
+        let vcpu = vm.create_vcpu(0).map_err(failed("KVM_CREATE_VCPU"))?;
         vcpu.set_cpuid2(&platform.cpuid).map_err(failed("KVM_SET_CPUID2"))?;
         align_tsc(&vcpu);
-        vcpu.set_sregs(&special_registers(area, platform.tss)).map_err(failed("KVM_SET_SREGS"))?;
-        vcpu.set_sync_valid_reg(SyncReg::Register);
-        vcpu.sync_regs_mut().regs = kvm_regs {
-            rip: start.entry.0,
-            rsp: start.stack_top.0,
-            rdi: start.argument.0,
-            rflags: FLAGS.bits() | 2,
-            ..kvm_regs::default()
-        };
-        vcpu.set_sync_dirty_reg(SyncReg::Register);
-        Ok(KvmVcpu {
+        let special = registers::special(area, platform.tss);
+        vcpu.set_sregs(&special).map_err(failed("KVM_SET_SREGS"))?;
+        let mut vcpu = KvmVcpu {
             vcpu,
-            vm,
+            vm: start.doorbells.then_some(vm),
             area,
-            result: start.hypercall_page - RESULT_SIZE,
+            hypercall_page: start.hypercall_page,
             memory: memory.clone(),
             kicker: Arc::default(),
+            special,
             exception: None,
-        })
-    }
-}
-
-/// The hypercall page: one stub per call, `STUB_SIZE` apart.
-///
-/// A result comes back in the word before the page, which a stub loads into
-/// RAX: writing the register itself would have KVM look for pending events at
-/// the next entry, which costs more than the rest of the call on hv's side.
-fn stubs() -> [u8; PAGE_SIZE as usize] {
-    let mut page = [0xcc; PAGE_SIZE as usize];
-    for (number, stub) in page.chunks_exact_mut(STUB_SIZE as usize).enumerate() {
-        let n = (number as u32).to_le_bytes();
-        if number as u32 == Hypercall::EventSend as u32 {
-            // mov %edi, %eax; out %eax, $port; ret
-            stub[..5].copy_from_slice(&[0x89, 0xf8, 0xe7, DOORBELL_PORT, 0xc3]);
-            continue;
+        };
+        vcpu.vcpu.set_sync_valid_reg(SyncReg::Register);
+        vcpu.set_general(start.cpu);
+        let entry = CpuState::at_entry(0, 0, 0);
+        if start.cpu.fpu != entry.fpu {
+            vcpu.set_fpu(start.cpu)?;
         }
-        // mov $number, %eax; out %eax, $port; mov result(%rip), %rax; ret.
-        // Numbers without a call get a stub too, so that a newer guest is
-        // told that there is none.
-        stub[..7].copy_from_slice(&[0xb8, n[0], n[1], n[2], n[3], 0xe7, HYPERCALL_PORT]);
-        stub[7..10].copy_from_slice(&[0x48, 0x8b, 0x05]);
-        let next = (number as u64 * STUB_SIZE + 14) as i32;
-        stub[10..14].copy_from_slice(&(-(RESULT_SIZE as i32) - next).to_le_bytes());
-        stub[14] = 0xc3;
+        Ok(vcpu)
     }
-    page
+
+    /// Sets the general registers, at the next entry.
+    fn set_general(&mut self, state: &CpuState) {
+        self.vcpu.sync_regs_mut().regs = registers::general(state);
+        self.vcpu.set_sync_dirty_reg(SyncReg::Register);
+    }
+
+    fn set_fpu(&self, state: &CpuState) -> Result<(), PlatformError> {
+        // SAFETY: the area is as large as the call reads: no component beyond
+        // the first two is in it, and hv enables none of dynamic size.
+        unsafe { self.vcpu.set_xsave(&registers::xsave(&state.fpu)) }.map_err(failed("KVM_SET_XSAVE"))
+    }
+
+    /// Offset in the memory of the word that results are loaded from.
+    fn result(&self) -> u64 {
+        self.hypercall_page - RESULT_SIZE
+    }
+
+    /// Brings a guest that is in a stub of the hypercall page back into its own code.
+    fn leave_stub(&self, state: &mut CpuState) -> Result<(), PlatformError> {
+        let page = self.memory.base().0 + self.hypercall_page;
+        let Some(offset) = state.rip.checked_sub(page).filter(|&offset| offset < PAGE_SIZE) else {
+            return Ok(());
+        };
+        match stubs::progress(offset) {
+            Progress::NotMade(stub) => {
+                state.rip = page + stub;
+                return Ok(());
+            }
+            Progress::Made => state.rax = self.memory.atomic_u64(self.result()).load(Ordering::Relaxed),
+            Progress::Returning => {}
+        }
+        let mut address = [0; 8];
+        let stack = GuestAddr(state.rsp);
+        self.memory.read(stack, &mut address).map_err(|_| PlatformError::LostStack(state.rsp))?;
+        state.rip = u64::from_le_bytes(address);
+        state.rsp += 8;
+        Ok(())
+    }
 }
 
 /// Makes the guest's TSC the host's. Where ring 3 reads the host's counter
@@ -137,58 +142,10 @@ fn align_tsc(vcpu: &VcpuFd) {
     }
 }
 
-fn special_registers(area: Area, tss: area::TssType) -> kvm_sregs {
-    let segment = |selector: u16, type_: u8, code: bool| kvm_segment {
-        base: 0,
-        limit: u32::MAX,
-        selector,
-        type_,
-        present: 1,
-        dpl: (selector & 3) as u8,
-        db: u8::from(!code),
-        s: 1,
-        l: u8::from(code),
-        g: 1,
-        ..kvm_segment::default()
-    };
-    // Accessed code (11) and data (3) segments of ring 3.
-    let code = segment(area::USER_CODE, 11, true);
-    let data = segment(area::USER_DATA, 3, false);
-    let mut sregs = kvm_sregs {
-        cs: code,
-        ds: data,
-        es: data,
-        fs: data,
-        gs: data,
-        ss: data,
-        tr: kvm_segment {
-            base: area.tss().base,
-            limit: u32::from(area.tss().limit),
-            selector: area::TSS,
-            type_: tss.descriptor_type(),
-            present: 1,
-            ..kvm_segment::default()
-        },
-        cr0: (Cr0Flags::PROTECTED_MODE_ENABLE
-            | Cr0Flags::MONITOR_COPROCESSOR
-            | Cr0Flags::EXTENSION_TYPE
-            | Cr0Flags::NUMERIC_ERROR
-            | Cr0Flags::WRITE_PROTECT
-            | Cr0Flags::PAGING)
-            .bits(),
-        cr3: area.top_table(),
-        cr4: (Cr4Flags::PHYSICAL_ADDRESS_EXTENSION | Cr4Flags::OSFXSR | Cr4Flags::OSXMMEXCPT_ENABLE).bits(),
-        // SYSTEM_CALL_EXTENSIONS stays off: `syscall` is an invalid opcode then.
-        efer: (EferFlags::LONG_MODE_ENABLE | EferFlags::LONG_MODE_ACTIVE | EferFlags::NO_EXECUTE_ENABLE)
-            .bits(),
-        ..kvm_sregs::default()
-    };
-    sregs.ldt.unusable = 1;
-    sregs.gdt.base = area.gdt().base;
-    sregs.gdt.limit = area.gdt().limit;
-    sregs.idt.base = area.idt().base;
-    sregs.idt.limit = area.idt().limit;
-    sregs
+/// The segments that ring 3 can load.
+fn segments(special: &kvm_sregs) -> [(u16, u64); 4] {
+    let of = |segment: &kvm_segment| (segment.selector, segment.base);
+    [of(&special.ds), of(&special.es), of(&special.fs), of(&special.gs)]
 }
 
 impl Vcpu for KvmVcpu {
@@ -238,13 +195,13 @@ impl Vcpu for KvmVcpu {
 
     fn bind_doorbell(&mut self, port: EventPort, descriptor: &EventFd) -> io::Result<()> {
         let address = IoEventAddress::Pio(u64::from(DOORBELL_PORT));
-        self.vm
-            .register_ioevent(descriptor, &address, port.0)
+        let vm = self.vm.as_ref().ok_or(io::ErrorKind::Unsupported)?;
+        vm.register_ioevent(descriptor, &address, port.0)
             .map_err(|error| io::Error::from_raw_os_error(error.errno()))
     }
 
     fn set_result(&mut self, value: i64) {
-        self.memory.atomic_u64(self.result).store(value as u64, Ordering::Relaxed);
+        self.memory.atomic_u64(self.result()).store(value as u64, Ordering::Relaxed);
     }
 
     fn registers(&mut self) -> Registers {
@@ -275,6 +232,41 @@ impl Vcpu for KvmVcpu {
             (registers.rip, registers.rsp, registers.rflags) = (frame.rip, frame.rsp, frame.rflags);
         }
         registers
+    }
+
+    fn save(&mut self) -> Result<CpuState, PlatformError> {
+        // Lets KVM complete the port access of the last exit: without that, some
+        // kinds of KVM leave the instruction pointer before it.
+        self.vcpu.set_kvm_immediate_exit(1);
+        let completed = self.vcpu.run();
+        let failure = match completed {
+            Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => None,
+            Err(error) => Some(error),
+            Ok(_) => None,
+        };
+        self.vcpu.set_kvm_immediate_exit(0);
+        if let Some(error) = failure {
+            return Err(failed("KVM_RUN")(error));
+        }
+        let general = self.vcpu.get_regs().map_err(failed("KVM_GET_REGS"))?;
+        let xsave = self.vcpu.get_xsave().map_err(failed("KVM_GET_XSAVE"))?;
+        let mut state = registers::state(&general, &xsave);
+        self.leave_stub(&mut state)?;
+        Ok(state)
+    }
+
+    fn reset(&mut self, state: &CpuState) -> Result<(), PlatformError> {
+        // A port access of the last exit is not completed first: KVM drops it
+        // when it finds the instruction pointer elsewhere, and no state that was
+        // saved is at such an instruction.
+        self.exception = None;
+        self.set_fpu(state)?;
+        let special = self.vcpu.get_sregs().map_err(failed("KVM_GET_SREGS"))?;
+        if segments(&special) != segments(&self.special) {
+            self.vcpu.set_sregs(&self.special).map_err(failed("KVM_SET_SREGS"))?;
+        }
+        self.set_general(state);
+        Ok(())
     }
 
     fn tsc_khz(&self) -> u32 {

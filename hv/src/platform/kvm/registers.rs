@@ -1,0 +1,115 @@
+//! Registers, as KVM has them.
+
+use super::area::{self, Area};
+use crate::platform::{CpuState, Fpu};
+use kvm_bindings::{kvm_regs, kvm_segment, kvm_sregs, kvm_xsave};
+use x86_64::registers::control::{Cr0Flags, Cr4Flags, EferFlags};
+use zerocopy::{FromBytes, IntoBytes};
+
+/// Words of the FXSAVE area, with which the XSAVE area starts.
+const FXSAVE_WORDS: usize = 128;
+/// XSTATE_BV, behind it: which components are not in their initial state.
+const XSTATE_BV: usize = FXSAVE_WORDS;
+/// x87 and SSE.
+const X87_AND_SSE: u32 = 3;
+
+/// The general registers of a state.
+pub(super) fn general(state: &CpuState) -> kvm_regs {
+    let &CpuState { rax, rbx, rcx, rdx, rsi, rdi, rbp, rsp, r8, r9, r10, r11, .. } = state;
+    let &CpuState { r12, r13, r14, r15, rip, rflags, .. } = state;
+    kvm_regs { rax, rbx, rcx, rdx, rsi, rdi, rbp, rsp, r8, r9, r10, r11, r12, r13, r14, r15, rip, rflags }
+}
+
+/// The XSAVE area that puts x87 and SSE into a state, and everything else (AVX
+/// and beyond, where a guest could get at it) into its initial one.
+pub(super) fn xsave(fpu: &Fpu) -> kvm_xsave {
+    let mut area = kvm_xsave::default();
+    area.region[..FXSAVE_WORDS].as_mut_bytes().copy_from_slice(fpu.as_bytes());
+    area.region[XSTATE_BV] = X87_AND_SSE;
+    area
+}
+
+/// A state from what KVM says.
+pub(super) fn state(regs: &kvm_regs, xsave: &kvm_xsave) -> CpuState {
+    let &kvm_regs { rax, rbx, rcx, rdx, rsi, rdi, rbp, rsp, r8, r9, r10, r11, .. } = regs;
+    let &kvm_regs { r12, r13, r14, r15, rip, rflags, .. } = regs;
+    let fpu = Fpu::read_from_bytes(xsave.region[..FXSAVE_WORDS].as_bytes()).expect("the sizes are equal");
+    CpuState {
+        rax,
+        rbx,
+        rcx,
+        rdx,
+        rsi,
+        rdi,
+        rbp,
+        rsp,
+        r8,
+        r9,
+        r10,
+        r11,
+        r12,
+        r13,
+        r14,
+        r15,
+        rip,
+        rflags,
+        fpu,
+    }
+    .judged()
+}
+
+/// Segments, tables and control registers: the same for every guest of this area at every exit, but
+/// for the data segments, which ring 3 can load.
+pub(super) fn special(area: Area, tss: area::TssType) -> kvm_sregs {
+    let segment = |selector: u16, type_: u8, code: bool| kvm_segment {
+        base: 0,
+        limit: u32::MAX,
+        selector,
+        type_,
+        present: 1,
+        dpl: (selector & 3) as u8,
+        db: u8::from(!code),
+        s: 1,
+        l: u8::from(code),
+        g: 1,
+        ..kvm_segment::default()
+    };
+    // Accessed code (11) and data (3) segments of ring 3.
+    let code = segment(area::USER_CODE, 11, true);
+    let data = segment(area::USER_DATA, 3, false);
+    let mut sregs = kvm_sregs {
+        cs: code,
+        ds: data,
+        es: data,
+        fs: data,
+        gs: data,
+        ss: data,
+        tr: kvm_segment {
+            base: area.tss().base,
+            limit: u32::from(area.tss().limit),
+            selector: area::TSS,
+            type_: tss.descriptor_type(),
+            present: 1,
+            ..kvm_segment::default()
+        },
+        cr0: (Cr0Flags::PROTECTED_MODE_ENABLE
+            | Cr0Flags::MONITOR_COPROCESSOR
+            | Cr0Flags::EXTENSION_TYPE
+            | Cr0Flags::NUMERIC_ERROR
+            | Cr0Flags::WRITE_PROTECT
+            | Cr0Flags::PAGING)
+            .bits(),
+        cr3: area.top_table(),
+        cr4: (Cr4Flags::PHYSICAL_ADDRESS_EXTENSION | Cr4Flags::OSFXSR | Cr4Flags::OSXMMEXCPT_ENABLE).bits(),
+        // SYSTEM_CALL_EXTENSIONS stays off: `syscall` is an invalid opcode then.
+        efer: (EferFlags::LONG_MODE_ENABLE | EferFlags::LONG_MODE_ACTIVE | EferFlags::NO_EXECUTE_ENABLE)
+            .bits(),
+        ..kvm_sregs::default()
+    };
+    sregs.ldt.unusable = 1;
+    sregs.gdt.base = area.gdt().base;
+    sregs.gdt.limit = area.gdt().limit;
+    sregs.idt.base = area.idt().base;
+    sregs.idt.limit = area.idt().limit;
+    sregs
+}

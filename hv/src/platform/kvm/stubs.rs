@@ -1,0 +1,91 @@
+//! The hypercall page: one stub per call, `STUB_SIZE` apart.
+//!
+//! ```text
+//! every call but event_send            event_send
+//!  0  mov $number, %eax                 0  mov %edi, %eax
+//!  5  out %eax, $port                   2  out %eax, $port
+//!  7  mov result(%rip), %rax            4  ret
+//! 14  ret
+//! ```
+//!
+//! A result comes back in the word before the page, which a stub loads into
+//! RAX: writing the register itself would have KVM look for pending events at
+//! the next entry, which costs more than the rest of the call on hv's side.
+//! Numbers without a call get a stub too, so that a newer guest is told that
+//! there is none.
+
+use super::{DOORBELL_PORT, HYPERCALL_PORT};
+use hv_abi::PAGE_SIZE;
+use hv_abi::hypercall::{Hypercall, STUB_SIZE};
+
+/// Bytes of the word before the hypercall page.
+pub(super) const RESULT_SIZE: u64 = 8;
+
+/// The page's content.
+pub(super) fn page() -> [u8; PAGE_SIZE as usize] {
+    let mut page = [0xcc; PAGE_SIZE as usize];
+    for (number, stub) in page.chunks_exact_mut(STUB_SIZE as usize).enumerate() {
+        let n = (number as u32).to_le_bytes();
+        if number as u32 == Hypercall::EventSend as u32 {
+            stub[..5].copy_from_slice(&[0x89, 0xf8, 0xe7, DOORBELL_PORT, 0xc3]);
+            continue;
+        }
+        stub[..7].copy_from_slice(&[0xb8, n[0], n[1], n[2], n[3], 0xe7, HYPERCALL_PORT]);
+        stub[7..10].copy_from_slice(&[0x48, 0x8b, 0x05]);
+        let next = (number as u64 * STUB_SIZE + 14) as i32;
+        stub[10..14].copy_from_slice(&(-(RESULT_SIZE as i32) - next).to_le_bytes());
+        stub[14] = 0xc3;
+    }
+    page
+}
+
+/// Where in a call a guest is that executes in the page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// The call is not made yet; its stub starts at this offset of the page.
+    NotMade(u64),
+    /// The call is made, and its result not loaded.
+    Made,
+    /// Only the return to the caller is left.
+    Returning,
+}
+
+/// How far a guest is whose instruction pointer is at this offset of the page.
+pub(super) fn progress(offset: u64) -> Progress {
+    let (number, at) = (offset / STUB_SIZE, offset % STUB_SIZE);
+    let doorbell = number == u64::from(Hypercall::EventSend as u32);
+    match at {
+        0..=2 if doorbell => Progress::NotMade(number * STUB_SIZE),
+        _ if doorbell => Progress::Returning,
+        0..=5 => Progress::NotMade(number * STUB_SIZE),
+        6..=13 => Progress::Made,
+        _ => Progress::Returning,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_in_a_stub_is_before_or_behind_its_call() {
+        let block = Hypercall::Block.stub_offset();
+        assert_eq!(progress(block), Progress::NotMade(block));
+        assert_eq!(progress(block + 5), Progress::NotMade(block));
+        assert_eq!(progress(block + 7), Progress::Made);
+        assert_eq!(progress(block + 14), Progress::Returning);
+        let send = Hypercall::EventSend.stub_offset();
+        assert_eq!(progress(send + 2), Progress::NotMade(send));
+        assert_eq!(progress(send + 4), Progress::Returning);
+    }
+
+    #[test]
+    fn results_are_loaded_from_the_word_before_the_page() {
+        let page = page();
+        for number in (0..128u64).filter(|&n| n != u64::from(Hypercall::EventSend as u32)) {
+            let at = (number * STUB_SIZE) as usize;
+            let displacement = i32::from_le_bytes(page[at + 10..at + 14].try_into().unwrap());
+            assert_eq!(at as i64 + 14 + i64::from(displacement), -(RESULT_SIZE as i64));
+        }
+    }
+}
