@@ -1,15 +1,17 @@
 //! ⚠ Event channels, guest side.
 
 use crate::{hypercall, rt, time};
+use alloc::sync::Arc;
+use alloc::task::Wake;
 use alloc::vec::Vec;
 use core::future::poll_fn;
-use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use core::task::{Poll, Waker};
 use embassy_sync::waitqueue::AtomicWaker;
 use hv_abi::EventPort;
-use hv_abi::event::{PORTS, POWER};
+use hv_abi::event::{GENERATION, PORTS, POWER};
 use hv_abi::shared_info::{EVENT_WORDS, SharedInfo};
-use spin::Mutex;
+use spin::{Mutex, Once};
 
 fn word(field: usize, index: usize) -> &'static AtomicU64 {
     let address = rt::start_info().shared_info.0 as usize + field + 8 * index;
@@ -26,12 +28,17 @@ fn mask(index: usize) -> &'static AtomicU64 {
     word(core::mem::offset_of!(SharedInfo, mask), index)
 }
 
-/// Words of the bitmaps with an event that this guest has ever listened to:
-/// the others need no look.
-static WORDS: AtomicUsize = AtomicUsize::new(0);
+/// Words of the bitmaps with an event that this guest has ever listened to,
+/// one bit each: the others need no look.
+static WORDS: AtomicU32 = AtomicU32::new(0);
 
-fn words() -> core::ops::Range<usize> {
-    0..WORDS.load(Ordering::Relaxed)
+fn words() -> impl Iterator<Item = usize> {
+    let mut words = WORDS.load(Ordering::Relaxed);
+    core::iter::from_fn(move || {
+        let index = words.trailing_zeros();
+        words &= words.wrapping_sub(1);
+        (index < u32::BITS).then_some(index as usize)
+    })
 }
 
 /// Listens to an event: from now on it ends [`wait`].
@@ -39,7 +46,7 @@ pub fn unmask(port: EventPort) {
     if let Some((index, bit)) = port.position()
         && mask(index).load(Ordering::Relaxed) & bit != 0
     {
-        WORDS.fetch_max(index + 1, Ordering::Relaxed);
+        WORDS.fetch_or(1 << index, Ordering::Relaxed);
         mask(index).fetch_and(!bit, Ordering::SeqCst);
     }
 }
@@ -200,27 +207,63 @@ pub async fn wait_for(port: EventPort) {
     poll_fn(|context| if poll_taken(port, context.waker()) { Poll::Ready(()) } else { Poll::Pending }).await;
 }
 
+/// An event that any number of tasks can wait for.
+pub(crate) struct Shared {
+    port: EventPort,
+    listening: Once,
+    /// It has come at least once.
+    came: AtomicBool,
+    waiting: Mutex<Vec<Waker>>,
+}
+
+/// Wakes everybody who waits. Not the waker of one of them, who may not be there any more.
+struct Listener(&'static Shared);
+
+impl Wake for Listener {
+    fn wake(self: Arc<Self>) {
+        let shared = self.0;
+        shared.came.store(true, Ordering::Relaxed);
+        take_fired(shared.port);
+        shared.listen(&Waker::from(self));
+        core::mem::take(&mut *shared.waiting.lock()).into_iter().for_each(Waker::wake);
+    }
+}
+
+impl Shared {
+    const fn new(port: EventPort) -> Self {
+        Shared { port, listening: Once::new(), came: AtomicBool::new(false), waiting: Mutex::new(Vec::new()) }
+    }
+
+    fn listen(&self, waker: &Waker) {
+        register(self.port, waker);
+    }
+
+    /// Waits until something holds, which can only become so when the event comes.
+    pub(crate) async fn wait_until(&'static self, mut holds: impl FnMut() -> bool) {
+        poll_fn(|context| {
+            self.listening.call_once(|| self.listen(&Waker::from(Arc::new(Listener(self)))));
+            if holds() {
+                return Poll::Ready(());
+            }
+            let mut waiting = self.waiting.lock();
+            if !waiting.iter().any(|waker| waker.will_wake(context.waker())) {
+                waiting.push(context.waker().clone());
+            }
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
+static SHUTDOWN: Shared = Shared::new(POWER);
+/// The guest runs on as a restored or cloned one.
+pub(crate) static RESTORED: Shared = Shared::new(GENERATION);
+
 /// Waits until the host asks this guest to shut down (Ctrl-C, SIGTERM), and
 /// returns at once if it has. Any number of tasks can wait.
 ///
 /// From the first use on, the guest promises to exit soon after such a
 /// request; a guest that never waits for it is ended by the host.
 pub async fn shutdown() {
-    static REQUESTED: AtomicBool = AtomicBool::new(false);
-    static WAITING: Mutex<Vec<Waker>> = Mutex::new(Vec::new());
-    poll_fn(|context| {
-        if poll_taken(POWER, context.waker()) {
-            REQUESTED.store(true, Ordering::Relaxed);
-            core::mem::take(&mut *WAITING.lock()).into_iter().for_each(Waker::wake);
-        }
-        if REQUESTED.load(Ordering::Relaxed) {
-            return Poll::Ready(());
-        }
-        let mut waiting = WAITING.lock();
-        if !waiting.iter().any(|waker| waker.will_wake(context.waker())) {
-            waiting.push(context.waker().clone());
-        }
-        Poll::Pending
-    })
-    .await;
+    SHUTDOWN.wait_until(|| SHUTDOWN.came.load(Ordering::Relaxed)).await;
 }

@@ -19,6 +19,7 @@
 //! # Features
 //!
 //! - `net`: TCP, UDP, DNS and DHCP, in the module `net`;
+//! - `function`: requests answered without a network, in the module `function`;
 //! - `http`: an HTTP/1.1 server, in the module `http`;
 //! - `fs`: files on FAT and ext4, in the module `fs`, and served by `http` if that is on as well.
 //!
@@ -39,6 +40,9 @@ pub mod event;
 pub mod executor;
 #[cfg(feature = "fs")]
 pub mod fs;
+#[cfg(feature = "function")]
+pub mod function;
+mod generation;
 #[cfg(feature = "http")]
 pub mod http;
 pub mod hypercall;
@@ -63,6 +67,7 @@ pub use embedded_io;
 pub use embedded_io_async;
 pub use event::shutdown;
 pub use executor::{Spawner, block_on, spawn};
+pub use generation::{generation, restored};
 pub use hv_abi as abi;
 pub use hv_guest_macros::entry;
 pub use log;
@@ -84,7 +89,8 @@ pub fn heap_size() -> usize {
 }
 
 /// Tells the host that the guest has finished starting and does its work
-/// from now on: `hv run --stats` then says how long that took.
+/// from now on: `hv run --stats` then says how long that took, and a snapshot
+/// that waits for this is taken here. Clones of it return from this call.
 pub fn ready() {
     hypercall::ready();
 }

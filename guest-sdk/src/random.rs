@@ -1,32 +1,84 @@
-//! Random numbers.
+//! Random numbers, which no other guest gets: not a clone of this one either.
 #![forbid(unsafe_code)]
 
-use crate::{hypercall, rt};
+use crate::{generation, hypercall, rt};
 use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use spin::{LazyLock, Mutex};
 
-/// Seeded from start-info, which is different for every guest.
-static GENERATOR: LazyLock<Mutex<ChaCha12Rng>> =
-    LazyLock::new(|| Mutex::new(ChaCha12Rng::from_seed(rt::start_info().seed)));
+struct Generator {
+    stream: ChaCha12Rng,
+    /// The guest that `stream` belongs to, see [`generation`].
+    generation: [u8; 16],
+}
+
+/// Seeded from start-info, which is different for every guest that was
+/// started. The first use notices if this one was not.
+static GENERATOR: LazyLock<Mutex<Generator>> = LazyLock::new(|| {
+    let stream = ChaCha12Rng::from_seed(rt::start_info().seed);
+    Mutex::new(Generator { stream, generation: [0; 16] })
+});
+
+impl Generator {
+    /// Goes on from what it was and from fresh bytes: as unpredictable as the better of the two.
+    fn mix(&mut self, fresh: [u8; 32]) {
+        let mut seed = [0; 32];
+        self.stream.fill_bytes(&mut seed);
+        seed.iter_mut().zip(fresh).for_each(|(seed, fresh)| *seed ^= fresh);
+        self.stream = ChaCha12Rng::from_seed(seed);
+    }
+
+    /// Makes sure that no other guest has this generator's state.
+    fn follow(&mut self, generation: [u8; 16]) {
+        if self.generation != generation {
+            // Gone only if another clone was made just while this one took them.
+            self.mix(generation::take_seed().unwrap_or_else(entropy));
+            self.generation = generation;
+        }
+    }
+
+    fn fill(&mut self, bytes: &mut [u8]) {
+        let mut before = generation::generation();
+        loop {
+            self.follow(before);
+            self.stream.fill_bytes(bytes);
+            // If this guest was cloned meanwhile, its clones have the same bytes.
+            let after = generation::generation();
+            if after == before {
+                return;
+            }
+            before = after;
+        }
+    }
+}
+
+/// Random bytes from the host; zeroes if it has none.
+fn entropy() -> [u8; 32] {
+    let mut fresh = [0; 32];
+    if hypercall::entropy(&mut fresh).is_err() {
+        log::warn!("the host has no random numbers");
+    }
+    fresh
+}
 
 /// Fills `bytes` with random bytes, good enough for keys. Does not leave the guest.
+///
+/// A guest that was cloned or restored notices, and goes on from random bytes of its own.
 pub fn fill(bytes: &mut [u8]) {
-    GENERATOR.lock().fill_bytes(bytes);
+    GENERATOR.lock().fill(bytes);
 }
 
 /// A random number.
 pub fn next_u64() -> u64 {
-    GENERATOR.lock().next_u64()
+    let mut bytes = [0; 8];
+    fill(&mut bytes);
+    u64::from_le_bytes(bytes)
 }
 
 /// Seeds the generator anew, from the host and from what it was.
 pub fn reseed() {
-    let mut seed = [0; 32];
-    fill(&mut seed);
-    let mut fresh = [0; 32];
-    if hypercall::entropy(&mut fresh).is_ok() {
-        seed.iter_mut().zip(fresh).for_each(|(seed, fresh)| *seed ^= fresh);
-    }
-    *GENERATOR.lock() = ChaCha12Rng::from_seed(seed);
+    let fresh = entropy();
+    let mut generator = GENERATOR.lock();
+    generator.follow(generation::generation());
+    generator.mix(fresh);
 }

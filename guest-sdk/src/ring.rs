@@ -6,7 +6,7 @@ use hv_abi::ring::{Layout, SharedMemory};
 
 /// The memory of a ring that the host placed.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct RingMemory {
+pub struct RingMemory {
     start: *mut u8,
     len: usize,
 }

@@ -28,4 +28,4 @@ pub use connection::{Error, connection};
 pub use files::{Entry, File, Files, Root};
 pub use memory::{Memory, Share, Unlimited};
 pub use request::{Request, decode};
-pub use response::{Body, Response, Source};
+pub use response::{Body, Response, Source, reason};

@@ -1,0 +1,62 @@
+//! Functions: requests in, answers out, over the ring of a function device.
+//!
+//! This is the part of the guest SDK's functions that knows nothing of guests:
+//! `hv_guest::function` puts it on the device. It runs against any [`Link`],
+//! which is how it is tested.
+//!
+//! # What a short request costs
+//!
+//! A function is mostly run in a fresh clone of a snapshot, where the first
+//! write to each page is dear, and dearer than some hundred instructions. So an answer is written
+//! straight into the ring, piece by piece, and shown to the host once, with one
+//! doorbell; nothing is buffered, formatted or allocated on the way that the
+//! handler did not ask for, and header fields are looked up in the head itself
+//! instead of in a table.
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+mod error;
+mod head;
+mod input;
+mod output;
+mod request;
+mod response;
+mod serve;
+#[cfg(test)]
+mod testing;
+
+pub use error::{Error, ServeError};
+pub use request::{Body, Request, Stream, Writer};
+pub use response::{Content, IntoResponse, Response};
+pub use serve::serve;
+
+use core::task::Waker;
+use hv_abi::ring::SharedMemory;
+
+/// What a function needs of its surroundings: its ring, and how to wait for it.
+pub trait Link {
+    /// The ring's memory.
+    type Memory: SharedMemory + Clone;
+
+    /// Rings the doorbell of the device.
+    fn ring(&self);
+
+    /// Rings the doorbell once the tasks that can run have run.
+    fn ring_soon(&self);
+
+    /// Rings now what was to ring soon.
+    fn flush(&self);
+
+    /// Has this waker woken when the device raises its event next.
+    fn register(&self, waker: &Waker);
+
+    /// Called once, before the first request is looked for: everything is in place.
+    fn ready(&self);
+
+    /// Ends when the function is to end. Dropped and made again while it waits.
+    fn shutdown(&self) -> impl Future<Output = ()>;
+}

@@ -1,0 +1,96 @@
+//! Functions: requests answered without a network.
+//!
+//! ```ignore
+//! #[hv_guest::entry]
+//! async fn main() -> Result<(), function::ServeError> {
+//!     function::serve(async |request: Request<'_>| match request.path() {
+//!         "/" => (200, format!("{} is what you said\n", request.method())),
+//!         _ => (404, "there is nothing else\n".into()),
+//!     })
+//!     .await
+//! }
+//! ```
+//!
+//! `hv serve` answers every request in a fresh clone of the guest, taken
+//! where [`serve`] is about to look for the first request. What was done before is
+//! done for all of them; `docs/guests.md` says what that means for
+//! randomness, time and addresses.
+//!
+//! Requests and answers are [`hv_guest_function`]'s; here they meet the device.
+#![forbid(unsafe_code)]
+
+pub use hv_guest_function::{Content, Error, IntoResponse, Response, ServeError};
+
+use crate::console::devices;
+use crate::event;
+use crate::hypercall;
+use crate::ring::RingMemory;
+use core::task::Waker;
+use hv_abi::EventPort;
+use hv_abi::device::FUNCTION;
+use hv_guest_function::Link;
+
+/// A request: its head is here, its body comes as it is read.
+pub type Request<'a> = hv_guest_function::Request<'a, Device>;
+/// The body of a request.
+pub type Body<'a> = hv_guest_function::Body<'a, Device>;
+/// An answer that has begun.
+pub type Stream<'a> = hv_guest_function::Stream<'a, Device>;
+/// The body of an answer.
+pub type Writer<'a> = hv_guest_function::Writer<'a, Device>;
+
+/// The function device of this guest.
+#[derive(Debug)]
+pub struct Device {
+    port: EventPort,
+}
+
+/// Answers one request after the other, until the host asks the guest to end.
+///
+/// Calls [`ready`](crate::ready) when it is about to look for the first
+/// request: do before what all requests have in common.
+///
+/// # Errors
+///
+/// [`ServeError`]: nothing is served any more.
+pub async fn serve<H, R>(handler: H) -> Result<(), ServeError>
+where
+    H: AsyncFn(Request<'_>) -> R,
+    R: IntoResponse,
+{
+    let info = devices().find(|device| device.kind == FUNCTION).ok_or(ServeError::NoDevice)?;
+    let ring = &info.rings[0];
+    let (memory, layout) = RingMemory::new::<u8, u8>(ring).ok_or(ServeError::Broken)?;
+    hv_guest_function::serve(Device { port: ring.event }, memory, &layout, handler).await
+}
+
+impl Link for Device {
+    type Memory = RingMemory;
+
+    fn ring(&self) {
+        hypercall::event_send(self.port);
+    }
+
+    fn ring_soon(&self) {
+        event::send_soon(self.port);
+    }
+
+    fn flush(&self) {
+        event::ring();
+    }
+
+    fn register(&self, waker: &Waker) {
+        event::register(self.port, waker);
+    }
+
+    fn ready(&self) {
+        // What waiting would do at its first time, so that no clone has to.
+        event::unmask(self.port);
+        event::unmask(hv_abi::event::POWER);
+        crate::ready();
+    }
+
+    fn shutdown(&self) -> impl Future<Output = ()> {
+        event::shutdown()
+    }
+}
