@@ -1,6 +1,6 @@
 //! What the benches share: the floor, and how two things are compared.
 
-pub mod floor;
+pub use hv::bench::floor;
 pub mod host_http;
 pub mod host_io;
 pub mod pair;

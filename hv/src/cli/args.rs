@@ -30,6 +30,8 @@ pub struct Cli {
 pub enum Command {
     /// Boot a guest in the foreground: its console is the terminal, its exit code hv's.
     Run(Box<RunArgs>),
+    /// Measure what paravirtual operations cost on this host, and what they are compared with.
+    Bench(BenchArgs),
     /// Print a completion script, for example: hv completions bash > /etc/bash_completion.d/hv
     Completions {
         /// The shell.
@@ -82,6 +84,40 @@ pub struct RunArgs {
     #[arg(long)]
     pub stats: bool,
     /// How statistics and crash reports are printed on standard error.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+}
+
+/// Options of `hv bench`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  hv bench                                  everything, some minutes
+  hv bench exits --quick                    one group, some seconds
+  hv bench clock-page hypercall             two operations, and what they are compared with
+  hv bench all --format json > old.json
+  hv bench all --compare old.json --report bench.html")]
+pub struct BenchArgs {
+    /// Groups (exits, console, block, net, time, events, boot), names of operations, or `all`.
+    pub what: Vec<String>,
+    /// Measure less: everything within a minute.
+    #[arg(long)]
+    pub quick: bool,
+    /// Rounds of each operation (15; with --quick 5).
+    #[arg(long, value_name = "N")]
+    pub rounds: Option<u32>,
+    /// Say what changed since a result that `--format json` wrote, and whether the spread covers it.
+    #[arg(long, value_name = "OLD.json")]
+    pub compare: Option<PathBuf>,
+    /// Write a page with plots: one file that needs nothing else.
+    #[arg(long, value_name = "FILE.html")]
+    pub report: Option<PathBuf>,
+    /// Name the operations and what each measures, and measure nothing.
+    #[arg(long)]
+    pub list: bool,
+    /// A folder with the bench guests (`bench`, `bench-null`), which are built otherwise.
+    #[arg(long, value_name = "FOLDER")]
+    pub guests: Option<PathBuf>,
+    /// How the result is printed on standard output.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
 }

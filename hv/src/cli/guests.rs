@@ -14,6 +14,8 @@ pub(super) enum GuestError {
     NoExamples(String),
     #[error("{name}: no such file, and no such guest in guest-examples/ (there are: {known})")]
     Unknown { name: String, known: String },
+    #[error("no folder guest-examples/ above this one to build the bench guests from; name built ones with --guests FOLDER")]
+    NoBenchGuests,
     #[error("cannot run cargo to build the guest: {0}; install Rust, or give the path of a built image")]
     NoCargo(std::io::Error),
     #[error("building the guest `{0}` failed; the messages above say why")]
@@ -32,7 +34,7 @@ pub(super) fn resolve(image: &str) -> Result<PathBuf, GuestError> {
     };
     let known = known(&workspace);
     if known.iter().any(|name| name == image) {
-        return build(&workspace, image);
+        return build(&workspace, "hv-guest-examples", image);
     }
     if path.is_file() {
         return Ok(path.into());
@@ -65,10 +67,17 @@ fn known(workspace: &Path) -> Vec<String> {
     names
 }
 
-fn build(workspace: &Path, name: &str) -> Result<PathBuf, GuestError> {
+/// The freshly built guests of `hv bench`: the one that measures, and the one that ends at once.
+pub(super) fn bench() -> Result<(PathBuf, PathBuf), GuestError> {
+    let workspace = workspace().ok_or(GuestError::NoBenchGuests)?;
+    let build = |name| build(&workspace, "hv-guest-bench", name);
+    Ok((build("bench")?, build("bench-null")?))
+}
+
+fn build(workspace: &Path, package: &str, name: &str) -> Result<PathBuf, GuestError> {
     let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .current_dir(workspace.join("guest-examples"))
-        .args(["build", "--profile", "guest", "--package", "hv-guest-examples", "--bin", name])
+        .args(["build", "--profile", "guest", "--package", package, "--bin", name])
         .args(["--quiet", "--message-format", "json-render-diagnostics"])
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())

@@ -1,12 +1,13 @@
 //! The command line: arguments in, exit code out.
 
 mod args;
+mod bench;
 mod guests;
 mod run;
 mod signals;
 mod stats;
 
-pub use args::{Cli, Command, RunArgs};
+pub use args::{BenchArgs, Cli, Command, RunArgs};
 
 use clap::{CommandFactory, Parser};
 use std::io::{IsTerminal, Write};
@@ -35,6 +36,7 @@ pub fn main() -> ExitCode {
     log(cli.verbose);
     let result = match cli.command {
         Command::Run(args) => run::run(*args),
+        Command::Bench(args) => bench::run(args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "hv", &mut std::io::stdout());
             Ok(0)

@@ -16,6 +16,9 @@ const EXIT_PORT: u8 = 0xe0;
 /// Port of a doorbell.
 const BELL_PORT: u8 = 0xe4;
 
+/// Bytes of a large page.
+const LARGE: usize = 2 << 20;
+
 // Guest-physical places: three page tables, the TSS, the code.
 const TOP: u64 = 0x1000;
 const POINTERS: u64 = 0x2000;
@@ -44,6 +47,8 @@ pub struct FloorVm {
 pub enum Program {
     /// Exits to user space for ever.
     Exits,
+    /// The same by a store to an address that no memory backs.
+    Stores,
     /// Rings the doorbell `n` times, exits to user space, and so on.
     Bells(u32),
 }
@@ -53,6 +58,11 @@ impl Program {
         match self {
             // xor %eax, %eax; 1: out %eax, $EXIT; jmp 1b
             Program::Exits => vec![0x31, 0xc0, 0xe7, EXIT_PORT, 0xeb, 0xfc],
+            // mov $MEMORY, %ebx; 1: mov %eax, (%rbx); jmp 1b
+            Program::Stores => {
+                let at = (MEMORY as u32).to_le_bytes();
+                vec![0xbb, at[0], at[1], at[2], at[3], 0x89, 0x03, 0xeb, 0xfc]
+            }
             Program::Bells(n) => {
                 let n = n.to_le_bytes();
                 // 1: mov $n, %ecx; mov $2, %eax
@@ -83,7 +93,8 @@ impl Floor {
         // Present, writable, user; large pages in the directory.
         put(TOP, POINTERS | 7);
         put(POINTERS, DIRECTORY | 7);
-        for n in 0..(MEMORY >> 21) as u64 {
+        // One large page more than there is memory: stores there are MMIO.
+        for n in 0..=(MEMORY / LARGE) as u64 {
             put(DIRECTORY + 8 * n, n << 21 | 0xe7);
         }
         // The I/O bitmap behind the TSS: ports 0xe0 to 0xe7 are open.
@@ -120,6 +131,7 @@ impl FloorVm {
     pub fn run(&mut self) {
         match self.vcpu.run() {
             Ok(VcpuExit::IoOut(port, _)) if port == u16::from(EXIT_PORT) => {}
+            Ok(VcpuExit::MmioWrite(address, _)) if address == MEMORY as u64 => {}
             other => panic!("the floor's guest exited with {other:?}"),
         }
     }

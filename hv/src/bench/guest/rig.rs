@@ -1,0 +1,162 @@
+//! What hv gives to a bench guest: disks, servers and ticks.
+
+use super::GuestError;
+use crate::clock::tsc;
+use crate::device::block::{Disk, DiskSpec};
+use crate::device::console::Input;
+use crate::device::net::user::{UserConfig, UserNet};
+use crate::domain::Builder;
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+};
+use std::fs::File;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+macro_rules! rigs {
+    ($($(#[$doc:meta])* $variant:ident $name:literal;)*) => {
+        /// What an operation needs besides a console.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(super) enum Rig {
+            $($(#[$doc])* $variant,)*
+        }
+
+        impl Rig {
+            /// The rig that a guest asks for by this name.
+            pub(super) fn of(name: &str) -> Option<Rig> {
+                match name { $($name => Some(Rig::$variant),)* _ => None }
+            }
+        }
+    };
+}
+
+rigs! {
+    /// Nothing.
+    Plain "plain";
+    /// A read-only disk in memory.
+    Disk "disk";
+    /// A network, and a TCP server that returns what it gets.
+    Echo "echo";
+    /// A network, and a TCP server that throws away what it gets.
+    Sink "sink";
+    /// Console input that ticks.
+    Ticks "ticks";
+}
+
+/// Bytes of the disk in memory: larger than the processor's caches below the last.
+const DISK: u64 = 64 << 20;
+
+/// Time from one tick to the next: enough for a guest to have gone to sleep.
+const TICK: Duration = Duration::from_micros(500);
+
+/// The hardware address of bench guests: locally administered.
+const MAC: [u8; 6] = [0x02, 0x68, 0x76, 0, 0, 1];
+
+/// Everything that lasts from guest to guest.
+pub(super) struct Rigs {
+    disk: OwnedFd,
+    echo: u16,
+    sink: u16,
+}
+
+impl Rigs {
+    /// Makes the disk, and starts the servers; they live as long as the process.
+    pub(super) fn new() -> Result<Rigs, GuestError> {
+        let failed = |what| move |source| GuestError::Rig { what, source };
+        Ok(Rigs {
+            disk: disk().map_err(failed("disk"))?,
+            echo: serve(|bytes, socket| socket.write_all(bytes)).map_err(failed("server"))?,
+            sink: serve(|_, _| Ok(())).map_err(failed("server"))?,
+        })
+    }
+
+    /// The port of the server that belongs to a rig; 0 if it has none.
+    pub(super) fn port(&self, rig: Rig) -> u16 {
+        match rig {
+            Rig::Echo => self.echo,
+            Rig::Sink => self.sink,
+            _ => 0,
+        }
+    }
+
+    /// Gives a guest what the rig says.
+    pub(super) fn fit(&self, builder: Builder, rig: Rig) -> Result<Builder, GuestError> {
+        Ok(match rig {
+            Rig::Plain => builder,
+            Rig::Disk => {
+                let mut spec = DiskSpec::new(format!("/proc/self/fd/{}", self.disk.as_raw_fd()));
+                spec.read_only = true;
+                builder.disk(Disk::open(&spec)?)
+            }
+            Rig::Echo | Rig::Sink => builder.network(Box::new(UserNet::new(UserConfig::new(MAC))?), None),
+            Rig::Ticks => {
+                builder.input(Ticks::new().map_err(|source| GuestError::Rig { what: "timer", source })?)
+            }
+        })
+    }
+}
+
+/// A disk in memory, every page of it there.
+fn disk() -> io::Result<OwnedFd> {
+    let mut file = File::from(memfd_create("hv-bench", MemfdFlags::CLOEXEC)?);
+    let chunk: Vec<u8> = (0..1 << 20).map(|n: u32| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    for _ in 0..DISK / chunk.len() as u64 {
+        file.write_all(&chunk)?;
+    }
+    Ok(file.into())
+}
+
+/// A TCP server on the loopback interface: what comes goes to `answer`.
+fn serve(answer: fn(&[u8], &mut TcpStream) -> io::Result<()>) -> io::Result<u16> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let port = listener.local_addr()?.port();
+    let serve_one = move |socket: &mut TcpStream| -> io::Result<()> {
+        socket.set_nodelay(true)?;
+        let mut bytes = vec![0; 256 << 10];
+        loop {
+            match socket.read(&mut bytes)? {
+                0 => return Ok(()),
+                count => answer(&bytes[..count], socket)?,
+            }
+        }
+    };
+    std::thread::Builder::new().name("hv-bench-server".into()).spawn(move || {
+        for mut socket in listener.incoming().flatten() {
+            // One guest at a time; one that went away is followed by the next.
+            let _ = serve_one(&mut socket);
+        }
+    })?;
+    Ok(port)
+}
+
+/// Console input that comes every [`TICK`]: what the counter reads when the
+/// console's back end takes it over, in eight bytes.
+struct Ticks(OwnedFd);
+
+impl Ticks {
+    fn new() -> io::Result<Ticks> {
+        let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
+        let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
+        let every = Timespec { tv_sec: 0, tv_nsec: TICK.as_nanos() as i64 };
+        let times = Itimerspec { it_interval: every, it_value: every };
+        timerfd_settime(&timer, TimerfdTimerFlags::empty(), &times)?;
+        Ok(Ticks(timer))
+    }
+}
+
+impl Input for Ticks {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        // A guest that reads no ticks is sent none.
+        let Some(tick) = bytes.first_chunk_mut::<8>() else { return Err(ErrorKind::WouldBlock.into()) };
+        rustix::io::read(&self.0, &mut *tick)?;
+        *tick = tsc().to_le_bytes();
+        Ok(tick.len())
+    }
+
+    fn descriptor(&self) -> Option<RawFd> {
+        Some(self.0.as_raw_fd())
+    }
+}

@@ -1,0 +1,82 @@
+//! Starting a guest: hv's whole way to the first hypercall, and the bare KVM calls.
+
+use crate::bench::floor::{Floor, Program};
+use crate::bench::guest::Guests;
+use crate::bench::operation::{Group, Operation, OperationError, Round, Spec};
+use crate::bench::stats::{Samples, cpu_time};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+fn spec(name: &str, against: Option<&str>, what: &str) -> Spec {
+    let (name, what, against) = (name.into(), what.into(), against.map(Into::into));
+    Spec { name, group: Group::Boot, against, bytes: 0, curve: None, what }
+}
+
+/// The bare KVM calls for one guest.
+struct Bare {
+    spec: Spec,
+    floor: Floor,
+}
+
+/// A guest of hv.
+struct Start {
+    spec: Spec,
+    guests: Rc<Guests>,
+}
+
+pub(super) fn operations(guests: &Rc<Guests>) -> Result<Vec<Box<dyn Operation>>, OperationError> {
+    let what = "Bare KVM calls for one virtual machine of 16 MiB, up to its first exit.";
+    let bare = Bare { spec: spec("boot-floor", None, what), floor: Floor::new()? };
+    let what = "A guest from an image that is judged and loaded, up to its first hypercall.";
+    let start = Start { spec: spec("boot", Some("boot-floor"), what), guests: guests.clone() };
+    Ok(vec![Box::new(bare), Box::new(start)])
+}
+
+/// Times each of `count` starts; what a start leaves behind is dropped outside of the time.
+fn starts<T>(
+    count: u64,
+    mut start: impl FnMut() -> Result<T, OperationError>,
+    mut exits: impl FnMut(&T) -> u64,
+) -> Result<Round, OperationError> {
+    start()?;
+    let (mut samples, mut time, mut cpu) = (Samples::default(), Duration::ZERO, Duration::ZERO);
+    let mut left = 0;
+    for _ in 0..count {
+        let (begin, cpu_begin) = (Instant::now(), cpu_time());
+        let started = start()?;
+        let took = begin.elapsed();
+        cpu += cpu_time() - cpu_begin;
+        time += took;
+        samples.record(took.as_nanos() as f64, 1);
+        left += exits(&started);
+    }
+    let exits = BTreeMap::from([("first_exit".to_owned(), left)]);
+    Ok(Round { operations: count, time, cpu, exits, samples })
+}
+
+impl Operation for Bare {
+    fn spec(&self) -> &Spec {
+        &self.spec
+    }
+
+    fn round(&self, count: u64) -> Result<Round, OperationError> {
+        let start = || {
+            let mut vm = self.floor.start(Program::Exits, None)?;
+            vm.run();
+            Ok(vm)
+        };
+        starts(count, start, |_| 1)
+    }
+}
+
+impl Operation for Start {
+    fn spec(&self) -> &Spec {
+        &self.spec
+    }
+
+    fn round(&self, count: u64) -> Result<Round, OperationError> {
+        let start = || Ok(self.guests.start_null()?);
+        starts(count, start, |guest| guest.counters().iter().map(|(_, count)| count).sum())
+    }
+}

@@ -1,0 +1,26 @@
+//! The operations of hv itself: floors, ring code and starts.
+//!
+//! A file here is an operation that needs something else of the host than a
+//! guest and its devices; what a guest can measure by itself stands in
+//! `guest-bench/src/operations`.
+
+mod boot;
+mod floor;
+mod ring;
+
+use super::guest::Guests;
+use super::operation::{Operation, OperationError};
+use std::rc::Rc;
+
+/// Every operation of hv itself, in the order in which they are shown.
+///
+/// # Errors
+///
+/// When the host refuses what they need.
+pub fn all(guests: &Rc<Guests>) -> Result<Vec<Box<dyn Operation>>, OperationError> {
+    // A new file is named above and here.
+    let mut operations = floor::operations()?;
+    operations.extend(ring::operations()?);
+    operations.extend(boot::operations(guests)?);
+    Ok(operations)
+}
