@@ -1,6 +1,7 @@
 //! hv: a paravirtual hypervisor for Rust unikernels.
 #![warn(missing_docs)]
 
+pub mod bench;
 pub mod cli;
 pub mod clock;
 pub mod crash;
