@@ -7,6 +7,8 @@ mod registers;
 mod stubs;
 mod vcpu;
 
+pub(crate) use vcpu::create_vm;
+
 use super::{Platform, PlatformError, Start, Vcpu};
 use crate::memory::GuestMemory;
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES};
