@@ -49,7 +49,7 @@ fn benches(criterion: &mut Criterion) {
     let mut exits = floor.start(Program::Exits, None).expect("a VM can be made");
     let mut exit = move || {
         let start = Instant::now();
-        (0..ROUND).for_each(|_| exits.run());
+        (0..ROUND).for_each(|_| exits.run().expect("it exits"));
         start.elapsed() / ROUND
     };
     compare(40, &mut exit, || in_guest(&engine, &image, "hypercalls")).print("synchronous hypercall", "1.05");
@@ -59,7 +59,7 @@ fn benches(criterion: &mut Criterion) {
     let mut bells = floor.start(Program::Bells(ROUND), Some(&bell)).expect("a VM can be made");
     let mut kick = move || {
         let start = Instant::now();
-        bells.run();
+        bells.run().expect("it exits");
         start.elapsed() / ROUND
     };
     compare(40, &mut kick, || in_guest(&engine, &image, "doorbells")).print("doorbell", "1.05");

@@ -4,6 +4,6 @@ use hv_benches::floor::{Floor, Program};
 
 fn main() {
     let floor = Floor::new().expect("KVM is there");
-    floor.start(Program::Exits, None).expect("a VM can be made").run();
+    floor.start(Program::Exits, None).expect("a VM can be made").run().expect("it exits");
     println!("Hello from the floor, world!");
 }

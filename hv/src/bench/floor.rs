@@ -4,6 +4,7 @@
 //! it memory, make a virtual CPU, set its CPUID and registers, and run. The
 //! guest is a few instructions that write to a port.
 
+use crate::platform::kvm::create_vm;
 use kvm_bindings::{
     CpuId, KVM_MAX_CPUID_ENTRIES, kvm_regs, kvm_segment, kvm_sregs, kvm_userspace_memory_region,
 };
@@ -28,6 +29,20 @@ const CODE: u64 = 0x5000;
 
 /// Memory of the floor's guest unless another size is asked for: what `hv run` gives.
 pub const MEMORY: usize = 16 << 20;
+
+/// Why the bare calls failed.
+#[derive(Debug, thiserror::Error)]
+pub enum FloorError {
+    /// A call of KVM.
+    #[error(transparent)]
+    Kvm(#[from] kvm_ioctls::Error),
+    /// No memory for the guest.
+    #[error("cannot map the floor's memory: {0}")]
+    Memory(#[from] vm_memory::mmap::MmapRegionError),
+    /// The guest left in another way than its program does.
+    #[error("the floor's guest exited with {0}")]
+    Exit(String),
+}
 
 /// What is made once per process.
 pub struct Floor {
@@ -79,15 +94,23 @@ impl Program {
 
 impl Floor {
     /// Opens `/dev/kvm`.
-    pub fn new() -> Result<Floor, kvm_ioctls::Error> {
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be opened.
+    pub fn new() -> Result<Floor, FloorError> {
         let kvm = Kvm::new()?;
         let cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)?;
         Ok(Floor { kvm, cpuid })
     }
 
     /// The bare sequence, up to the point where the guest can run.
-    pub fn start(&self, program: Program, bell: Option<&EventFd>) -> Result<FloorVm, kvm_ioctls::Error> {
-        let memory = MmapRegion::new(MEMORY).expect("16 MiB can be mapped");
+    ///
+    /// # Errors
+    ///
+    /// What the host's kernel refuses.
+    pub fn start(&self, program: Program, bell: Option<&EventFd>) -> Result<FloorVm, FloorError> {
+        let memory = MmapRegion::new(MEMORY)?;
         let bytes = memory.as_volatile_slice();
         let put = |at: u64, value: u64| bytes.write_obj(value, at as usize).expect("inside");
         // Present, writable, user; large pages in the directory.
@@ -105,7 +128,7 @@ impl Floor {
         bytes.write_obj(0u8, TASK as usize + 104 + 0xe0 / 8).expect("inside");
         bytes.write_slice(&program.code(), CODE as usize).expect("inside");
 
-        let vm = self.kvm.create_vm()?;
+        let vm = create_vm(&self.kvm)?;
         let region = kvm_userspace_memory_region {
             slot: 0,
             flags: 0,
@@ -128,11 +151,20 @@ impl Floor {
 
 impl FloorVm {
     /// Runs to the next exit, which has to be the program's.
-    pub fn run(&mut self) {
-        match self.vcpu.run() {
-            Ok(VcpuExit::IoOut(port, _)) if port == u16::from(EXIT_PORT) => {}
-            Ok(VcpuExit::MmioWrite(address, _)) if address == MEMORY as u64 => {}
-            other => panic!("the floor's guest exited with {other:?}"),
+    ///
+    /// # Errors
+    ///
+    /// When KVM fails, or the guest exits in another way.
+    pub fn run(&mut self) -> Result<(), FloorError> {
+        loop {
+            return match self.vcpu.run() {
+                Ok(VcpuExit::IoOut(port, _)) if port == u16::from(EXIT_PORT) => Ok(()),
+                Ok(VcpuExit::MmioWrite(address, _)) if address == MEMORY as u64 => Ok(()),
+                Ok(other) => Err(FloorError::Exit(format!("{other:?}"))),
+                // A kick for a guest of hv that this thread ran before.
+                Err(error) if error.errno() == libc::EINTR => continue,
+                Err(error) => Err(error.into()),
+            };
         }
     }
 }

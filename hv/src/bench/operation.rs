@@ -94,7 +94,7 @@ pub enum OperationError {
     Guest(#[from] super::guest::GuestError),
     /// The bare KVM calls of a floor failed.
     #[error("bare KVM calls: {0}")]
-    Floor(#[from] kvm_ioctls::Error),
+    Floor(#[from] super::floor::FloorError),
     /// No memory for a ring between two ends in this process.
     #[error(transparent)]
     Memory(#[from] crate::memory::MapError),

@@ -63,7 +63,7 @@ impl Operation for Bare {
     fn round(&self, count: u64) -> Result<Round, OperationError> {
         let start = || {
             let mut vm = self.floor.start(Program::Exits, None)?;
-            vm.run();
+            vm.run()?;
             Ok(vm)
         };
         starts(count, start, |_| 1)

@@ -51,11 +51,13 @@ impl Operation for Exit {
     fn round(&self, count: u64) -> Result<Round, OperationError> {
         let vm = &mut *self.vm.borrow_mut();
         let mut samples = Samples::default();
-        (0..count / 10).for_each(|_| vm.run());
+        for _ in 0..count / 10 {
+            vm.run()?;
+        }
         let (start, cpu) = (Instant::now(), cpu_time());
         for _ in 0..count {
             let start = tsc();
-            vm.run();
+            vm.run()?;
             samples.record(cycles_to_nanos((tsc() - start) as f64), 1);
         }
         let (time, cpu) = (start.elapsed(), cpu_time() - cpu);
