@@ -1,0 +1,354 @@
+//! Who runs when: tasks, the threads that run them, and timers.
+//!
+//! A task runs until it has a reason to stop, and holds a thread only while
+//! it runs; a blocked task is an entry in a table.
+//!
+//! ```text
+//!            wake            run                  Ready
+//!  Blocked ───────► Queued ───────► Running ─────────────► Queued
+//!     ▲              ▲  │ cap         │  │ wake
+//!     │              │  ▼             │  ▼
+//!     │           Throttled           │ Woken ── Blocked ──► Queued
+//!     │            Blocked            │
+//!     └───────────────────────────────┘
+//! ```
+//!
+//! `Woken` is what makes a wake-up between a task's decision to block and its
+//! blocking count.
+//!
+//! [`policy`] decides: virtual time, weights, caps, slices. What is here does it:
+//! one lock around the policy; threads that run what it chooses, and park when there
+//! is nothing. Somebody always watches for the next deadline or end of a slice: a thread that
+//! has nothing to run, or else the *ticker*, a thread that is made the first
+//! time that all others are busy. It costs a guest that is alone nothing.
+
+mod policy;
+mod share;
+#[cfg(test)]
+mod tests;
+mod thread;
+mod ticker;
+
+pub use policy::{GRAIN, SLICE};
+pub use share::{DEFAULT_WEIGHT, Share, ShareError};
+
+use policy::{After, Id, Policy, Time};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::Thread;
+use std::time::{Duration, Instant};
+use thread::ThreadClock;
+use ticker::Ticker;
+
+/// Why a task stopped running.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// It could go on.
+    Ready,
+    /// It waits for a wake-up, or for this time.
+    Blocked(Option<Instant>),
+    /// It will never run again.
+    Ended,
+}
+
+/// Something that runs in turns.
+pub trait Task: Send + Sync {
+    /// Runs until there is a reason to stop.
+    fn run(&self) -> Next;
+
+    /// Has the current [`run`](Self::run), or else the next, return
+    /// [`Next::Ready`] soon. Called from another thread.
+    fn preempt(&self);
+}
+
+/// A task's place in a scheduler. Dropping it takes the task out: at once, or
+/// after the turn that it has.
+pub struct Entity {
+    id: Id,
+    shared: Arc<Shared>,
+}
+
+/// What the policy keeps for each task.
+struct Slot {
+    /// Until it has ended.
+    task: Option<Arc<dyn Task>>,
+    /// While it runs: its thread's clock, and where that stood when the turn began.
+    turn: Option<(ThreadClock, Duration)>,
+}
+
+/// A thread in [`Scheduler::work`] that has nothing to run.
+struct Idle {
+    thread: Thread,
+    /// When it will look again by itself.
+    watches: Option<Time>,
+}
+
+struct Core {
+    policy: Policy<Slot>,
+    /// The last one is the next to be woken: its caches are the warmest.
+    idle: Vec<Idle>,
+    /// Threads that were idle and are about to choose a task.
+    free: usize,
+    /// Threads in [`Scheduler::work`].
+    workers: usize,
+    /// Counts the reasons to look at end conditions again.
+    nudges: u64,
+    ticker: Ticker,
+}
+
+/// What is to be done once the lock is released.
+#[derive(Default)]
+struct Calls {
+    unpark: Vec<Thread>,
+    preempt: Vec<Arc<dyn Task>>,
+}
+
+impl Calls {
+    fn make(self) {
+        self.unpark.iter().for_each(Thread::unpark);
+        self.preempt.iter().for_each(|task| task.preempt());
+    }
+}
+
+struct Shared {
+    core: Mutex<Core>,
+    start: Instant,
+}
+
+impl Shared {
+    fn core(&self) -> MutexGuard<'_, Core> {
+        self.core.lock().expect("no panic while held")
+    }
+
+    fn time(&self, at: Instant) -> Time {
+        at.saturating_duration_since(self.start).as_nanos() as Time
+    }
+
+    fn now(&self) -> Time {
+        self.time(Instant::now())
+    }
+
+    /// Changes something from outside of [`Scheduler::work`].
+    fn change<R>(self: &Arc<Self>, change: impl FnOnce(&mut Core, Time) -> R) -> R {
+        let now = self.now();
+        let mut core = self.core();
+        let result = change(&mut core, now);
+        let calls = core.settle(self, now);
+        drop(core);
+        calls.make();
+        result
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.core.get_mut().expect("no panic while held").ticker.end();
+    }
+}
+
+impl Core {
+    /// Sees to it that what is in line is run, that turns end when they should,
+    /// and that somebody watches for what comes next.
+    fn settle(&mut self, shared: &Arc<Shared>, now: Time) -> Calls {
+        let mut calls = self.dispatch(now);
+        if let Some(at) = self.assign(&mut calls) {
+            calls.unpark.extend(self.ticker.watch(at, shared));
+        }
+        calls
+    }
+
+    fn dispatch(&mut self, now: Time) -> Calls {
+        let mut calls = Calls::default();
+        while self.policy.waiting() > self.free
+            && let Some(idle) = self.idle.pop()
+        {
+            self.free += 1;
+            calls.unpark.push(idle.thread);
+        }
+        for id in self.policy.overdue(self.free, now) {
+            calls.preempt.extend(self.policy.payload(id).task.clone());
+        }
+        calls
+    }
+
+    /// The next time that something has to be done, if no idle thread watches for it.
+    fn unwatched(&self) -> Option<Time> {
+        // Without anybody in `work`, nothing can be done then either.
+        let at = if self.workers > 0 { self.policy.next_event(self.free)? } else { return None };
+        let watched = self.idle.iter().any(|idle| idle.watches.is_some_and(|watches| watches <= at));
+        (!watched).then_some(at)
+    }
+
+    /// Has an idle thread watch. Returns what is left to the ticker.
+    fn assign(&mut self, calls: &mut Calls) -> Option<Time> {
+        let at = self.unwatched()?;
+        let Some(idle) = self.idle.last_mut() else { return Some(at) };
+        idle.watches = Some(at);
+        calls.unpark.push(idle.thread.clone());
+        None
+    }
+
+    fn nudge(&mut self, calls: &mut Calls) {
+        self.nudges += 1;
+        calls.unpark.extend(self.idle.iter().map(|idle| idle.thread.clone()));
+    }
+}
+
+impl Entity {
+    /// Makes the task run (again) soon, unless it has ended.
+    pub fn wake(&self) {
+        self.shared.change(|core, now| core.policy.wake(self.id, now));
+    }
+
+    /// Gives the task another share, from now on.
+    pub fn set_share(&self, share: Share) {
+        self.shared.change(|core, now| core.policy.set_share(self.id, share, now));
+    }
+
+    /// CPU time that the task has used, the turn that it has included.
+    pub fn cpu_time(&self) -> Duration {
+        let mut core = self.shared.core();
+        // It runs as long as the lock is held, so its thread lives.
+        let turn = core.policy.payload(self.id).turn;
+        core.policy.used(self.id) + turn.map_or(Duration::ZERO, |(clock, begin)| clock.read() - begin)
+    }
+}
+
+impl Drop for Entity {
+    fn drop(&mut self) {
+        // The task is dropped without the lock: its end may take a while.
+        drop(self.shared.change(|core, _| core.policy.remove(self.id)));
+    }
+}
+
+/// A set of tasks, and what decides which of them run.
+#[derive(Clone)]
+pub struct Scheduler {
+    shared: Arc<Shared>,
+}
+
+impl Default for Scheduler {
+    fn default() -> Self {
+        let core = Core {
+            policy: Policy::new(),
+            idle: Vec::new(),
+            free: 0,
+            workers: 0,
+            nudges: 0,
+            ticker: Ticker::default(),
+        };
+        Scheduler { shared: Arc::new(Shared { core: Mutex::new(core), start: Instant::now() }) }
+    }
+}
+
+impl Scheduler {
+    /// Adds a task, blocked until its first [`wake`](Entity::wake).
+    pub fn add(&self, task: Arc<dyn Task>, share: Share) -> Arc<Entity> {
+        let slot = Slot { task: Some(task), turn: None };
+        let id = self.shared.core().policy.add(share, slot, self.shared.now());
+        Arc::new(Entity { id, shared: self.shared.clone() })
+    }
+
+    /// Makes threads in [`work`](Self::work) look at their `done` again.
+    pub fn nudge(&self) {
+        let mut calls = Calls::default();
+        self.shared.core().nudge(&mut calls);
+        calls.make();
+    }
+
+    /// Runs ready tasks on this thread until `done`, which is looked at first,
+    /// whenever a task has ended, and when [nudged](Self::nudge).
+    pub fn work(&self, done: &dyn Fn() -> bool) {
+        let (shared, this) = (&self.shared, std::thread::current());
+        let clock = ThreadClock::of_this_thread();
+        // A turn begins where the one before ended: a task pays for being chosen.
+        let mut begin = clock.read();
+        let mut seen = None;
+        let mut core = shared.core();
+        core.workers += 1;
+        loop {
+            if seen != Some(core.nudges) {
+                seen = Some(core.nudges);
+                drop(core);
+                let done = done();
+                core = shared.core();
+                if done {
+                    break;
+                }
+            }
+            let now = shared.now();
+            core.policy.tick(now);
+            if let Some(id) = core.policy.pick(now) {
+                let slot = core.policy.payload(id);
+                slot.turn = Some((clock, begin));
+                let task = slot.task.clone().expect("what has ended is not chosen");
+                let calls = core.settle(shared, now);
+                drop(core);
+                calls.make();
+                let next = task.run();
+                drop(task);
+                let end = clock.read();
+                let gone;
+                (core, gone) = self.stop(id, end - begin, next);
+                begin = end;
+                if gone.is_some() {
+                    drop(core);
+                    drop(gone);
+                    begin = clock.read();
+                    core = shared.core();
+                }
+            } else {
+                let watches = core.unwatched();
+                core.idle.push(Idle { thread: this.clone(), watches });
+                let calls = core.settle(shared, now);
+                drop(core);
+                calls.make();
+                park_until(watches.map(|at| shared.start + Duration::from_nanos(at)));
+                begin = clock.read();
+                core = shared.core();
+                match core.idle.iter().position(|idle| idle.thread.id() == this.id()) {
+                    Some(at) => drop(core.idle.remove(at)),
+                    None => core.free -= 1,
+                }
+            }
+        }
+        core.workers -= 1;
+        // Others do what this thread leaves.
+        let calls = core.settle(shared, shared.now());
+        drop(core);
+        calls.make();
+    }
+
+    /// Ends a turn. Returns the task if nobody needs it any more.
+    fn stop(&self, id: Id, used: Duration, next: Next) -> (MutexGuard<'_, Core>, Option<Arc<dyn Task>>) {
+        let now = self.shared.now();
+        let after = match next {
+            Next::Ready => After::Ready,
+            Next::Blocked(deadline) => After::Blocked(deadline.map(|at| self.shared.time(at))),
+            Next::Ended => After::Ended,
+        };
+        let mut core = self.shared.core();
+        core.policy.payload(id).turn = None;
+        let mut task = None;
+        if next == Next::Ended {
+            task = core.policy.payload(id).task.take();
+            let mut calls = Calls::default();
+            core.nudge(&mut calls);
+            calls.make();
+        }
+        let removed = core.policy.stop(id, used.as_nanos() as u64, after, now);
+        (core, task.or(removed.and_then(|slot| slot.task)))
+    }
+
+    /// Number of armed timers.
+    pub fn timers(&self) -> usize {
+        self.shared.core().policy.alarms()
+    }
+}
+
+/// Waits to be unparked, or for this time. May return for no reason.
+fn park_until(at: Option<Instant>) {
+    match at {
+        Some(at) => std::thread::park_timeout(at.saturating_duration_since(Instant::now())),
+        None => std::thread::park(),
+    }
+}

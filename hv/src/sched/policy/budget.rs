@@ -1,0 +1,61 @@
+//! Caps: CPU time that a task may use, period by period.
+
+use super::Time;
+use std::time::Duration;
+
+/// The period that caps are kept in.
+pub(in crate::sched) const PERIOD: Duration = Duration::from_millis(10);
+
+const PERIOD_NANOS: u64 = PERIOD.as_nanos() as u64;
+
+/// What a capped task may still use.
+///
+/// Each period brings `cap` percent of itself. What was used beyond that is a
+/// debt, to be paid by the next periods; what was left over is kept up to one
+/// period's worth, so that a task that had to wait for others in one period
+/// makes up for it in the next. In the long run a task that always wants to run
+/// has its cap exactly.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Budget {
+    /// Nanoseconds of CPU time; negative, a debt.
+    balance: i64,
+    /// Start of the period that the balance is of.
+    period: Time,
+    /// Start of the first one.
+    since: Time,
+}
+
+impl Budget {
+    /// A first period, from now.
+    pub(super) fn new(cap: u32, now: Time) -> Self {
+        Budget { balance: quota(cap), period: now, since: now }
+    }
+
+    /// What may be used now.
+    pub(super) fn available(&mut self, cap: u32, now: Time) -> i64 {
+        let periods = now.saturating_sub(self.period) / PERIOD_NANOS;
+        self.period += periods * PERIOD_NANOS;
+        if periods > 0 {
+            let earned = quota(cap).saturating_mul(i64::try_from(periods).unwrap_or(i64::MAX));
+            self.balance = self.balance.saturating_add(earned).min(2 * quota(cap));
+        }
+        self.balance
+    }
+
+    /// CPU time was used, until now. What was used before the first period does not count.
+    pub(super) fn spend(&mut self, used: u64, now: Time) {
+        self.balance = self.balance.saturating_sub_unsigned(used.min(now.saturating_sub(self.since)));
+    }
+
+    /// When there will be something to use again.
+    pub(super) fn refilled(&self, cap: u32) -> Time {
+        // One nanosecond more than the debt, in whole periods.
+        let missing = 1i64.saturating_sub(self.balance).max(0).unsigned_abs();
+        self.period.saturating_add(missing.div_ceil(quota(cap).unsigned_abs()).saturating_mul(PERIOD_NANOS))
+    }
+}
+
+/// CPU time of one period.
+fn quota(cap: u32) -> i64 {
+    (PERIOD_NANOS / 100 * u64::from(cap)) as i64
+}

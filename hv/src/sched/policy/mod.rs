@@ -1,0 +1,373 @@
+//! Who runs next, how long, and when a task that has used up its cap may go
+//! on: pure decisions. Time comes in as a parameter, a task is a number.
+//!
+//! # Fairness
+//!
+//! *Start-time fair queuing* (Goyal, Guo, Vin: "A Hierarchical CPU Scheduler for
+//! Multimedia Operating Systems", OSDI 1996). Each task has a *virtual time*,
+//! which advances by the CPU time that it uses divided by its weight. Of the
+//! tasks that wait, the one with the least runs. The virtual time of the whole
+//! is that of the task that was last chosen. It need not be known beforehand how
+//! long a turn will be: whatever it turns out to be is charged.
+//!
+//! Four additions:
+//!
+//! - A task that wakes up keeps its virtual time, but starts at most one slice of its own
+//!   behind that of the whole. So it stands before those that always want to
+//!   run, unless it has used more than its share; and it saves up no more than that
+//!   slice, however long it sleeps.
+//! - A turn is a [`SLICE`] while others wait. It ends sooner for a task that wakes up
+//!   behind one that runs, but not before the latter has had a [`GRAIN`].
+//! - A task with a large weight that may use one processor of several falls
+//!   behind the others without end. What it could not have used it is not owed:
+//!   it stays at most one slice of the first in line behind that one
+//!   (the problem is that of Chandra et al.: "Surplus Fair Scheduling", OSDI 2000).
+//! - A task that runs alone is charged as if it were chosen anew after each
+//!   slice: whoever wakes up then does not find it an hour ahead.
+//!
+//! # Costs
+//!
+//! Every decision takes O(log n) of the tasks that wait or have a deadline, and O(k)
+//! of those that run. A blocked task takes an entry in a table, and one more in
+//! a set if it has a deadline.
+
+mod budget;
+#[cfg(test)]
+mod tests;
+
+use super::Share;
+use budget::Budget;
+use slab::Slab;
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// How long a task may run while others wait.
+pub const SLICE: Duration = Duration::from_millis(2);
+
+/// How long a task runs at least, if it wants to: a change costs some
+/// microseconds, and on software KVM some tens.
+pub const GRAIN: Duration = Duration::from_micros(200);
+
+const SLICE_NANOS: u64 = SLICE.as_nanos() as u64;
+const GRAIN_NANOS: u64 = GRAIN.as_nanos() as u64;
+
+/// Nanoseconds since some start.
+pub(super) type Time = u64;
+
+/// Identifies a task of a [`Policy`]; used again after its removal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Id(u32);
+
+/// Nanoseconds times 65,536 divided by weight.
+type VirtualTime = u128;
+
+fn scale(used: u64, share: Share) -> VirtualTime {
+    (u128::from(used) << 16) / u128::from(share.weight())
+}
+
+/// What a task does after its turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum After {
+    /// It could go on.
+    Ready,
+    /// It waits to be woken, or for this time.
+    Blocked(Option<Time>),
+    /// It will never run again.
+    Ended,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Blocked,
+    /// Wants to run.
+    Waiting,
+    /// Wants to run, and has used up its cap.
+    Throttled,
+    Running,
+    /// Running, and to be run again even if it blocks.
+    Woken,
+    /// Running, and gone afterwards.
+    Removed,
+    Ended,
+}
+
+struct Entry<T> {
+    virtual_time: VirtualTime,
+    /// CPU time of all its turns.
+    used: u64,
+    share: Share,
+    state: State,
+    /// Where it stands in the set of alarms.
+    alarm: Option<Time>,
+    budget: Budget,
+    payload: T,
+}
+
+/// A task that is running.
+#[derive(Clone, Copy, Debug)]
+struct Turn {
+    id: Id,
+    since: Time,
+    /// When it ends if others wait.
+    slice_end: Time,
+    /// When it ends anyway: its cap.
+    budget_end: Time,
+    /// Somebody has told the task.
+    asked: bool,
+}
+
+/// The tasks of a scheduler, each with something of the caller's.
+pub(super) struct Policy<T> {
+    tasks: Slab<Entry<T>>,
+    waiting: BTreeSet<(VirtualTime, Id)>,
+    /// Deadlines of blocked tasks, and ends of the waits of throttled ones.
+    alarms: BTreeSet<(Time, Id)>,
+    running: Vec<Turn>,
+    virtual_time: VirtualTime,
+}
+
+impl<T> Policy<T> {
+    pub(super) fn new() -> Self {
+        Policy {
+            tasks: Slab::new(),
+            waiting: BTreeSet::new(),
+            alarms: BTreeSet::new(),
+            running: Vec::new(),
+            virtual_time: 0,
+        }
+    }
+
+    fn entry(&mut self, id: Id) -> &mut Entry<T> {
+        &mut self.tasks[id.0 as usize]
+    }
+
+    /// A new task, blocked.
+    pub(super) fn add(&mut self, share: Share, payload: T, now: Time) -> Id {
+        let budget = Budget::new(share.cap().unwrap_or(100), now);
+        let entry =
+            Entry { virtual_time: 0, used: 0, share, state: State::Blocked, alarm: None, budget, payload };
+        Id(u32::try_from(self.tasks.insert(entry)).expect("fewer than 2^32 tasks"))
+    }
+
+    /// Forgets a task, and gives back what was the caller's. If it runs, that
+    /// is to give way at once, and that comes from [`stop`](Self::stop).
+    pub(super) fn remove(&mut self, id: Id) -> Option<T> {
+        match self.entry(id).state {
+            State::Running | State::Woken | State::Removed => {
+                self.entry(id).state = State::Removed;
+                self.running.iter_mut().filter(|turn| turn.id == id).for_each(|turn| turn.budget_end = 0);
+                return None;
+            }
+            State::Waiting => {
+                let key = (self.entry(id).virtual_time, id);
+                self.waiting.remove(&key);
+            }
+            State::Blocked | State::Throttled | State::Ended => self.disarm(id),
+        }
+        Some(self.tasks.remove(id.0 as usize).payload)
+    }
+
+    /// What the caller keeps with a task.
+    pub(super) fn payload(&mut self, id: Id) -> &mut T {
+        &mut self.entry(id).payload
+    }
+
+    /// CPU time of a task's turns so far, without one that it has now.
+    pub(super) fn used(&self, id: Id) -> Duration {
+        Duration::from_nanos(self.tasks[id.0 as usize].used)
+    }
+
+    /// Gives a task another share, from now on.
+    pub(super) fn set_share(&mut self, id: Id, share: Share, now: Time) {
+        let entry = self.entry(id);
+        if entry.share.cap() != share.cap() {
+            entry.budget = Budget::new(share.cap().unwrap_or(100), now);
+        }
+        entry.share = share;
+        let state = entry.state;
+        let end = self.budget_end(id, now);
+        if let Some(turn) = self.running.iter_mut().find(|turn| turn.id == id) {
+            turn.budget_end = end;
+        }
+        if state == State::Throttled {
+            self.disarm(id);
+            self.start(id, now);
+        }
+    }
+
+    /// Makes a task run (again) soon, unless it has ended.
+    pub(super) fn wake(&mut self, id: Id, now: Time) {
+        match self.entry(id).state {
+            State::Blocked => {
+                self.disarm(id);
+                self.start(id, now);
+            }
+            State::Running => self.entry(id).state = State::Woken,
+            _ => {}
+        }
+    }
+
+    /// A task that did not want to run, or was not allowed to, gets in line.
+    fn start(&mut self, id: Id, now: Time) {
+        if self.waiting.is_empty() {
+            // Nobody else wanted what those that run have had.
+            let tasks = &self.tasks;
+            let reached = self.running.iter().map(|turn| {
+                let entry = &tasks[turn.id.0 as usize];
+                let whole = now.saturating_sub(turn.since) / SLICE_NANOS * SLICE_NANOS;
+                entry.virtual_time + scale(whole, entry.share)
+            });
+            self.virtual_time = reached.fold(self.virtual_time, VirtualTime::max);
+        }
+        let virtual_time = self.virtual_time;
+        let entry = self.entry(id);
+        let credit = scale(SLICE_NANOS, entry.share);
+        entry.virtual_time = entry.virtual_time.max(virtual_time.saturating_sub(credit));
+        if self.queue(id, now) {
+            self.hurry(id, now);
+        }
+    }
+
+    /// Puts a task in line, or has it wait until its cap allows that.
+    fn queue(&mut self, id: Id, now: Time) -> bool {
+        let entry = self.entry(id);
+        if let Some(cap) = entry.share.cap()
+            && entry.budget.available(cap, now) <= 0
+        {
+            entry.state = State::Throttled;
+            let until = entry.budget.refilled(cap);
+            self.arm(id, until);
+            return false;
+        }
+        entry.state = State::Waiting;
+        let key = (entry.virtual_time, id);
+        self.waiting.insert(key);
+        true
+    }
+
+    /// Sees to it that a task that woke up need not wait for the end of a slice
+    /// of one that is ahead of it.
+    fn hurry(&mut self, id: Id, now: Time) {
+        let own = self.entry(id).virtual_time;
+        let ending = self.running.iter().filter(|turn| turn.asked || turn.slice_end <= now).count();
+        // Turns that end soon are for those that stand before it.
+        if self.waiting.range(..(own, id)).take(ending).count() < ending {
+            return;
+        }
+        let tasks = &self.tasks;
+        let reached = |turn: &Turn| {
+            let entry = &tasks[turn.id.0 as usize];
+            entry.virtual_time + scale(now.saturating_sub(turn.since).max(GRAIN_NANOS), entry.share)
+        };
+        let going_on = self.running.iter_mut().filter(|turn| !turn.asked && turn.slice_end > now);
+        if let Some(turn) = going_on.max_by_key(|turn| reached(turn))
+            && reached(turn) > own
+        {
+            turn.slice_end = turn.slice_end.min(turn.since + GRAIN_NANOS);
+        }
+    }
+
+    /// Chooses the next task to run; its turn begins now.
+    pub(super) fn pick(&mut self, now: Time) -> Option<Id> {
+        let (virtual_time, id) = self.waiting.pop_first()?;
+        self.virtual_time = self.virtual_time.max(virtual_time);
+        self.entry(id).state = State::Running;
+        let budget_end = self.budget_end(id, now);
+        self.running.push(Turn { id, since: now, slice_end: now + SLICE_NANOS, budget_end, asked: false });
+        Some(id)
+    }
+
+    fn budget_end(&mut self, id: Id, now: Time) -> Time {
+        let entry = self.entry(id);
+        let Some(cap) = entry.share.cap() else { return Time::MAX };
+        let available = entry.budget.available(cap, now);
+        now + u64::try_from(available).unwrap_or(0).max(GRAIN_NANOS)
+    }
+
+    /// A turn has ended, after so many nanoseconds of CPU time. Returns what was
+    /// the caller's if the task is gone.
+    pub(super) fn stop(&mut self, id: Id, used: u64, after: After, now: Time) -> Option<T> {
+        self.running.retain(|turn| turn.id != id);
+        let entry = self.entry(id);
+        entry.used += used;
+        // A turn is never free: nobody can come back for ever.
+        entry.virtual_time += scale(used.max(1000), entry.share);
+        entry.budget.spend(used, now);
+        match (after, entry.state) {
+            (_, State::Removed) => return Some(self.tasks.remove(id.0 as usize).payload),
+            (After::Ended, _) => entry.state = State::Ended,
+            (After::Blocked(deadline), State::Running) => {
+                entry.state = State::Blocked;
+                if let Some(deadline) = deadline {
+                    self.arm(id, deadline);
+                }
+            }
+            (After::Ready | After::Blocked(_), _) => {
+                let least = self.least();
+                let entry = self.entry(id);
+                entry.virtual_time = entry.virtual_time.max(least);
+                self.queue(id, now);
+            }
+        }
+        None
+    }
+
+    /// How far behind a task may be that has just run.
+    fn least(&self) -> VirtualTime {
+        let Some(&(first, id)) = self.waiting.first() else { return self.virtual_time };
+        first.saturating_sub(scale(SLICE_NANOS, self.tasks[id.0 as usize].share))
+    }
+
+    /// Puts those in line whose deadline has come, or whose cap allows it again.
+    pub(super) fn tick(&mut self, now: Time) {
+        while let Some(&(at, id)) = self.alarms.first()
+            && at <= now
+        {
+            self.disarm(id);
+            self.start(id, now);
+        }
+    }
+
+    /// The running tasks that are to give way now, each once. `free` processors
+    /// are about to choose a task.
+    pub(super) fn overdue(&mut self, free: usize, now: Time) -> Vec<Id> {
+        let crowded = self.waiting.len() > free;
+        let ends = |turn: &&mut Turn| !turn.asked && turn.end(crowded) <= now;
+        self.running.iter_mut().filter(ends).map(|turn| (turn.asked = true, turn.id).1).collect()
+    }
+
+    /// When [`tick`](Self::tick) or [`overdue`](Self::overdue) will next have something to do.
+    pub(super) fn next_event(&self, free: usize) -> Option<Time> {
+        let crowded = self.waiting.len() > free;
+        let turns = self.running.iter().filter(|turn| !turn.asked).map(|turn| turn.end(crowded));
+        let alarm = self.alarms.first().map(|&(at, _)| at);
+        turns.chain(alarm).filter(|&at| at != Time::MAX).min()
+    }
+
+    /// Number of tasks in line.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Number of deadlines and of tasks that wait for their cap.
+    pub(super) fn alarms(&self) -> usize {
+        self.alarms.len()
+    }
+
+    fn arm(&mut self, id: Id, at: Time) {
+        self.entry(id).alarm = Some(at);
+        self.alarms.insert((at, id));
+    }
+
+    fn disarm(&mut self, id: Id) {
+        if let Some(at) = self.entry(id).alarm.take() {
+            self.alarms.remove(&(at, id));
+        }
+    }
+}
+
+impl Turn {
+    fn end(&self, crowded: bool) -> Time {
+        if crowded { self.slice_end.min(self.budget_end) } else { self.budget_end }
+    }
+}

@@ -1,0 +1,72 @@
+//! How much of the processor a task is to get.
+
+/// Weight of a task that nobody gave one.
+pub const DEFAULT_WEIGHT: u32 = 256;
+
+/// What a task is to get when others want to run as well, and what it gets at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    weight: u16,
+    cap: u8,
+}
+
+/// A share that cannot be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ShareError {
+    /// The weight is 0 or too large.
+    #[error("a weight of {0} is not possible: use 1 to 65535 (a guest without one has 256)")]
+    Weight(u32),
+    /// The cap is more than a core.
+    #[error("a cap of {0} % is not possible: use 1 to 100, in percent of one core, or 0 for none")]
+    Cap(u32),
+}
+
+impl Share {
+    /// A weight within 1 to 65535, relative to those of others, and a cap
+    /// within 1 to 100 percent of one core, or 0 for none.
+    pub fn new(weight: u32, cap: u32) -> Result<Self, ShareError> {
+        Ok(Share {
+            weight: u16::try_from(weight)
+                .ok()
+                .filter(|&weight| weight != 0)
+                .ok_or(ShareError::Weight(weight))?,
+            cap: u8::try_from(cap).ok().filter(|&cap| cap <= 100).ok_or(ShareError::Cap(cap))?,
+        })
+    }
+
+    /// Its weight.
+    pub fn weight(self) -> u32 {
+        self.weight.into()
+    }
+
+    /// Its cap, in percent of one core. A cap of 100 is none: a task runs on
+    /// one core at a time.
+    pub fn cap(self) -> Option<u32> {
+        (1..100).contains(&self.cap).then_some(self.cap.into())
+    }
+}
+
+impl Default for Share {
+    fn default() -> Self {
+        Share { weight: DEFAULT_WEIGHT as u16, cap: 0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits() {
+        assert_eq!(Share::new(256, 0), Ok(Share::default()));
+        let share = Share::new(65_535, 99).unwrap();
+        assert_eq!((share.weight(), share.cap()), (65_535, Some(99)));
+        assert_eq!(Share::new(1, 100).unwrap().cap(), None);
+        for weight in [0, 65_536, u32::MAX] {
+            assert_eq!(Share::new(weight, 0), Err(ShareError::Weight(weight)));
+        }
+        for cap in [101, 256, 257, u32::MAX] {
+            assert_eq!(Share::new(256, cap), Err(ShareError::Cap(cap)));
+        }
+    }
+}
