@@ -25,13 +25,18 @@ pub fn tsc() -> u64 {
 }
 
 /// Collects what an operation takes.
-#[derive(Debug)]
-pub struct Recorder(Histogram);
+#[derive(Debug, Default)]
+pub struct Recorder {
+    samples: Histogram,
+    /// All samples together.
+    sum: u64,
+}
 
 impl Recorder {
     /// One sample, in cycles.
     pub fn record(&mut self, cycles: u64) {
-        self.0.record(cycles);
+        self.samples.record(cycles);
+        self.sum = self.sum.saturating_add(cycles);
     }
 }
 
@@ -43,14 +48,17 @@ pub struct Meter {
     extra: u16,
     /// Operations that one sample covers.
     per_sample: u64,
+    /// All operations together.
     cycles: u64,
+    /// From the first operation to the last; more than `cycles` where they wait in between.
+    lasted: u64,
     recorder: Recorder,
 }
 
 impl Meter {
     /// A meter for `count` operations after `warm_up` others.
     pub fn new(warm_up: u64, count: u64, extra: u16) -> Self {
-        Meter { warm_up, count, extra, per_sample: 1, cycles: 0, recorder: Recorder(Histogram::default()) }
+        Meter { warm_up, count, extra, per_sample: 1, cycles: 0, lasted: 0, recorder: Recorder::default() }
     }
 
     /// The port of the server, for operations that asked for one.
@@ -64,13 +72,22 @@ impl Meter {
         &mut self,
         mut operate: impl FnMut(u64, &mut Recorder) -> Result<(), E>,
     ) -> Result<(), E> {
-        operate(self.warm_up, &mut Recorder(Histogram::default()))?;
+        operate(self.warm_up, &mut Recorder::default())?;
         // hv also runs guests that only warm up, to know what that costs.
         if self.count > 0 {
             let start = tsc();
             operate(self.count, &mut self.recorder)?;
-            self.cycles = tsc() - start;
+            self.lasted = tsc() - start;
+            self.cycles = self.lasted;
         }
+        Ok(())
+    }
+
+    /// As [`phases`](Self::phases), for operations that wait for something in
+    /// between: the total is that of the samples.
+    pub fn paced<E>(&mut self, operate: impl FnMut(u64, &mut Recorder) -> Result<(), E>) -> Result<(), E> {
+        self.phases(operate)?;
+        self.cycles = self.recorder.sum;
         Ok(())
     }
 
@@ -120,8 +137,9 @@ impl Meter {
         println!("operations {}", self.count);
         println!("per-sample {}", self.per_sample);
         println!("cycles {}", self.cycles);
+        println!("lasted {}", self.lasted);
         let mut line = String::new();
-        for (value, count) in self.recorder.0.counts() {
+        for (value, count) in self.recorder.samples.counts() {
             let _ = write!(line, " {value}:{count}");
             if line.len() > 400 {
                 println!("samples{line}");

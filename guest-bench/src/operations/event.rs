@@ -19,7 +19,7 @@ fn read_or_arm(bytes: &mut [u8]) -> Option<usize> {
 
 /// Waits for ticks of the host in this way, and compares their counter with the guest's own.
 fn ticks(meter: &mut Meter, wait: fn()) -> Result<(), String> {
-    meter.phases(|count, recorder| {
+    meter.paced(|count, recorder| {
         let mut bytes = [0; 64];
         for _ in 0..count {
             // What came while nobody waited is no measure of waiting.

@@ -78,6 +78,8 @@ pub struct Round {
     pub operations: u64,
     /// How long all of them took together, as their user sees it.
     pub time: Duration,
+    /// From the first to the last; more than `time` where they have to wait in between.
+    pub lasted: Duration,
     /// Processor time of this process for them: guest, exits and back ends.
     pub cpu: Duration,
     /// Exits to hv, by kind.

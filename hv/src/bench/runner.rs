@@ -23,7 +23,7 @@ impl Plan {
     /// Enough for figures to be told to others.
     pub const FULL: Plan = Plan { rounds: 15, round: Duration::from_millis(100) };
     /// Enough to see whether something is wrong: everything within a minute.
-    pub const QUICK: Plan = Plan { rounds: 5, round: Duration::from_millis(25) };
+    pub const QUICK: Plan = Plan { rounds: 7, round: Duration::from_millis(40) };
 }
 
 /// Hears how far the run is.
@@ -48,7 +48,7 @@ fn calibrate(operation: &dyn Operation, round: Duration) -> Result<u64, Operatio
     let mut count = 16u64;
     // Estimates from few operations are poor; a quarter of a round is not few.
     for _ in 0..8 {
-        let took = operation.round(count)?.time.max(Duration::from_nanos(1));
+        let took = operation.round(count)?.lasted.max(Duration::from_nanos(1));
         let wanted = (count as f64 * round.as_secs_f64() / took.as_secs_f64()).ceil() as u64;
         if took >= round / 4 {
             return Ok(wanted.clamp(1, MAX_COUNT));

@@ -102,7 +102,7 @@ pub struct BenchArgs {
     /// Measure less: everything within a minute.
     #[arg(long)]
     pub quick: bool,
-    /// Rounds of each operation (15; with --quick 5).
+    /// Rounds of each operation (15; with --quick 7).
     #[arg(long, value_name = "N")]
     pub rounds: Option<u32>,
     /// Say what changed since a result that `--format json` wrote, and whether the spread covers it.

@@ -66,9 +66,11 @@ impl Operation for GuestOperation {
             let without = idle.exits.get(&kind).copied().unwrap_or(0);
             (kind, n.saturating_sub(without))
         });
+        let duration = |cycles: u64| Duration::from_nanos(cycles_to_nanos(cycles as f64) as u64);
         Ok(Round {
             operations: measured.operations,
-            time: Duration::from_nanos(cycles_to_nanos(measured.cycles as f64) as u64),
+            time: duration(measured.cycles),
+            lasted: duration(measured.lasted),
             cpu: busy.cpu.saturating_sub(idle.cpu),
             exits: exits.filter(|&(_, n)| n > 0).collect(),
             samples,

@@ -15,6 +15,7 @@
 //! operations COUNT
 //! per-sample OPERATIONS
 //! cycles TOTAL
+//! lasted CYCLES
 //! samples CYCLES:COUNT CYCLES:COUNT …
 //! end
 //! ```
@@ -69,6 +70,8 @@ pub(super) struct Measured {
     pub(super) per_sample: u64,
     /// All operations together.
     pub(super) cycles: u64,
+    /// From the first operation to the last.
+    pub(super) lasted: u64,
     /// Cycles of a sample, and how many samples took them.
     pub(super) samples: Vec<(u64, u64)>,
 }
@@ -154,7 +157,8 @@ pub(super) fn measured(output: &str) -> Result<Measured, WireError> {
         let (at, line) = lines.next().ok_or(WireError::NoEnd)?;
         number(line, word).ok_or(WireError::Line(at))
     };
-    let (operations, per_sample, cycles) = (field("operations")?, field("per-sample")?, field("cycles")?);
+    let (operations, per_sample) = (field("operations")?, field("per-sample")?);
+    let (cycles, lasted) = (field("cycles")?, field("lasted")?);
     let mut samples = Vec::new();
     for (at, line) in lines {
         if line == "end" {
@@ -164,7 +168,7 @@ pub(super) fn measured(output: &str) -> Result<Measured, WireError> {
             // An operation may leave samples out, as an event that came too early; not all of them.
             return match covered {
                 Some(covered) if covered <= operations && (covered > 0) == (operations > 0) => {
-                    Ok(Measured { operations, per_sample: per_sample.max(1), cycles, samples })
+                    Ok(Measured { operations, per_sample: per_sample.max(1), cycles, lasted, samples })
                 }
                 covered => Err(WireError::Samples { samples: covered.unwrap_or(u64::MAX), operations }),
             };
@@ -190,7 +194,7 @@ mod tests {
     const LIST: &str = "boot noise\n@operations 1\n\
         operation\tread-4k\tblock\tata-read\tdisk\t4096\tbatches\t8\tReads 4 KiB.\n\
         operation\tnop\texits\t-\tplain\t0\t-\t0\tNothing.\nend\n";
-    const RESULT: &str = "....\n@result 1\noperations 30\nper-sample 10\ncycles 999\n\
+    const RESULT: &str = "....\n@result 1\noperations 30\nper-sample 10\ncycles 999\nlasted 1000\n\
         samples 300:1 333:1\nsamples 366:1\nend\n";
 
     #[test]
@@ -244,6 +248,7 @@ mod tests {
             ("operations 30", "operations 99999999999999999999"),
             ("cycles 999", "cycles 0x1"),
             ("cycles 999\n", ""),
+            ("lasted 1000\n", ""),
             ("300:1", "300"),
             ("300:1", "300:0"),
             ("300:1", "300:99999999999"),

@@ -41,7 +41,7 @@ fn starts<T>(
 ) -> Result<Round, OperationError> {
     start()?;
     let (mut samples, mut time, mut cpu) = (Samples::default(), Duration::ZERO, Duration::ZERO);
-    let mut left = 0;
+    let (mut left, first) = (0, Instant::now());
     for _ in 0..count {
         let (begin, cpu_begin) = (Instant::now(), cpu_time());
         let started = start()?;
@@ -52,7 +52,7 @@ fn starts<T>(
         left += exits(&started);
     }
     let exits = BTreeMap::from([("first_exit".to_owned(), left)]);
-    Ok(Round { operations: count, time, cpu, exits, samples })
+    Ok(Round { operations: count, time, lasted: first.elapsed(), cpu, exits, samples })
 }
 
 impl Operation for Bare {

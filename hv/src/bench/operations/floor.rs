@@ -62,6 +62,6 @@ impl Operation for Exit {
         }
         let (time, cpu) = (start.elapsed(), cpu_time() - cpu);
         let exits = BTreeMap::from([("kvm_run".to_owned(), count)]);
-        Ok(Round { operations: count, time, cpu, exits, samples })
+        Ok(Round { operations: count, time, lasted: time, cpu, exits, samples })
     }
 }

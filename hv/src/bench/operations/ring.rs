@@ -104,6 +104,6 @@ impl Operation for Batch {
         }
         let (time, cpu) = (start.elapsed(), cpu_time() - cpu);
         let operations = count * operations_per_sample;
-        Ok(Round { operations, time, cpu, exits: BTreeMap::new(), samples })
+        Ok(Round { operations, time, lasted: time, cpu, exits: BTreeMap::new(), samples })
     }
 }
