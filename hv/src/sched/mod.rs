@@ -255,6 +255,14 @@ impl Scheduler {
         calls.make();
     }
 
+    /// [Nudges](Self::nudge) once this time has come, unless what is returned
+    /// has been dropped.
+    pub fn nudge_at(&self, at: Instant) -> Arc<Entity> {
+        let entity = self.add(Arc::new(Alarm(at)), Share::default());
+        entity.wake();
+        entity
+    }
+
     /// Runs ready tasks on this thread until `done`, which is looked at first,
     /// whenever a task has ended, and when [nudged](Self::nudge).
     pub fn work(&self, done: &dyn Fn() -> bool) {
@@ -343,6 +351,17 @@ impl Scheduler {
     pub fn timers(&self) -> usize {
         self.shared.core().policy.alarms()
     }
+}
+
+/// A task that ends at some time: that is a nudge.
+struct Alarm(Instant);
+
+impl Task for Alarm {
+    fn run(&self) -> Next {
+        if Instant::now() < self.0 { Next::Blocked(Some(self.0)) } else { Next::Ended }
+    }
+
+    fn preempt(&self) {}
 }
 
 /// Waits to be unparked, or for this time. May return for no reason.

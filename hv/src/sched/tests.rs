@@ -165,6 +165,18 @@ fn deadlines_come_while_all_threads_are_busy() {
 }
 
 #[test]
+fn a_thread_leaves_at_the_time_it_wants() {
+    let scheduler = Scheduler::default();
+    let _spins = [add(&scheduler, Arc::new(Spins::default())), add(&scheduler, Arc::new(Spins::default()))];
+    let until = Instant::now() + Duration::from_millis(20);
+    let alarm = scheduler.nudge_at(until);
+    scheduler.work(&|| Instant::now() >= until);
+    drop(alarm);
+    drop(scheduler.nudge_at(Instant::now() + Duration::from_secs(1_000_000)));
+    assert_eq!(scheduler.timers(), 0);
+}
+
+#[test]
 fn another_thread_watches_a_timer_that_is_set_by_a_busy_one() {
     let workers = Workers::new(2);
     let deadline = |n: u64| Some(Instant::now() + Duration::from_millis(n % 7));
