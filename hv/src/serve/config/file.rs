@@ -1,0 +1,102 @@
+//! The shape of `hv.toml`: which keys there are, and of which type.
+
+use serde::de::{Error, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use std::collections::BTreeMap;
+use std::fmt;
+use toml::Spanned;
+
+/// The whole file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct File {
+    pub(super) listen: Option<Spanned<Strings>>,
+    pub(super) admin: Option<Spanned<String>>,
+    pub(super) log: Option<Spanned<String>>,
+    pub(super) log_format: Option<Spanned<String>>,
+    pub(super) drain: Option<Spanned<Scalar>>,
+    pub(super) header_time: Option<Spanned<Scalar>>,
+    pub(super) connections: Option<Spanned<u32>>,
+    pub(super) guests: Option<Spanned<u32>>,
+    #[serde(default)]
+    pub(super) function: BTreeMap<Spanned<String>, Function>,
+}
+
+/// A table `[function.NAME]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Function {
+    pub(super) path: Option<Spanned<Strings>>,
+    pub(super) methods: Option<Spanned<Strings>>,
+    pub(super) image: Option<Spanned<String>>,
+    pub(super) snapshot: Option<Spanned<String>>,
+    pub(super) memory: Option<Spanned<Scalar>>,
+    pub(super) args: Option<Spanned<Strings>>,
+    #[serde(default)]
+    pub(super) env: BTreeMap<Spanned<String>, Scalar>,
+    pub(super) disks: Option<Spanned<Strings>>,
+    pub(super) isolation: Option<Spanned<String>>,
+    pub(super) idle: Option<Spanned<Scalar>>,
+    pub(super) weight: Option<Spanned<u32>>,
+    pub(super) cap: Option<Spanned<u32>>,
+    pub(super) cpu_time: Option<Spanned<Scalar>>,
+    pub(super) wall_time: Option<Spanned<Scalar>>,
+    pub(super) ready_time: Option<Spanned<Scalar>>,
+    pub(super) body: Option<Spanned<Scalar>>,
+    pub(super) concurrency: Option<Spanned<u32>>,
+    pub(super) queue: Option<Spanned<u32>>,
+    pub(super) queue_time: Option<Spanned<Scalar>>,
+}
+
+/// A string, or a number that means the same: `5` is `"5"`.
+#[derive(Clone, Debug)]
+pub(super) struct Scalar(pub(super) String);
+
+impl<'de> Deserialize<'de> for Scalar {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl Visitor<'_> for Text {
+            type Value = Scalar;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string or a number")
+            }
+            fn visit_str<E: Error>(self, text: &str) -> Result<Scalar, E> {
+                Ok(Scalar(text.into()))
+            }
+            fn visit_i64<E: Error>(self, number: i64) -> Result<Scalar, E> {
+                Ok(Scalar(number.to_string()))
+            }
+            fn visit_f64<E: Error>(self, number: f64) -> Result<Scalar, E> {
+                Ok(Scalar(number.to_string()))
+            }
+        }
+        deserializer.deserialize_any(Text)
+    }
+}
+
+/// A string, or an array of strings.
+#[derive(Debug)]
+pub(super) struct Strings(pub(super) Vec<String>);
+
+impl<'de> Deserialize<'de> for Strings {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct List;
+        impl<'de> Visitor<'de> for List {
+            type Value = Strings;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string or an array of strings")
+            }
+            fn visit_str<E: Error>(self, text: &str) -> Result<Strings, E> {
+                Ok(Strings(vec![text.into()]))
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Strings, A::Error> {
+                let mut all = Vec::new();
+                while let Some(one) = seq.next_element()? {
+                    all.push(one);
+                }
+                Ok(Strings(all))
+            }
+        }
+        deserializer.deserialize_any(List)
+    }
+}

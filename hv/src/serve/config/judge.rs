@@ -1,0 +1,501 @@
+//! From the shape of the file to judged values.
+
+use super::error::of_parser;
+use super::file::{File, Function, Scalar};
+use super::*;
+use crate::domain::{DEFAULT_MEMORY, MAX_MEMORY};
+use crate::units;
+use std::collections::BTreeMap;
+use toml::Spanned;
+
+/// Paths that hv answers itself where there is no `admin`.
+pub(in crate::serve) const OWN_PATHS: [&str; 2] = ["/healthz", "/metrics"];
+
+/// Longest name of a function.
+const MAX_NAME: usize = 64;
+
+/// Largest body that can be allowed.
+const MAX_BODY: u64 = 1 << 40;
+
+/// Judges the text of a file.
+pub(super) fn judge(path: &Path, text: &str, resolve: Resolve<'_>) -> Result<Config, ConfigError> {
+    let judge = Judge { path, text, resolve };
+    let file: File = toml::from_str(text).map_err(|error| {
+        let problem = of_parser(error.message());
+        let place = match error.span() {
+            Some(span) => judge.place(span.start),
+            None => Place::File(path.into()),
+        };
+        ConfigError { place, problem }
+    })?;
+    judge.file(file)
+}
+
+/// Judges arguments of the form `/path=IMAGE`.
+pub(super) fn judge_arguments(functions: &[String], resolve: Resolve<'_>) -> Result<Config, ConfigError> {
+    let judge = Judge { path: Path::new(""), text: "", resolve };
+    let mut config = judge.settings(&File::default())?;
+    let mut names = BTreeMap::<String, usize>::new();
+    for argument in functions {
+        let place = Place::Argument(format!("--function {argument}"));
+        let fail = |problem| ConfigError { place: place.clone(), problem };
+        let Some((path, image)) = argument.split_once('=') else {
+            return Err(fail(Problem::Value {
+                key: "--function",
+                value: argument.clone(),
+                why: "write /path=IMAGE, as in /hello=fn-hello".into(),
+            }));
+        };
+        check_path(path, false).map_err(|why| fail(value("path", path, why)))?;
+        let file = resolve(image).map_err(|error| fail(Problem::Image(error)))?;
+        let stem = file.file_stem().unwrap_or(file.as_os_str()).to_string_lossy().replace(['"', '\\'], "_");
+        let count = names.entry(stem.clone()).or_default();
+        *count += 1;
+        let name = if *count == 1 { stem } else { format!("{stem}-{count}") };
+        let source = Source::Image {
+            path: file.clone(),
+            memory: DEFAULT_MEMORY,
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            disks: Vec::new(),
+        };
+        let stamp = Stamp::of(&file)
+            .map_err(|error| fail(Problem::Image(format!("{}: {error}", file.display()))))?;
+        config.functions.push(FunctionConfig {
+            name,
+            place: place.clone(),
+            paths: vec![path.into()],
+            methods: Vec::new(),
+            deployment: Deployment::new(source, stamp),
+            body: DEFAULT_BODY,
+            concurrency: DEFAULT_CONCURRENCY,
+            queue: DEFAULT_QUEUE,
+            queue_time: DEFAULT_QUEUE_TIME,
+            idle: DEFAULT_IDLE,
+        });
+    }
+    judge.together(config)
+}
+
+impl Deployment {
+    fn new(source: Source, stamp: Stamp) -> Deployment {
+        Deployment {
+            source,
+            stamp,
+            isolation: Isolation::Request,
+            cpu_time: DEFAULT_CPU_TIME,
+            wall_time: DEFAULT_WALL_TIME,
+            ready_time: DEFAULT_READY_TIME,
+            weight: DEFAULT_WEIGHT,
+            cap: None,
+            shells: DEFAULT_CONCURRENCY,
+        }
+    }
+}
+
+fn value(key: &'static str, value: impl ToString, why: impl Into<String>) -> Problem {
+    Problem::Value { key, value: value.to_string(), why: why.into() }
+}
+
+/// Whether a route may have this path.
+fn check_path(path: &str, admin: bool) -> Result<(), &'static str> {
+    let prefix = path.strip_suffix('*').unwrap_or(path);
+    if !path.starts_with('/') {
+        return Err("a path starts with /, as in /hello or /files/*");
+    }
+    if prefix.contains('*') || (prefix.len() < path.len() && !prefix.ends_with('/')) {
+        return Err("`*` stands only behind the last /, as in /files/*");
+    }
+    if !prefix.bytes().all(|byte| byte.is_ascii_graphic() && !b"?#\"<>\\^`{|}".contains(&byte)) {
+        return Err("write the path as it stands in a request: no spaces, no query, others as %XX");
+    }
+    if !admin && OWN_PATHS.contains(&path) {
+        return Err("hv answers this path itself; choose another, or move hv's own to another port with `admin`");
+    }
+    Ok(())
+}
+
+struct Judge<'a> {
+    path: &'a Path,
+    text: &'a str,
+    resolve: Resolve<'a>,
+}
+
+impl Judge<'_> {
+    fn place(&self, offset: usize) -> Place {
+        let before = self.text.as_bytes().iter().take(offset);
+        Place::Line(self.path.into(), 1 + before.filter(|&&byte| byte == b'\n').count())
+    }
+
+    fn fail<T>(&self, at: &Spanned<T>, problem: Problem) -> ConfigError {
+        ConfigError { place: self.place(at.span().start), problem }
+    }
+
+    fn time(&self, key: &'static str, text: &Option<Spanned<Scalar>>) -> Result<Option<Duration>, ConfigError> {
+        let Some(text) = text else { return Ok(None) };
+        let Scalar(written) = text.get_ref();
+        let time = units::time(written)
+            .map_err(|error| self.fail(text, Problem::Unit { key, value: written.clone(), error }))?;
+        if time.is_zero() {
+            return Err(self.fail(text, value(key, format!("\"{written}\""), "nothing could be done in that time; use at least 1ms")));
+        }
+        Ok(Some(time))
+    }
+
+    fn size(&self, key: &'static str, text: &Option<Spanned<Scalar>>) -> Result<Option<u64>, ConfigError> {
+        let Some(text) = text else { return Ok(None) };
+        let Scalar(written) = text.get_ref();
+        units::size(written)
+            .map(Some)
+            .map_err(|error| self.fail(text, Problem::Unit { key, value: written.clone(), error }))
+    }
+
+    /// A number of at least 1.
+    fn count(&self, key: &'static str, number: &Option<Spanned<u32>>) -> Result<Option<usize>, ConfigError> {
+        match number {
+            Some(number) if *number.get_ref() == 0 => {
+                Err(self.fail(number, value(key, 0, "nothing would ever be answered; use 1 or more")))
+            }
+            number => Ok(number.as_ref().map(|number| *number.get_ref() as usize)),
+        }
+    }
+
+    /// A number within a range.
+    fn within(
+        &self,
+        key: &'static str,
+        number: &Option<Spanned<u32>>,
+        most: u32,
+    ) -> Result<Option<u32>, ConfigError> {
+        match number {
+            Some(number) if !(1..=most).contains(number.get_ref()) => {
+                Err(self.fail(number, value(key, number.get_ref(), format!("use 1 to {most}"))))
+            }
+            number => Ok(number.as_ref().map(|number| *number.get_ref())),
+        }
+    }
+
+    fn address(&self, key: &'static str, text: &str) -> Result<SocketAddr, Problem> {
+        text.parse().map_err(|_| {
+            value(key, format!("\"{text}\""), "write an IP address and a port, as in 127.0.0.1:8080 or [::]:8080")
+        })
+    }
+
+    fn file(&self, file: File) -> Result<Config, ConfigError> {
+        let mut config = self.settings(&file)?;
+        for (name, function) in &file.function {
+            let function = self.function(name, function, &config)?;
+            config.functions.push(function);
+        }
+        // In the order of the file: what is double is the later one.
+        config.functions.sort_by_key(|function| match function.place {
+            Place::Line(_, line) => line,
+            _ => 0,
+        });
+        self.together(config)
+    }
+
+    /// Everything but the functions.
+    fn settings(&self, file: &File) -> Result<Config, ConfigError> {
+        let listen = match &file.listen {
+            None => vec![DEFAULT_LISTEN],
+            Some(list) if list.get_ref().0.is_empty() => {
+                return Err(self.fail(list, value("listen", "[]", "name at least one address")));
+            }
+            Some(list) => {
+                let addresses = list.get_ref().0.iter().map(|text| self.address("listen", text));
+                addresses.collect::<Result<_, _>>().map_err(|problem| self.fail(list, problem))?
+            }
+        };
+        let admin = file.admin.as_ref().map(|text| {
+            self.address("admin", text.get_ref()).map_err(|problem| self.fail(text, problem))
+        });
+        let log = match file.log.as_ref().map(|text| text.get_ref().as_str()) {
+            None | Some("-") => LogTarget::Stdout,
+            Some("off") => LogTarget::Off,
+            Some(path) => LogTarget::File(self.beside(path)),
+        };
+        let log_format = match &file.log_format {
+            None => LogFormat::Text,
+            Some(text) => match text.get_ref().as_str() {
+                "text" => LogFormat::Text,
+                "json" => LogFormat::Json,
+                other => {
+                    return Err(self.fail(text, value("log_format", format!("\"{other}\""), "use text or json")));
+                }
+            },
+        };
+        Ok(Config {
+            listen,
+            admin: admin.transpose()?,
+            log,
+            log_format,
+            drain: self.time("drain", &file.drain)?.unwrap_or(DEFAULT_DRAIN),
+            header_time: self.time("header_time", &file.header_time)?.unwrap_or(DEFAULT_HEADER_TIME),
+            connections: self.count("connections", &file.connections)?.unwrap_or(DEFAULT_CONNECTIONS),
+            guests: self.count("guests", &file.guests)?,
+            guests_place: file
+                .guests
+                .as_ref()
+                .map_or_else(|| Place::File(self.path.into()), |guests| self.place(guests.span().start)),
+            functions: Vec::new(),
+        })
+    }
+
+    /// A path of the file, relative to the folder that the file is in.
+    fn beside(&self, path: &str) -> PathBuf {
+        self.path.parent().unwrap_or(Path::new("")).join(path)
+    }
+
+    fn function(
+        &self,
+        name: &Spanned<String>,
+        function: &Function,
+        config: &Config,
+    ) -> Result<FunctionConfig, ConfigError> {
+        let named = name.get_ref();
+        let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+        if named.is_empty() || named.len() > MAX_NAME || !named.chars().all(plain) {
+            let why = format!("use 1 to {MAX_NAME} letters, digits, dots, underscores and dashes");
+            return Err(self.fail(name, value("function", format!("\"{named}\""), why)));
+        }
+        let missing = |key, example| {
+            self.fail(name, Problem::Missing { function: named.clone(), key, example })
+        };
+        let paths = function.path.as_ref().ok_or_else(|| missing("path", "path = \"/hello\""))?;
+        if paths.get_ref().0.is_empty() {
+            return Err(self.fail(paths, value("path", "[]", "name at least one path")));
+        }
+        for path in &paths.get_ref().0 {
+            check_path(path, config.admin.is_some())
+                .map_err(|why| self.fail(paths, value("path", format!("\"{path}\""), why)))?;
+        }
+        let isolation = self.isolation(function)?;
+        let concurrency = self.count("concurrency", &function.concurrency)?.unwrap_or(DEFAULT_CONCURRENCY);
+        if let (Some(at), Some(guests)) = (&function.concurrency, config.guests)
+            && concurrency > guests
+        {
+            let why = format!("the whole server has guests = {guests}; lower this or raise that");
+            return Err(self.fail(at, value("concurrency", concurrency, why)));
+        }
+        let body = self.size("body", &function.body)?.unwrap_or(DEFAULT_BODY);
+        if let Some(at) = &function.body
+            && body > MAX_BODY
+        {
+            let written = format!("\"{}\"", at.get_ref().0);
+            return Err(self.fail(at, value("body", written, "use at most 1024G")));
+        }
+        let queue = function.queue.as_ref().map_or(DEFAULT_QUEUE, |queue| *queue.get_ref() as usize);
+        if let Some(at) = &function.queue_time
+            && queue == 0
+        {
+            return Err(self.fail(at, Problem::Conflict {
+                key: "queue_time",
+                with: "queue = 0",
+                remedy: "remove it, or let requests wait with queue = 1 or more",
+            }));
+        }
+        let source = self.source(name, function)?;
+        let file = match &source {
+            Source::Image { path, .. } | Source::Snapshot(path) => path,
+        };
+        let stamp = Stamp::of(file).map_err(|error| {
+            self.fail(name, Problem::Image(format!("{}: {error}; check its permissions", file.display())))
+        })?;
+        let default = Deployment::new(source, stamp);
+        let wall_time = self.time("wall_time", &function.wall_time)?.unwrap_or(default.wall_time);
+        let cpu_time = self.time("cpu_time", &function.cpu_time)?;
+        if let (Some(at), Some(cpu_time)) = (&function.cpu_time, cpu_time)
+            && cpu_time > wall_time
+        {
+            let why = format!(
+                "one virtual CPU cannot use more time than passes: wall_time is {wall_time:?}; lower this or raise that"
+            );
+            return Err(self.fail(at, value("cpu_time", format!("{cpu_time:?}"), why)));
+        }
+        Ok(FunctionConfig {
+            name: named.clone(),
+            place: self.place(name.span().start),
+            paths: paths.get_ref().0.clone(),
+            methods: self.methods(function)?,
+            deployment: Deployment {
+                isolation,
+                cpu_time: cpu_time.unwrap_or(default.cpu_time.min(wall_time)),
+                wall_time,
+                ready_time: self.time("ready_time", &function.ready_time)?.unwrap_or(default.ready_time),
+                weight: self.within("weight", &function.weight, 10_000)?.unwrap_or(default.weight),
+                cap: self.within("cap", &function.cap, 100)?,
+                shells: concurrency,
+                ..default
+            },
+            body,
+            concurrency,
+            queue,
+            queue_time: self.time("queue_time", &function.queue_time)?.unwrap_or(DEFAULT_QUEUE_TIME),
+            idle: self.time("idle", &function.idle)?.unwrap_or(DEFAULT_IDLE),
+        })
+    }
+
+    fn isolation(&self, function: &Function) -> Result<Isolation, ConfigError> {
+        let isolation = match &function.isolation {
+            None => Isolation::Request,
+            Some(text) => match text.get_ref().as_str() {
+                "request" => Isolation::Request,
+                "instance" => Isolation::Instance,
+                other => {
+                    let why = "use request (each in a fresh instance) or instance (one after the other in the same)";
+                    return Err(self.fail(text, value("isolation", format!("\"{other}\""), why)));
+                }
+            },
+        };
+        match &function.idle {
+            Some(idle) if isolation == Isolation::Request => Err(self.fail(idle, Problem::Conflict {
+                key: "idle",
+                with: "isolation = \"request\", where no instance outlives its request",
+                remedy: "remove it, or set isolation = \"instance\"",
+            })),
+            _ => Ok(isolation),
+        }
+    }
+
+    fn methods(&self, function: &Function) -> Result<Vec<Method>, ConfigError> {
+        let Some(list) = &function.methods else { return Ok(Vec::new()) };
+        let mut methods = Vec::new();
+        for text in &list.get_ref().0 {
+            let upper = !text.bytes().any(|byte| byte.is_ascii_lowercase());
+            let method = Method::from_bytes(text.as_bytes()).ok().filter(|_| upper).ok_or_else(|| {
+                let why = "write methods as in a request: GET, POST …";
+                self.fail(list, value("methods", format!("\"{text}\""), why))
+            })?;
+            methods.push(method);
+        }
+        if methods.is_empty() {
+            let why = "no request would ever fit; remove it to take all methods";
+            return Err(self.fail(list, value("methods", "[]", why)));
+        }
+        // Whoever can GET can ask for the head alone.
+        if methods.contains(&Method::GET) && !methods.contains(&Method::HEAD) {
+            methods.push(Method::HEAD);
+        }
+        Ok(methods)
+    }
+
+    fn source(&self, name: &Spanned<String>, function: &Function) -> Result<Source, ConfigError> {
+        let named = name.get_ref();
+        match (&function.image, &function.snapshot) {
+            (Some(_), Some(snapshot)) => {
+                Err(self.fail(snapshot, Problem::TwoSources { function: named.clone() }))
+            }
+            (None, None) => Err(self.fail(name, Problem::Missing {
+                function: named.clone(),
+                key: "image",
+                example: "image = \"fn-hello\", or a snapshot",
+            })),
+            (None, Some(snapshot)) => {
+                let boot_only = [
+                    ("memory", function.memory.as_ref().map(Spanned::span)),
+                    ("args", function.args.as_ref().map(Spanned::span)),
+                    ("env", function.env.keys().next().map(Spanned::span)),
+                    ("disks", function.disks.as_ref().map(Spanned::span)),
+                ];
+                if let Some((key, span)) = boot_only.into_iter().find_map(|(key, span)| Some((key, span?))) {
+                    return Err(ConfigError {
+                        place: self.place(span.start),
+                        problem: Problem::Conflict {
+                            key,
+                            with: "`snapshot`, which has its own",
+                            remedy: "remove it, or make the snapshot anew with it",
+                        },
+                    });
+                }
+                let path = self.beside(snapshot.get_ref());
+                if !path.is_dir() {
+                    return Err(self.fail(snapshot, Problem::Snapshot(path.display().to_string())));
+                }
+                Ok(Source::Snapshot(path))
+            }
+            (Some(image), None) => Ok(Source::Image {
+                path: self.image(image)?,
+                memory: self.memory(function)?,
+                arguments: function.args.as_ref().map_or_else(Vec::new, |args| args.get_ref().0.clone()),
+                environment: self.environment(function)?,
+                disks: self.disks(function)?,
+            }),
+        }
+    }
+
+    fn image(&self, image: &Spanned<String>) -> Result<PathBuf, ConfigError> {
+        let text = image.get_ref();
+        let beside = self.beside(text);
+        // A bare name is a guest that is built, unless such a file stands beside.
+        let found = if beside.is_file() {
+            Ok(beside)
+        } else if text.contains(['/', '.']) {
+            (self.resolve)(&beside.to_string_lossy())
+        } else {
+            (self.resolve)(text)
+        };
+        found.map_err(|error| self.fail(image, Problem::Image(error)))
+    }
+
+    fn memory(&self, function: &Function) -> Result<u64, ConfigError> {
+        let memory = self.size("memory", &function.memory)?.unwrap_or(DEFAULT_MEMORY);
+        match &function.memory {
+            Some(at) if memory == 0 || !memory.is_multiple_of(hv_abi::PAGE_SIZE) || memory > MAX_MEMORY => {
+                let written = format!("\"{}\"", at.get_ref().0);
+                Err(self.fail(at, value("memory", written, "use a multiple of 4096 bytes up to 64G")))
+            }
+            _ => Ok(memory),
+        }
+    }
+
+    fn environment(&self, function: &Function) -> Result<Vec<(String, String)>, ConfigError> {
+        let pairs = function.env.iter().map(|(key, Scalar(text))| {
+            if key.get_ref().is_empty() || key.get_ref().contains(['=', '\0']) || text.contains('\0') {
+                let why = "a variable has a name without `=`, and no NUL bytes";
+                return Err(self.fail(key, value("env", format!("\"{}\"", key.get_ref()), why)));
+            }
+            Ok((key.get_ref().clone(), text.clone()))
+        });
+        pairs.collect()
+    }
+
+    fn disks(&self, function: &Function) -> Result<Vec<DiskSpec>, ConfigError> {
+        let Some(list) = &function.disks else { return Ok(Vec::new()) };
+        let disks = list.get_ref().0.iter().map(|text| {
+            let fail = |why: String| self.fail(list, value("disks", format!("\"{text}\""), why));
+            let mut disk: DiskSpec = text.parse().map_err(|error| fail(format!("{error}")))?;
+            disk.path = self.beside(&disk.path.to_string_lossy());
+            if !disk.path.exists() {
+                return Err(fail("no such file; give a raw image, a block device or a folder".into()));
+            }
+            if !disk.read_only && !disk.path.is_dir() {
+                return Err(fail("instances share their disks; append \",ro\"".into()));
+            }
+            Ok(disk)
+        });
+        disks.collect()
+    }
+
+    /// What can only be judged when everything is known.
+    fn together(&self, config: Config) -> Result<Config, ConfigError> {
+        if config.functions.is_empty() {
+            let place = Place::File(self.path.into());
+            return Err(ConfigError { place, problem: Problem::Empty });
+        }
+        let mut owners = BTreeMap::<&str, &FunctionConfig>::new();
+        for function in &config.functions {
+            for path in &function.paths {
+                if let Some(other) = owners.insert(path, function) {
+                    let problem = Problem::DoubleRoute {
+                        path: path.clone(),
+                        other: other.name.clone(),
+                        place: other.place.clone(),
+                    };
+                    return Err(ConfigError { place: function.place.clone(), problem });
+                }
+            }
+        }
+        Ok(config)
+    }
+}

@@ -1,0 +1,215 @@
+//! The configuration: `hv.toml` or arguments in, judged values out.
+//!
+//! Pure but for reading the file and looking whether images are there.
+#![forbid(unsafe_code)]
+
+mod error;
+mod file;
+mod judge;
+#[cfg(test)]
+mod tests;
+
+pub use error::{ConfigError, Place, Problem};
+
+use crate::device::block::DiskSpec;
+use http::Method;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Where the server listens unless it is told: port 8080, this host only.
+pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
+/// How long running requests may take after SIGTERM.
+pub const DEFAULT_DRAIN: Duration = Duration::from_secs(30);
+/// How long a client may take for the head of a request, and stay idle between two.
+pub const DEFAULT_HEADER_TIME: Duration = Duration::from_secs(10);
+/// Most connections at a time.
+pub const DEFAULT_CONNECTIONS: usize = 1024;
+/// Most live guests, if the file descriptors allow it.
+pub const DEFAULT_GUESTS: usize = 1024;
+/// CPU time of one request.
+pub const DEFAULT_CPU_TIME: Duration = Duration::from_secs(10);
+/// Time of one request from its start in a guest to the end of the answer.
+pub const DEFAULT_WALL_TIME: Duration = Duration::from_secs(30);
+/// How long a function may boot until it says that it is ready.
+pub const DEFAULT_READY_TIME: Duration = Duration::from_secs(10);
+/// Most bytes of a request's body.
+pub const DEFAULT_BODY: u64 = 1 << 20;
+/// Most requests of a function at a time.
+pub const DEFAULT_CONCURRENCY: usize = 64;
+/// Most requests of a function that wait.
+pub const DEFAULT_QUEUE: usize = 1024;
+/// How long a request may wait.
+pub const DEFAULT_QUEUE_TIME: Duration = Duration::from_secs(5);
+/// How long an instance that answers several requests may be idle.
+pub const DEFAULT_IDLE: Duration = Duration::from_secs(60);
+/// The share of the processor, relative to other functions'.
+pub const DEFAULT_WEIGHT: u32 = 100;
+
+/// All that `hv serve` is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Where it listens.
+    pub listen: Vec<SocketAddr>,
+    /// Where `/metrics` and `/healthz` are, if not among the functions.
+    pub admin: Option<SocketAddr>,
+    /// Where the access log goes.
+    pub log: LogTarget,
+    /// What its lines look like.
+    pub log_format: LogFormat,
+    /// How long running requests may take after SIGTERM.
+    pub drain: Duration,
+    /// How long a client may take for a head.
+    pub header_time: Duration,
+    /// Most connections at a time.
+    pub connections: usize,
+    /// Most live guests; `None`: up to [`DEFAULT_GUESTS`], as the descriptors allow.
+    pub guests: Option<usize>,
+    /// Where the number of guests is said, for errors.
+    pub guests_place: Place,
+    /// What is served.
+    pub functions: Vec<FunctionConfig>,
+}
+
+/// Where the access log goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogTarget {
+    /// Standard output.
+    Stdout,
+    /// The end of a file, made if it is not there.
+    File(PathBuf),
+    /// Nowhere.
+    Off,
+}
+
+/// What the lines of the log look like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people: much like the common log format.
+    Text,
+    /// For programs: an object a line.
+    Json,
+}
+
+/// One function.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FunctionConfig {
+    /// Its name in logs and metrics.
+    pub name: String,
+    /// Where it stands in the configuration.
+    pub place: Place,
+    /// Which paths lead to it: exact, or ending in `/*`.
+    pub paths: Vec<String>,
+    /// Which methods it takes; empty: all.
+    pub methods: Vec<Method>,
+    /// What runs.
+    pub deployment: Deployment,
+    /// Most bytes of a request's body.
+    pub body: u64,
+    /// Most requests at a time.
+    pub concurrency: usize,
+    /// Most requests that wait.
+    pub queue: usize,
+    /// How long one may wait.
+    pub queue_time: Duration,
+    /// How long an instance may be idle.
+    pub idle: Duration,
+}
+
+impl FunctionConfig {
+    /// Whether a reload from `self` to `other` changes nothing but the lines of the file.
+    pub fn is_same(&self, other: &FunctionConfig) -> bool {
+        *self == FunctionConfig { place: self.place.clone(), ..other.clone() }
+    }
+}
+
+/// What makes a function a running one. While this stays equal, a reload keeps
+/// the function as it is, with its warm shells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Deployment {
+    /// Image or snapshot.
+    pub source: Source,
+    /// The source's file as it was when the configuration was read.
+    pub stamp: Stamp,
+    /// Whether each request has an instance of its own.
+    pub isolation: Isolation,
+    /// CPU time of one request.
+    pub cpu_time: Duration,
+    /// Time of one request.
+    pub wall_time: Duration,
+    /// How long it may boot.
+    pub ready_time: Duration,
+    /// The share of the processor, relative to other functions'.
+    pub weight: u32,
+    /// Most of one processor that one instance gets, in percent.
+    pub cap: Option<u32>,
+    /// Most warm shells that are kept: one for each request at a time.
+    pub shells: usize,
+}
+
+/// What a function is started from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// An image, booted once until it is ready.
+    Image {
+        /// The ELF file.
+        path: PathBuf,
+        /// Bytes of memory.
+        memory: u64,
+        /// Arguments.
+        arguments: Vec<String>,
+        /// Environment.
+        environment: Vec<(String, String)>,
+        /// Disks; each has to be read-only, because instances share it.
+        disks: Vec<DiskSpec>,
+    },
+    /// A folder that `hv snapshot` has written.
+    Snapshot(PathBuf),
+}
+
+/// Who shares an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Isolation {
+    /// Nobody: each request has a fresh instance.
+    Request,
+    /// Requests after each other, until the instance has been idle for long enough.
+    Instance,
+}
+
+/// Tells one version of a file from the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    device: u64,
+    inode: u64,
+    len: u64,
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    fn of(path: &Path) -> std::io::Result<Stamp> {
+        use std::os::unix::fs::MetadataExt;
+        let data = path.metadata()?;
+        Ok(Stamp {
+            device: data.dev(),
+            inode: data.ino(),
+            len: data.len(),
+            changed: (data.mtime(), data.mtime_nsec()),
+        })
+    }
+}
+
+/// Finds the file of an image: the path itself, or a guest that is built first.
+/// An error is one line.
+pub type Resolve<'a> = &'a dyn Fn(&str) -> Result<PathBuf, String>;
+
+/// Reads and judges a file.
+pub fn load(path: &Path, resolve: Resolve<'_>) -> Result<Config, ConfigError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| ConfigError { place: Place::File(path.into()), problem: Problem::Unreadable(error) })?;
+    judge::judge(path, &text, resolve)
+}
+
+/// The small case: functions as arguments, `/path=IMAGE` each; all else as it is by default.
+pub fn of_arguments(functions: &[String], resolve: Resolve<'_>) -> Result<Config, ConfigError> {
+    judge::judge_arguments(functions, resolve)
+}

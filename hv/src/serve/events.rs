@@ -1,0 +1,98 @@
+//! What happens besides requests, told on standard error: as text for people,
+//! or an object a line for programs.
+#![forbid(unsafe_code)]
+
+use super::config::LogFormat;
+use super::log::Log;
+use crate::crash::CrashReport;
+use serde_json::{Value, json};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// Tells what happens.
+#[derive(Clone)]
+pub(super) struct Events {
+    log: Log,
+    format: LogFormat,
+}
+
+impl Events {
+    pub(super) fn new(log: Log, format: LogFormat) -> Self {
+        Events { log, format }
+    }
+
+    fn tell(&self, text: impl FnOnce() -> String, data: impl FnOnce() -> Value) {
+        match self.format {
+            LogFormat::Text => self.log.event(&format!("hv: {}\n", text())),
+            LogFormat::Json => self.log.event(&format!("{}\n", data())),
+        }
+    }
+
+    pub(super) fn deployed(&self, function: &str, from: &str, took: Duration) {
+        self.tell(
+            || format!("function {function}: ready in {:.1} ms ({from})", took.as_secs_f64() * 1000.0),
+            || json!({"event": "deployed", "function": function, "from": from, "seconds": took.as_secs_f64()}),
+        );
+    }
+
+    pub(super) fn listening(&self, what: &str, address: SocketAddr) {
+        self.tell(
+            || format!("{what}: listening on http://{address}"),
+            || json!({"event": "listening", "what": what, "address": address}),
+        );
+    }
+
+    /// A guest crashed at a request; `id` is what the client was told.
+    pub(super) fn crashed(&self, id: &str, function: &str, request: &str, report: &CrashReport) {
+        self.tell(
+            || format!("crash {id}: function {function}, request {request}: {}", report.to_string().trim_end()),
+            || json!({"event": "crash", "id": id, "function": function, "request": request, "report": report}),
+        );
+    }
+
+    /// A request failed without a crash; the client was told less.
+    pub(super) fn failed(&self, function: &str, request: &str, why: &str) {
+        self.tell(
+            || format!("function {function}, request {request}: {why}"),
+            || json!({"event": "failure", "function": function, "request": request, "error": why}),
+        );
+    }
+
+    pub(super) fn reloaded(&self, deployed: usize, kept: usize, removed: usize) {
+        self.tell(
+            || format!("configuration reloaded: {deployed} functions deployed, {kept} kept, {removed} removed"),
+            || json!({"event": "reloaded", "deployed": deployed, "kept": kept, "removed": removed}),
+        );
+    }
+
+    pub(super) fn reload_refused(&self, error: &str) {
+        self.tell(
+            || format!("configuration not reloaded, the old one stays: {error}"),
+            || json!({"event": "reload_refused", "error": error}),
+        );
+    }
+
+    pub(super) fn needs_restart(&self, keys: &[&str]) {
+        self.tell(
+            || format!("changed, but only a restart takes it over: {}", keys.join(", ")),
+            || json!({"event": "needs_restart", "keys": keys}),
+        );
+    }
+
+    pub(super) fn draining(&self, running: usize, at_most: Duration) {
+        self.tell(
+            || format!("draining: {running} connections, at most {at_most:?}; another signal ends them at once"),
+            || json!({"event": "draining", "connections": running, "seconds": at_most.as_secs_f64()}),
+        );
+    }
+
+    pub(super) fn ended(&self, cut_off: usize) {
+        self.tell(
+            || match cut_off {
+                0 => "drained".into(),
+                _ => format!("ended with {cut_off} connections cut off"),
+            },
+            || json!({"event": "ended", "cut_off": cut_off}),
+        );
+    }
+}

@@ -1,0 +1,152 @@
+//! One request to a function: where it goes, whether it may, what comes back.
+#![forbid(unsafe_code)]
+
+use super::exchange::{Bridge, Broken, Conversation, Exchange};
+use super::gate::Refused;
+use super::head::{self, AnswerHead, REQUEST_ID};
+use super::own::{self, Own};
+use super::record::Record;
+use super::reply::Reply;
+use super::server::Server;
+use super::table::Served;
+use super::upload::{Upload, UploadError};
+use crate::function::Failure;
+use http::header::{ALLOW, CONNECTION, HeaderName};
+use http::{Request, Response, StatusCode};
+use http_body::Body;
+use hyper::body::Incoming;
+use std::future::poll_fn;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// Tells a client which crash in the log is its own.
+const CRASH_ID: HeaderName = HeaderName::from_static("x-crash-id");
+
+/// Answers a request on a listener of functions.
+pub(super) async fn public(server: Arc<Server>, client: IpAddr, request: Request<Incoming>) -> Response<Reply> {
+    let mut record = server.record(client, &request);
+    if let Some(page) = own::public(&server, client, &request) {
+        return page.into_response(record);
+    }
+    match serve(&server, client, request, &mut record).await {
+        Err(refusal) => refusal.into_response(record),
+        Ok((head, conversation, served)) => {
+            record.status = Some(head.status);
+            let id = record.id().clone();
+            let mut response = Response::new(Reply::guest(conversation, served, record));
+            *response.status_mut() = head.status;
+            *response.headers_mut() = head.headers;
+            response.headers_mut().insert(REQUEST_ID, id);
+            response
+        }
+    }
+}
+
+/// Answers a request on the listener of the administrator.
+pub(super) async fn admin(server: Arc<Server>, client: IpAddr, request: Request<Incoming>) -> Response<Reply> {
+    let record = server.record(client, &request);
+    own::admin(&server, &request).into_response(record)
+}
+
+/// Brings a request to its function, and the head of the answer back.
+async fn serve(
+    server: &Server,
+    client: IpAddr,
+    request: Request<Incoming>,
+    record: &mut Record,
+) -> Result<(AnswerHead, Conversation, Arc<Served>), Own> {
+    if server.is_draining() {
+        let refusal = Own::new(StatusCode::SERVICE_UNAVAILABLE, "the server is shutting down");
+        return Err(refusal.later().with(CONNECTION, "close"));
+    }
+    let (parts, body) = request.into_parts();
+    let served = server.find(parts.uri.path()).ok_or_else(|| Own::new(StatusCode::NOT_FOUND, "no function here"))?;
+    record.function = Some(served.name().clone());
+    let config = served.config();
+    if !config.methods.is_empty() && !config.methods.contains(&parts.method) {
+        let allow = config.methods.iter().map(|method| method.as_str()).collect::<Vec<_>>().join(", ");
+        return Err(Own::new(StatusCode::METHOD_NOT_ALLOWED, format!("this path takes {allow}")).with(ALLOW, &allow));
+    }
+    if body.size_hint().lower() > config.body {
+        return Err(too_large(&served));
+    }
+    let mut bytes = Vec::with_capacity(512);
+    head::write_request(&parts, client, record.id(), &mut bytes).map_err(|head::TooLong| {
+        Own::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "the head of the request is too long")
+    })?;
+    let seat = served.gate().enter().await.map_err(|refused| match refused {
+        Refused::Full => Own::new(StatusCode::TOO_MANY_REQUESTS, "too many requests wait for this function").later(),
+        Refused::Late => Own::new(StatusCode::SERVICE_UNAVAILABLE, "no guest was free in time").later(),
+    })?;
+    let exchange = Arc::new(Exchange::default());
+    let bridge = Bridge { exchange: exchange.clone(), method: parts.method, _seat: seat };
+    let call = served.function().call(&bytes, Box::new(bridge));
+    let call = Arc::new(call.map_err(|failure| failed(&failure, false, &served, record))?);
+    let upload = if body.is_end_stream() {
+        call.end();
+        None
+    } else {
+        Some(Upload::new(body, call.clone(), exchange.clone(), config.body))
+    };
+    let mut conversation = Conversation::new(exchange, call, upload);
+    match poll_fn(|context| conversation.poll_head(context)).await {
+        Ok(head) => Ok((head, conversation, served)),
+        Err(broken) => Err(note_broken(broken, &served, record)),
+    }
+}
+
+fn too_large(served: &Served) -> Own {
+    let limit = served.config().body;
+    Own::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is larger than {limit} bytes"))
+}
+
+/// Notes why there is no whole answer, and says what the client is told if it
+/// has heard nothing yet.
+pub(super) fn note_broken(broken: Broken, served: &Served, record: &mut Record) -> Own {
+    match broken {
+        Broken::Failed { failure, uploading } => failed(&failure, uploading, served, record),
+        Broken::Upload(UploadError::TooLarge) => too_large(served),
+        Broken::Upload(UploadError::Client) => {
+            Own::new(StatusCode::BAD_REQUEST, "the body of the request did not come to its end")
+        }
+        Broken::Headless => {
+            note(served, record, "it ended an answer without a head");
+            Own::new(StatusCode::BAD_GATEWAY, "the function gave no answer")
+        }
+    }
+}
+
+fn note(served: &Served, record: &Record, why: &str) {
+    let request = record.id().to_str().unwrap_or_default();
+    served.events().failed(served.name(), request, why);
+}
+
+/// Notes how a guest failed; `uploading`: while the client was still sending.
+fn failed(failure: &Failure, uploading: bool, served: &Served, record: &mut Record) -> Own {
+    match failure {
+        Failure::Crashed(report) => {
+            let id = record.new_crash_id();
+            let request = record.id().to_str().unwrap_or_default();
+            served.events().crashed(&id, served.name(), request, report);
+            let refusal = Own::new(StatusCode::BAD_GATEWAY, format!("the function crashed; crash id {id}"));
+            let refusal = refusal.with(CRASH_ID, &id);
+            record.crash = Some(id);
+            refusal
+        }
+        Failure::Exited(code) => {
+            note(served, record, &format!("the guest exited with code {code} instead of answering"));
+            Own::new(StatusCode::BAD_GATEWAY, "the function ended without an answer")
+        }
+        Failure::WallTime if uploading => {
+            Own::new(StatusCode::REQUEST_TIMEOUT, "the body of the request took too long").with(CONNECTION, "close")
+        }
+        Failure::WallTime => Own::new(StatusCode::GATEWAY_TIMEOUT, "the function took too long"),
+        Failure::CpuTime => Own::new(StatusCode::GATEWAY_TIMEOUT, "the function used too much CPU time"),
+        Failure::NoRoom(error) => {
+            note(served, record, &format!("no guest could be started: {error}"));
+            Own::new(StatusCode::SERVICE_UNAVAILABLE, "no guest could be started").later()
+        }
+        Failure::Memory => Own::new(StatusCode::BAD_GATEWAY, "the function ran out of memory"),
+        Failure::Stopped => Own::new(StatusCode::SERVICE_UNAVAILABLE, "the function was stopped").later(),
+    }
+}

@@ -1,0 +1,246 @@
+//! Heads of messages: the client's for the guest, and the guest's, judged.
+#![forbid(unsafe_code)]
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::request::Parts;
+use http::{Method, StatusCode};
+use hv_abi::io::function::HEAD_MAX;
+use std::net::IpAddr;
+
+/// Most header lines of a guest's answer.
+pub(super) const MAX_ANSWER_FIELDS: usize = 64;
+
+/// Names the request in logs and headers.
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+
+/// Longest request id of a client that is taken over.
+const MAX_REQUEST_ID: usize = 128;
+
+/// The fields that belong to a connection, not to a message, besides those that `Connection` names.
+const HOP_BY_HOP: [HeaderName; 9] = [
+    header::CONNECTION,
+    KEEP_ALIVE,
+    PROXY_CONNECTION,
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+/// Whether a field with this name stays here.
+fn is_hop_by_hop(name: &HeaderName, connection: &[HeaderName]) -> bool {
+    HOP_BY_HOP.contains(name) || connection.contains(name)
+}
+
+/// The names that the `Connection` fields name.
+fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
+    let lists = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    let names = lists.flat_map(|list| list.split(','));
+    names.filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok()).collect()
+}
+
+/// The id that the client gave the request, if it is one to log.
+pub(super) fn request_id(headers: &HeaderMap) -> Option<HeaderValue> {
+    let value = headers.get(REQUEST_ID)?;
+    let plain = |&byte: &u8| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\';
+    let bytes = value.as_bytes();
+    (!bytes.is_empty() && bytes.len() <= MAX_REQUEST_ID && bytes.iter().all(plain)).then(|| value.clone())
+}
+
+/// The head is longer than a guest takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TooLong;
+
+/// Writes the head of a request as the guest gets it: without the fields of
+/// the connection, with the client's address and the request's id.
+pub(super) fn write_request(
+    parts: &Parts,
+    client: IpAddr,
+    id: &HeaderValue,
+    out: &mut Vec<u8>,
+) -> Result<(), TooLong> {
+    out.clear();
+    let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
+    for part in [parts.method.as_str(), " ", target, " HTTP/1.1\r\n"] {
+        out.extend_from_slice(part.as_bytes());
+    }
+    let connection = named_by_connection(&parts.headers);
+    for (name, value) in &parts.headers {
+        let replaced = name == FORWARDED_FOR || name == REQUEST_ID || name == header::EXPECT;
+        if !replaced && !is_hop_by_hop(name, &connection) {
+            field(out, name.as_str(), value.as_bytes());
+        }
+    }
+    out.extend_from_slice(b"x-forwarded-for: ");
+    for before in parts.headers.get_all(FORWARDED_FOR) {
+        out.extend_from_slice(before.as_bytes());
+        out.extend_from_slice(b", ");
+    }
+    out.extend_from_slice(client.to_canonical().to_string().as_bytes());
+    out.extend_from_slice(b"\r\n");
+    field(out, REQUEST_ID.as_str(), id.as_bytes());
+    out.extend_from_slice(b"\r\n");
+    if out.len() > HEAD_MAX as usize { Err(TooLong) } else { Ok(()) }
+}
+
+fn field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+    for part in [name.as_bytes(), b": ", value, b"\r\n"] {
+        out.extend_from_slice(part);
+    }
+}
+
+/// The head of an answer that has been judged.
+#[derive(Debug)]
+pub(super) struct AnswerHead {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+}
+
+/// Judges what a guest wrote as the head of its answer. An error is the
+/// guest's fault, in one line.
+pub(super) fn judge_answer(bytes: &[u8]) -> Result<AnswerHead, String> {
+    let mut fields = [httparse::EMPTY_HEADER; MAX_ANSWER_FIELDS];
+    let mut response = httparse::Response::new(&mut fields);
+    let wrong = |what: &str| format!("the head of its answer {what}");
+    match response.parse(bytes) {
+        Ok(httparse::Status::Complete(len)) if len == bytes.len() => {}
+        Ok(httparse::Status::Complete(_)) => return Err(wrong("goes on behind its end")),
+        Ok(httparse::Status::Partial) => return Err(wrong("has no end")),
+        Err(httparse::Error::TooManyHeaders) => {
+            return Err(wrong(&format!("has more than {MAX_ANSWER_FIELDS} fields")));
+        }
+        Err(error) => return Err(wrong(&format!("is no HTTP: {error}"))),
+    }
+    let status = response.code.unwrap_or_default();
+    if !(200..=599).contains(&status) {
+        return Err(wrong(&format!("has the status {status}, which is not from 200 to 599")));
+    }
+    let status = StatusCode::from_u16(status).map_err(|_| wrong("has no status"))?;
+    let mut headers = HeaderMap::with_capacity(response.headers.len() + 1);
+    for field in response.headers.iter() {
+        let name = HeaderName::from_bytes(field.name.as_bytes());
+        let name = name.map_err(|_| wrong("has a field with an invalid name"))?;
+        let value = HeaderValue::from_bytes(field.value);
+        let value = value.map_err(|_| wrong(&format!("has an invalid value of {name}")))?;
+        headers.append(name, value);
+    }
+    // The front frames the answer: these mean nothing here.
+    let connection = named_by_connection(&headers);
+    for name in HOP_BY_HOP.iter().chain(&connection).chain([&header::CONTENT_LENGTH]) {
+        headers.remove(name);
+    }
+    Ok(AnswerHead { status, headers })
+}
+
+/// Whether an answer to this method with this status has a body.
+pub(super) fn has_body(method: &Method, status: StatusCode) -> bool {
+    method != Method::HEAD && status != StatusCode::NO_CONTENT && status != StatusCode::NOT_MODIFIED
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn written(headers: &[(&str, &str)], uri: &str) -> Result<String, TooLong> {
+        let mut request = http::Request::builder().method("PUT").uri(uri);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let (parts, ()) = request.body(()).unwrap().into_parts();
+        let mut out = b"old".to_vec();
+        let client = "::ffff:192.0.2.7".parse().unwrap();
+        write_request(&parts, client, &HeaderValue::from_static("id-1"), &mut out)?;
+        Ok(String::from_utf8(out).unwrap())
+    }
+
+    #[test]
+    fn guests_see_the_message_and_not_the_connection() {
+        let headers = [
+            ("host", "example.org"),
+            ("connection", "close, X-Private"),
+            ("x-private", "1"),
+            ("keep-alive", "timeout=5"),
+            ("te", "trailers"),
+            ("transfer-encoding", "chunked"),
+            ("expect", "100-continue"),
+            ("x-request-id", "theirs"),
+            ("x-forwarded-for", "198.51.100.1"),
+            ("accept", "a"),
+            ("accept", "b"),
+        ];
+        assert_eq!(
+            written(&headers, "/a%20b?c=d").unwrap(),
+            "PUT /a%20b?c=d HTTP/1.1\r\nhost: example.org\r\naccept: a\r\naccept: b\r\n\
+             x-forwarded-for: 198.51.100.1, 192.0.2.7\r\nx-request-id: id-1\r\n\r\n"
+        );
+        assert!(written(&[], "http://example.org").unwrap().starts_with("PUT / HTTP/1.1\r\n"));
+    }
+
+    #[test]
+    fn heads_that_no_guest_takes_are_refused() {
+        let long = "x".repeat(HEAD_MAX as usize);
+        assert_eq!(written(&[("a", &long)], "/"), Err(TooLong));
+    }
+
+    #[test]
+    fn ids_are_taken_over_if_they_can_be_logged() {
+        let of = |value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(REQUEST_ID, HeaderValue::from_bytes(value.as_bytes()).unwrap());
+            request_id(&headers).is_some()
+        };
+        assert!(of("7f/a:1"));
+        for bad in ["", "a b", "a\"b", "ü", &"x".repeat(129)] {
+            assert!(!of(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn answers_keep_their_own_fields_only() {
+        let head = judge_answer(
+            b"HTTP/1.1 418 Teapot\r\nContent-Type: text/tea\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\
+              Connection: upgrade, x-a\r\nUpgrade: h2c\r\nX-A: 1\r\nSet-Cookie: a\r\nSet-Cookie: b\r\n\r\n",
+        )
+        .unwrap();
+        assert_eq!(head.status, 418);
+        let fields: Vec<_> =
+            head.headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+        assert_eq!(fields, [("content-type", "text/tea"), ("set-cookie", "a"), ("set-cookie", "b")]);
+    }
+
+    #[test]
+    fn answers_that_are_none() {
+        let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "a: b\r\n".repeat(MAX_ANSWER_FIELDS + 1));
+        for (head, part) in [
+            ("", "no end"),
+            ("HTTP/1.1 200 OK\r\n", "no end"),
+            ("HTTP/1.1 200 OK\r\n\r\nHTTP/1.1 200 OK\r\n\r\n", "behind its end"),
+            ("HTTP/1.1 199 Odd\r\n\r\n", "199"),
+            ("HTTP/1.1 101 Switching Protocols\r\n\r\n", "101"),
+            ("HTTP/1.1 600 Odd\r\n\r\n", "600"),
+            ("HTTP/1.1 20 OK\r\n\r\n", "no HTTP"),
+            ("HTTP/1.1 200 OK\r\na b: c\r\n\r\n", "no HTTP"),
+            ("HTTP/1.1 200 OK\r\na: b\x01\r\n\r\n", "no HTTP"),
+            ("GET / HTTP/1.1\r\n\r\n", "no HTTP"),
+            (&many, "more than 64"),
+        ] {
+            let error = judge_answer(head.as_bytes()).unwrap_err();
+            assert!(error.contains(part), "{head:?}: {error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            let _ = judge_answer(&bytes);
+            let _ = judge_answer(&[b"HTTP/1.1 200 OK\r\n", bytes.as_slice(), b"\r\n\r\n"].concat());
+        }
+    }
+}

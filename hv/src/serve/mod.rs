@@ -1,0 +1,36 @@
+//! `hv serve`: functions behind HTTP. Each request is answered by a guest: a
+//! fresh one, or one that answers its function's requests one after the other.
+//!
+//! ```text
+//!  client ── listener ── handler ── route ── gate ── function (a guest)
+//!            connection  judges     path     seats      │
+//!               └──────── reply ◄── exchange ◄──────────┘
+//! ```
+//!
+//! One thread speaks with all clients. Guests run on the engine's threads; what
+//! they say comes through an [exchange](exchange), where they never wait.
+#![forbid(unsafe_code)]
+
+pub mod config;
+mod deploy;
+mod descriptors;
+mod error;
+mod events;
+mod exchange;
+mod gate;
+mod handler;
+mod head;
+mod listener;
+mod log;
+mod metrics;
+mod own;
+mod record;
+mod reply;
+mod route;
+mod run;
+mod server;
+mod table;
+mod upload;
+
+pub use error::ServeError;
+pub use run::{Options, Reader, check, run};

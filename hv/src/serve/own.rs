@@ -1,0 +1,100 @@
+//! What the front says itself: its own pages, and refusals.
+#![forbid(unsafe_code)]
+
+use super::head::REQUEST_ID;
+use super::metrics::MEDIA_TYPE;
+use super::record::Record;
+use super::reply::Reply;
+use super::server::Server;
+use http::header::{ALLOW, CONTENT_TYPE, HeaderName, RETRY_AFTER};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use std::net::IpAddr;
+
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+
+/// An answer of the front: a line of text, mostly.
+#[derive(Debug)]
+pub(super) struct Own {
+    status: StatusCode,
+    text: Vec<u8>,
+    kind: HeaderValue,
+    fields: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Own {
+    /// A line of text.
+    pub(super) fn new(status: StatusCode, line: impl Into<String>) -> Self {
+        let text = (line.into() + "\n").into_bytes();
+        Own { status, text, kind: TEXT, fields: Vec::new() }
+    }
+
+    pub(super) fn with(mut self, name: HeaderName, value: &str) -> Self {
+        self.fields.extend(HeaderValue::from_str(value).ok().map(|value| (name, value)));
+        self
+    }
+
+    /// It may go better soon.
+    pub(super) fn later(self) -> Self {
+        self.with(RETRY_AFTER, "1")
+    }
+
+    pub(super) fn into_response(self, mut record: Record) -> Response<Reply> {
+        record.status = Some(self.status);
+        let id = record.id().clone();
+        let mut response = Response::new(Reply::own(self.text, record));
+        *response.status_mut() = self.status;
+        response.headers_mut().extend(self.fields);
+        response.headers_mut().insert(CONTENT_TYPE, self.kind);
+        response.headers_mut().insert(REQUEST_ID, id);
+        response
+    }
+}
+
+/// The page at this path, if it is one of the front's own.
+fn page(server: &Server, path: &str, method: &Method) -> Option<Own> {
+    let make = match path {
+        "/healthz" => health,
+        "/metrics" => metrics,
+        _ => return None,
+    };
+    Some(match *method {
+        Method::GET | Method::HEAD => make(server),
+        _ => Own::new(StatusCode::METHOD_NOT_ALLOWED, "this path takes GET and HEAD").with(ALLOW, "GET, HEAD"),
+    })
+}
+
+/// The page that a request on the listener of the administrator asks for.
+pub(super) fn admin(server: &Server, request: &Request<Incoming>) -> Own {
+    page(server, request.uri().path(), request.method())
+        .unwrap_or_else(|| Own::new(StatusCode::NOT_FOUND, "only /metrics and /healthz are here"))
+}
+
+/// The page that a request on a listener of functions asks for, if it does and
+/// they are shown there. Metrics are for this host alone then.
+pub(super) fn public(server: &Server, client: IpAddr, request: &Request<Incoming>) -> Option<Own> {
+    if server.has_admin() {
+        return None;
+    }
+    let page = page(server, request.uri().path(), request.method())?;
+    // A proxy on this host speaks for clients elsewhere.
+    let proxied = ["forwarded", "via", "x-forwarded-for"];
+    let proxied = proxied.iter().any(|name| request.headers().contains_key(*name));
+    if request.uri().path() == "/metrics" && (proxied || !client.to_canonical().is_loopback()) {
+        let text = "metrics are for this host alone; set `admin` to show them elsewhere";
+        return Some(Own::new(StatusCode::FORBIDDEN, text));
+    }
+    Some(page)
+}
+
+fn health(server: &Server) -> Own {
+    if server.is_draining() {
+        return Own::new(StatusCode::SERVICE_UNAVAILABLE, "draining");
+    }
+    Own::new(StatusCode::OK, "ok")
+}
+
+fn metrics(server: &Server) -> Own {
+    let kind = HeaderValue::from_static(MEDIA_TYPE);
+    Own { status: StatusCode::OK, text: server.metrics(), kind, fields: Vec::new() }
+}

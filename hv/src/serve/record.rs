@@ -1,0 +1,178 @@
+//! What is known of one request: it becomes a line of the log and counts in
+//! the metrics when it is dropped, which is when the client has the answer.
+#![forbid(unsafe_code)]
+
+use super::config::LogFormat;
+use super::log::Log;
+use super::metrics::Metrics;
+use http::{HeaderValue, Method, StatusCode, Uri};
+use serde::Serialize;
+use std::borrow::Cow;
+use std::io::Write;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+/// The status that is logged when the client went away before its answer was complete.
+pub(super) const CLIENT_GONE: u16 = 499;
+
+/// What the records of a server share.
+pub(super) struct Books {
+    pub(super) log: Log,
+    pub(super) format: LogFormat,
+    pub(super) metrics: Metrics,
+    pub(super) crashes: Ids,
+}
+
+/// Numbers things; the numbers are unlikely to repeat in another process.
+pub(super) struct Ids {
+    process: u32,
+    next: AtomicU64,
+}
+
+impl Ids {
+    /// Numbers that follow a random one.
+    pub(super) fn new(process: u32) -> Self {
+        Ids { process, next: AtomicU64::new(1) }
+    }
+
+    pub(super) fn make(&self) -> String {
+        format!("{:08x}-{:x}", self.process, self.next.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// One request, as far as it has come.
+pub(super) struct Record {
+    books: Arc<Books>,
+    start: Instant,
+    client: IpAddr,
+    method: Method,
+    uri: Uri,
+    id: HeaderValue,
+    /// The function that it led to.
+    pub(super) function: Option<Arc<str>>,
+    /// Where its instance came from.
+    pub(super) instance: Option<&'static str>,
+    /// CPU time that the guest has used for it.
+    pub(super) cpu: Option<Duration>,
+    pub(super) status: Option<StatusCode>,
+    /// Bytes of the answer's body.
+    pub(super) bytes: u64,
+    /// The id of the crash that it met.
+    pub(super) crash: Option<String>,
+    /// Whether the answer has been given whole, or broken off by the front.
+    pub(super) done: bool,
+}
+
+/// The line of a program.
+#[derive(Serialize)]
+struct Line<'a> {
+    time: String,
+    client: IpAddr,
+    method: &'a str,
+    path: &'a str,
+    status: u16,
+    bytes: u64,
+    seconds: f64,
+    function: Option<&'a str>,
+    instance: Option<&'a str>,
+    cpu_seconds: Option<f64>,
+    complete: bool,
+    request: &'a str,
+    crash: Option<&'a str>,
+}
+
+impl Record {
+    pub(super) fn new(books: Arc<Books>, client: IpAddr, method: Method, uri: Uri, id: HeaderValue) -> Self {
+        books.metrics.started();
+        Record {
+            books,
+            start: Instant::now(),
+            client: client.to_canonical(),
+            method,
+            uri,
+            id,
+            function: None,
+            instance: None,
+            cpu: None,
+            status: None,
+            bytes: 0,
+            crash: None,
+            done: false,
+        }
+    }
+
+    pub(super) fn id(&self) -> &HeaderValue {
+        &self.id
+    }
+
+    /// A name for a crash that this request has met.
+    pub(super) fn new_crash_id(&self) -> String {
+        self.books.crashes.make()
+    }
+
+    /// The path as it stands in the request, with what would break a line or a quotation escaped.
+    fn path(&self) -> Cow<'_, str> {
+        let path = self.uri.path_and_query().map_or("", |path| path.as_str());
+        let odd = |c: char| c == '"' || c == '\\' || c.is_control();
+        if !path.contains(odd) {
+            return path.into();
+        }
+        path.chars().map(|c| if odd(c) { c.escape_default().to_string() } else { c.to_string() }).collect()
+    }
+
+    fn write(&self, status: u16, duration: Duration, out: &mut Vec<u8>) {
+        let time = humantime::format_rfc3339_millis(SystemTime::now());
+        let id = self.id.to_str().unwrap_or_default();
+        let function = self.function.as_deref();
+        let result = match self.books.format {
+            LogFormat::Json => {
+                let line = Line {
+                    time: time.to_string(),
+                    client: self.client,
+                    method: self.method.as_str(),
+                    path: self.uri.path_and_query().map_or("", |path| path.as_str()),
+                    status,
+                    bytes: self.bytes,
+                    seconds: duration.as_secs_f64(),
+                    function,
+                    instance: self.instance,
+                    cpu_seconds: self.cpu.map(|cpu| cpu.as_secs_f64()),
+                    complete: self.done,
+                    request: id,
+                    crash: self.crash.as_deref(),
+                };
+                serde_json::to_writer(&mut *out, &line).map_err(Into::into)
+            }
+            LogFormat::Text => write!(
+                out,
+                "{} - - [{time}] \"{} {} HTTP/1.1\" {status} {} {:.6} {} {} {} {id} {}",
+                self.client,
+                self.method,
+                self.path(),
+                self.bytes,
+                duration.as_secs_f64(),
+                function.unwrap_or("-"),
+                self.instance.unwrap_or("-"),
+                self.cpu.map_or("-".into(), |cpu| format!("{:.6}", cpu.as_secs_f64())),
+                self.crash.as_deref().unwrap_or("-"),
+            ),
+        };
+        debug_assert!(result.is_ok(), "a vector takes all bytes");
+        out.push(b'\n');
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        let duration = self.start.elapsed();
+        let status = match self.status {
+            Some(status) if self.done => status.as_u16(),
+            _ => CLIENT_GONE,
+        };
+        let function = self.function.as_deref().unwrap_or("-");
+        self.books.metrics.finished(function, status, duration);
+        self.books.log.access(|out| self.write(status, duration, out));
+    }
+}

@@ -1,0 +1,78 @@
+//! The body of an answer: the front's own words, or what a guest says.
+#![forbid(unsafe_code)]
+
+use super::exchange::{Broken, Conversation};
+use super::handler::note_broken;
+use super::record::Record;
+use super::table::Served;
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+/// A body, and the record that ends with it.
+pub(super) struct Reply {
+    content: Content,
+    record: Record,
+}
+
+enum Content {
+    Own(Bytes),
+    Guest(Conversation, Arc<Served>),
+}
+
+/// The answer breaks off in the middle; the connection is closed, so that the client sees it.
+#[derive(Debug, thiserror::Error)]
+#[error("the function failed in the middle of its answer")]
+pub(super) struct BrokenOff;
+
+impl Reply {
+    pub(super) fn own(text: impl Into<Bytes>, record: Record) -> Self {
+        Reply { content: Content::Own(text.into()), record }
+    }
+
+    pub(super) fn guest(conversation: Conversation, served: Arc<Served>, record: Record) -> Self {
+        Reply { content: Content::Guest(conversation, served), record }
+    }
+}
+
+impl Body for Reply {
+    type Data = Bytes;
+    type Error = BrokenOff;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+        let this = self.get_mut();
+        let chunk = match &mut this.content {
+            Content::Own(text) => Some(std::mem::take(text)).filter(|text| !text.is_empty()),
+            Content::Guest(conversation, served) => match ready!(conversation.poll_body(context)) {
+                None => None,
+                Some(Ok(chunk)) => Some(chunk),
+                Some(Err(broken)) => {
+                    // A client that went away has nobody to blame.
+                    this.record.done = !matches!(broken, Broken::Upload(_));
+                    note_broken(broken, served, &mut this.record);
+                    return Poll::Ready(Some(Err(BrokenOff)));
+                }
+            },
+        };
+        this.record.bytes += chunk.as_ref().map_or(0, |chunk| chunk.len() as u64);
+        this.record.done = this.is_end_stream();
+        Poll::Ready(chunk.map(|chunk| Ok(Frame::data(chunk))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.size_hint().exact() == Some(0)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let exact = match &self.content {
+            Content::Own(text) => Some(text.len() as u64),
+            Content::Guest(conversation, _) => conversation.remaining(),
+        };
+        exact.map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}

@@ -1,0 +1,215 @@
+//! The life of a server: deploys, serves, reloads, drains.
+#![forbid(unsafe_code)]
+
+use super::config::{Config, ConfigError, LogFormat, LogTarget};
+use super::descriptors;
+use super::error::ServeError;
+use super::events::Events;
+use super::listener::{Connections, Face, listen};
+use super::log::Log;
+use super::metrics::Metrics;
+use super::record::{Books, Ids};
+use super::server::Server;
+use super::table::{Ground, Table};
+use crate::engine::Engine;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+/// How often instances are looked at that may have been idle for too long.
+const REAPING: Duration = Duration::from_millis(250);
+
+/// Reads the configuration, at the start and at each reload.
+pub type Reader = Box<dyn Fn() -> Result<Config, ConfigError> + Send + Sync>;
+
+/// How the server runs.
+pub struct Options {
+    /// What runs the guests.
+    pub engine: Engine,
+    /// How events are told on standard error.
+    pub events: LogFormat,
+    /// Reads the configuration.
+    pub reader: Reader,
+}
+
+/// Whether a server could run with this configuration on this host, as far as
+/// can be said without starting a guest. Returns the most live guests.
+pub fn check(config: &Config) -> Result<usize, ConfigError> {
+    descriptors::plan(config, descriptors::raise_limit()).map(|plan| plan.guests)
+}
+
+/// Serves until a signal ends it.
+pub fn run(options: Options) -> Result<(), ServeError> {
+    let config = (options.reader)()?;
+    let plan = descriptors::plan(&config, descriptors::raise_limit())?;
+    let (log, writer) = Log::open(&config.log).map_err(|error| match &config.log {
+        LogTarget::File(path) => ServeError::Log { path: path.clone(), error },
+        _ => ServeError::Host(error),
+    })?;
+    let result = serve(options, config, plan, &log);
+    writer.finish();
+    result
+}
+
+fn serve(options: Options, config: Config, plan: descriptors::Plan, log: &Log) -> Result<(), ServeError> {
+    let events = Events::new(log.clone(), options.events);
+    let mut random = [0; 8];
+    rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty()).map_err(io::Error::from)?;
+    let [requests, crashes] = [0, 4].map(|at| u32::from_le_bytes([0, 1, 2, 3].map(|n| random[at + n])));
+    let books = Arc::new(Books {
+        log: log.clone(),
+        format: config.log_format,
+        metrics: Metrics::new(),
+        crashes: Ids::new(crashes),
+    });
+    // One thread is enough for what guests on dozens of others can answer, and
+    // spares a hop between threads at each step.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let _context = runtime.enter();
+    // Who cannot listen shall know before the guests are booted.
+    let mut listeners = Vec::new();
+    for address in &config.listen {
+        listeners.push((listen("listen", *address)?, Face::Public));
+    }
+    if let Some(address) = config.admin {
+        listeners.push((listen("admin", address)?, Face::Admin));
+    }
+    let signals = Signals::catch()?;
+    let ground = Ground {
+        engine: options.engine,
+        events: events.clone(),
+        guests: Arc::new(Semaphore::new(plan.guests)),
+        shells: plan.shells,
+    };
+    let (connections, header_time) = (config.connections, config.header_time);
+    let (table, _) = Table::deploy(config, &ground, None)?;
+    let server = Arc::new(Server::new(ground, books, table, requests));
+    let (drain, draining) = watch::channel(false);
+    let connections = Connections::new(server.clone(), connections, header_time, draining);
+    runtime.block_on(async {
+        for (listener, face) in listeners {
+            let what = if face == Face::Public { "functions" } else { "admin" };
+            events.listening(what, listener.local_addr()?);
+            tokio::spawn(connections.clone().accept(listener, face));
+        }
+        let reaper = tokio::spawn(reap(server.clone()));
+        live(&server, &connections, signals, options.reader, &drain).await;
+        reaper.abort();
+        Ok(())
+    })
+}
+
+/// The signals that a server knows.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn catch() -> io::Result<Signals> {
+        Ok(Signals {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits for one that ends the server.
+    async fn end(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+/// From the first connection to the last.
+async fn live(
+    server: &Arc<Server>,
+    connections: &Connections,
+    mut signals: Signals,
+    reader: Reader,
+    drain: &watch::Sender<bool>,
+) {
+    let reader = Arc::new(reader);
+    let mut reloading: Option<JoinHandle<()>> = None;
+    loop {
+        tokio::select! {
+            _ = signals.interrupt.recv() => break,
+            _ = signals.terminate.recv() => break,
+            _ = signals.hangup.recv() => {
+                // One after the other: the last one reads the last configuration.
+                let before = reloading.take();
+                let (server, reader) = (server.clone(), reader.clone());
+                reloading = Some(tokio::spawn(async move {
+                    if let Some(before) = before {
+                        let _ = before.await;
+                    }
+                    let _ = tokio::task::spawn_blocking(move || reload(&server, &reader)).await;
+                }));
+            }
+        }
+    }
+    let at_most = server.table().config.drain;
+    let events = &server.ground.events;
+    server.drain();
+    let _ = drain.send(true);
+    events.draining(connections.open(), at_most);
+    tokio::select! {
+        _ = timeout(at_most, connections.closed()) => {}
+        () = signals.end() => {}
+    }
+    events.ended(connections.open());
+}
+
+/// Reads the configuration again, and serves what it says; or goes on as before.
+fn reload(server: &Server, reader: &Reader) {
+    let ground = &server.ground;
+    let old = server.table();
+    server.books.log.reopen();
+    let table = reader().map_err(ServeError::from).and_then(|config| {
+        descriptors::plan(&config, descriptors::raise_limit())?;
+        Table::deploy(config, ground, Some(&old))
+    });
+    server.books.metrics.reloaded(table.is_ok());
+    match table {
+        Err(error) => ground.events.reload_refused(&error.to_string()),
+        Ok((table, changes)) => {
+            let fixed = fixed_changes(&old.config, &table.config);
+            drop(server.replace(table));
+            ground.events.reloaded(changes.deployed, changes.kept, changes.removed);
+            if !fixed.is_empty() {
+                ground.events.needs_restart(&fixed);
+            }
+        }
+    }
+}
+
+/// Which settings differ that a running server cannot change.
+fn fixed_changes(old: &Config, new: &Config) -> Vec<&'static str> {
+    let changed = [
+        ("listen", old.listen != new.listen),
+        ("admin", old.admin != new.admin),
+        ("log", old.log != new.log),
+        ("log_format", old.log_format != new.log_format),
+        ("header_time", old.header_time != new.header_time),
+        ("connections", old.connections != new.connections),
+        ("guests", old.guests != new.guests),
+    ];
+    changed.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key).collect()
+}
+
+/// Ends idle instances, for ever.
+async fn reap(server: Arc<Server>) {
+    let mut interval = tokio::time::interval(REAPING);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        server.table().reap();
+    }
+}

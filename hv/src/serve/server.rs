@@ -1,0 +1,71 @@
+//! What the connections of a server share.
+#![forbid(unsafe_code)]
+
+use super::head;
+use super::record::{Books, Ids, Record};
+use super::table::{Ground, Served, Table};
+use http::{HeaderValue, Request};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, RwLock};
+
+/// A running server.
+pub(super) struct Server {
+    pub(super) ground: Ground,
+    pub(super) books: Arc<Books>,
+    table: RwLock<Arc<Table>>,
+    draining: AtomicBool,
+    /// For requests that came without.
+    ids: Ids,
+    has_admin: bool,
+}
+
+impl Server {
+    /// A server of these functions; `process` is a random number.
+    pub(super) fn new(ground: Ground, books: Arc<Books>, table: Table, process: u32) -> Server {
+        let has_admin = table.config.admin.is_some();
+        let ids = Ids::new(process);
+        let table = RwLock::new(Arc::new(table));
+        Server { ground, books, table, draining: AtomicBool::new(false), ids, has_admin }
+    }
+
+    pub(super) fn table(&self) -> Arc<Table> {
+        self.table.read().expect("no panic while held").clone()
+    }
+
+    /// From now on requests go to this table's functions. Returns the old one.
+    pub(super) fn replace(&self, table: Table) -> Arc<Table> {
+        std::mem::replace(&mut *self.table.write().expect("no panic while held"), Arc::new(table))
+    }
+
+    /// The function at a path.
+    pub(super) fn find(&self, path: &str) -> Option<Arc<Served>> {
+        self.table.read().expect("no panic while held").find(path).cloned()
+    }
+
+    /// Whether hv's own pages are on a listener of their own.
+    pub(super) fn has_admin(&self) -> bool {
+        self.has_admin
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// The record of a request that has just come.
+    pub(super) fn record<B>(&self, client: IpAddr, request: &Request<B>) -> Record {
+        let id = head::request_id(request.headers()).unwrap_or_else(|| {
+            HeaderValue::from_maybe_shared(self.ids.make()).expect("digits and a dash")
+        });
+        Record::new(self.books.clone(), client, request.method().clone(), request.uri().clone(), id)
+    }
+
+    /// The page `/metrics`.
+    pub(super) fn metrics(&self) -> Vec<u8> {
+        self.books.metrics.text(&self.table().readings(), self.books.log.dropped())
+    }
+}
