@@ -20,3 +20,4 @@ pub use domain::{Builder, Controller, Guest, Outcome, StartError, Stop};
 pub use engine::Engine;
 pub use loader::Image;
 pub use platform::kvm::KvmPlatform;
+pub use sched::Share;

@@ -2,6 +2,7 @@
 
 use crate::device::block::DiskSpec;
 use crate::device::net::Publish;
+use crate::sched::DEFAULT_WEIGHT;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -58,6 +59,12 @@ pub struct RunArgs {
     /// Virtual CPUs of the guest.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub vcpus: u32,
+    /// Its part of the processors when others want to run as well: 1 to 65535.
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_WEIGHT)]
+    pub weight: u32,
+    /// The most that it gets of the processors, in percent of one core; 0 is no cap.
+    #[arg(long, value_name = "PERCENT", default_value_t = 0)]
+    pub cap: u32,
     /// A disk: a raw image, a block device, or a folder (shown as a read-only FAT disk).
     /// Options: ro, direct (past the page cache), sector=512|4096. Repeatable.
     #[arg(long = "disk", value_name = "FILE[,ro][,direct][,sector=N]")]

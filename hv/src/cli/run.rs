@@ -25,6 +25,7 @@ pub(super) fn run(args: RunArgs) -> Result<u8, Box<dyn Error>> {
     let name = path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy();
 
     let mut builder = Builder::new(image).name(name).memory(args.memory).output(Stdout).input(Stdin);
+    builder = builder.weight(args.weight).cap(args.cap);
     for argument in &args.arguments {
         builder = builder.argument(argument);
     }

@@ -25,6 +25,7 @@ use zerocopy::IntoBytes;
 /// Starts the guest that was described.
 pub(super) fn spawn(mut wishes: Builder, engine: &Engine) -> Result<Guest, StartError> {
     let begin = Instant::now();
+    let share = Share::new(wishes.weight, wishes.cap)?;
     let strings = wishes.strings()?;
     let mut devices = Devices::new(std::mem::take(&mut wishes.devices));
     let layout = lay_out(&wishes, &strings, &devices)?;
@@ -86,12 +87,12 @@ pub(super) fn spawn(mut wishes: Builder, engine: &Engine) -> Result<Guest, Start
     });
     let owner: Arc<dyn Owner> = domain.clone();
     hub.set_owner(Arc::downgrade(&owner));
-    let entity = engine.inner.scheduler.add(domain.clone(), Share::default());
+    let entity = engine.inner.scheduler.add(domain.clone(), share);
     let _ = domain.entity.set(Arc::downgrade(&entity));
     let sources = sources.into_iter().map(|source| engine.inner.reactor.add(source)).collect();
     *domain.sources.lock().expect("nobody else has it yet") = sources;
     entity.wake();
-    Ok(Guest { domain, _entity: entity, engine: engine.clone() })
+    Ok(Guest { domain, entity, engine: engine.clone() })
 }
 
 /// Finds room for everything, or says how much memory would do.

@@ -10,6 +10,7 @@ use crate::engine::Engine;
 use crate::loader::Image;
 use crate::memory::MapError;
 use crate::platform::PlatformError;
+use crate::sched::{DEFAULT_WEIGHT, ShareError};
 use std::io;
 use std::sync::Arc;
 
@@ -60,6 +61,9 @@ pub enum StartError {
     /// A device could not be started.
     #[error(transparent)]
     Connect(#[from] ConnectError),
+    /// Weight or cap.
+    #[error(transparent)]
+    Share(#[from] ShareError),
     /// No random numbers.
     #[error("cannot read random numbers: {0}")]
     Random(io::Error),
@@ -90,6 +94,8 @@ pub struct Builder {
     pub(super) image: Arc<Image>,
     pub(super) name: String,
     pub(super) memory: u64,
+    pub(super) weight: u32,
+    pub(super) cap: u32,
     pub(super) arguments: Vec<String>,
     pub(super) environment: Vec<String>,
     pub(super) output: Box<dyn Output>,
@@ -104,6 +110,8 @@ impl Builder {
             image: image.into(),
             name: "guest".into(),
             memory: DEFAULT_MEMORY,
+            weight: DEFAULT_WEIGHT,
+            cap: 0,
             arguments: Vec::new(),
             environment: Vec::new(),
             output: Box::new(Buffer::new(0)),
@@ -121,6 +129,20 @@ impl Builder {
     /// Its memory, in bytes: a multiple of 4096.
     pub fn memory(mut self, bytes: u64) -> Self {
         self.memory = bytes;
+        self
+    }
+
+    /// Its part of the processors when others want to run as well, relative to
+    /// theirs: 1 to 65535, 256 if nobody says.
+    pub fn weight(mut self, weight: u32) -> Self {
+        self.weight = weight;
+        self
+    }
+
+    /// The most that it gets of the processors even if nobody else wants to
+    /// run: 1 to 100 percent of one core, or 0 for no cap.
+    pub fn cap(mut self, percent: u32) -> Self {
+        self.cap = percent;
         self
     }
 

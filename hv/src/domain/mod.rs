@@ -32,7 +32,7 @@ use crate::loader::Image;
 use crate::memory::GuestMemory;
 use crate::platform::{Exit, Fault, Kick, Vcpu};
 use crate::reactor::SourceId;
-use crate::sched::{Entity, Next, Task};
+use crate::sched::{Entity, Next, Share, Task};
 use hv_abi::EventPort;
 use hv_abi::event::POWER;
 use hv_abi::shared_info::Clock;
@@ -286,7 +286,7 @@ impl Owner for Domain {
 /// A guest that was started. Dropping it ends the guest.
 pub struct Guest {
     domain: Arc<Domain>,
-    _entity: Arc<Entity>,
+    entity: Arc<Entity>,
     engine: Engine,
 }
 
@@ -336,6 +336,12 @@ impl Guest {
         self.domain.memory.resident()
     }
 
+    /// CPU time that its virtual CPU has used, with what hv did for it on the
+    /// same thread.
+    pub fn cpu_time(&self) -> Duration {
+        self.entity.cpu_time()
+    }
+
     /// How long its start took.
     pub fn phases(&self) -> BootPhases {
         *self.domain.phases.lock().expect("no panic while held")
@@ -364,6 +370,14 @@ impl Controller {
     pub fn stop(&self, reason: Stop) {
         if let Some(domain) = self.domain.upgrade() {
             domain.order(Order::Stop(reason));
+        }
+    }
+
+    /// Gives the guest another weight and cap, from now on.
+    pub fn set_share(&self, share: Share) {
+        let entity = self.domain.upgrade().and_then(|domain| domain.entity.get().and_then(Weak::upgrade));
+        if let Some(entity) = entity {
+            entity.set_share(share);
         }
     }
 
