@@ -48,8 +48,8 @@ fn head(results: &Results) -> String {
 fn section(group: Group, members: &[&Measurement]) -> String {
     let mut html =
         format!("<section id=\"{}\">\n<h2>{}</h2>\n<div class=\"plots\">\n", group.name(), group.title());
-    html += &figure("Median time, with the range of most rounds", &bars::plot(members));
-    html += &figure("Latencies: so many per cent take no longer", &distributions(members));
+    html += &figure("Median time and the range of most rounds (logarithmic)", &bars::plot(members));
+    html += &figure("Latencies: so many per cent take no longer (logarithmic)", &distributions(members));
     html += "</div>\n";
     html += &rows(members);
     html += "</section>\n";
@@ -102,7 +102,7 @@ fn curves(curves: &[Curve]) -> String {
 fn rows(members: &[&Measurement]) -> String {
     let mut html = String::from(
         "<div class=\"scroll\"><table>\n<thead><tr><th>operation<th>p50<th>p90<th>p99<th>p99.9<th>per second\
-         <th>exits<th>CPU<th>compared</tr></thead>\n<tbody>\n",
+         <th>exits<th>CPU<th class=\"prose\">compared</tr></thead>\n<tbody>\n",
     );
     for m in members {
         let l = &m.latency_ns;
