@@ -51,11 +51,12 @@ pub fn wall_clock() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64)
 }
 
-/// The clock of a guest that starts now, for a TSC of this frequency.
-pub fn start(khz: u32) -> Clock {
+/// The clock of a guest that runs from now on and whose time is `ns` then
+/// (nanoseconds since its start), for a TSC of this frequency.
+pub fn resume(khz: u32, ns: u64) -> Clock {
     const SHIFT: u32 = 32;
     let multiplier = ((1_000_000u128 << SHIFT) / u128::from(khz.max(1))) as u64;
-    Clock { version: 0, shift: SHIFT, multiplier, tsc_base: tsc(), ns_base: 0, wall_base: wall_clock() }
+    Clock { version: 0, shift: SHIFT, multiplier, tsc_base: tsc(), ns_base: ns, wall_base: wall_clock().wrapping_sub(ns) }
 }
 
 #[cfg(test)]
@@ -64,7 +65,7 @@ mod tests {
 
     #[test]
     fn a_guests_clock_keeps_pace_with_the_hosts() {
-        let clock = start(tsc_khz());
+        let clock = resume(tsc_khz(), 0);
         let host = Instant::now();
         std::thread::sleep(Duration::from_millis(50));
         let (guest, host) = (clock.time_at(tsc()), host.elapsed().as_nanos() as u64);

@@ -57,6 +57,13 @@ impl Hub {
         }
     }
 
+    /// Makes an event pending in a guest that does not run.
+    pub fn post(&self, port: EventPort) {
+        if let Some((word, bit)) = port.position() {
+            self.word(offset_of!(SharedInfo, pending), word).fetch_or(bit, Ordering::SeqCst);
+        }
+    }
+
     /// Whether the guest listens to this event.
     pub fn is_unmasked(&self, port: EventPort) -> bool {
         port.position().is_some_and(|(word, bit)| {
@@ -99,8 +106,13 @@ impl Channel {
 
     /// Reports that the guest's ring indices make no sense: the guest ends with a crash report.
     pub fn violation(&self, device: &str, violation: Violation) {
+        self.condemn(format!("{device}: {violation}"));
+    }
+
+    /// Ends the guest with a crash report that gives this reason.
+    pub fn condemn(&self, reason: String) {
         if let Some(owner) = self.hub.owner() {
-            owner.condemn(format!("{device}: {violation}"));
+            owner.condemn(reason);
         }
     }
 }

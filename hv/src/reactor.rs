@@ -12,7 +12,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Something that the reactor drives. No method may block.
 pub trait Source: Send {
@@ -27,6 +27,13 @@ pub trait Source: Send {
     /// last deadline has passed. Returns when it wants to be called next if
     /// nothing else happens before.
     fn poll(&mut self, now: Instant) -> Option<Instant>;
+
+    /// Finishes what it has taken on, and takes on nothing more. Returns whether that is
+    /// done; it is called again until it is. No other method is called from then on until
+    /// the source is resumed.
+    fn settle(&mut self) -> bool {
+        true
+    }
 }
 
 /// Registers the descriptors of one [`Source`]; keys are its own.
@@ -86,6 +93,9 @@ enum Command {
     Add(u32, Box<dyn Source>),
     /// Drop the source, then say so.
     Remove(u32, Sender<()>),
+    /// Settle the source, then say so.
+    Pause(u32, Sender<()>),
+    Resume(u32),
     Stop,
 }
 
@@ -127,6 +137,19 @@ impl Reactor {
         SourceId(slot)
     }
 
+    /// Has a source finish what it has taken on, and returns once it has: until
+    /// [`resume`](Self::resume) it does nothing.
+    pub fn pause(&self, id: SourceId) {
+        let (done, wait) = bounded(1);
+        self.send(Command::Pause(id.0, done));
+        let _ = wait.recv();
+    }
+
+    /// Lets a paused source go on.
+    pub fn resume(&self, id: SourceId) {
+        self.send(Command::Resume(id.0));
+    }
+
     /// Drops a source, and returns once it is gone.
     pub fn remove(&self, id: SourceId) {
         let (done, wait) = bounded(1);
@@ -147,7 +170,23 @@ impl Drop for Reactor {
 struct Running {
     source: Box<dyn Source>,
     deadline: Option<Instant>,
+    /// Who waits for it to settle, from then on until it is resumed.
+    paused: Option<Sender<()>>,
 }
+
+impl Running {
+    /// Goes on settling. Returns when to look again.
+    fn settle(&mut self, now: Instant) -> Option<Instant> {
+        let settled = self.source.settle();
+        if settled && let Some(waiting) = &self.paused {
+            let _ = waiting.try_send(());
+        }
+        (!settled).then(|| now + SETTLE)
+    }
+}
+
+/// How often a source that settles is looked at, if nothing happens to it before.
+const SETTLE: Duration = Duration::from_micros(200);
 
 struct Loop {
     poll: Poll,
@@ -179,6 +218,7 @@ impl Loop {
                 }
                 let slot = (event.token().0 >> 32) as u32;
                 if let Some(running) = self.sources.get_mut(&slot) {
+                    // What a paused source is told is not lost: it looks at everything when it goes on.
                     running.source.ready(event.token().0 as u32, event);
                     called.push(slot);
                 }
@@ -195,12 +235,27 @@ impl Loop {
                         self.sources.remove(&slot);
                         let _ = done.send(());
                     }
+                    Command::Pause(slot, done) => {
+                        if let Some(running) = self.sources.get_mut(&slot) {
+                            running.paused = Some(done);
+                            called.push(slot);
+                        }
+                    }
+                    Command::Resume(slot) => {
+                        if let Some(running) = self.sources.get_mut(&slot) {
+                            running.paused = None;
+                            called.push(slot);
+                        }
+                    }
                     Command::Stop => return,
                 }
             }
             for &slot in &called {
                 if let Some(running) = self.sources.get_mut(&slot) {
-                    let deadline = running.source.poll(now);
+                    let deadline = match running.paused {
+                        None => running.source.poll(now),
+                        Some(_) => running.settle(now),
+                    };
                     self.set_deadline(slot, deadline);
                 }
             }
@@ -213,7 +268,7 @@ impl Loop {
             tracing::error!("a device could not be started: {error}");
             return None;
         }
-        self.sources.insert(slot, Running { source, deadline: None });
+        self.sources.insert(slot, Running { source, deadline: None, paused: None });
         Some(slot)
     }
 

@@ -49,9 +49,31 @@ pub struct Console {
     on_closed: Box<dyn Fn() + Send + Sync>,
 }
 
-struct State {
+/// The host's end of a console ring.
+pub struct ConsoleRing {
     back: Back<RingMemory, u8, u8>,
     memory: RingMemory,
+    layout: Layout,
+}
+
+impl ConsoleRing {
+    /// The ring of a guest that has not run yet: all zero.
+    pub fn fresh(memory: RingMemory, layout: &Layout) -> Self {
+        let mut back = Back::new(memory.clone(), layout);
+        // Arms the doorbell; there is nothing yet.
+        let _ = back.requests.wait_for_entries();
+        ConsoleRing { back, memory, layout: *layout }
+    }
+
+    /// The ring of a guest that was saved; its doorbell was armed then. (If it was not, its guest
+    /// has meddled with it, and loses its output.)
+    pub fn resume(memory: RingMemory, layout: &Layout) -> Result<Self, Violation> {
+        Ok(ConsoleRing { back: Back::resume(memory.clone(), layout)?, memory, layout: *layout })
+    }
+}
+
+struct State {
+    ring: ConsoleRing,
     output: Box<dyn Output>,
     input: Option<Box<dyn Input>>,
     /// Taken from the ring, not yet written: at most [`CHUNK`] bytes.
@@ -73,23 +95,27 @@ enum Pumped {
 }
 
 impl Console {
-    /// A console on a ring. `on_closed` is called when the output's reader has gone away.
+    /// A console on a ring, whose saved state is taken up unless it is `fresh`. `on_closed` is
+    /// called when the output's reader has gone away.
     pub fn new(
-        memory: RingMemory,
-        layout: &Layout,
+        ring: ConsoleRing,
         channel: Channel,
         output: Box<dyn Output>,
         input: Option<Box<dyn Input>>,
         on_closed: Box<dyn Fn() + Send + Sync>,
     ) -> Arc<Self> {
-        let mut back = Back::new(memory.clone(), layout);
-        // The guest has not run yet: its indices are zero.
-        let _ = back.requests.wait_for_entries();
-        if input.is_none() {
-            memory.store(CLOSED_OFFSET, INPUT_CLOSED);
-        }
-        let state = State { back, memory, output, input, chunk: Vec::new(), written: 0, dead: false };
+        ring.memory.store(CLOSED_OFFSET, if input.is_none() { INPUT_CLOSED } else { 0 });
+        let state = State { ring, output, input, chunk: Vec::new(), written: 0, dead: false };
         Arc::new(Console { state: Mutex::new(state), channel, on_closed })
+    }
+
+    /// Takes the console back to where its ring's memory is, after that was reset.
+    pub fn renew(&self) -> Result<(), Violation> {
+        let state = &mut *self.state();
+        state.ring = ConsoleRing::resume(state.ring.memory.clone(), &state.ring.layout)?;
+        (state.written, state.dead) = (0, false);
+        state.chunk.clear();
+        Ok(())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -177,12 +203,12 @@ impl State {
             }
             self.written = 0;
             self.chunk.resize(CHUNK, 0);
-            let count = self.back.requests.pop(&mut self.chunk)?;
+            let count = self.ring.back.requests.pop(&mut self.chunk)?;
             self.chunk.truncate(count);
-            if self.back.requests.release() {
+            if self.ring.back.requests.release() {
                 channel.notify();
             }
-            if count == 0 && !self.back.requests.wait_for_entries()? {
+            if count == 0 && !self.ring.back.requests.wait_for_entries()? {
                 return Ok(Pumped::All);
             }
         }
@@ -192,23 +218,23 @@ impl State {
     fn pump_input(&mut self, channel: &Channel) -> Result<(), Violation> {
         let mut bytes = [0; 512];
         while let Some(input) = &mut self.input {
-            let room = (self.back.responses.room()? as usize).min(bytes.len());
+            let room = (self.ring.back.responses.room()? as usize).min(bytes.len());
             if room == 0 {
                 // The guest rings when it has read everything.
-                if !self.back.responses.wait_for_room(1)? {
+                if !self.ring.back.responses.wait_for_room(1)? {
                     return Ok(());
                 }
                 continue;
             }
             match input.read(&mut bytes[..room]) {
                 Ok(0) => {
-                    self.memory.store(CLOSED_OFFSET, INPUT_CLOSED);
+                    self.ring.memory.store(CLOSED_OFFSET, INPUT_CLOSED);
                     self.input = None;
                     channel.notify();
                 }
                 Ok(count) => {
-                    self.back.responses.push(&bytes[..count])?;
-                    if self.back.responses.publish() {
+                    self.ring.back.responses.push(&bytes[..count])?;
+                    if self.ring.back.responses.publish() {
                         channel.notify();
                     }
                 }
@@ -216,7 +242,7 @@ impl State {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => {
                     tracing::debug!("console input: {error}");
-                    self.memory.store(CLOSED_OFFSET, INPUT_CLOSED);
+                    self.ring.memory.store(CLOSED_OFFSET, INPUT_CLOSED);
                     self.input = None;
                     channel.notify();
                 }

@@ -1,24 +1,21 @@
 //! From wishes to a running guest: judge, lay out, load, start, connect.
 
 use super::builder::{MAX_MEMORY, Strings};
-use super::devices::{Connected, Devices, RingPlan};
+use super::devices::Devices;
+use super::launch::Launch;
 use super::layout::{Layout, Needs};
-use super::{BootPhases, Builder, Counters, Cpu, Domain, Guest, Order, StartError, Stop};
-use crate::clock;
-use crate::device::console::Console;
+use super::{Builder, Guest, Places, StartError};
 use crate::engine::Engine;
-use crate::event::{Hub, Owner};
 use crate::hypercall;
 use crate::memory::GuestMemory;
-use crate::platform::{CpuState, Start};
+use crate::platform::CpuState;
 use crate::sched::Share;
 use hv_abi::device::DeviceInfo;
 use hv_abi::shared_info::{EVENT_WORDS, SharedInfo};
 use hv_abi::start_info::{CpuFeatures, MAGIC, StartInfo};
 use hv_abi::{ABI_VERSION, GuestAddr, PAGE_SIZE, ring};
 use std::mem::offset_of;
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Condvar, Mutex, OnceLock, Weak};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 use zerocopy::IntoBytes;
 
@@ -30,69 +27,35 @@ pub(super) fn spawn(mut wishes: Builder, engine: &Engine) -> Result<Guest, Start
     let mut devices = Devices::new(std::mem::take(&mut wishes.devices));
     let layout = lay_out(&wishes, &strings, &devices)?;
     let memory = load(&wishes, &strings, &mut devices, &layout)?;
-    let hub = Hub::new(memory.clone(), layout.shared_info);
-    let load = begin.elapsed();
-
-    let begin = Instant::now();
-    let at = |offset: u64| GuestAddr(memory.base().0 + offset);
     engine.inner.platform.prepare(&memory, layout.hypercall_page)?;
-    let entry = at(layout.image + wishes.image.entry());
-    let vcpu = engine.inner.platform.start(&Start {
-        memory: &memory,
-        hypercall_page: layout.hypercall_page,
-        cpu: &CpuState::at_entry(entry.0, at(layout.stack.end).0, at(layout.start_info).0),
-        doorbells: true,
-    })?;
-    let clock = clock::start(vcpu.tsc_khz());
-    memory.host_write(layout.shared_info + offset_of!(SharedInfo, clock) as u64, clock.as_bytes());
-    let phases = BootPhases { load, platform: begin.elapsed(), ..BootPhases::default() };
-
-    let console_ring = devices.take_console();
-    let mut sources = Vec::with_capacity(devices.0.len());
-    let mut bells = Vec::with_capacity(devices.0.len());
-    for device in devices.0 {
-        let Connected { source, bells: own } = device.connect(&memory, &hub)?;
-        sources.push(source);
-        bells.extend(own);
-    }
-    let domain = Arc::new_cyclic(|domain: &Weak<Domain>| Domain {
-        console: console(&console_ring, &memory, &hub, &mut wishes, domain.clone()),
-        console_port: console_ring.event(),
+    let at = |offset: u64| memory.base().0 + offset;
+    Launch {
+        cpu: CpuState::at_entry(
+            at(layout.image + wishes.image.entry()),
+            at(layout.stack.end),
+            at(layout.start_info),
+        ),
+        places: Places {
+            image: layout.image,
+            stack: layout.stack.start,
+            devices: layout.devices,
+            device_count: devices.all.len() as u64,
+            hypercall_page: layout.hypercall_page,
+            shared_info: layout.shared_info,
+        },
         name: wishes.name,
         image: wishes.image,
-        image_base: at(layout.image).0,
-        stack: at(layout.stack.start).0,
-        memory: memory.clone(),
-        hub: hub.clone(),
-        clock,
-        kicker: vcpu.kicker(),
-        cpu: Mutex::new(Cpu {
-            vcpu,
-            bells,
-            console_rings: 0,
-            blocked: None,
-            first_entry: None,
-            called: false,
-        }),
-        engine: Arc::downgrade(&engine.inner),
-        sources: Mutex::default(),
-        entity: OnceLock::new(),
-        ordered: AtomicBool::new(false),
-        order: Mutex::default(),
-        abandon: AtomicBool::new(false),
-        outcome: Mutex::default(),
-        ended: Condvar::new(),
-        counters: Counters::default(),
-        phases: Mutex::new(phases),
-    });
-    let owner: Arc<dyn Owner> = domain.clone();
-    hub.set_owner(Arc::downgrade(&owner));
-    let entity = engine.inner.scheduler.add(domain.clone(), share);
-    let _ = domain.entity.set(Arc::downgrade(&entity));
-    let sources = sources.into_iter().map(|source| engine.inner.reactor.add(source)).collect();
-    *domain.sources.lock().expect("nobody else has it yet") = sources;
-    entity.wake();
-    Ok(Guest { domain, entity, engine: engine.clone() })
+        memory,
+        devices,
+        output: wishes.output,
+        input: wishes.input,
+        share,
+        hold_at_ready: wishes.hold_at_ready,
+        resumed: None,
+        observer: None,
+        load: begin.elapsed(),
+    }
+    .start(engine)
 }
 
 /// Finds room for everything, or says how much memory would do.
@@ -111,7 +74,7 @@ fn lay_out(wishes: &Builder, strings: &Strings, devices: &Devices) -> Result<Lay
     }
     Layout::new(&Needs {
         memory_size: wishes.memory,
-        devices: devices.0.len(),
+        devices: devices.all.len(),
         arguments: strings.arguments.len(),
         environment: strings.environment.len(),
         rings: &devices.ring_sizes(),
@@ -179,24 +142,6 @@ fn load(
     let mask = layout.shared_info + offset_of!(SharedInfo, mask) as u64;
     memory.host_write(mask, [u64::MAX; EVENT_WORDS].as_bytes());
     Ok(memory)
-}
-
-/// The console, which ends its guest when nobody reads it any more.
-fn console(
-    ring: &RingPlan,
-    memory: &Arc<GuestMemory>,
-    hub: &Arc<Hub>,
-    wishes: &mut Builder,
-    domain: Weak<Domain>,
-) -> Arc<Console> {
-    let output = std::mem::replace(&mut wishes.output, Box::new(crate::device::stdio::Buffer::new(0)));
-    let closed = move || {
-        if let Some(domain) = domain.upgrade() {
-            domain.order(Order::Stop(Stop::OutputClosed));
-        }
-    };
-    let channel = hub.channel(ring.event());
-    Console::new(ring.memory(memory), &ring.layout, channel, output, wishes.input.take(), Box::new(closed))
 }
 
 /// Where a guest of this size is put: at a random multiple of 2 MiB (so that

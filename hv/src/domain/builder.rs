@@ -1,9 +1,10 @@
 //! What somebody wishes of a guest.
 
 use super::devices::{Backend, ConnectError};
-use super::{Guest, assemble};
+use super::{Guest, RestoreError, assemble};
 use crate::device::block::{Disk, EngineKind};
 use crate::device::console::{Input, Output};
+use crate::device::function::FunctionDevice;
 use crate::device::net::{Capture, Network};
 use crate::device::stdio::Buffer;
 use crate::engine::Engine;
@@ -61,6 +62,9 @@ pub enum StartError {
     /// A device could not be started.
     #[error(transparent)]
     Connect(#[from] ConnectError),
+    /// The snapshot is one of a guest with other devices.
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
     /// Weight or cap.
     #[error(transparent)]
     Share(#[from] ShareError),
@@ -101,6 +105,7 @@ pub struct Builder {
     pub(super) output: Box<dyn Output>,
     pub(super) input: Option<Box<dyn Input>>,
     pub(super) devices: Vec<Backend>,
+    pub(super) hold_at_ready: bool,
 }
 
 impl Builder {
@@ -117,6 +122,7 @@ impl Builder {
             output: Box::new(Buffer::new(0)),
             input: None,
             devices: Vec::new(),
+            hold_at_ready: false,
         }
     }
 
@@ -184,6 +190,18 @@ impl Builder {
     /// One more network, whose frames are also written to `capture`.
     pub fn network(mut self, network: Box<dyn Network>, capture: Option<Capture>) -> Self {
         self.devices.push(Backend::Net(network, capture));
+        self
+    }
+
+    /// A function device: the guest is sent requests.
+    pub fn function(mut self, device: Arc<FunctionDevice>) -> Self {
+        self.devices.push(Backend::Function(device));
+        self
+    }
+
+    /// Has the guest held when it says that it is ready.
+    pub fn hold_at_ready(mut self) -> Self {
+        self.hold_at_ready = true;
         self
     }
 

@@ -1,8 +1,11 @@
 //! A guest's devices: from what was asked for to table entries and back ends.
 
+use super::Saved;
 use super::layout::ring_info;
+use super::restore::RestoreError;
 use crate::device::block::device::MAX_SPIN;
-use crate::device::block::{BlockDevice, Disk, EngineError, EngineKind, Parts};
+use crate::device::block::{BlockDevice, BlockError, Disk, EngineKind, Parts};
+use crate::device::function::FunctionDevice;
 use crate::device::net::{Capture, NetDevice, Network, Ring};
 use crate::event::Hub;
 use crate::memory::{GuestMemory, RingMemory};
@@ -10,9 +13,12 @@ use crate::reactor::Source;
 use hv_abi::device::{CONFIG_SIZE, Config, DeviceInfo, RingInfo};
 use hv_abi::io::block::{BlockRequest, BlockResponse};
 use hv_abi::io::console::ConsoleConfig;
+use hv_abi::io::function::FunctionConfig;
 use hv_abi::io::net::{NetConfig, NetRequest, NetResponse};
+use hv_abi::ring::Violation;
 use hv_abi::{EventPort, GuestAddr, event, ring};
 use std::io;
+use std::mem::offset_of;
 use std::sync::Arc;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
@@ -23,6 +29,8 @@ const CONSOLE_IN: u32 = 2 << 10;
 const BLOCK_ENTRIES: u32 = 128;
 /// Frames in flight, each way.
 const NET_ENTRIES: u32 = 256;
+/// Bytes of a function device, each way: more than the largest head.
+const FUNCTION_BYTES: u32 = 32 << 10;
 
 /// A ring of a device.
 pub(super) struct RingPlan {
@@ -36,6 +44,38 @@ pub(super) enum Backend {
     Console,
     Block(Disk, EngineKind),
     Net(Box<dyn Network>, Option<Capture>),
+    Function(Arc<FunctionDevice>),
+}
+
+impl Backend {
+    /// The kind of device in a table.
+    fn kind(&self) -> u32 {
+        match self {
+            Backend::Console => ConsoleConfig::KIND,
+            Backend::Block(..) => hv_abi::device::BLOCK,
+            Backend::Net(..) => NetConfig::KIND,
+            Backend::Function(_) => FunctionConfig::KIND,
+        }
+    }
+
+    /// Its configuration, and its rings, which are nowhere yet.
+    fn describe(&self) -> ([u8; CONFIG_SIZE], Vec<RingPlan>) {
+        let bytes = |requests, responses| vec![RingPlan::new(ring_info::<u8, u8>(requests, responses))];
+        match self {
+            Backend::Console => (ConsoleConfig::default().to_config(), bytes(CONSOLE_OUT, CONSOLE_IN)),
+            Backend::Block(disk, _) => {
+                let ring = ring_info::<BlockRequest, BlockResponse>(BLOCK_ENTRIES, BLOCK_ENTRIES);
+                (disk.config().to_config(), vec![RingPlan::new(ring)])
+            }
+            Backend::Net(network, _) => {
+                let ring = || RingPlan::new(ring_info::<NetRequest, NetResponse>(NET_ENTRIES, NET_ENTRIES));
+                (network.config().to_config(), vec![ring(), ring()])
+            }
+            Backend::Function(_) => {
+                (FunctionConfig::default().to_config(), bytes(FUNCTION_BYTES, FUNCTION_BYTES))
+            }
+        }
+    }
 }
 
 /// A device of a guest that is about to start.
@@ -63,7 +103,11 @@ impl RingPlan {
 }
 
 /// The devices of a guest, in the order of its device table.
-pub(super) struct Devices(pub(super) Vec<Device>);
+pub(super) struct Devices {
+    pub(super) all: Vec<Device>,
+    /// Whether the rings are fresh, not those of a guest that goes on.
+    fresh: bool,
+}
 
 impl Devices {
     /// Judges what was asked for; the console comes first.
@@ -71,40 +115,53 @@ impl Devices {
         let mut devices: Vec<Device> = Vec::with_capacity(backends.len() + 1);
         let mut event = event::FIRST_DEVICE.0;
         for backend in std::iter::once(Backend::Console).chain(backends) {
-            let (kind, config, mut rings) = match &backend {
-                Backend::Console => (
-                    ConsoleConfig::KIND,
-                    ConsoleConfig::default().to_config(),
-                    vec![RingPlan::new(ring_info::<u8, u8>(CONSOLE_OUT, CONSOLE_IN))],
-                ),
-                Backend::Block(disk, _) => {
-                    let ring = ring_info::<BlockRequest, BlockResponse>(BLOCK_ENTRIES, BLOCK_ENTRIES);
-                    (hv_abi::device::BLOCK, disk.config().to_config(), vec![RingPlan::new(ring)])
-                }
-                Backend::Net(network, _) => {
-                    let ring =
-                        || RingPlan::new(ring_info::<NetRequest, NetResponse>(NET_ENTRIES, NET_ENTRIES));
-                    (NetConfig::KIND, network.config().to_config(), vec![ring(), ring()])
-                }
-            };
+            let (config, mut rings) = backend.describe();
             for ring in &mut rings {
                 ring.info.event = EventPort(event);
                 event += 1;
             }
+            let kind = backend.kind();
             let index = devices.iter().filter(|device| device.kind == kind).count() as u32;
             devices.push(Device { kind, index, config, rings, backend });
         }
-        Devices(devices)
+        Devices { all: devices, fresh: true }
+    }
+
+    /// The devices of a guest that goes on: of this table, judged before, with
+    /// these back ends in its order, the console excepted.
+    pub(super) fn resume(
+        table: &[DeviceInfo],
+        base: GuestAddr,
+        backends: Vec<Backend>,
+    ) -> Result<Self, RestoreError> {
+        let mut devices = Devices::new(backends);
+        devices.fresh = false;
+        let wanted =
+            || table.iter().map(|info| info.kind).filter(|&kind| kind != ConsoleConfig::KIND).collect();
+        if devices.all.len() != table.len()
+            || devices.all.iter().zip(table).any(|(d, info)| d.kind != info.kind)
+        {
+            return Err(RestoreError::Devices { wanted: wanted() });
+        }
+        for (device, info) in devices.all.iter_mut().zip(table) {
+            for (ring, &saved) in device.rings.iter_mut().zip(&info.rings) {
+                // The sizes of a table from a file are those that this version
+                // gives, or the snapshot would have been refused.
+                ring.info = saved;
+                ring.offset = saved.address.0 - base.0;
+            }
+        }
+        Ok(devices)
     }
 
     /// The console's ring; the console itself is its domain's to drive.
     pub(super) fn take_console(&mut self) -> RingPlan {
-        self.0.remove(0).rings.pop().expect("the console comes first and has a ring")
+        self.all.remove(0).rings.pop().expect("the console comes first and has a ring")
     }
 
     /// Every ring, in the order of the table.
     pub(super) fn rings(&self) -> impl Iterator<Item = &RingPlan> {
-        self.0.iter().flat_map(|device| &device.rings)
+        self.all.iter().flat_map(|device| &device.rings)
     }
 
     /// Bytes of every ring, in the order of the table.
@@ -114,7 +171,7 @@ impl Devices {
 
     /// Puts the rings where the layout says, in memory that starts at `base`.
     pub(super) fn place(&mut self, base: GuestAddr, offsets: &[u64]) {
-        let rings = self.0.iter_mut().flat_map(|device| &mut device.rings);
+        let rings = self.all.iter_mut().flat_map(|device| &mut device.rings);
         for (ring, &offset) in rings.zip(offsets) {
             ring.offset = offset;
             ring.info.address = GuestAddr(base.0 + offset);
@@ -123,7 +180,7 @@ impl Devices {
 
     /// The device table.
     pub(super) fn table(&self) -> Vec<DeviceInfo> {
-        self.0
+        self.all
             .iter()
             .map(|device| {
                 let mut rings = [RingInfo::default(); 2];
@@ -135,42 +192,49 @@ impl Devices {
 }
 
 /// A device at work: what the I/O thread drives, and the doorbells that reach it.
+#[derive(Default)]
 pub(super) struct Connected {
-    pub(super) source: Box<dyn Source>,
+    pub(super) sources: Vec<Box<dyn Source>>,
     pub(super) bells: Vec<Bell>,
 }
 
 /// Why a device's back end could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// The block device's engine refused.
+    /// The block device could not be made.
     #[error(transparent)]
-    Engine(#[from] EngineError),
+    Block(#[from] BlockError),
     /// No doorbell.
     #[error("cannot make an eventfd: {0}; raise the limit of open files (ulimit -n)")]
     Doorbell(io::Error),
+    /// A saved ring makes no sense.
+    #[error("a ring of the guest was broken when it was saved: {0}")]
+    Ring(#[from] Violation),
 }
 
 impl Device {
     /// Starts the back end. Not for the console, which its domain drives.
-    pub(super) fn connect(
+    fn connect(
         self,
         memory: &Arc<GuestMemory>,
         hub: &Arc<Hub>,
-    ) -> Result<Connected, ConnectError> {
-        let mut bells = Vec::with_capacity(self.rings.len());
+        fresh: bool,
+        to: &mut Connected,
+    ) -> Result<(), ConnectError> {
         let mut rings = self.rings.into_iter();
-        let mut next = || {
-            let ring = rings.next().expect("`new` made the rings of this kind");
+        let mut next = || rings.next().expect("`describe` made the rings of this kind");
+        let mut with_bell = |bells: &mut Vec<Bell>| {
+            let ring = next();
             let doorbell = doorbell().map_err(ConnectError::Doorbell)?;
-            bells.push(Bell::new(ring.event(), doorbell.try_clone().map_err(ConnectError::Doorbell)?));
+            let rung = doorbell.try_clone().map_err(ConnectError::Doorbell)?;
+            bells.push(Bell::new(ring.event(), Target::Descriptor(rung)));
             Ok::<_, ConnectError>((ring, doorbell))
         };
-        let source: Box<dyn Source> = match self.backend {
+        match self.backend {
             Backend::Console => unreachable!("the console is the domain's"),
             Backend::Block(disk, engine) => {
-                let (ring, doorbell) = next()?;
-                Box::new(BlockDevice::new(Parts {
+                let (ring, doorbell) = with_bell(&mut to.bells)?;
+                to.sources.push(Box::new(BlockDevice::new(Parts {
                     index: self.index,
                     ring: ring.memory(memory),
                     layout: ring.layout,
@@ -180,23 +244,66 @@ impl Device {
                     disk,
                     engine,
                     spin: MAX_SPIN,
-                })?)
+                    fresh,
+                })?));
             }
             Backend::Net(network, capture) => {
                 let mut ring = || {
-                    let (ring, doorbell) = next()?;
+                    let (ring, doorbell) = with_bell(&mut to.bells)?;
                     Ok::<_, ConnectError>(Ring {
                         memory: ring.memory(memory),
                         layout: ring.layout,
                         channel: hub.channel(ring.event()),
                         doorbell,
+                        fresh,
                     })
                 };
                 let (transmit, receive) = (ring()?, ring()?);
-                Box::new(NetDevice::new(self.index, transmit, receive, network, capture))
+                to.sources.push(Box::new(NetDevice::new(self.index, transmit, receive, network, capture)?));
             }
-        };
-        Ok(Connected { source, bells })
+            Backend::Function(device) => {
+                let ring = next();
+                let channel = hub.channel(ring.event());
+                device.connect(ring.memory(memory), &ring.layout, channel, fresh)?;
+                to.bells.push(Bell::new(ring.event(), Target::Function(device)));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Devices {
+    /// Starts every back end but the console's.
+    pub(super) fn connect(
+        self,
+        memory: &Arc<GuestMemory>,
+        hub: &Arc<Hub>,
+    ) -> Result<Connected, ConnectError> {
+        let mut connected = Connected::default();
+        for device in self.all {
+            device.connect(memory, hub, self.fresh, &mut connected)?;
+        }
+        Ok(connected)
+    }
+
+    /// Tells a guest that goes on what has changed about its devices: addresses of its networks.
+    pub(super) fn rewrite(&self, memory: &GuestMemory, saved: &Saved) {
+        for (n, device) in self.all.iter().enumerate() {
+            if device.kind == NetConfig::KIND {
+                let entry = saved.places.devices + (n * size_of::<DeviceInfo>()) as u64;
+                memory.host_write(entry + offset_of!(DeviceInfo, config) as u64, &device.config);
+            }
+        }
+    }
+
+    /// Whether a doorbell of theirs may be bound to a descriptor.
+    pub(super) fn has_descriptors(&self) -> bool {
+        self.all.iter().any(|device| matches!(device.backend, Backend::Block(..) | Backend::Net(..)))
+    }
+
+    /// Whether the rings are fresh.
+    pub(super) fn fresh(&self) -> bool {
+        self.fresh
     }
 }
 
@@ -215,20 +322,28 @@ pub(super) const RINGS_BEFORE_BINDING: u32 = 32;
 /// A doorbell of a guest, and how often it came as an exit.
 pub(super) struct Bell {
     pub(super) port: EventPort,
-    pub(super) descriptor: EventFd,
-    rings: u32,
+    pub(super) target: Target,
+    pub(super) rings: u32,
+}
+
+/// Who hears a doorbell.
+pub(super) enum Target {
+    /// Whoever watches this descriptor: the I/O thread.
+    Descriptor(EventFd),
+    /// The guest's own thread, which then does the device's work.
+    Function(Arc<FunctionDevice>),
 }
 
 impl Bell {
-    pub(super) fn new(port: EventPort, descriptor: EventFd) -> Self {
-        Bell { port, descriptor, rings: 0 }
+    pub(super) fn new(port: EventPort, target: Target) -> Self {
+        Bell { port, target, rings: 0 }
     }
 
     /// Signals the descriptor. Returns whether it is time to bind the bell.
-    pub(super) fn ring(&mut self) -> bool {
+    pub(super) fn ring(rings: &mut u32, descriptor: &EventFd) -> bool {
         // A full counter (2^64 - 2 rings unread) has been signalled already.
-        let _ = self.descriptor.write(1);
-        self.rings = self.rings.saturating_add(1);
-        self.rings == RINGS_BEFORE_BINDING
+        let _ = descriptor.write(1);
+        *rings = rings.saturating_add(1);
+        *rings == RINGS_BEFORE_BINDING
     }
 }

@@ -13,28 +13,38 @@ mod assemble;
 mod autopsy;
 mod builder;
 mod devices;
+mod guest;
+mod identity;
+mod launch;
 mod layout;
 mod outcome;
+mod recycle;
+mod restore;
+mod saved;
 
 pub use builder::{Builder, DEFAULT_MEMORY, MAX_MEMORY, MAX_STRINGS, StartError};
 pub use devices::ConnectError;
+pub use guest::{Controller, Guest};
+use identity::Identity;
 pub use outcome::{BootPhases, Counters, Outcome, Stop};
+pub use restore::{Restore, RestoreError};
+pub use saved::{CaptureError, Places, Saved};
 
 use autopsy::Body;
-use devices::Bell;
+use devices::{Bell, Target};
 
 use crate::clock;
 use crate::device::console::{Console, ConsoleSource};
-use crate::engine::{Engine, Inner};
+use crate::device::function::Served;
+use crate::engine::Inner;
 use crate::event::{Hub, Owner};
 use crate::hypercall::{self, Action};
 use crate::loader::Image;
 use crate::memory::GuestMemory;
 use crate::platform::{Exit, Fault, Kick, Vcpu};
 use crate::reactor::SourceId;
-use crate::sched::{Entity, Next, Share, Task};
+use crate::sched::{Entity, Next, Task};
 use hv_abi::EventPort;
-use hv_abi::event::POWER;
 use hv_abi::shared_info::Clock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, Weak};
@@ -44,12 +54,14 @@ use std::time::{Duration, Instant};
 pub(crate) struct Domain {
     name: String,
     image: Arc<Image>,
-    image_base: u64,
-    /// Lowest address of its stack.
-    stack: u64,
+    places: Places,
     memory: Arc<GuestMemory>,
     hub: Arc<Hub>,
-    clock: Clock,
+    /// What it was restored from.
+    origin: Option<Arc<Saved>>,
+    /// Frequency of its TSC.
+    khz: u32,
+    clock: Mutex<Clock>,
     cpu: Mutex<Cpu>,
     kicker: Arc<dyn Kick>,
     entity: OnceLock<Weak<Entity>>,
@@ -63,10 +75,44 @@ pub(crate) struct Domain {
     order: Mutex<Option<Order>>,
     /// Ends even a wait for the reader of the console.
     abandon: AtomicBool,
-    outcome: Mutex<Option<Outcome>>,
-    ended: Condvar,
+    /// Whether to be held at the next [`Ready`](hv_abi::Hypercall::Ready).
+    hold_at_ready: AtomicBool,
+    /// Another thread has found an answer complete.
+    answered: AtomicBool,
+    /// Whether to be held as soon as possible.
+    hold: AtomicBool,
+    status: Mutex<Status>,
+    /// Signalled when `status` changes.
+    changed: Condvar,
+    observer: Option<Arc<dyn Observer>>,
     counters: Counters,
     phases: Mutex<BootPhases>,
+}
+
+/// How a guest stands.
+#[derive(Default)]
+struct Status {
+    /// It does not run until it is released.
+    held: bool,
+    outcome: Option<Outcome>,
+}
+
+/// Whoever has a function's guest: hears of its answers and of its end, on the
+/// thread that runs it.
+pub(crate) trait Observer: Send + Sync {
+    /// Whether the guest is to be held after each answer.
+    fn one_answer(&self) -> bool;
+    /// The guest has completed an answer, and is held if it is to be.
+    fn answered(&self);
+    /// The guest has ended.
+    fn ended(&self, outcome: &Outcome);
+}
+
+/// What ended a turn.
+enum Turn {
+    Next(Next),
+    /// An answer was completed, and the guest is held.
+    Answered,
 }
 
 /// An order to end.
@@ -95,8 +141,32 @@ impl Domain {
         self.cpu.lock().expect("no panic while held")
     }
 
+    fn status(&self) -> MutexGuard<'_, Status> {
+        self.status.lock().expect("no panic while held")
+    }
+
     fn now(&self) -> u64 {
-        self.clock.time_at(clock::tsc())
+        self.clock.lock().expect("no panic while held").time_at(clock::tsc())
+    }
+
+    fn hold(&self) {
+        self.hold.store(true, Ordering::SeqCst);
+        self.kicker.kick();
+        self.wake_up();
+    }
+
+    fn release(&self) {
+        self.hold.store(false, Ordering::SeqCst);
+        self.status().held = false;
+        self.wake_up();
+    }
+
+    /// What a turn ends with from which on the guest is held.
+    fn held(&self) -> Next {
+        self.hold.store(true, Ordering::SeqCst);
+        self.status().held = true;
+        self.changed.notify_all();
+        Next::Blocked(None)
     }
 
     fn order(&self, order: Order) {
@@ -129,14 +199,22 @@ impl Domain {
     }
 
     /// Runs the guest until it has to wait, gives way, or ends.
-    fn run_cpu(&self, cpu: &mut Cpu) -> Result<Next, Outcome> {
+    fn run_cpu(&self, cpu: &mut Cpu) -> Result<Turn, Outcome> {
+        if self.answered.swap(false, Ordering::SeqCst)
+            && let Some(turn) = self.after_answer()
+        {
+            return Ok(turn);
+        }
+        if self.hold.load(Ordering::SeqCst) && !self.ordered.load(Ordering::SeqCst) {
+            return Ok(Turn::Next(self.held()));
+        }
         if let Some(deadline) = cpu.blocked {
             if self.ordered.load(Ordering::SeqCst) {
                 return Err(self.obey(cpu));
             }
             match self.block(deadline) {
                 Ok(result) => cpu.vcpu.set_result(result),
-                Err(until) => return Ok(Next::Blocked(until)),
+                Err(until) => return Ok(Turn::Next(Next::Blocked(until))),
             }
             cpu.blocked = None;
         }
@@ -152,12 +230,16 @@ impl Domain {
                     if !std::mem::replace(&mut cpu.called, true) {
                         self.note_phase(cpu, |phases| &mut phases.first_hypercall);
                     }
-                    self.ring(cpu, EventPort(port));
+                    if self.ring(cpu, EventPort(port)) == Served::Answered
+                        && let Some(turn) = self.after_answer()
+                    {
+                        return Ok(turn);
+                    }
                     continue;
                 }
                 Exit::Interrupted => {
                     self.counters.interruption();
-                    return Ok(Next::Ready);
+                    return Ok(Turn::Next(Next::Ready));
                 }
                 Exit::Fault(fault) => return Err(self.fault(cpu, &fault)),
                 Exit::Failed(reason) => return Err(self.crash(cpu, format!("the host failed: {reason}"))),
@@ -171,16 +253,19 @@ impl Domain {
                 Action::Ready => {
                     self.note_phase(cpu, |phases| &mut phases.ready);
                     cpu.vcpu.set_result(0);
+                    if self.hold_at_ready.swap(false, Ordering::SeqCst) {
+                        return Ok(Turn::Next(self.held()));
+                    }
                 }
                 Action::Yield => {
                     cpu.vcpu.set_result(0);
-                    return Ok(Next::Ready);
+                    return Ok(Turn::Next(Next::Ready));
                 }
                 Action::Block(deadline) => match self.block(deadline) {
                     Ok(result) => cpu.vcpu.set_result(result),
                     Err(until) => {
                         cpu.blocked = Some(deadline);
-                        return Ok(Next::Blocked(until));
+                        return Ok(Turn::Next(Next::Blocked(until)));
                     }
                 },
                 Action::Exit(code) => return Err(Outcome::Exited(code)),
@@ -189,15 +274,31 @@ impl Domain {
         }
     }
 
+    /// What follows when the guest has completed an answer, if that ends its turn.
+    fn after_answer(&self) -> Option<Turn> {
+        let observer = self.observer.as_ref()?;
+        if observer.one_answer() {
+            self.held();
+            return Some(Turn::Answered);
+        }
+        observer.answered();
+        None
+    }
+
     /// The guest rang a doorbell that the platform has not bound.
-    fn ring(&self, cpu: &mut Cpu, port: EventPort) {
+    fn ring(&self, cpu: &mut Cpu, port: EventPort) -> Served {
         self.counters.doorbell();
         if let Some(bell) = cpu.bells.iter_mut().find(|bell| bell.port == port) {
-            if bell.ring()
-                && let Err(error) = cpu.vcpu.bind_doorbell(port, &bell.descriptor)
-            {
-                // Rings go on to come as exits: slower, nothing worse.
-                tracing::debug!("binding a doorbell: {error}");
+            match &bell.target {
+                Target::Function(device) => return device.ring(),
+                Target::Descriptor(descriptor) => {
+                    if Bell::ring(&mut bell.rings, descriptor)
+                        && let Err(error) = cpu.vcpu.bind_doorbell(port, descriptor)
+                    {
+                        // Rings go on to come as exits: slower, nothing worse.
+                        tracing::debug!("binding a doorbell: {error}");
+                    }
+                }
             }
         } else if port == self.console_port {
             cpu.console_rings += 1;
@@ -207,6 +308,7 @@ impl Domain {
         } else {
             self.counters.unbound_doorbell();
         }
+        Served::Running
     }
 
     /// From now on the I/O thread drives the console. Until then the guest's
@@ -218,7 +320,7 @@ impl Domain {
             bell.inspect_err(|error| tracing::warn!("no doorbell for the console: {error}")).ok()?;
         let source = engine.reactor.add(Box::new(ConsoleSource::new(self.console.clone(), bell)));
         self.sources.lock().expect("no panic while held").push(source);
-        Some(Bell::new(self.console_port, descriptor))
+        Some(Bell::new(self.console_port, Target::Descriptor(descriptor)))
     }
 
     fn note_phase(&self, cpu: &Cpu, phase: impl Fn(&mut BootPhases) -> &mut Option<Duration>) {
@@ -239,9 +341,9 @@ impl Domain {
         Body {
             name: &self.name,
             image: &self.image,
-            image_base: self.image_base,
+            image_base: self.memory.base().0 + self.places.image,
             memory: &self.memory,
-            stack: self.stack,
+            stack: self.memory.base().0 + self.places.stack,
         }
     }
 
@@ -256,15 +358,26 @@ impl Domain {
 
 impl Task for Domain {
     fn run(&self) -> Next {
-        let cpu = &mut *self.cpu();
-        let outcome = match self.run_cpu(cpu) {
-            Ok(next) => return next,
+        let mut cpu = self.cpu();
+        let outcome = match self.run_cpu(&mut cpu) {
+            Ok(Turn::Next(next)) => return next,
+            Ok(Turn::Answered) => {
+                drop(cpu);
+                if let Some(observer) = &self.observer {
+                    observer.answered();
+                }
+                return Next::Blocked(None);
+            }
             Err(outcome) => outcome,
         };
         self.console.finish(&|| !self.abandon.load(Ordering::SeqCst));
         self.phases.lock().expect("no panic while held").run = cpu.first_entry.map(|first| first.elapsed());
-        *self.outcome.lock().expect("no panic while held") = Some(outcome);
-        self.ended.notify_all();
+        drop(cpu);
+        if let Some(observer) = &self.observer {
+            observer.ended(&outcome);
+        }
+        self.status().outcome = Some(outcome);
+        self.changed.notify_all();
         Next::Ended
     }
 
@@ -280,120 +393,5 @@ impl Owner for Domain {
 
     fn condemn(&self, reason: String) {
         self.order(Order::Condemned(reason));
-    }
-}
-
-/// A guest that was started. Dropping it ends the guest.
-pub struct Guest {
-    domain: Arc<Domain>,
-    entity: Arc<Entity>,
-    engine: Engine,
-}
-
-impl Guest {
-    /// Waits for the guest's end. On an engine without threads of its own, the
-    /// engine's guests run on the calling thread meanwhile; of several threads
-    /// that wait, on one of them.
-    pub fn wait(&self) -> Outcome {
-        /// When to see whether the thread that ran the guests has left.
-        const AGAIN: Duration = Duration::from_millis(10);
-        loop {
-            if !self.engine.has_workers()
-                && let Ok(_driver) = self.engine.inner.driver.try_lock()
-            {
-                let ended = || self.domain.outcome.lock().expect("no panic while held").is_some();
-                self.engine.inner.scheduler.work(&ended);
-            }
-            let outcome = self.domain.outcome.lock().expect("no panic while held");
-            if let Some(outcome) = &*outcome {
-                return outcome.clone();
-            }
-            let (outcome, _) = self.domain.ended.wait_timeout(outcome, AGAIN).expect("no panic while held");
-            if let Some(outcome) = &*outcome {
-                return outcome.clone();
-            }
-        }
-    }
-
-    /// Ends the guest. What it has printed is still written.
-    pub fn stop(&self, reason: Stop) {
-        self.controller().stop(reason);
-    }
-
-    /// A handle that can end the guest from another thread.
-    pub fn controller(&self) -> Controller {
-        Controller { domain: Arc::downgrade(&self.domain) }
-    }
-
-    /// How often the guest left to hv, by reason.
-    pub fn counters(&self) -> Vec<(&'static str, u64)> {
-        self.domain.counters.list()
-    }
-
-    /// Bytes of guest memory that are backed by host memory: what the guest
-    /// has touched, and what was loaded for it.
-    pub fn resident_memory(&self) -> u64 {
-        self.domain.memory.resident()
-    }
-
-    /// CPU time that its virtual CPU has used, with what hv did for it on the
-    /// same thread.
-    pub fn cpu_time(&self) -> Duration {
-        self.entity.cpu_time()
-    }
-
-    /// How long its start took.
-    pub fn phases(&self) -> BootPhases {
-        *self.domain.phases.lock().expect("no panic while held")
-    }
-}
-
-impl Drop for Guest {
-    fn drop(&mut self) {
-        self.stop(Stop::Dropped);
-        self.controller().abandon();
-        let sources = std::mem::take(&mut *self.domain.sources.lock().expect("no panic while held"));
-        for source in sources {
-            self.engine.inner.reactor.remove(source);
-        }
-    }
-}
-
-/// Ends a guest from elsewhere; does not keep it alive.
-#[derive(Clone)]
-pub struct Controller {
-    domain: Weak<Domain>,
-}
-
-impl Controller {
-    /// Ends the guest. What it has printed is still written.
-    pub fn stop(&self, reason: Stop) {
-        if let Some(domain) = self.domain.upgrade() {
-            domain.order(Order::Stop(reason));
-        }
-    }
-
-    /// Gives the guest another weight and cap, from now on.
-    pub fn set_share(&self, share: Share) {
-        let entity = self.domain.upgrade().and_then(|domain| domain.entity.get().and_then(Weak::upgrade));
-        if let Some(entity) = entity {
-            entity.set_share(share);
-        }
-    }
-
-    /// Asks the guest to end by itself. Returns false if it does not listen to
-    /// such requests: then it has to be [stopped](Self::stop).
-    pub fn request_shutdown(&self) -> bool {
-        self.domain.upgrade().is_some_and(|domain| {
-            domain.hub.raise(POWER);
-            domain.hub.is_unmasked(POWER)
-        })
-    }
-
-    /// Does not wait for the reader of the guest's console any longer.
-    pub fn abandon(&self) {
-        if let Some(domain) = self.domain.upgrade() {
-            domain.abandon.store(true, Ordering::SeqCst);
-        }
     }
 }

@@ -223,6 +223,15 @@ impl GuestMemory {
         self.slice(offset, bytes.len()).copy_from(bytes);
     }
 
+    /// [`host_write`](Self::host_write) of whole pages into memory that is zero: pages of zeros stay untouched.
+    pub fn host_write_pages(&self, offset: u64, pages: &[u8]) {
+        for (n, page) in pages.chunks(PAGE_SIZE as usize).enumerate() {
+            if page.iter().any(|&byte| byte != 0) {
+                self.host_write(offset + n as u64 * PAGE_SIZE, page);
+            }
+        }
+    }
+
     /// Copies bytes out on the host's own account, also of the tail. Panics outside.
     pub fn host_read(&self, offset: u64, bytes: &mut [u8]) {
         self.slice(offset, bytes.len()).copy_to(bytes);

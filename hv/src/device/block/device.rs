@@ -71,6 +71,8 @@ pub struct Parts {
     /// Longest time to look for further requests before sleeping, usually
     /// [`MAX_SPIN`]; zero on a host whose cores all have something better to do.
     pub spin: Duration,
+    /// Whether nobody has used the ring; else it is taken up where it was left.
+    pub fresh: bool,
 }
 
 /// A block device, to be driven by the reactor. Dropping it waits for the
@@ -94,6 +96,17 @@ pub struct BlockDevice {
     dead: bool,
 }
 
+/// Why there is no block device.
+#[derive(Debug, thiserror::Error)]
+pub enum BlockError {
+    /// Its engine refused.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The ring was broken when it was left.
+    #[error("its ring was broken when it was saved: {0}")]
+    Ring(#[from] Violation),
+}
+
 /// What a round came to.
 struct Round {
     /// Requests were taken or outcomes published.
@@ -103,14 +116,17 @@ struct Round {
 }
 
 impl BlockDevice {
-    /// A device over a ring that nobody has used. Its doorbell is armed.
-    pub fn new(parts: Parts) -> Result<Self, EngineError> {
+    /// A device over a ring. Its doorbell is armed.
+    pub fn new(parts: Parts) -> Result<Self, BlockError> {
         let config = parts.disk.config();
         let mut device = BlockDevice {
             name: format!("block device {}", parts.index),
             config,
             memory: parts.ring.memory().clone(),
-            ring: Back::new(parts.ring, &parts.layout),
+            ring: match parts.fresh {
+                true => Back::new(parts.ring, &parts.layout),
+                false => Back::resume(parts.ring, &parts.layout)?,
+            },
             doorbell: parts.doorbell,
             channel: parts.channel,
             engine: engine::open(Arc::new(parts.disk), parts.entries, parts.engine)?,
@@ -290,7 +306,29 @@ impl BlockDevice {
     }
 }
 
+impl BlockDevice {
+    /// Works on what was taken, and takes nothing more. Returns whether all of it is answered.
+    fn settle(&mut self) -> Result<bool, Violation> {
+        self.submit();
+        let _ = self.engine.kick();
+        self.engine.complete(&mut self.done);
+        self.answer()?;
+        Ok(self.in_flight() == 0)
+    }
+}
+
 impl Source for BlockDevice {
+    fn settle(&mut self) -> bool {
+        if self.dead {
+            return true;
+        }
+        let settled = BlockDevice::settle(self);
+        settled.unwrap_or_else(|violation| {
+            self.broken(violation);
+            true
+        })
+    }
+
     fn start(&mut self, io: Registrar) -> io::Result<()> {
         io.register(&mut SourceFd(&self.doorbell.as_raw_fd()), DOORBELL, Interest::READABLE)?;
         io.register(&mut SourceFd(&self.engine.as_raw_fd()), ENGINE, Interest::READABLE)

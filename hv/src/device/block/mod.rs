@@ -22,7 +22,7 @@ mod spin;
 #[cfg(test)]
 mod tests;
 
-pub use device::{BlockDevice, Parts};
+pub use device::{BlockDevice, BlockError, Parts};
 pub use disk::{Disk, DiskError};
 pub use engine::{EngineError, EngineKind};
 pub use request::{Plan, judge};

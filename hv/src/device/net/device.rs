@@ -39,6 +39,8 @@ pub struct Ring {
     pub doorbell: EventFd,
     /// Tells the guest about responses.
     pub channel: Channel,
+    /// Whether nobody has used the ring; else it is taken up where it was left.
+    pub fresh: bool,
 }
 
 /// One ring, taken up.
@@ -87,23 +89,23 @@ impl NetDevice {
         receive: Ring,
         network: Box<dyn Network>,
         capture: Option<Capture>,
-    ) -> Self {
+    ) -> Result<Self, Violation> {
         let config = network.config();
         let mut capture = capture;
         if let Some(capture) = &mut capture {
             let features = NetFeatures::from_bits_truncate(config.features);
             capture.fill_checksums(features.contains(NetFeatures::CHECKSUM_FREE));
         }
-        NetDevice {
+        Ok(NetDevice {
             memory: transmit.memory.memory().clone(),
-            transmit: Queue::new(transmit, format!("net{index} transmit ring")),
-            receive: Queue::new(receive, format!("net{index} receive ring")),
+            transmit: Queue::new(transmit, format!("net{index} transmit ring"))?,
+            receive: Queue::new(receive, format!("net{index} receive ring"))?,
             network: Some(network),
             io: None,
             capture,
             config,
             frame: vec![0; (u32::from(config.mtu) + ETHERNET_HEADER) as usize].into(),
-        }
+        })
     }
 
     /// What the guest is told about the device, for its start-info.
@@ -317,13 +319,16 @@ impl Filling<'_> {
 }
 
 impl Queue {
-    fn new(ring: Ring, name: String) -> Self {
-        let back = Back::new(ring.memory, &ring.layout);
+    fn new(ring: Ring, name: String) -> Result<Self, Violation> {
+        let back = match ring.fresh {
+            true => Back::new(ring.memory, &ring.layout),
+            false => Back::resume(ring.memory, &ring.layout)?,
+        };
         let mut queue = Queue { ring: back, doorbell: ring.doorbell, channel: ring.channel, name };
         // From the first request on the guest rings. That something is there
         // already cannot be, and would be a violation that the first round finds.
         let _ = queue.ring.requests.wait_for_entries();
-        queue
+        Ok(queue)
     }
 }
 

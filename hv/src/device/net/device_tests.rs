@@ -111,13 +111,14 @@ fn rig() -> Rig {
         layout,
         doorbell: EventFd::new(EFD_NONBLOCK).unwrap(),
         channel: hub.channel(EventPort(1 + index as u32)),
+        fresh: true,
     };
     let tray = Arc::new(Mutex::new(Tray::default()));
     let captured = Arc::new(Mutex::new(Vec::new()));
     let capture = Capture::new(Box::new(Sink(captured.clone()))).unwrap();
     let network = Box::new(FakeNetwork(tray.clone()));
     Rig {
-        device: NetDevice::new(0, ring(0), ring(1), network, Some(capture)),
+        device: NetDevice::new(0, ring(0), ring(1), network, Some(capture)).unwrap(),
         transmit: Front::new(rings[0].clone(), &layout),
         receive: Front::new(rings[1].clone(), &layout),
         rings,

@@ -95,6 +95,7 @@ impl Rig {
             disk,
             engine,
             spin,
+            fresh: true,
         })
         .unwrap();
         let front = Front::new(ring.clone(), &layout);

@@ -1,0 +1,40 @@
+//! Where the answers of a function go.
+
+/// Takes the answer of one request, piece by piece.
+///
+/// The methods are called from the threads that run guests, one at a time, and
+/// with locks of the device held: they never block, and never call back into the device.
+pub trait Answer: Send {
+    /// The head: an HTTP/1.1 response head, as the guest wrote it, of at most
+    /// [`HEAD_MAX`](hv_abi::io::function::HEAD_MAX) bytes. Comes first, and once. A
+    /// reason to refuse it ends the guest.
+    fn head(&mut self, head: &[u8]) -> Result<(), String>;
+
+    /// Some of the body. Returns how many bytes were taken; when it is fewer, the rest is
+    /// offered again after [`Call::resume`](crate::function::Call::resume).
+    fn body(&mut self, bytes: &[u8]) -> usize;
+
+    /// The answer is complete. Nothing comes after this.
+    fn end(&mut self);
+
+    /// There will be no (complete) answer. Nothing comes after this.
+    fn failed(&mut self, failure: crate::function::Failure);
+
+    /// There is room for more of the request's body, after a time without.
+    fn writable(&mut self);
+}
+
+/// What a device was left with when its guest stopped.
+pub struct Unanswered {
+    pub(super) answer: Box<dyn Answer>,
+    pub(super) ended: bool,
+}
+
+impl Unanswered {
+    /// Tells the one who waits for the answer, unless it has it.
+    pub fn fail(mut self, failure: impl FnOnce() -> crate::function::Failure) {
+        if !self.ended {
+            self.answer.failed(failure());
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Handles to a guest: what its owner and others can do with it.
+
+use super::{BootPhases, Domain, Order, Outcome, Status, Stop};
+use crate::engine::Engine;
+use crate::sched::{Entity, Scheduler, Share};
+use hv_abi::event::POWER;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// A guest that was started. Dropping it ends the guest.
+pub struct Guest {
+    pub(super) domain: Arc<Domain>,
+    pub(super) entity: Arc<Entity>,
+    pub(super) engine: Engine,
+}
+
+impl Guest {
+    /// Waits for the guest's end. On an engine without threads of its own, the
+    /// engine's guests run on the calling thread meanwhile; of several threads
+    /// that wait, on one of them.
+    pub fn wait(&self) -> Outcome {
+        self.wait_until(None, |status| status.outcome.clone()).expect("there is no time limit")
+    }
+
+    /// Waits until the guest is held (see [`Builder::hold_at_ready`](super::Builder::hold_at_ready) and
+    /// [`hold`](Self::hold)), or has ended. Returns false when neither has happened within this time.
+    pub fn wait_held(&self, within: Duration) -> bool {
+        let until = Instant::now() + within;
+        self.wait_until(Some(until), |status| (status.held || status.outcome.is_some()).then_some(()))
+            .is_some()
+    }
+
+    /// How the guest ended, if it has.
+    pub fn outcome(&self) -> Option<Outcome> {
+        self.domain.status().outcome.clone()
+    }
+
+    /// Stops the guest where it is, without its noticing.
+    pub fn hold(&self) {
+        self.domain.hold();
+    }
+
+    /// Lets a guest that is held run on.
+    pub fn release(&self) {
+        self.domain.release();
+    }
+
+    fn wait_until<T>(&self, until: Option<Instant>, look: impl Fn(&Status) -> Option<T>) -> Option<T> {
+        /// When to see whether the thread that ran the guests has left.
+        const AGAIN: Duration = Duration::from_millis(10);
+        let late = || until.is_some_and(|until| Instant::now() >= until);
+        loop {
+            if !self.engine.has_workers()
+                && let Ok(_driver) = self.engine.inner.driver.try_lock()
+            {
+                let _alarm = until.map(|until| Alarm::new(until, self.engine.inner.scheduler.clone()));
+                self.engine.inner.scheduler.work(&|| late() || look(&self.domain.status()).is_some());
+            }
+            let status = self.domain.status();
+            if let Some(found) = look(&status) {
+                return Some(found);
+            }
+            if late() {
+                return None;
+            }
+            let (status, _) = self.domain.changed.wait_timeout(status, AGAIN).expect("no panic while held");
+            if let Some(found) = look(&status) {
+                return Some(found);
+            }
+        }
+    }
+
+    /// Ends the guest. What it has printed is still written.
+    pub fn stop(&self, reason: Stop) {
+        self.controller().stop(reason);
+    }
+
+    /// A handle that can end the guest from another thread.
+    pub fn controller(&self) -> Controller {
+        Controller { domain: Arc::downgrade(&self.domain) }
+    }
+
+    /// How often the guest left to hv, by reason.
+    pub fn counters(&self) -> Vec<(&'static str, u64)> {
+        self.domain.counters.list()
+    }
+
+    /// Bytes of guest memory that are backed by host memory: what the guest
+    /// has touched, and what was loaded for it.
+    pub fn resident_memory(&self) -> u64 {
+        self.domain.memory.resident()
+    }
+
+    /// CPU time that its virtual CPU has used, with what hv did for it on the
+    /// same thread.
+    pub fn cpu_time(&self) -> Duration {
+        self.entity.cpu_time()
+    }
+
+    /// How long its start took.
+    pub fn phases(&self) -> BootPhases {
+        *self.domain.phases.lock().expect("no panic while held")
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.stop(Stop::Dropped);
+        self.controller().abandon();
+        let sources = std::mem::take(&mut *self.domain.sources.lock().expect("no panic while held"));
+        for source in sources {
+            self.engine.inner.reactor.remove(source);
+        }
+    }
+}
+
+/// Ends a guest from elsewhere; does not keep it alive.
+#[derive(Clone)]
+pub struct Controller {
+    domain: Weak<Domain>,
+}
+
+impl Controller {
+    /// Ends the guest. What it has printed is still written.
+    pub fn stop(&self, reason: Stop) {
+        if let Some(domain) = self.domain.upgrade() {
+            domain.order(Order::Stop(reason));
+        }
+    }
+
+    /// Gives the guest another weight and cap, from now on.
+    pub fn set_share(&self, share: Share) {
+        let entity = self.domain.upgrade().and_then(|domain| domain.entity.get().and_then(Weak::upgrade));
+        if let Some(entity) = entity {
+            entity.set_share(share);
+        }
+    }
+
+    /// Asks the guest to end by itself. Returns false if it does not listen to
+    /// such requests: then it has to be [stopped](Self::stop).
+    pub fn request_shutdown(&self) -> bool {
+        self.domain.upgrade().is_some_and(|domain| {
+            domain.hub.raise(POWER);
+            domain.hub.is_unmasked(POWER)
+        })
+    }
+
+    /// Does not wait for the reader of the guest's console any longer.
+    pub fn abandon(&self) {
+        if let Some(domain) = self.domain.upgrade() {
+            domain.abandon.store(true, Ordering::SeqCst);
+        }
+    }
+}
+
+/// Has a thread that runs guests look up at a certain time.
+struct Alarm(JoinHandle<()>);
+
+impl Alarm {
+    fn new(at: Instant, scheduler: Scheduler) -> Self {
+        Alarm(std::thread::spawn(move || {
+            std::thread::park_timeout(at.saturating_duration_since(Instant::now()));
+            scheduler.nudge();
+        }))
+    }
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        self.0.thread().unpark();
+    }
+}

@@ -1,0 +1,84 @@
+//! Warm shells: the virtual machine of a clone that is done serves the next one.
+//!
+//! A clone can leave traces in its memory, in its virtual CPU, in the host's end of its rings, and in
+//! what the host keeps about it. All of it goes back to the snapshot here; what
+//! stays is the VM itself with its page tables, whose making is most of the cost of a clone.
+
+use super::{Guest, Identity};
+use crate::platform::PlatformError;
+use hv_abi::ring::Violation;
+use std::ops::Range;
+use std::sync::atomic::Ordering;
+
+/// Why a virtual machine cannot be used again.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RecycleError {
+    #[error(transparent)]
+    Platform(#[from] PlatformError),
+    #[error("a ring of the snapshot is broken: {0}")]
+    Ring(#[from] Violation),
+    #[error("the guest has devices that are not reset")]
+    Devices,
+}
+
+impl Guest {
+    /// Takes a clone that is held back to its snapshot, and returns how many pages it had written.
+    pub(crate) fn recycle(&self) -> Result<u64, RecycleError> {
+        let domain = &*self.domain;
+        let cpu = &mut *domain.cpu();
+        let origin = domain.origin.as_ref().expect("a clone");
+        if !domain.sources.lock().expect("no panic while held").is_empty() {
+            return Err(RecycleError::Devices);
+        }
+        let pages = domain.memory.reset();
+        cpu.vcpu.reset(&origin.cpu)?;
+        (cpu.blocked, cpu.first_entry, cpu.called, cpu.console_rings) = (None, None, false, 0);
+        domain.console.renew()?;
+        for bell in &mut cpu.bells {
+            bell.rings = 0;
+            if let super::devices::Target::Function(device) = &bell.target {
+                device.renew()?;
+            }
+        }
+        domain.hold_at_ready.store(false, Ordering::SeqCst);
+        Ok(pages)
+    }
+
+    /// Makes a clone that is held another guest than all before it, and lets it run from the next
+    /// [`wake`](Self::wake) on.
+    pub(crate) fn renew(&self) -> std::io::Result<()> {
+        let domain = &*self.domain;
+        let origin = domain.origin.as_ref().expect("a clone");
+        let clock =
+            Identity::fresh()?.give(&domain.memory, &domain.places, &domain.hub, domain.khz, origin.time);
+        *domain.clock.lock().expect("no panic while held") = clock;
+        self.set_running();
+        Ok(())
+    }
+
+    /// Lets a clone that is held, and has not run yet, run from the next [`wake`](Self::wake) on.
+    pub(crate) fn set_running(&self) {
+        self.domain.status().held = false;
+        self.domain.hold.store(false, Ordering::SeqCst);
+    }
+
+    /// Has its own thread deal with an answer that another thread found complete.
+    pub(crate) fn note_answered(&self) {
+        self.domain.answered.store(true, Ordering::SeqCst);
+        self.domain.kicker.kick();
+        self.domain.wake_up();
+    }
+
+    /// Has it run.
+    pub(crate) fn wake(&self) {
+        self.domain.wake_up();
+    }
+
+    /// The ranges of its memory, tail included, that were written since it was made.
+    pub(crate) fn written(&self) -> Vec<Range<u64>> {
+        let memory = &self.domain.memory;
+        let mut ranges = Vec::new();
+        memory.for_each_private(memory.size() + memory.tail(), &mut |range| ranges.push(range));
+        ranges
+    }
+}

@@ -1,0 +1,142 @@
+//! From a snapshot to a guest that goes on.
+
+use super::builder::StartError;
+use super::devices::{Backend, Devices};
+use super::launch::Launch;
+use super::{Guest, Identity, Observer};
+use crate::device::block::{Disk, EngineKind};
+use crate::device::console::{Input, Output};
+use crate::device::function::FunctionDevice;
+use crate::device::net::{Capture, Network};
+use crate::device::stdio::Buffer;
+use crate::engine::Engine;
+use crate::memory::GuestMemory;
+use crate::sched::Share;
+use crate::snapshot::Snapshot;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Why a snapshot cannot be restored with these devices.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// Other devices than the guest had.
+    #[error("the guest that was saved has {}; it has to get the same again", kinds(.wanted))]
+    Devices {
+        /// The kinds of the guest's devices, the console left out.
+        wanted: Vec<u32>,
+    },
+}
+
+fn kinds(kinds: &[u32]) -> String {
+    use hv_abi::device::{BLOCK, FUNCTION, NET};
+    let name = |kind: &u32| match *kind {
+        BLOCK => "a disk".to_string(),
+        NET => "a network".to_string(),
+        FUNCTION => "a function device".to_string(),
+        kind => format!("a device of kind {kind}"),
+    };
+    match kinds {
+        [] => "no devices but the console".into(),
+        kinds => kinds.iter().map(name).collect::<Vec<_>>().join(", "),
+    }
+}
+
+/// Describes a guest that goes on from a snapshot, then starts it. Any number
+/// of guests can go on from one: they share every page that they do not write.
+pub struct Restore {
+    snapshot: Arc<Snapshot>,
+    output: Box<dyn Output>,
+    input: Option<Box<dyn Input>>,
+    devices: Vec<Backend>,
+    share: Share,
+    observer: Option<Arc<dyn Observer>>,
+}
+
+impl Restore {
+    /// A guest that goes on from here, with output that is dropped.
+    pub fn new(snapshot: Arc<Snapshot>) -> Self {
+        Restore {
+            snapshot,
+            output: Box::new(Buffer::new(0)),
+            input: None,
+            devices: Vec::new(),
+            share: Share::default(),
+            observer: None,
+        }
+    }
+
+    /// Where its console's output goes.
+    pub fn output(mut self, output: impl Output + 'static) -> Self {
+        self.output = Box::new(output);
+        self
+    }
+
+    pub(crate) fn boxed_output(mut self, output: Box<dyn Output>) -> Self {
+        self.output = output;
+        self
+    }
+
+    /// Where its console's input comes from. Without one, the input is at its end.
+    pub fn input(mut self, input: impl Input + 'static) -> Self {
+        self.input = Some(Box::new(input));
+        self
+    }
+
+    /// Its next disk, in the order of the guest that was saved.
+    pub fn disk(mut self, disk: Disk) -> Self {
+        self.devices.push(Backend::Block(disk, EngineKind::Auto));
+        self
+    }
+
+    /// Its next network, whose frames are also written to `capture`.
+    pub fn network(mut self, network: Box<dyn Network>, capture: Option<Capture>) -> Self {
+        self.devices.push(Backend::Net(network, capture));
+        self
+    }
+
+    /// Its function device.
+    pub fn function(mut self, device: Arc<FunctionDevice>) -> Self {
+        self.devices.push(Backend::Function(device));
+        self
+    }
+
+    /// Its share of the processors.
+    pub fn share(mut self, share: Share) -> Self {
+        self.share = share;
+        self
+    }
+
+    /// Who hears of its answers. The guest is held until it gets a request.
+    pub(crate) fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
+        self.observer = Some(observer);
+        self
+    }
+
+    /// Starts the guest.
+    pub fn spawn(self, engine: &Engine) -> Result<Guest, StartError> {
+        let begin = Instant::now();
+        let saved = self.snapshot.saved();
+        let memory = GuestMemory::of_template(self.snapshot.template())?;
+        for range in self.snapshot.hot_pages().iter() {
+            memory.populate(range.clone());
+        }
+        let devices = Devices::resume(&saved.devices, memory.base(), self.devices)?;
+        devices.rewrite(&memory, saved);
+        Launch {
+            name: saved.name.clone(),
+            image: self.snapshot.image().clone(),
+            memory: Arc::new(memory),
+            places: saved.places,
+            cpu: saved.cpu.clone(),
+            devices,
+            output: self.output,
+            input: self.input,
+            share: self.share,
+            hold_at_ready: false,
+            resumed: Some((saved.clone(), Identity::fresh().map_err(StartError::Random)?)),
+            observer: self.observer,
+            load: begin.elapsed(),
+        }
+        .start(engine)
+    }
+}

@@ -1,0 +1,116 @@
+//! What of a guest is saved, beside its memory: each part in its own form.
+
+use super::{Domain, Guest};
+use crate::clock;
+use crate::loader::Image;
+use crate::memory::{Template, TemplateError};
+use crate::platform::{CpuState, PlatformError};
+use crate::snapshot::Snapshot;
+use hv_abi::device::DeviceInfo;
+use std::sync::Arc;
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
+
+/// Where in a guest's memory things are that the host returns to: offsets from its start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Places {
+    /// Address 0 of the image.
+    pub image: u64,
+    /// The lowest byte of the stack.
+    pub stack: u64,
+    /// The device table.
+    pub devices: u64,
+    /// Its entries.
+    pub device_count: u64,
+    /// The hypercall page.
+    pub hypercall_page: u64,
+    /// The shared-info page.
+    pub shared_info: u64,
+}
+
+/// A guest that stands still, without its memory.
+#[derive(Clone, Debug)]
+pub struct Saved {
+    /// Its name.
+    pub name: String,
+    /// Its virtual CPU.
+    pub cpu: CpuState,
+    /// Its clock, in nanoseconds since its start.
+    pub time: u64,
+    /// Where things are.
+    pub places: Places,
+    /// Its device table.
+    pub devices: Vec<DeviceInfo>,
+}
+
+/// Why a guest could not be saved.
+#[derive(Debug, thiserror::Error)]
+pub enum CaptureError {
+    /// It runs, or has ended.
+    #[error("the guest does not stand still: hold it first")]
+    NotHeld,
+    /// No room for its memory.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+    /// The platform failed.
+    #[error(transparent)]
+    Platform(#[from] PlatformError),
+}
+
+impl Guest {
+    /// Saves a guest that is [held](Self::wait_held): its devices finish what they
+    /// have taken on, and everything that it is goes into the snapshot. The guest
+    /// stays held.
+    pub fn capture(&self) -> Result<Snapshot, CaptureError> {
+        let sources = self.domain.sources.lock().expect("no panic while held").clone();
+        for &source in &sources {
+            self.engine.inner.reactor.pause(source);
+        }
+        let captured = self.domain.capture(&*self.engine.inner.platform);
+        for &source in &sources {
+            self.engine.inner.reactor.resume(source);
+        }
+        let (saved, template, image) = captured?;
+        Ok(Snapshot::new(saved, template, image))
+    }
+}
+
+impl Domain {
+    fn capture(
+        &self,
+        platform: &dyn crate::platform::Platform,
+    ) -> Result<(Saved, Arc<Template>, Arc<Image>), CaptureError> {
+        let cpu = &mut *self.cpu();
+        if !self.status().held {
+            return Err(CaptureError::NotHeld);
+        }
+        self.console.finish(&|| !self.abandon.load(std::sync::atomic::Ordering::SeqCst));
+        if cpu.blocked.is_some() {
+            // Restored, it returns from its wait at once, and looks again.
+            cpu.vcpu.set_result(0);
+        }
+        let state = cpu.vcpu.save()?;
+        let clock = *self.clock.lock().expect("no panic while held");
+        let mut devices = vec![DeviceInfo::new_zeroed(); self.places.device_count as usize];
+        self.memory.host_read(self.places.devices, devices.as_mut_bytes());
+        let saved = Saved {
+            name: self.name.clone(),
+            cpu: state,
+            time: clock.time_at(clock::tsc()),
+            places: self.places,
+            devices,
+        };
+        let mut made = Template::make(self.memory.base(), self.memory.size())?;
+        for (range, access) in self.memory.map() {
+            made.allow(range.clone(), *access);
+        }
+        let copied: Result<(), std::convert::Infallible> =
+            self.memory.for_each_piece(&mut |offset, bytes| {
+                made.host_write_pages(offset, bytes);
+                Ok(())
+            });
+        let Ok(()) = copied;
+        platform.prepare(&made, self.places.hypercall_page)?;
+        Ok((saved, Arc::new(Template::seal(made)?), self.image.clone()))
+    }
+}

@@ -1,0 +1,78 @@
+//! From an image or a snapshot to a function that takes requests.
+
+use super::{Function, Inner, Keeper, Options, Shells};
+use crate::device::function::FunctionDevice;
+use crate::domain::{Builder, CaptureError, Guest, Outcome, StartError};
+use crate::engine::Engine;
+use crate::snapshot::Snapshot;
+use std::io;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// Why an image did not become a function.
+#[derive(Debug, thiserror::Error)]
+pub enum DeployError {
+    /// The guest could not be started.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// It ended instead of saying that it is ready.
+    #[error("the guest ended before it was ready for requests: {0}")]
+    Ended(String),
+    /// It did not say that it is ready.
+    #[error(
+        "the guest was not ready for requests within {0:?}: a function calls hv_guest::function::serve (or gets more time)"
+    )]
+    NotReady(Duration),
+    /// It could not be saved.
+    #[error(transparent)]
+    Capture(#[from] CaptureError),
+    /// No thread.
+    #[error("cannot start a thread: {0}")]
+    Thread(io::Error),
+}
+
+/// Boots a guest, gives it a function device, and saves it when it is ready for its first request.
+pub fn boot(engine: &Engine, guest: Builder, within: Duration) -> Result<Snapshot, DeployError> {
+    let guest = guest.function(FunctionDevice::new()).hold_at_ready().spawn(engine)?;
+    ready(&guest, within)?;
+    Ok(guest.capture()?)
+}
+
+/// Waits until a guest that is to be held there says that it is ready.
+pub(crate) fn ready(guest: &Guest, within: Duration) -> Result<(), DeployError> {
+    if !guest.wait_held(within) {
+        return Err(DeployError::NotReady(within));
+    }
+    match guest.outcome() {
+        None => Ok(()),
+        Some(Outcome::Crashed(report)) => Err(DeployError::Ended(format!("it crashed: {}", report.reason))),
+        Some(Outcome::Exited(code)) => Err(DeployError::Ended(format!("exit code {code}"))),
+        Some(Outcome::Stopped(stop)) => Err(DeployError::Ended(format!("stopped ({stop:?})"))),
+    }
+}
+
+impl Function {
+    /// A function whose guests go on from this snapshot, of a guest with a
+    /// function device and no other but the console.
+    pub fn new(engine: &Engine, snapshot: Arc<Snapshot>, options: Options) -> Result<Function, DeployError> {
+        let (keeper, jobs) = Keeper::new();
+        let inner = Arc::new(Inner {
+            engine: engine.clone(),
+            snapshot,
+            options,
+            shells: Mutex::new(Shells::default()),
+            keeper,
+            totals: Default::default(),
+            stopped: AtomicBool::new(false),
+        });
+        let weak = Arc::downgrade(&inner);
+        let thread = std::thread::Builder::new().name("hv-keeper".into());
+        thread.spawn(move || jobs.work(&weak)).map_err(DeployError::Thread)?;
+        for _ in 0..inner.options.warm.min(inner.options.instances) {
+            let number = inner.shells().reserve();
+            inner.keeper.start(number, None);
+        }
+        Ok(Function { inner })
+    }
+}

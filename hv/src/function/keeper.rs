@@ -1,0 +1,142 @@
+//! The thread that does for a function what takes time: making virtual machines,
+//! closing them, and looking after the limits of requests.
+
+use super::call::Slot;
+use super::{Failure, Inner, Shell};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::time::{Duration, Instant};
+
+/// How often a request that is under way is looked at. Most are over before the first look.
+const LOOK: Duration = Duration::from_millis(5);
+
+pub(super) struct Keeper {
+    jobs: Sender<Job>,
+    watched: Mutex<Watched>,
+}
+
+enum Job {
+    /// Make the shell of this number, for this request or to be kept.
+    Start(u64, Option<Arc<Slot>>),
+    Dispose(Arc<Shell>),
+    /// There is a request to watch.
+    Look,
+    Stop,
+}
+
+#[derive(Default)]
+struct Watched {
+    /// When to look at which request next, in that order.
+    requests: VecDeque<(Instant, Weak<Shell>, u64)>,
+    /// The thread knows that there is something to watch.
+    awake: bool,
+}
+
+impl Keeper {
+    /// A keeper, and what its thread takes its work from.
+    pub(super) fn new() -> (Self, Jobs) {
+        let (jobs, receiver) = unbounded();
+        (Keeper { jobs, watched: Mutex::default() }, Jobs(receiver))
+    }
+
+    fn send(&self, job: Job) {
+        // A thread that has ended has left nothing to keep.
+        let _ = self.jobs.send(job);
+    }
+
+    pub(super) fn start(&self, number: u64, slot: Option<Arc<Slot>>) {
+        self.send(Job::Start(number, slot));
+    }
+
+    pub(super) fn dispose(&self, shell: Arc<Shell>) {
+        self.send(Job::Dispose(shell));
+    }
+
+    pub(super) fn stop(&self) {
+        self.send(Job::Stop);
+    }
+
+    fn watched(&self) -> MutexGuard<'_, Watched> {
+        self.watched.lock().expect("no panic while held")
+    }
+
+    pub(super) fn watch(&self, shell: &Arc<Shell>, exchange: u64) {
+        let mut watched = self.watched();
+        watched.requests.push_back((Instant::now() + LOOK, Arc::downgrade(shell), exchange));
+        if !std::mem::replace(&mut watched.awake, true) {
+            drop(watched);
+            self.send(Job::Look);
+        }
+    }
+
+    /// Looks at the requests whose time has come. Returns when to do so again.
+    fn look(&self) -> Option<Instant> {
+        loop {
+            let (shell, exchange) = {
+                let mut watched = self.watched();
+                let Some((at, ..)) = watched.requests.front() else {
+                    watched.awake = false;
+                    return None;
+                };
+                if *at > Instant::now() {
+                    return Some(*at);
+                }
+                let (_, shell, exchange) = watched.requests.pop_front()?;
+                (shell, exchange)
+            };
+            if shell.upgrade().is_some_and(|shell| shell.check(exchange)) {
+                self.watched().requests.push_back((Instant::now() + LOOK, shell, exchange));
+            }
+        }
+    }
+}
+
+pub(super) struct Jobs(Receiver<Job>);
+
+impl Jobs {
+    /// Works until the function is dropped.
+    pub(super) fn work(self, function: &Weak<Inner>) {
+        let mut next = None;
+        loop {
+            let job = match next {
+                Some(at) => self.0.recv_deadline(at),
+                None => self.0.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            };
+            let Some(inner) = function.upgrade() else { return };
+            match job {
+                Ok(Job::Start(number, slot)) => start(&inner, number, slot),
+                Ok(Job::Dispose(shell)) => shell.close(),
+                Ok(Job::Look) | Err(RecvTimeoutError::Timeout) => {}
+                Ok(Job::Stop) | Err(RecvTimeoutError::Disconnected) => {
+                    // What was asked for before that has been done.
+                    return;
+                }
+            }
+            next = inner.keeper.look();
+        }
+    }
+}
+
+fn start(inner: &Arc<Inner>, number: u64, slot: Option<Arc<Slot>>) {
+    let shell = match Shell::start(inner, number) {
+        Ok(shell) => shell,
+        Err(error) => {
+            inner.shells().live.remove(&number);
+            match slot {
+                Some(slot) => slot.fail(Failure::NoRoom(Box::new(error))),
+                None => tracing::warn!("a virtual machine to be kept could not be made: {error}"),
+            }
+            return;
+        }
+    };
+    inner.shells().live.insert(number, Some(shell.clone()));
+    if inner.stopped.load(std::sync::atomic::Ordering::SeqCst) {
+        if let Some(slot) = slot {
+            slot.fail(Failure::Stopped);
+        }
+        shell.close();
+    } else if !slot.is_some_and(|slot| slot.begin(&shell)) {
+        inner.put_back(shell);
+    }
+}

@@ -1,0 +1,227 @@
+//! Functions: guests that answer requests, each in a virtual machine of its own.
+//!
+//! A [`Function`] is a snapshot of a guest that is ready for its first request,
+//! and the virtual machines that go on from it:
+//!
+//! ```text
+//!            call             request in the ring         answer complete
+//!  idle ───────────► running ─────────────────► … ────────────────────────► reset ──► idle
+//!   ▲     no shell is idle                                │ crash, time over
+//!   └──── a new clone (its own thread makes it)           └──────────► closed
+//! ```
+
+mod call;
+mod deploy;
+mod keeper;
+mod shell;
+mod stats;
+
+pub use crate::device::function::Answer;
+pub use call::Call;
+pub use deploy::{DeployError, boot};
+pub use stats::Stats;
+
+use crate::crash::CrashReport;
+use crate::device::console::Output;
+use crate::domain::StartError;
+use crate::engine::Engine;
+use crate::sched::Share;
+use crate::snapshot::Snapshot;
+use call::Slot;
+use keeper::Keeper;
+use shell::Shell;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+/// How requests are kept apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Isolation {
+    /// A fresh guest for every request.
+    Request,
+    /// A guest answers one request after the other, until it has been idle for long.
+    Instance,
+}
+
+/// Makes the place where a guest's console output goes.
+pub type Outputs = Arc<dyn Fn() -> Box<dyn Output> + Send + Sync>;
+
+/// How a function is run.
+#[derive(Clone)]
+pub struct Options {
+    /// How requests are kept apart.
+    pub isolation: Isolation,
+    /// Longest time of one request, from its head to the end of its answer.
+    pub wall_time: Duration,
+    /// Most processor time that one request may take.
+    pub cpu_time: Duration,
+    /// Most guests at one time, idle ones included.
+    pub instances: usize,
+    /// Guests (or virtual machines that are ready for one) that are made at once and kept.
+    pub warm: usize,
+    /// Their share of the processors, each.
+    pub share: Share,
+    /// Where their consoles go.
+    pub outputs: Outputs,
+}
+
+impl Default for Options {
+    /// A fresh guest for every request; 30 s, of which 10 s of processor time; 1024 guests, none of
+    /// them beforehand; consoles that nobody reads.
+    fn default() -> Self {
+        Options {
+            isolation: Isolation::Request,
+            wall_time: Duration::from_secs(30),
+            cpu_time: Duration::from_secs(10),
+            instances: 1024,
+            warm: 0,
+            share: Share::default(),
+            outputs: Arc::new(|| Box::new(crate::device::stdio::Buffer::new(0))),
+        }
+    }
+}
+
+/// Why there is no answer, or only the beginning of one.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The guest crashed.
+    #[error("the guest crashed: {}", .0.reason)]
+    Crashed(Box<CrashReport>),
+    /// The guest ended by itself instead of answering.
+    #[error("the guest ended with exit code {0} instead of answering")]
+    Exited(u8),
+    /// [`Options::wall_time`] is over.
+    #[error("the time for one request is over")]
+    WallTime,
+    /// [`Options::cpu_time`] is used up.
+    #[error("the processor time for one request is used up")]
+    CpuTime,
+    /// [`Options::instances`] guests are there already.
+    #[error("as many guests as allowed are busy")]
+    Full,
+    /// The host cannot start another guest.
+    #[error("no further guest can be started: {0}")]
+    NoRoom(Box<StartError>),
+    /// The function is being shut down.
+    #[error("the function is being shut down")]
+    Stopped,
+}
+
+/// A deployed function. Dropping it ends its guests; calls under way fail.
+pub struct Function {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    engine: Engine,
+    snapshot: Arc<Snapshot>,
+    options: Options,
+    shells: Mutex<Shells>,
+    keeper: Keeper,
+    totals: stats::Totals,
+    stopped: AtomicBool,
+}
+
+#[derive(Default)]
+struct Shells {
+    /// All that there are, by number; a number without a shell is one that is being made.
+    live: HashMap<u64, Option<Arc<Shell>>>,
+    /// Those that wait for a request; the last one is the warmest.
+    idle: Vec<(Arc<Shell>, Instant)>,
+    next: u64,
+}
+
+impl Function {
+    /// Starts to answer a request in a guest of its own, or, with [`Isolation::Instance`], in one
+    /// that is idle. `head` is a request head as [`hv_abi::io::function`] has it, of 1 to
+    /// [`HEAD_MAX`](hv_abi::io::function::HEAD_MAX) bytes. Does not wait for anything.
+    pub fn call(&self, head: &[u8], answer: Box<dyn Answer>) -> Result<Call, Failure> {
+        let inner = &self.inner;
+        if inner.stopped.load(Ordering::SeqCst) {
+            return Err(Failure::Stopped);
+        }
+        let number = {
+            let mut shells = inner.shells();
+            if let Some((shell, _)) = shells.idle.pop() {
+                drop(shells);
+                inner.totals.warm();
+                return Ok(Call::running(&shell, shell.begin(head, answer)));
+            }
+            if shells.live.len() >= inner.options.instances {
+                return Err(Failure::Full);
+            }
+            shells.reserve()
+        };
+        inner.totals.cold();
+        let slot = Slot::starting(head, answer);
+        inner.keeper.start(number, Some(slot.clone()));
+        Ok(Call::starting(slot))
+    }
+
+    /// Ends guests that have been idle since before this moment, beyond [`Options::warm`].
+    pub fn reap(&self, idle_since: Instant) {
+        let mut shells = self.inner.shells();
+        let spare = shells.idle.len().saturating_sub(self.inner.options.warm);
+        // The first ones have been idle the longest.
+        let count = shells.idle.iter().take(spare).take_while(|(_, since)| *since < idle_since).count();
+        let reaped: Vec<_> = shells.idle.drain(..count).collect();
+        drop(shells);
+        reaped.iter().for_each(|(shell, _)| self.inner.close(shell));
+    }
+
+    /// What it is doing and has done.
+    pub fn stats(&self) -> Stats {
+        self.inner.stats()
+    }
+
+    /// The snapshot that its guests go on from.
+    pub fn snapshot(&self) -> &Arc<Snapshot> {
+        &self.inner.snapshot
+    }
+}
+
+impl Drop for Function {
+    fn drop(&mut self) {
+        self.inner.stopped.store(true, Ordering::SeqCst);
+        let live: Vec<_> = {
+            let mut shells = self.inner.shells();
+            shells.idle.clear();
+            shells.live.values().flatten().cloned().collect()
+        };
+        live.iter().for_each(|shell| shell.stop(Failure::Stopped));
+        live.iter().for_each(|shell| self.inner.close(shell));
+        self.inner.keeper.stop();
+    }
+}
+
+impl Inner {
+    fn shells(&self) -> MutexGuard<'_, Shells> {
+        self.shells.lock().expect("no panic while held")
+    }
+
+    /// A shell has nothing to do any more, and is as good as new.
+    fn put_back(&self, shell: Arc<Shell>) {
+        if !self.stopped.load(Ordering::SeqCst) {
+            self.shells().idle.push((shell, Instant::now()));
+        }
+    }
+
+    /// Takes a shell out of service.
+    fn close(&self, shell: &Arc<Shell>) {
+        let mut shells = self.shells();
+        shells.live.remove(&shell.number);
+        shells.idle.retain(|(idle, _)| idle.number != shell.number);
+        drop(shells);
+        // Closing a VM takes a millisecond or more: not on the thread of a guest.
+        self.keeper.dispose(shell.clone());
+    }
+}
+
+impl Shells {
+    fn reserve(&mut self) -> u64 {
+        self.next += 1;
+        self.live.insert(self.next, None);
+        self.next
+    }
+}

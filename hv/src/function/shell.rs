@@ -1,0 +1,228 @@
+//! A virtual machine of a function, from one request to the next.
+
+use super::{Failure, Inner, Isolation};
+use crate::device::function::{Answer, FunctionDevice};
+use crate::domain::{Guest, Observer, Outcome, Restore, StartError, Stop};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::time::{Duration, Instant};
+
+/// One virtual machine, with the guest that is in it at the time.
+pub(super) struct Shell {
+    pub(super) number: u64,
+    pub(super) device: Arc<FunctionDevice>,
+    inner: Weak<Inner>,
+    /// `None` before it is made and after it is closed.
+    guest: Mutex<Option<Arc<Guest>>>,
+    /// Whether its guest has yet to become somebody of its own.
+    used: AtomicBool,
+    /// Pages that the last request wrote.
+    pub(super) pages: AtomicU64,
+    request: Mutex<Request>,
+}
+
+/// The request that it answers, or has answered last.
+#[derive(Default)]
+struct Request {
+    exchange: u64,
+    began: Option<Instant>,
+    /// What the guest had used when the request began.
+    cpu_time: Duration,
+    /// Why hv ends the guest.
+    reason: Option<Failure>,
+}
+
+impl Shell {
+    /// Makes a clone that waits for its first request.
+    pub(super) fn start(inner: &Arc<Inner>, number: u64) -> Result<Arc<Self>, StartError> {
+        let shell = Arc::new(Shell {
+            number,
+            device: FunctionDevice::new(),
+            inner: Arc::downgrade(inner),
+            guest: Mutex::default(),
+            used: AtomicBool::new(false),
+            pages: AtomicU64::new(0),
+            request: Mutex::default(),
+        });
+        let observer = Watch { shell: Arc::downgrade(&shell), isolation: inner.options.isolation };
+        let guest = Restore::new(inner.snapshot.clone())
+            .boxed_output((inner.options.outputs)())
+            .function(shell.device.clone())
+            .share(inner.options.share)
+            .observer(Arc::new(observer))
+            .spawn(&inner.engine)?;
+        *shell.guest.lock().expect("nobody else has it yet") = Some(Arc::new(guest));
+        Ok(shell)
+    }
+
+    fn guest(&self) -> Option<Arc<Guest>> {
+        self.guest.lock().expect("no panic while held").clone()
+    }
+
+    fn request(&self) -> MutexGuard<'_, Request> {
+        self.request.lock().expect("no panic while held")
+    }
+
+    /// Begins a request, in a shell that is idle. Returns its number.
+    pub(super) fn begin(self: &Arc<Self>, head: &[u8], mut answer: Box<dyn Answer>) -> u64 {
+        let (Some(guest), Some(inner)) = (self.guest(), self.inner.upgrade()) else {
+            answer.failed(Failure::Stopped);
+            return 0;
+        };
+        let exchange = {
+            let mut request = self.request();
+            request.began = Some(Instant::now());
+            request.cpu_time = guest.cpu_time();
+            request.reason = None;
+            if inner.options.isolation == Isolation::Request && self.used.swap(true, Ordering::SeqCst) {
+                if let Err(error) = guest.renew() {
+                    drop(request);
+                    answer.failed(Failure::NoRoom(Box::new(StartError::Random(error))));
+                    self.stop(Failure::Stopped);
+                    return 0;
+                }
+            } else {
+                guest.set_running();
+            }
+            request.exchange = self.device.begin(head, answer);
+            request.exchange
+        };
+        inner.keeper.watch(self, exchange);
+        guest.wake();
+        exchange
+    }
+
+    /// Lets the guest run on that may wait for room.
+    pub(super) fn resume(&self, exchange: u64) {
+        if self.request().exchange == exchange
+            && self.device.ring() == crate::device::function::Served::Answered
+            && let Some(guest) = self.guest()
+        {
+            guest.note_answered();
+        }
+    }
+
+    /// Nobody waits for the answer to this request any more.
+    pub(super) fn abandon(&self, exchange: u64) {
+        if self.device.is_busy_with(exchange) {
+            self.stop(Failure::Stopped);
+        }
+    }
+
+    /// Processor time used for this request so far.
+    pub(super) fn cpu_time(&self, exchange: u64) -> Option<Duration> {
+        let request = self.request();
+        let guest = self.guest()?;
+        (request.exchange == exchange).then(|| guest.cpu_time().saturating_sub(request.cpu_time))
+    }
+
+    /// Ends the guest, for this reason.
+    pub(super) fn stop(&self, reason: Failure) {
+        self.request().reason.get_or_insert(reason);
+        if let Some(guest) = self.guest() {
+            guest.stop(Stop::Dropped);
+        }
+    }
+
+    /// Looks whether a request is still under way and within its limits. Returns whether to look again.
+    pub(super) fn check(&self, exchange: u64) -> bool {
+        let Some(inner) = self.inner.upgrade() else { return false };
+        if !self.device.is_busy_with(exchange) {
+            return false;
+        }
+        let began = self.request().began;
+        let over = |used: Option<Duration>, limit: Duration| used.is_some_and(|used| used > limit);
+        if over(began.map(|began| began.elapsed()), inner.options.wall_time) {
+            self.stop(Failure::WallTime);
+            false
+        } else if over(self.cpu_time(exchange), inner.options.cpu_time) {
+            self.stop(Failure::CpuTime);
+            false
+        } else {
+            true
+        }
+    }
+
+    /// Lets go of the virtual machine.
+    pub(super) fn close(&self) {
+        let guest = self.guest.lock().expect("no panic while held").take();
+        drop(guest);
+        if let Some(left) = self.device.take() {
+            left.fail(|| self.request().reason.take().unwrap_or(Failure::Stopped));
+        }
+    }
+
+    /// How often its guest left to hv, by reason.
+    pub(super) fn counters(&self) -> Vec<(&'static str, u64)> {
+        self.guest().map_or_else(Vec::new, |guest| guest.counters())
+    }
+
+    /// Bytes of memory that are its alone.
+    pub(super) fn resident(&self) -> u64 {
+        self.guest().map_or(0, |guest| guest.resident_memory())
+    }
+
+    fn answered(self: Arc<Self>, inner: &Arc<Inner>) {
+        drop(self.device.take());
+        inner.totals.answered(self.request().began);
+        let Some(guest) = self.guest() else { return };
+        if inner.options.isolation == Isolation::Request {
+            inner.note_hot_pages(&guest);
+            match guest.recycle() {
+                Ok(pages) => self.pages.store(pages, Ordering::Relaxed),
+                Err(error) => {
+                    tracing::debug!("a virtual machine is not used again: {error}");
+                    inner.close(&self);
+                    return;
+                }
+            }
+        }
+        inner.put_back(self);
+    }
+
+    fn ended(self: Arc<Self>, inner: &Arc<Inner>, outcome: &Outcome) {
+        let reason = self.request().reason.take();
+        if let Some(left) = self.device.take() {
+            left.fail(|| match (reason, outcome) {
+                (Some(reason), _) => reason,
+                (None, Outcome::Crashed(report)) => Failure::Crashed(report.clone()),
+                (None, Outcome::Exited(code)) => Failure::Exited(*code),
+                (None, Outcome::Stopped(_)) => Failure::Stopped,
+            });
+        }
+        inner.totals.ended();
+        inner.close(&self);
+    }
+}
+
+/// Hears of what the guest does. The guest keeps it; the function keeps the shell.
+struct Watch {
+    shell: Weak<Shell>,
+    isolation: Isolation,
+}
+
+impl Watch {
+    fn both(&self) -> Option<(Arc<Shell>, Arc<Inner>)> {
+        let shell = self.shell.upgrade()?;
+        let inner = shell.inner.upgrade()?;
+        Some((shell, inner))
+    }
+}
+
+impl Observer for Watch {
+    fn one_answer(&self) -> bool {
+        self.isolation == Isolation::Request
+    }
+
+    fn answered(&self) {
+        if let Some((shell, inner)) = self.both() {
+            shell.answered(&inner);
+        }
+    }
+
+    fn ended(&self, outcome: &Outcome) {
+        if let Some((shell, inner)) = self.both() {
+            shell.ended(&inner, outcome);
+        }
+    }
+}

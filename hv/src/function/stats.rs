@@ -1,0 +1,109 @@
+//! What a function is doing and has done.
+
+use super::{Inner, Shell};
+use crate::domain::Guest;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// A function's figures at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Stats {
+    /// Virtual machines that there are, busy or not.
+    pub live: usize,
+    /// Those of them that wait for a request.
+    pub idle: usize,
+    /// Requests that found one waiting.
+    pub warm: u64,
+    /// Requests for which one was made.
+    pub cold: u64,
+    /// Requests that were answered completely.
+    pub answered: u64,
+    /// Guests that ended: crashed, over their limits, or no longer wanted.
+    pub ended: u64,
+    /// How often guests that are live left to hv, by reason.
+    pub exits: BTreeMap<&'static str, u64>,
+    /// Bytes of memory that belong to single guests.
+    pub private: u64,
+    /// Bytes of memory that they share.
+    pub shared: u64,
+    /// Time between head and end of the requests that were answered, all told.
+    pub time: Duration,
+}
+
+/// Counts since the function was made.
+#[derive(Default)]
+pub(super) struct Totals {
+    warm: AtomicU64,
+    cold: AtomicU64,
+    answered: AtomicU64,
+    ended: AtomicU64,
+    nanos: AtomicU64,
+    hot_noted: AtomicBool,
+}
+
+impl Totals {
+    pub(super) fn warm(&self) {
+        self.warm.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn cold(&self) {
+        self.cold.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn answered(&self, began: Option<Instant>) {
+        self.answered.fetch_add(1, Ordering::Relaxed);
+        let nanos = began.map_or(0, |began| began.elapsed().as_nanos() as u64);
+        self.nanos.fetch_add(nanos, Ordering::Relaxed);
+    }
+
+    pub(super) fn ended(&self) {
+        self.ended.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Most pages that a clone gets before it writes them.
+const HOT_PAGES: u64 = 64;
+
+impl Inner {
+    /// Learns from the first request that is answered which pages its successors will write.
+    pub(super) fn note_hot_pages(&self, guest: &Guest) {
+        if self.totals.hot_noted.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let mut left = HOT_PAGES * hv_abi::PAGE_SIZE;
+        let mut hot: Vec<Range<u64>> = guest.written();
+        for range in &mut hot {
+            range.end = range.end.min(range.start + left);
+            left -= range.end - range.start;
+        }
+        hot.retain(|range| !range.is_empty());
+        self.snapshot.set_hot_pages(hot);
+    }
+
+    pub(super) fn stats(&self) -> Stats {
+        let (shells, idle): (Vec<Arc<Shell>>, usize) = {
+            let shells = self.shells();
+            (shells.live.values().flatten().cloned().collect(), shells.idle.len())
+        };
+        let mut exits = BTreeMap::new();
+        for (name, count) in shells.iter().flat_map(|shell| shell.counters()) {
+            *exits.entry(name).or_default() += count;
+        }
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Stats {
+            live: shells.len(),
+            idle,
+            warm: load(&self.totals.warm),
+            cold: load(&self.totals.cold),
+            answered: load(&self.totals.answered),
+            ended: load(&self.totals.ended),
+            exits,
+            private: shells.iter().map(|shell| shell.resident()).sum(),
+            shared: self.snapshot.template().resident(),
+            time: Duration::from_nanos(load(&self.totals.nanos)),
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! Snapshots: a guest that stands still, to go on from any number of times.
+
+use crate::domain::Saved;
+use crate::loader::Image;
+use crate::memory::Template;
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+
+/// A guest's whole state. Made by [`Guest::capture`](crate::Guest::capture) or read from a folder;
+/// guests go on from it by [`Restore`](crate::Restore).
+pub struct Snapshot {
+    saved: Arc<Saved>,
+    template: Arc<Template>,
+    image: Arc<Image>,
+    /// Ranges of memory that guests write at once when they go on.
+    hot: Mutex<Arc<[Range<u64>]>>,
+}
+
+impl Snapshot {
+    pub(crate) fn new(saved: Saved, template: Arc<Template>, image: Arc<Image>) -> Self {
+        Snapshot { saved: Arc::new(saved), template, image, hot: Mutex::new(Arc::new([])) }
+    }
+
+    /// What is not memory.
+    pub fn saved(&self) -> &Arc<Saved> {
+        &self.saved
+    }
+
+    /// The memory.
+    pub fn template(&self) -> &Arc<Template> {
+        &self.template
+    }
+
+    /// The image that the guest was booted from: its symbols name what a crash report shows.
+    pub fn image(&self) -> &Arc<Image> {
+        &self.image
+    }
+
+    /// Ranges (offsets in the memory, tail included) that guests write soon after
+    /// they go on: worth having in memory before they run, for one call of the
+    /// kernel instead of a fault each.
+    pub fn hot_pages(&self) -> Arc<[Range<u64>]> {
+        self.hot.lock().expect("no panic while held").clone()
+    }
+
+    /// Says what guests of this snapshot write soon, as seen on one of them.
+    pub fn set_hot_pages(&self, ranges: Vec<Range<u64>>) {
+        *self.hot.lock().expect("no panic while held") = ranges.into();
+    }
+}
