@@ -6,7 +6,7 @@
 
 mod boot;
 mod floor;
-mod ring;
+pub mod ring;
 
 use super::guest::Guests;
 use super::operation::{Operation, OperationError};

@@ -43,8 +43,8 @@ pub(super) fn operations() -> Result<Vec<Box<dyn Operation>>, OperationError> {
     ])
 }
 
-/// Moves one batch there and back, as driver and device do it.
-struct Ends {
+/// Both ends of a ring.
+pub struct Ends {
     front: Front<RingMemory, BlockRequest, BlockResponse>,
     back: Back<RingMemory, BlockRequest, BlockResponse>,
     taken: Vec<BlockRequest>,
@@ -52,14 +52,30 @@ struct Ends {
 }
 
 impl Ends {
-    fn batch(&mut self, size: u32) {
+    /// Both ends of a new ring at the start of this memory, which has room for 16 pages, for
+    /// batches of at most `size` requests, which are at most 128.
+    pub fn new(memory: &Arc<GuestMemory>, size: u32) -> Ends {
+        let layout = Layout::new::<BlockRequest, BlockResponse>(ENTRIES, ENTRIES).expect("a power of two");
+        // A ring starts as zeroes.
+        memory.host_write(0, &vec![0; layout.size()]);
+        let memory = RingMemory::new(memory, 0, &layout);
+        Ends {
+            front: Front::new(memory.clone(), &layout),
+            back: Back::new(memory, &layout),
+            taken: vec![BlockRequest::new_zeroed(); size as usize],
+            answers: vec![BlockResponse::new_zeroed(); size as usize],
+        }
+    }
+
+    /// Moves one batch there and back, as driver and device do it.
+    pub fn batch(&mut self) {
         let sound = "both ends are this process's";
-        for id in 0..u64::from(size) {
+        for id in 0..self.taken.len() as u64 {
             let request = BlockRequest { id, ..BlockRequest::new_zeroed() };
             self.front.requests.push(&[request]).expect(sound);
         }
         let _ = self.front.requests.publish();
-        let taken = self.back.requests.pop(&mut self.taken[..size as usize]).expect(sound);
+        let taken = self.back.requests.pop(&mut self.taken).expect(sound);
         let _ = self.back.requests.release();
         for (answer, request) in self.answers.iter_mut().zip(black_box(&self.taken[..taken])) {
             *answer = BlockResponse { id: request.id, ..BlockResponse::new_zeroed() };
@@ -79,26 +95,17 @@ impl Operation for Batch {
     }
 
     fn round(&self, count: u64) -> Result<Round, OperationError> {
-        let layout = Layout::new::<BlockRequest, BlockResponse>(ENTRIES, ENTRIES).expect("a power of two");
-        // A ring starts as zeroes.
-        self.memory.host_write(0, &vec![0; layout.size()]);
-        let memory = RingMemory::new(&self.memory, 0, &layout);
-        let mut ends = Ends {
-            front: Front::new(memory.clone(), &layout),
-            back: Back::new(memory, &layout),
-            taken: vec![BlockRequest::new_zeroed(); self.size as usize],
-            answers: vec![BlockResponse::new_zeroed(); self.size as usize],
-        };
+        let mut ends = Ends::new(&self.memory, self.size);
         // A sample has to be long against the reading of the counter.
         let per_sample = u64::from(512 / self.size);
         let operations_per_sample = per_sample * u64::from(self.size);
         let count = count.div_ceil(operations_per_sample);
         let mut samples = Samples::default();
-        (0..count / 10).for_each(|_| ends.batch(self.size));
+        (0..count / 10).for_each(|_| ends.batch());
         let (start, cpu) = (Instant::now(), cpu_time());
         for _ in 0..count {
             let start = tsc();
-            (0..per_sample).for_each(|_| ends.batch(self.size));
+            (0..per_sample).for_each(|_| ends.batch());
             let cycles = (tsc() - start) as f64;
             samples.record(cycles_to_nanos(cycles / operations_per_sample as f64), 1);
         }
