@@ -19,6 +19,8 @@ enum Place {
     Ended,
     /// The same, but it was a cancellation.
     Cancelled,
+    /// Behind something that the protocol does not have.
+    Broken,
 }
 
 /// The host's half of the ring.
@@ -43,6 +45,11 @@ impl<M: SharedMemory> Input<M> {
 
     fn has_ended(&self) -> bool {
         matches!(self.place, Place::Ended | Place::Cancelled)
+    }
+
+    fn broken(&mut self) -> Error {
+        self.place = Place::Broken;
+        Error::Broken
     }
 
     /// Gives back the room of what was read. Returns whether the host asked to be told.
@@ -89,7 +96,10 @@ impl<M: SharedMemory> Input<M> {
         }
         self.have = 0;
         let header = FrameHeader::read_from_bytes(&self.header).unwrap_or_default();
-        Poll::Ready(header.judge().map(|kind| (kind, header.len)).ok_or(Error::Broken))
+        Poll::Ready(match header.judge() {
+            Some(kind) => Ok((kind, header.len)),
+            None => Err(self.broken()),
+        })
     }
 
     /// Reads the head of the next request into `head`, in place of what was there.
@@ -116,11 +126,12 @@ impl<M: SharedMemory> Input<M> {
                 Place::Within(left) => return Poll::Ready(Ok(left)),
                 Place::Ended => return Poll::Ready(Ok(0)),
                 Place::Cancelled => return Poll::Ready(Err(Error::Cancelled)),
+                Place::Broken => return Poll::Ready(Err(Error::Broken)),
                 Place::Between => match ready!(self.poll_header(link, context))? {
                     (FrameKind::Body, len) => Place::Within(len),
                     (FrameKind::End, _) => Place::Ended,
                     (FrameKind::Cancel, _) => Place::Cancelled,
-                    (FrameKind::Head, _) => return Poll::Ready(Err(Error::Broken)),
+                    (FrameKind::Head, _) => return Poll::Ready(Err(self.broken())),
                 },
             };
         }

@@ -28,6 +28,8 @@ mod response;
 mod serve;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 
 pub use error::{Error, ServeError};
 pub use request::{Body, Request, Stream, Writer};
