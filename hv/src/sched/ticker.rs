@@ -1,6 +1,7 @@
 //! The thread that watches for deadlines and ends of slices while all others are busy.
 
 use super::policy::Time;
+use super::thread::be_prompt;
 use super::{Shared, park_until};
 use std::sync::{Arc, Weak};
 use std::thread::Thread;
@@ -47,6 +48,7 @@ impl Ticker {
 }
 
 fn run(shared: &Weak<Shared>) {
+    be_prompt();
     while let Some(strong) = shared.upgrade() {
         let now = strong.now();
         let mut core = strong.core();

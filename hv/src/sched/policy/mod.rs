@@ -19,9 +19,9 @@
 //! - A turn is a [`SLICE`] while others wait. It ends sooner for a task that wakes up
 //!   behind one that runs, but not before the latter has had a [`GRAIN`].
 //! - A task with a large weight that may use one processor of several falls
-//!   behind the others without end. What it could not have used it is not owed:
-//!   it stays at most one slice of the first in line behind that one
+//!   behind the others without end. What it could not have used it is not owed, beyond a [`LAG`]
 //!   (the problem is that of Chandra et al.: "Surplus Fair Scheduling", OSDI 2000).
+//!   That much it is, for when the host took the processor away during its turn.
 //! - A task that runs alone is charged as if it were chosen anew after each
 //!   slice: whoever wakes up then does not find it an hour ahead.
 //!
@@ -48,8 +48,13 @@ pub const SLICE: Duration = Duration::from_millis(2);
 /// microseconds, and on software KVM some tens.
 pub const GRAIN: Duration = Duration::from_micros(200);
 
+/// CPU time that a task may be owed that was not waiting meanwhile.
+const LAG: Duration = Duration::from_millis(100);
+
 const SLICE_NANOS: u64 = SLICE.as_nanos() as u64;
 const GRAIN_NANOS: u64 = GRAIN.as_nanos() as u64;
+
+const LAG_NANOS: u64 = LAG.as_nanos() as u64;
 
 /// Nanoseconds since some start.
 pub(super) type Time = u64;
@@ -303,7 +308,7 @@ impl<T> Policy<T> {
                 }
             }
             (After::Ready | After::Blocked(_), _) => {
-                let least = self.least();
+                let least = self.least(id);
                 let entry = self.entry(id);
                 entry.virtual_time = entry.virtual_time.max(least);
                 self.queue(id, now);
@@ -312,10 +317,14 @@ impl<T> Policy<T> {
         None
     }
 
-    /// How far behind a task may be that has just run.
-    fn least(&self) -> VirtualTime {
-        let Some(&(first, id)) = self.waiting.first() else { return self.virtual_time };
-        first.saturating_sub(scale(SLICE_NANOS, self.tasks[id.0 as usize].share))
+    /// Where a task that has just run may be at least: whatever turn of
+    /// another it waited for, and [`LAG`] of its own time besides.
+    fn least(&self, id: Id) -> VirtualTime {
+        let share = |id: Id| self.tasks[id.0 as usize].share;
+        let waited =
+            self.waiting.first().map(|&(at, first)| at.saturating_sub(scale(SLICE_NANOS, share(first))));
+        let stalled = self.virtual_time.saturating_sub(scale(LAG_NANOS, share(id)));
+        waited.map_or(stalled, |waited| waited.min(stalled))
     }
 
     /// Puts those in line whose deadline has come, or whose cap allows it again.

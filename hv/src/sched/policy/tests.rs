@@ -281,8 +281,8 @@ fn a_weight_beyond_a_processor_is_not_owed_later() {
     // From now on it may use its weight: two thirds of a processor are its part.
     (0..2).for_each(|_| machine.add(spinner(1000, 0)));
     let before = machine.all_used();
-    machine.run(102 * SECOND);
-    let part = 2.0 * 1000.0 / 3200.0 * 2.0 * SECOND as f64;
+    machine.run(110 * SECOND);
+    let part = 10.0 * 1000.0 / 3200.0 * 2.0 * SECOND as f64;
     for (n, before) in [before[0], 0, 0, 0, 0].into_iter().enumerate().filter(|(n, _)| ![1, 2].contains(n)) {
         close((machine.used(n) - before) as f64, part, 0.05, &format!("{n}"));
     }
