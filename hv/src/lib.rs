@@ -16,7 +16,9 @@ pub mod memory;
 pub mod platform;
 pub mod reactor;
 pub mod sched;
+pub mod serve;
 pub mod snapshot;
+pub mod units;
 
 pub use domain::{Builder, Controller, Guest, Outcome, Restore, StartError, Stop};
 pub use engine::Engine;

@@ -3,7 +3,9 @@
 use crate::device::block::DiskSpec;
 use crate::device::net::Publish;
 use crate::sched::DEFAULT_WEIGHT;
+use crate::units;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -33,6 +35,8 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Measure what paravirtual operations cost on this host, and what they are compared with.
     Bench(BenchArgs),
+    /// Answer HTTP requests, each in a fresh virtual machine.
+    Serve(Box<ServeArgs>),
     /// Print a completion script, for example: hv completions bash > /etc/bash_completion.d/hv
     Completions {
         /// The shell.
@@ -85,7 +89,7 @@ pub struct RunArgs {
     #[arg(long, value_enum, default_value_t = PlatformKind::Auto)]
     pub platform: PlatformKind,
     /// End the guest after this time: 500ms, 5s, 2m; a bare number is seconds.
-    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = units::time)]
     pub timeout: Option<Duration>,
     /// Print boot phases and exits by kind when the guest has ended.
     #[arg(long)]
@@ -125,6 +129,42 @@ pub struct BenchArgs {
     #[arg(long, value_name = "FOLDER")]
     pub guests: Option<PathBuf>,
     /// How the result is printed on standard output.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+}
+
+/// Options of `hv serve`.
+#[derive(Debug, Args)]
+#[command(
+    group = clap::ArgGroup::new("what").required(true),
+    after_help = "Examples:
+  hv serve --function /hello=fn-hello
+  hv serve --function '/json/*=fn-json' --function /hello=fn-hello --listen 0.0.0.0:8080
+  hv serve --config hv.toml --check
+  hv serve --config hv.toml --log-format json
+
+SIGTERM lets running requests end, SIGHUP reads the configuration again. docs/serve.md has all keys."
+)]
+pub struct ServeArgs {
+    /// What to serve, and how: a TOML file.
+    #[arg(long, value_name = "FILE", group = "what")]
+    pub config: Option<PathBuf>,
+    /// A function: a path (or all below one, as /x/*), and an image as for `hv run`. Repeatable.
+    #[arg(long = "function", value_name = "/PATH=IMAGE", group = "what")]
+    pub functions: Vec<String>,
+    /// Where to listen (127.0.0.1:8080), instead of what the file says. Repeatable.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub listen: Vec<SocketAddr>,
+    /// Where the access log goes: a file, - for standard output, or off.
+    #[arg(long, value_name = "FILE")]
+    pub log: Option<String>,
+    /// What the lines of the access log look like.
+    #[arg(long, value_enum)]
+    pub log_format: Option<Format>,
+    /// Only say whether the configuration is right.
+    #[arg(long)]
+    pub check: bool,
+    /// How events are told on standard error, and the result of --check on standard output.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
 }
@@ -173,42 +213,13 @@ impl FromStr for NetKind {
     }
 }
 
-/// Bytes from a number with an optional K, M or G.
+/// Bytes of memory from a number with an optional K, M or G.
 fn parse_size(s: &str) -> Result<u64, String> {
-    let (digits, unit) = match s.char_indices().find(|(_, c)| !c.is_ascii_digit()) {
-        Some((at, _)) => s.split_at(at),
-        None => (s, ""),
-    };
-    let shift = match unit.to_ascii_uppercase().as_str() {
-        "" => 0,
-        "K" | "KB" | "KIB" => 10,
-        "M" | "MB" | "MIB" => 20,
-        "G" | "GB" | "GIB" => 30,
-        _ => return Err(format!("`{unit}` is no unit; use K, M or G, as in 64M")),
-    };
-    let number: u64 =
-        digits.parse().map_err(|_| "use a number such as 65536, 512K, 64M or 1G".to_string())?;
-    let bytes = number.checked_mul(1 << shift).ok_or("that is more than 2^64 bytes")?;
+    let bytes = units::size(s).map_err(|error| error.to_string())?;
     if bytes == 0 || !bytes.is_multiple_of(hv_abi::PAGE_SIZE) || bytes > crate::domain::MAX_MEMORY {
         return Err("use a multiple of 4096 bytes up to 64G".into());
     }
     Ok(bytes)
-}
-
-/// A time such as `500ms`, `5s`, `2m`, `1h`, or a number of seconds.
-fn parse_duration(s: &str) -> Result<Duration, String> {
-    let help = || "use a time such as 500ms, 5s, 2m or 1h".to_string();
-    let at = s.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(s.len());
-    let (number, unit) = s.split_at(at);
-    let number: f64 = number.parse().map_err(|_| help())?;
-    let seconds = match unit {
-        "ms" => number / 1000.0,
-        "" | "s" => number,
-        "m" => number * 60.0,
-        "h" => number * 3600.0,
-        _ => return Err(help()),
-    };
-    Duration::try_from_secs_f64(seconds).map_err(|_| help())
 }
 
 fn parse_variable(s: &str) -> Result<(String, String), String> {
@@ -237,16 +248,6 @@ mod tests {
             ["", "M", "1.5M", "12X", "100", "0", "65G", "99999999999999999999", "18446744073709551615G", "-1"]
         {
             assert!(parse_size(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn durations() {
-        assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
-        assert_eq!(parse_duration("5"), Ok(Duration::from_secs(5)));
-        assert_eq!(parse_duration("1.5m"), Ok(Duration::from_secs(90)));
-        for bad in ["", "s", "5x", "-1s", "1e999", "..s"] {
-            assert!(parse_duration(bad).is_err(), "{bad}");
         }
     }
 }

@@ -4,10 +4,11 @@ mod args;
 mod bench;
 mod guests;
 mod run;
+mod serve;
 mod signals;
 mod stats;
 
-pub use args::{BenchArgs, Cli, Command, RunArgs};
+pub use args::{BenchArgs, Cli, Command, RunArgs, ServeArgs};
 
 use clap::{CommandFactory, Parser};
 use std::io::{IsTerminal, Write};
@@ -37,6 +38,7 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Run(args) => run::run(*args),
         Command::Bench(args) => bench::run(args),
+        Command::Serve(args) => serve::run(*args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "hv", &mut std::io::stdout());
             Ok(0)

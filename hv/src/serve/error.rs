@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::config::{ConfigError, Place};
-use crate::function::DeployError;
+use super::deploy::DeployError;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -21,7 +21,7 @@ pub enum ServeError {
         /// Its name.
         function: String,
         /// Why.
-        error: DeployError,
+        error: Box<DeployError>,
     },
     /// An address cannot be listened on.
     #[error("{key} = \"{address}\": {}", listen_error(error))]
@@ -49,7 +49,9 @@ pub enum ServeError {
 fn listen_error(error: &io::Error) -> String {
     let remedy = match error.kind() {
         io::ErrorKind::AddrInUse => "choose another port, or end what listens there",
-        io::ErrorKind::AddrNotAvailable => "no interface of this host has this address; use 127.0.0.1 or 0.0.0.0",
+        io::ErrorKind::AddrNotAvailable => {
+            "no interface of this host has this address; use 127.0.0.1 or 0.0.0.0"
+        }
         io::ErrorKind::PermissionDenied => "ports below 1024 need a right; choose a port from 1024 on",
         _ => "choose another address",
     };

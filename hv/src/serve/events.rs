@@ -42,6 +42,14 @@ impl Events {
         );
     }
 
+    /// A guest printed a line.
+    pub(super) fn printed(&self, function: &str, line: &str) {
+        self.tell(
+            || format!("{function}: {}", line.escape_debug()),
+            || json!({"event": "printed", "function": function, "line": line}),
+        );
+    }
+
     /// A guest crashed at a request; `id` is what the client was told.
     pub(super) fn crashed(&self, id: &str, function: &str, request: &str, report: &CrashReport) {
         self.tell(
@@ -60,7 +68,11 @@ impl Events {
 
     pub(super) fn reloaded(&self, deployed: usize, kept: usize, removed: usize) {
         self.tell(
-            || format!("configuration reloaded: {deployed} functions deployed, {kept} kept, {removed} removed"),
+            || {
+                format!(
+                    "configuration reloaded: {deployed} functions deployed, {kept} kept, {removed} removed"
+                )
+            },
             || json!({"event": "reloaded", "deployed": deployed, "kept": kept, "removed": removed}),
         );
     }
@@ -81,7 +93,11 @@ impl Events {
 
     pub(super) fn draining(&self, running: usize, at_most: Duration) {
         self.tell(
-            || format!("draining: {running} connections, at most {at_most:?}; another signal ends them at once"),
+            || {
+                format!(
+                    "draining: {running} connections, at most {at_most:?}; another signal ends them at once"
+                )
+            },
             || json!({"event": "draining", "connections": running, "seconds": at_most.as_secs_f64()}),
         );
     }

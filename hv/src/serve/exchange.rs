@@ -9,9 +9,9 @@ use crate::function::{Answer, Call, Failure};
 use bytes::Bytes;
 use http::Method;
 use std::collections::VecDeque;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 /// Most bytes of an answer that wait for the client; the guest waits then.
 const BUFFER: usize = 256 << 10;
@@ -143,9 +143,13 @@ impl Answer for Bridge {
 pub(super) struct Conversation {
     exchange: Arc<Exchange>,
     /// Until the guest has ended its answer.
-    call: Option<Arc<Call>>,
+    call: Option<Call>,
     /// Until the request's body has been sent.
-    upload: Option<Pin<Box<Upload>>>,
+    upload: Option<Upload>,
+    /// CPU time that the guest has used for it, once it has ended.
+    cpu: Option<Duration>,
+    /// All of the answer has been taken.
+    complete: bool,
 }
 
 /// Why an answer will not be complete.
@@ -160,14 +164,19 @@ pub(super) enum Broken {
 }
 
 impl Conversation {
-    pub(super) fn new(exchange: Arc<Exchange>, call: Arc<Call>, upload: Option<Upload>) -> Self {
-        Conversation { exchange, call: Some(call), upload: upload.map(Box::pin) }
+    pub(super) fn new(exchange: Arc<Exchange>, call: Call, upload: Option<Upload>) -> Self {
+        Conversation { exchange, call: Some(call), upload, cpu: None, complete: false }
+    }
+
+    /// CPU time that the guest has used for the request, as far as it is known.
+    pub(super) fn cpu_time(&self) -> Option<Duration> {
+        self.cpu.or_else(|| self.call.as_ref()?.cpu_time())
     }
 
     /// Sends what can be sent of the request's body.
     fn poll_upload(&mut self, context: &mut Context<'_>) -> Result<(), Broken> {
-        if let Some(upload) = &mut self.upload
-            && let Poll::Ready(result) = upload.as_mut().poll(context)
+        if let (Some(upload), Some(call)) = (&mut self.upload, &mut self.call)
+            && let Poll::Ready(result) = upload.poll(call, &self.exchange, context)
         {
             self.upload = None;
             result.map_err(Broken::Upload)?;
@@ -178,7 +187,7 @@ impl Conversation {
     /// The end of the answer, if there is one: nothing more is sent to the guest.
     fn end(&mut self, end: Result<(), Failure>) -> Result<(), Broken> {
         let uploading = self.upload.take().is_some();
-        self.call = None;
+        self.cpu = self.call.take().and_then(|call| call.cpu_time());
         end.map_err(|failure| Broken::Failed { failure, uploading })
     }
 
@@ -218,6 +227,7 @@ impl Conversation {
         }
         if let Some(end) = state.end.take() {
             drop(state);
+            self.complete = end.is_ok();
             return Poll::Ready(self.end(end).err().map(Err));
         }
         keep(&mut state.reader, context);
@@ -231,6 +241,6 @@ impl Conversation {
     /// Bytes of the body, once all of them are there.
     pub(super) fn remaining(&self) -> Option<u64> {
         let state = self.exchange.state();
-        matches!(state.end, Some(Ok(()))).then_some(state.buffered as u64)
+        (self.complete || matches!(state.end, Some(Ok(())))).then_some(state.buffered as u64)
     }
 }

@@ -12,8 +12,8 @@ use tokio::time::timeout;
 #[derive(Debug)]
 pub(super) struct Gate {
     seats: Arc<Semaphore>,
-    /// The server's; none for a function whose instances have been set aside.
-    shared: Option<Arc<Semaphore>>,
+    /// The server's.
+    shared: Arc<Semaphore>,
     waiting: AtomicUsize,
     queue: usize,
     queue_time: Duration,
@@ -23,7 +23,7 @@ pub(super) struct Gate {
 #[derive(Debug)]
 pub(super) struct Seat {
     _seat: OwnedSemaphorePermit,
-    _shared: Option<OwnedSemaphorePermit>,
+    _shared: OwnedSemaphorePermit,
 }
 
 /// Why there is no seat.
@@ -37,11 +37,7 @@ pub(super) enum Refused {
 
 impl Gate {
     /// `capacity` seats, of those that `shared` has; up to `queue` may wait for `queue_time`.
-    pub(super) fn new(
-            shared: Option<Arc<Semaphore>>,
-        queue: usize,
-        queue_time: Duration,
-    ) -> Self {
+    pub(super) fn new(capacity: usize, shared: Arc<Semaphore>, queue: usize, queue_time: Duration) -> Self {
         let seats = Arc::new(Semaphore::new(capacity));
         Gate { seats, shared, waiting: AtomicUsize::new(0), queue, queue_time }
     }
@@ -61,10 +57,7 @@ impl Gate {
 
     fn at_once(&self) -> Option<Seat> {
         let seat = self.seats.clone().try_acquire_owned().ok()?;
-        let shared = match &self.shared {
-            Some(shared) => Some(shared.clone().try_acquire_owned().ok()?),
-            None => None,
-        };
+        let shared = self.shared.clone().try_acquire_owned().ok()?;
         Some(Seat { _seat: seat, _shared: shared })
     }
 
@@ -72,12 +65,7 @@ impl Gate {
         let take = async |seats: &Arc<Semaphore>| {
             seats.clone().acquire_owned().await.expect("nobody closes the semaphores")
         };
-        let seat = take(&self.seats).await;
-        let shared = match &self.shared {
-            Some(shared) => Some(take(shared).await),
-            None => None,
-        };
-        Seat { _seat: seat, _shared: shared }
+        Seat { _seat: take(&self.seats).await, _shared: take(&self.shared).await }
     }
 
     /// Requests that wait.
@@ -106,6 +94,10 @@ mod tests {
         future.poll(&mut Context::from_waker(Waker::noop()))
     }
 
+    fn plenty() -> Arc<Semaphore> {
+        Arc::new(Semaphore::new(100))
+    }
+
     fn run(test: impl Future<Output = ()>) {
         let mut runtime = tokio::runtime::Builder::new_current_thread();
         runtime.enable_time().start_paused(true).build().expect("a runtime without I/O").block_on(test);
@@ -114,12 +106,12 @@ mod tests {
     #[test]
     fn those_who_wait_are_let_in_in_order_and_those_beyond_the_queue_are_not() {
         run(async {
-            let gate = Gate::new(1, None, 2, Duration::from_secs(1));
+            let gate = Gate::new(1, plenty(), 2, Duration::from_secs(1));
             let seat = gate.enter().await.unwrap();
             let (mut first, mut second) = (pin!(gate.enter()), pin!(gate.enter()));
             assert!(poll(first.as_mut()).is_pending());
             assert!(poll(second.as_mut()).is_pending());
-    assert_eq!(gate.waiting(), 2);
+            assert_eq!(gate.waiting(), 2);
             assert_eq!(gate.enter().await.unwrap_err(), Refused::Full);
             drop(seat);
             assert!(poll(second.as_mut()).is_pending(), "the first is before it");
@@ -134,7 +126,7 @@ mod tests {
     #[test]
     fn nobody_waits_longer_than_allowed() {
         run(async {
-            let gate = Gate::new(1, None, 1, Duration::from_secs(1));
+            let gate = Gate::new(1, plenty(), 1, Duration::from_secs(1));
             let _seat = gate.enter().await.unwrap();
             let start = tokio::time::Instant::now();
             assert_eq!(gate.enter().await.unwrap_err(), Refused::Late);
@@ -147,7 +139,7 @@ mod tests {
     fn functions_share_the_seats_of_the_server() {
         run(async {
             let shared = Arc::new(Semaphore::new(2));
-            let gate = |capacity| Gate::new(capacity, Some(shared.clone()), 1, Duration::from_secs(1));
+            let gate = |capacity| Gate::new(capacity, shared.clone(), 1, Duration::from_secs(1));
             let (a, b) = (gate(2), gate(2));
             let seats = (a.enter().await.unwrap(), b.enter().await.unwrap());
             let mut third = pin!(a.enter());

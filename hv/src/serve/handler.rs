@@ -23,7 +23,11 @@ use std::sync::Arc;
 const CRASH_ID: HeaderName = HeaderName::from_static("x-crash-id");
 
 /// Answers a request on a listener of functions.
-pub(super) async fn public(server: Arc<Server>, client: IpAddr, request: Request<Incoming>) -> Response<Reply> {
+pub(super) async fn public(
+    server: Arc<Server>,
+    client: IpAddr,
+    request: Request<Incoming>,
+) -> Response<Reply> {
     let mut record = server.record(client, &request);
     if let Some(page) = own::public(&server, client, &request) {
         return page.into_response(record);
@@ -43,7 +47,11 @@ pub(super) async fn public(server: Arc<Server>, client: IpAddr, request: Request
 }
 
 /// Answers a request on the listener of the administrator.
-pub(super) async fn admin(server: Arc<Server>, client: IpAddr, request: Request<Incoming>) -> Response<Reply> {
+pub(super) async fn admin(
+    server: Arc<Server>,
+    client: IpAddr,
+    request: Request<Incoming>,
+) -> Response<Reply> {
     let record = server.record(client, &request);
     own::admin(&server, &request).into_response(record)
 }
@@ -60,12 +68,15 @@ async fn serve(
         return Err(refusal.later().with(CONNECTION, "close"));
     }
     let (parts, body) = request.into_parts();
-    let served = server.find(parts.uri.path()).ok_or_else(|| Own::new(StatusCode::NOT_FOUND, "no function here"))?;
+    let served =
+        server.find(parts.uri.path()).ok_or_else(|| Own::new(StatusCode::NOT_FOUND, "no function here"))?;
     record.function = Some(served.name().clone());
     let config = served.config();
     if !config.methods.is_empty() && !config.methods.contains(&parts.method) {
         let allow = config.methods.iter().map(|method| method.as_str()).collect::<Vec<_>>().join(", ");
-        return Err(Own::new(StatusCode::METHOD_NOT_ALLOWED, format!("this path takes {allow}")).with(ALLOW, &allow));
+        return Err(
+            Own::new(StatusCode::METHOD_NOT_ALLOWED, format!("this path takes {allow}")).with(ALLOW, &allow)
+        );
     }
     if body.size_hint().lower() > config.body {
         return Err(too_large(&served));
@@ -75,18 +86,20 @@ async fn serve(
         Own::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "the head of the request is too long")
     })?;
     let seat = served.gate().enter().await.map_err(|refused| match refused {
-        Refused::Full => Own::new(StatusCode::TOO_MANY_REQUESTS, "too many requests wait for this function").later(),
+        Refused::Full => {
+            Own::new(StatusCode::TOO_MANY_REQUESTS, "too many requests wait for this function").later()
+        }
         Refused::Late => Own::new(StatusCode::SERVICE_UNAVAILABLE, "no guest was free in time").later(),
     })?;
     let exchange = Arc::new(Exchange::default());
     let bridge = Bridge { exchange: exchange.clone(), method: parts.method, _seat: seat };
     let call = served.function().call(&bytes, Box::new(bridge));
-    let call = Arc::new(call.map_err(|failure| failed(&failure, false, &served, record))?);
+    let mut call = call.map_err(|failure| failed(&failure, false, &served, record))?;
     let upload = if body.is_end_stream() {
         call.end();
         None
     } else {
-        Some(Upload::new(body, call.clone(), exchange.clone(), config.body))
+        Some(Upload::new(body, config.body))
     };
     let mut conversation = Conversation::new(exchange, call, upload);
     match poll_fn(|context| conversation.poll_head(context)).await {
@@ -105,11 +118,15 @@ fn too_large(served: &Served) -> Own {
 pub(super) fn note_broken(broken: Broken, served: &Served, record: &mut Record) -> Own {
     match broken {
         Broken::Failed { failure, uploading } => failed(&failure, uploading, served, record),
-        Broken::Upload(UploadError::TooLarge) => too_large(served),
+        Broken::Upload(UploadError::TooLarge) => {
+            record.note_failure("too_large");
+            too_large(served)
+        }
         Broken::Upload(UploadError::Client) => {
             Own::new(StatusCode::BAD_REQUEST, "the body of the request did not come to its end")
         }
         Broken::Headless => {
+            record.note_failure("headless");
             note(served, record, "it ended an answer without a head");
             Own::new(StatusCode::BAD_GATEWAY, "the function gave no answer")
         }
@@ -121,8 +138,22 @@ fn note(served: &Served, record: &Record, why: &str) {
     served.events().failed(served.name(), request, why);
 }
 
+/// What metrics call a failure.
+fn kind(failure: &Failure, uploading: bool) -> &'static str {
+    match failure {
+        Failure::Crashed(_) => "crashed",
+        Failure::Exited(_) => "exited",
+        Failure::WallTime if uploading => "upload_time",
+        Failure::WallTime => "wall_time",
+        Failure::CpuTime => "cpu_time",
+        Failure::Full | Failure::NoRoom(_) => "no_room",
+        Failure::Stopped => "stopped",
+    }
+}
+
 /// Notes how a guest failed; `uploading`: while the client was still sending.
 fn failed(failure: &Failure, uploading: bool, served: &Served, record: &mut Record) -> Own {
+    record.note_failure(kind(failure, uploading));
     match failure {
         Failure::Crashed(report) => {
             let id = record.new_crash_id();
@@ -138,15 +169,15 @@ fn failed(failure: &Failure, uploading: bool, served: &Served, record: &mut Reco
             Own::new(StatusCode::BAD_GATEWAY, "the function ended without an answer")
         }
         Failure::WallTime if uploading => {
-            Own::new(StatusCode::REQUEST_TIMEOUT, "the body of the request took too long").with(CONNECTION, "close")
+            Own::new(StatusCode::REQUEST_TIMEOUT, "the body of the request took too long")
+                .with(CONNECTION, "close")
         }
         Failure::WallTime => Own::new(StatusCode::GATEWAY_TIMEOUT, "the function took too long"),
         Failure::CpuTime => Own::new(StatusCode::GATEWAY_TIMEOUT, "the function used too much CPU time"),
-        Failure::NoRoom(error) => {
-            note(served, record, &format!("no guest could be started: {error}"));
+        Failure::NoRoom(_) | Failure::Full => {
+            note(served, record, &failure.to_string());
             Own::new(StatusCode::SERVICE_UNAVAILABLE, "no guest could be started").later()
         }
-        Failure::Memory => Own::new(StatusCode::BAD_GATEWAY, "the function ran out of memory"),
         Failure::Stopped => Own::new(StatusCode::SERVICE_UNAVAILABLE, "the function was stopped").later(),
     }
 }

@@ -116,7 +116,13 @@ impl Connections {
     }
 
     /// Speaks with one client until one of both has enough.
-    async fn converse(mut self, stream: TcpStream, client: SocketAddr, face: Face, _seat: OwnedSemaphorePermit) {
+    async fn converse(
+        mut self,
+        stream: TcpStream,
+        client: SocketAddr,
+        face: Face,
+        _seat: OwnedSemaphorePermit,
+    ) {
         // Answers are written whole; the kernel ends a connection whose client takes nothing.
         let prepared = stream.set_nodelay(true).and_then(|()| {
             let stuck = u32::try_from(STUCK.as_millis()).unwrap_or(u32::MAX);

@@ -54,11 +54,8 @@ impl Log {
     /// Opens the access log; events go to standard error.
     pub(super) fn open(target: &LogTarget) -> io::Result<(Log, Writer)> {
         let sink = Sink::open(target)?;
-        let shared = Arc::new(Shared {
-            state: Mutex::default(),
-            changed: Condvar::new(),
-            dropped: AtomicU64::new(0),
-        });
+        let shared =
+            Arc::new(Shared { state: Mutex::default(), changed: Condvar::new(), dropped: AtomicU64::new(0) });
         let thread = std::thread::Builder::new().name("hv-log".into()).spawn({
             let shared = shared.clone();
             move || shared.write(sink)
@@ -182,7 +179,9 @@ impl Sink {
             _ if lines.is_empty() => {}
             Sink::Off => {}
             Sink::Stdout { gone } => {
-                if !*gone && let Err(error) = io::stdout().write_all(lines).and_then(|()| io::stdout().flush()) {
+                if !*gone
+                    && let Err(error) = io::stdout().write_all(lines).and_then(|()| io::stdout().flush())
+                {
                     *gone = true;
                     tracing::warn!("the access log on standard output ends: {error}");
                 }

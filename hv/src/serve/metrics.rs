@@ -23,22 +23,32 @@ pub(super) struct Metrics {
     running: IntGauge,
     pub(super) connections: IntGauge,
     reloads: IntCounterVec,
+    failures: IntCounterVec,
 }
 
 /// What a function says of itself at the moment.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Reading {
     pub(super) function: String,
-    pub(super) live: u64,
-    pub(super) idle: u64,
-    pub(super) shells: u64,
-    pub(super) waiting: u64,
-    pub(super) warm_starts: u64,
-    pub(super) cold_starts: u64,
-    /// Ends of instances by kind.
+    /// Whether machines that wait are fresh ones.
+    pub(super) fresh: bool,
+    /// Guests that answer a request.
+    pub(super) live: usize,
+    /// Machines that wait for one.
+    pub(super) idle: usize,
+    /// Requests that wait for a guest.
+    pub(super) waiting: usize,
+    pub(super) answered: u64,
+    /// Starts in a machine that was there, and in a new one.
+    pub(super) warm: u64,
+    pub(super) cold: u64,
+    /// Guests that ended before their time.
+    pub(super) ended: u64,
+    /// How often guests that are live left to hv, by reason.
     pub(super) exits: Vec<(&'static str, u64)>,
-    pub(super) memory: u64,
-    pub(super) cpu: Duration,
+    /// Bytes of memory of single guests, and of what they share.
+    pub(super) private: u64,
+    pub(super) shared: u64,
 }
 
 /// Registers a metric that is made here: its name and labels are valid, and no other has them.
@@ -55,15 +65,16 @@ fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> Int
     registered(registry, IntCounterVec::new(Opts::new(name, help), labels))
 }
 
-fn gauges(registry: &Registry, name: &str, help: &str) -> IntGaugeVec {
-    registered(registry, IntGaugeVec::new(Opts::new(name, help), &["function"]))
+fn gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+    registered(registry, IntGaugeVec::new(Opts::new(name, help), labels))
 }
 
 impl Metrics {
     pub(super) fn new() -> Metrics {
         let registry = Registry::new();
-        let latency = HistogramOpts::new("hv_request_seconds", "Time from a request's head to its answer's end.")
-            .buckets(BUCKETS.to_vec());
+        let latency =
+            HistogramOpts::new("hv_request_seconds", "Time from a request's head to its answer's end.")
+                .buckets(BUCKETS.to_vec());
         Metrics {
             requests: counters(
                 &registry,
@@ -76,6 +87,12 @@ impl Metrics {
             connections: registered(
                 &registry,
                 IntGauge::new("hv_connections", "Connections of clients that are open."),
+            ),
+            failures: counters(
+                &registry,
+                "hv_failures_total",
+                "Requests without a whole answer, by kind.",
+                &["function", "kind"],
             ),
             reloads: counters(&registry, "hv_reloads_total", "Reloads of the configuration.", &["result"]),
             registry,
@@ -98,40 +115,53 @@ impl Metrics {
         self.reloads.with_label_values(&[if ok { "ok" } else { "refused" }]).inc();
     }
 
+    /// A request that got no whole answer, for this reason.
+    pub(super) fn failed(&self, function: &str, kind: &str) {
+        self.failures.with_label_values(&[function, kind]).inc();
+    }
+
     /// Everything, with what the functions and the process say of themselves now.
     pub(super) fn text(&self, functions: &[Reading], log_dropped: u64) -> Vec<u8> {
         let now = Registry::new();
-        let of = |name, help| gauges(&now, name, help);
-        let live = of("hv_guests_live", "Guests that answer a request now.");
-        let idle = of("hv_guests_idle", "Instances that wait for their next request.");
-        let shells = of("hv_shells", "Virtual machines that wait for their next clone.");
-        let queue = of("hv_queue", "Requests that wait for a guest.");
-        let memory = of("hv_guest_memory_bytes", "Memory of the function's guests that is theirs alone.");
+        let gauge = |name, help| gauges(&now, name, help, &["function"]);
         let total = |name, help| counters(&now, name, help, &["function"]);
-        let warm = total("hv_shell_hits_total", "Starts of instances in a warm shell.");
-        let cold = total("hv_cold_starts_total", "Starts of instances in a new virtual machine.");
-        let exits = counters(&now, "hv_exits_total", "Ends of instances by kind.", &["function", "kind"]);
-        let cpu = registered(
-            &now,
-            prometheus::CounterVec::new(
-                Opts::new("hv_guest_cpu_seconds_total", "CPU time of the function's guests."),
-                &["function"],
-            ),
-        );
+        let live = gauge("hv_guests_live", "Guests that answer a request now.");
+        let idle = gauge("hv_guests_idle", "Instances that wait for their next request.");
+        let shells = gauge("hv_shells", "Virtual machines that wait for their next guest.");
+        let queue = gauge("hv_queue", "Requests that wait for a guest.");
+        let answered = total("hv_answers_total", "Requests that guests have answered completely.");
+        let warm = total("hv_shell_hits_total", "Requests that found a machine or an instance waiting.");
+        let cold = total("hv_cold_starts_total", "Requests for which a machine was made.");
+        let ended =
+            total("hv_guests_ended_total", "Guests that ended before their time, for whatever reason.");
+        let labels = ["function", "kind"];
+        let exits =
+            gauges(&now, "hv_guest_exits", "How often the guests that are there left to hv.", &labels);
+        let help = "Memory of a function's guests: of single ones, and what all share.";
+        let memory = gauges(&now, "hv_guest_memory_bytes", help, &labels);
         let dropped = IntCounter::new("hv_log_lines_dropped_total", "Lines that the log had no room for.");
         registered(&now, dropped).inc_by(log_dropped);
-        for function in functions {
-            let name = [function.function.as_str()];
-            live.with_label_values(&name).set(function.live as i64);
-            idle.with_label_values(&name).set(function.idle as i64);
-            shells.with_label_values(&name).set(function.shells as i64);
-            queue.with_label_values(&name).set(function.waiting as i64);
-            memory.with_label_values(&name).set(function.memory as i64);
-            warm.with_label_values(&name).inc_by(function.warm_starts);
-            cold.with_label_values(&name).inc_by(function.cold_starts);
-            cpu.with_label_values(&name).inc_by(function.cpu.as_secs_f64());
-            for (kind, count) in &function.exits {
-                exits.with_label_values(&[name[0], kind]).inc_by(*count);
+        for reading in functions {
+            let name = [reading.function.as_str()];
+            let (fresh, kept) = if reading.fresh { (reading.idle, 0) } else { (0, reading.idle) };
+            for (gauge, value) in
+                [(&live, reading.live), (&idle, kept), (&shells, fresh), (&queue, reading.waiting)]
+            {
+                gauge.with_label_values(&name).set(value as i64);
+            }
+            for (counter, value) in [
+                (&answered, reading.answered),
+                (&warm, reading.warm),
+                (&cold, reading.cold),
+                (&ended, reading.ended),
+            ] {
+                counter.with_label_values(&name).inc_by(value);
+            }
+            for (kind, count) in &reading.exits {
+                exits.with_label_values(&[name[0], kind]).set(*count as i64);
+            }
+            for (kind, bytes) in [("private", reading.private), ("shared", reading.shared)] {
+                memory.with_label_values(&[name[0], kind]).set(bytes as i64);
             }
         }
         process(&now);

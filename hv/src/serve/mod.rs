@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+mod console;
 mod deploy;
 mod descriptors;
 mod error;
@@ -32,5 +33,6 @@ mod server;
 mod table;
 mod upload;
 
+pub use deploy::DeployError;
 pub use error::ServeError;
-pub use run::{Options, Reader, check, run};
+pub use run::{Options, Reader, check, run, threads};

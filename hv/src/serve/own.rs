@@ -60,7 +60,9 @@ fn page(server: &Server, path: &str, method: &Method) -> Option<Own> {
     };
     Some(match *method {
         Method::GET | Method::HEAD => make(server),
-        _ => Own::new(StatusCode::METHOD_NOT_ALLOWED, "this path takes GET and HEAD").with(ALLOW, "GET, HEAD"),
+        _ => {
+            Own::new(StatusCode::METHOD_NOT_ALLOWED, "this path takes GET and HEAD").with(ALLOW, "GET, HEAD")
+        }
     })
 }
 

@@ -107,6 +107,11 @@ impl Record {
         &self.id
     }
 
+    /// Counts that the function gave no whole answer, for this reason.
+    pub(super) fn note_failure(&self, kind: &str) {
+        self.books.metrics.failed(self.function.as_deref().unwrap_or("-"), kind);
+    }
+
     /// A name for a crash that this request has met.
     pub(super) fn new_crash_id(&self) -> String {
         self.books.crashes.make()

@@ -28,12 +28,24 @@ enum Content {
 pub(super) struct BrokenOff;
 
 impl Reply {
-    pub(super) fn own(text: impl Into<Bytes>, record: Record) -> Self {
+    pub(super) fn own(text: impl Into<Bytes>, mut record: Record) -> Self {
+        // It is as good as given: nobody takes it back.
+        record.done = true;
         Reply { content: Content::Own(text.into()), record }
     }
 
     pub(super) fn guest(conversation: Conversation, served: Arc<Served>, record: Record) -> Self {
-        Reply { content: Content::Guest(conversation, served), record }
+        let mut reply = Reply { content: Content::Guest(conversation, served), record };
+        reply.note_end();
+        reply
+    }
+
+    /// Notes whether the client has everything: nobody asks for more then.
+    fn note_end(&mut self) {
+        if let (Content::Guest(conversation, _), true) = (&self.content, self.is_end_stream()) {
+            self.record.done = true;
+            self.record.cpu = conversation.cpu_time();
+        }
     }
 }
 
@@ -60,7 +72,7 @@ impl Body for Reply {
             },
         };
         this.record.bytes += chunk.as_ref().map_or(0, |chunk| chunk.len() as u64);
-        this.record.done = this.is_end_stream();
+        this.note_end();
         Poll::Ready(chunk.map(|chunk| Ok(Frame::data(chunk))))
     }
 

@@ -39,13 +39,22 @@ pub struct Options {
 /// Whether a server could run with this configuration on this host, as far as
 /// can be said without starting a guest. Returns the most live guests.
 pub fn check(config: &Config) -> Result<usize, ConfigError> {
-    descriptors::plan(config, descriptors::raise_limit()).map(|plan| plan.guests)
+    plan(config).map(|plan| plan.guests)
 }
 
-/// Serves until a signal ends it.
-pub fn run(options: Options) -> Result<(), ServeError> {
+fn plan(config: &Config) -> Result<descriptors::Plan, ConfigError> {
+    descriptors::plan(config, descriptors::raise_limit(), threads())
+}
+
+/// Threads that run guests: one for each core.
+pub fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Serves until a signal ends it. Returns whether all requests were answered to their end.
+pub fn run(options: Options) -> Result<bool, ServeError> {
     let config = (options.reader)()?;
-    let plan = descriptors::plan(&config, descriptors::raise_limit())?;
+    let plan = plan(&config)?;
     let (log, writer) = Log::open(&config.log).map_err(|error| match &config.log {
         LogTarget::File(path) => ServeError::Log { path: path.clone(), error },
         _ => ServeError::Host(error),
@@ -55,7 +64,7 @@ pub fn run(options: Options) -> Result<(), ServeError> {
     result
 }
 
-fn serve(options: Options, config: Config, plan: descriptors::Plan, log: &Log) -> Result<(), ServeError> {
+fn serve(options: Options, config: Config, plan: descriptors::Plan, log: &Log) -> Result<bool, ServeError> {
     let events = Events::new(log.clone(), options.events);
     let mut random = [0; 8];
     rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty()).map_err(io::Error::from)?;
@@ -69,7 +78,7 @@ fn serve(options: Options, config: Config, plan: descriptors::Plan, log: &Log) -
     // One thread is enough for what guests on dozens of others can answer, and
     // spares a hop between threads at each step.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let _context = runtime.enter();
+    let context = runtime.enter();
     // Who cannot listen shall know before the guests are booted.
     let mut listeners = Vec::new();
     for address in &config.listen {
@@ -83,24 +92,28 @@ fn serve(options: Options, config: Config, plan: descriptors::Plan, log: &Log) -
         engine: options.engine,
         events: events.clone(),
         guests: Arc::new(Semaphore::new(plan.guests)),
-        shells: plan.shells,
+        spare: plan.spare,
     };
     let (connections, header_time) = (config.connections, config.header_time);
     let (table, _) = Table::deploy(config, &ground, None)?;
     let server = Arc::new(Server::new(ground, books, table, requests));
+    drop(context);
     let (drain, draining) = watch::channel(false);
     let connections = Connections::new(server.clone(), connections, header_time, draining);
-    runtime.block_on(async {
+    let drained = runtime.block_on(async {
         for (listener, face) in listeners {
             let what = if face == Face::Public { "functions" } else { "admin" };
             events.listening(what, listener.local_addr()?);
             tokio::spawn(connections.clone().accept(listener, face));
         }
         let reaper = tokio::spawn(reap(server.clone()));
-        live(&server, &connections, signals, options.reader, &drain).await;
+        let drained = live(&server, &connections, signals, options.reader, &drain).await;
         reaper.abort();
-        Ok(())
-    })
+        Ok::<_, io::Error>(drained)
+    })?;
+    // A reload that is still booting guests does not hold up the end.
+    runtime.shutdown_background();
+    Ok(drained)
 }
 
 /// The signals that a server knows.
@@ -128,14 +141,14 @@ impl Signals {
     }
 }
 
-/// From the first connection to the last.
+/// From the first connection to the last. Returns whether none was cut off.
 async fn live(
     server: &Arc<Server>,
     connections: &Connections,
     mut signals: Signals,
     reader: Reader,
     drain: &watch::Sender<bool>,
-) {
+) -> bool {
     let reader = Arc::new(reader);
     let mut reloading: Option<JoinHandle<()>> = None;
     loop {
@@ -165,6 +178,7 @@ async fn live(
         () = signals.end() => {}
     }
     events.ended(connections.open());
+    connections.open() == 0
 }
 
 /// Reads the configuration again, and serves what it says; or goes on as before.
@@ -173,7 +187,7 @@ fn reload(server: &Server, reader: &Reader) {
     let old = server.table();
     server.books.log.reopen();
     let table = reader().map_err(ServeError::from).and_then(|config| {
-        descriptors::plan(&config, descriptors::raise_limit())?;
+        plan(&config)?;
         Table::deploy(config, ground, Some(&old))
     });
     server.books.metrics.reloaded(table.is_ok());

@@ -58,9 +58,8 @@ impl Server {
 
     /// The record of a request that has just come.
     pub(super) fn record<B>(&self, client: IpAddr, request: &Request<B>) -> Record {
-        let id = head::request_id(request.headers()).unwrap_or_else(|| {
-            HeaderValue::from_maybe_shared(self.ids.make()).expect("digits and a dash")
-        });
+        let id = head::request_id(request.headers())
+            .unwrap_or_else(|| HeaderValue::from_maybe_shared(self.ids.make()).expect("digits and a dash"));
         Record::new(self.books.clone(), client, request.method().clone(), request.uri().clone(), id)
     }
 

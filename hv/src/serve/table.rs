@@ -1,7 +1,7 @@
 //! What is served at the moment: functions that run, and which path leads to which.
 #![forbid(unsafe_code)]
 
-use super::config::{Config, Deployment, FunctionConfig, Isolation, Source};
+use super::config::{Config, Deployment, FunctionConfig, Source};
 use super::deploy;
 use super::error::ServeError;
 use super::events::Events;
@@ -9,7 +9,7 @@ use super::gate::Gate;
 use super::metrics::Reading;
 use super::route::Routes;
 use crate::engine::Engine;
-use crate::function::Function;
+use crate::function::{Function, Isolation};
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::Semaphore;
@@ -63,8 +63,8 @@ pub(super) struct Ground {
     pub(super) events: Events,
     /// Seats for live guests.
     pub(super) guests: Arc<Semaphore>,
-    /// Most warm shells of a function.
-    pub(super) shells: usize,
+    /// Machines of a function beyond one for each request.
+    pub(super) spare: usize,
 }
 
 impl Served {
@@ -90,18 +90,25 @@ impl Served {
 
     /// What it says of itself.
     pub(super) fn reading(&self) -> Reading {
-        let waiting = self.gate.waiting() as u64;
-        Reading { function: self.name.to_string(), waiting, ..deploy::read(self.function()) }
+        Reading {
+            function: self.name.to_string(),
+            fresh: self.config.deployment.isolation == Isolation::Request,
+            waiting: self.gate.waiting(),
+            ..deploy::read(self.function())
+        }
     }
 }
 
 impl Table {
     /// Deploys what the configuration names, except what `old` has already and is still the same.
     /// Blocks until all functions are ready.
-    pub(super) fn deploy(config: Config, ground: &Ground, old: Option<&Table>) -> Result<(Table, Changes), ServeError> {
+    pub(super) fn deploy(
+        config: Config,
+        ground: &Ground,
+        old: Option<&Table>,
+    ) -> Result<(Table, Changes), ServeError> {
         let old = old.map_or(&[][..], |old| &old.served);
         let mut changes = Changes::default();
-        // Instances that outlive their requests have their seats set aside.
         let mut served = Vec::new();
         for function in &config.functions {
             let before = old.iter().find(|served| *served.name == *function.name);
@@ -120,10 +127,14 @@ impl Table {
                     Arc::new(ground.start(function)?)
                 }
             };
-            let shared = (function.deployment.isolation == Isolation::Request).then(|| ground.guests.clone());
             served.push(Arc::new(Served {
                 name: function.name.as_str().into(),
-                gate: Gate::new(function.concurrency, shared, function.queue, function.queue_time),
+                gate: Gate::new(
+                    function.deployment.concurrency,
+                    ground.guests.clone(),
+                    function.queue,
+                    function.queue_time,
+                ),
                 config: function.clone(),
                 deployed,
                 events: ground.events.clone(),
@@ -146,9 +157,9 @@ impl Table {
         self.served.iter().map(|served| served.reading()).collect()
     }
 
-    /// Ends instances that have been idle for longer than their functions allow.
+    /// Ends instances and machines that have been idle for longer than their functions allow.
     pub(super) fn reap(&self) {
-        for served in self.served.iter().filter(|served| served.config.deployment.isolation == Isolation::Instance) {
+        for served in &self.served {
             if let Some(since) = Instant::now().checked_sub(served.config.idle) {
                 served.function().reap(since);
             }
@@ -160,11 +171,11 @@ impl Ground {
     /// Boots a function until it is ready, or opens its snapshot.
     fn start(&self, function: &FunctionConfig) -> Result<Deployed, ServeError> {
         let start = Instant::now();
-        let result = deploy::deploy(&self.engine, function, function.concurrency.min(self.shells));
+        let result = deploy::deploy(&self.engine, function, self.spare, &self.events);
         let running = result.map_err(|error| ServeError::Deploy {
             place: function.place.clone(),
             function: function.name.clone(),
-            error,
+            error: Box::new(error),
         })?;
         let (Source::Image { path, .. } | Source::Snapshot(path)) = &function.deployment.source;
         self.events.deployed(&function.name, &path.display().to_string(), start.elapsed());

@@ -6,15 +6,12 @@ use crate::function::Call;
 use bytes::Bytes;
 use http_body::Body;
 use hyper::body::Incoming;
-use std::pin::{Pin, pin};
-use std::sync::Arc;
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 /// A body on its way to a guest.
 pub(super) struct Upload {
     body: Incoming,
-    call: Arc<Call>,
-    exchange: Arc<Exchange>,
     /// What the guest has not taken yet of the last chunk.
     rest: Bytes,
     /// Bytes that may still come.
@@ -31,37 +28,42 @@ pub(super) enum UploadError {
 }
 
 impl Upload {
-    pub(super) fn new(body: Incoming, call: Arc<Call>, exchange: Arc<Exchange>, allowed: u64) -> Self {
-        Upload { body, call, exchange, rest: Bytes::new(), allowed }
+    /// A body of at most this many bytes.
+    pub(super) fn new(body: Incoming, allowed: u64) -> Self {
+        Upload { body, rest: Bytes::new(), allowed }
     }
 
     /// Sends on as long as the client sends and the guest has room; ready when
     /// the guest has been told the end.
-    pub(super) fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<(), UploadError>> {
-        let this = self.get_mut();
+    pub(super) fn poll(
+        &mut self,
+        call: &mut Call,
+        exchange: &Exchange,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<(), UploadError>> {
         loop {
-            while !this.rest.is_empty() {
-                this.exchange.expect_room();
-                let taken = this.call.send(&this.rest);
-                drop(this.rest.split_to(taken.min(this.rest.len())));
-                if !this.rest.is_empty() {
-                    ready!(this.exchange.poll_room(context));
+            while !self.rest.is_empty() {
+                exchange.expect_room();
+                let taken = call.send(&self.rest);
+                drop(self.rest.split_to(taken.min(self.rest.len())));
+                if !self.rest.is_empty() {
+                    ready!(exchange.poll_room(context));
                 }
             }
-            match ready!(pin!(&mut this.body).poll_frame(context)) {
+            match ready!(Pin::new(&mut self.body).poll_frame(context)) {
                 None => {
-                    this.call.end();
+                    call.end();
                     return Poll::Ready(Ok(()));
                 }
                 Some(Err(_)) => return Poll::Ready(Err(UploadError::Client)),
                 Some(Ok(frame)) => {
                     // Trailers have no place in the guest's protocol.
                     let Ok(data) = frame.into_data() else { continue };
-                    match this.allowed.checked_sub(data.len() as u64) {
-                        Some(allowed) => this.allowed = allowed,
+                    match self.allowed.checked_sub(data.len() as u64) {
+                        Some(allowed) => self.allowed = allowed,
                         None => return Poll::Ready(Err(UploadError::TooLarge)),
                     }
-                    this.rest = data;
+                    self.rest = data;
                 }
             }
         }

@@ -1,5 +1,6 @@
 //! Why a configuration is refused: the place, what is wrong, and the remedy, in one line.
 
+use crate::sched::ShareError;
 use crate::units::UnitError;
 use std::fmt;
 use std::path::PathBuf;
@@ -74,6 +75,14 @@ pub enum Problem {
         /// Why not, and what to write instead.
         why: String,
     },
+    /// A share of the processors that cannot be.
+    #[error("{key}: {error}")]
+    Share {
+        /// The key.
+        key: &'static str,
+        /// Why.
+        error: ShareError,
+    },
     /// A key that has to be there.
     #[error("the function `{function}` has no `{key}`; add {example}")]
     Missing {
@@ -117,16 +126,20 @@ pub enum Problem {
     #[error("snapshot = \"{0}\": no such folder; make it with `hv snapshot IMAGE -o {0}`")]
     Snapshot(String),
     /// No functions at all.
-    #[error("no functions; add a table such as [function.hello] with path = \"/hello\" and image = \"fn-hello\"")]
-    Empty,
-    /// More guests than descriptors.
     #[error(
-        "guests = {guests} needs {needed} file descriptors, and this process may have {limit}; \
-         lower `guests`, `connections` or the functions' `concurrency`, or raise the limit (ulimit -n)"
+        "no functions; add a table such as [function.hello] with path = \"/hello\" and image = \"fn-hello\""
+    )]
+    Empty,
+    /// More machines and connections than descriptors.
+    #[error(
+        "{machines} virtual machines and {connections} connections take {needed} file descriptors, and this \
+         process may have {limit}; lower `concurrency` or `connections`, or raise the limit (ulimit -n)"
     )]
     Descriptors {
-        /// What was asked for.
-        guests: usize,
+        /// Machines that the functions may have together.
+        machines: usize,
+        /// Connections that may be.
+        connections: usize,
         /// Descriptors for that.
         needed: u64,
         /// Descriptors that may be.

@@ -34,9 +34,9 @@ pub(super) struct Function {
     pub(super) args: Option<Spanned<Strings>>,
     #[serde(default)]
     pub(super) env: BTreeMap<Spanned<String>, Scalar>,
-    pub(super) disks: Option<Spanned<Strings>>,
     pub(super) isolation: Option<Spanned<String>>,
     pub(super) idle: Option<Spanned<Scalar>>,
+    pub(super) console: Option<Spanned<String>>,
     pub(super) weight: Option<Spanned<u32>>,
     pub(super) cap: Option<Spanned<u32>>,
     pub(super) cpu_time: Option<Spanned<Scalar>>,

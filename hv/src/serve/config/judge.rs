@@ -4,6 +4,7 @@ use super::error::of_parser;
 use super::file::{File, Function, Scalar};
 use super::*;
 use crate::domain::{DEFAULT_MEMORY, MAX_MEMORY};
+use crate::sched::ShareError;
 use crate::units;
 use std::collections::BTreeMap;
 use toml::Spanned;
@@ -57,10 +58,9 @@ pub(super) fn judge_arguments(functions: &[String], resolve: Resolve<'_>) -> Res
             memory: DEFAULT_MEMORY,
             arguments: Vec::new(),
             environment: Vec::new(),
-            disks: Vec::new(),
         };
-        let stamp = Stamp::of(&file)
-            .map_err(|error| fail(Problem::Image(format!("{}: {error}", file.display()))))?;
+        let stamp =
+            Stamp::of(&file).map_err(|error| fail(Problem::Image(format!("{}: {error}", file.display()))))?;
         config.functions.push(FunctionConfig {
             name,
             place: place.clone(),
@@ -68,7 +68,6 @@ pub(super) fn judge_arguments(functions: &[String], resolve: Resolve<'_>) -> Res
             methods: Vec::new(),
             deployment: Deployment::new(source, stamp),
             body: DEFAULT_BODY,
-            concurrency: DEFAULT_CONCURRENCY,
             queue: DEFAULT_QUEUE,
             queue_time: DEFAULT_QUEUE_TIME,
             idle: DEFAULT_IDLE,
@@ -86,9 +85,9 @@ impl Deployment {
             cpu_time: DEFAULT_CPU_TIME,
             wall_time: DEFAULT_WALL_TIME,
             ready_time: DEFAULT_READY_TIME,
-            weight: DEFAULT_WEIGHT,
-            cap: None,
-            shells: DEFAULT_CONCURRENCY,
+            share: Share::default(),
+            concurrency: DEFAULT_CONCURRENCY,
+            console: true,
         }
     }
 }
@@ -110,7 +109,9 @@ fn check_path(path: &str, admin: bool) -> Result<(), &'static str> {
         return Err("write the path as it stands in a request: no spaces, no query, others as %XX");
     }
     if !admin && OWN_PATHS.contains(&path) {
-        return Err("hv answers this path itself; choose another, or move hv's own to another port with `admin`");
+        return Err(
+            "hv answers this path itself; choose another, or move hv's own to another port with `admin`",
+        );
     }
     Ok(())
 }
@@ -131,13 +132,20 @@ impl Judge<'_> {
         ConfigError { place: self.place(at.span().start), problem }
     }
 
-    fn time(&self, key: &'static str, text: &Option<Spanned<Scalar>>) -> Result<Option<Duration>, ConfigError> {
+    fn time(
+        &self,
+        key: &'static str,
+        text: &Option<Spanned<Scalar>>,
+    ) -> Result<Option<Duration>, ConfigError> {
         let Some(text) = text else { return Ok(None) };
         let Scalar(written) = text.get_ref();
         let time = units::time(written)
             .map_err(|error| self.fail(text, Problem::Unit { key, value: written.clone(), error }))?;
         if time.is_zero() {
-            return Err(self.fail(text, value(key, format!("\"{written}\""), "nothing could be done in that time; use at least 1ms")));
+            return Err(self.fail(
+                text,
+                value(key, format!("\"{written}\""), "nothing could be done in that time; use at least 1ms"),
+            ));
         }
         Ok(Some(time))
     }
@@ -160,24 +168,13 @@ impl Judge<'_> {
         }
     }
 
-    /// A number within a range.
-    fn within(
-        &self,
-        key: &'static str,
-        number: &Option<Spanned<u32>>,
-        most: u32,
-    ) -> Result<Option<u32>, ConfigError> {
-        match number {
-            Some(number) if !(1..=most).contains(number.get_ref()) => {
-                Err(self.fail(number, value(key, number.get_ref(), format!("use 1 to {most}"))))
-            }
-            number => Ok(number.as_ref().map(|number| *number.get_ref())),
-        }
-    }
-
     fn address(&self, key: &'static str, text: &str) -> Result<SocketAddr, Problem> {
         text.parse().map_err(|_| {
-            value(key, format!("\"{text}\""), "write an IP address and a port, as in 127.0.0.1:8080 or [::]:8080")
+            value(
+                key,
+                format!("\"{text}\""),
+                "write an IP address and a port, as in 127.0.0.1:8080 or [::]:8080",
+            )
         })
     }
 
@@ -207,13 +204,13 @@ impl Judge<'_> {
                 addresses.collect::<Result<_, _>>().map_err(|problem| self.fail(list, problem))?
             }
         };
-        let admin = file.admin.as_ref().map(|text| {
-            self.address("admin", text.get_ref()).map_err(|problem| self.fail(text, problem))
-        });
-        let log = match file.log.as_ref().map(|text| text.get_ref().as_str()) {
-            None | Some("-") => LogTarget::Stdout,
-            Some("off") => LogTarget::Off,
-            Some(path) => LogTarget::File(self.beside(path)),
+        let admin = file
+            .admin
+            .as_ref()
+            .map(|text| self.address("admin", text.get_ref()).map_err(|problem| self.fail(text, problem)));
+        let log = match file.log.as_ref().map_or(LogTarget::Stdout, |text| LogTarget::of(text.get_ref())) {
+            LogTarget::File(path) => LogTarget::File(self.beside(&path.to_string_lossy())),
+            other => other,
         };
         let log_format = match &file.log_format {
             None => LogFormat::Text,
@@ -221,7 +218,9 @@ impl Judge<'_> {
                 "text" => LogFormat::Text,
                 "json" => LogFormat::Json,
                 other => {
-                    return Err(self.fail(text, value("log_format", format!("\"{other}\""), "use text or json")));
+                    return Err(
+                        self.fail(text, value("log_format", format!("\"{other}\""), "use text or json"))
+                    );
                 }
             },
         };
@@ -234,10 +233,7 @@ impl Judge<'_> {
             header_time: self.time("header_time", &file.header_time)?.unwrap_or(DEFAULT_HEADER_TIME),
             connections: self.count("connections", &file.connections)?.unwrap_or(DEFAULT_CONNECTIONS),
             guests: self.count("guests", &file.guests)?,
-            guests_place: file
-                .guests
-                .as_ref()
-                .map_or_else(|| Place::File(self.path.into()), |guests| self.place(guests.span().start)),
+            place: Place::File(self.path.into()),
             functions: Vec::new(),
         })
     }
@@ -259,9 +255,8 @@ impl Judge<'_> {
             let why = format!("use 1 to {MAX_NAME} letters, digits, dots, underscores and dashes");
             return Err(self.fail(name, value("function", format!("\"{named}\""), why)));
         }
-        let missing = |key, example| {
-            self.fail(name, Problem::Missing { function: named.clone(), key, example })
-        };
+        let missing =
+            |key, example| self.fail(name, Problem::Missing { function: named.clone(), key, example });
         let paths = function.path.as_ref().ok_or_else(|| missing("path", "path = \"/hello\""))?;
         if paths.get_ref().0.is_empty() {
             return Err(self.fail(paths, value("path", "[]", "name at least one path")));
@@ -289,11 +284,14 @@ impl Judge<'_> {
         if let Some(at) = &function.queue_time
             && queue == 0
         {
-            return Err(self.fail(at, Problem::Conflict {
-                key: "queue_time",
-                with: "queue = 0",
-                remedy: "remove it, or let requests wait with queue = 1 or more",
-            }));
+            return Err(self.fail(
+                at,
+                Problem::Conflict {
+                    key: "queue_time",
+                    with: "queue = 0",
+                    remedy: "remove it, or let requests wait with queue = 1 or more",
+                },
+            ));
         }
         let source = self.source(name, function)?;
         let file = match &source {
@@ -323,13 +321,12 @@ impl Judge<'_> {
                 cpu_time: cpu_time.unwrap_or(default.cpu_time.min(wall_time)),
                 wall_time,
                 ready_time: self.time("ready_time", &function.ready_time)?.unwrap_or(default.ready_time),
-                weight: self.within("weight", &function.weight, 10_000)?.unwrap_or(default.weight),
-                cap: self.within("cap", &function.cap, 100)?,
-                shells: concurrency,
+                share: self.share(function)?,
+                concurrency,
+                console: self.console(function)?,
                 ..default
             },
             body,
-            concurrency,
             queue,
             queue_time: self.time("queue_time", &function.queue_time)?.unwrap_or(DEFAULT_QUEUE_TIME),
             idle: self.time("idle", &function.idle)?.unwrap_or(DEFAULT_IDLE),
@@ -348,13 +345,30 @@ impl Judge<'_> {
                 }
             },
         };
-        match &function.idle {
-            Some(idle) if isolation == Isolation::Request => Err(self.fail(idle, Problem::Conflict {
-                key: "idle",
-                with: "isolation = \"request\", where no instance outlives its request",
-                remedy: "remove it, or set isolation = \"instance\"",
-            })),
-            _ => Ok(isolation),
+        Ok(isolation)
+    }
+
+    fn share(&self, function: &Function) -> Result<Share, ConfigError> {
+        let default = Share::default();
+        let weight = function.weight.as_ref().map_or(default.weight(), |weight| *weight.get_ref());
+        let cap = function.cap.as_ref().map_or(0, |cap| *cap.get_ref());
+        Share::new(weight, cap).map_err(|error| {
+            let (key, at) = match error {
+                ShareError::Weight(_) => ("weight", &function.weight),
+                ShareError::Cap(_) => ("cap", &function.cap),
+            };
+            let place = at.as_ref().map_or(Place::File(self.path.into()), |at| self.place(at.span().start));
+            ConfigError { place, problem: Problem::Share { key, error } }
+        })
+    }
+
+    fn console(&self, function: &Function) -> Result<bool, ConfigError> {
+        match function.console.as_ref().map(|text| (text, text.get_ref().as_str())) {
+            None | Some((_, "log")) => Ok(true),
+            Some((_, "off")) => Ok(false),
+            Some((text, other)) => {
+                Err(self.fail(text, value("console", format!("\"{other}\""), "use log or off")))
+            }
         }
     }
 
@@ -386,17 +400,19 @@ impl Judge<'_> {
             (Some(_), Some(snapshot)) => {
                 Err(self.fail(snapshot, Problem::TwoSources { function: named.clone() }))
             }
-            (None, None) => Err(self.fail(name, Problem::Missing {
-                function: named.clone(),
-                key: "image",
-                example: "image = \"fn-hello\", or a snapshot",
-            })),
+            (None, None) => Err(self.fail(
+                name,
+                Problem::Missing {
+                    function: named.clone(),
+                    key: "image",
+                    example: "image = \"fn-hello\", or a snapshot",
+                },
+            )),
             (None, Some(snapshot)) => {
                 let boot_only = [
                     ("memory", function.memory.as_ref().map(Spanned::span)),
                     ("args", function.args.as_ref().map(Spanned::span)),
                     ("env", function.env.keys().next().map(Spanned::span)),
-                    ("disks", function.disks.as_ref().map(Spanned::span)),
                 ];
                 if let Some((key, span)) = boot_only.into_iter().find_map(|(key, span)| Some((key, span?))) {
                     return Err(ConfigError {
@@ -419,7 +435,6 @@ impl Judge<'_> {
                 memory: self.memory(function)?,
                 arguments: function.args.as_ref().map_or_else(Vec::new, |args| args.get_ref().0.clone()),
                 environment: self.environment(function)?,
-                disks: self.disks(function)?,
             }),
         }
     }
@@ -458,23 +473,6 @@ impl Judge<'_> {
             Ok((key.get_ref().clone(), text.clone()))
         });
         pairs.collect()
-    }
-
-    fn disks(&self, function: &Function) -> Result<Vec<DiskSpec>, ConfigError> {
-        let Some(list) = &function.disks else { return Ok(Vec::new()) };
-        let disks = list.get_ref().0.iter().map(|text| {
-            let fail = |why: String| self.fail(list, value("disks", format!("\"{text}\""), why));
-            let mut disk: DiskSpec = text.parse().map_err(|error| fail(format!("{error}")))?;
-            disk.path = self.beside(&disk.path.to_string_lossy());
-            if !disk.path.exists() {
-                return Err(fail("no such file; give a raw image, a block device or a folder".into()));
-            }
-            if !disk.read_only && !disk.path.is_dir() {
-                return Err(fail("instances share their disks; append \",ro\"".into()));
-            }
-            Ok(disk)
-        });
-        disks.collect()
     }
 
     /// What can only be judged when everything is known.

@@ -11,7 +11,8 @@ mod tests;
 
 pub use error::{ConfigError, Place, Problem};
 
-use crate::device::block::DiskSpec;
+use crate::function::Isolation;
+use crate::sched::Share;
 use http::Method;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -25,7 +26,7 @@ pub const DEFAULT_DRAIN: Duration = Duration::from_secs(30);
 pub const DEFAULT_HEADER_TIME: Duration = Duration::from_secs(10);
 /// Most connections at a time.
 pub const DEFAULT_CONNECTIONS: usize = 1024;
-/// Most live guests, if the file descriptors allow it.
+/// Most requests in guests at a time, over all functions.
 pub const DEFAULT_GUESTS: usize = 1024;
 /// CPU time of one request.
 pub const DEFAULT_CPU_TIME: Duration = Duration::from_secs(10);
@@ -41,10 +42,8 @@ pub const DEFAULT_CONCURRENCY: usize = 64;
 pub const DEFAULT_QUEUE: usize = 1024;
 /// How long a request may wait.
 pub const DEFAULT_QUEUE_TIME: Duration = Duration::from_secs(5);
-/// How long an instance that answers several requests may be idle.
+/// How long an instance, or a machine that is ready for one, is kept without a request.
 pub const DEFAULT_IDLE: Duration = Duration::from_secs(60);
-/// The share of the processor, relative to other functions'.
-pub const DEFAULT_WEIGHT: u32 = 100;
 
 /// All that `hv serve` is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,10 +62,10 @@ pub struct Config {
     pub header_time: Duration,
     /// Most connections at a time.
     pub connections: usize,
-    /// Most live guests; `None`: up to [`DEFAULT_GUESTS`], as the descriptors allow.
+    /// Most requests in guests at a time; `None`: [`DEFAULT_GUESTS`], or what one function asks for.
     pub guests: Option<usize>,
-    /// Where the number of guests is said, for errors.
-    pub guests_place: Place,
+    /// Where all this was said.
+    pub place: Place,
     /// What is served.
     pub functions: Vec<FunctionConfig>,
 }
@@ -80,6 +79,17 @@ pub enum LogTarget {
     File(PathBuf),
     /// Nowhere.
     Off,
+}
+
+impl LogTarget {
+    /// `-` is standard output, `off` nowhere, all else a file.
+    pub fn of(text: &str) -> LogTarget {
+        match text {
+            "-" => LogTarget::Stdout,
+            "off" => LogTarget::Off,
+            path => LogTarget::File(path.into()),
+        }
+    }
 }
 
 /// What the lines of the log look like.
@@ -106,13 +116,11 @@ pub struct FunctionConfig {
     pub deployment: Deployment,
     /// Most bytes of a request's body.
     pub body: u64,
-    /// Most requests at a time.
-    pub concurrency: usize,
     /// Most requests that wait.
     pub queue: usize,
     /// How long one may wait.
     pub queue_time: Duration,
-    /// How long an instance may be idle.
+    /// How long an instance, or a machine that is ready for one, is kept without a request.
     pub idle: Duration,
 }
 
@@ -139,12 +147,12 @@ pub struct Deployment {
     pub wall_time: Duration,
     /// How long it may boot.
     pub ready_time: Duration,
-    /// The share of the processor, relative to other functions'.
-    pub weight: u32,
-    /// Most of one processor that one instance gets, in percent.
-    pub cap: Option<u32>,
-    /// Most warm shells that are kept: one for each request at a time.
-    pub shells: usize,
+    /// Each instance's share of the processors.
+    pub share: Share,
+    /// Most requests at a time.
+    pub concurrency: usize,
+    /// Whether what instances print is told among the events.
+    pub console: bool,
 }
 
 /// What a function is started from.
@@ -160,20 +168,9 @@ pub enum Source {
         arguments: Vec<String>,
         /// Environment.
         environment: Vec<(String, String)>,
-        /// Disks; each has to be read-only, because instances share it.
-        disks: Vec<DiskSpec>,
     },
     /// A folder that `hv snapshot` has written.
     Snapshot(PathBuf),
-}
-
-/// Who shares an instance.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Isolation {
-    /// Nobody: each request has a fresh instance.
-    Request,
-    /// Requests after each other, until the instance has been idle for long enough.
-    Instance,
 }
 
 /// Tells one version of a file from the next.
@@ -204,8 +201,10 @@ pub type Resolve<'a> = &'a dyn Fn(&str) -> Result<PathBuf, String>;
 
 /// Reads and judges a file.
 pub fn load(path: &Path, resolve: Resolve<'_>) -> Result<Config, ConfigError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| ConfigError { place: Place::File(path.into()), problem: Problem::Unreadable(error) })?;
+    let text = std::fs::read_to_string(path).map_err(|error| ConfigError {
+        place: Place::File(path.into()),
+        problem: Problem::Unreadable(error),
+    })?;
     judge::judge(path, &text, resolve)
 }
 
