@@ -30,8 +30,8 @@ fn spinner(engine: &Engine, image: &Arc<Image>, weight: u32, cap: u32) -> Guest 
 }
 
 /// CPU time of each guest during `time`; none, with the reason printed, if the
-/// machine had less than half of what `cores` can give them.
-fn measure(guests: &[Guest], cores: f64, time: Duration) -> Option<Vec<f64>> {
+/// machine had less than `least` of what `cores` can give them.
+fn measure(guests: &[Guest], cores: f64, least: f64, time: Duration) -> Option<Vec<f64>> {
     let now = || guests.iter().map(Guest::cpu_time).collect::<Vec<_>>();
     let (start, before) = (Instant::now(), now());
     std::thread::sleep(time);
@@ -40,7 +40,7 @@ fn measure(guests: &[Guest], cores: f64, time: Duration) -> Option<Vec<f64>> {
         after.iter().zip(&before).map(|(after, before)| (*after - *before).as_secs_f64()).collect();
     let part = used.iter().sum::<f64>() / (elapsed * cores);
     println!("CPU time in {elapsed:.2} s: {used:.3?}, {:.0} % of what was asked for", part * 100.0);
-    if part < 0.5 {
+    if part < least {
         println!("skipped: needs a machine that is less busy");
         return None;
     }
@@ -59,12 +59,12 @@ fn weights_divide_a_worker() {
     }
     let (engine, image) = (engine(1), image("hostile"));
     let guests = [spinner(&engine, &image, 512, 0), spinner(&engine, &image, 256, 0)];
-    let Some(used) = measure(&guests, 1.0, Duration::from_secs(3)) else { return };
+    let Some(used) = measure(&guests, 1.0, 0.5, Duration::from_secs(3)) else { return };
     close(used[0] / used[1], 2.0);
     // Changed while they run.
     guests[0].controller().set_share(Share::new(256, 0).unwrap());
     guests[1].controller().set_share(Share::new(768, 0).unwrap());
-    let Some(used) = measure(&guests, 1.0, Duration::from_secs(3)) else { return };
+    let Some(used) = measure(&guests, 1.0, 0.5, Duration::from_secs(3)) else { return };
     close(used[1] / used[0], 3.0);
 }
 
@@ -75,7 +75,8 @@ fn weights_divide_two_workers() {
     }
     let (engine, image) = (engine(2), image("hostile"));
     let guests = [300, 200, 100, 200].map(|weight| spinner(&engine, &image, weight, 0));
-    let Some(used) = measure(&guests, 2.0, Duration::from_secs(4)) else { return };
+    // A guest whose worker the host stalls cannot make up for it on two at once.
+    let Some(used) = measure(&guests, 2.0, 0.9, Duration::from_secs(4)) else { return };
     close(used[0] / used[2], 3.0);
     close(used[1] / used[3], 1.0);
     close(used[1] / used[2], 2.0);
@@ -93,7 +94,7 @@ fn a_cap_is_kept() {
         let mut guests = vec![spinner(&engine, &image, 1024, 25)];
         guests.extend((0..others).map(|_| spinner(&engine, &image, 256, 0)));
         let (start, asked) = (Instant::now(), if others == 0 { 0.25 } else { 1.0 });
-        let Some(used) = measure(&guests, asked, Duration::from_secs(3)) else { return };
+        let Some(used) = measure(&guests, asked, 0.5, Duration::from_secs(3)) else { return };
         close(used[0] / start.elapsed().as_secs_f64(), 0.25);
     }
 }
