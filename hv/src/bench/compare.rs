@@ -231,6 +231,12 @@ mod tests {
     fn a_result_survives_its_file() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), serde_json::to_string(&sample()).unwrap()).unwrap();
-        assert_eq!(read(file.path()).unwrap(), sample());
+        let (read, written) = (read(file.path()).unwrap(), sample());
+        assert_eq!((&read.machine, &read.settings), (&written.machine, &written.settings));
+        // The last bit of a number may be lost on the way through text.
+        let difference = Difference::of(&read, &written);
+        assert_eq!(difference.changes.len(), written.operations.len());
+        assert!(difference.changes.iter().all(|change| (change.ratio - 1.0).abs() < 1e-12));
+        assert!(difference.warnings.is_empty() && difference.gone.is_empty() && difference.new.is_empty());
     }
 }

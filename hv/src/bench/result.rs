@@ -105,7 +105,8 @@ pub struct Latency {
 pub struct Comparison {
     /// The other's name.
     pub name: String,
-    /// Time of this operation by the other's, round by round: below 1 this one is faster.
+    /// Time of this operation by the other's, round by round: below 1 this one is faster. For
+    /// operations that move bytes, of the time per operation; for others, of the medians.
     pub ratio: Spread,
 }
 
@@ -123,7 +124,7 @@ pub struct Curve {
 pub struct Point {
     /// Operations at a time.
     pub at: u32,
-    /// Time of one of them in nanoseconds.
+    /// Time of one of them in nanoseconds: spread of the rounds' medians.
     pub time_ns: Spread,
 }
 

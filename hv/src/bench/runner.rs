@@ -129,8 +129,13 @@ fn measurement(
     let time_ns = Spread::of(rounds.iter().map(time));
     let against = spec.against.as_ref().and_then(|name| {
         let (_, others) = all.iter().find(|(other, _)| other.spec().name == *name)?;
+        // What moves bytes is compared by its rate, everything else by its
+        // median: that holds when other programs take the processor away.
+        let figure = |round: &Round| {
+            if spec.bytes > 0 { time(round) } else { round.samples.percentile(50.0) }
+        };
         // Neighbours in time: a drift of the machine strikes both.
-        let ratios = rounds.iter().zip(*others).map(|(own, other)| time(own) / time(other).max(1e-3));
+        let ratios = rounds.iter().zip(*others).map(|(own, other)| figure(own) / figure(other).max(1e-3));
         Some(Comparison { name: name.clone(), ratio: Spread::of(ratios) })
     });
     Measurement {
@@ -179,7 +184,7 @@ fn curves(operations: &[&dyn Operation], measurements: &[Measurement]) -> Vec<Cu
                 curves.last_mut().expect("just pushed")
             }
         };
-        curve.points.push(Point { at: *at, time_ns: measurement.time_ns });
+        curve.points.push(Point { at: *at, time_ns: measurement.median_ns });
         curve.points.sort_by_key(|point| point.at);
     }
     curves
