@@ -8,4 +8,6 @@ extern crate alloc;
 extern crate std;
 
 pub mod compute;
+pub mod image;
 pub mod kv;
+pub mod statistics;
