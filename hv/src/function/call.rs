@@ -93,6 +93,11 @@ impl Call {
         }
     }
 
+    /// Whether no virtual machine was waiting: one had to be made.
+    pub fn is_cold(&self) -> bool {
+        matches!(self.place, Place::Slot(_))
+    }
+
     /// Sends some of the request's body. Returns how many bytes were taken; when
     /// it is fewer than given, [`Answer::writable`] says when to go on.
     pub fn send(&self, body: &[u8]) -> usize {

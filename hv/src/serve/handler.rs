@@ -95,6 +95,7 @@ async fn serve(
     let bridge = Bridge { exchange: exchange.clone(), method: parts.method, _seat: seat };
     let call = served.function().call(&bytes, Box::new(bridge));
     let mut call = call.map_err(|failure| failed(&failure, false, &served, record))?;
+    record.instance = Some(if call.is_cold() { "cold" } else { "warm" });
     let upload = if body.is_end_stream() {
         call.end();
         None

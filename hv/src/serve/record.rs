@@ -52,7 +52,7 @@ pub(super) struct Record {
     id: HeaderValue,
     /// The function that it led to.
     pub(super) function: Option<Arc<str>>,
-    /// Where its instance came from.
+    /// Whether its machine was made for it (`cold`) or was waiting (`warm`).
     pub(super) instance: Option<&'static str>,
     /// CPU time that the guest has used for it.
     pub(super) cpu: Option<Duration>,

@@ -6,8 +6,6 @@
 mod error;
 mod file;
 mod judge;
-#[cfg(test)]
-mod tests;
 
 pub use error::{ConfigError, Place, Problem};
 
