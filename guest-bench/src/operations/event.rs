@@ -28,12 +28,16 @@ fn ticks(meter: &mut Meter, wait: fn()) -> Result<(), String> {
                     return Err("the ticks have ended".into());
                 }
             }
-            wait();
-            let now = tsc();
-            let tick = match read_or_arm(&mut bytes) {
-                Some(8) => u64::from_le_bytes(bytes[..8].try_into().map_err(|_| "no tick")?),
-                Some(_) => continue,
-                None => return Err("an event came without a tick".into()),
+            // An event may be left of a tick that has been read already.
+            let (now, tick) = loop {
+                wait();
+                let now = tsc();
+                match read_or_arm(&mut bytes) {
+                    None => continue,
+                    // Of several ticks, the first is the one that this guest did not hear of in time.
+                    Some(8..) => break (now, u64::from_le_bytes(*bytes.first_chunk().ok_or("no tick")?)),
+                    Some(_) => return Err("the ticks have ended".into()),
+                }
             };
             recorder.record(now.saturating_sub(tick));
         }
