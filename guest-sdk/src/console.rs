@@ -24,7 +24,7 @@ static CONSOLE_RING: LazyLock<Option<Mutex<Console>>> = LazyLock::new(|| {
 });
 
 /// The device table.
-pub(crate) fn devices() -> impl Iterator<Item = &'static DeviceInfo> {
+pub(crate) fn devices() -> impl Iterator<Item = DeviceInfo> {
     let info = rt::start_info();
     (0..u64::from(info.device_count)).map(move |n| {
         let address = info.devices.0 + n * u64::from(info.device_stride);

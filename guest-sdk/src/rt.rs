@@ -23,11 +23,12 @@ pub fn start_info() -> &'static StartInfo {
     unsafe { &*START_INFO.load(Ordering::Relaxed) }
 }
 
-/// An entry of the device table.
-pub(crate) fn device(address: u64) -> &'static DeviceInfo {
-    // SAFETY: the host placed the table beside start-info, aligned and
-    // read-only for good; the address is one of its entries'.
-    unsafe { &*(address as *const DeviceInfo) }
+/// An entry of the device table, as it is now: the host writes the
+/// configurations of net devices anew when it restores or clones a guest.
+pub(crate) fn device(address: u64) -> DeviceInfo {
+    // SAFETY: the host placed the table beside start-info, aligned and mapped
+    // for good; the address is one of its entries'. The host writes it only while the guest stands still.
+    unsafe { (address as *const DeviceInfo).read_volatile() }
 }
 
 // RDI holds the address of start-info, RSP the top of the stack, aligned to

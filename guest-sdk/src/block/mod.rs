@@ -41,8 +41,8 @@ pub struct Disk(&'static Queue);
 
 static DISKS: LazyLock<Vec<Queue>> = LazyLock::new(|| devices().filter_map(open).collect());
 
-fn open(info: &DeviceInfo) -> Option<Queue> {
-    Queue::new(info, BlockConfig::of(info)?)
+fn open(info: DeviceInfo) -> Option<Queue> {
+    Queue::new(&info, BlockConfig::of(&info)?)
 }
 
 /// The guest's disks, in the order of the command line.

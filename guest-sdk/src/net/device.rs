@@ -8,9 +8,12 @@
 use super::buffers::Pool;
 use crate::event;
 use crate::ring::RingMemory;
+use alloc::rc::Rc;
 use alloc::vec::Vec;
+use core::cell::Cell;
 use core::task::Context;
 use embassy_net_driver::{Capabilities, Checksum, ChecksumCapabilities, Driver, HardwareAddress, LinkState};
+use embassy_sync::waitqueue::AtomicWaker;
 use hv_abi::device::{DeviceInfo, RingInfo};
 use hv_abi::io::net::{ETHERNET_HEADER, NetConfig, NetFeatures, NetRequest, NetResponse};
 use hv_abi::ring::{Front, Violation};
@@ -29,9 +32,31 @@ struct Queue {
     broken: bool,
 }
 
+/// Who this guest is on the network: another one after it was restored or cloned.
+pub(super) struct Identity {
+    mac: Cell<[u8; 6]>,
+    runner: AtomicWaker,
+}
+
+impl Identity {
+    pub(super) fn new(mac: [u8; 6]) -> Self {
+        Identity { mac: Cell::new(mac), runner: AtomicWaker::new() }
+    }
+
+    pub(super) fn set(&self, mac: [u8; 6]) {
+        self.mac.set(mac);
+    }
+
+    /// Has the stack look.
+    pub(super) fn wake(&self) {
+        self.runner.wake();
+    }
+}
+
 /// A net device of this guest.
 pub(super) struct Device {
     config: NetConfig,
+    identity: Rc<Identity>,
     transmit: Transmit,
     receive: Receive,
 }
@@ -159,7 +184,12 @@ impl Receive {
 
 impl Device {
     /// Takes up a device, with at most `memory` bytes of buffers.
-    pub(super) fn new(info: &DeviceInfo, config: NetConfig, memory: usize) -> Option<Device> {
+    pub(super) fn new(
+        info: &DeviceInfo,
+        config: NetConfig,
+        identity: Rc<Identity>,
+        memory: usize,
+    ) -> Option<Device> {
         let size = usize::from(config.mtu) + ETHERNET_HEADER as usize;
         // Two of three buffers receive: what is sent is taken within a round,
         // what arrives waits for the guest to have its turn.
@@ -172,7 +202,7 @@ impl Device {
             receive.queue.push(index as u32, receive.queue.pool.size());
         }
         receive.show();
-        Some(Device { config, transmit: Transmit { queue: transmit, free, unrung: 0 }, receive })
+        Some(Device { config, identity, transmit: Transmit { queue: transmit, free, unrung: 0 }, receive })
     }
 
     fn has(&self, feature: NetFeatures) -> bool {
@@ -235,7 +265,8 @@ impl Driver for Device {
         self.transmit.ready(context).then_some(Sending(&mut self.transmit))
     }
 
-    fn link_state(&mut self, _: &mut Context<'_>) -> LinkState {
+    fn link_state(&mut self, context: &mut Context<'_>) -> LinkState {
+        self.identity.runner.register(context.waker());
         if self.receive.queue.broken || self.transmit.queue.broken { LinkState::Down } else { LinkState::Up }
     }
 
@@ -254,6 +285,6 @@ impl Driver for Device {
     }
 
     fn hardware_address(&self) -> HardwareAddress {
-        HardwareAddress::Ethernet(self.config.mac)
+        HardwareAddress::Ethernet(self.identity.mac.get())
     }
 }

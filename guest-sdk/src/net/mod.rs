@@ -21,15 +21,15 @@ pub use embassy_net::udp::UdpSocket;
 pub use embassy_net::{IpAddress, IpEndpoint, Ipv4Address, Stack};
 
 use crate::console::devices;
-use crate::{executor, random, rt};
+use crate::{executor, random, restored, rt};
 use alloc::boxed::Box;
 use alloc::rc::Rc;
 use alloc::vec;
-use device::Device;
+use device::{Device, Identity};
 use embassy_net::udp::PacketMetadata;
-use embassy_net::{Config, Ipv4Cidr, StackResources, StaticConfigV4};
+use embassy_net::{Config, ConfigV4, Ipv4Cidr, StackResources, StaticConfigV4};
 use embassy_time::{Duration, with_timeout};
-use hv_abi::device::Config as _;
+use hv_abi::device::{Config as _, DeviceInfo};
 use hv_abi::io::net::{NetConfig, NetFeatures};
 
 /// How long a connection that is being closed may take.
@@ -64,15 +64,39 @@ impl core::error::Error for Error {}
 ///
 /// The device's buffers take up to 1/5 of the heap, and 6 MiB at most.
 /// Call it once: a second call would take the device from the first.
+///
+/// A guest that is restored or cloned goes on with the addresses that the host
+/// gave it then. Its connections are lost; those who are at their other ends hear nothing of it.
 pub async fn up(spawner: executor::Spawner) -> Result<Stack<'static>, Error> {
-    let (info, config) =
-        devices().find_map(|info| NetConfig::of(info).map(|config| (info, config))).ok_or(Error::NoDevice)?;
+    let (info, config) = first().ok_or(Error::NoDevice)?;
     let memory = (rt::start_info().heap_size as usize / 5).min(6 << 20);
-    let device = Device::new(info, config, memory).ok_or(Error::NoMemory)?;
+    let identity = Rc::new(Identity::new(config.mac));
+    let device = Device::new(&info, config, identity.clone(), memory).ok_or(Error::NoMemory)?;
     let (stack, mut runner) = embassy_net::new(device, addresses(&config), resources(), random::next_u64());
     spawner.spawn(async move { runner.run().await });
+    spawner.spawn(follow(stack, identity));
     stack.wait_config_up().await;
     Ok(stack)
+}
+
+/// The first net device, as it is configured now.
+fn first() -> Option<(DeviceInfo, NetConfig)> {
+    devices().find_map(|info| NetConfig::of(&info).map(|config| (info, config)))
+}
+
+/// Gives the stack the addresses of the guest that this one has become, each
+/// time that it is restored or cloned.
+async fn follow(stack: Stack<'static>, identity: Rc<Identity>) {
+    loop {
+        restored().await;
+        if let Some((_, config)) = first() {
+            identity.set(config.mac);
+            // Without any first: that forgets what DHCP had agreed upon.
+            stack.set_config_v4(ConfigV4::None);
+            stack.set_config_v4(addresses(&config).ipv4);
+            identity.wake();
+        }
+    }
 }
 
 /// Room for the sockets. A function of its own, so that its copies of the
