@@ -57,6 +57,13 @@ impl Engine {
         self.inner.reactor.add(source);
     }
 
+    /// Makes as many empty virtual machines beforehand, for guests that start later: for when there
+    /// will be thousands, since making one takes the longer the more guests there are.
+    /// Returns how many are ready; each holds a descriptor.
+    pub fn reserve(&self, machines: usize) -> usize {
+        self.inner.platform.reserve(machines)
+    }
+
     /// Whether guests run by themselves, or only while somebody waits for one.
     pub(crate) fn has_workers(&self) -> bool {
         !self.inner.workers.is_empty()

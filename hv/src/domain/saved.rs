@@ -7,6 +7,8 @@ use crate::memory::{Template, TemplateError};
 use crate::platform::{CpuState, PlatformError};
 use crate::snapshot::Snapshot;
 use hv_abi::device::DeviceInfo;
+use hv_abi::{GuestAddr, PAGE_SIZE};
+use std::ops::Range;
 use std::sync::Arc;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
@@ -33,6 +35,8 @@ pub struct Places {
 pub struct Saved {
     /// Its name.
     pub name: String,
+    /// Guest address of the first byte of its memory.
+    pub base: u64,
     /// Its virtual CPU.
     pub cpu: CpuState,
     /// Its clock, in nanoseconds since its start.
@@ -41,6 +45,24 @@ pub struct Saved {
     pub places: Places,
     /// Its device table.
     pub devices: Vec<DeviceInfo>,
+}
+
+impl Saved {
+    /// The pages (ranges of offsets) that the host writes whenever a guest goes on, and the guest
+    /// soon after: results of hypercalls, shared-info, and where the rings begin.
+    pub(crate) fn pages_of_the_host(&self) -> Vec<Range<u64>> {
+        let base = self.base;
+        let rings = self.devices.iter().flat_map(|device| &device.rings);
+        let rings = rings.filter(|ring| ring.address != GuestAddr(0)).map(|ring| ring.address.0 - base);
+        let mut pages: Vec<_> = [self.places.hypercall_page - 1, self.places.shared_info]
+            .into_iter()
+            .chain(rings)
+            .map(|offset| offset / PAGE_SIZE * PAGE_SIZE)
+            .collect();
+        pages.sort_unstable();
+        pages.dedup();
+        pages.into_iter().map(|page| page..page + PAGE_SIZE).collect()
+    }
 }
 
 /// Why a guest could not be saved.
@@ -95,6 +117,7 @@ impl Domain {
         self.memory.host_read(self.places.devices, devices.as_mut_bytes());
         let saved = Saved {
             name: self.name.clone(),
+            base: self.memory.base().0,
             cpu: state,
             time: clock.time_at(clock::tsc()),
             places: self.places,

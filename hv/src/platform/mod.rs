@@ -40,6 +40,13 @@ pub trait Platform: Send + Sync {
     /// The memory may become a template: then each of its clones is prepared.
     fn prepare(&self, memory: &GuestMemory, hypercall_page: u64) -> Result<(), PlatformError>;
 
+    /// Makes as many empty virtual machines beforehand, for the next calls of [`start`](Self::start).
+    /// Returns how many there are then; fewer than asked for if the host refuses more.
+    fn reserve(&self, machines: usize) -> usize {
+        let _ = machines;
+        0
+    }
+
     /// Makes a virtual machine with one virtual CPU, ready to run.
     fn start(&self, start: &Start<'_>) -> Result<Box<dyn Vcpu>, PlatformError>;
 }

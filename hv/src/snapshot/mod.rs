@@ -18,7 +18,8 @@ pub struct Snapshot {
 
 impl Snapshot {
     pub(crate) fn new(saved: Saved, template: Arc<Template>, image: Arc<Image>) -> Self {
-        Snapshot { saved: Arc::new(saved), template, image, hot: Mutex::new(Arc::new([])) }
+        let hot = Mutex::new(saved.pages_of_the_host().into());
+        Snapshot { saved: Arc::new(saved), template, image, hot }
     }
 
     /// What is not memory.

@@ -117,10 +117,10 @@ impl FunctionDevice {
         self.connect(memory, &layout, channel, false)
     }
 
-    /// Whether this exchange is under way.
+    /// Whether the answer of this exchange is still to come.
     pub(crate) fn is_busy_with(&self, number: u64) -> bool {
         let state = self.state();
-        state.exchange.is_some() && state.exchanges == number
+        state.exchange.as_ref().is_some_and(|exchange| !exchange.answer_ended) && state.exchanges == number
     }
 
     /// Begins a request with this head, of 1 to [`HEAD_MAX`] bytes. Panics if one is under way.

@@ -7,12 +7,12 @@ mod registers;
 mod stubs;
 mod vcpu;
 
-pub(crate) use vcpu::create_vm;
 
 use super::{Platform, PlatformError, Start, Vcpu};
 use crate::memory::GuestMemory;
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES};
-use kvm_ioctls::{Cap, Kvm};
+use kvm_ioctls::{Cap, Kvm, VmFd};
+use std::sync::{Mutex, MutexGuard};
 
 /// Port of synchronous hypercalls: 4-byte writes of the call's number.
 const HYPERCALL_PORT: u8 = 0xe0;
@@ -27,6 +27,12 @@ pub struct KvmPlatform {
     cpuid: CpuId,
     /// See [`area::TssType`].
     tss: area::TssType,
+    /// Empty virtual machines, made beforehand.
+    ///
+    /// To make one, the kernel takes a lock of every mapping that the process has
+    /// (`mm_take_all_locks`): with ten thousand guests and their mappings that is
+    /// milliseconds. Before there are guests it is a tenth of one.
+    reserve: Mutex<Vec<VmFd>>,
 }
 
 fn failed(what: &'static str) -> impl Fn(kvm_ioctls::Error) -> PlatformError {
@@ -54,7 +60,37 @@ impl KvmPlatform {
         let supported =
             kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(failed("KVM_GET_SUPPORTED_CPUID"))?;
         kick::install();
-        Ok(KvmPlatform { kvm, cpuid: guest_cpuid(&supported), tss: area::TssType::of_host() })
+        let cpuid = guest_cpuid(&supported);
+        Ok(KvmPlatform { kvm, cpuid, tss: area::TssType::of_host(), reserve: Mutex::default() })
+    }
+}
+
+impl KvmPlatform {
+    fn reserved(&self) -> MutexGuard<'_, Vec<VmFd>> {
+        self.reserve.lock().expect("no panic while held")
+    }
+
+    /// Makes an empty virtual machine.
+    fn make_machine(&self) -> Result<VmFd, PlatformError> {
+        create_vm(&self.kvm).map_err(failed("KVM_CREATE_VM"))
+    }
+
+    /// An empty virtual machine, made beforehand or now.
+    fn take_machine(&self) -> Result<VmFd, PlatformError> {
+        let reserved = self.reserved().pop();
+        reserved.map_or_else(|| self.make_machine(), Ok)
+    }
+}
+
+/// Makes a VM. The kernel gives up with EINTR when it has something to tell
+/// this thread, such as the end of an io_uring of an earlier guest: not a
+/// failure, and over by the next try.
+pub(crate) fn create_vm(kvm: &Kvm) -> Result<VmFd, kvm_ioctls::Error> {
+    loop {
+        match kvm.create_vm() {
+            Err(error) if error.errno() == libc::EINTR => {}
+            result => return result,
+        }
     }
 }
 
@@ -102,6 +138,20 @@ impl Platform for KvmPlatform {
         area::Area::of(memory).build(memory, self.tss)?;
         memory.host_write(hypercall_page, &stubs::page());
         Ok(())
+    }
+
+    fn reserve(&self, machines: usize) -> usize {
+        let mut reserve = self.reserved();
+        while reserve.len() < machines {
+            match self.make_machine() {
+                Ok(machine) => reserve.push(machine),
+                Err(error) => {
+                    tracing::debug!("reserving virtual machines: {error}");
+                    break;
+                }
+            }
+        }
+        reserve.len()
     }
 
     fn start(&self, start: &Start<'_>) -> Result<Box<dyn Vcpu>, PlatformError> {

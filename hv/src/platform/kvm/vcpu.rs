@@ -17,7 +17,7 @@ use kvm_bindings::{
     KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, KVMIO, kvm_device_attr, kvm_segment, kvm_sregs,
     kvm_userspace_memory_region,
 };
-use kvm_ioctls::{IoEventAddress, Kvm, SyncReg, VcpuExit, VcpuFd, VmFd};
+use kvm_ioctls::{IoEventAddress, SyncReg, VcpuExit, VcpuFd, VmFd};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -48,7 +48,7 @@ pub(super) struct KvmVcpu {
 impl KvmVcpu {
     pub(super) fn new(platform: &KvmPlatform, start: &Start<'_>) -> Result<Self, PlatformError> {
         let memory = start.memory;
-        let vm = create_vm(&platform.kvm).map_err(failed("KVM_CREATE_VM"))?;
+        let vm = platform.take_machine()?;
         let area = Area::of(memory);
         let region = kvm_userspace_memory_region {
             slot: 0,
@@ -121,18 +121,6 @@ impl KvmVcpu {
         state.rip = u64::from_le_bytes(address);
         state.rsp += 8;
         Ok(())
-    }
-}
-
-/// Makes a VM. The kernel gives up with EINTR when it has something to tell
-/// this thread, such as the end of an io_uring of an earlier guest: not a
-/// failure, and over by the next try.
-pub(crate) fn create_vm(kvm: &Kvm) -> Result<VmFd, kvm_ioctls::Error> {
-    loop {
-        match kvm.create_vm() {
-            Err(error) if error.errno() == libc::EINTR => {}
-            result => return result,
-        }
     }
 }
 
