@@ -118,7 +118,8 @@ impl Runner {
             .zip(signature.params())
             .map(|(text, kind)| value(text, *kind).ok_or_else(|| (400, format!("{text} is no {kind:?}"))))
             .collect::<Result<Vec<_>, _>>()?;
-        let mut results: Vec<Val> = signature.results().iter().map(|kind| Val::default_for_ty(*kind)).collect();
+        let mut results: Vec<Val> =
+            signature.results().iter().map(|kind| Val::default_for_ty(*kind)).collect();
         function.call(&mut store, &values, &mut results).map_err(trap)?;
         Ok(results.iter().map(text).collect::<Vec<_>>().join(","))
     }

@@ -155,7 +155,8 @@ async fn echo_joined<L: crate::Link>(mut request: Request<'_, L>) -> Result<Resp
         writer.flush().await
     };
     let (read, written) = join(read, written).await;
-    (read?, written?);
+    read?;
+    written?;
     stream.write_all(&queue.take()).await?;
     Ok(stream.finish())
 }
