@@ -93,6 +93,12 @@ async fn answer(mut request: Request<'_>, registers: &Registers) -> Result<Respo
             let secret = Secret::new(number("n", 1));
             hide(&secret).into_response()
         }
+        // Shows that what is hidden can be found at all.
+        "/hide-and-seek" => {
+            let secret = Secret::new(number("n", 1));
+            hide(&secret);
+            seek(&secret, &Registers::read()).into_response()
+        }
         "/find" => {
             let secret = Secret::new(number("n", 1));
             seek(&secret, registers).into_response()
