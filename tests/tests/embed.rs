@@ -1,6 +1,7 @@
 //! hv as a library: guests started, watched and ended by a Rust program.
 
 use hv::device::stdio::Buffer;
+use hv::memory::GuestMemory;
 use hv::platform::fake::FakePlatform;
 use hv::platform::{Exit, Fault, Platform, PlatformError, Start, Vcpu};
 use hv::{Builder, Engine, Guest, Image, KvmPlatform, Outcome, StartError, Stop};
@@ -293,6 +294,10 @@ struct Scripted(Arc<FakePlatform>);
 impl Platform for Scripted {
     fn name(&self) -> &'static str {
         self.0.name()
+    }
+
+    fn prepare(&self, memory: &GuestMemory, hypercall_page: u64) -> Result<(), PlatformError> {
+        self.0.prepare(memory, hypercall_page)
     }
 
     fn start(&self, start: &Start<'_>) -> Result<Box<dyn Vcpu>, PlatformError> {
