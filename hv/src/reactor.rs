@@ -34,6 +34,12 @@ pub trait Source: Send {
     fn settle(&mut self) -> bool {
         true
     }
+
+    /// Goes back to where the rings are in its guest's memory, which was reset
+    /// while it was settled. Returns false if it cannot: then it is of no further use.
+    fn renew(&mut self) -> bool {
+        false
+    }
 }
 
 /// Registers the descriptors of one [`Source`]; keys are its own.
@@ -95,6 +101,8 @@ enum Command {
     Remove(u32, Sender<()>),
     /// Settle the source, then say so.
     Pause(u32, Sender<()>),
+    /// Renew the source, then say whether it could.
+    Renew(u32, Sender<bool>),
     Resume(u32),
     Stop,
 }
@@ -143,6 +151,14 @@ impl Reactor {
         let (done, wait) = bounded(1);
         self.send(Command::Pause(id.0, done));
         let _ = wait.recv();
+    }
+
+    /// Takes a paused source back to where its guest's memory is.
+    /// Returns false if it cannot be.
+    pub fn renew(&self, id: SourceId) -> bool {
+        let (done, wait) = bounded(1);
+        self.send(Command::Renew(id.0, done));
+        wait.recv().unwrap_or(false)
     }
 
     /// Lets a paused source go on.
@@ -240,6 +256,10 @@ impl Loop {
                             running.paused = Some(done);
                             called.push(slot);
                         }
+                    }
+                    Command::Renew(slot, done) => {
+                        let renewed = self.sources.get_mut(&slot).map(|running| running.source.renew());
+                        let _ = done.send(renewed.unwrap_or(false));
                     }
                     Command::Resume(slot) => {
                         if let Some(running) = self.sources.get_mut(&slot) {

@@ -27,10 +27,15 @@ impl Guest {
         let domain = &*self.domain;
         let cpu = &mut *domain.cpu();
         let origin = domain.origin.as_ref().expect("a clone");
-        if !domain.sources.lock().expect("no panic while held").is_empty() {
+        let sources = domain.sources.lock().expect("no panic while held").clone();
+        let reactor = &self.engine.inner.reactor;
+        // Nothing may arrive in memory that is being reset.
+        sources.iter().for_each(|&source| reactor.pause(source));
+        let pages = domain.memory.reset();
+        if !sources.iter().all(|&source| reactor.renew(source)) {
             return Err(RecycleError::Devices);
         }
-        let pages = domain.memory.reset();
+        sources.iter().for_each(|&source| reactor.resume(source));
         cpu.vcpu.reset(&origin.cpu)?;
         (cpu.blocked, cpu.first_entry, cpu.called, cpu.console_rings) = (None, None, false, 0);
         domain.console.renew()?;

@@ -6,6 +6,7 @@ use crate::domain::{Builder, CaptureError, Guest, Outcome, StartError};
 use crate::engine::Engine;
 use crate::snapshot::Snapshot;
 use std::io;
+use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -27,6 +28,9 @@ pub enum DeployError {
     /// It could not be saved.
     #[error(transparent)]
     Capture(#[from] CaptureError),
+    /// A disk that one guest would change under another.
+    #[error("disk {}: the guests of a function share their disks; append \",ro\"", .0.display())]
+    Disk(PathBuf),
     /// No thread.
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
@@ -56,6 +60,9 @@ impl Function {
     /// A function whose guests go on from this snapshot, of a guest with a
     /// function device and no other but the console.
     pub fn new(engine: &Engine, snapshot: Arc<Snapshot>, options: Options) -> Result<Function, DeployError> {
+        if let Some(disk) = options.disks.iter().find(|disk| disk.share().is_none()) {
+            return Err(DeployError::Disk(disk.path().to_owned()));
+        }
         let (keeper, jobs) = Keeper::new();
         let inner = Arc::new(Inner {
             engine: engine.clone(),

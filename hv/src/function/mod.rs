@@ -22,6 +22,7 @@ pub use deploy::{DeployError, boot};
 pub use stats::Stats;
 
 use crate::crash::CrashReport;
+use crate::device::block::Disk;
 use crate::device::console::Output;
 use crate::domain::StartError;
 use crate::engine::Engine;
@@ -64,6 +65,9 @@ pub struct Options {
     pub share: Share,
     /// Where their consoles go.
     pub outputs: Outputs,
+    /// The disks that the snapshot's guest has; all guests share them, so no guest may
+    /// change what others see.
+    pub disks: Arc<[Disk]>,
 }
 
 impl Default for Options {
@@ -78,6 +82,7 @@ impl Default for Options {
             warm: 0,
             share: Share::default(),
             outputs: Arc::new(|| Box::new(crate::device::stdio::Buffer::new(0))),
+            disks: Arc::new([]),
         }
     }
 }

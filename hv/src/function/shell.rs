@@ -45,8 +45,11 @@ impl Shell {
             request: Mutex::default(),
         });
         let observer = Watch { shell: Arc::downgrade(&shell), isolation: inner.options.isolation };
-        let guest = Restore::new(inner.snapshot.clone())
-            .boxed_output((inner.options.outputs)())
+        let mut restore = Restore::new(inner.snapshot.clone()).boxed_output((inner.options.outputs)());
+        for disk in inner.options.disks.iter() {
+            restore = restore.disk(disk.share().expect("`Function::new` has looked"));
+        }
+        let guest = restore
             .function(shell.device.clone())
             .share(inner.options.share)
             .observer(Arc::new(observer))

@@ -82,6 +82,8 @@ pub struct BlockDevice {
     config: BlockConfig,
     memory: Arc<GuestMemory>,
     ring: Back<RingMemory, BlockRequest, BlockResponse>,
+    /// Where the ring is.
+    place: (RingMemory, Layout),
     doorbell: EventFd,
     channel: Channel,
     engine: Box<dyn Engine>,
@@ -124,9 +126,10 @@ impl BlockDevice {
             config,
             memory: parts.ring.memory().clone(),
             ring: match parts.fresh {
-                true => Back::new(parts.ring, &parts.layout),
-                false => Back::resume(parts.ring, &parts.layout)?,
+                true => Back::new(parts.ring.clone(), &parts.layout),
+                false => Back::resume(parts.ring.clone(), &parts.layout)?,
             },
+            place: (parts.ring, parts.layout),
             doorbell: parts.doorbell,
             channel: parts.channel,
             engine: engine::open(Arc::new(parts.disk), parts.entries, parts.engine)?,
@@ -327,6 +330,16 @@ impl Source for BlockDevice {
             self.broken(violation);
             true
         })
+    }
+
+    fn renew(&mut self) -> bool {
+        match Back::resume(self.place.0.clone(), &self.place.1) {
+            Ok(ring) if !self.dead && self.in_flight() == 0 => {
+                self.ring = ring;
+                true
+            }
+            _ => false,
+        }
     }
 
     fn start(&mut self, io: Registrar) -> io::Result<()> {

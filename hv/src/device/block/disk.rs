@@ -10,6 +10,7 @@ use std::io::{self, ErrorKind, Seek, SeekFrom};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Most bytes that one read or write moves. Larger transfers are not faster,
 /// and one request must not keep the reactor copying for long.
@@ -21,7 +22,8 @@ const UNKNOWN_MEMORY_ALIGNMENT: usize = 4096;
 /// A disk that is open, locked against other writers, and known to be whole sectors.
 #[derive(Debug)]
 pub struct Disk {
-    file: File,
+    /// The same for all that share the disk.
+    file: Arc<File>,
     path: PathBuf,
     size: u64,
     sector_size: u32,
@@ -159,7 +161,14 @@ impl Disk {
             return Err(DiskError::Uneven { path, size, sector_size });
         }
         let memory_alignment = if spec.direct { direct_alignment(&file, spec)? } else { 1 };
-        Ok(Disk { file, path, size, sector_size, read_only: spec.read_only, memory_alignment })
+        Ok(Disk {
+            file: Arc::new(file),
+            path,
+            size,
+            sector_size,
+            read_only: spec.read_only,
+            memory_alignment,
+        })
     }
 
     fn open_folder(spec: &DiskSpec) -> Result<Disk, DiskError> {
@@ -169,7 +178,20 @@ impl Disk {
         }
         let (file, size) = folder::image(&path, spec.sector_size)?;
         let sector_size = spec.sector_size;
-        Ok(Disk { file, path, size, sector_size, read_only: true, memory_alignment: 1 })
+        Ok(Disk { file: Arc::new(file), path, size, sector_size, read_only: true, memory_alignment: 1 })
+    }
+
+    /// The same disk for another guest; `None` if one of them could change what the other sees.
+    pub fn share(&self) -> Option<Disk> {
+        let Disk { file, path, size, sector_size, read_only, memory_alignment } = self;
+        read_only.then(|| Disk {
+            file: file.clone(),
+            path: path.clone(),
+            size: *size,
+            sector_size: *sector_size,
+            read_only: true,
+            memory_alignment: *memory_alignment,
+        })
     }
 
     /// What the guest is told about the disk.
@@ -204,7 +226,9 @@ impl Drop for Disk {
     fn drop(&mut self) {
         // A ring that is closed lets go of its files some time later only;
         // the next guest need not wait for that.
-        let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);
+        if Arc::strong_count(&self.file) == 1 {
+            let _ = rustix::fs::flock(&*self.file, FlockOperation::Unlock);
+        }
     }
 }
 
