@@ -4,7 +4,9 @@
 //! `HV_BIN` and `HV_GUESTS` (a program, a folder) replace building, for
 //! machines without cargo.
 
+pub mod http;
 pub mod refusal;
+pub mod serve;
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::{TcpListener, UdpSocket};
