@@ -3,7 +3,6 @@
 use super::{Inner, Shell};
 use crate::domain::Guest;
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -64,23 +63,13 @@ impl Totals {
     }
 }
 
-/// Most pages that a clone gets before it writes them.
-const HOT_PAGES: u64 = 64;
-
 impl Inner {
     /// Learns from the first request that is answered which pages its successors will write.
     pub(super) fn note_hot_pages(&self, guest: &Guest) {
         if self.totals.hot_noted.swap(true, Ordering::Relaxed) {
             return;
         }
-        let mut left = HOT_PAGES * hv_abi::PAGE_SIZE;
-        let mut hot: Vec<Range<u64>> = guest.written();
-        for range in &mut hot {
-            range.end = range.end.min(range.start + left);
-            left -= range.end - range.start;
-        }
-        hot.retain(|range| !range.is_empty());
-        self.snapshot.set_hot_pages(hot);
+        self.snapshot.learn(guest);
     }
 
     pub(super) fn stats(&self) -> Stats {

@@ -1,10 +1,14 @@
 //! Snapshots: a guest that stands still, to go on from any number of times.
 
-use crate::domain::Saved;
+use crate::domain::{Guest, Saved};
 use crate::loader::Image;
 use crate::memory::Template;
+use hv_abi::PAGE_SIZE;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
+
+/// Most pages that a guest gets before it writes them.
+pub const HOT_PAGES: u64 = 64;
 
 /// A guest's whole state. Made by [`Guest::capture`](crate::Guest::capture) or read from a folder;
 /// guests go on from it by [`Restore`](crate::Restore).
@@ -44,8 +48,16 @@ impl Snapshot {
         self.hot.lock().expect("no panic while held").clone()
     }
 
-    /// Says what guests of this snapshot write soon, as seen on one of them.
-    pub fn set_hot_pages(&self, ranges: Vec<Range<u64>>) {
-        *self.hot.lock().expect("no panic while held") = ranges.into();
+    /// Learns from a guest that has gone on from here which pages those after it
+    /// will write: the first [`HOT_PAGES`] that it has written.
+    pub fn learn(&self, guest: &Guest) {
+        let mut left = HOT_PAGES * PAGE_SIZE;
+        let mut hot = guest.written();
+        for range in &mut hot {
+            range.end = range.end.min(range.start + left);
+            left -= range.end - range.start;
+        }
+        hot.retain(|range| !range.is_empty());
+        *self.hot.lock().expect("no panic while held") = hot.into();
     }
 }
