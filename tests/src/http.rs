@@ -128,6 +128,12 @@ impl Client {
         Ok(if length == 0 { None } else { Some(chunk) })
     }
 
+    /// Reads so many bytes and forgets them.
+    pub fn skip(&mut self, count: u64) -> io::Result<()> {
+        let read = io::copy(&mut (&mut self.stream).take(count), &mut io::sink())?;
+        if read < count { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
+    }
+
     /// Whether the other side has closed the connection in good order, with nothing left to read.
     pub fn is_closed(&mut self) -> bool {
         matches!(self.stream.read(&mut [0]), Ok(0))

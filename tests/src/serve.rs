@@ -71,7 +71,7 @@ impl Serve {
             let errors = errors.lock().unwrap();
             assert!(end.is_none(), "it ended: {errors}");
             let line = errors.lines().find(|line| line.contains(what) && line.contains("listening"))?;
-            let digits = line.rsplit(':').next()?;
+            let digits = line.split("127.0.0.1:").nth(1)?;
             digits.chars().take_while(char::is_ascii_digit).collect::<String>().parse().ok()
         })
     }

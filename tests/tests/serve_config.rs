@@ -1,0 +1,225 @@
+//! Configurations of `hv serve`: what is refused, where it says so, and what it says to do.
+
+use hv_tests::refusal::{finished, refused, text};
+use hv_tests::serve::{Serve, checked, probe};
+use hv_tests::{can_run_guests, guest, hv};
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::Command;
+
+/// Expects that a configuration is refused at a line (0: no line), with these parts.
+#[track_caller]
+fn bad(config: &str, line: usize, parts: &[&str]) {
+    let (mut command, folder) = checked(config, &["--check"]);
+    let file = text(&folder.path().join("hv.toml")).to_owned();
+    let place = if line == 0 { format!("{file}: ") } else { format!("{file}:{line}: ") };
+    refused(&mut command, &[&[place.as_str()], parts].concat());
+}
+
+/// A function `f` at `/f`, with this line as the fourth.
+fn function(line: &str) -> String {
+    format!("[function.f]\npath = \"/f\"\nimage = {:?}\n{line}\n", guest("fn-probe"))
+}
+
+#[test]
+fn what_is_no_configuration() {
+    bad("", 0, &["no functions", "[function.hello]"]);
+    bad("listen = \n", 1, &["docs/serve.md"]);
+    bad("[function.f]\npath = 5\n", 2, &["invalid type", "a string or an array of strings"]);
+    bad("[function.f]\npath = \"/f\"\n[function.f]\n", 3, &["duplicate"]);
+    bad(&function("queue = -1"), 4, &["-1"]);
+    bad(&function("concurrency = \"many\""), 4, &["invalid type"]);
+    let (mut command, folder) = checked("", &["--check"]);
+    std::fs::remove_file(folder.path().join("hv.toml")).unwrap();
+    refused(&mut command, &["hv.toml: cannot read it", "No such file"]);
+}
+
+#[test]
+fn unknown_keys() {
+    bad(&function("memmory = \"16M\""), 4, &["unknown key `memmory`", "did you mean `memory`?"]);
+    bad(&function("wall-time = \"1s\""), 4, &["unknown key `wall-time`", "did you mean `wall_time`?"]);
+    bad("lisen = \"127.0.0.1:1\"\n", 1, &["did you mean `listen`?"]);
+    bad(&function("colour = \"red\""), 4, &["unknown key `colour`", "the keys here are path, methods"]);
+    bad("[functions.f]\n", 1, &["unknown key `functions`", "did you mean `function`?"]);
+}
+
+#[test]
+fn routes() {
+    let image = guest("fn-probe");
+    let two = |a: &str, b: &str| {
+        format!(
+            "[function.a]\npath = {a}\nimage = {image:?}\n\n[function.b]\npath = {b}\nimage = {image:?}\n"
+        )
+    };
+    bad(&two("\"/x\"", "[\"/y\", \"/x\"]"), 5, &["/x is already the function `a`'s", "hv.toml:1", "another"]);
+    bad(&two("\"/x/*\"", "\"/x/*\""), 5, &["/x/* is already"]);
+    for (path, part) in [
+        ("\"x\"", "starts with /"),
+        ("\"/a*\"", "behind the last /"),
+        ("\"/*/b\"", "behind the last /"),
+        ("\"/a b\"", "as it stands in a request"),
+        ("\"/a?b\"", "as it stands in a request"),
+        ("\"/metrics\"", "hv answers this path itself"),
+        ("\"/healthz\"", "move hv's own to another port with `admin`"),
+        ("[]", "at least one path"),
+    ] {
+        bad(&two(path, "\"/b\""), 2, &["path = ", part]);
+    }
+    for (methods, part) in
+        [("[]", "no request would ever fit"), ("\"get\"", "GET, POST"), ("\"G T\"", "GET, POST")]
+    {
+        bad(&function(&format!("methods = {methods}")), 4, &["methods = ", part]);
+    }
+    bad("[function.\"a b\"]\npath = \"/a\"\n", 1, &["function = \"a b\"", "letters"]);
+    bad("[function.f]\nimage = \"fn-hello\"\n", 1, &["`f` has no `path`", "path = \"/hello\""]);
+}
+
+#[test]
+fn images_and_snapshots() {
+    bad("[function.f]\npath = \"/f\"\n", 1, &["`f` has no `image`", "or a snapshot"]);
+    bad("[function.f]\npath = \"/f\"\nimage = \"./missing\"\n", 3, &["missing", "no such file"]);
+    bad("[function.f]\npath = \"/f\"\nimage = \"fn-missing\"\n", 3, &["fn-missing", "no such"]);
+    bad("[function.f]\npath = \"/f\"\nsnapshot = \"missing\"\n", 3, &["no such folder", "hv snapshot"]);
+    bad(&function("snapshot = \"/tmp\""), 4, &["both `image` and `snapshot`", "remove one"]);
+    let snapshot = "[function.f]\npath = \"/f\"\nsnapshot = \"/tmp\"\nmemory = \"16M\"\n";
+    bad(snapshot, 4, &["`memory` does not go with `snapshot`", "make the snapshot anew"]);
+}
+
+#[test]
+fn limits() {
+    for (line, parts) in [
+        ("concurrency = 0", ["concurrency = 0", "1 or more"]),
+        ("cpu_time = \"1m\"", ["cpu_time = 60s", "wall_time is 30s"]),
+        ("wall_time = \"0s\"", ["wall_time = \"0s\"", "at least 1ms"]),
+        ("wall_time = \"soon\"", ["wall_time = \"soon\"", "500ms, 5s, 2m or 1h"]),
+        ("body = \"2000G\"", ["body = \"2000G\"", "at most 1024G"]),
+        ("body = \"1X\"", ["body = \"1X\"", "`X` is no unit"]),
+        ("memory = \"1000\"", ["memory = \"1000\"", "multiple of 4096"]),
+        ("memory = 0", ["memory = \"0\"", "multiple of 4096"]),
+        ("weight = 0", ["weight", "1 to 65535"]),
+        ("cap = 101", ["cap", "1 to 100"]),
+        ("isolation = \"none\"", ["isolation = \"none\"", "instance"]),
+        ("console = \"on\"", ["console = \"on\"", "log or off"]),
+        ("env = { \"A=B\" = \"c\" }", ["env = \"A=B\"", "without `=`"]),
+        ("concurrency = 1000000", ["1000004 virtual machines", "ulimit -n"]),
+    ] {
+        // What depends on the whole has no line.
+        let (line_number, parts) = match line {
+            "concurrency = 1000000" => (0, ["virtual machines", parts[1]]),
+            _ => (4, parts),
+        };
+        bad(&function(line), line_number, &parts);
+    }
+    bad(&function("queue = 0\nqueue_time = \"1s\""), 5, &["`queue_time` does not go with queue = 0"]);
+    let many = format!("guests = 10\n{}", function("concurrency = 11"));
+    bad(&many, 5, &["concurrency = 11", "guests = 10", "lower this or raise that"]);
+    bad("guests = 0\n", 1, &["guests = 0", "1 or more"]);
+    bad("connections = 0\n", 1, &["connections = 0", "1 or more"]);
+    bad("drain = \"0s\"\n", 1, &["drain", "at least 1ms"]);
+}
+
+#[test]
+fn addresses() {
+    bad("listen = \"localhost\"\n", 1, &["listen = \"localhost\"", "127.0.0.1:8080"]);
+    bad("listen = []\n", 1, &["at least one address"]);
+    bad("admin = \"9090\"\n", 1, &["admin = \"9090\""]);
+    bad("log_format = \"xml\"\n", 1, &["text or json"]);
+    if !can_run_guests() {
+        return;
+    }
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    for key in ["listen", "admin"] {
+        let config = format!("{key} = \"{address}\"\n{}", function(""))
+            .replace("admin", if key == "admin" { "listen = \"127.0.0.1:0\"\nadmin" } else { "admin" });
+        let (mut command, _folder) = checked(&config, &[]);
+        refused(&mut command, &[&format!("{key} = \"{address}\""), "in use", "another port"]);
+    }
+    let nowhere = format!("log = \"/none/access.log\"\nlisten = \"127.0.0.1:0\"\n{}", function(""));
+    let (mut command, _folder) = checked(&nowhere, &[]);
+    refused(&mut command, &["/none/access.log", "a folder that you may write"]);
+}
+
+#[test]
+fn a_guest_that_is_no_function() {
+    if !can_run_guests() {
+        return;
+    }
+    let config = |name: &str, more: &str| {
+        format!("listen = \"127.0.0.1:0\"\n[function.f]\npath = \"/f\"\nimage = {:?}\n{more}\n", guest(name))
+    };
+    let refuse = |config: String, parts: &[&str]| {
+        let (mut command, _folder) = checked(&config, &[]);
+        // What the guest printed comes before.
+        let end = finished(&mut command).expect(2);
+        let last = end.err.lines().last().unwrap_or_default();
+        assert!(
+            last.starts_with("hv: error: ") && last.contains("hv.toml:2: the function `f`"),
+            "{}",
+            end.err
+        );
+        for part in parts {
+            assert!(last.contains(part), "{part:?} in: {last}");
+        }
+    };
+    refuse(config("hello", ""), &["ended before it was ready", "exit code 0"]);
+    refuse(
+        config("hostile", "args = \"endless-loop\"\nready_time = \"300ms\""),
+        &["not ready for requests within 300ms", "serve"],
+    );
+    let small = config("fn-probe", "memory = \"16K\"");
+    refuse(small, &["16 KiB of memory are too little"]);
+}
+
+#[test]
+fn the_example_of_the_documentation_is_right() {
+    let folder = tempfile::tempdir().unwrap();
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/hv.toml");
+    let mut example = std::fs::read_to_string(example).unwrap();
+    for name in ["fn-hello", "fn-image", "fn-json"] {
+        example = example.replace(&format!("{name:?}"), &format!("{:?}", guest(name)));
+    }
+    std::fs::write(folder.path().join("hv.toml"), example).unwrap();
+    let check = |format: &str| {
+        let mut command = Command::new(hv());
+        command.args(["serve", "--check", "--format", format, "--config"]).arg(folder.path().join("hv.toml"));
+        finished(&mut command).expect(0).text()
+    };
+    assert_eq!(
+        check("text"),
+        "hello: /hello\nimage: /image/*\njson: /json /json/*\n3 functions, at most 1024 requests in guests\n"
+    );
+    let json: serde_json::Value = serde_json::from_str(&check("json")).unwrap();
+    assert_eq!(json["functions"][2]["paths"][1], "/json/*");
+}
+
+#[test]
+fn the_small_case_needs_no_file() {
+    let serve = |arguments: &[&str]| {
+        let mut command = Command::new(hv());
+        command.arg("serve").args(arguments);
+        command
+    };
+    let hello = format!("/hello={}", text(&guest("fn-hello")));
+    let end = finished(&mut serve(&["--function", &hello, "--function", "/*=fn-none", "--check"])).expect(2);
+    assert!(end.err.contains("--function /*=fn-none") && end.err.contains("no such"), "{}", end.err);
+    refused(&mut serve(&["--function", "hello", "--check"]), &["--function", "write /path=IMAGE"]);
+    let twice = ["--function", &hello, "--function", &hello, "--check"];
+    refused(&mut serve(&twice), &["/hello is already", "another path"]);
+    let neither = finished(&mut serve(&[])).expect(2);
+    assert!(neither.err.contains("--config") && neither.err.contains("--function"), "{}", neither.err);
+    let other = format!("/other={}", text(&guest("fn-hello")));
+    let end = finished(&mut serve(&["--function", &hello, "--function", &other, "--check"])).expect(0);
+    assert!(end.text().starts_with("fn-hello: /hello\nfn-hello-2: /other\n"), "{}", end.text());
+}
+
+#[test]
+fn arguments_come_before_the_file() {
+    if !can_run_guests() {
+        return;
+    }
+    let serve = Serve::with(&probe(""), &["--log", "off", "--listen", "127.0.0.1:0"]);
+    serve.get("/ok").expect(200);
+    assert!(!serve.log_file().exists());
+    serve.end();
+}

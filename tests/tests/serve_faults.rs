@@ -1,0 +1,138 @@
+//! Requests that go wrong in every way, all at once: each gets an answer, and
+//! nothing is left of them. `HV_FAULTS` says how many requests (3000).
+
+use hv_tests::http::Client;
+use hv_tests::serve::{Serve, probe};
+use hv_tests::{can_run_guests, eventually};
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Connections at a time.
+const CLIENTS: u64 = 16;
+
+/// What a request may do, how often of 100, and which statuses it may meet.
+const MIX: [(&str, u64, &[u16]); 12] = [
+    ("GET /ok", 40, &[200]),
+    ("GET /crash", 8, &[502]),
+    ("GET /panic", 6, &[502]),
+    ("GET /garbage?kind=zero", 4, &[502]),
+    ("GET /garbage?kind=no-http", 4, &[502]),
+    ("GET /garbage?kind=two-heads", 4, &[200, 502]),
+    ("GET /exit?code=7", 6, &[502]),
+    ("GET /oom", 4, &[502]),
+    ("GET /hang", 2, &[504]),
+    ("GET /big?n=300000", 8, &[200]),
+    ("POST /early", 7, &[200]),
+    ("cancel", 7, &[]),
+];
+
+/// A request of the mix; the same for the same number.
+fn choose(number: u64) -> &'static (&'static str, u64, &'static [u16]) {
+    let mut at = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33;
+    at %= MIX.iter().map(|(_, share, _)| share).sum::<u64>();
+    MIX.iter()
+        .find(|(_, share, _)| {
+            let here = at < *share;
+            at = at.saturating_sub(*share);
+            here
+        })
+        .expect("within the sum")
+}
+
+/// Asks, and judges the answer. An error is a connection that ended, which has to be
+/// the server's way to say that an answer broke off.
+fn ask(client: &mut Client, number: u64) -> io::Result<()> {
+    let (what, _, statuses) = choose(number);
+    let Some((method, path)) = what.split_once(' ') else {
+        // Goes away in the middle of an answer, or before it.
+        client.send(b"GET /slow?ms=1&n=50 HTTP/1.1\r\nHost: x\r\n\r\n")?;
+        if number.is_multiple_of(2) {
+            assert_eq!(client.head()?.status, 200);
+        }
+        return Err(io::ErrorKind::ConnectionAborted.into());
+    };
+    let body = if method == "POST" { vec![b'x'; 20_000] } else { Vec::new() };
+    let head = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len());
+    client.send(head.as_bytes())?;
+    // One that is answered before its body has come may close the way for it.
+    let sent = client.send(&body);
+    let answer = client.head().unwrap_or_else(|error| panic!("request {number}, {what}: {error}, {sent:?}"));
+    assert!(statuses.contains(&answer.status), "request {number}, {what}: {}", answer.status);
+    let whole = read_body(client, &answer);
+    if whole.is_err() {
+        assert_eq!(*what, "GET /garbage?kind=two-heads", "request {number} broke off");
+    }
+    sent.and(whole)?;
+    if answer.field("connection") == Some("close") {
+        return Err(io::ErrorKind::ConnectionAborted.into());
+    }
+    Ok(())
+}
+
+fn read_body(client: &mut Client, head: &hv_tests::http::Answer) -> io::Result<()> {
+    if head.chunked {
+        while client.chunk()?.is_some() {}
+        return Ok(());
+    }
+    client.skip(head.field("content-length").and_then(|length| length.parse().ok()).unwrap_or(0))
+}
+
+/// Sends requests until all are taken.
+fn work(port: u16, next: &AtomicU64, count: u64) {
+    let mut client = None;
+    loop {
+        let number = next.fetch_add(1, Ordering::Relaxed);
+        if number >= count {
+            return;
+        }
+        let connected = client.get_or_insert_with(|| Client::connect(port).expect("it listens"));
+        if ask(connected, number).is_err() {
+            client = None;
+        }
+    }
+}
+
+fn storm(serve: &Serve, count: u64) {
+    let next = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..CLIENTS {
+            scope.spawn(|| work(serve.port, &next, count));
+        }
+    });
+    // What was cancelled ends a moment later.
+    eventually("quiet", || (serve.metric("hv_guests_live{") == 0.0).then_some(()));
+    assert_eq!(serve.metric("hv_queue{"), 0.0);
+}
+
+#[test]
+fn every_request_is_answered_and_nothing_is_left() {
+    if !can_run_guests() {
+        return;
+    }
+    let count = std::env::var("HV_FAULTS").ok().and_then(|count| count.parse().ok()).unwrap_or(3000);
+    let keys = "memory = \"4M\"\ncpu_time = \"100ms\"\nwall_time = \"20s\"\nqueue_time = \"100s\"\n\
+                concurrency = 16\nidle = \"100ms\"";
+    let serve = Serve::start(&("log = \"off\"\n".to_owned() + &probe(keys)));
+    // What is made once is there after the first storm, and machines end when they are idle.
+    let measure = || {
+        eventually("idle machines to end", || (serve.metric("hv_shells{") == 0.0).then_some(()));
+        eventually("connections to end", || (serve.metric("hv_connections") == 1.0).then_some(()));
+        (serve.count("fd"), serve.count("task"), serve.resident())
+    };
+    storm(&serve, 1000);
+    let before = measure();
+    storm(&serve, count);
+    let mut after = measure();
+    // Machines are closed by a thread of their own.
+    eventually("descriptors to close", || {
+        after = measure();
+        (after.0 <= before.0).then_some(())
+    });
+    println!("{count} requests: descriptors, threads, bytes in RAM {before:?} before, {after:?} after");
+    assert!(after.1 <= before.1 + 2, "threads: {before:?} before, {after:?} after");
+    assert!(after.2 < before.2 + (24 << 20), "memory: {before:?} before, {after:?} after");
+    assert!(serve.metric("hv_failures_total{function=\"probe\",kind=\"crashed\"}") > 0.0);
+    assert!(serve.metric("hv_failures_total{function=\"probe\",kind=\"cpu_time\"}") > 0.0);
+    serve.get("/ok").expect(200);
+    serve.end();
+}
