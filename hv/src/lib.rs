@@ -7,6 +7,8 @@ pub mod clock;
 pub mod crash;
 pub mod device;
 pub mod domain;
+#[doc(hidden)]
+pub mod emulated;
 pub mod engine;
 pub mod event;
 pub mod function;

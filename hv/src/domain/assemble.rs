@@ -47,6 +47,7 @@ pub(super) fn spawn(mut wishes: Builder, engine: &Engine) -> Result<Guest, Start
         image: wishes.image,
         memory,
         devices,
+        emulated: wishes.emulated,
         output: wishes.output,
         input: wishes.input,
         share,

@@ -7,6 +7,7 @@ use crate::device::console::{Input, Output};
 use crate::device::function::FunctionDevice;
 use crate::device::net::{Capture, Network};
 use crate::device::stdio::Buffer;
+use crate::emulated::{Emulated, EmulatedError};
 use crate::engine::Engine;
 use crate::loader::Image;
 use crate::memory::MapError;
@@ -62,6 +63,9 @@ pub enum StartError {
     /// A device could not be started.
     #[error(transparent)]
     Connect(#[from] ConnectError),
+    /// An emulated device could not be made.
+    #[error(transparent)]
+    Emulated(#[from] EmulatedError),
     /// The snapshot is one of a guest with other devices.
     #[error(transparent)]
     Restore(#[from] RestoreError),
@@ -105,6 +109,7 @@ pub struct Builder {
     pub(super) output: Box<dyn Output>,
     pub(super) input: Option<Box<dyn Input>>,
     pub(super) devices: Vec<Backend>,
+    pub(super) emulated: Vec<Emulated>,
     pub(super) hold_at_ready: bool,
 }
 
@@ -122,6 +127,7 @@ impl Builder {
             output: Box::new(Buffer::new(0)),
             input: None,
             devices: Vec::new(),
+            emulated: Vec::new(),
             hold_at_ready: false,
         }
     }
@@ -196,6 +202,14 @@ impl Builder {
     /// A function device: the guest is sent requests.
     pub fn function(mut self, device: Arc<FunctionDevice>) -> Self {
         self.devices.push(Backend::Function(device));
+        self
+    }
+
+    /// An emulated device, at most one of each kind: opens its ports or its page to this guest, for
+    /// `hv bench` to compare with. It is not part of snapshots.
+    #[doc(hidden)]
+    pub fn emulated(mut self, device: Emulated) -> Self {
+        self.emulated.push(device);
         self
     }
 

@@ -7,11 +7,13 @@ use super::{
 };
 use crate::clock;
 use crate::device::console::{Console, ConsoleRing, Input, Output};
+use crate::emulated::{self, Emulated, EmulatedError, Hardware};
 use crate::engine::Engine;
 use crate::event::{Hub, Owner};
 use crate::loader::Image;
 use crate::memory::GuestMemory;
-use crate::platform::{CpuState, Start};
+use crate::platform::{CpuState, Start, Vcpu};
+use crate::reactor::Source;
 use crate::sched::Share;
 use hv_abi::shared_info::SharedInfo;
 use std::mem::offset_of;
@@ -29,6 +31,7 @@ pub(super) struct Launch {
     /// Where its virtual CPU begins.
     pub(super) cpu: CpuState,
     pub(super) devices: Devices,
+    pub(super) emulated: Vec<Emulated>,
     pub(super) output: Box<dyn Output>,
     pub(super) input: Option<Box<dyn Input>>,
     pub(super) share: Share,
@@ -47,11 +50,13 @@ impl Launch {
         let begin = Instant::now();
         let memory = self.memory;
         let hub = Hub::new(memory.clone(), self.places.shared_info);
-        let vcpu = engine.inner.platform.start(&Start {
+        let opening = emulated::opening(&self.emulated);
+        let mut vcpu = engine.inner.platform.start(&Start {
             memory: &memory,
             hypercall_page: self.places.hypercall_page,
             cpu: &self.cpu,
             doorbells: self.devices.fresh() || self.devices.has_descriptors(),
+            opening: opening.as_ref(),
         })?;
         let khz = vcpu.tsc_khz();
         let clock = match &self.resumed {
@@ -67,7 +72,11 @@ impl Launch {
 
         let fresh = self.devices.fresh();
         let console_ring = self.devices.take_console();
-        let connected = self.devices.connect(&memory, &hub)?;
+        let mut connected = self.devices.connect(&memory, &hub)?;
+        let hardware = match opening {
+            Some(_) => Some(connect_emulated(self.emulated, &memory, &mut *vcpu, &mut connected.sources)?),
+            None => None,
+        };
         let console_port = console_ring.event();
         let ring = console_ring.memory(&memory);
         let ring = match fresh {
@@ -93,6 +102,7 @@ impl Launch {
                 kicker: vcpu.kicker(),
                 cpu: Mutex::new(Cpu {
                     vcpu,
+                    hardware,
                     bells: connected.bells,
                     console_rings: 0,
                     blocked: None,
@@ -126,6 +136,21 @@ impl Launch {
         }
         Ok(Guest { domain, entity, engine: engine.clone() })
     }
+}
+
+/// Makes emulated devices, and has their notifications signal descriptors where the platform can.
+fn connect_emulated(
+    devices: Vec<Emulated>,
+    memory: &Arc<GuestMemory>,
+    vcpu: &mut dyn Vcpu,
+    sources: &mut Vec<Box<dyn Source>>,
+) -> Result<Hardware, StartError> {
+    let emulated::Connected { hardware, sources: more, bells } = emulated::connect(devices, memory)?;
+    sources.extend(more);
+    for (address, bell) in bells {
+        vcpu.bind_address(address, &bell).map_err(EmulatedError::Host)?;
+    }
+    Ok(hardware)
 }
 
 /// Ends a guest when nobody reads its console any more.

@@ -38,10 +38,11 @@ use crate::device::console::{Console, ConsoleSource};
 use crate::device::function::Served;
 use crate::engine::Inner;
 use crate::event::{Hub, Owner};
+use crate::emulated::Hardware;
 use crate::hypercall::{self, Action};
 use crate::loader::Image;
 use crate::memory::GuestMemory;
-use crate::platform::{Exit, Fault, Kick, Vcpu};
+use crate::platform::{Access, Exit, Fault, Kick, Vcpu};
 use crate::reactor::SourceId;
 use crate::sched::{Entity, Next, Task};
 use hv_abi::EventPort;
@@ -127,6 +128,8 @@ struct Cpu {
     vcpu: Box<dyn Vcpu>,
     /// Doorbells that may still come as exits; not the console's at first.
     bells: Vec<Bell>,
+    /// Emulated devices: only guests of `hv bench` have any.
+    hardware: Option<Hardware>,
     /// Doorbells of the console that came while this thread drove it.
     console_rings: u32,
     /// The deadline of the `Block` that the guest is in.
@@ -239,6 +242,10 @@ impl Domain {
                 }
                 Exit::Interrupted => {
                     self.counters.interruption();
+                Exit::Access(access) => {
+                    self.access(cpu, &access)?;
+                    continue;
+                }
                     return Ok(Turn::Next(Next::Ready));
                 }
                 Exit::Fault(fault) => return Err(self.fault(cpu, &fault)),
@@ -287,6 +294,18 @@ impl Domain {
 
     /// The guest rang a doorbell that the platform has not bound.
     fn ring(&self, cpu: &mut Cpu, port: EventPort) -> Served {
+    /// The guest touched emulated hardware: nothing that guests without it can do.
+    fn access(&self, cpu: &mut Cpu, access: &Access) -> Result<(), Outcome> {
+        self.counters.access(access.space);
+        let Some(hardware) = &mut cpu.hardware else {
+            return Err(self.crash(cpu, format!("the host failed: an access without a device: {access:x?}")));
+        };
+        if let Some(value) = hardware.access(access) {
+            cpu.vcpu.answer(value);
+        }
+        Ok(())
+    }
+
         self.counters.doorbell();
         if let Some(bell) = cpu.bells.iter_mut().find(|bell| bell.port == port) {
             match &bell.target {

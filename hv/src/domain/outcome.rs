@@ -1,6 +1,7 @@
 //! How a guest ended, and what it did on the way.
 
 use crate::crash::CrashReport;
+use crate::platform::Space;
 use hv_abi::Hypercall;
 use serde::Serialize;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -40,6 +41,8 @@ pub struct Counters {
     doorbells: AtomicU64,
     unbound: AtomicU64,
     interruptions: AtomicU64,
+    ports: AtomicU64,
+    mmio: AtomicU64,
 }
 
 impl Counters {
@@ -60,6 +63,15 @@ impl Counters {
         self.interruptions.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// An access to emulated hardware.
+    pub(crate) fn access(&self, space: Space) {
+        let counter = match space {
+            Space::Port => &self.ports,
+            Space::Memory => &self.mmio,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Name and number of every kind of exit that happened.
     pub fn list(&self) -> Vec<(&'static str, u64)> {
         let calls = Hypercall::ALL.iter().map(|call| call.name()).zip(&self.hypercalls);
@@ -68,6 +80,8 @@ impl Counters {
             ("doorbell", &self.doorbells),
             ("unbound_doorbell", &self.unbound),
             ("interruption", &self.interruptions),
+            ("port", &self.ports),
+            ("mmio", &self.mmio),
         ];
         calls
             .chain(others)

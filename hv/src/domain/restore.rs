@@ -140,3 +140,4 @@ impl Restore {
         .start(engine)
     }
 }
+            emulated: Vec::new(),

@@ -4,11 +4,13 @@
 //! it exits with a value. It knows nothing of devices, hypercall semantics or
 //! scheduling; the rest of hv knows nothing of KVM.
 
+mod access;
 pub mod fake;
 pub mod kvm;
 mod state;
 
 pub use crate::crash::Registers;
+pub use access::{Access, Opening, Space};
 use crate::memory::GuestMemory;
 use hv_abi::EventPort;
 pub use state::{CpuState, Fpu};
@@ -26,6 +28,8 @@ pub struct Start<'a> {
     /// Whether [`Vcpu::bind_doorbell`] will be called: the virtual CPU then
     /// holds a descriptor more.
     pub doorbells: bool,
+    /// What the guest may reach of emulated hardware: usually nothing.
+    pub opening: Option<&'a Opening>,
 }
 
 /// A way to run guests.
@@ -78,6 +82,18 @@ pub trait Vcpu: Send {
     /// VM some 15 ms dearer.
     fn bind_doorbell(&mut self, port: EventPort, descriptor: &EventFd) -> std::io::Result<()>;
 
+    /// Completes the read of an [`Exit::Access`] with this value.
+    fn answer(&mut self, value: u64) {
+        let _ = value;
+    }
+
+    /// From now on, 4-byte writes to this guest-physical address, which is one
+    /// of an [`Opening`], signal the descriptor instead of ending [`run`](Self::run).
+    fn bind_address(&mut self, address: u64, descriptor: &EventFd) -> std::io::Result<()> {
+        let _ = (address, descriptor);
+        Err(std::io::ErrorKind::Unsupported.into())
+    }
+
     /// Frequency of the time-stamp counter that the guest reads, in kHz.
     fn tsc_khz(&self) -> u32;
 
@@ -103,6 +119,8 @@ pub enum Exit {
     },
     /// The guest rang a doorbell that has no descriptor: the port, unjudged.
     Doorbell(u32),
+    /// The guest touched emulated hardware that was [opened](Opening) to it.
+    Access(Access),
     /// Somebody kicked it, or a signal came.
     Interrupted,
     /// The guest did something that ends it.

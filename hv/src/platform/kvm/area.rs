@@ -16,6 +16,8 @@
 //! Formats: Intel SDM volume 3, sections 3.4.5 (segment descriptors), 6.14
 //! (64-bit IDT), 7.7 (64-bit TSS), and volume 1, 19.5.2 (I/O permission bitmap).
 
+mod opening;
+
 use super::{DOORBELL_PORT, EXCEPTION_PORT, HYPERCALL_PORT, paging};
 use crate::memory::GuestMemory;
 use crate::platform::PlatformError;

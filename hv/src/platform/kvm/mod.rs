@@ -1,5 +1,6 @@
 //! The KVM platform: ring-3 guests over a small host-owned supervisor area.
 
+mod access;
 mod area;
 mod kick;
 mod paging;

@@ -9,7 +9,7 @@
 use super::area::Area;
 use super::kick::Kicker;
 use super::stubs::{self, Progress, RESULT_SIZE};
-use super::{DOORBELL_PORT, EXCEPTION_PORT, HYPERCALL_PORT, KvmPlatform, failed, registers};
+use super::{DOORBELL_PORT, EXCEPTION_PORT, HYPERCALL_PORT, KvmPlatform, access, failed, registers};
 use crate::memory::GuestMemory;
 use crate::platform::{CpuState, Exit, Fault, Kick, PlatformError, Registers, Start, Vcpu};
 use hv_abi::{EventPort, GuestAddr, PAGE_SIZE};
@@ -17,7 +17,7 @@ use kvm_bindings::{
     KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, KVMIO, kvm_device_attr, kvm_segment, kvm_sregs,
     kvm_userspace_memory_region,
 };
-use kvm_ioctls::{IoEventAddress, SyncReg, VcpuExit, VcpuFd, VmFd};
+use kvm_ioctls::{IoEventAddress, NoDatamatch, SyncReg, VcpuExit, VcpuFd, VmFd};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -63,7 +63,10 @@ impl KvmVcpu {
         let vcpu = vm.create_vcpu(0).map_err(failed("KVM_CREATE_VCPU"))?;
         vcpu.set_cpuid2(&platform.cpuid).map_err(failed("KVM_SET_CPUID2"))?;
         align_tsc(&vcpu);
-        let special = registers::special(area, platform.tss);
+        let mut special = registers::special(area, platform.tss);
+        if let Some(opening) = start.opening {
+            special.tr.limit = area.open(memory, opening, platform.tss)?.into();
+        }
         vcpu.set_sregs(&special).map_err(failed("KVM_SET_SREGS"))?;
         let mut vcpu = KvmVcpu {
             vcpu,
@@ -155,6 +158,12 @@ impl Vcpu for KvmVcpu {
         let exit = self.kicker.running(run, || match vcpu.run() {
             Ok(VcpuExit::IoOut(port, data)) => Some(Ok((port, u32::read_from_bytes(data).ok()))),
             Ok(VcpuExit::IoIn(port, _)) => Some(Ok((port, None))),
+            Ok(VcpuExit::MmioRead(address, data)) => {
+                Some(Err(Exit::Access(access::of_memory(address, data, false))))
+            }
+            Ok(VcpuExit::MmioWrite(address, data)) => {
+                Some(Err(Exit::Access(access::of_memory(address, data, true))))
+            }
             Ok(VcpuExit::Shutdown) => Some(Err(Exit::Fault(Fault::Shutdown))),
             Ok(VcpuExit::Intr) => None,
             Ok(other) => Some(Err(Exit::Failed(format!("KVM exit {other:?}")))),
@@ -189,6 +198,8 @@ impl Vcpu for KvmVcpu {
                     address,
                 })
             }
+            _ if port >= 256 => access::of_port(&mut self.vcpu)
+                .map_or(Exit::Fault(Fault::Port(port)), Exit::Access),
             _ => Exit::Fault(Fault::Port(port)),
         }
     }
@@ -198,6 +209,16 @@ impl Vcpu for KvmVcpu {
         let vm = self.vm.as_ref().ok_or(io::ErrorKind::Unsupported)?;
         vm.register_ioevent(descriptor, &address, port.0)
             .map_err(|error| io::Error::from_raw_os_error(error.errno()))
+    }
+
+    fn bind_address(&mut self, address: u64, descriptor: &EventFd) -> io::Result<()> {
+        let vm = self.vm.as_ref().ok_or(io::ErrorKind::Unsupported)?;
+        vm.register_ioevent(descriptor, &IoEventAddress::Mmio(address), NoDatamatch)
+            .map_err(|error| io::Error::from_raw_os_error(error.errno()))
+    }
+
+    fn answer(&mut self, value: u64) {
+        access::answer(&mut self.vcpu, value);
     }
 
     fn set_result(&mut self, value: i64) {
