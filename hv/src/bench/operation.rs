@@ -52,6 +52,8 @@ groups! {
     Events "events" "Events and rings";
     /// Starting a guest.
     Boot "boot" "Start";
+    /// Going on from a snapshot.
+    Clone "clone" "Clones";
 }
 
 /// What is known of an operation before it is measured.
@@ -97,6 +99,9 @@ pub enum OperationError {
     /// The bare KVM calls of a floor failed.
     #[error("bare KVM calls: {0}")]
     Floor(#[from] super::floor::FloorError),
+    /// Clones cannot be made.
+    #[error("clones: {0}")]
+    Clone(#[from] super::clones::CloneError),
     /// No memory for a ring between two ends in this process.
     #[error(transparent)]
     Memory(#[from] crate::memory::MapError),

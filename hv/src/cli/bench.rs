@@ -2,6 +2,7 @@
 
 use super::args::{BenchArgs, Format};
 use super::guests;
+use crate::bench::clones::Clones;
 use crate::bench::guest::Guests;
 use crate::bench::operation::{Group, Operation};
 use crate::bench::result::Results;
@@ -35,12 +36,15 @@ pub(super) fn run(args: BenchArgs) -> Result<u8, Box<dyn Error>> {
     }
     let old = args.compare.as_deref().map(compare::read).transpose()?;
     let report = args.report.as_deref().map(ReportFile::open).transpose()?;
-    let (bench, null) = match &args.guests {
-        Some(folder) => (folder.join("bench"), folder.join("bench-null")),
-        None => guests::bench()?,
+    let (bench, null, function) = match &args.guests {
+        Some(folder) => (folder.join("bench"), folder.join("bench-null"), folder.join("fn-hello")),
+        None => {
+            let (bench, null) = guests::bench()?;
+            (bench, null, guests::resolve("fn-hello")?)
+        }
     };
     let guests = Rc::new(Guests::new(&bench, &null)?);
-    let all = all_operations(&guests)?;
+    let all = all_operations(&guests, &Rc::new(Clones::new(&function, 0)?))?;
     if args.list {
         print(&list(&all))?;
         return Ok(0);
@@ -84,8 +88,11 @@ fn show(args: &BenchArgs, results: &Results, old: Option<&Results>) -> Result<u8
 }
 
 /// Every operation, in groups; in a group, floors come first.
-fn all_operations(guests: &Rc<Guests>) -> Result<Vec<Box<dyn Operation>>, Box<dyn Error>> {
-    let mut all = operations::all(guests)?;
+fn all_operations(
+    guests: &Rc<Guests>,
+    clones: &Rc<Clones>,
+) -> Result<Vec<Box<dyn Operation>>, Box<dyn Error>> {
+    let mut all = operations::all(guests, clones)?;
     all.extend(guests.operations()?.into_iter().map(|operation| Box::new(operation) as Box<dyn Operation>));
     all.sort_by_key(|operation| operation.spec().group);
     Ok(all)

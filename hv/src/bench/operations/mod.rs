@@ -5,9 +5,11 @@
 //! `guest-bench/src/operations`.
 
 mod boot;
+mod clone;
 mod floor;
 pub mod ring;
 
+use super::clones::Clones;
 use super::guest::Guests;
 use super::operation::{Operation, OperationError};
 use std::rc::Rc;
@@ -17,10 +19,11 @@ use std::rc::Rc;
 /// # Errors
 ///
 /// When the host refuses what they need.
-pub fn all(guests: &Rc<Guests>) -> Result<Vec<Box<dyn Operation>>, OperationError> {
+pub fn all(guests: &Rc<Guests>, clones: &Rc<Clones>) -> Result<Vec<Box<dyn Operation>>, OperationError> {
     // A new file is named above and here.
     let mut operations = floor::operations()?;
     operations.extend(ring::operations()?);
     operations.extend(boot::operations(guests)?);
+    operations.extend(clone::operations(clones));
     Ok(operations)
 }
