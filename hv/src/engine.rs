@@ -70,6 +70,15 @@ impl Engine {
     }
 }
 
+impl Inner {
+    /// Has the thread that runs guests while it waits for one of them look at how that stands.
+    pub(crate) fn nudge_waiting(&self) {
+        if self.workers.is_empty() {
+            self.scheduler.nudge();
+        }
+    }
+}
+
 impl Drop for Inner {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::SeqCst);

@@ -15,6 +15,7 @@ mod builder;
 mod devices;
 mod guest;
 mod identity;
+mod judge;
 mod launch;
 mod layout;
 mod outcome;
@@ -30,15 +31,16 @@ pub use outcome::{BootPhases, Counters, Outcome, Stop};
 pub use restore::{Restore, RestoreError};
 pub use saved::{CaptureError, Places, Saved};
 
+pub(crate) use assemble::is_base;
 use autopsy::Body;
 use devices::{Bell, Target};
 
 use crate::clock;
 use crate::device::console::{Console, ConsoleSource};
 use crate::device::function::Served;
+use crate::emulated::Hardware;
 use crate::engine::Inner;
 use crate::event::{Hub, Owner};
-use crate::emulated::Hardware;
 use crate::hypercall::{self, Action};
 use crate::loader::Image;
 use crate::memory::GuestMemory;
@@ -126,10 +128,10 @@ enum Order {
 
 struct Cpu {
     vcpu: Box<dyn Vcpu>,
-    /// Doorbells that may still come as exits; not the console's at first.
-    bells: Vec<Bell>,
     /// Emulated devices: only guests of `hv bench` have any.
     hardware: Option<Hardware>,
+    /// Doorbells that may still come as exits; not the console's at first.
+    bells: Vec<Bell>,
     /// Doorbells of the console that came while this thread drove it.
     console_rings: u32,
     /// The deadline of the `Block` that the guest is in.
@@ -169,6 +171,9 @@ impl Domain {
         self.hold.store(true, Ordering::SeqCst);
         self.status().held = true;
         self.changed.notify_all();
+        if let Some(engine) = self.engine.upgrade() {
+            engine.nudge_waiting();
+        }
         Next::Blocked(None)
     }
 
@@ -240,12 +245,12 @@ impl Domain {
                     }
                     continue;
                 }
-                Exit::Interrupted => {
-                    self.counters.interruption();
                 Exit::Access(access) => {
                     self.access(cpu, &access)?;
                     continue;
                 }
+                Exit::Interrupted => {
+                    self.counters.interruption();
                     return Ok(Turn::Next(Next::Ready));
                 }
                 Exit::Fault(fault) => return Err(self.fault(cpu, &fault)),
@@ -292,8 +297,6 @@ impl Domain {
         None
     }
 
-    /// The guest rang a doorbell that the platform has not bound.
-    fn ring(&self, cpu: &mut Cpu, port: EventPort) -> Served {
     /// The guest touched emulated hardware: nothing that guests without it can do.
     fn access(&self, cpu: &mut Cpu, access: &Access) -> Result<(), Outcome> {
         self.counters.access(access.space);
@@ -306,6 +309,8 @@ impl Domain {
         Ok(())
     }
 
+    /// The guest rang a doorbell that the platform has not bound.
+    fn ring(&self, cpu: &mut Cpu, port: EventPort) -> Served {
         self.counters.doorbell();
         if let Some(bell) = cpu.bells.iter_mut().find(|bell| bell.port == port) {
             match &bell.target {
