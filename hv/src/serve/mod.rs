@@ -8,7 +8,7 @@
 //! ```
 //!
 //! One thread speaks with all clients. Guests run on the engine's threads; what
-//! they say comes through an [exchange](exchange), where they never wait.
+//! they say comes through an `exchange`, where they never wait.
 #![forbid(unsafe_code)]
 
 pub mod config;
