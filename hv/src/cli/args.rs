@@ -33,6 +33,10 @@ pub struct Cli {
 pub enum Command {
     /// Boot a guest in the foreground: its console is the terminal, its exit code hv's.
     Run(Box<RunArgs>),
+    /// Boot a guest until it is ready, and save it to a folder.
+    Snapshot(Box<SnapshotArgs>),
+    /// Go on with a guest that was saved, in the foreground as `hv run` would.
+    Restore(Box<RestoreArgs>),
     /// Measure what paravirtual operations cost on this host, and what they are compared with.
     Bench(BenchArgs),
     /// Answer HTTP requests, each in a fresh virtual machine.
@@ -52,6 +56,75 @@ pub enum Command {
   hv run disk --disk data.img,direct --memory 64M --stats
   hv run ./my-guest --net tap=tap0 --pcap out.pcap --timeout 30s")]
 pub struct RunArgs {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "the group has them")]
+    pub boot: BootArgs,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "the group has them")]
+    pub net: NetArgs,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "the group has them")]
+    pub foreground: ForegroundArgs,
+}
+
+/// Options of `hv snapshot`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  hv snapshot web -o web.snap --disk docs --net
+  hv snapshot fn-hello -o hello.snap --function
+  hv snapshot ./my-guest -o my.snap --after 2s --disk data.img
+
+The guest's console is the terminal until it is saved. docs/snapshots.md has the rest.")]
+pub struct SnapshotArgs {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "the group has them")]
+    pub boot: BootArgs,
+    /// The folder that the snapshot becomes. It must not exist.
+    #[arg(short, long, value_name = "FOLDER")]
+    pub output: PathBuf,
+    /// Save the guest after this time, wherever it is, instead of when it says that it is ready.
+    #[arg(long, value_name = "TIME", value_parser = units::time, conflicts_with = "ready_timeout")]
+    pub after: Option<Duration>,
+    /// How long the guest may take until it says that it is ready.
+    #[arg(long, value_name = "TIME", value_parser = units::time, default_value = "30s")]
+    pub ready_timeout: Duration,
+    /// Give the guest a function device: it will answer requests of `hv serve`.
+    #[arg(long)]
+    pub function: bool,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "the group has them")]
+    pub net: NetArgs,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "the group has them")]
+    pub foreground: ForegroundArgs,
+}
+
+/// Options of `hv restore`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  hv restore web.snap --publish 8080:80
+  hv restore my.snap --disk-overlay
+  hv restore my.snap --disk copy-of-data.img")]
+pub struct RestoreArgs {
+    /// A folder that `hv snapshot` made.
+    pub snapshot: PathBuf,
+    /// The guest's disks, all of them and in their order, instead of those where they were. Repeatable.
+    #[arg(long = "disk", value_name = "FILE[,ro][,direct][,overlay][,sector=N]")]
+    pub disks: Vec<DiskSpec>,
+    /// Leave the disks as they are: what the guest writes is gone at its end.
+    #[arg(long)]
+    pub disk_overlay: bool,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "the group has them")]
+    pub net: NetArgs,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "the group has them")]
+    pub foreground: ForegroundArgs,
+}
+
+/// What a guest is booted from.
+#[derive(Debug, Args)]
+pub struct BootArgs {
     /// An ELF file, or the bare name of a guest in guest-examples/, which is built first.
     pub image: String,
     /// Arguments of the guest.
@@ -63,16 +136,22 @@ pub struct RunArgs {
     /// Virtual CPUs of the guest.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub vcpus: u32,
-    /// Its part of the processors when others want to run as well: 1 to 65535.
-    #[arg(long, value_name = "N", default_value_t = DEFAULT_WEIGHT)]
-    pub weight: u32,
-    /// The most that it gets of the processors, in percent of one core; 0 is no cap.
-    #[arg(long, value_name = "PERCENT", default_value_t = 0)]
-    pub cap: u32,
     /// A disk: a raw image, a block device, or a folder (shown as a read-only FAT disk).
-    /// Options: ro, direct (past the page cache), sector=512|4096. Repeatable.
-    #[arg(long = "disk", value_name = "FILE[,ro][,direct][,sector=N]")]
+    /// Options: ro, direct (past the page cache), overlay (leave the disk as it is: what
+    /// the guest writes is gone at its end), sector=512|4096. Repeatable.
+    #[arg(long = "disk", value_name = "FILE[,ro][,direct][,overlay][,sector=N]")]
     pub disks: Vec<DiskSpec>,
+    /// An environment variable of the guest. Repeatable.
+    #[arg(long = "env", value_name = "KEY=VALUE", value_parser = parse_variable)]
+    pub variables: Vec<(String, String)>,
+    /// What runs the guest.
+    #[arg(long, value_enum, default_value_t = PlatformKind::Auto)]
+    pub platform: PlatformKind,
+}
+
+/// The network of a guest.
+#[derive(Debug, Args)]
+pub struct NetArgs {
     /// A network: `user` (needs no rights) or `tap=NAME` (a tap device that exists).
     #[arg(long, value_name = "user|tap=NAME", num_args = 0..=1, default_missing_value = "user")]
     pub net: Option<NetKind>,
@@ -82,12 +161,17 @@ pub struct RunArgs {
     /// Write every frame of the network to a file that tshark and Wireshark read.
     #[arg(long, value_name = "FILE")]
     pub pcap: Option<PathBuf>,
-    /// An environment variable of the guest. Repeatable.
-    #[arg(long = "env", value_name = "KEY=VALUE", value_parser = parse_variable)]
-    pub variables: Vec<(String, String)>,
-    /// What runs the guest.
-    #[arg(long, value_enum, default_value_t = PlatformKind::Auto)]
-    pub platform: PlatformKind,
+}
+
+/// How a guest in the foreground runs and ends.
+#[derive(Debug, Args)]
+pub struct ForegroundArgs {
+    /// Its part of the processors when others want to run as well: 1 to 65535.
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_WEIGHT)]
+    pub weight: u32,
+    /// The most that it gets of the processors, in percent of one core; 0 is no cap.
+    #[arg(long, value_name = "PERCENT", default_value_t = 0)]
+    pub cap: u32,
     /// End the guest after this time: 500ms, 5s, 2m; a bare number is seconds.
     #[arg(long, value_name = "TIME", value_parser = units::time)]
     pub timeout: Option<Duration>,

@@ -3,12 +3,16 @@
 mod args;
 mod bench;
 mod guests;
+mod restore;
 mod run;
 mod serve;
 mod signals;
+mod snapshot;
 mod stats;
 
-pub use args::{BenchArgs, Cli, Command, RunArgs, ServeArgs};
+pub use args::{
+    BenchArgs, BootArgs, Cli, Command, ForegroundArgs, NetArgs, RestoreArgs, RunArgs, ServeArgs, SnapshotArgs,
+};
 
 use clap::{CommandFactory, Parser};
 use std::io::{IsTerminal, Write};
@@ -37,6 +41,8 @@ pub fn main() -> ExitCode {
     log(cli.verbose);
     let result = match cli.command {
         Command::Run(args) => run::run(*args),
+        Command::Snapshot(args) => snapshot::run(*args),
+        Command::Restore(args) => restore::run(*args),
         Command::Bench(args) => bench::run(args),
         Command::Serve(args) => serve::run(*args),
         Command::Completions { shell } => {

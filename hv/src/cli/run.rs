@@ -1,9 +1,9 @@
 //! `hv run`: one guest in the foreground.
 
-use super::args::{Format, NetKind, PlatformKind, RunArgs};
+use super::args::{BootArgs, ForegroundArgs, Format, NetArgs, NetKind, PlatformKind, RunArgs};
 use super::signals::Signals;
 use super::{exit, guests, stats};
-use crate::device::block::Disk;
+use crate::device::block::{Disk, DiskSpec};
 use crate::device::net::user::{UserConfig, UserNet};
 use crate::device::net::{Capture, Network, Tap};
 use crate::device::stdio::{Stdin, Stdout};
@@ -16,50 +16,93 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
+use std::time::Duration;
+
+/// A network, and where its frames are to be written.
+pub(super) type NetworkAndCapture = (Box<dyn Network>, Option<Capture>);
 
 /// Boots the guest, waits for its end, and returns hv's exit code.
 pub(super) fn run(args: RunArgs) -> Result<u8, Box<dyn Error>> {
-    refuse_what_has_not_come(&args)?;
-    let path = guests::resolve(&args.image)?;
-    let image = Image::open(&path)?;
-    let name = path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy();
-
-    let mut builder = Builder::new(image).name(name).memory(args.memory).output(Stdout).input(Stdin);
-    builder = builder.weight(args.weight).cap(args.cap);
-    for argument in &args.arguments {
-        builder = builder.argument(argument);
-    }
-    for (key, value) in &args.variables {
-        builder = builder.variable(key, value);
-    }
-    for disk in &args.disks {
-        builder = builder.disk(Disk::open(disk)?);
-    }
-    builder = with_network(builder, &args)?;
-
+    let builder = builder(&args.boot, &args.net, &args.foreground, &mut |_, _| Ok(()))?;
     // Without threads of its own, the engine runs the guest on this one.
     let engine = Engine::new(KvmPlatform::new()?, 0)?;
     let guest = builder.spawn(&engine)?;
-    let signal = Arc::new(AtomicI32::new(0));
-    let signals = Signals::new(guest.controller(), args.timeout, signal.clone())?;
-    engine.add_source(Box::new(signals));
+    foreground(&engine, &guest, &args.foreground)
+}
 
+/// Describes the guest of a command line; `each_disk` sees its disks.
+pub(super) fn builder(
+    boot: &BootArgs,
+    net: &NetArgs,
+    foreground: &ForegroundArgs,
+    each_disk: &mut dyn FnMut(&DiskSpec, &Disk) -> Result<(), Box<dyn Error>>,
+) -> Result<Builder, Box<dyn Error>> {
+    refuse_what_has_not_come(boot)?;
+    let path = guests::resolve(&boot.image)?;
+    let image = Image::open(&path)?;
+    let name = path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy();
+
+    let mut builder = Builder::new(image).name(name).memory(boot.memory).output(Stdout).input(Stdin);
+    builder = builder.weight(foreground.weight).cap(foreground.cap);
+    for argument in &boot.arguments {
+        builder = builder.argument(argument);
+    }
+    for (key, value) in &boot.variables {
+        builder = builder.variable(key, value);
+    }
+    for spec in &boot.disks {
+        let disk = Disk::open(spec)?;
+        each_disk(spec, &disk)?;
+        builder = builder.disk(disk);
+    }
+    if let Some((network, capture)) = network(net, None)? {
+        builder = builder.network(network, capture);
+    }
+    Ok(builder)
+}
+
+/// Has signals and the time limit end a guest. Tells which signal it was.
+pub(super) fn watch(
+    engine: &Engine,
+    guest: &Guest,
+    timeout: Option<Duration>,
+) -> std::io::Result<Arc<AtomicI32>> {
+    let signal = Arc::new(AtomicI32::new(0));
+    let signals = Signals::new(guest.controller(), timeout, signal.clone())?;
+    engine.add_source(Box::new(signals));
+    Ok(signal)
+}
+
+/// Waits for the end of a guest, reports it, and returns hv's exit code.
+pub(super) fn foreground(
+    engine: &Engine,
+    guest: &Guest,
+    args: &ForegroundArgs,
+) -> Result<u8, Box<dyn Error>> {
+    let signal = watch(engine, guest, args.timeout)?;
     let outcome = guest.wait();
-    report(&args, &guest, &outcome);
+    report(args, guest, &outcome);
     Ok(match outcome {
         Outcome::Exited(code) => code,
         Outcome::Crashed(_) => exit::CRASHED,
-        Outcome::Stopped(Stop::Timeout) => exit::TIMEOUT,
-        Outcome::Stopped(Stop::OutputClosed) => exit::OUTPUT_CLOSED,
-        Outcome::Stopped(Stop::Interrupted | Stop::Dropped) => match signal.load(Ordering::SeqCst) {
-            signal_hook::consts::SIGTERM => exit::TERMINATED,
-            _ => exit::INTERRUPTED,
-        },
+        Outcome::Stopped(stop) => exit_of(stop, &signal),
     })
 }
 
+/// The exit code after a guest that was stopped.
+pub(super) fn exit_of(stop: Stop, signal: &AtomicI32) -> u8 {
+    match stop {
+        Stop::Timeout => exit::TIMEOUT,
+        Stop::OutputClosed => exit::OUTPUT_CLOSED,
+        Stop::Interrupted | Stop::Dropped => match signal.load(Ordering::SeqCst) {
+            signal_hook::consts::SIGTERM => exit::TERMINATED,
+            _ => exit::INTERRUPTED,
+        },
+    }
+}
+
 /// Options that the command line has, and this version does not do.
-fn refuse_what_has_not_come(args: &RunArgs) -> Result<(), String> {
+fn refuse_what_has_not_come(args: &BootArgs) -> Result<(), String> {
     if args.vcpus != 1 {
         return Err(format!("--vcpus {}: this version runs guests with one virtual CPU", args.vcpus));
     }
@@ -69,14 +112,21 @@ fn refuse_what_has_not_come(args: &RunArgs) -> Result<(), String> {
     Ok(())
 }
 
-fn with_network(builder: Builder, args: &RunArgs) -> Result<Builder, Box<dyn Error>> {
+/// The network that was asked for, or is needed anyway.
+pub(super) fn network(
+    args: &NetArgs,
+    default: Option<NetKind>,
+) -> Result<Option<NetworkAndCapture>, Box<dyn Error>> {
     let kind = match &args.net {
         Some(kind) => kind,
         None if !args.publish.is_empty() => &NetKind::User,
-        None if args.pcap.is_some() => {
-            return Err("--pcap: the guest has no network to capture; add --net".into());
-        }
-        None => return Ok(builder),
+        None => match &default {
+            Some(kind) => kind,
+            None if args.pcap.is_some() => {
+                return Err("--pcap: the guest has no network to capture; add --net".into());
+            }
+            None => return Ok(None),
+        },
     };
     let capture = args.pcap.as_deref().map(|path: &Path| Capture::create(path)).transpose()?;
     let network: Box<dyn Network> = match kind {
@@ -102,7 +152,7 @@ fn with_network(builder: Builder, args: &RunArgs) -> Result<Builder, Box<dyn Err
             );
         }
     };
-    Ok(builder.network(network, capture))
+    Ok(Some((network, capture)))
 }
 
 /// A random hardware address: locally administered, unicast.
@@ -114,7 +164,7 @@ fn random_mac() -> std::io::Result<[u8; 6]> {
 }
 
 /// Prints the crash report and the statistics on standard error.
-fn report(args: &RunArgs, guest: &Guest, outcome: &Outcome) {
+fn report(args: &ForegroundArgs, guest: &Guest, outcome: &Outcome) {
     let mut text = String::new();
     match (args.format, outcome) {
         (Format::Text, Outcome::Crashed(report)) => text += &report.to_string(),

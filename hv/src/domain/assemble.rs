@@ -150,12 +150,23 @@ fn load(
 /// first 512 GiB, within one region of 512 GiB (so that one table of each
 /// upper level is enough).
 fn random_base(random: u64, size: u64) -> GuestAddr {
-    const ALIGN: u64 = 2 << 20;
-    const REGION: u64 = 512 << 30;
-    const REGIONS: u64 = 254;
     let region = 1 + random % REGIONS;
     let places = (REGION - size) / ALIGN;
     GuestAddr(region * REGION + (random / REGIONS) % places * ALIGN)
+}
+
+const ALIGN: u64 = 2 << 20;
+const REGION: u64 = 512 << 30;
+const REGIONS: u64 = 254;
+
+/// Whether a guest of this size may have been put here.
+pub(crate) fn is_base(base: u64, size: u64) -> bool {
+    let region = base / REGION;
+    let size_is_right = (1..=MAX_MEMORY).contains(&size) && size.is_multiple_of(PAGE_SIZE);
+    size_is_right
+        && base.is_multiple_of(ALIGN)
+        && (1..=REGIONS).contains(&region)
+        && base % REGION <= REGION - size
 }
 
 /// What this host's processor has of the features that guests may use (Intel
@@ -186,6 +197,8 @@ mod tests {
                 let base = random_base(random, size).0;
                 assert!(base >= 512 << 30 && base + size <= 1 << 47);
                 assert_eq!(base >> 39, (base + size - 1) >> 39);
+                assert!(is_base(base, size));
+                assert!(!is_base(base + PAGE_SIZE, size) && !is_base(base, size + 1));
             }
         }
     }

@@ -11,7 +11,7 @@ use crate::event::Hub;
 use crate::memory::{GuestMemory, RingMemory};
 use crate::reactor::Source;
 use hv_abi::device::{CONFIG_SIZE, Config, DeviceInfo, RingInfo};
-use hv_abi::io::block::{BlockRequest, BlockResponse};
+use hv_abi::io::block::{BlockConfig, BlockRequest, BlockResponse};
 use hv_abi::io::console::ConsoleConfig;
 use hv_abi::io::function::FunctionConfig;
 use hv_abi::io::net::{NetConfig, NetRequest, NetResponse};
@@ -34,7 +34,7 @@ const FUNCTION_BYTES: u32 = 32 << 10;
 
 /// A ring of a device.
 pub(super) struct RingPlan {
-    info: RingInfo,
+    pub(super) info: RingInfo,
     pub(super) layout: ring::Layout,
     pub(super) offset: u64,
 }
@@ -60,22 +60,30 @@ impl Backend {
 
     /// Its configuration, and its rings, which are nowhere yet.
     fn describe(&self) -> ([u8; CONFIG_SIZE], Vec<RingPlan>) {
-        let bytes = |requests, responses| vec![RingPlan::new(ring_info::<u8, u8>(requests, responses))];
-        match self {
-            Backend::Console => (ConsoleConfig::default().to_config(), bytes(CONSOLE_OUT, CONSOLE_IN)),
-            Backend::Block(disk, _) => {
-                let ring = ring_info::<BlockRequest, BlockResponse>(BLOCK_ENTRIES, BLOCK_ENTRIES);
-                (disk.config().to_config(), vec![RingPlan::new(ring)])
-            }
-            Backend::Net(network, _) => {
-                let ring = || RingPlan::new(ring_info::<NetRequest, NetResponse>(NET_ENTRIES, NET_ENTRIES));
-                (network.config().to_config(), vec![ring(), ring()])
-            }
-            Backend::Function(_) => {
-                (FunctionConfig::default().to_config(), bytes(FUNCTION_BYTES, FUNCTION_BYTES))
-            }
-        }
+        let config = match self {
+            Backend::Console => ConsoleConfig::default().to_config(),
+            Backend::Block(disk, _) => disk.config().to_config(),
+            Backend::Net(network, _) => network.config().to_config(),
+            Backend::Function(_) => FunctionConfig::default().to_config(),
+        };
+        (config, rings_of(self.kind()).expect("a kind that there is"))
     }
+}
+
+/// The rings of a device of this kind, which are nowhere yet. `None`: there is no such kind.
+pub(super) fn rings_of(kind: u32) -> Option<Vec<RingPlan>> {
+    use hv_abi::device::{BLOCK, CONSOLE, FUNCTION, NET};
+    let bytes = |requests, responses| RingPlan::new(ring_info::<u8, u8>(requests, responses));
+    let net = || RingPlan::new(ring_info::<NetRequest, NetResponse>(NET_ENTRIES, NET_ENTRIES));
+    Some(match kind {
+        CONSOLE => vec![bytes(CONSOLE_OUT, CONSOLE_IN)],
+        BLOCK => {
+            vec![RingPlan::new(ring_info::<BlockRequest, BlockResponse>(BLOCK_ENTRIES, BLOCK_ENTRIES))]
+        }
+        NET => vec![net(), net()],
+        FUNCTION => vec![bytes(FUNCTION_BYTES, FUNCTION_BYTES)],
+        _ => return None,
+    })
 }
 
 /// A device of a guest that is about to start.
@@ -144,6 +152,9 @@ impl Devices {
             return Err(RestoreError::Devices { wanted: wanted() });
         }
         for (device, info) in devices.all.iter_mut().zip(table) {
+            if let (Backend::Block(disk, _), Some(saved)) = (&device.backend, BlockConfig::of(info)) {
+                same_disk(device.index, disk, &saved)?;
+            }
             for (ring, &saved) in device.rings.iter_mut().zip(&info.rings) {
                 // The sizes of a table from a file are those that this version
                 // gives, or the snapshot would have been refused.
@@ -189,6 +200,18 @@ impl Devices {
             })
             .collect()
     }
+}
+
+/// Refuses a disk that the guest would take for what it is not.
+fn same_disk(index: u32, disk: &Disk, saved: &BlockConfig) -> Result<(), RestoreError> {
+    let given = disk.config();
+    let size_and_kind = |config: &BlockConfig| (config.sectors, config.sector_size, config.features);
+    let limits_hold = saved.max_transfer <= given.max_transfer && saved.max_segments <= given.max_segments;
+    if size_and_kind(&given) == size_and_kind(saved) && limits_hold {
+        return Ok(());
+    }
+    let path = disk.path().to_path_buf();
+    Err(RestoreError::Disk { index, path, given: Box::new(given), saved: Box::new(*saved) })
 }
 
 /// A device at work: what the I/O thread drives, and the doorbells that reach it.

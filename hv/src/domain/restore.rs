@@ -13,6 +13,8 @@ use crate::engine::Engine;
 use crate::memory::GuestMemory;
 use crate::sched::Share;
 use crate::snapshot::Snapshot;
+use hv_abi::io::block::{BlockConfig, BlockFeatures};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -25,6 +27,24 @@ pub enum RestoreError {
         /// The kinds of the guest's devices, the console left out.
         wanted: Vec<u32>,
     },
+    /// Another disk than the guest had.
+    #[error("disk {index} ({}) has {}; the guest that was saved had one of {}", path.display(), shape(.given), shape(.saved))]
+    Disk {
+        /// Counts the disks from 0.
+        index: u32,
+        /// The disk.
+        path: PathBuf,
+        /// What it is.
+        given: Box<BlockConfig>,
+        /// What it was.
+        saved: Box<BlockConfig>,
+    },
+}
+
+fn shape(config: &BlockConfig) -> String {
+    let read_only = BlockFeatures::from_bits_truncate(config.features).contains(BlockFeatures::READ_ONLY);
+    let kind = if read_only { "read-only" } else { "writable" };
+    format!("{} sectors of {} bytes, {kind}", config.sectors, config.sector_size)
 }
 
 fn kinds(kinds: &[u32]) -> String {
@@ -129,6 +149,7 @@ impl Restore {
             places: saved.places,
             cpu: saved.cpu.clone(),
             devices,
+            emulated: Vec::new(),
             output: self.output,
             input: self.input,
             share: self.share,
@@ -140,4 +161,3 @@ impl Restore {
         .start(engine)
     }
 }
-            emulated: Vec::new(),

@@ -29,7 +29,7 @@ pub enum DeployError {
     #[error(transparent)]
     Capture(#[from] CaptureError),
     /// A disk that one guest would change under another.
-    #[error("disk {}: the guests of a function share their disks; append \",ro\"", .0.display())]
+    #[error("disk {}: the guests of a function share their disks; append \",ro\" or \",overlay\"", .0.display())]
     Disk(PathBuf),
     /// No thread.
     #[error("cannot start a thread: {0}")]

@@ -15,9 +15,11 @@
 
 mod private;
 mod ring;
+mod saved;
 mod template;
 
 pub use ring::RingMemory;
+pub use saved::SavedRange;
 pub use template::{Template, TemplateError};
 
 use hv_abi::{Errno, GuestAddr, PAGE_SIZE};

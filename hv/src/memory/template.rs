@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use vm_memory::{FileOffset, MmapRegion, VolatileMemory, VolatileSlice};
 
@@ -80,6 +81,17 @@ impl Template {
         self.size
     }
 
+    /// What its clones may do where.
+    pub(super) fn access(&self) -> &[(Range<u64>, Access)] {
+        &self.map
+    }
+
+    /// Copies bytes out, which costs holes no memory. Panics outside.
+    pub fn read(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
+        assert!(offset + bytes.len() as u64 <= self.size + tail_size(self.size));
+        self.file.read_exact_at(bytes, offset)
+    }
+
     /// Bytes of host memory that it takes, tail included.
     pub fn resident(&self) -> u64 {
         rustix::fs::fstat(&*self.file).map_or(0, |stat| stat.st_blocks as u64 * 512)
@@ -107,7 +119,7 @@ impl Template {
     }
 
     /// The ranges (offsets, without the tail) that are not holes, in ascending order.
-    pub(super) fn data(&self) -> impl Iterator<Item = Range<u64>> {
+    pub(crate) fn data(&self) -> impl Iterator<Item = Range<u64>> {
         self.data.iter().map(|range| range.start..range.end.min(self.size)).filter(|range| !range.is_empty())
     }
 }

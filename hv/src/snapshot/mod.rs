@@ -1,5 +1,18 @@
 //! Snapshots: a guest that stands still, to go on from any number of times.
+//!
+//! In a folder, a snapshot is three files: `state`, which says what the other two have to be, `memory`, and
+//! the image. docs/snapshots.md has the format.
 
+mod features;
+mod header;
+mod open;
+mod write;
+
+pub use features::Features;
+pub use open::OpenError;
+pub use write::{WriteError, Written};
+
+use crate::device::block::DiskRecord;
 use crate::domain::{Guest, Saved};
 use crate::loader::Image;
 use crate::memory::Template;
@@ -10,12 +23,19 @@ use std::sync::{Arc, Mutex};
 /// Most pages that a guest gets before it writes them.
 pub const HOT_PAGES: u64 = 64;
 
+/// The files of a snapshot's folder.
+const STATE: &str = "state";
+const MEMORY: &str = "memory";
+const IMAGE: &str = "image";
+
 /// A guest's whole state. Made by [`Guest::capture`](crate::Guest::capture) or read from a folder;
 /// guests go on from it by [`Restore`](crate::Restore).
 pub struct Snapshot {
     saved: Arc<Saved>,
     template: Arc<Template>,
     image: Arc<Image>,
+    features: Features,
+    disks: Vec<DiskRecord>,
     /// Ranges of memory that guests write at once when they go on.
     hot: Mutex<Arc<[Range<u64>]>>,
 }
@@ -23,7 +43,29 @@ pub struct Snapshot {
 impl Snapshot {
     pub(crate) fn new(saved: Saved, template: Arc<Template>, image: Arc<Image>) -> Self {
         let hot = Mutex::new(saved.pages_of_the_host().into());
-        Snapshot { saved: Arc::new(saved), template, image, hot }
+        let (features, disks) = (Features::of_host(), Vec::new());
+        Snapshot { saved: Arc::new(saved), template, image, features, disks, hot }
+    }
+
+    /// What the processor of a host has to have for guests to go on there: by default everything of
+    /// the host that the guest ran on.
+    pub fn features(&self) -> Features {
+        self.features
+    }
+
+    /// Says that the guest uses nothing of the processor but these features.
+    pub fn set_features(&mut self, features: Features) {
+        self.features = features;
+    }
+
+    /// The guest's disks, in their order, for those who open them again.
+    pub fn disks(&self) -> &[DiskRecord] {
+        &self.disks
+    }
+
+    /// Notes the guest's disks, in their order. Nothing but [`disks`](Self::disks) relies on it.
+    pub fn set_disks(&mut self, disks: Vec<DiskRecord>) {
+        self.disks = disks;
     }
 
     /// What is not memory.

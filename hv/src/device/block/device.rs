@@ -19,6 +19,7 @@
 
 use super::disk::Disk;
 use super::engine::{self, Completion, Engine, EngineError, EngineKind};
+use super::overlay::Overlay;
 use super::request::judge;
 pub use super::spin::MAX_SPIN;
 use super::spin::Spin;
@@ -87,6 +88,7 @@ pub struct BlockDevice {
     doorbell: EventFd,
     channel: Channel,
     engine: Box<dyn Engine>,
+    overlay: Option<Arc<Overlay>>,
     /// Requests that were taken and not submitted: `taken[next..]`.
     taken: Vec<BlockRequest>,
     next: usize,
@@ -132,6 +134,7 @@ impl BlockDevice {
             place: (parts.ring, parts.layout),
             doorbell: parts.doorbell,
             channel: parts.channel,
+            overlay: parts.disk.overlay().cloned(),
             engine: engine::open(Arc::new(parts.disk), parts.entries, parts.engine)?,
             taken: Vec::with_capacity(ROUND_REQUESTS),
             next: 0,
@@ -164,6 +167,13 @@ impl BlockDevice {
     fn broken(&mut self, violation: Violation) {
         self.dead = true;
         self.channel.violation(&self.name, violation);
+    }
+
+    /// Frees what has ended; nobody hears of it.
+    fn forget(&mut self) {
+        let _ = self.engine.kick();
+        self.engine.complete(&mut self.done);
+        self.done.clear();
     }
 
     /// Works until there is nothing to do or time is up.
@@ -322,20 +332,24 @@ impl BlockDevice {
 
 impl Source for BlockDevice {
     fn settle(&mut self) -> bool {
-        if self.dead {
-            return true;
+        if !self.dead {
+            match BlockDevice::settle(self) {
+                Ok(settled) => return settled,
+                Err(violation) => self.broken(violation),
+            }
         }
-        let settled = BlockDevice::settle(self);
-        settled.unwrap_or_else(|violation| {
-            self.broken(violation);
-            true
-        })
+        // Nobody is told, but the kernel may still be writing to the guest's memory.
+        self.forget();
+        self.engine.in_flight() == 0
     }
 
     fn renew(&mut self) -> bool {
         match Back::resume(self.place.0.clone(), &self.place.1) {
             Ok(ring) if !self.dead && self.in_flight() == 0 => {
                 self.ring = ring;
+                if let Some(overlay) = &self.overlay {
+                    overlay.clear();
+                }
                 true
             }
             _ => false,
@@ -356,10 +370,7 @@ impl Source for BlockDevice {
 
     fn poll(&mut self, now: Instant) -> Option<Instant> {
         if self.dead {
-            // Free what ends; nobody hears of it.
-            let _ = self.engine.kick();
-            self.engine.complete(&mut self.done);
-            self.done.clear();
+            self.forget();
             return None;
         }
         match self.serve(now) {

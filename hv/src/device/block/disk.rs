@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::folder::{self, FolderError};
+use super::overlay::Overlay;
 use super::spec::DiskSpec;
 use hv_abi::io::block::{BlockConfig, BlockFeatures, MAX_SEGMENTS};
 use rustix::fs::{AtFlags, FlockOperation, OFlags, StatxFlags};
@@ -29,6 +30,7 @@ pub struct Disk {
     sector_size: u32,
     read_only: bool,
     memory_alignment: usize,
+    overlay: Option<Arc<Overlay>>,
 }
 
 /// Why a disk cannot be used.
@@ -87,7 +89,7 @@ pub enum DiskError {
         sector_size: u32,
     },
     /// Another process, or another disk of this one, has it.
-    #[error("disk {}: in use by another guest; a writable disk belongs to one guest, \",ro\" on all of them shares it",
+    #[error("disk {}: in use by another guest; a writable disk belongs to one guest, \",ro\" or \",overlay\" on all of them shares it",
         path.display())]
     Locked {
         /// The disk's file.
@@ -122,14 +124,15 @@ pub enum DiskError {
 /// A misspelt option ends up in the file name: say which ones there are.
 fn hint(path: &Path) -> &'static str {
     if path.as_os_str().as_encoded_bytes().contains(&b',') {
-        " (options are \",ro\", \",direct\" and \",sector=512|4096\")"
+        " (options are \",ro\", \",direct\", \",overlay\" and \",sector=512|4096\")"
     } else {
         ""
     }
 }
 
 impl Disk {
-    /// Opens the disk, and locks its file (advisory, `flock`): exclusively if it is writable, shared if not.
+    /// Opens the disk, and locks its file (advisory, `flock`): exclusively if it
+    /// is to be written, shared if not, or if only its overlay is.
     pub fn open(spec: &DiskSpec) -> Result<Disk, DiskError> {
         let path = spec.path.clone();
         let metadata = match std::fs::metadata(&path) {
@@ -168,6 +171,7 @@ impl Disk {
             sector_size,
             read_only: spec.read_only,
             memory_alignment,
+            overlay: overlay(spec, size),
         })
     }
 
@@ -178,19 +182,23 @@ impl Disk {
         }
         let (file, size) = folder::image(&path, spec.sector_size)?;
         let sector_size = spec.sector_size;
-        Ok(Disk { file: Arc::new(file), path, size, sector_size, read_only: true, memory_alignment: 1 })
+        let overlay = overlay(spec, size);
+        let read_only = overlay.is_none();
+        Ok(Disk { file: Arc::new(file), path, size, sector_size, read_only, memory_alignment: 1, overlay })
     }
 
-    /// The same disk for another guest; `None` if one of them could change what the other sees.
+    /// The same disk for another guest, with an overlay of its own if it has one; `None` if one
+    /// of them could change what the other sees.
     pub fn share(&self) -> Option<Disk> {
-        let Disk { file, path, size, sector_size, read_only, memory_alignment } = self;
-        read_only.then(|| Disk {
+        let Disk { file, path, size, sector_size, read_only, memory_alignment, overlay } = self;
+        (*read_only || overlay.is_some()).then(|| Disk {
             file: file.clone(),
             path: path.clone(),
             size: *size,
             sector_size: *sector_size,
-            read_only: true,
+            read_only: *read_only,
             memory_alignment: *memory_alignment,
+            overlay: overlay.as_ref().map(|_| Arc::new(Overlay::new(*size, *sector_size))),
         })
     }
 
@@ -214,6 +222,16 @@ impl Disk {
     /// Size in bytes.
     pub fn size(&self) -> u64 {
         self.size
+    }
+
+    /// Bytes of a sector.
+    pub fn sector_size(&self) -> u32 {
+        self.sector_size
+    }
+
+    /// Where the guest's writes go, if not to the file.
+    pub fn overlay(&self) -> Option<&Arc<Overlay>> {
+        self.overlay.as_ref()
     }
 
     /// What the addresses of buffers have to be multiples of: 1 through the page cache.
@@ -244,34 +262,45 @@ impl AsRawFd for Disk {
     }
 }
 
+fn overlay(spec: &DiskSpec, size: u64) -> Option<Arc<Overlay>> {
+    spec.overlay.then(|| Arc::new(Overlay::new(size, spec.sector_size)))
+}
+
+/// Whether the file itself is written.
+fn writes_file(spec: &DiskSpec) -> bool {
+    !spec.read_only && !spec.overlay
+}
+
 fn open_file(spec: &DiskSpec, metadata: &Metadata) -> Result<File, DiskError> {
     let path = spec.path.clone();
     let mut flags = OFlags::empty();
     if spec.direct {
         flags |= OFlags::DIRECT;
     }
-    if !spec.read_only && metadata.file_type().is_block_device() {
+    if writes_file(spec) && metadata.file_type().is_block_device() {
         // The kernel then refuses a device that is mounted.
         flags |= OFlags::EXCL;
     }
     let open = |write: bool| {
         OpenOptions::new().read(true).write(write).custom_flags(flags.bits() as i32).open(&path)
     };
-    match open(!spec.read_only) {
+    match open(writes_file(spec)) {
         Ok(file) => Ok(file),
         Err(e) if e.kind() == ErrorKind::NotFound => Err(DiskError::Missing { path }),
         Err(e) if spec.direct && e.kind() == ErrorKind::InvalidInput => Err(DiskError::NoDirect { path }),
         Err(e) if e.kind() == ErrorKind::ResourceBusy => Err(DiskError::DeviceInUse { path }),
-        Err(source) if !spec.read_only && open(false).is_ok() => Err(DiskError::NotWritable { path, source }),
+        Err(source) if writes_file(spec) && open(false).is_ok() => {
+            Err(DiskError::NotWritable { path, source })
+        }
         Err(source) => Err(DiskError::Unreadable { path, source }),
     }
 }
 
 fn lock(file: &File, spec: &DiskSpec) -> Result<(), DiskError> {
-    let operation = if spec.read_only {
-        FlockOperation::NonBlockingLockShared
-    } else {
+    let operation = if writes_file(spec) {
         FlockOperation::NonBlockingLockExclusive
+    } else {
+        FlockOperation::NonBlockingLockShared
     };
     match rustix::fs::flock(file, operation) {
         Ok(()) => Ok(()),

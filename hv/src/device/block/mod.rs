@@ -5,6 +5,8 @@
 //! ring ─ device ─ request: judged once ─▶ plan ─▶ engine ─ io_uring | threads ─▶ disk
 //! ```
 //!
+//! A disk can have an [`overlay`]: a guest's own writes, which the disk does not see.
+//!
 //! The order of the rooms is the order of trust: [`device`] copies a request
 //! out of the ring, [`request`] turns the copy into a [`Plan`] or refuses it,
 //! and an [`engine`] only ever sees plans. ⚠ `unsafe` is found in
@@ -15,6 +17,8 @@ pub mod device;
 pub mod disk;
 pub mod engine;
 pub mod folder;
+pub mod overlay;
+pub mod record;
 pub mod request;
 pub mod spec;
 mod spin;
@@ -25,5 +29,6 @@ mod tests;
 pub use device::{BlockDevice, BlockError, Parts};
 pub use disk::{Disk, DiskError};
 pub use engine::{EngineError, EngineKind};
+pub use record::{DiskRecord, RecordError};
 pub use request::{Plan, judge};
 pub use spec::{DiskSpec, SpecError};

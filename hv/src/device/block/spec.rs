@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// A disk as the command line names it: `FILE[,ro][,direct][,sector=512|4096]`.
+/// A disk as the command line names it: `FILE[,ro][,direct][,overlay][,sector=512|4096]`.
 ///
 /// Only known options at the end are taken as options, so a file name may have
 /// commas. A file whose own name ends in one of the options cannot be named;
@@ -17,6 +17,8 @@ pub struct DiskSpec {
     pub read_only: bool,
     /// Go past the host's page cache (`O_DIRECT`).
     pub direct: bool,
+    /// The guest's writes go to a private overlay that is gone at its end; the file stays as it is.
+    pub overlay: bool,
     /// Bytes of a sector: 512 or 4096.
     pub sector_size: u32,
 }
@@ -28,7 +30,7 @@ pub const DEFAULT_SECTOR_SIZE: u32 = 512;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SpecError {
     /// There is no file name in front of the options.
-    #[error("no file name in \"{0}\"; write FILE[,ro][,direct][,sector=512|4096]")]
+    #[error("no file name in \"{0}\"; write FILE[,ro][,direct][,overlay][,sector=512|4096]")]
     NoFile(String),
     /// Sectors of another size.
     #[error("a disk has sectors of 512 or 4096 bytes, not \"{0}\"")]
@@ -36,12 +38,21 @@ pub enum SpecError {
     /// An option was given more than once.
     #[error("the disk option \"{0}\" is given twice")]
     Repeated(&'static str),
+    /// Options that contradict each other.
+    #[error("the disk options \"overlay\" and \"{0}\" exclude each other; leave one out")]
+    Overlay(&'static str),
 }
 
 impl DiskSpec {
     /// The disk at `path`: writable, through the page cache, in sectors of 512 bytes.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        DiskSpec { path: path.into(), read_only: false, direct: false, sector_size: DEFAULT_SECTOR_SIZE }
+        DiskSpec {
+            path: path.into(),
+            read_only: false,
+            direct: false,
+            overlay: false,
+            sector_size: DEFAULT_SECTOR_SIZE,
+        }
     }
 }
 
@@ -49,11 +60,13 @@ impl FromStr for DiskSpec {
     type Err = SpecError;
 
     fn from_str(text: &str) -> Result<Self, SpecError> {
-        let (mut file, mut read_only, mut direct, mut sector_size) = (text, false, false, None);
+        let (mut file, mut sector_size) = (text, None);
+        let (mut read_only, mut direct, mut overlay) = (false, false, false);
         while let Some((rest, option)) = file.rsplit_once(',') {
             let (name, repeated) = match option {
                 "ro" => ("ro", std::mem::replace(&mut read_only, true)),
                 "direct" => ("direct", std::mem::replace(&mut direct, true)),
+                "overlay" => ("overlay", std::mem::replace(&mut overlay, true)),
                 _ => {
                     let Some(size) = option.strip_prefix("sector=") else { break };
                     let size = match size {
@@ -72,8 +85,13 @@ impl FromStr for DiskSpec {
         if file.is_empty() {
             return Err(SpecError::NoFile(text.into()));
         }
+        match (overlay, read_only, direct) {
+            (true, true, _) => return Err(SpecError::Overlay("ro")),
+            (true, _, true) => return Err(SpecError::Overlay("direct")),
+            _ => {}
+        }
         let sector_size = sector_size.unwrap_or(DEFAULT_SECTOR_SIZE);
-        Ok(DiskSpec { path: file.into(), read_only, direct, sector_size })
+        Ok(DiskSpec { path: file.into(), read_only, direct, overlay, sector_size })
     }
 }
 
@@ -82,7 +100,7 @@ mod tests {
     use super::*;
 
     fn spec(path: &str, read_only: bool, direct: bool, sector_size: u32) -> Result<DiskSpec, SpecError> {
-        Ok(DiskSpec { path: path.into(), read_only, direct, sector_size })
+        Ok(DiskSpec { path: path.into(), read_only, direct, overlay: false, sector_size })
     }
 
     #[test]

@@ -28,6 +28,33 @@ pub(super) enum Pieces<'a> {
     Many(&'a [iovec]),
 }
 
+impl<'a> Pieces<'a> {
+    /// Bytes.
+    pub(super) fn len(self) -> u64 {
+        match self {
+            Pieces::One(one) => one.iov_len as u64,
+            Pieces::Many(many) => many.iter().map(|piece| piece.iov_len as u64).sum(),
+        }
+    }
+
+    /// The first bytes, as many as there are up to `len`; with a list of its own in `room`.
+    pub(super) fn first(self, len: u64, room: &'a mut Vec<iovec>) -> Pieces<'a> {
+        let many = match self {
+            Pieces::One(one) => {
+                return Pieces::One(iovec { iov_len: one.iov_len.min(len as usize), ..one });
+            }
+            Pieces::Many(many) => many,
+        };
+        let mut left = len as usize;
+        room.extend(many.iter().map_while(|&piece| {
+            let iov_len = piece.iov_len.min(left);
+            left -= iov_len;
+            (iov_len > 0).then_some(iovec { iov_len, ..piece })
+        }));
+        Pieces::Many(room)
+    }
+}
+
 /// One system call.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Step<'a> {
@@ -68,7 +95,7 @@ pub(super) struct Job {
     tries: u32,
 }
 
-const HOLE: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+pub(super) const HOLE: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
 const RANGE: i32 = libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE;
 
 impl Job {

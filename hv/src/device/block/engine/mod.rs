@@ -87,6 +87,8 @@ pub fn open(disk: Arc<Disk>, entries: u32, kind: EngineKind) -> Result<Box<dyn E
         EngineKind::Auto if std::env::var_os("HV_NO_IO_URING").is_some_and(|v| v == "1") => {
             EngineKind::Threads
         }
+        // What goes where is decided at each step, which only threads can.
+        _ if disk.overlay().is_some() => EngineKind::Threads,
         kind => kind,
     };
     if kind != EngineKind::Threads {

@@ -1,8 +1,9 @@
-//! ⚠ The engine on threads, for hosts whose kernel refuses io_uring.
+//! ⚠ The engine on threads, for disks with an overlay, and for hosts whose kernel refuses io_uring.
 
-use super::job::{Job, Pieces, Step};
+use super::job::{HOLE, Job, Pieces, Step};
 use super::{Completion, Engine};
 use crate::device::block::disk::Disk;
+use crate::device::block::overlay::Overlay;
 use crate::device::block::request::Plan;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use hv_abi::Errno;
@@ -96,7 +97,51 @@ impl Shared {
 
 /// Makes a step, and returns what io_uring would: the count, or `-errno`.
 fn call(disk: &Disk, step: Step<'_>) -> i32 {
-    let fd = disk.as_raw_fd();
+    match disk.overlay() {
+        None => on_file(disk.as_raw_fd(), step),
+        Some(overlay) => on_overlay(disk.as_raw_fd(), overlay, step),
+    }
+}
+
+/// The same where writes go to an overlay: the part of the step at its start
+/// that one of the two files can do, if not all of it.
+fn on_overlay(base: RawFd, overlay: &Overlay, step: Step<'_>) -> i32 {
+    // An overlay does not outlive its guest.
+    if matches!(step, Step::Sync) {
+        return 0;
+    }
+    let top = match overlay.file() {
+        Ok(file) => file,
+        Err(error) => return -error.raw_os_error().unwrap_or(libc::EIO),
+    };
+    match step {
+        Step::Read(pieces, offset) => {
+            let (written, len) = overlay.run(offset, pieces.len());
+            let mut room = Vec::new();
+            let from = if written { top.as_raw_fd() } else { base };
+            on_file(from, Step::Read(pieces.first(len, &mut room), offset))
+        }
+        Step::Write(_, offset) => match on_file(top.as_raw_fd(), step) {
+            count @ 1.. => match overlay.wrote(offset, count as u64) {
+                // Less than a sector: as good as nothing.
+                0 => -libc::ENOSPC,
+                whole => whole as i32,
+            },
+            failed => failed,
+        },
+        // A hole that counts as written reads as zeroes.
+        Step::Allocate(_, span) => match on_file(top.as_raw_fd(), Step::Allocate(HOLE, span)) {
+            0 => {
+                overlay.wrote(span.offset, span.len);
+                0
+            }
+            failed => failed,
+        },
+        Step::Sync => 0,
+    }
+}
+
+fn on_file(fd: RawFd, step: Step<'_>) -> i32 {
     let result = match step {
         Step::Read(pieces, offset) => with(pieces, |v, n| {
             // SAFETY: the step's memory lives until its job is told the result,

@@ -4,6 +4,7 @@ mod disks;
 mod hostile;
 mod io;
 mod judging;
+mod overlays;
 mod throughput;
 
 use super::device::MAX_SPIN;

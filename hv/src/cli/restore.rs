@@ -1,0 +1,63 @@
+//! `hv restore`: a guest that was saved goes on in the foreground.
+
+use super::args::{NetKind, RestoreArgs};
+use super::run;
+use crate::device::block::{Disk, DiskSpec};
+use crate::device::stdio::{Stdin, Stdout};
+use crate::domain::Restore;
+use crate::engine::Engine;
+use crate::platform::kvm::KvmPlatform;
+use crate::sched::Share;
+use crate::snapshot::Snapshot;
+use hv_abi::device::{BLOCK, FUNCTION, NET};
+use std::error::Error;
+use std::sync::Arc;
+
+/// Restores the guest, waits for its end, and returns hv's exit code.
+pub(super) fn run(args: RestoreArgs) -> Result<u8, Box<dyn Error>> {
+    let engine = Engine::new(KvmPlatform::new()?, 0)?;
+    let snapshot = Arc::new(Snapshot::open(&args.snapshot, &engine)?);
+    let has = |kind: u32| snapshot.saved().devices.iter().filter(|device| device.kind == kind).count();
+    if has(FUNCTION) > 0 {
+        let path = args.snapshot.display();
+        return Err(
+            format!("{path}: a function, which needs requests: `hv serve --function /PATH={path}`").into()
+        );
+    }
+    let mut restore = Restore::new(snapshot.clone()).output(Stdout).input(Stdin);
+    restore = restore.share(Share::new(args.foreground.weight, args.foreground.cap)?);
+    for (n, spec) in disks(&args, &snapshot, has(BLOCK))?.iter().enumerate() {
+        let disk = Disk::open(spec)?;
+        if let Some(record) = snapshot.disks().get(n) {
+            record.check(&disk)?;
+        }
+        restore = restore.disk(disk);
+    }
+    // Nothing about the network is in a snapshot but that there was one.
+    let default = (has(NET) > 0).then_some(NetKind::User);
+    if let Some((network, capture)) = run::network(&args.net, default)? {
+        restore = restore.network(network, capture);
+    }
+    let guest = restore.spawn(&engine)?;
+    run::foreground(&engine, &guest, &args.foreground)
+}
+
+/// The disks that were given, or those that the guest had.
+fn disks(args: &RestoreArgs, snapshot: &Snapshot, wanted: usize) -> Result<Vec<DiskSpec>, String> {
+    let mut specs = match args.disks.is_empty() {
+        true => snapshot.disks().iter().map(|record| record.spec.clone()).collect(),
+        false => args.disks.clone(),
+    };
+    if specs.len() != wanted {
+        let given = specs.len();
+        return Err(format!(
+            "the guest had {wanted} disks, and gets {given}; name each with --disk, in their order"
+        ));
+    }
+    if args.disk_overlay {
+        for spec in specs.iter_mut().filter(|spec| !spec.read_only) {
+            (spec.overlay, spec.direct) = (true, false);
+        }
+    }
+    Ok(specs)
+}

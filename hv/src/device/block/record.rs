@@ -1,0 +1,296 @@
+//! What a snapshot remembers of a guest's disk, to know it again.
+#![forbid(unsafe_code)]
+
+use super::disk::Disk;
+use super::overlay::Overlay;
+use super::spec::DiskSpec;
+use std::ffi::OsString;
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use xxhash_rust::xxh3::Xxh3;
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
+
+/// A disk of a guest, as it was when the guest was saved.
+#[derive(Clone, Debug)]
+pub struct DiskRecord {
+    /// Where it was, and how it was used.
+    pub spec: DiskSpec,
+    form: Form,
+    overlay: Option<Arc<Overlay>>,
+}
+
+/// The saved form, before the path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct Form {
+    /// Bytes of the disk.
+    size: u64,
+    /// When it was changed last: seconds since 1970, and nanoseconds. For [`FILE`]s.
+    modified: i64,
+    modified_ns: u32,
+    sector_size: u32,
+    /// XXH3 of the image that a [`FOLDER`] became.
+    fingerprint: u64,
+    flags: u32,
+    /// Bytes of the path.
+    path: u32,
+}
+
+const READ_ONLY: u32 = 1;
+const DIRECT: u32 = 2;
+const OVERLAY: u32 = 4;
+/// An ordinary file, whose time of change says whether it is the same. (That of a block
+/// device's node says nothing.)
+const FILE: u32 = 8;
+const FOLDER: u32 = 16;
+const ALL_FLAGS: u32 = 31;
+
+/// Longest path, as Linux has it.
+const PATH_MAX: usize = 4096;
+
+/// Why a disk is not the one that the guest had, or cannot be recorded.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// It cannot be looked at.
+    #[error("disk {}: cannot look at it: {source}", path.display())]
+    Unreadable {
+        /// The disk.
+        path: PathBuf,
+        /// What the host's kernel said.
+        source: io::Error,
+    },
+    /// A snapshot would lack what is in the overlay.
+    #[error("disk {}: the guest has written to its overlay, which a snapshot does not keep; leave out \",overlay\"",
+        path.display())]
+    Overlay {
+        /// The disk.
+        path: PathBuf,
+    },
+    /// Another number of bytes.
+    #[error("disk {}: it has {given} bytes, and had {saved} when the snapshot was made; restore with that disk",
+        path.display())]
+    Size {
+        /// The disk.
+        path: PathBuf,
+        /// Its bytes.
+        given: u64,
+        /// Bytes that it had.
+        saved: u64,
+    },
+    /// Sectors of another size.
+    #[error("disk {}: sectors of {given} bytes, and of {saved} when the snapshot was made; append \",sector={saved}\"",
+        path.display())]
+    SectorSize {
+        /// The disk.
+        path: PathBuf,
+        /// Bytes of a sector.
+        given: u32,
+        /// Bytes of a sector that it had.
+        saved: u32,
+    },
+    /// The guest would mix what it remembers with what is there now.
+    #[error("disk {}: it has changed since the snapshot was made; restore with a copy from then (made with `cp -p`), \
+             or make the snapshot again (--disk-overlay leaves disks as they are)", path.display())]
+    Changed {
+        /// The disk.
+        path: PathBuf,
+    },
+}
+
+fn unreadable(path: &Path) -> impl Fn(io::Error) -> RecordError {
+    move |source| RecordError::Unreadable { path: path.into(), source }
+}
+
+impl DiskRecord {
+    /// A record of a disk that is about to be given to a guest, to be [renewed](Self::renew)
+    /// when the guest is saved.
+    pub fn new(spec: &DiskSpec, disk: &Disk) -> Result<Self, RecordError> {
+        let failed = unreadable(&spec.path);
+        let path = std::fs::canonicalize(&spec.path).map_err(&failed)?;
+        let metadata = std::fs::metadata(&path).map_err(&failed)?;
+        let mut form = Form {
+            size: disk.size(),
+            sector_size: disk.sector_size(),
+            path: path.as_os_str().len() as u32,
+            ..Form::new_zeroed()
+        };
+        for (flag, set) in [
+            (READ_ONLY, spec.read_only),
+            (DIRECT, spec.direct),
+            (OVERLAY, spec.overlay),
+            (FILE, metadata.is_file()),
+            (FOLDER, metadata.is_dir()),
+        ] {
+            form.flags |= if set { flag } else { 0 };
+        }
+        if metadata.is_dir() {
+            form.fingerprint = fingerprint(disk).map_err(&failed)?;
+        }
+        form.note_time(&metadata);
+        Ok(DiskRecord { spec: DiskSpec { path, ..spec.clone() }, form, overlay: disk.overlay().cloned() })
+    }
+
+    /// Brings the record up to date, for a guest that stands still, and has what it
+    /// wrote on the host's disk.
+    pub fn renew(&mut self) -> Result<(), RecordError> {
+        let path = &self.spec.path;
+        if self.overlay.as_ref().is_some_and(|overlay| !overlay.is_empty()) {
+            return Err(RecordError::Overlay { path: path.clone() });
+        }
+        if self.form.flags & FILE != 0 {
+            let file = File::open(path).map_err(unreadable(path))?;
+            file.sync_all().map_err(unreadable(path))?;
+            self.form.note_time(&file.metadata().map_err(unreadable(path))?);
+        }
+        Ok(())
+    }
+
+    /// Whether this disk is the one that was recorded, and as it was.
+    pub fn check(&self, disk: &Disk) -> Result<(), RecordError> {
+        let path = || disk.path().to_path_buf();
+        let (given, saved) = (disk.sector_size(), self.form.sector_size);
+        if given != saved {
+            return Err(RecordError::SectorSize { path: path(), given, saved });
+        }
+        let (given, saved) = (disk.size(), self.form.size);
+        if given != saved {
+            return Err(RecordError::Size { path: path(), given, saved });
+        }
+        let metadata = std::fs::metadata(disk.path()).map_err(unreadable(disk.path()))?;
+        let mut now = self.form;
+        if self.form.flags & FILE != 0 && metadata.is_file() {
+            now.note_time(&metadata);
+        }
+        if self.form.flags & FOLDER != 0 {
+            now.fingerprint = fingerprint(disk).map_err(unreadable(disk.path()))?;
+        }
+        if now == self.form { Ok(()) } else { Err(RecordError::Changed { path: path() }) }
+    }
+
+    /// Appends the saved form.
+    pub fn save(&self, to: &mut Vec<u8>) {
+        to.extend_from_slice(self.form.as_bytes());
+        to.extend_from_slice(self.spec.path.as_os_str().as_bytes());
+    }
+
+    /// Takes the saved form off the front; `None` if there is none.
+    pub fn load(from: &mut &[u8]) -> Option<Self> {
+        let (form, rest) = Form::read_from_prefix(from).ok()?;
+        let len = form.path as usize;
+        if form.flags & !ALL_FLAGS != 0
+            || len == 0
+            || len > PATH_MAX
+            || !matches!(form.sector_size, 512 | 4096)
+        {
+            return None;
+        }
+        let (path, rest) = rest.split_at_checked(len)?;
+        if path.contains(&0) {
+            return None;
+        }
+        *from = rest;
+        let spec = DiskSpec {
+            path: OsString::from_vec(path.to_vec()).into(),
+            read_only: form.flags & READ_ONLY != 0,
+            direct: form.flags & DIRECT != 0,
+            overlay: form.flags & OVERLAY != 0,
+            sector_size: form.sector_size,
+        };
+        Some(DiskRecord { spec, form, overlay: None })
+    }
+}
+
+impl Form {
+    fn note_time(&mut self, metadata: &Metadata) {
+        if self.flags & FILE != 0 {
+            (self.modified, self.modified_ns) = (metadata.mtime(), metadata.mtime_nsec() as u32);
+        }
+    }
+}
+
+/// XXH3 of all bytes of a disk.
+fn fingerprint(disk: &Disk) -> io::Result<u64> {
+    let mut hash = Xxh3::new();
+    let mut bytes = vec![0; 1 << 20];
+    let mut at = 0;
+    loop {
+        match rustix::io::pread(disk.as_fd(), &mut bytes, at)? {
+            0 => return Ok(hash.digest()),
+            count => {
+                hash.update(&bytes[..count]);
+                at += count as u64;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(path: &Path, options: &str) -> (DiskRecord, Disk) {
+        let spec: DiskSpec = format!("{}{options}", path.display()).parse().unwrap();
+        let disk = Disk::open(&spec).unwrap();
+        (DiskRecord::new(&spec, &disk).unwrap(), disk)
+    }
+
+    #[test]
+    fn a_disk_is_known_again_until_it_changes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.img");
+        std::fs::write(&path, [7; 8192]).unwrap();
+        let (record, disk) = record(&path, ",sector=4096");
+        let mut bytes = Vec::new();
+        record.save(&mut bytes);
+        let mut rest = &bytes[..];
+        let loaded = DiskRecord::load(&mut rest).unwrap();
+        assert!(rest.is_empty());
+        assert_eq!((&loaded.spec, loaded.form), (&record.spec, record.form));
+        loaded.check(&disk).unwrap();
+        let file = File::options().write(true).open(&path).unwrap();
+        file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+        assert!(matches!(loaded.check(&disk), Err(RecordError::Changed { .. })));
+        drop(disk);
+        let other = Disk::open(&DiskSpec::new(&path)).unwrap();
+        assert!(matches!(loaded.check(&other), Err(RecordError::SectorSize { given: 512, saved: 4096, .. })));
+        drop(other);
+        file.set_len(16384).unwrap();
+        let larger = Disk::open(&loaded.spec).unwrap();
+        assert!(matches!(loaded.check(&larger), Err(RecordError::Size { given: 16384, saved: 8192, .. })));
+    }
+
+    #[test]
+    fn a_folder_is_known_by_its_content() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("a.txt"), "one").unwrap();
+        let (record, disk) = record(folder.path(), "");
+        record.check(&disk).unwrap();
+        record.check(&Disk::open(&record.spec).unwrap()).unwrap();
+        std::fs::write(folder.path().join("a.txt"), "two").unwrap();
+        let changed = record.check(&Disk::open(&record.spec).unwrap());
+        assert!(matches!(changed, Err(RecordError::Changed { .. })), "{changed:?}");
+    }
+
+    #[test]
+    fn what_is_in_an_overlay_cannot_be_recorded() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.img");
+        std::fs::write(&path, [7; 8192]).unwrap();
+        let (mut record, disk) = record(&path, ",overlay");
+        record.renew().unwrap();
+        disk.overlay().unwrap().wrote(0, 512);
+        assert!(matches!(record.renew(), Err(RecordError::Overlay { .. })));
+    }
+
+    #[test]
+    fn a_broken_form_is_none() {
+        for bytes in [&[0; 48][..], &[255; 48], &[1; 10], &[]] {
+            assert!(DiskRecord::load(&mut &bytes[..]).is_none());
+        }
+    }
+}

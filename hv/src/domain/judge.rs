@@ -1,0 +1,105 @@
+//! Judging what a file says about a guest, before anything relies on it.
+
+use super::Saved;
+use super::devices::rings_of;
+use crate::loader::Image;
+use crate::memory::{Access, GuestMemory};
+use hv_abi::device::{CONSOLE, RingInfo};
+use hv_abi::ring::ALIGNMENT;
+use hv_abi::shared_info::SharedInfo;
+use hv_abi::{GuestAddr, PAGE_SIZE, event};
+use std::collections::HashSet;
+
+/// Longest name of a guest from a file.
+const NAME_MAX: usize = 255;
+
+/// Left to the platform at the start of the guest's window, and before the hypercall page.
+const PLATFORM: u64 = 2 * PAGE_SIZE;
+const RESULT: u64 = 8;
+
+impl Saved {
+    /// Whether this can be a guest of this image in this memory, whose base, size
+    /// and access map were judged before. Says what cannot be.
+    ///
+    /// Everything that the host will read or write without looking again is judged here. What the guest
+    /// itself could have done is not: its memory and registers may hold anything.
+    pub(crate) fn judge(&self, memory: &GuestMemory, image: &Image) -> Result<(), &'static str> {
+        let places = &self.places;
+        let inside = |offset: u64, len: u64, access| {
+            // Far below an overflow: bases are below 2^47.
+            offset <= memory.size() && memory.check(GuestAddr(memory.base().0 + offset), len, access).is_ok()
+        };
+        let write = Access::READ | Access::WRITE;
+        let all = |conditions: &[(bool, &'static str)]| {
+            conditions.iter().find(|(holds, _)| !holds).map_or(Ok(()), |(_, what)| Err(*what))
+        };
+        let table = (self.devices.len() * size_of::<hv_abi::device::DeviceInfo>()) as u64;
+        all(&[
+            (self.base == memory.base().0, "the base"),
+            (memory.map().first().is_some_and(|(range, _)| range.start >= PLATFORM), "the access map"),
+            (self.time <= i64::MAX as u64, "the clock"),
+            (self.name.len() <= NAME_MAX && !self.name.contains(char::is_control), "the name"),
+            (memory.check(GuestAddr(self.cpu.rip), 1, Access::EXECUTE).is_ok(), "the instruction pointer"),
+            (self.cpu == self.cpu.clone().judged(), "the registers"),
+            (
+                places.image.is_multiple_of(PAGE_SIZE)
+                    && places.image.checked_add(image.size()).is_some_and(|end| end <= memory.size()),
+                "the place of the image",
+            ),
+            (inside(places.stack, 1, write), "the place of the stack"),
+            (
+                places.hypercall_page.is_multiple_of(PAGE_SIZE)
+                    && inside(places.hypercall_page, PAGE_SIZE, Access::READ | Access::EXECUTE)
+                    && inside(places.hypercall_page.wrapping_sub(RESULT), RESULT, Access::READ),
+                "the place of the hypercall page",
+            ),
+            (
+                places.shared_info.is_multiple_of(PAGE_SIZE)
+                    && inside(places.shared_info, size_of::<SharedInfo>() as u64, write),
+                "the place of shared-info",
+            ),
+            (
+                places.device_count == self.devices.len() as u64
+                    && places.devices.is_multiple_of(8)
+                    && inside(places.devices, table, Access::READ),
+                "the place of the device table",
+            ),
+        ])?;
+        self.judge_devices(&|info: &RingInfo, len: usize| {
+            info.address.0.is_multiple_of(ALIGNMENT as u64)
+                && memory.check(info.address, len as u64, write).is_ok()
+        })
+    }
+
+    /// `inside` says whether a ring of so many bytes may be where it is.
+    fn judge_devices(&self, inside: &dyn Fn(&RingInfo, usize) -> bool) -> Result<(), &'static str> {
+        let mut events = HashSet::new();
+        for (n, device) in self.devices.iter().enumerate() {
+            let before = self.devices[..n].iter().filter(|other| other.kind == device.kind).count();
+            // The console comes first, and is the only one.
+            if (device.kind == CONSOLE) != (n == 0) || device.index as usize != before {
+                return Err("the device table");
+            }
+            let rings = rings_of(device.kind).ok_or("the kind of a device")?;
+            for (n, saved) in device.rings.iter().enumerate() {
+                let Some(ring) = rings.get(n) else {
+                    if *saved != RingInfo::default() {
+                        return Err("the rings of a device");
+                    }
+                    continue;
+                };
+                if (saved.requests, saved.responses) != (ring.info.requests, ring.info.responses) {
+                    return Err("the size of a ring");
+                }
+                let port = saved.event.0;
+                if !(event::FIRST_DEVICE.0..event::GENERATION.0).contains(&port) || !events.insert(port) {
+                    return Err("the event of a ring");
+                }
+                if saved.reserved != 0 || !inside(saved, ring.layout.size()) {
+                    return Err("the place of a ring");
+                }
+            }
+        }
+        if self.devices.is_empty() { Err("the device table") } else { Ok(()) }
+    }
+}
