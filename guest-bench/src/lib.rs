@@ -8,6 +8,8 @@
 
 extern crate alloc;
 
+pub mod discovery;
+pub mod hardware;
 pub mod histogram;
 pub mod meter;
 pub mod operation;

@@ -39,6 +39,18 @@ pub enum Rig {
     /// Console input: every now and then eight bytes, which say what the
     /// counter read when the host began to pass them on.
     Ticks,
+    /// An emulated UART, whose bytes go where the console's go.
+    Uart,
+    /// The same disk behind an emulated ATA controller.
+    Ata,
+    /// The same disk behind virtio-mmio.
+    VirtioDisk,
+    /// The network of `Echo` behind virtio-mmio.
+    VirtioEcho,
+    /// The network of `Sink` behind virtio-mmio.
+    VirtioSink,
+    /// An emulated ACPI timer.
+    Timer,
 }
 
 impl Rig {
@@ -50,6 +62,12 @@ impl Rig {
             Rig::Echo => "echo",
             Rig::Sink => "sink",
             Rig::Ticks => "ticks",
+            Rig::Uart => "uart",
+            Rig::Ata => "ata",
+            Rig::VirtioDisk => "virtio-disk",
+            Rig::VirtioEcho => "virtio-echo",
+            Rig::VirtioSink => "virtio-sink",
+            Rig::Timer => "timer",
         }
     }
 }

@@ -1,10 +1,11 @@
 //! Lists the operations, or measures one: `list`, or `run NAME WARM-UP COUNT EXTRA`.
+//! `probe` and `look` only find the devices, and end.
 #![no_std]
 #![no_main]
 
 use hv_guest::prelude::*;
 use hv_guest_bench::meter::Meter;
-use hv_guest_bench::operations;
+use hv_guest_bench::{discovery, operations};
 
 #[hv_guest::entry]
 fn main() -> u8 {
@@ -14,16 +15,22 @@ fn main() -> u8 {
             list();
             0
         }
-        ["run", name, warm_up, count, extra] => match run(name, warm_up, count, extra) {
-            Ok(()) => 0,
-            Err(error) => {
-                println!("\n@error {error}");
-                1
-            }
-        },
+        ["run", name, warm_up, count, extra] => code(run(name, warm_up, count, extra)),
+        ["probe"] => code(discovery::probe()),
+        ["look"] => code(discovery::look()),
         _ => {
-            println!("\n@error arguments: list, or run NAME WARM-UP COUNT EXTRA");
+            println!("\n@error arguments: list, probe, look, or run NAME WARM-UP COUNT EXTRA");
             2
+        }
+    }
+}
+
+fn code(result: Result<(), String>) -> u8 {
+    match result {
+        Ok(()) => 0,
+        Err(error) => {
+            println!("\n@error {error}");
+            1
         }
     }
 }

@@ -67,18 +67,56 @@ pub(super) async fn all<F: Future<Output = Result<(), Errno>>>(futures: Vec<F>) 
 
 const fn operation(
     name: &'static str,
+    against: &'static str,
     bytes: u64,
     what: &'static str,
     run: fn(&mut Meter) -> Result<(), String>,
 ) -> Operation {
-    Operation { name, group: "block", against: None, rig: Rig::Disk, bytes, curve: None, what, run }
+    let against = Some(against);
+    Operation { name, group: "block", against, rig: Rig::Disk, bytes, curve: None, what, run }
 }
 
 pub(super) const OPERATIONS: &[Operation] = &[
-    operation("block-512-d1", 512, "512 bytes from a paravirtual disk in memory, one read at a time.", read::<512, 1>),
-    operation("block-512-d32", 512, "512 bytes from a paravirtual disk in memory, 32 reads in flight.", read::<512, 32>),
-    operation("block-4k-d1", 4096, "4 KiB from a paravirtual disk in memory, one read at a time.", read::<4096, 1>),
-    operation("block-4k-d32", 4096, "4 KiB from a paravirtual disk in memory, 32 reads in flight.", read::<4096, 32>),
-    operation("block-64k-d1", 65_536, "64 KiB from a paravirtual disk in memory, one read at a time.", read::<65_536, 1>),
-    operation("block-64k-d32", 65_536, "64 KiB from a paravirtual disk in memory, 32 reads in flight.", read::<65_536, 32>),
+    operation(
+        "block-512-d1",
+        "virtio-512-d1",
+        512,
+        "512 bytes from a paravirtual disk in memory, one read at a time.",
+        read::<512, 1>,
+    ),
+    operation(
+        "block-512-d32",
+        "virtio-512-d32",
+        512,
+        "512 bytes from a paravirtual disk in memory, 32 reads in flight.",
+        read::<512, 32>,
+    ),
+    operation(
+        "block-4k-d1",
+        "virtio-4k-d1",
+        4096,
+        "4 KiB from a paravirtual disk in memory, one read at a time.",
+        read::<4096, 1>,
+    ),
+    operation(
+        "block-4k-d32",
+        "virtio-4k-d32",
+        4096,
+        "4 KiB from a paravirtual disk in memory, 32 reads in flight.",
+        read::<4096, 32>,
+    ),
+    operation(
+        "block-64k-d1",
+        "virtio-64k-d1",
+        65_536,
+        "64 KiB from a paravirtual disk in memory, one read at a time.",
+        read::<65_536, 1>,
+    ),
+    operation(
+        "block-64k-d32",
+        "virtio-64k-d32",
+        65_536,
+        "64 KiB from a paravirtual disk in memory, 32 reads in flight.",
+        read::<65_536, 32>,
+    ),
 ];

@@ -3,31 +3,57 @@
 use crate::meter::Meter;
 use crate::operation::{Operation, Rig};
 use alloc::string::String;
+use alloc::vec::Vec;
 use hv_guest::console;
 
 const LINE: usize = 80;
 const MANY: usize = 64 << 10;
 
-/// Writes so many bytes at a time, with a line break at the end of each 80.
+/// Writes so many bytes at a time.
 fn write<const LEN: usize>(meter: &mut Meter) -> Result<(), String> {
-    let mut bytes = alloc::vec![b'.'; LEN];
-    bytes.iter_mut().skip(LINE - 1).step_by(LINE).for_each(|byte| *byte = b'\n');
+    let bytes = text::<LEN>();
     meter.each(|| console::write(&bytes));
     Ok(())
 }
 
+/// So many bytes, with a line break at the end of each 80.
+pub(super) fn text<const LEN: usize>() -> Vec<u8> {
+    let mut bytes = alloc::vec![b'.'; LEN];
+    bytes.iter_mut().skip(LINE - 1).step_by(LINE).for_each(|byte| *byte = b'\n');
+    bytes
+}
+
 const fn operation(
     name: &'static str,
+    against: &'static str,
     bytes: usize,
     what: &'static str,
     run: fn(&mut Meter) -> Result<(), String>,
 ) -> Operation {
-    let bytes = bytes as u64;
-    Operation { name, group: "console", against: None, rig: Rig::Plain, bytes, curve: None, what, run }
+    let (against, bytes) = (Some(against), bytes as u64);
+    Operation { name, group: "console", against, rig: Rig::Plain, bytes, curve: None, what, run }
 }
 
 pub(super) const OPERATIONS: &[Operation] = &[
-    operation("console-byte", 1, "One byte to the paravirtual console, as fast as its reader takes them.", write::<1>),
-    operation("console-line", LINE, "A line of 80 bytes to the paravirtual console.", write::<LINE>),
-    operation("console-64k", MANY, "64 KiB to the paravirtual console, four times what its ring holds.", write::<MANY>),
+    operation(
+        "console-byte",
+        "uart-byte",
+        1,
+        "One byte to the paravirtual console, as fast as its reader takes them.",
+        write::<1>,
+    ),
+    operation(
+        "console-line",
+        "uart-line",
+        LINE,
+        "A line of 80 bytes to the paravirtual console.",
+        write::<LINE>,
+    ),
+    operation(
+        "console-64k",
+        "uart-64k",
+        MANY,
+        "64 KiB to the paravirtual console, four times what its ring holds.",
+        write::<MANY>,
+    ),
 ];

@@ -9,8 +9,8 @@ use hv_guest::net::{self, IpEndpoint, Ipv4Address, TcpError, TcpSocket};
 use hv_guest::{block_on, executor};
 
 /// Where the guest's network shows the host's loopback address.
-const HOST: Ipv4Address = Ipv4Address::new(10, 0, 2, 2);
-const CHUNK: usize = 64 << 10;
+pub(super) const HOST: Ipv4Address = Ipv4Address::new(10, 0, 2, 2);
+pub(super) const CHUNK: usize = 64 << 10;
 
 /// Connects to the server, and measures with `operate` what is done on the connection.
 fn connected(
@@ -38,15 +38,17 @@ fn connected(
         .map_err(|error| failed("the connection", error))
 }
 
+/// Sends a byte, and waits for one.
+pub(super) async fn there_and_back(socket: &mut TcpSocket<'_>) -> Result<(), TcpError> {
+    let mut byte = [b'x'];
+    socket.write_all(&byte).await?;
+    match socket.read(&mut byte).await? {
+        0 => Err(TcpError::ConnectionReset),
+        _ => Ok(()),
+    }
+}
+
 fn round_trip(meter: &mut Meter) -> Result<(), String> {
-    let there_and_back = async |socket: &mut TcpSocket<'_>| {
-        let mut byte = [b'x'];
-        socket.write_all(&byte).await?;
-        match socket.read(&mut byte).await? {
-            0 => Err(TcpError::ConnectionReset),
-            _ => Ok(()),
-        }
-    };
     connected(meter, there_and_back, async |_: &mut TcpSocket<'_>| Ok(()))
 }
 
@@ -61,7 +63,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
     Operation {
         name: "net-round-trip",
         group: "net",
-        against: None,
+        against: Some("virtio-round-trip"),
         rig: Rig::Echo,
         bytes: 0,
         curve: None,
@@ -71,7 +73,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
     Operation {
         name: "net-stream",
         group: "net",
-        against: None,
+        against: Some("virtio-stream"),
         rig: Rig::Sink,
         bytes: CHUNK as u64,
         curve: None,

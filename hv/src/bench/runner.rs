@@ -43,19 +43,33 @@ pub struct RunError {
 /// Most operations of a round, however fast they are.
 const MAX_COUNT: u64 = 20_000_000;
 
+/// An operation that takes as long as so many rounds is slow.
+const SLOW: u32 = 10;
+/// Rounds of a slow operation: enough for a median and a spread, and for no more of everybody's time.
+const SLOW_ROUNDS: u32 = 3;
+
+/// How often an operation is done.
+struct Pace {
+    /// Operations of a round.
+    count: u64,
+    rounds: u32,
+}
+
 /// Finds out how many operations make a round; that also warms everything up.
-fn calibrate(operation: &dyn Operation, round: Duration) -> Result<u64, OperationError> {
-    let mut count = 16u64;
+fn calibrate(operation: &dyn Operation, plan: Plan) -> Result<Pace, OperationError> {
+    let mut count = 1u64;
     // Estimates from few operations are poor; a quarter of a round is not few.
     for _ in 0..8 {
         let took = operation.round(count)?.lasted.max(Duration::from_nanos(1));
-        let wanted = (count as f64 * round.as_secs_f64() / took.as_secs_f64()).ceil() as u64;
-        if took >= round / 4 {
-            return Ok(wanted.clamp(1, MAX_COUNT));
+        let wanted = (count as f64 * plan.round.as_secs_f64() / took.as_secs_f64()).ceil() as u64;
+        if took >= plan.round / 4 {
+            let slow = count == 1 && took >= plan.round * SLOW;
+            let rounds = if slow { plan.rounds.min(SLOW_ROUNDS) } else { plan.rounds };
+            return Ok(Pace { count: wanted.clamp(1, MAX_COUNT), rounds });
         }
         count = wanted.clamp(count + 1, count.saturating_mul(64)).min(MAX_COUNT);
     }
-    Ok(count)
+    Ok(Pace { count, rounds: plan.rounds })
 }
 
 /// Measures the operations.
@@ -73,17 +87,20 @@ pub fn run(
         let operation = operation.spec().name.clone();
         move |source| RunError { operation, source }
     };
-    let mut counts = Vec::with_capacity(operations.len());
+    let mut paces = Vec::with_capacity(operations.len());
     for &operation in operations {
         progress.step(0, plan.rounds, &operation.spec().name);
-        counts.push(calibrate(operation, plan.round).map_err(named(operation))?);
+        paces.push(calibrate(operation, plan).map_err(named(operation))?);
     }
     let watch = Watch::begin();
     let mut rounds: Vec<Vec<Round>> = operations.iter().map(|_| Vec::new()).collect();
     for n in 1..=plan.rounds {
-        for ((&operation, &count), rounds) in operations.iter().zip(&counts).zip(&mut rounds) {
+        for ((&operation, pace), rounds) in operations.iter().zip(&paces).zip(&mut rounds) {
+            if n > pace.rounds {
+                continue;
+            }
             progress.step(n, plan.rounds, &operation.spec().name);
-            rounds.push(operation.round(count).map_err(named(operation))?);
+            rounds.push(operation.round(pace.count).map_err(named(operation))?);
         }
     }
     let noise = watch.end();

@@ -122,6 +122,17 @@ impl Guests {
         Ok(guest)
     }
 
+    /// Starts a guest that finds a console, a disk and a network, and waits for
+    /// its end: in start-info, or by probing emulated hardware.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be started or finds nothing.
+    pub fn start_and_find(&self, emulated: bool) -> Result<Guest, GuestError> {
+        let (word, rig) = if emulated { ("probe", Rig::AllEmulated) } else { ("look", Rig::All) };
+        Ok(self.run(&[word], rig)?.guest)
+    }
+
     /// Runs the bench guest to its end. What it printed last is the output.
     fn run(&self, arguments: &[&str], rig: Rig) -> Result<Run, GuestError> {
         let tail = Tail::default();
@@ -129,7 +140,7 @@ impl Guests {
         for argument in arguments {
             builder = builder.argument(argument);
         }
-        let guest = self.rigs.fit(builder, rig)?.spawn(&self.engine)?;
+        let guest = self.rigs.fit(builder, rig, &tail)?.spawn(&self.engine)?;
         let (done, over) = channel::<()>();
         let controller = guest.controller();
         let watch = std::thread::spawn(move || {

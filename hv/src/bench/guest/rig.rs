@@ -1,11 +1,13 @@
 //! What hv gives to a bench guest: disks, servers and ticks.
 
 use super::GuestError;
+use super::tail::Tail;
 use crate::clock::tsc;
-use crate::device::block::{Disk, DiskSpec};
+use crate::device::block::{Disk, DiskSpec, EngineKind};
 use crate::device::console::Input;
 use crate::device::net::user::{UserConfig, UserNet};
 use crate::domain::Builder;
+use crate::emulated::Emulated;
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
@@ -44,6 +46,22 @@ rigs! {
     Sink "sink";
     /// Console input that ticks.
     Ticks "ticks";
+    /// An emulated UART, connected to what the console is.
+    Uart "uart";
+    /// The disk behind an emulated ATA controller.
+    Ata "ata";
+    /// The disk behind virtio-mmio.
+    VirtioDisk "virtio-disk";
+    /// The network and the server of `Echo`, behind virtio-mmio.
+    VirtioEcho "virtio-echo";
+    /// The network and the server of `Sink`, behind virtio-mmio.
+    VirtioSink "virtio-sink";
+    /// An emulated ACPI timer.
+    Timer "timer";
+    /// All paravirtual devices.
+    All "all";
+    /// Emulated devices of the same kinds.
+    AllEmulated "all-emulated";
 }
 
 /// Bytes of the disk in memory: larger than the processor's caches below the last.
@@ -76,27 +94,53 @@ impl Rigs {
     /// The port of the server that belongs to a rig; 0 if it has none.
     pub(super) fn port(&self, rig: Rig) -> u16 {
         match rig {
-            Rig::Echo => self.echo,
-            Rig::Sink => self.sink,
+            Rig::Echo | Rig::VirtioEcho => self.echo,
+            Rig::Sink | Rig::VirtioSink => self.sink,
             _ => 0,
         }
     }
 
-    /// Gives a guest what the rig says.
-    pub(super) fn fit(&self, builder: Builder, rig: Rig) -> Result<Builder, GuestError> {
+    /// Gives a guest what the rig says; a UART sends to `output`.
+    pub(super) fn fit(&self, builder: Builder, rig: Rig, output: &Tail) -> Result<Builder, GuestError> {
+        let uart = || Emulated::Uart(Box::new(output.clone()));
+        let timer = |source| GuestError::Rig { what: "timer", source };
         Ok(match rig {
             Rig::Plain => builder,
-            Rig::Disk => {
-                let mut spec = DiskSpec::new(format!("/proc/self/fd/{}", self.disk.as_raw_fd()));
-                spec.read_only = true;
-                builder.disk(Disk::open(&spec)?)
-            }
-            Rig::Echo | Rig::Sink => builder.network(Box::new(UserNet::new(UserConfig::new(MAC))?), None),
-            Rig::Ticks => {
-                builder.input(Ticks::new().map_err(|source| GuestError::Rig { what: "timer", source })?)
-            }
+            Rig::Disk => builder.disk(self.open_disk()?),
+            Rig::Echo | Rig::Sink => builder.network(network()?, None),
+            Rig::Ticks => builder.input(Ticks::new().map_err(timer)?),
+            Rig::Uart => builder.emulated(uart()),
+            Rig::Ata => builder.emulated(self.ata()?),
+            Rig::VirtioDisk => builder.emulated(self.virtio_disk()?),
+            Rig::VirtioEcho | Rig::VirtioSink => builder.emulated(Emulated::VirtioNet(network()?)),
+            Rig::Timer => builder.emulated(Emulated::Timer),
+            Rig::All => builder.disk(self.open_disk()?).network(network()?, None),
+            Rig::AllEmulated => builder
+                .emulated(uart())
+                .emulated(self.ata()?)
+                .emulated(self.virtio_disk()?)
+                .emulated(Emulated::VirtioNet(network()?)),
         })
     }
+
+    fn open_disk(&self) -> Result<Disk, GuestError> {
+        let mut spec = DiskSpec::new(format!("/proc/self/fd/{}", self.disk.as_raw_fd()));
+        spec.read_only = true;
+        Ok(Disk::open(&spec)?)
+    }
+
+    fn virtio_disk(&self) -> Result<Emulated, GuestError> {
+        Ok(Emulated::VirtioBlock(self.open_disk()?, EngineKind::Auto))
+    }
+
+    fn ata(&self) -> Result<Emulated, GuestError> {
+        let file = self.disk.try_clone().map_err(|source| GuestError::Rig { what: "disk", source })?;
+        Ok(Emulated::Ata(file.into()))
+    }
+}
+
+fn network() -> Result<Box<UserNet>, GuestError> {
+    Ok(Box::new(UserNet::new(UserConfig::new(MAC))?))
 }
 
 /// A disk in memory, every page of it there.
