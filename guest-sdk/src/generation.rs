@@ -57,6 +57,10 @@ pub(crate) fn take_seed() -> Option<[u8; 32]> {
 /// Waits until this guest runs on as a restored or cloned one. Any number of
 /// tasks can wait. Call it again for the next time.
 pub async fn restored() {
-    let before = generation();
+    changed_from(generation()).await;
+}
+
+/// Waits until this guest is another than the one of this generation.
+pub(crate) async fn changed_from(before: [u8; 16]) {
     event::RESTORED.wait_until(|| generation() != before).await;
 }

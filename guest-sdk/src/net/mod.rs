@@ -21,7 +21,8 @@ pub use embassy_net::udp::UdpSocket;
 pub use embassy_net::{IpAddress, IpEndpoint, Ipv4Address, Stack};
 
 use crate::console::devices;
-use crate::{executor, random, restored, rt};
+use crate::generation::{changed_from, generation};
+use crate::{executor, random, rt};
 use alloc::boxed::Box;
 use alloc::rc::Rc;
 use alloc::vec;
@@ -68,13 +69,16 @@ impl core::error::Error for Error {}
 /// A guest that is restored or cloned goes on with the addresses that the host
 /// gave it then. Its connections are lost; those who are at their other ends hear nothing of it.
 pub async fn up(spawner: executor::Spawner) -> Result<Stack<'static>, Error> {
+    // Before the configuration is read: the guest may be saved at any time, also
+    // before `follow` runs for the first time.
+    let generation = generation();
     let (info, config) = first().ok_or(Error::NoDevice)?;
     let memory = (rt::start_info().heap_size as usize / 5).min(6 << 20);
     let identity = Rc::new(Identity::new(config.mac));
     let device = Device::new(&info, config, identity.clone(), memory).ok_or(Error::NoMemory)?;
     let (stack, mut runner) = embassy_net::new(device, addresses(&config), resources(), random::next_u64());
     spawner.spawn(async move { runner.run().await });
-    spawner.spawn(follow(stack, identity));
+    spawner.spawn(follow(stack, identity, generation));
     stack.wait_config_up().await;
     Ok(stack)
 }
@@ -86,9 +90,10 @@ fn first() -> Option<(DeviceInfo, NetConfig)> {
 
 /// Gives the stack the addresses of the guest that this one has become, each
 /// time that it is restored or cloned.
-async fn follow(stack: Stack<'static>, identity: Rc<Identity>) {
+async fn follow(stack: Stack<'static>, identity: Rc<Identity>, mut known: [u8; 16]) {
     loop {
-        restored().await;
+        changed_from(known).await;
+        known = generation();
         if let Some((_, config)) = first() {
             identity.set(config.mac);
             // Without any first: that forgets what DHCP had agreed upon.
