@@ -30,7 +30,7 @@ pub struct Operation {
 pub enum Rig {
     /// Nothing.
     Plain,
-    /// A read-only disk in the host's memory, of sectors of 512 bytes.
+    /// A read-only disk, in the host's page cache, of sectors of 512 bytes.
     Disk,
     /// A network, and a TCP server of the host that returns what it gets.
     Echo,

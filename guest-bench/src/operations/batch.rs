@@ -40,7 +40,7 @@ const fn operation(
 }
 
 pub(super) const OPERATIONS: &[Operation] = &[
-    operation("requests-1", 1, "A request to a disk in memory and its response, alone.", read::<1>),
+    operation("requests-1", 1, "A request to a disk in the page cache and its response, alone.", read::<1>),
     operation("requests-8", 8, "The same in batches of 8: the time of one of them.", read::<8>),
     operation("requests-64", 64, "The same in batches of 64: the time of one of them.", read::<64>),
 ];

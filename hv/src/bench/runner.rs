@@ -60,7 +60,12 @@ fn calibrate(operation: &dyn Operation, plan: Plan) -> Result<Pace, OperationErr
     let mut count = 1u64;
     // Estimates from few operations are poor; a quarter of a round is not few.
     for _ in 0..8 {
-        let took = operation.round(count)?.lasted.max(Duration::from_nanos(1));
+        let mut took = operation.round(count)?.lasted;
+        if count == 1 && took < plan.round * SLOW {
+            // A single operation may just have been interrupted.
+            took = took.min(operation.round(count)?.lasted);
+        }
+        let took = took.max(Duration::from_nanos(1));
         let wanted = (count as f64 * plan.round.as_secs_f64() / took.as_secs_f64()).ceil() as u64;
         if took >= plan.round / 4 {
             let slow = count == 1 && took >= plan.round * SLOW;
