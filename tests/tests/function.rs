@@ -1,0 +1,227 @@
+//! Functions: requests answered in clones, through the library.
+
+use hv::function::{Answer, Call, Failure, Function, Isolation, Options};
+use hv::{Builder, Engine, Image, KvmPlatform};
+use hv_tests::{can_run_guests, guest};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+
+/// What comes of a request.
+#[derive(Debug, Default, Clone)]
+struct Got {
+    head: String,
+    body: Vec<u8>,
+    failure: Option<String>,
+}
+
+struct Collect(Got, Sender<Got>);
+
+impl Answer for Collect {
+    fn head(&mut self, head: &[u8]) -> Result<(), String> {
+        self.0.head = String::from_utf8(head.to_vec()).map_err(|error| error.to_string())?;
+        Ok(())
+    }
+
+    fn body(&mut self, bytes: &[u8]) -> usize {
+        self.0.body.extend_from_slice(bytes);
+        bytes.len()
+    }
+
+    fn end(&mut self) {
+        let _ = self.1.send(std::mem::take(&mut self.0));
+    }
+
+    fn failed(&mut self, failure: Failure) {
+        self.0.failure = Some(failure.to_string());
+        let _ = self.1.send(std::mem::take(&mut self.0));
+    }
+
+    fn writable(&mut self) {}
+}
+
+/// A function on an engine with one thread, whose guests answer one after the other in one machine.
+fn deploy(name: &str, options: Options) -> (Engine, Function) {
+    let engine = Engine::new(KvmPlatform::new().unwrap(), 1).unwrap();
+    let image = Image::open(&guest(name)).unwrap();
+    let snapshot =
+        hv::function::boot(&engine, Builder::new(image).name(name), Duration::from_secs(10)).unwrap();
+    let function = Function::new(&engine, Arc::new(snapshot), options).unwrap();
+    (engine, function)
+}
+
+fn begin(function: &Function, head: &str) -> Result<(Call, Receiver<Got>), Failure> {
+    let (sender, receiver) = channel();
+    let call = function.call(head.as_bytes(), Box::new(Collect(Got::default(), sender)))?;
+    Ok((call, receiver))
+}
+
+fn get(function: &Function, target: &str) -> Got {
+    let head = format!("GET {target} HTTP/1.1\r\nHost: test\r\n\r\n");
+    // A machine that is being reset is not there for a moment.
+    let (mut call, receiver) = loop {
+        match begin(function, &head) {
+            Ok(begun) => break begun,
+            Err(Failure::Full) => std::thread::yield_now(),
+            Err(failure) => panic!("{failure}"),
+        }
+    };
+    call.end();
+    receiver.recv_timeout(Duration::from_secs(20)).expect("an answer")
+}
+
+fn text(got: &Got) -> String {
+    assert!(got.failure.is_none() && got.head.starts_with("HTTP/1.1 200"), "{got:?}");
+    String::from_utf8(got.body.clone()).unwrap()
+}
+
+/// One machine serves all.
+fn one() -> Options {
+    Options { instances: 1, ..Options::default() }
+}
+
+#[test]
+fn every_request_has_a_guest_of_its_own() {
+    if !can_run_guests() {
+        return;
+    }
+    let (_engine, function) = deploy("fn-hello", Options::default());
+    for n in 0..300 {
+        assert!(text(&get(&function, &format!("/?name=guest{n}"))).contains(&format!("guest{n}")));
+    }
+    let stats = function.stats();
+    assert_eq!((stats.answered, stats.ended), (300, 0));
+    assert!(stats.cold <= 10, "machines are used again: {stats:?}");
+    assert!(stats.warm >= 290, "{stats:?}");
+
+    let (_engine, function) = deploy("fn-probe", one());
+    assert_eq!([0; 5].map(|_| text(&get(&function, "/count")).trim().to_owned()), ["1"; 5]);
+}
+
+#[test]
+fn an_instance_goes_on() {
+    if !can_run_guests() {
+        return;
+    }
+    let (_engine, function) = deploy("fn-probe", Options { isolation: Isolation::Instance, ..one() });
+    for n in 1..=5 {
+        assert_eq!(text(&get(&function, "/count")).trim(), n.to_string());
+    }
+    while function.stats().idle == 0 {
+        std::thread::yield_now();
+    }
+    function.reap(Instant::now());
+    assert_eq!(function.stats().live, 0, "scaled to zero");
+    assert_eq!(text(&get(&function, "/count")).trim(), "1");
+}
+
+#[test]
+fn nothing_that_a_guest_hides_is_found_by_the_next() {
+    if !can_run_guests() {
+        return;
+    }
+    let (_engine, function) = deploy("fn-probe", one());
+    // Places and how many words of the secret are there. Within one guest, the seeker finds them.
+    let places = |found: String| -> Vec<(String, u64)> {
+        let place = |line: &str| line.rsplit_once(' ').map(|(name, n)| (name.to_owned(), n.parse().unwrap()));
+        found.lines().filter_map(place).collect()
+    };
+    let found = places(text(&get(&function, "/hide-and-seek")));
+    assert!(found.len() >= 6 && found.iter().all(|(_, count)| *count > 0), "{found:?}");
+    for _ in 0..3 {
+        text(&get(&function, "/secret"));
+        let found = places(text(&get(&function, "/find")));
+        assert!(found.len() >= 6 && found.iter().all(|(_, count)| *count == 0), "left behind: {found:?}");
+    }
+    let stats = function.stats();
+    assert_eq!((stats.live, stats.cold), (1, 1), "all of it in one machine: {stats:?}");
+}
+
+#[test]
+fn no_two_clones_have_random_bytes_or_a_generation_in_common() {
+    if !can_run_guests() {
+        return;
+    }
+    let (_engine, function) = deploy("fn-probe", Options { instances: 3, ..Options::default() });
+    let mut seen = std::collections::HashSet::new();
+    for _ in 0..500 {
+        assert!(seen.insert(text(&get(&function, "/random"))), "the same bytes twice");
+        assert!(seen.insert(text(&get(&function, "/generation"))), "the same generation twice");
+    }
+}
+
+#[test]
+fn failures_are_told_apart() {
+    if !can_run_guests() {
+        return;
+    }
+    let options =
+        Options { wall_time: Duration::from_millis(1500), cpu_time: Duration::from_millis(300), ..one() };
+    let (_engine, function) = deploy("fn-probe", options);
+    for (target, reason) in [
+        ("/crash", "the guest crashed: null pointer"),
+        ("/panic", "the guest crashed: panic"),
+        ("/exit?code=7", "exit code 7"),
+        ("/hang", "processor time"),
+        ("/sleep?ms=60000", "the time for one request"),
+    ] {
+        let failure = get(&function, target).failure.unwrap_or_default();
+        assert!(failure.contains(reason), "{target}: {failure:?}");
+        assert_eq!(text(&get(&function, "/count")).trim(), "1", "after {target}");
+    }
+    // Somebody who goes away takes the guest along.
+    let (call, receiver) = begin(&function, "GET /hang HTTP/1.1\r\n\r\n").unwrap();
+    drop(call);
+    assert!(receiver.recv_timeout(Duration::from_secs(10)).unwrap().failure.is_some());
+    assert_eq!(text(&get(&function, "/count")).trim(), "1");
+}
+
+#[test]
+fn bodies_are_streamed_with_back_pressure() {
+    if !can_run_guests() {
+        return;
+    }
+    let (_engine, function) = deploy("fn-probe", one());
+    let bytes: Vec<u8> = (0..3_000_000u32).map(|n| (n * 7 >> 3) as u8).collect();
+    let (mut call, receiver) = begin(&function, "POST /echo HTTP/1.1\r\n\r\n").unwrap();
+    let mut sent = 0;
+    while sent < bytes.len() {
+        sent += call.send(&bytes[sent..bytes.len().min(sent + 100_000)]);
+        std::thread::yield_now();
+    }
+    call.end();
+    let got = receiver.recv_timeout(Duration::from_secs(20)).unwrap();
+    assert!(got.failure.is_none() && got.body == bytes, "{} bytes came back", got.body.len());
+    assert_eq!(get(&function, "/big?n=2000000").body.len(), 2_000_000);
+}
+
+#[test]
+fn guests_that_break_the_protocol_end_as_crashed() {
+    if !can_run_guests() {
+        return;
+    }
+    let (_engine, function) = deploy("fn-probe", one());
+    for kind in [
+        "kind",
+        "zero",
+        "ones",
+        "empty-head",
+        "long-head",
+        "body-first",
+        "end-first",
+        "cancel",
+        "two-heads",
+        "empty-body",
+        "long-body",
+        "long-end",
+        "index",
+        "back",
+    ] {
+        let failure = get(&function, &format!("/garbage?kind={kind}")).failure.unwrap_or_default();
+        assert!(failure.contains("the guest crashed: function device"), "{kind}: {failure:?}");
+        assert_eq!(text(&get(&function, "/count")).trim(), "1", "after {kind}");
+    }
+    // What comes behind the end of an answer is never looked at.
+    assert!(get(&function, "/garbage?kind=after-end").failure.is_none());
+    assert_eq!(text(&get(&function, "/count")).trim(), "1");
+}
