@@ -4,7 +4,7 @@
 //! it memory, make a virtual CPU, set its CPUID and registers, and run. The
 //! guest is a few instructions that write to a port.
 
-use crate::platform::kvm::create_vm;
+use crate::platform::kvm::{create_vm, task_type};
 use kvm_bindings::{
     CpuId, KVM_MAX_CPUID_ENTRIES, kvm_regs, kvm_segment, kvm_sregs, kvm_userspace_memory_region,
 };
@@ -194,7 +194,7 @@ fn sregs() -> kvm_sregs {
             base: TASK,
             limit: 104 + 0xe8 / 8,
             selector: 0x28,
-            type_: 11,
+            type_: task_type(),
             present: 1,
             ..kvm_segment::default()
         },

@@ -228,7 +228,7 @@ mod tests {
         for word in 0..2 * SECTOR / 2 {
             let at = 3 * SECTOR + 2 * word;
             let expected = u16::from_le_bytes([(at / 7) as u8, ((at + 1) / 7) as u8]);
-            assert_eq!(ata.read(DATA, 2), expected.into());
+            assert_eq!(ata.read(DATA, 2), u64::from(expected));
         }
         assert_eq!(ata.read(COMMAND, 1) as u8, READY | SEEK_COMPLETE);
         assert_eq!(ata.read(DATA, 2), 0, "nothing is left");

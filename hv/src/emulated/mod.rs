@@ -158,3 +158,6 @@ impl Hardware {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

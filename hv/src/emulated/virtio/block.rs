@@ -128,6 +128,7 @@ impl Block {
             return None;
         };
         let _ = queue.disable_notification(self.view.memory());
+        let mut looked = false;
         loop {
             self.engine.complete(&mut self.done);
             let taken = self.take(queue, epoch);
@@ -142,9 +143,15 @@ impl Block {
                 if time.duration_since(now) >= POLL_TIME {
                     return Some(time);
                 }
+                looked = false;
                 continue;
             }
             if self.engine.room() == 0 || !queue.enable_notification(self.view.memory()).unwrap_or(false) {
+                return None;
+            }
+            if std::mem::replace(&mut looked, true) {
+                // The queue says that it holds something, and has nothing to give: it is broken.
+                running.queues.clear();
                 return None;
             }
             let _ = queue.disable_notification(self.view.memory());

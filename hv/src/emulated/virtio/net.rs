@@ -16,7 +16,8 @@ use std::sync::Arc;
 use std::time::Instant;
 use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
 use virtio_bindings::virtio_net as net;
-use virtio_queue::{Queue, QueueT};
+use virtio_queue::{DescriptorChain, Queue, QueueT};
+use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
 /// Key of the bell; networks use keys below [`FIRST_DEVICE_KEY`].
@@ -43,6 +44,9 @@ pub(super) fn identity(config: &NetConfig) -> Identity {
     }
 }
 
+/// A queue says that it holds something, and has nothing to give: the device stops.
+struct Broken;
+
 pub(super) struct Net {
     shared: Arc<Shared>,
     view: View,
@@ -59,17 +63,11 @@ impl Net {
     }
 
     /// Passes frames of the guest on. Returns whether more may be waiting.
-    fn transmit(&mut self, queue: &mut Queue, now: Instant) -> bool {
+    fn transmit(&mut self, queue: &mut Queue, now: Instant) -> Result<bool, Broken> {
         let memory = self.view.memory();
         let _ = queue.disable_notification(memory);
         for _ in 0..BUDGET {
-            let Some(chain) = queue.pop_descriptor_chain(memory) else {
-                if queue.enable_notification(memory).unwrap_or(false) {
-                    let _ = queue.disable_notification(memory);
-                    continue;
-                }
-                return false;
-            };
+            let Some(chain) = next(queue, memory)? else { return Ok(false) };
             let head = chain.head_index();
             if let Ok(mut reader) = chain.reader(memory) {
                 let mut header = [0; HEADER];
@@ -82,41 +80,79 @@ impl Net {
                     self.network.send(&self.frame[..len], now);
                 }
             }
-            let _ = queue.add_used(memory, head, 0);
+            queue.add_used(memory, head, 0).map_err(|_| Broken)?;
         }
-        true
+        Ok(true)
     }
 
     /// Fills the guest's buffers with frames.
-    fn receive(&mut self, queue: &mut Queue) {
+    fn receive(&mut self, queue: &mut Queue) -> Result<(), Broken> {
         let memory = self.view.memory();
         let _ = queue.disable_notification(memory);
+        let mut result = Ok(());
+        let mut budget = BUDGET;
         self.network.receive(&mut |frame| {
-            loop {
-                let Some(chain) = queue.pop_descriptor_chain(memory) else {
-                    // The driver tells of the next buffer.
-                    if queue.enable_notification(memory).unwrap_or(false) {
-                        let _ = queue.disable_notification(memory);
-                        continue;
+            while budget > 0 {
+                budget -= 1;
+                let filled = fill(queue, memory, frame);
+                match filled {
+                    // The buffer was none; the next may be one.
+                    Ok(Some(false)) => {}
+                    Ok(Some(true)) => return true,
+                    Ok(None) => return false,
+                    Err(broken) => {
+                        result = Err(broken);
+                        return false;
                     }
-                    return false;
-                };
-                let head = chain.head_index();
-                let mut header = [0; HEADER];
-                header[HEADER - 2] = 1; // One buffer for this frame.
-                let filled = chain.writer(memory).is_ok_and(|mut writer| {
-                    writer.available_bytes() >= HEADER + frame.len()
-                        && writer.write_all(&header).is_ok()
-                        && writer.write_all(frame).is_ok()
-                });
-                let len = if filled { (HEADER + frame.len()) as u32 } else { 0 };
-                let _ = queue.add_used(memory, head, len);
-                if filled {
-                    return true;
                 }
             }
+            false
         });
+        result
     }
+
+    /// One round over both queues. Returns whether there is more to do.
+    fn round(&mut self, queues: &mut [Queue], now: Instant) -> Result<bool, Broken> {
+        let [receive, transmit] = queues else { return Ok(false) };
+        let more = self.transmit(transmit, now)?;
+        self.network.poll(now);
+        self.receive(receive)?;
+        Ok(more)
+    }
+}
+
+/// Puts a frame into the guest's next buffer: whether it fits, or `None` if the guest lends none now.
+fn fill(queue: &mut Queue, memory: &GuestMemoryMmap, frame: &[u8]) -> Result<Option<bool>, Broken> {
+    let Some(chain) = next(queue, memory)? else { return Ok(None) };
+    let head = chain.head_index();
+    let mut header = [0; HEADER];
+    header[HEADER - 2] = 1; // One buffer for this frame.
+    let filled = chain.writer(memory).is_ok_and(|mut writer| {
+        writer.available_bytes() >= HEADER + frame.len()
+            && writer.write_all(&header).is_ok()
+            && writer.write_all(frame).is_ok()
+    });
+    let len = if filled { (HEADER + frame.len()) as u32 } else { 0 };
+    queue.add_used(memory, head, len).map_err(|_| Broken)?;
+    Ok(Some(filled))
+}
+
+/// The next chain of a queue. If there is none, the driver notifies of the next one.
+fn next<'a>(
+    queue: &mut Queue,
+    memory: &'a GuestMemoryMmap,
+) -> Result<Option<DescriptorChain<&'a GuestMemoryMmap>>, Broken> {
+    for _ in 0..2 {
+        if let Some(chain) = queue.pop_descriptor_chain(memory) {
+            return Ok(Some(chain));
+        }
+        if !queue.enable_notification(memory).map_err(|_| Broken)? {
+            return Ok(None);
+        }
+        // One came in between.
+        let _ = queue.disable_notification(memory);
+    }
+    Err(Broken)
 }
 
 impl Source for Net {
@@ -136,12 +172,10 @@ impl Source for Net {
     fn poll(&mut self, now: Instant) -> Option<Instant> {
         let shared = self.shared.clone();
         let running = &mut *shared.lock();
-        let mut more = false;
-        if let [receive, transmit] = &mut running.queues[..] {
-            more = self.transmit(transmit, now);
-            self.network.poll(now);
-            self.receive(receive);
-        }
+        let more = self.round(&mut running.queues, now).unwrap_or_else(|Broken| {
+            running.queues.clear();
+            false
+        });
         let deadline = self.network.poll(now);
         if more { Some(now) } else { deadline }
     }

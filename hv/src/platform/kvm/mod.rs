@@ -83,6 +83,11 @@ impl KvmPlatform {
     }
 }
 
+/// The type of TSS that this host's processors want in TR (see [`area::TssType`]).
+pub(crate) fn task_type() -> u8 {
+    area::TssType::of_host().descriptor_type()
+}
+
 /// Makes a VM. The kernel gives up with EINTR when it has something to tell
 /// this thread, such as the end of an io_uring of an earlier guest: not a
 /// failure, and over by the next try.
