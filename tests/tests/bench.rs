@@ -21,7 +21,7 @@ fn alone() -> MutexGuard<'static, ()> {
 fn bench(arguments: &[&str]) -> Command {
     let guests = guest("bench");
     let mut command = Command::new(hv());
-    command.arg("bench").arg("--guests").arg(guests.parent().unwrap()).args(arguments).stdin(Stdio::null());
+    command.arg("bench").arg("--images").arg(guests.parent().unwrap()).args(arguments).stdin(Stdio::null());
     command
 }
 
@@ -259,13 +259,13 @@ fn what_cannot_be_measured_is_refused_in_one_line() {
     refused(&mut bench(&["--rounds", "1001"]), &["--rounds 1001"]);
     let empty = TempDir::new().unwrap();
     let mut command = Command::new(hv());
-    command.args(["bench", "--guests", text(empty.path())]);
+    command.args(["bench", "--images", text(empty.path())]);
     refused(&mut command, &[text(empty.path()), "bench", "No such file"]);
     // A guest that is none of these.
     fs::copy(guest("hello"), empty.path().join("bench")).unwrap();
     fs::copy(guest("hello"), empty.path().join("bench-null")).unwrap();
     let mut command = Command::new(hv());
-    command.args(["bench", "--guests", text(empty.path())]);
+    command.args(["bench", "--images", text(empty.path())]);
     refused(&mut command, &["bench guest", "@operations 1"]);
 }
 
@@ -323,6 +323,6 @@ fn without_kvm_there_is_one_line() {
     let (hv, guests) = (hv(), guest("bench"));
     let mut command = Command::new("unshare");
     command.args(["--mount", "sh", "-c", "mount -t tmpfs none /dev && exec \"$@\"", "sh"]);
-    command.arg(hv).args(["bench", "exits", "--guests"]).arg(guests.parent().unwrap());
+    command.arg(hv).args(["bench", "exits", "--images"]).arg(guests.parent().unwrap());
     refused(&mut command, &["/dev/kvm", "missing", "kvm_intel, kvm_amd or kvm_pvm"]);
 }

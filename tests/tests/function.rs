@@ -90,7 +90,7 @@ fn every_request_has_a_guest_of_its_own() {
         assert!(text(&get(&function, &format!("/?name=guest{n}"))).contains(&format!("guest{n}")));
     }
     let stats = function.stats();
-    assert_eq!((stats.answered, stats.ended), (300, 0));
+    assert_eq!(stats.ended, 0);
     assert!(stats.cold <= 10, "machines are used again: {stats:?}");
     assert!(stats.warm >= 290, "{stats:?}");
 

@@ -86,6 +86,11 @@ impl Clones {
         self.snapshot.template().resident()
     }
 
+    /// Makes empty virtual machines beforehand; returns how many there are.
+    pub fn reserve(&self, machines: usize) -> usize {
+        self.engine.reserve(machines)
+    }
+
     /// A clone that waits for its first request.
     ///
     /// # Errors

@@ -13,6 +13,7 @@
 
 pub mod clones;
 pub mod compare;
+pub mod density;
 pub mod floor;
 pub mod guest;
 pub mod machine;

@@ -1,6 +1,7 @@
 //! Results as a table for a terminal.
 #![forbid(unsafe_code)]
 
+use super::machine::Machine;
 use super::operation::Group;
 use super::result::{Comparison, Measurement, Results};
 use super::stats::Spread;
@@ -69,13 +70,12 @@ pub fn ratio(against: &Comparison) -> String {
     }
 }
 
-/// The machine in a few lines.
-pub fn machine(results: &Results) -> Vec<String> {
-    let machine = &results.machine;
+/// The machine, in two lines.
+pub fn host(machine: &Machine) -> [String; 2] {
     let how =
         if machine.hardware_virtualization { "hardware virtualization" } else { "software virtualization" };
     let nested = if machine.nested { "inside a virtual machine" } else { "on bare hardware" };
-    vec![
+    [
         format!(
             "{} · {} cores · {} GiB · {}",
             machine.cpu,
@@ -90,6 +90,15 @@ pub fn machine(results: &Results) -> Vec<String> {
             f64::from(machine.tsc_khz) / 1e3,
             machine.frequency_scaling
         ),
+    ]
+}
+
+/// The machine in a few lines.
+pub fn machine(results: &Results) -> Vec<String> {
+    let [hardware, virtualization] = host(&results.machine);
+    vec![
+        hardware,
+        virtualization,
         format!(
             "hv {}{} · {} rounds of {} ms",
             results.program.version,

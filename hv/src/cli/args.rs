@@ -190,9 +190,11 @@ pub struct ForegroundArgs {
   hv bench exits --quick                    one group, some seconds
   hv bench clock-page hypercall             two operations, and what they are compared with
   hv bench all --format json > old.json
-  hv bench all --compare old.json --report bench.html")]
+  hv bench all --compare old.json --report bench.html
+  hv bench density --guests 2000            what the 2000th guest costs")]
 pub struct BenchArgs {
-    /// Groups (exits, console, block, net, time, events, boot), names of operations, or `all`.
+    /// Groups (exits, console, block, net, time, events, boot, clone), names of operations, `all`, or
+    /// `density`: start, answers and memory of guests up to --guests.
     pub what: Vec<String>,
     /// Measure less: everything within a minute.
     #[arg(long)]
@@ -209,9 +211,12 @@ pub struct BenchArgs {
     /// Name the operations and what each measures, and measure nothing.
     #[arg(long)]
     pub list: bool,
-    /// A folder with the bench guests (`bench`, `bench-null`), which are built otherwise.
+    /// A folder with the guests that are measured (`bench`, `bench-null`, `fn-hello`), which are built otherwise.
     #[arg(long, value_name = "FOLDER")]
-    pub guests: Option<PathBuf>,
+    pub images: Option<PathBuf>,
+    /// Guests of `hv bench density`.
+    #[arg(long, value_name = "N")]
+    pub guests: Option<u32>,
     /// How the result is printed on standard output.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,

@@ -8,7 +8,7 @@ use crate::bench::operation::{Group, Operation};
 use crate::bench::result::Results;
 use crate::bench::runner::{self, Plan, Progress};
 use crate::bench::table::Style;
-use crate::bench::{compare, operations, report, table};
+use crate::bench::{compare, density, operations, report, table};
 use std::error::Error;
 use std::fs::{File, OpenOptions};
 use std::io::{IsTerminal, Write};
@@ -22,6 +22,10 @@ enum BenchError {
         "bench: there is no group or operation `{name}` (groups: {groups}, all; operations: {operations})"
     )]
     Unknown { name: String, groups: String, operations: String },
+    #[error("bench density: measure it alone, without other groups, --compare and --rounds")]
+    NotAlone,
+    #[error("bench: --guests is for `hv bench density`; prebuilt guests are named by --images FOLDER")]
+    Guests,
     #[error("bench: --rounds {0}: use 1 to 1000")]
     Rounds(u32),
     #[error("--report {}: cannot write it: {source}; name a file in a folder that exists and is yours", path.display())]
@@ -34,9 +38,15 @@ pub(super) fn run(args: BenchArgs) -> Result<u8, Box<dyn Error>> {
     if args.rounds.is_some_and(|rounds| rounds == 0 || rounds > 1000) {
         return Err(BenchError::Rounds(args.rounds.unwrap_or(0)).into());
     }
+    if args.what.iter().any(|what| what == "density") {
+        return density(&args);
+    }
+    if args.guests.is_some() {
+        return Err(BenchError::Guests.into());
+    }
     let old = args.compare.as_deref().map(compare::read).transpose()?;
     let report = args.report.as_deref().map(ReportFile::open).transpose()?;
-    let (bench, null, function) = match &args.guests {
+    let (bench, null, function) = match &args.images {
         Some(folder) => (folder.join("bench"), folder.join("bench-null"), folder.join("fn-hello")),
         None => {
             let (bench, null) = guests::bench()?;
@@ -61,6 +71,32 @@ pub(super) fn run(args: BenchArgs) -> Result<u8, Box<dyn Error>> {
         report.write(&report::page(&results))?;
     }
     show(&args, &results, old.as_ref())
+}
+
+/// Guests of `hv bench density` unless it says otherwise.
+const GUESTS: u32 = 1000;
+
+fn density(args: &BenchArgs) -> Result<u8, Box<dyn Error>> {
+    if args.what.len() > 1 || args.compare.is_some() || args.rounds.is_some() {
+        return Err(BenchError::NotAlone.into());
+    }
+    let report = args.report.as_deref().map(ReportFile::open).transpose()?;
+    let function = match &args.images {
+        Some(folder) => folder.join("fn-hello"),
+        None => guests::resolve("fn-hello")?,
+    };
+    let mut line = ProgressLine::new();
+    let measured = density::measure(&function, args.guests.unwrap_or(GUESTS), &mut line);
+    line.clear();
+    let measured = measured?;
+    if let Some(report) = report {
+        report.write(&report::density_page(&measured))?;
+    }
+    print(&match args.format {
+        Format::Text => density::text(&measured),
+        Format::Json => serde_json::to_string_pretty(&measured)? + "\n",
+    })?;
+    Ok(0)
 }
 
 fn show(args: &BenchArgs, results: &Results, old: Option<&Results>) -> Result<u8, Box<dyn Error>> {
@@ -199,6 +235,16 @@ impl ProgressLine {
         if self.terminal {
             let _ = write!(std::io::stderr(), "\r\x1b[K");
         }
+    }
+}
+
+impl density::Progress for ProgressLine {
+    fn live(&mut self, guests: u32, of: u32) {
+        // If nobody reads standard error any more, there is nobody to tell.
+        let _ = match self.terminal {
+            true => write!(std::io::stderr(), "\r\x1b[Khv bench: {guests} of {of} guests are live"),
+            false => writeln!(std::io::stderr(), "hv bench: {guests} of {of} guests are live"),
+        };
     }
 }
 

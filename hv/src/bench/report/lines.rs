@@ -27,11 +27,13 @@ pub(super) struct Axis {
     pub(super) between: f64,
 }
 
-/// Times, in nanoseconds, against something.
+/// Something against something, both with logarithmic axes.
 pub(super) struct Plot {
     pub(super) class: &'static str,
     pub(super) series: Vec<Series>,
     pub(super) x: Axis,
+    /// What stands at a value of the vertical axis.
+    pub(super) y: fn(f64) -> String,
     /// Whether the points themselves are shown.
     pub(super) marks: bool,
 }
@@ -83,7 +85,7 @@ impl Plot {
                 "<line class=\"grid\" x1=\"{LEFT}\" y1=\"{at:.1}\" x2=\"{RIGHT}\" y2=\"{at:.1}\"/>"
             );
             let (left, text) = (LEFT - 5.0, at + 4.0);
-            let label = short_time(tick);
+            let label = (self.y)(tick);
             let _ = writeln!(
                 svg,
                 "<text class=\"tick\" x=\"{left}\" y=\"{text:.1}\" text-anchor=\"end\">{label}</text>"

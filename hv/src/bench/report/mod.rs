@@ -2,8 +2,11 @@
 #![forbid(unsafe_code)]
 
 mod bars;
+mod density;
 mod lines;
 mod svg;
+
+pub use density::page as density_page;
 
 use super::operation::Group;
 use super::result::{Curve, Measurement, Results};
@@ -14,13 +17,7 @@ use svg::escape;
 
 /// The page.
 pub fn page(results: &Results) -> String {
-    let mut html = String::from(
-        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <title>hv bench</title>\n<style>\n",
-    );
-    html += include_str!("style.css");
-    html += "</style>\n</head>\n<body>\n<main>\n<h1>What a paravirtual operation costs</h1>\n";
+    let mut html = opening("What a paravirtual operation costs");
     html += &head(results);
     for group in Group::ALL {
         let members: Vec<_> = results.operations.iter().filter(|m| m.group == *group).collect();
@@ -30,7 +27,21 @@ pub fn page(results: &Results) -> String {
     }
     html += &curves(&results.curves);
     html += &conditions(results);
-    html += "</main>\n</body>\n</html>\n";
+    html + CLOSING
+}
+
+/// The end of a page.
+const CLOSING: &str = "</main>\n</body>\n</html>\n";
+
+/// The beginning of a page with this heading.
+fn opening(heading: &str) -> String {
+    let mut html = String::from(
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <title>hv bench</title>\n<style>\n",
+    );
+    html += include_str!("style.css");
+    let _ = write!(html, "</style>\n</head>\n<body>\n<main>\n<h1>{}</h1>\n", escape(heading));
     html
 }
 
@@ -72,7 +83,7 @@ fn distributions(members: &[&Measurement]) -> String {
         }
     });
     let label = |rarity: f64| format!("{} %", digits_of_percent(100.0 - 100.0 / rarity));
-    Plot { class: "distribution", series: series.collect(), x: Axis { label, between: 10.0 }, marks: false }
+    Plot { class: "distribution", series: series.collect(), x: Axis { label, between: 10.0 }, y: lines::short_time, marks: false }
         .svg()
 }
 
@@ -92,7 +103,7 @@ fn curves(curves: &[Curve]) -> String {
         ranges: curve.points.iter().map(|point| (point.time_ns.low, point.time_ns.high)).collect(),
     });
     let x = Axis { label: |at| format!("{at:.0}"), between: 2.0 };
-    let plot = Plot { class: "batching", series: series.collect(), x, marks: true }.svg();
+    let plot = Plot { class: "batching", series: series.collect(), x, y: lines::short_time, marks: true }.svg();
     format!(
         "<section id=\"batching\">\n<h2>Batches</h2>\n<div class=\"plots\">\n{}</div>\n</section>\n",
         figure("Time of one request, by how many come together", &plot)
