@@ -102,7 +102,7 @@ fn a_guest_with_a_page_of_registers_has_no_other() {
         vec![Emulated::VirtioBlock(disk, hv::device::block::EngineKind::Auto)]
     };
     assert!(matches!(host.access("touch", 0xd000_0070, disk()), Outcome::Exited(0)));
-    for page in [0xcfff_f000, 0xd000_1000, 0] {
+    for page in [0xcfff_f000, 0xd000_1000, 0x1000] {
         host.dies("touch", page, disk(), "page fault");
     }
     host.dies("port-byte", 0x3f8, disk(), PROTECTION);
