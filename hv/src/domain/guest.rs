@@ -2,11 +2,10 @@
 
 use super::{BootPhases, Domain, Order, Outcome, Status, Stop};
 use crate::engine::Engine;
-use crate::sched::{Entity, Scheduler, Share};
+use crate::sched::{Entity, Share};
 use hv_abi::event::POWER;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// A guest that was started. Dropping it ends the guest.
@@ -55,7 +54,7 @@ impl Guest {
             if !self.engine.has_workers()
                 && let Ok(_driver) = self.engine.inner.driver.try_lock()
             {
-                let _alarm = until.map(|until| Alarm::new(until, self.engine.inner.scheduler.clone()));
+                let _alarm = until.map(|until| self.engine.inner.scheduler.nudge_at(until));
                 self.engine.inner.scheduler.work(&|| late() || look(&self.domain.status()).is_some());
             }
             let status = self.domain.status();
@@ -152,23 +151,5 @@ impl Controller {
         if let Some(domain) = self.domain.upgrade() {
             domain.abandon.store(true, Ordering::SeqCst);
         }
-    }
-}
-
-/// Has a thread that runs guests look up at a certain time.
-struct Alarm(JoinHandle<()>);
-
-impl Alarm {
-    fn new(at: Instant, scheduler: Scheduler) -> Self {
-        Alarm(std::thread::spawn(move || {
-            std::thread::park_timeout(at.saturating_duration_since(Instant::now()));
-            scheduler.nudge();
-        }))
-    }
-}
-
-impl Drop for Alarm {
-    fn drop(&mut self) {
-        self.0.thread().unpark();
     }
 }
