@@ -66,14 +66,7 @@ impl Engine {
 
     /// Whether guests run by themselves, or only while somebody waits for one.
     pub(crate) fn has_workers(&self) -> bool {
-        self.inner.has_workers()
-    }
-}
-
-impl Inner {
-    /// See [`Engine::has_workers`].
-    pub(crate) fn has_workers(&self) -> bool {
-        !self.workers.is_empty()
+        !self.inner.workers.is_empty()
     }
 }
 

@@ -20,9 +20,10 @@ pub(super) fn run(args: RestoreArgs) -> Result<u8, Box<dyn Error>> {
     let has = |kind: u32| snapshot.saved().devices.iter().filter(|device| device.kind == kind).count();
     if has(FUNCTION) > 0 {
         let path = args.snapshot.display();
-        return Err(
-            format!("{path}: a function, which needs requests: `hv serve --function /PATH={path}`").into()
-        );
+        return Err(format!(
+            "{path}: a function, which needs requests: name it in a configuration of `hv serve` (snapshot = \"{path}\")"
+        )
+        .into());
     }
     let mut restore = Restore::new(snapshot.clone()).output(Stdout).input(Stdin);
     restore = restore.share(Share::new(args.foreground.weight, args.foreground.cap)?);

@@ -7,7 +7,7 @@ use crate::device::function::FunctionDevice;
 use crate::domain::{Guest, Outcome, Stop};
 use crate::engine::Engine;
 use crate::platform::kvm::KvmPlatform;
-use crate::snapshot::{WriteError, Written};
+use crate::snapshot::{Snapshot, Written};
 use serde_json::json;
 use std::error::Error;
 use std::io::Write;
@@ -31,9 +31,7 @@ enum Unready {
 
 /// Boots the guest, saves it, and returns hv's exit code.
 pub(super) fn run(args: SnapshotArgs) -> Result<u8, Box<dyn Error>> {
-    if args.output.symlink_metadata().is_ok() {
-        return Err(WriteError::Exists(args.output).into());
-    }
+    Snapshot::check_place(&args.output)?;
     let mut disks = Vec::new();
     let mut builder = run::builder(&args.boot, &args.net, &args.foreground, &mut |spec, disk| {
         disks.push(DiskRecord::new(spec, disk)?);

@@ -5,11 +5,12 @@ use super::config::{FunctionConfig, Source};
 use super::console::Consoles;
 use super::events::Events;
 use super::metrics::Reading;
+use crate::device::block::{Disk, DiskError, DiskRecord, RecordError};
 use crate::domain::Builder;
 use crate::engine::Engine;
 use crate::function::{self, Function, Options};
 use crate::loader::{Image, OpenError};
-use std::path::PathBuf;
+use crate::snapshot::{self, Snapshot};
 use std::sync::Arc;
 
 /// Why a function does not run.
@@ -18,9 +19,15 @@ pub enum DeployError {
     /// The image is none.
     #[error(transparent)]
     Image(#[from] OpenError),
-    /// Snapshots in folders have not come yet.
-    #[error("{}: this version reads no snapshots from folders; name an image instead", .0.display())]
-    Folder(PathBuf),
+    /// The snapshot is none.
+    #[error(transparent)]
+    Snapshot(#[from] snapshot::OpenError),
+    /// A disk of the snapshot cannot be used.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// A disk is not what it was when the snapshot was made.
+    #[error(transparent)]
+    Record(#[from] RecordError),
     /// The guest does not become a function.
     #[error(transparent)]
     Function(#[from] function::DeployError),
@@ -61,9 +68,27 @@ pub(super) fn deploy(
             }
             function::boot(engine, guest, deployment.ready_time)?
         }
-        Source::Snapshot(path) => return Err(DeployError::Folder(path.clone())),
+        Source::Snapshot(path) => {
+            let snapshot = Snapshot::open(path, engine)?;
+            options.disks = disks(&snapshot)?;
+            snapshot
+        }
     };
     Ok(Function::new(engine, Arc::new(snapshot), options)?)
+}
+
+/// The disks of a snapshot, for any number of guests: what one writes, no other sees.
+fn disks(snapshot: &Snapshot) -> Result<Arc<[Disk]>, DeployError> {
+    let open = |record: &DiskRecord| {
+        let mut spec = record.spec.clone();
+        if !spec.read_only {
+            (spec.overlay, spec.direct) = (true, false);
+        }
+        let disk = Disk::open(&spec)?;
+        record.check(&disk)?;
+        Ok(disk)
+    };
+    snapshot.disks().iter().map(open).collect()
 }
 
 /// What a function says of itself.

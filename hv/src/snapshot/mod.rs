@@ -6,6 +6,8 @@
 mod features;
 mod header;
 mod open;
+#[cfg(test)]
+mod tests;
 mod write;
 
 pub use features::Features;

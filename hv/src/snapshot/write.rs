@@ -5,6 +5,7 @@ use super::{IMAGE, MEMORY, STATE, Snapshot};
 use hv_abi::PAGE_SIZE;
 use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
+use std::ffi::OsStr;
 use std::fs::{File, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
@@ -21,6 +22,9 @@ pub enum WriteError {
     /// A path without a last part, such as `..`.
     #[error("{}: not the name of a new folder", .0.display())]
     Name(PathBuf),
+    /// No folder to put it in.
+    #[error("{}: no such folder to put the snapshot in; create it first", .0.display())]
+    NoParent(PathBuf),
     /// The disk is full, or something like it.
     #[error("{}: cannot write the snapshot: {source}; nothing of it is left", path.display())]
     Io {
@@ -45,20 +49,18 @@ pub struct Written {
 }
 
 impl Snapshot {
+    /// Whether a snapshot could be written there, as far as that can be said beforehand.
+    pub fn check_place(dir: &Path) -> Result<(), WriteError> {
+        place(dir).map(drop)
+    }
+
     /// Writes the snapshot to a new folder.
     ///
     /// It is put together in a folder beside it, which gets the name when everything is on the
     /// host's disk: at any time there is a whole snapshot of that name, or none.
     /// Only the owner can read it: what a guest remembers may be secret.
     pub fn write(&self, dir: &Path) -> Result<Written, WriteError> {
-        let name = dir.file_name().ok_or_else(|| WriteError::Name(dir.into()))?;
-        let parent = match dir.parent() {
-            Some(parent) if parent != Path::new("") => parent,
-            _ => Path::new("."),
-        };
-        if dir.symlink_metadata().is_ok() {
-            return Err(WriteError::Exists(dir.into()));
-        }
+        let (parent, name) = place(dir)?;
         let failed = |source| WriteError::Io { path: dir.into(), source };
         let prefix = format!(".{}.partial-", name.to_string_lossy());
         let mine = Permissions::from_mode(0o700);
@@ -71,7 +73,10 @@ impl Snapshot {
         })?;
         // It has another name now, by which it is to stay.
         let _ = partial.keep();
-        sync_folder(parent).map_err(failed)?;
+        if let Err(error) = sync_folder(parent) {
+            let _ = std::fs::remove_dir_all(dir);
+            return Err(failed(error));
+        }
         Ok(written)
     }
 
@@ -153,6 +158,22 @@ impl Snapshot {
         file.sync_all()?;
         Ok((stored, chunks))
     }
+}
+
+/// The folder that a new folder of this path is in, and its name there.
+fn place(dir: &Path) -> Result<(&Path, &OsStr), WriteError> {
+    let name = dir.file_name().ok_or_else(|| WriteError::Name(dir.into()))?;
+    let parent = match dir.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    if dir.symlink_metadata().is_ok() {
+        return Err(WriteError::Exists(dir.into()));
+    }
+    if !parent.is_dir() {
+        return Err(WriteError::NoParent(parent.into()));
+    }
+    Ok((parent, name))
 }
 
 /// The runs of pages that are not zero.
