@@ -21,6 +21,9 @@ use std::time::Duration;
 /// A network, and where its frames are to be written.
 pub(super) type NetworkAndCapture = (Box<dyn Network>, Option<Capture>);
 
+/// Sees a disk that was opened.
+pub(super) type EachDisk<'a> = dyn FnMut(&DiskSpec, &Disk) -> Result<(), Box<dyn Error>> + 'a;
+
 /// Boots the guest, waits for its end, and returns hv's exit code.
 pub(super) fn run(args: RunArgs) -> Result<u8, Box<dyn Error>> {
     let builder = builder(&args.boot, &args.net, &args.foreground, &mut |_, _| Ok(()))?;
@@ -35,7 +38,7 @@ pub(super) fn builder(
     boot: &BootArgs,
     net: &NetArgs,
     foreground: &ForegroundArgs,
-    each_disk: &mut dyn FnMut(&DiskSpec, &Disk) -> Result<(), Box<dyn Error>>,
+    each_disk: &mut EachDisk<'_>,
 ) -> Result<Builder, Box<dyn Error>> {
     refuse_what_has_not_come(boot)?;
     let path = guests::resolve(&boot.image)?;

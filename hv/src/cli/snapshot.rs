@@ -69,12 +69,11 @@ fn hold(guest: &Guest, args: &SnapshotArgs) -> Result<Option<Stop>, Unready> {
     match args.after {
         None if !guest.wait_held(args.ready_timeout) => return Err(Unready::Late(args.ready_timeout)),
         None => {}
-        Some(after) => {
-            if !guest.wait_held(after) {
-                guest.hold();
-                guest.wait_held(STOPPED);
-            }
+        Some(after) if !guest.wait_held(after) => {
+            guest.hold();
+            guest.wait_held(STOPPED);
         }
+        Some(_) => {}
     }
     match guest.outcome() {
         None => Ok(None),
