@@ -55,8 +55,14 @@ pub(super) fn deploy(
         options.outputs = consoles.outputs();
     }
     let snapshot = match &deployment.source {
-        Source::Image { path, memory, arguments, environment } => {
+        Source::Image { path, memory, arguments, environment, disks } => {
             let mut guest = Builder::new(Image::open(path)?).name(&config.name).memory(*memory);
+            options.disks = disks.iter().map(Disk::open).collect::<Result<_, _>>()?;
+            for disk in options.disks.iter() {
+                let shared =
+                    disk.share().ok_or_else(|| function::DeployError::Disk(disk.path().to_owned()))?;
+                guest = guest.disk(shared);
+            }
             for argument in arguments {
                 guest = guest.argument(argument);
             }

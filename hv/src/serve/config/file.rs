@@ -32,6 +32,7 @@ pub(super) struct Function {
     pub(super) snapshot: Option<Spanned<String>>,
     pub(super) memory: Option<Spanned<Scalar>>,
     pub(super) args: Option<Spanned<Strings>>,
+    pub(super) disks: Option<Spanned<Strings>>,
     #[serde(default)]
     pub(super) env: BTreeMap<Spanned<String>, Scalar>,
     pub(super) isolation: Option<Spanned<String>>,

@@ -3,7 +3,7 @@
 use super::error::of_parser;
 use super::file::{File, Function, Scalar};
 use super::*;
-use crate::domain::{DEFAULT_MEMORY, MAX_MEMORY};
+use crate::domain::DEFAULT_MEMORY;
 use crate::sched::ShareError;
 use crate::units;
 use std::collections::BTreeMap;
@@ -58,6 +58,7 @@ pub(super) fn judge_arguments(functions: &[String], resolve: Resolve<'_>) -> Res
             memory: DEFAULT_MEMORY,
             arguments: Vec::new(),
             environment: Vec::new(),
+            disks: Vec::new(),
         };
         let stamp =
             Stamp::of(&file).map_err(|error| fail(Problem::Image(format!("{}: {error}", file.display()))))?;
@@ -92,7 +93,7 @@ impl Deployment {
     }
 }
 
-fn value(key: &'static str, value: impl ToString, why: impl Into<String>) -> Problem {
+pub(super) fn value(key: &'static str, value: impl ToString, why: impl Into<String>) -> Problem {
     Problem::Value { key, value: value.to_string(), why: why.into() }
 }
 
@@ -116,19 +117,19 @@ fn check_path(path: &str, admin: bool) -> Result<(), &'static str> {
     Ok(())
 }
 
-struct Judge<'a> {
+pub(super) struct Judge<'a> {
     path: &'a Path,
     text: &'a str,
-    resolve: Resolve<'a>,
+    pub(super) resolve: Resolve<'a>,
 }
 
 impl Judge<'_> {
-    fn place(&self, offset: usize) -> Place {
+    pub(super) fn place(&self, offset: usize) -> Place {
         let before = self.text.as_bytes().iter().take(offset);
         Place::Line(self.path.into(), 1 + before.filter(|&&byte| byte == b'\n').count())
     }
 
-    fn fail<T>(&self, at: &Spanned<T>, problem: Problem) -> ConfigError {
+    pub(super) fn fail<T>(&self, at: &Spanned<T>, problem: Problem) -> ConfigError {
         ConfigError { place: self.place(at.span().start), problem }
     }
 
@@ -150,7 +151,11 @@ impl Judge<'_> {
         Ok(Some(time))
     }
 
-    fn size(&self, key: &'static str, text: &Option<Spanned<Scalar>>) -> Result<Option<u64>, ConfigError> {
+    pub(super) fn size(
+        &self,
+        key: &'static str,
+        text: &Option<Spanned<Scalar>>,
+    ) -> Result<Option<u64>, ConfigError> {
         let Some(text) = text else { return Ok(None) };
         let Scalar(written) = text.get_ref();
         units::size(written)
@@ -239,7 +244,7 @@ impl Judge<'_> {
     }
 
     /// A path of the file, relative to the folder that the file is in.
-    fn beside(&self, path: &str) -> PathBuf {
+    pub(super) fn beside(&self, path: &str) -> PathBuf {
         self.path.parent().unwrap_or(Path::new("")).join(path)
     }
 
@@ -392,87 +397,6 @@ impl Judge<'_> {
             methods.push(Method::HEAD);
         }
         Ok(methods)
-    }
-
-    fn source(&self, name: &Spanned<String>, function: &Function) -> Result<Source, ConfigError> {
-        let named = name.get_ref();
-        match (&function.image, &function.snapshot) {
-            (Some(_), Some(snapshot)) => {
-                Err(self.fail(snapshot, Problem::TwoSources { function: named.clone() }))
-            }
-            (None, None) => Err(self.fail(
-                name,
-                Problem::Missing {
-                    function: named.clone(),
-                    key: "image",
-                    example: "image = \"fn-hello\", or a snapshot",
-                },
-            )),
-            (None, Some(snapshot)) => {
-                let boot_only = [
-                    ("memory", function.memory.as_ref().map(Spanned::span)),
-                    ("args", function.args.as_ref().map(Spanned::span)),
-                    ("env", function.env.keys().next().map(Spanned::span)),
-                ];
-                if let Some((key, span)) = boot_only.into_iter().find_map(|(key, span)| Some((key, span?))) {
-                    return Err(ConfigError {
-                        place: self.place(span.start),
-                        problem: Problem::Conflict {
-                            key,
-                            with: "`snapshot`, which has its own",
-                            remedy: "remove it, or make the snapshot anew with it",
-                        },
-                    });
-                }
-                let path = self.beside(snapshot.get_ref());
-                if !path.is_dir() {
-                    return Err(self.fail(snapshot, Problem::Snapshot(path.display().to_string())));
-                }
-                Ok(Source::Snapshot(path))
-            }
-            (Some(image), None) => Ok(Source::Image {
-                path: self.image(image)?,
-                memory: self.memory(function)?,
-                arguments: function.args.as_ref().map_or_else(Vec::new, |args| args.get_ref().0.clone()),
-                environment: self.environment(function)?,
-            }),
-        }
-    }
-
-    fn image(&self, image: &Spanned<String>) -> Result<PathBuf, ConfigError> {
-        let text = image.get_ref();
-        let beside = self.beside(text);
-        // A bare name is a guest that is built, unless such a file stands beside.
-        let found = if beside.is_file() {
-            Ok(beside)
-        } else if text.contains(['/', '.']) {
-            (self.resolve)(&beside.to_string_lossy())
-        } else {
-            (self.resolve)(text)
-        };
-        found.map_err(|error| self.fail(image, Problem::Image(error)))
-    }
-
-    fn memory(&self, function: &Function) -> Result<u64, ConfigError> {
-        let memory = self.size("memory", &function.memory)?.unwrap_or(DEFAULT_MEMORY);
-        match &function.memory {
-            Some(at) if memory == 0 || !memory.is_multiple_of(hv_abi::PAGE_SIZE) || memory > MAX_MEMORY => {
-                let written = format!("\"{}\"", at.get_ref().0);
-                Err(self.fail(at, value("memory", written, "use a multiple of 4096 bytes up to 64G")))
-            }
-            _ => Ok(memory),
-        }
-    }
-
-    fn environment(&self, function: &Function) -> Result<Vec<(String, String)>, ConfigError> {
-        let pairs = function.env.iter().map(|(key, Scalar(text))| {
-            if key.get_ref().is_empty() || key.get_ref().contains(['=', '\0']) || text.contains('\0') {
-                let why = "a variable has a name without `=`, and no NUL bytes";
-                return Err(self.fail(key, value("env", format!("\"{}\"", key.get_ref()), why)));
-            }
-            Ok((key.get_ref().clone(), text.clone()))
-        });
-        pairs.collect()
     }
 
     /// What can only be judged when everything is known.

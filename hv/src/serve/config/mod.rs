@@ -6,9 +6,11 @@
 mod error;
 mod file;
 mod judge;
+mod source;
 
 pub use error::{ConfigError, Place, Problem};
 
+use crate::device::block::DiskSpec;
 use crate::function::Isolation;
 use crate::sched::Share;
 use http::Method;
@@ -166,6 +168,8 @@ pub enum Source {
         arguments: Vec<String>,
         /// Environment.
         environment: Vec<(String, String)>,
+        /// Disks, none of which an instance can change for others.
+        disks: Vec<DiskSpec>,
     },
     /// A folder that `hv snapshot` has written.
     Snapshot(PathBuf),
