@@ -15,7 +15,7 @@ pub fn probe() -> Result<(), String> {
     if ata.sectors() != disk.sectors() {
         return Err("two ways to the same disk, and two sizes".into());
     }
-    net::Network::up()?;
+    net::up()?;
     uart.send_bytes_exact(b"up\n");
     Ok(())
 }

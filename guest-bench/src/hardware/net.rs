@@ -1,7 +1,8 @@
 //! ⚠ A virtio net device under embassy-net, by the driver of the crate virtio-drivers.
 //!
 //! MTU and checksums are as on hv's own device: frames never leave the host's
-//! memory, so nobody computes any. Only the transport differs.
+//! memory, so nobody computes any. Only the transport differs: the guest even
+//! waits as it does for its own device, for an event.
 
 use super::memory::Memory;
 use super::{MmioTransport, NET, NonNull, REGISTERS, VirtIOHeader};
@@ -11,12 +12,13 @@ use alloc::collections::VecDeque;
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
-use core::pin::pin;
-use core::task::{Context, Poll, Waker};
+use core::task::Context;
 use embassy_net_driver::{
     Capabilities, Checksum, ChecksumCapabilities, Driver, HardwareAddress, LinkState, RxToken, TxToken,
 };
-use hv_guest::embassy_net::{Config, Ipv4Address, Ipv4Cidr, Runner, Stack, StackResources, StaticConfigV4};
+use hv_guest::abi::EventPort;
+use hv_guest::embassy_net::{Config, Ipv4Address, Ipv4Cidr, Stack, StackResources, StaticConfigV4};
+use hv_guest::event;
 use virtio_drivers::device::net::VirtIONetRaw;
 use virtio_drivers::transport::Transport;
 
@@ -27,6 +29,9 @@ const QUEUE_SIZE: usize = 128;
 const HEADERS: usize = 12 + 14;
 /// Where the MTU is in the device's configuration.
 const MTU: usize = 10;
+
+/// What the device raises when it has used a buffer.
+const EVENT: EventPort = EventPort(1022);
 
 type Net = VirtIONetRaw<Memory, MmioTransport<'static>, QUEUE_SIZE>;
 type Buffer = Vec<u8>;
@@ -136,23 +141,35 @@ impl Driver for Device {
     type RxToken<'a> = Received<'a>;
     type TxToken<'a> = Room<'a>;
 
-    fn receive(&mut self, _: &mut Context<'_>) -> Option<(Received<'_>, Room<'_>)> {
-        while let Some(buffer) = self.returned.pop() {
-            self.lend(buffer).ok()?;
-        }
-        self.reclaim();
-        if self.free.is_empty() {
-            return None;
-        }
-        let frame = self.next()?;
+    fn receive(&mut self, context: &mut Context<'_>) -> Option<(Received<'_>, Room<'_>)> {
+        let frame = loop {
+            while let Some(buffer) = self.returned.pop() {
+                self.lend(buffer).ok()?;
+            }
+            self.reclaim();
+            if !self.free.is_empty()
+                && let Some(frame) = self.next()
+            {
+                break frame;
+            }
+            if !event::poll_taken(EVENT, context.waker()) {
+                return None;
+            }
+        };
         let Device { net, sending, free, returned, .. } = self;
         Some((Received { returned, frame }, Room { net, sending, free }))
     }
 
-    fn transmit(&mut self, _: &mut Context<'_>) -> Option<Room<'_>> {
+    fn transmit(&mut self, context: &mut Context<'_>) -> Option<Room<'_>> {
         self.reclaim();
+        while self.free.is_empty() {
+            if !event::poll_taken(EVENT, context.waker()) {
+                return None;
+            }
+            self.reclaim();
+        }
         let Device { net, sending, free, .. } = self;
-        (!free.is_empty()).then_some(Room { net, sending, free })
+        Some(Room { net, sending, free })
     }
 
     fn link_state(&mut self, _: &mut Context<'_>) -> LinkState {
@@ -174,41 +191,16 @@ impl Driver for Device {
     }
 }
 
-/// A network stack over the device, and what drives it.
-pub struct Network {
-    stack: Stack<'static>,
-    runner: Runner<'static, Device>,
-}
-
-impl Network {
-    /// Brings the device up, with the address that hv's user-mode network gives.
-    pub fn up() -> Result<Network, String> {
-        let resources: &'static mut StackResources<4> = Box::leak(Box::new(StackResources::new()));
-        let config = Config::ipv4_static(StaticConfigV4 {
-            address: Ipv4Cidr::new(Ipv4Address::new(10, 0, 2, 15), 24),
-            gateway: Some(Ipv4Address::new(10, 0, 2, 2)),
-            dns_servers: Default::default(),
-        });
-        let (stack, runner) =
-            hv_guest::embassy_net::new(Device::open()?, config, resources, hv_guest::random::next_u64());
-        Ok(Network { stack, runner })
-    }
-
-    /// The stack.
-    pub fn stack(&self) -> Stack<'static> {
-        self.stack
-    }
-
-    /// Drives the device and a future by turns, until the future is done: there are no interrupts.
-    pub fn poll_until<T>(&mut self, future: impl Future<Output = T>) -> T {
-        let mut context = Context::from_waker(Waker::noop());
-        let mut future = pin!(future);
-        let mut run = pin!(self.runner.run());
-        loop {
-            if let Poll::Ready(result) = future.as_mut().poll(&mut context) {
-                return result;
-            }
-            let Poll::Pending = run.as_mut().poll(&mut context);
-        }
-    }
+/// Brings the device up, with the address that hv's user-mode network gives.
+pub fn up() -> Result<Stack<'static>, String> {
+    let resources: &'static mut StackResources<4> = Box::leak(Box::new(StackResources::new()));
+    let config = Config::ipv4_static(StaticConfigV4 {
+        address: Ipv4Cidr::new(Ipv4Address::new(10, 0, 2, 15), 24),
+        gateway: Some(Ipv4Address::new(10, 0, 2, 2)),
+        dns_servers: Default::default(),
+    });
+    let (stack, mut runner) =
+        hv_guest::embassy_net::new(Device::open()?, config, resources, hv_guest::random::next_u64());
+    hv_guest::spawn(async move { runner.run().await });
+    Ok(stack)
 }

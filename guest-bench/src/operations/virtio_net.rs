@@ -1,11 +1,12 @@
 //! Talking to the same server through virtio-mmio.
 
 use super::net::{CHUNK, HOST, there_and_back};
-use crate::hardware::net::Network;
+use crate::hardware::net;
 use crate::meter::{Meter, failed, tsc};
 use crate::operation::{Operation, Rig};
 use alloc::string::String;
 use alloc::vec;
+use hv_guest::block_on;
 use hv_guest::embedded_io_async::Write;
 use hv_guest::net::{IpEndpoint, TcpError, TcpSocket};
 
@@ -16,14 +17,14 @@ fn connected(
     finish: impl AsyncFn(&mut TcpSocket<'_>) -> Result<(), TcpError>,
 ) -> Result<(), String> {
     let server = IpEndpoint::new(HOST.into(), meter.port());
-    let mut network = Network::up()?;
+    let stack = net::up()?;
     let (mut receive, mut send) = (vec![0; CHUNK], vec![0; 2 * CHUNK]);
-    let mut socket = TcpSocket::new(network.stack(), &mut receive, &mut send);
+    let mut socket = TcpSocket::new(stack, &mut receive, &mut send);
     socket.set_nagle_enabled(false);
-    network.poll_until(socket.connect(server)).map_err(|error| failed("connecting", error))?;
+    block_on(socket.connect(server)).map_err(|error| failed("connecting", error))?;
     meter
         .phases(|count, recorder| {
-            network.poll_until(async {
+            block_on(async {
                 for _ in 0..count {
                     let start = tsc();
                     operate(&mut socket).await?;

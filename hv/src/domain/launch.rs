@@ -74,7 +74,7 @@ impl Launch {
         let console_ring = self.devices.take_console();
         let mut connected = self.devices.connect(&memory, &hub)?;
         let hardware = match opening {
-            Some(_) => Some(connect_emulated(self.emulated, &memory, &mut *vcpu, &mut connected.sources)?),
+            Some(_) => Some(connect_emulated(self.emulated, &memory, &hub, &mut *vcpu, &mut connected.sources)?),
             None => None,
         };
         let console_port = console_ring.event();
@@ -142,10 +142,11 @@ impl Launch {
 fn connect_emulated(
     devices: Vec<Emulated>,
     memory: &Arc<GuestMemory>,
+    hub: &Arc<Hub>,
     vcpu: &mut dyn Vcpu,
     sources: &mut Vec<Box<dyn Source>>,
 ) -> Result<Hardware, StartError> {
-    let emulated::Connected { hardware, sources: more, bells } = emulated::connect(devices, memory)?;
+    let emulated::Connected { hardware, sources: more, bells } = emulated::connect(devices, memory, hub)?;
     sources.extend(more);
     for (address, bell) in bells {
         vcpu.bind_address(address, &bell).map_err(EmulatedError::Host)?;

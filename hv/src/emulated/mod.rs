@@ -13,9 +13,10 @@
 //! page 0xd0001000    virtio-mmio net
 //! ```
 //!
-//! There are no interrupts: a guest polls. For the devices compared with this
-//! is the best case, since an injected interrupt costs a guest several times as
-//! much as a look at memory. Registers are served on the thread that runs the
+//! There are no interrupts. A guest looks at memory or at registers all the time,
+//! which is the best case, since an injected interrupt costs several times as much
+//! as a look; or it waits for event 1022, which the net device raises when it has
+//! used a buffer: then it waits as it does for paravirtual devices. Registers are served on the thread that runs the
 //! guest; the queues of virtio devices are served by the I/O thread, which their
 //! notification register reaches by an ioeventfd.
 
@@ -27,15 +28,20 @@ mod virtio;
 use crate::device::block::{Disk, EngineError, EngineKind};
 use crate::device::console::Output;
 use crate::device::net::Network;
+use crate::event::Hub;
 use crate::memory::GuestMemory;
 use crate::platform::{Access, Opening, Space};
 use crate::reactor::Source;
+use hv_abi::EventPort;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 pub use virtio::ViewError;
 use vmm_sys_util::eventfd::EventFd;
+
+/// What a virtio net device raises.
+const NET_EVENT: EventPort = EventPort(1022);
 
 /// A device to give to a guest; at most one of each kind.
 pub enum Emulated {
@@ -113,7 +119,11 @@ pub(crate) struct Connected {
 }
 
 /// Makes the devices of a guest with this memory.
-pub(crate) fn connect(devices: Vec<Emulated>, memory: &Arc<GuestMemory>) -> Result<Connected, EmulatedError> {
+pub(crate) fn connect(
+    devices: Vec<Emulated>,
+    memory: &Arc<GuestMemory>,
+    hub: &Arc<Hub>,
+) -> Result<Connected, EmulatedError> {
     let mut connected = Connected { hardware: Hardware(Vec::new()), sources: Vec::new(), bells: Vec::new() };
     for device in devices {
         let (space, range) = device.place();
@@ -128,7 +138,7 @@ pub(crate) fn connect(devices: Vec<Emulated>, memory: &Arc<GuestMemory>) -> Resu
                 parts.registers
             }
             Emulated::VirtioNet(network) => {
-                let parts = virtio::net(network, memory)?;
+                let parts = virtio::net(network, memory, hub.channel(NET_EVENT))?;
                 connected.bells.push((range.start + virtio::NOTIFY, parts.bell));
                 connected.sources.push(parts.source);
                 parts.registers

@@ -25,7 +25,8 @@ fn machine() -> (Connected, Arc<GuestMemory>, tempfile::NamedTempFile) {
         Emulated::Uart(Box::new(crate::device::stdio::Buffer::new(100))),
         Emulated::Ata(file.reopen().unwrap()),
     ];
-    (connect(devices, &memory).unwrap(), memory, file)
+    let hub = Hub::new(memory.clone(), MEMORY - 4096);
+    (connect(devices, &memory, &hub).unwrap(), memory, file)
 }
 
 fn write(hardware: &mut Hardware, address: u64, value: u32) {

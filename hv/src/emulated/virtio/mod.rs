@@ -15,6 +15,7 @@ pub use view::ViewError;
 use super::EmulatedError;
 use crate::device::block::{Disk, EngineKind, engine};
 use crate::device::net::Network;
+use crate::event::Channel;
 use crate::memory::GuestMemory;
 use crate::reactor::Source;
 use registers::Registers;
@@ -72,11 +73,15 @@ pub(super) fn block(disk: Disk, kind: EngineKind, memory: &Arc<GuestMemory>) -> 
 }
 
 /// A net device: one of hv's networks behind two virtio queues.
-pub(super) fn net(network: Box<dyn Network>, memory: &Arc<GuestMemory>) -> Result<Parts, EmulatedError> {
+pub(super) fn net(
+    network: Box<dyn Network>,
+    memory: &Arc<GuestMemory>,
+    channel: Channel,
+) -> Result<Parts, EmulatedError> {
     let (shared, bell) = (Arc::<Shared>::default(), bell()?);
     let identity = net::identity(&network.config());
     let registers = Registers::new(identity, View::new(memory)?, shared.clone(), bell.try_clone()?);
     let rung = bell.try_clone()?;
-    let source = Box::new(net::Net::new(shared, View::new(memory)?, network, bell));
+    let source = Box::new(net::Net::new(shared, View::new(memory)?, network, bell, channel));
     Ok(Parts { registers: Box::new(registers), source, bell: rung })
 }

@@ -5,6 +5,7 @@ use super::Shared;
 use super::registers::Identity;
 use super::view::View;
 use crate::device::net::{FIRST_DEVICE_KEY, Network};
+use crate::event::Channel;
 use crate::reactor::{Registrar, Source};
 use hv_abi::io::net::{ETHERNET_HEADER, NetConfig};
 use mio::Interest;
@@ -52,14 +53,21 @@ pub(super) struct Net {
     view: View,
     network: Box<dyn Network>,
     bell: EventFd,
+    channel: Channel,
     /// Holds a frame of the guest while the network looks at it.
     frame: Box<[u8]>,
 }
 
 impl Net {
-    pub(super) fn new(shared: Arc<Shared>, view: View, network: Box<dyn Network>, bell: EventFd) -> Self {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        view: View,
+        network: Box<dyn Network>,
+        bell: EventFd,
+        channel: Channel,
+    ) -> Self {
         let frame = vec![0; (u32::from(network.config().mtu) + ETHERNET_HEADER) as usize].into();
-        Net { shared, view, network, bell, frame }
+        Net { shared, view, network, bell, channel, frame }
     }
 
     /// Passes frames of the guest on. Returns whether more may be waiting.
@@ -114,9 +122,13 @@ impl Net {
     /// One round over both queues. Returns whether there is more to do.
     fn round(&mut self, queues: &mut [Queue], now: Instant) -> Result<bool, Broken> {
         let [receive, transmit] = queues else { return Ok(false) };
+        let used = (receive.next_used(), transmit.next_used());
         let more = self.transmit(transmit, now)?;
         self.network.poll(now);
         self.receive(receive)?;
+        if used != (receive.next_used(), transmit.next_used()) {
+            self.channel.notify();
+        }
         Ok(more)
     }
 }
