@@ -56,7 +56,14 @@ pub fn wall_clock() -> u64 {
 pub fn resume(khz: u32, ns: u64) -> Clock {
     const SHIFT: u32 = 32;
     let multiplier = ((1_000_000u128 << SHIFT) / u128::from(khz.max(1))) as u64;
-    Clock { version: 0, shift: SHIFT, multiplier, tsc_base: tsc(), ns_base: ns, wall_base: wall_clock().wrapping_sub(ns) }
+    Clock {
+        version: 0,
+        shift: SHIFT,
+        multiplier,
+        tsc_base: tsc(),
+        ns_base: ns,
+        wall_base: wall_clock().wrapping_sub(ns),
+    }
 }
 
 #[cfg(test)]

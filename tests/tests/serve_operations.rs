@@ -14,9 +14,7 @@ fn reloads_under_load_lose_no_request() {
     }
     let (hello, probe) = (guest("fn-hello"), guest("fn-probe"));
     let config = |image, memory| {
-        format!(
-            "[function.f]\npath = \"/*\"\nimage = {image:?}\nmemory = \"{memory}M\"\nidle = \"200ms\"\n"
-        )
+        format!("[function.f]\npath = \"/*\"\nimage = {image:?}\nmemory = \"{memory}M\"\nidle = \"200ms\"\n")
     };
     let serve = Serve::start(&config(&hello, 16));
     let url = format!("http://127.0.0.1:{}/", serve.port);

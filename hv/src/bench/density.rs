@@ -287,7 +287,7 @@ fn check(guests: u32) -> Result<(), DensityError> {
     }
     let available = available_memory();
     if wanted * GUESS > available {
-        let (needed, fit) = (wanted * GUESS >> 20, available / GUESS);
+        let (needed, fit) = ((wanted * GUESS) >> 20, available / GUESS);
         return Err(DensityError::Memory { guests, needed, available: available >> 20, fit });
     }
     Ok(())

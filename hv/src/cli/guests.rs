@@ -14,7 +14,9 @@ pub(super) enum GuestError {
     NoExamples(String),
     #[error("{name}: no such file, and no such guest in guest-examples/ (there are: {known})")]
     Unknown { name: String, known: String },
-    #[error("no folder guest-examples/ above this one to build the bench guests from; name built ones with --guests FOLDER")]
+    #[error(
+        "no folder guest-examples/ above this one to build the bench guests from; name built ones with --guests FOLDER"
+    )]
     NoBenchGuests,
     #[error("cannot run cargo to build the guest: {0}; install Rust, or give the path of a built image")]
     NoCargo(std::io::Error),

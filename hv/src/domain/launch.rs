@@ -74,7 +74,9 @@ impl Launch {
         let console_ring = self.devices.take_console();
         let mut connected = self.devices.connect(&memory, &hub)?;
         let hardware = match opening {
-            Some(_) => Some(connect_emulated(self.emulated, &memory, &hub, &mut *vcpu, &mut connected.sources)?),
+            Some(_) => {
+                Some(connect_emulated(self.emulated, &memory, &hub, &mut *vcpu, &mut connected.sources)?)
+            }
             None => None,
         };
         let console_port = console_ring.event();

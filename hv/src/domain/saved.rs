@@ -127,11 +127,10 @@ impl Domain {
         for (range, access) in self.memory.map() {
             made.allow(range.clone(), *access);
         }
-        let copied: Result<(), std::convert::Infallible> =
-            self.memory.for_each_piece(&mut |offset, bytes| {
-                made.host_write_pages(offset, bytes);
-                Ok(())
-            });
+        let copied: Result<(), std::convert::Infallible> = self.memory.for_each_piece(|offset, bytes| {
+            made.host_write_pages(offset, bytes);
+            Ok(())
+        });
         let Ok(()) = copied;
         platform.prepare(&made, self.places.hypercall_page)?;
         Ok((saved, Arc::new(Template::seal(made)?), self.image.clone()))

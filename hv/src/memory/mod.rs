@@ -64,10 +64,13 @@ pub struct GuestMemory {
     size: u64,
     /// Sorted, disjoint, page-aligned byte ranges from the start of the memory.
     /// What no range covers, the guest cannot touch. Clones share it.
-    map: Arc<Vec<(Range<u64>, Access)>>,
+    map: Arc<AccessMap>,
     /// What the pages were before they were written; `None`: zero.
     template: Option<Arc<Template>>,
 }
+
+/// Ranges of offsets, and what the guest may do there.
+type AccessMap = Vec<(Range<u64>, Access)>;
 
 /// Bytes of a huge page.
 const HUGE_PAGE: u64 = 2 << 20;

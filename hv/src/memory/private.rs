@@ -162,7 +162,7 @@ impl GuestMemory {
     /// Calls `found` with every page-aligned piece (offset and bytes) that may hold
     /// something else than zeros, at most 64 KiB each, in ascending order. The
     /// guest must not be running.
-    pub fn for_each_piece<E>(&self, found: &mut dyn FnMut(u64, &[u8]) -> Result<(), E>) -> Result<(), E> {
+    pub fn for_each_piece<E>(&self, mut found: impl FnMut(u64, &[u8]) -> Result<(), E>) -> Result<(), E> {
         const PIECE: u64 = 64 << 10;
         let mut ranges = Vec::new();
         self.for_each_private(self.size, &mut |range| ranges.push(range));

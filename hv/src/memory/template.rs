@@ -1,6 +1,6 @@
 //! What clones are made of: memory that is never written again.
 
-use super::{Access, GuestMemory, MapError, tail_size};
+use super::{AccessMap, GuestMemory, MapError, tail_size};
 use hv_abi::{GuestAddr, PAGE_SIZE};
 use rustix::fs::{MemfdFlags, SealFlags, SeekFrom};
 use std::fs::File;
@@ -35,7 +35,7 @@ pub struct Template {
     file: Arc<File>,
     base: u64,
     size: u64,
-    map: Arc<Vec<(Range<u64>, Access)>>,
+    map: Arc<AccessMap>,
     view: MmapRegion,
     /// What was not a hole when it was sealed, tail included. (Reading a hole
     /// through a mapping fills it with a page of zeros.)
@@ -97,11 +97,7 @@ impl Template {
         rustix::fs::fstat(&*self.file).map_or(0, |stat| stat.st_blocks as u64 * 512)
     }
 
-    pub(super) fn map(
-        &self,
-        protection: i32,
-        flags: i32,
-    ) -> Result<(MmapRegion, Arc<Vec<(Range<u64>, Access)>>), MapError> {
+    pub(super) fn map(&self, protection: i32, flags: i32) -> Result<(MmapRegion, Arc<AccessMap>), MapError> {
         let region = map(&self.file, self.size + tail_size(self.size), protection, flags)?;
         Ok((region, self.map.clone()))
     }

@@ -10,8 +10,8 @@ pub mod kvm;
 mod state;
 
 pub use crate::crash::Registers;
-pub use access::{Access, Opening, Space};
 use crate::memory::GuestMemory;
+pub use access::{Access, Opening, Space};
 use hv_abi::EventPort;
 pub use state::{CpuState, Fpu};
 use std::sync::Arc;

@@ -83,8 +83,14 @@ fn distributions(members: &[&Measurement]) -> String {
         }
     });
     let label = |rarity: f64| format!("{} %", digits_of_percent(100.0 - 100.0 / rarity));
-    Plot { class: "distribution", series: series.collect(), x: Axis { label, between: 10.0 }, y: lines::short_time, marks: false }
-        .svg()
+    Plot {
+        class: "distribution",
+        series: series.collect(),
+        x: Axis { label, between: 10.0 },
+        y: lines::short_time,
+        marks: false,
+    }
+    .svg()
 }
 
 /// A percentage without needless digits: 90, 99.9, 99.99.
@@ -103,7 +109,8 @@ fn curves(curves: &[Curve]) -> String {
         ranges: curve.points.iter().map(|point| (point.time_ns.low, point.time_ns.high)).collect(),
     });
     let x = Axis { label: |at| format!("{at:.0}"), between: 2.0 };
-    let plot = Plot { class: "batching", series: series.collect(), x, y: lines::short_time, marks: true }.svg();
+    let plot =
+        Plot { class: "batching", series: series.collect(), x, y: lines::short_time, marks: true }.svg();
     format!(
         "<section id=\"batching\">\n<h2>Batches</h2>\n<div class=\"plots\">\n{}</div>\n</section>\n",
         figure("Time of one request, by how many come together", &plot)

@@ -8,7 +8,6 @@ mod registers;
 mod stubs;
 mod vcpu;
 
-
 use super::{Platform, PlatformError, Start, Vcpu};
 use crate::memory::GuestMemory;
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES};

@@ -198,8 +198,9 @@ impl Vcpu for KvmVcpu {
                     address,
                 })
             }
-            _ if port >= 256 => access::of_port(&mut self.vcpu)
-                .map_or(Exit::Fault(Fault::Port(port)), Exit::Access),
+            _ if port >= 256 => {
+                access::of_port(&mut self.vcpu).map_or(Exit::Fault(Fault::Port(port)), Exit::Access)
+            }
             _ => Exit::Fault(Fault::Port(port)),
         }
     }
