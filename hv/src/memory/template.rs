@@ -82,7 +82,7 @@ impl Template {
     }
 
     /// What its clones may do where.
-    pub(super) fn access(&self) -> &[(Range<u64>, Access)] {
+    pub(super) fn access(&self) -> &AccessMap {
         &self.map
     }
 
