@@ -112,7 +112,8 @@ fn main() {
     let program = static_program(folder.path());
     let spawn = Server::start(Command::new(env!("CARGO_BIN_EXE_spawn_web")).arg(program), false);
     let (mut ours, mut floor) = (Vec::new(), Vec::new());
-    (hv.turn(), spawn.turn());
+    hv.turn();
+    spawn.turn();
     for _ in 0..TURNS {
         floor.push(spawn.turn());
         ours.push(hv.turn());

@@ -182,7 +182,7 @@ fn bodies_are_streamed_with_back_pressure() {
         return;
     }
     let (_engine, function) = deploy("fn-probe", one());
-    let bytes: Vec<u8> = (0..3_000_000u32).map(|n| (n * 7 >> 3) as u8).collect();
+    let bytes: Vec<u8> = (0..3_000_000u32).map(|n| ((n * 7) >> 3) as u8).collect();
     let (mut call, receiver) = begin(&function, "POST /echo HTTP/1.1\r\n\r\n").unwrap();
     let mut sent = 0;
     while sent < bytes.len() {

@@ -57,7 +57,7 @@ fn start(hardware: &mut Hardware, device: u64, queues: u32, size: u32, place: im
 fn only_what_is_there_is_opened() {
     assert_eq!(opening(&[]), None);
     let opened = opening(&[Emulated::Timer]).unwrap();
-    assert_eq!((&opened.ports[..], opened.pages), (&[0x608..0x60c][..], 0..0));
+    assert_eq!((opened.ports.as_slice(), opened.pages), (std::slice::from_ref(&(0x608..0x60c)), 0..0));
     let disk = tempfile::NamedTempFile::new().unwrap();
     disk.as_file().set_len(4096).unwrap();
     let disk = Disk::open(&DiskSpec::new(disk.path())).unwrap();

@@ -16,7 +16,7 @@
 //! `Woken` is what makes a wake-up between a task's decision to block and its
 //! blocking count.
 //!
-//! [`policy`] decides: virtual time, weights, caps, slices. What is here does it:
+//! `policy` decides: virtual time, weights, caps, slices. What is here does it:
 //! one lock around the policy; threads that run what it chooses, and park when there
 //! is nothing. Somebody always watches for the next deadline or end of a slice: a thread that
 //! has nothing to run, or else the *ticker*, a thread that is made the first
