@@ -305,4 +305,8 @@ impl Source for ConsoleSource {
         self.console.pump_input();
         (pumped == Pumped::Budget).then_some(now)
     }
+
+    fn renew(&mut self) -> bool {
+        self.console.renew().is_ok()
+    }
 }
