@@ -50,22 +50,20 @@ fn deploy(name: &str, options: Options) -> (Engine, Function) {
     (engine, function)
 }
 
-fn begin(function: &Function, head: &str) -> Result<(Call, Receiver<Got>), Failure> {
-    let (sender, receiver) = channel();
-    let call = function.call(head.as_bytes(), Box::new(Collect(Got::default(), sender)))?;
-    Ok((call, receiver))
-}
-
-fn get(function: &Function, target: &str) -> Got {
-    let head = format!("GET {target} HTTP/1.1\r\nHost: test\r\n\r\n");
-    // A machine that is being reset is not there for a moment.
-    let (mut call, receiver) = loop {
-        match begin(function, &head) {
-            Ok(begun) => break begun,
+fn begin(function: &Function, head: &str) -> (Call, Receiver<Got>) {
+    // A machine that is being reset, or replaced, is not there for a moment.
+    loop {
+        let (sender, receiver) = channel();
+        match function.call(head.as_bytes(), Box::new(Collect(Got::default(), sender))) {
+            Ok(call) => return (call, receiver),
             Err(Failure::Full) => std::thread::yield_now(),
             Err(failure) => panic!("{failure}"),
         }
-    };
+    }
+}
+
+fn get(function: &Function, target: &str) -> Got {
+    let (mut call, receiver) = begin(function, &format!("GET {target} HTTP/1.1\r\nHost: test\r\n\r\n"));
     call.end();
     receiver.recv_timeout(Duration::from_secs(20)).expect("an answer")
 }
@@ -170,7 +168,7 @@ fn failures_are_told_apart() {
         assert_eq!(text(&get(&function, "/count")).trim(), "1", "after {target}");
     }
     // Somebody who goes away takes the guest along.
-    let (call, receiver) = begin(&function, "GET /hang HTTP/1.1\r\n\r\n").unwrap();
+    let (call, receiver) = begin(&function, "GET /hang HTTP/1.1\r\n\r\n");
     drop(call);
     assert!(receiver.recv_timeout(Duration::from_secs(10)).unwrap().failure.is_some());
     assert_eq!(text(&get(&function, "/count")).trim(), "1");
@@ -183,7 +181,7 @@ fn bodies_are_streamed_with_back_pressure() {
     }
     let (_engine, function) = deploy("fn-probe", one());
     let bytes: Vec<u8> = (0..3_000_000u32).map(|n| ((n * 7) >> 3) as u8).collect();
-    let (mut call, receiver) = begin(&function, "POST /echo HTTP/1.1\r\n\r\n").unwrap();
+    let (mut call, receiver) = begin(&function, "POST /echo HTTP/1.1\r\n\r\n");
     let mut sent = 0;
     while sent < bytes.len() {
         sent += call.send(&bytes[sent..bytes.len().min(sent + 100_000)]);
