@@ -54,7 +54,7 @@ pub(super) fn run(args: BenchArgs) -> Result<u8, Box<dyn Error>> {
         }
     };
     let guests = Rc::new(Guests::new(&bench, &null)?);
-    let all = all_operations(&guests, &Rc::new(Clones::new(&function, 0)?))?;
+    let all = all_operations(&guests, &function)?;
     if args.list {
         print(&list(&all))?;
         return Ok(0);
@@ -124,12 +124,10 @@ fn show(args: &BenchArgs, results: &Results, old: Option<&Results>) -> Result<u8
 }
 
 /// Every operation, in groups; in a group, floors come first.
-fn all_operations(
-    guests: &Rc<Guests>,
-    clones: &Rc<Clones>,
-) -> Result<Vec<Box<dyn Operation>>, Box<dyn Error>> {
-    let mut all = operations::all(guests, clones)?;
-    all.extend(guests.operations()?.into_iter().map(|operation| Box::new(operation) as Box<dyn Operation>));
+fn all_operations(guests: &Rc<Guests>, function: &Path) -> Result<Vec<Box<dyn Operation>>, Box<dyn Error>> {
+    let of_guests = guests.operations()?;
+    let mut all = operations::all(guests, &Rc::new(Clones::new(function, 0)?))?;
+    all.extend(of_guests.into_iter().map(|operation| Box::new(operation) as Box<dyn Operation>));
     all.sort_by_key(|operation| operation.spec().group);
     Ok(all)
 }
