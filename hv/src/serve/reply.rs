@@ -15,6 +15,8 @@ use std::task::{Context, Poll, ready};
 pub(super) struct Reply {
     content: Content,
     record: Record,
+    /// The answer has broken off, and what there was of it is on its way to the client.
+    broken: bool,
 }
 
 enum Content {
@@ -31,11 +33,11 @@ impl Reply {
     pub(super) fn own(text: impl Into<Bytes>, mut record: Record) -> Self {
         // It is as good as given: nobody takes it back.
         record.done = true;
-        Reply { content: Content::Own(text.into()), record }
+        Reply { content: Content::Own(text.into()), record, broken: false }
     }
 
     pub(super) fn guest(conversation: Conversation, served: Arc<Served>, record: Record) -> Self {
-        let mut reply = Reply { content: Content::Guest(conversation, served), record };
+        let mut reply = Reply { content: Content::Guest(conversation, served), record, broken: false };
         reply.note_end();
         reply
     }
@@ -58,6 +60,9 @@ impl Body for Reply {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         let this = self.get_mut();
+        if this.broken {
+            return Poll::Ready(Some(Err(BrokenOff)));
+        }
         let chunk = match &mut this.content {
             Content::Own(text) => Some(std::mem::take(text)).filter(|text| !text.is_empty()),
             Content::Guest(conversation, served) => match ready!(conversation.poll_body(context)) {
@@ -67,7 +72,11 @@ impl Body for Reply {
                     // A client that went away has nobody to blame.
                     this.record.done = !matches!(broken, Broken::Upload(_));
                     note_broken(broken, served, &mut this.record);
-                    return Poll::Ready(Some(Err(BrokenOff)));
+                    // Told at once, hyper would close the connection without having
+                    // written even the head; in between two polls it does.
+                    this.broken = true;
+                    context.waker().wake_by_ref();
+                    return Poll::Pending;
                 }
             },
         };
