@@ -110,7 +110,7 @@ fn every_request_is_answered_and_nothing_is_left() {
         return;
     }
     let count = std::env::var("HV_FAULTS").ok().and_then(|count| count.parse().ok()).unwrap_or(3000);
-    let keys = "memory = \"4M\"\ncpu_time = \"100ms\"\nwall_time = \"20s\"\nqueue_time = \"100s\"\n\
+    let keys = "memory = \"4M\"\ncpu_time = \"30ms\"\nwall_time = \"20s\"\nqueue_time = \"100s\"\n\
                 concurrency = 16\nidle = \"100ms\"";
     let serve = Serve::start(&("log = \"off\"\n".to_owned() + &probe(keys)));
     // What is made once is there after the first storm, and machines end when they are idle.

@@ -6,7 +6,7 @@
 mod symbols;
 mod unwind;
 
-pub use symbols::Symbols;
+pub use symbols::{Known, Symbols};
 pub use unwind::UnwindRegs;
 
 use serde::Serialize;
@@ -106,6 +106,13 @@ pub struct Frame {
     pub line: Option<u32>,
     /// Whether the function is part of the next frame's code.
     pub inlined: bool,
+}
+
+impl Frame {
+    /// One of which nothing is known but where it is.
+    fn bare(address: u64, offset: Option<u64>) -> Self {
+        Frame { address, offset, function: None, file: None, line: None, inlined: false }
+    }
 }
 
 impl fmt::Display for Frame {

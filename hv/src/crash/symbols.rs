@@ -11,6 +11,9 @@ use addr2line::gimli::{self, EndianSlice, LittleEndian};
 use object::read::elf::ElfFile64;
 use object::{Object, ObjectSection, ObjectSegment, ObjectSymbol, SymbolKind};
 use std::borrow::Cow;
+use std::cell::OnceCell;
+use std::collections::HashMap;
+use std::sync::Mutex;
 
 type Slice<'a> = EndianSlice<'a, LittleEndian>;
 
@@ -25,22 +28,46 @@ const MAX_DEBUG_DEPTH: isize = 256;
 /// Longest name that is shown, in characters.
 const MAX_NAME: usize = 400;
 
+/// Most instructions of an image whose names are remembered.
+const MAX_KNOWN: usize = 256;
+
+/// What was found out about an image's instructions.
+///
+/// To read debug information takes milliseconds, and a function that crashes at every
+/// request crashes at the same few places.
+#[derive(Debug, Default)]
+pub struct Known(Mutex<HashMap<u64, Vec<Frame>>>);
+
+impl Known {
+    fn get(&self, probe: u64) -> Option<Vec<Frame>> {
+        self.0.lock().expect("no panic while held").get(&probe).cloned()
+    }
+
+    fn put(&self, probe: u64, frames: &[Frame]) {
+        let mut known = self.0.lock().expect("no panic while held");
+        if known.len() < MAX_KNOWN {
+            known.insert(probe, frames.to_vec());
+        }
+    }
+}
+
 /// The symbols of an image that is loaded somewhere. Making one reads only
 /// headers; the rest is read when it is asked for.
 pub struct Symbols<'a> {
     file: Option<ElfFile64<'a>>,
     base: u64,
     size: u64,
+    known: &'a Known,
 }
 
 impl<'a> Symbols<'a> {
     /// The symbols in the bytes of an ELF file whose address 0 is at guest
-    /// address `base`. Bytes that are no ELF file have none.
-    pub fn new(bytes: &'a [u8], base: u64) -> Self {
+    /// address `base`, with what is known of the same file. Bytes that are no ELF file have none.
+    pub fn new(bytes: &'a [u8], base: u64, known: &'a Known) -> Self {
         let file = ElfFile64::parse(bytes).ok();
         let ends = file.iter().flat_map(|file| file.segments());
         let size = ends.map(|segment| segment.address().saturating_add(segment.size())).max().unwrap_or(0);
-        Symbols { file, base, size }
+        Symbols { file, base, size, known }
     }
 
     /// The functions that were running, innermost first, at most [`MAX_FRAMES`].
@@ -53,10 +80,10 @@ impl<'a> Symbols<'a> {
         let unwinder =
             self.section(".eh_frame").map(|frames| Unwinder::new(frames, self.section(".eh_frame_hdr")));
         let addresses = unwind::walk(unwinder, self.base, self.size, regs, read);
-        let context = self.context();
+        let context = OnceCell::new();
         let mut frames = Vec::new();
         for (index, address) in addresses.into_iter().enumerate() {
-            self.describe(context.as_ref(), address, index != 0, &mut frames);
+            self.describe(&context, address, index != 0, &mut frames);
             if frames.len() >= MAX_FRAMES {
                 break;
             }
@@ -69,23 +96,34 @@ impl<'a> Symbols<'a> {
     /// innermost first: the last one is not inlined. Never empty.
     pub fn lookup(&self, address: u64) -> Vec<Frame> {
         let mut frames = Vec::new();
-        self.describe(self.context().as_ref(), address, false, &mut frames);
+        self.describe(&OnceCell::new(), address, false, &mut frames);
         frames
     }
 
     fn describe(
         &self,
-        context: Option<&Context<Slice<'a>>>,
+        context: &OnceCell<Option<Context<Slice<'a>>>>,
         address: u64,
         is_return: bool,
         frames: &mut Vec<Frame>,
     ) {
         let offset = address.checked_sub(self.base).filter(|offset| *offset < self.size);
-        let bare = Frame { address, offset, function: None, file: None, line: None, inlined: false };
-        let Some(offset) = offset else { return frames.push(bare) };
+        let Some(offset) = offset else { return frames.push(Frame::bare(address, None)) };
         // The call itself, not what follows it.
         let probe = if is_return { offset.saturating_sub(1) } else { offset };
-        let before = frames.len();
+        let found = self.known.get(probe).unwrap_or_else(|| {
+            let found = self.find(context.get_or_init(|| self.context()).as_ref(), probe);
+            self.known.put(probe, &found);
+            found
+        });
+        let here = |frame| Frame { address, offset: Some(offset), ..frame };
+        frames.extend(found.into_iter().map(here));
+    }
+
+    /// The functions at an offset. Never empty.
+    fn find(&self, context: Option<&Context<Slice<'a>>>, probe: u64) -> Vec<Frame> {
+        let bare = Frame::bare(self.base + probe, Some(probe));
+        let mut frames = Vec::new();
         let found = context.and_then(|context| context.find_frames(probe).skip_all_loads().ok());
         if let Some(mut found) = found {
             while let Ok(Some(frame)) = found.next() {
@@ -103,7 +141,7 @@ impl<'a> Symbols<'a> {
                 }
             }
         }
-        if frames.len() == before {
+        if frames.is_empty() {
             frames.push(bare);
         }
         if let Some(last) = frames.last_mut() {
@@ -113,6 +151,7 @@ impl<'a> Symbols<'a> {
             let base = short.as_deref().and_then(|name| name.split('<').next()).unwrap_or("");
             last.function = self.symbol(probe).filter(|full| full.contains(base)).or(short);
         }
+        frames
     }
 
     /// The name of the function symbol that covers an offset; else of the
@@ -206,7 +245,7 @@ mod tests {
 
     #[test]
     fn an_address_without_symbols_is_an_offset() {
-        let frames = Symbols::new(b"not an image", 0x1000).lookup(0x1234);
+        let frames = Symbols::new(b"not an image", 0x1000, &Known::default()).lookup(0x1234);
         assert_eq!(frames.len(), 1);
         assert_eq!((frames[0].address, frames[0].offset), (0x1234, None));
     }
@@ -229,7 +268,10 @@ mod tests {
         let bytes = std::fs::read("/proc/self/exe").unwrap();
         let base = own_base();
         let address = landmark as fn() -> u32 as usize as u64;
-        let frames = Symbols::new(&bytes, base).lookup(address);
+        let known = Known::default();
+        let symbols = Symbols::new(&bytes, base, &known);
+        let frames = symbols.lookup(address);
+        assert_eq!(symbols.lookup(address), frames, "what is remembered is what was found");
         let last = frames.last().unwrap();
         assert!(last.function.as_ref().unwrap().contains("landmark"), "{last:?}");
         assert!(last.file.as_ref().unwrap().ends_with("symbols.rs") && !last.inlined);

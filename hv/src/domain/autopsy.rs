@@ -48,7 +48,7 @@ impl Body<'_> {
 
     /// The report of something that is no exception, with this reason.
     pub(super) fn report(&self, reason: String, registers: Option<Registers>) -> CrashReport {
-        let symbols = Symbols::new(self.image.bytes(), self.image_base);
+        let symbols = Symbols::new(self.image.bytes(), self.image_base, self.image.known());
         let backtrace = registers.map_or_else(Vec::new, |registers| {
             symbols.backtrace(&registers.unwind(), &mut |address| {
                 let mut bytes = [0; 8];

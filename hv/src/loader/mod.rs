@@ -22,6 +22,7 @@ mod tests;
 
 pub use error::{ImageError, OpenError};
 
+use crate::crash::Known;
 use crate::memory::Access;
 use hv_abi::PAGE_SIZE;
 use hv_abi::note::NoteDesc;
@@ -81,6 +82,7 @@ pub struct Image {
     /// that a crash is not explained with the symbols of a later build.
     file: Option<File>,
     whole: OnceLock<Vec<u8>>,
+    known: Known,
     note: NoteDesc,
     size: u64,
     alignment: u64,
@@ -141,6 +143,11 @@ impl Image {
                 file.seek(SeekFrom::Start(0)).and_then(|_| file.take(MAX_FILE_SIZE).read_to_end(&mut whole));
             if read.is_ok() { whole } else { self.bytes.clone() }
         })
+    }
+
+    /// What was found in its symbols so far.
+    pub(crate) fn known(&self) -> &Known {
+        &self.known
     }
 
     /// What the guest's builder tells the host.

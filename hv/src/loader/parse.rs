@@ -4,6 +4,7 @@ use super::{
     Image, ImageError, Load, MAX_ALIGNMENT, MAX_IMAGE_SIZE, MAX_SEGMENTS, Segment, page_down, page_up,
     relocate,
 };
+use crate::crash::Known;
 use crate::memory::Access;
 use hv_abi::note::{NOTE_NAME, NOTE_TYPE, NoteDesc};
 use hv_abi::{ABI_VERSION, PAGE_SIZE};
@@ -46,8 +47,8 @@ pub(super) fn image(bytes: Vec<u8>) -> Result<Image, ImageError> {
         }
         None => Vec::new(),
     };
-    let (file, whole) = (None, OnceLock::new());
-    Ok(Image { file, whole, note, size, alignment, entry, loads, segments, relocations, bytes })
+    let (file, whole, known) = (None, OnceLock::new(), Known::default());
+    Ok(Image { file, whole, known, note, size, alignment, entry, loads, segments, relocations, bytes })
 }
 
 /// How many bytes of a file that begins like `bytes` its program headers name:
