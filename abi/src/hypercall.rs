@@ -73,6 +73,10 @@ hypercalls! {
     /// Says that the guest has finished starting. Returns 0. The host logs the
     /// time; a snapshot that waits for this call is taken here, and clones of it return from it.
     8 Ready "ready" ();
+    /// Has the guest taken to `handler` when events come ([upcalls](crate::shared_info::SharedInfo::upcall_mask));
+    /// 0 takes the handler away. Returns 0; [`crate::Errno::Fault`] when the guest could not execute
+    /// code there, and then nothing changes (ABI 1.2).
+    9 SetUpcall "set_upcall" ("handler");
 }
 
 impl Hypercall {

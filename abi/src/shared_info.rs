@@ -1,7 +1,8 @@
 //! The page that host and guest both write: events, and the clock.
 //!
 //! Every field has one writer, except `pending`, where the host sets bits and
-//! the guest clears them, both atomically.
+//! the guest clears them, and `upcall_mask`, which the host sets and the guest
+//! sets and clears, all atomically.
 
 use crate::{event, layout::layout};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -69,11 +70,37 @@ pub struct SharedInfo {
     /// host together with `generation`, no two guests get the same; the guest
     /// may clear it after use. Zero in a guest that was started, whose seed is in start-info (ABI 1.1).
     pub seed: [u8; 32],
+    /// Whether upcalls are held back: 0 lets them come, anything else keeps
+    /// them away. 0 at the start (ABI 1.2).
+    ///
+    /// A guest that has a handler ([`SetUpcall`](crate::Hypercall::SetUpcall))
+    /// is taken to it when an unmasked event is pending and this is 0. The host
+    /// makes it 1 with that, atomically, so that handlers do not pile up; the guest makes it 0
+    /// again when it can bear the next upcall.
+    ///
+    /// **The host looks when an event comes and whenever the guest leaves, but
+    /// not when this becomes 0.** So no upcall is lost if who unmasks
+    ///
+    /// 1. stores 0 here, with a full barrier behind;
+    /// 2. looks whether an unmasked event is pending; if none is, that is all;
+    /// 3. else calls its handler itself, after an exchange of this for 1 that found 0,
+    ///    or makes any hypercall: the upcall comes before that returns.
+    ///
+    /// The same goes for clearing a bit of `mask`: steps 2 and 3 come after it.
+    pub upcall_mask: u32,
+    reserved2: u32,
 }
 
-layout!(SharedInfo: 368 {
+layout!(SharedInfo: 376 {
     pending @ 0, mask @ 128, clock @ 256, reserved @ 296, generation @ 320, seed @ 336,
+    upcall_mask @ 368, reserved2 @ 372,
 });
+
+const _: () = assert!(size_of::<SharedInfo>() as u64 <= crate::PAGE_SIZE);
+
+/// Bytes below the interrupted code's stack pointer that an upcall leaves alone: the System V red
+/// zone. Below them is the address that the handler returns to, with `ret 128`.
+pub const RED_ZONE: u64 = 128;
 
 #[cfg(test)]
 mod tests {

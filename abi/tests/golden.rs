@@ -14,7 +14,7 @@ use hv_abi::io::function::{BODY_MAX, FrameHeader, FrameKind, HEAD_MAX};
 use hv_abi::io::net::{ETHERNET_HEADER, NetConfig, NetFeatures, NetRequest, NetResponse};
 use hv_abi::note::{NOTE_NAME, NOTE_TYPE, Note};
 use hv_abi::ring::{self, Layout};
-use hv_abi::shared_info::{Clock, EVENT_WORDS, SharedInfo};
+use hv_abi::shared_info::{Clock, EVENT_WORDS, RED_ZONE, SharedInfo};
 use hv_abi::start_info::{CpuFeatures, MAGIC, StartInfo};
 use hv_abi::{ABI_VERSION, AbiVersion, Errno, EventPort, GuestAddr, Hypercall, PAGE_SIZE};
 use zerocopy::{FromZeros, IntoBytes};
@@ -42,7 +42,7 @@ fn golden(value: &(impl IntoBytes + zerocopy::Immutable), digits: &str) {
 #[test]
 fn note() {
     let note = Note::new(256 << 10, 1 << 20);
-    golden(&note, "03000000 10000000 01000000 68760000  0100 0100 00000400 0000100000000000");
+    golden(&note, "03000000 10000000 01000000 68760000  0100 0200 00000400 0000100000000000");
     assert_eq!((NOTE_NAME, NOTE_TYPE), (*b"hv\0", 1));
 }
 
@@ -92,11 +92,13 @@ fn shared_info() {
     info.clock = Clock { version: 1, shift: 2, multiplier: 3, tsc_base: 4, ns_base: 5, wall_base: 6 };
     info.generation = [0xee; 16];
     info.seed = [0xdd; 32];
+    info.upcall_mask = 0x0403_0201;
     let pending: String = (1..=16u64).map(|n| format!("{n:02x}00000000000000")).collect();
     let clock = "01000000 02000000 0300000000000000 0400000000000000 0500000000000000 0600000000000000";
-    let expected =
-        pending + &"ff".repeat(128) + clock + &"00".repeat(24) + &"ee".repeat(16) + &"dd".repeat(32);
+    let identity = "00".repeat(24) + &"ee".repeat(16) + &"dd".repeat(32);
+    let expected = pending + &"ff".repeat(128) + clock + &identity + "01020304 00000000";
     golden(&info, &expected);
+    assert_eq!(RED_ZONE, 128);
 }
 
 #[test]
@@ -197,7 +199,7 @@ fn rings() {
 
 #[test]
 fn numbers() {
-    assert_eq!(ABI_VERSION, AbiVersion { major: 1, minor: 1 });
+    assert_eq!(ABI_VERSION, AbiVersion { major: 1, minor: 2 });
     assert_eq!((PAGE_SIZE, STUB_SIZE, PANIC_MESSAGE_MAX, ENTROPY_MAX), (4096, 32, 4096, 256));
     assert_eq!((NONE, POWER, FIRST_DEVICE, PORTS), (EventPort(0), EventPort(1), EventPort(2), 1024));
     assert_eq!(GENERATION, EventPort(1023));
@@ -219,6 +221,7 @@ fn numbers() {
             (6, "wall_clock", 192),
             (7, "entropy", 224),
             (8, "ready", 256),
+            (9, "set_upcall", 288),
         ]
     );
     let errors: Vec<_> = Errno::ALL.iter().map(|&error| (error.to_status(), format!("{error:?}"))).collect();

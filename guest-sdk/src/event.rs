@@ -1,5 +1,7 @@
 //! ⚠ Event channels, guest side.
 
+pub mod upcall;
+
 use crate::{hypercall, rt, time};
 use alloc::sync::Arc;
 use alloc::task::Wake;
@@ -12,6 +14,7 @@ use hv_abi::EventPort;
 use hv_abi::event::{GENERATION, PORTS, POWER};
 use hv_abi::shared_info::{EVENT_WORDS, SharedInfo};
 use spin::{Mutex, Once};
+pub use upcall::on_upcall;
 
 fn word(field: usize, index: usize) -> &'static AtomicU64 {
     let address = rt::start_info().shared_info.0 as usize + field + 8 * index;
@@ -48,6 +51,7 @@ pub fn unmask(port: EventPort) {
     {
         WORDS.fetch_or(1 << index, Ordering::Relaxed);
         mask(index).fetch_and(!bit, Ordering::SeqCst);
+        upcall::look();
     }
 }
 
@@ -74,7 +78,7 @@ pub fn any_pending() -> bool {
 const SPIN: u64 = 30_000;
 
 /// Waits until an unmasked event is pending (true), or until the deadline on
-/// the guest's clock (false).
+/// the guest's clock (false). An event with a [handler](on_upcall) may be over when this returns.
 pub fn wait(deadline: Option<time::Instant>) -> bool {
     let deadline = deadline.map_or(u64::MAX, time::Instant::as_nanos);
     let spin_until = time::now_nanos().saturating_add(SPIN).min(deadline);
@@ -100,11 +104,12 @@ pub fn wait_only(port: EventPort, deadline: Option<time::Instant>) -> bool {
     let Some((word, bit)) = port.position() else { return false };
     unmask(port);
     // The request to shut down stays unmasked: masking it would tell the host
-    // that this guest does not listen to it.
+    // that this guest does not listen to it. So do events that have handlers.
     let power = POWER.position().map_or((0, 0), |position| position);
     let mut saved = [0; EVENT_WORDS];
     for index in words() {
         let keep = if index == word { bit } else { 0 } | if index == power.0 { power.1 } else { 0 };
+        let keep = keep | upcall::handled(index);
         saved[index] = mask(index).fetch_or(!keep, Ordering::SeqCst);
     }
     let taken = loop {
@@ -119,6 +124,7 @@ pub fn wait_only(port: EventPort, deadline: Option<time::Instant>) -> bool {
     for index in words() {
         mask(index).store(saved[index], Ordering::SeqCst);
     }
+    upcall::look();
     taken
 }
 

@@ -15,22 +15,25 @@ use core::task::{Context, Poll, RawWaker, RawWakerVTable, Waker};
 use embassy_executor::raw;
 use spin::{LazyLock, Mutex};
 
-/// A guest has one processor, and nothing interrupts it: hv gives it events
-/// as bits that it looks at when it likes. So there is never anybody to keep out.
+/// A guest has one processor, and nothing interrupts it but [upcalls](event::upcall),
+/// in guests that ask for them: they are all that has to be kept out.
 struct SingleProcessor;
 
 critical_section::set_impl!(SingleProcessor);
 
 // SAFETY: between `acquire` and `release` no other code of the guest can run:
-// there is one virtual processor, no interrupt handler and no thread. The
+// there is one virtual processor, no thread, and handlers of upcalls wait. The
 // fences keep the compiler from moving memory accesses out of the section.
 unsafe impl critical_section::Impl for SingleProcessor {
-    unsafe fn acquire() {
+    unsafe fn acquire() -> bool {
+        let unmask = event::upcall::enter();
         core::sync::atomic::compiler_fence(Ordering::SeqCst);
+        unmask
     }
 
-    unsafe fn release((): ()) {
+    unsafe fn release(unmask: bool) {
         core::sync::atomic::compiler_fence(Ordering::SeqCst);
+        event::upcall::leave(unmask);
     }
 }
 
@@ -99,6 +102,8 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
         event::ring();
         event::dispatch();
         let next = timer::expire();
+        // A handler that wakes something after the look has to end the wait.
+        let _masked = event::upcall::mask();
         if !WOKEN.load(Ordering::Relaxed) && !PENDED.load(Ordering::Relaxed) {
             event::wait(next);
         }

@@ -90,6 +90,12 @@ pub fn ready() {
     call(Hypercall::Ready, 0, 0);
 }
 
+/// Has the host take the guest to the code at this address when events come; 0: no more.
+/// [`crate::event::on_upcall`] does that for handlers in Rust.
+pub(crate) fn set_upcall(handler: u64) -> Result<(), Errno> {
+    check(call(Hypercall::SetUpcall, handler, 0)).map(drop)
+}
+
 /// Any call number (modulo 128), with any arguments: for tests of the host.
 #[doc(hidden)]
 pub fn raw(call: u32, first: u64, second: u64) -> i64 {

@@ -3,15 +3,17 @@
 use crate::memory::GuestMemory;
 use hv_abi::ring::Violation;
 use hv_abi::shared_info::SharedInfo;
-use hv_abi::{EventPort, PAGE_SIZE};
+use hv_abi::{EventPort, GuestAddr, PAGE_SIZE};
 use std::mem::offset_of;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 /// Whoever runs the guest that events are for.
 pub trait Owner: Send + Sync {
     /// An unmasked event became pending: a guest that blocks has to run.
     fn wake(&self);
+    /// A guest that runs has to be taken to its handler: follows [`wake`](Self::wake).
+    fn interrupt(&self);
     /// The guest broke the protocol of one of its devices and has to end.
     fn condemn(&self, reason: String);
 }
@@ -22,6 +24,8 @@ pub trait Owner: Send + Sync {
 pub struct Hub {
     memory: Arc<GuestMemory>,
     shared_info: u64,
+    /// Address of the guest's handler of upcalls; 0: it has none.
+    handler: AtomicU64,
     owner: OnceLock<Weak<dyn Owner>>,
 }
 
@@ -29,7 +33,7 @@ impl Hub {
     /// The channels of the guest whose shared-info page is at this offset of its memory.
     pub fn new(memory: Arc<GuestMemory>, shared_info: u64) -> Arc<Self> {
         assert!(shared_info.is_multiple_of(PAGE_SIZE) && shared_info < memory.size());
-        Arc::new(Hub { memory, shared_info, owner: OnceLock::new() })
+        Arc::new(Hub { memory, shared_info, handler: AtomicU64::new(0), owner: OnceLock::new() })
     }
 
     /// Says whom to wake. Events before that are only noted.
@@ -41,7 +45,7 @@ impl Hub {
         self.owner.get().and_then(Weak::upgrade)
     }
 
-    fn word(&self, field: usize, word: usize) -> &std::sync::atomic::AtomicU64 {
+    fn word(&self, field: usize, word: usize) -> &AtomicU64 {
         self.memory.atomic_u64(self.shared_info + (field + 8 * word) as u64)
     }
 
@@ -54,6 +58,10 @@ impl Hub {
         let masked = self.word(offset_of!(SharedInfo, mask), word).load(Ordering::SeqCst) & bit != 0;
         if !masked && let Some(owner) = self.owner() {
             owner.wake();
+            // A guest that unmasks upcalls does so before it looks at the bitmaps itself.
+            if self.handler.load(Ordering::SeqCst) != 0 && self.upcall_mask().load(Ordering::SeqCst) == 0 {
+                owner.interrupt();
+            }
         }
     }
 
@@ -78,6 +86,30 @@ impl Hub {
             pending != 0
                 && pending & !self.word(offset_of!(SharedInfo, mask), word).load(Ordering::SeqCst) != 0
         })
+    }
+
+    fn upcall_mask(&self) -> &AtomicU32 {
+        self.memory.atomic_u32(self.shared_info + offset_of!(SharedInfo, upcall_mask) as u64)
+    }
+
+    /// Gives the guest this handler, an address that was judged; `None` takes it away.
+    pub fn set_handler(&self, handler: Option<GuestAddr>) {
+        self.handler.store(handler.map_or(0, |address| address.0), Ordering::SeqCst);
+    }
+
+    /// The guest's handler.
+    pub fn handler(&self) -> Option<GuestAddr> {
+        Some(self.handler.load(Ordering::SeqCst)).filter(|&address| address != 0).map(GuestAddr)
+    }
+
+    /// The handler, if the guest has to be taken to it now; upcalls are masked then.
+    /// Only for who runs the guest, while it stands still.
+    pub fn take_upcall(&self) -> Option<GuestAddr> {
+        let handler = self.handler()?;
+        let mask = self.upcall_mask();
+        // Looking first leaves the page alone while nothing is to be done.
+        let due = mask.load(Ordering::SeqCst) == 0 && self.any_pending();
+        (due && mask.swap(1, Ordering::SeqCst) == 0).then_some(handler)
     }
 
     /// The channel of one port, to give to a back end.
@@ -114,5 +146,96 @@ impl Channel {
         if let Some(owner) = self.hub.owner() {
             owner.condemn(reason);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::Access;
+
+    const HANDLER: GuestAddr = GuestAddr(0x1234);
+
+    /// Counts what it is told.
+    #[derive(Default)]
+    struct Told {
+        wakes: AtomicU32,
+        interrupts: AtomicU32,
+    }
+
+    impl Owner for Told {
+        fn wake(&self) {
+            self.wakes.fetch_add(1, Ordering::Relaxed);
+        }
+
+        fn interrupt(&self) {
+            self.interrupts.fetch_add(1, Ordering::Relaxed);
+        }
+
+        fn condemn(&self, _: String) {}
+    }
+
+    /// A hub whose guest masks everything, as at its start.
+    fn hub() -> (Arc<Hub>, Arc<Told>) {
+        let mut memory = GuestMemory::new(GuestAddr(0x20_0000), 2 * PAGE_SIZE).unwrap();
+        memory.allow(PAGE_SIZE..2 * PAGE_SIZE, Access::READ | Access::WRITE);
+        let hub = Hub::new(Arc::new(memory), PAGE_SIZE);
+        for word in 0..hv_abi::shared_info::EVENT_WORDS {
+            hub.word(offset_of!(SharedInfo, mask), word).store(u64::MAX, Ordering::SeqCst);
+        }
+        let told = Arc::new(Told::default());
+        let owner: Arc<dyn Owner> = told.clone();
+        hub.set_owner(Arc::downgrade(&owner));
+        (hub, told)
+    }
+
+    fn unmask(hub: &Hub, port: EventPort) {
+        let (word, bit) = port.position().unwrap();
+        hub.word(offset_of!(SharedInfo, mask), word).fetch_and(!bit, Ordering::SeqCst);
+    }
+
+    #[test]
+    fn a_guest_is_interrupted_only_for_an_upcall_that_it_wants() {
+        let (hub, told) = hub();
+        let counts = || [&told.wakes, &told.interrupts].map(|count| count.load(Ordering::Relaxed));
+        let port = EventPort(70);
+        hub.raise(port);
+        assert_eq!(counts(), [0, 0], "masked");
+        unmask(&hub, port);
+        hub.raise(port);
+        assert_eq!(counts(), [1, 0], "no handler");
+        hub.set_handler(Some(HANDLER));
+        hub.raise(port);
+        assert_eq!(counts(), [2, 1]);
+        hub.upcall_mask().store(1, Ordering::SeqCst);
+        hub.raise(port);
+        assert_eq!(counts(), [3, 1], "upcalls masked");
+    }
+
+    #[test]
+    fn an_upcall_is_due_once() {
+        let (hub, _told) = hub();
+        let port = EventPort(1023);
+        hub.raise(port);
+        unmask(&hub, port);
+        assert_eq!(hub.take_upcall(), None, "no handler");
+        hub.set_handler(Some(HANDLER));
+        assert_eq!(hub.take_upcall(), Some(HANDLER));
+        assert_eq!(hub.upcall_mask().load(Ordering::SeqCst), 1);
+        assert_eq!(hub.take_upcall(), None, "masked with the first");
+        // Whatever else a guest writes there holds upcalls back, too.
+        for masked in [2, 1 << 31, u32::MAX] {
+            hub.upcall_mask().store(masked, Ordering::SeqCst);
+            assert_eq!(hub.take_upcall(), None);
+            assert_eq!(hub.upcall_mask().load(Ordering::SeqCst), masked);
+        }
+        hub.upcall_mask().store(0, Ordering::SeqCst);
+        assert_eq!(hub.take_upcall(), Some(HANDLER), "the event is still pending");
+        hub.upcall_mask().store(0, Ordering::SeqCst);
+        hub.set_handler(None);
+        assert_eq!((hub.handler(), hub.take_upcall()), (None, None));
+        hub.set_handler(Some(HANDLER));
+        hub.word(offset_of!(SharedInfo, pending), 15).store(0, Ordering::SeqCst);
+        assert_eq!(hub.take_upcall(), None, "nothing is pending");
     }
 }

@@ -23,6 +23,8 @@ pub(crate) enum Action {
     Panic(String),
     /// Note that the guest has started, and return 0.
     Ready,
+    /// Take the guest to this address when events come, or to none; return 0.
+    SetUpcall(Option<GuestAddr>),
 }
 
 /// Carries out a hypercall of a guest with this memory.
@@ -37,6 +39,7 @@ pub(crate) fn dispatch(memory: &GuestMemory, number: u32, arguments: [u64; 3]) -
         Some(Hypercall::WallClock) => Action::Return(clock::wall_clock() as i64),
         Some(Hypercall::Entropy) => Action::Return(status(entropy(memory, GuestAddr(first), second))),
         Some(Hypercall::Ready) => Action::Ready,
+        Some(Hypercall::SetUpcall) => set_upcall(memory, GuestAddr(first)),
         // Doorbells are the platform's; one that arrives here was forged as a call.
         Some(Hypercall::EventSend) | Some(_) | None => Action::Return(i64::from(Errno::NoSys.to_status())),
     }
@@ -44,6 +47,14 @@ pub(crate) fn dispatch(memory: &GuestMemory, number: u32, arguments: [u64; 3]) -
 
 fn status(result: Result<u64, Errno>) -> i64 {
     result.map_or_else(|errno| i64::from(errno.to_status()), |value| value as i64)
+}
+
+fn set_upcall(memory: &GuestMemory, handler: GuestAddr) -> Action {
+    match memory.check(handler, 1, Access::EXECUTE) {
+        _ if handler == GuestAddr(0) => Action::SetUpcall(None),
+        Ok(_) => Action::SetUpcall(Some(handler)),
+        Err(errno) => Action::Return(i64::from(errno.to_status())),
+    }
 }
 
 fn message(memory: &GuestMemory, address: GuestAddr, len: u64) -> String {
@@ -131,6 +142,20 @@ mod tests {
         assert_eq!(errno(&at(u64::MAX, 8)), Some(Errno::Fault));
         assert_eq!(errno(&at(BASE + 2 * PAGE_SIZE, 257)), Some(Errno::Invalid));
         assert_eq!(errno(&at(BASE + 2 * PAGE_SIZE, u64::MAX)), Some(Errno::Invalid));
+    }
+
+    #[test]
+    fn a_handler_is_code_of_the_guest() {
+        let mut memory = GuestMemory::new(GuestAddr(BASE), 4 * PAGE_SIZE).unwrap();
+        memory.allow(PAGE_SIZE..2 * PAGE_SIZE, Access::READ | Access::EXECUTE);
+        memory.allow(2 * PAGE_SIZE..3 * PAGE_SIZE, Access::READ | Access::WRITE);
+        let at = |address| dispatch(&memory, Hypercall::SetUpcall as u32, [address, 0, 0]);
+        let code = BASE + 2 * PAGE_SIZE - 1;
+        assert_eq!(at(code), Action::SetUpcall(Some(GuestAddr(code))));
+        assert_eq!(at(0), Action::SetUpcall(None));
+        for address in [8, BASE, code + 1, BASE + 3 * PAGE_SIZE, 1 << 63, u64::MAX] {
+            assert_eq!(errno(&at(address)), Some(Errno::Fault), "{address:#x}");
+        }
     }
 
     #[test]

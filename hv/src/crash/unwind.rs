@@ -73,15 +73,15 @@ impl<'a> Unwinder<'a> {
         Unwinder { frames: eh_frame, index, bases, context: UnwindContext::new() }
     }
 
-    /// From a function's registers to its caller's; the addresses of code are
-    /// relative to the image. `None` at the end of the stack, or of what can be known.
+    /// From a function's registers to its caller's, and whether that did not call it but was interrupted;
+    /// the addresses of code are relative to the image. `None` at the end of the stack, or of what can be known.
     fn step(
         &mut self,
         lookup: u64,
         regs: &UnwindRegs,
         read: &mut dyn FnMut(u64) -> Option<u64>,
-    ) -> Option<UnwindRegs> {
-        let row = self.row(lookup)?;
+    ) -> Option<(UnwindRegs, bool)> {
+        let (row, interrupted) = self.row(lookup)?;
         let mut caller = *regs;
         let cfa = match *row.cfa() {
             CfaRule::RegisterAndOffset { register, offset } => {
@@ -101,10 +101,10 @@ impl<'a> Unwinder<'a> {
             *caller.slot(register)? = value;
         }
         caller.rsp = cfa;
-        Some(caller)
+        Some((caller, interrupted))
     }
 
-    fn row(&mut self, lookup: u64) -> Option<&UnwindTableRow<usize>> {
+    fn row(&mut self, lookup: u64) -> Option<(&UnwindTableRow<usize>, bool)> {
         let Unwinder { frames, index, bases, context } = self;
         let fde = match index.as_ref().and_then(|index| index.table()) {
             Some(table) => {
@@ -116,7 +116,8 @@ impl<'a> Unwinder<'a> {
             }
             None => frames.fde_for_address(bases, lookup, EhFrame::cie_from_offset).ok()?,
         };
-        fde.unwind_info_for_address(frames, bases, context, lookup).ok()
+        let row = fde.unwind_info_for_address(frames, bases, context, lookup).ok()?;
+        Some((row, fde.is_signal_trampoline()))
     }
 }
 
@@ -133,20 +134,24 @@ pub(super) fn walk(
     let Some(mut unwinder) = unwinder else { return found };
     let inside = |address: u64| address.checked_sub(base).filter(|offset| *offset < size);
     let mut regs = *regs;
+    // Whether RIP is the instruction that would have been next, not one behind a call.
+    let mut exact = true;
     while found.len() < MAX_FRAMES {
         let first = found.len() == 1;
         let next = match inside(regs.rip) {
             // A call may be a function's last instruction, so look at the call, not behind it.
-            Some(offset) => unwinder.step(if first { offset } else { offset.saturating_sub(1) }, &regs, read),
+            Some(offset) => unwinder.step(if exact { offset } else { offset.saturating_sub(1) }, &regs, read),
             // A call to nowhere, or a leaf that is not the image's own.
             None if first => {
-                read(regs.rsp).map(|rip| UnwindRegs { rip, rsp: regs.rsp.wrapping_add(8), ..regs })
+                read(regs.rsp).map(|rip| (UnwindRegs { rip, rsp: regs.rsp.wrapping_add(8), ..regs }, false))
             }
             None => None,
         };
         // Callers' frames are above those of what they call; so this ends.
         match next {
-            Some(next) if next.rsp > regs.rsp && next.rip != 0 => regs = next,
+            Some((next, interrupted)) if next.rsp > regs.rsp && next.rip != 0 => {
+                (regs, exact) = (next, interrupted);
+            }
             _ => break,
         }
         if first && inside(regs.rip).is_none() {

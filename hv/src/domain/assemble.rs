@@ -42,6 +42,7 @@ pub(super) fn spawn(mut wishes: Builder, engine: &Engine) -> Result<Guest, Start
             device_count: devices.all.len() as u64,
             hypercall_page: layout.hypercall_page,
             shared_info: layout.shared_info,
+            upcall: 0,
         },
         name: wishes.name,
         image: wishes.image,

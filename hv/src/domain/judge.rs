@@ -58,6 +58,7 @@ impl Saved {
                     && inside(places.shared_info, size_of::<SharedInfo>() as u64, write),
                 "the place of shared-info",
             ),
+            (places.upcall == 0 || inside(places.upcall, 1, Access::EXECUTE), "the handler of upcalls"),
             (
                 places.device_count == self.devices.len() as u64
                     && places.devices.is_multiple_of(8)

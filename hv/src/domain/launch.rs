@@ -50,6 +50,7 @@ impl Launch {
         let begin = Instant::now();
         let memory = self.memory;
         let hub = Hub::new(memory.clone(), self.places.shared_info);
+        hub.set_handler(self.places.handler(memory.base()));
         let opening = emulated::opening(&self.emulated);
         let mut vcpu = engine.inner.platform.start(&Start {
             memory: &memory,
@@ -102,6 +103,7 @@ impl Launch {
                 khz,
                 clock: Mutex::new(clock),
                 kicker: vcpu.kicker(),
+                inside: AtomicBool::new(false),
                 cpu: Mutex::new(Cpu {
                     vcpu,
                     hardware,

@@ -22,6 +22,7 @@ mod outcome;
 mod recycle;
 mod restore;
 mod saved;
+mod upcall;
 
 pub use builder::{Builder, DEFAULT_MEMORY, MAX_MEMORY, MAX_STRINGS, StartError};
 pub use devices::ConnectError;
@@ -67,6 +68,8 @@ pub(crate) struct Domain {
     clock: Mutex<Clock>,
     cpu: Mutex<Cpu>,
     kicker: Arc<dyn Kick>,
+    /// Whether the guest runs, or is about to without looking at its events again.
+    inside: AtomicBool,
     entity: OnceLock<Weak<Entity>>,
     console: Arc<Console>,
     console_port: EventPort,
@@ -228,7 +231,7 @@ impl Domain {
         }
         cpu.first_entry.get_or_insert_with(Instant::now);
         loop {
-            let exit = cpu.vcpu.run();
+            let exit = self.enter(cpu)?;
             if self.ordered.load(Ordering::SeqCst) {
                 return Err(self.obey(cpu));
             }
@@ -268,6 +271,10 @@ impl Domain {
                     if self.hold_at_ready.swap(false, Ordering::SeqCst) {
                         return Ok(Turn::Next(self.held()));
                     }
+                }
+                Action::SetUpcall(handler) => {
+                    self.hub.set_handler(handler);
+                    cpu.vcpu.set_result(0);
                 }
                 Action::Yield => {
                     cpu.vcpu.set_result(0);
@@ -413,6 +420,10 @@ impl Task for Domain {
 impl Owner for Domain {
     fn wake(&self) {
         self.wake_up();
+    }
+
+    fn interrupt(&self) {
+        self.interrupt_cpu();
     }
 
     fn condemn(&self, reason: String) {

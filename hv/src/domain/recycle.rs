@@ -37,6 +37,7 @@ impl Guest {
         }
         sources.iter().for_each(|&source| reactor.resume(source));
         cpu.vcpu.reset(&origin.cpu)?;
+        domain.hub.set_handler(origin.places.handler(domain.memory.base()));
         (cpu.blocked, cpu.first_entry, cpu.called, cpu.console_rings) = (None, None, false, 0);
         domain.console.renew()?;
         for bell in &mut cpu.bells {

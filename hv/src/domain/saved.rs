@@ -28,6 +28,26 @@ pub struct Places {
     pub hypercall_page: u64,
     /// The shared-info page.
     pub shared_info: u64,
+    /// The handler of upcalls, when the guest was saved; 0: it had none.
+    pub upcall: u64,
+}
+
+/// Bytes of the places in snapshots of guests before ABI 1.2, which have no upcalls.
+const WITHOUT_UPCALL: usize = size_of::<Places>() - 8;
+
+impl Places {
+    /// Reads the saved form, of this or an older version.
+    pub(crate) fn load(bytes: &[u8]) -> Option<Self> {
+        match bytes.len() {
+            WITHOUT_UPCALL => Self::read_from_bytes(&[bytes, &[0; 8]].concat()).ok(),
+            _ => Self::read_from_bytes(bytes).ok(),
+        }
+    }
+
+    /// Address of the handler in memory with this base.
+    pub(super) fn handler(&self, base: GuestAddr) -> Option<GuestAddr> {
+        (self.upcall != 0).then(|| GuestAddr(base.0 + self.upcall))
+    }
 }
 
 /// A guest that stands still, without its memory.
@@ -115,12 +135,13 @@ impl Domain {
         let clock = *self.clock.lock().expect("no panic while held");
         let mut devices = vec![DeviceInfo::new_zeroed(); self.places.device_count as usize];
         self.memory.host_read(self.places.devices, devices.as_mut_bytes());
+        let upcall = self.hub.handler().map_or(0, |handler| handler.0 - self.memory.base().0);
         let saved = Saved {
             name: self.name.clone(),
             base: self.memory.base().0,
             cpu: state,
             time: clock.time_at(clock::tsc()),
-            places: self.places,
+            places: Places { upcall, ..self.places },
             devices,
         };
         let mut made = Template::make(self.memory.base(), self.memory.size())?;

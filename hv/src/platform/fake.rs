@@ -2,7 +2,7 @@
 
 use super::{CpuState, Exit, Kick, Platform, PlatformError, Registers, Start, Vcpu};
 use crate::memory::GuestMemory;
-use hv_abi::EventPort;
+use hv_abi::{EventPort, GuestAddr};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -14,12 +14,18 @@ use vmm_sys_util::eventfd::EventFd;
 pub struct FakePlatform {
     script: Mutex<VecDeque<Exit>>,
     results: Arc<Mutex<Vec<i64>>>,
+    upcalls: Arc<Mutex<Vec<GuestAddr>>>,
 }
 
 impl FakePlatform {
     /// A platform whose only guest exits like this.
     pub fn new(script: impl IntoIterator<Item = Exit>) -> Self {
-        FakePlatform { script: Mutex::new(script.into_iter().collect()), results: Arc::default() }
+        FakePlatform { script: Mutex::new(script.into_iter().collect()), ..FakePlatform::default() }
+    }
+
+    /// The handlers that the guest was taken to so far.
+    pub fn upcalls(&self) -> Vec<GuestAddr> {
+        self.upcalls.lock().expect("no panic while held").clone()
     }
 
     /// What the guest's hypercalls returned so far.
@@ -39,13 +45,15 @@ impl Platform for FakePlatform {
 
     fn start(&self, _: &Start<'_>) -> Result<Box<dyn Vcpu>, PlatformError> {
         let script = std::mem::take(&mut *self.script.lock().expect("no panic while held"));
-        Ok(Box::new(FakeVcpu { script, results: self.results.clone(), kicked: Arc::default() }))
+        let (results, upcalls) = (self.results.clone(), self.upcalls.clone());
+        Ok(Box::new(FakeVcpu { script, results, upcalls, kicked: Arc::default() }))
     }
 }
 
 struct FakeVcpu {
     script: VecDeque<Exit>,
     results: Arc<Mutex<Vec<i64>>>,
+    upcalls: Arc<Mutex<Vec<GuestAddr>>>,
     kicked: Arc<Kicked>,
 }
 
@@ -79,6 +87,11 @@ impl Vcpu for FakeVcpu {
     }
 
     fn reset(&mut self, _: &CpuState) -> Result<(), PlatformError> {
+        Ok(())
+    }
+
+    fn redirect(&mut self, handler: GuestAddr) -> Result<(), PlatformError> {
+        self.upcalls.lock().expect("no panic while held").push(handler);
         Ok(())
     }
 

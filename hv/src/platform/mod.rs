@@ -8,13 +8,15 @@ mod access;
 pub mod fake;
 pub mod kvm;
 mod state;
+mod upcall;
 
 pub use crate::crash::Registers;
 use crate::memory::GuestMemory;
 pub use access::{Access, Opening, Space};
-use hv_abi::EventPort;
+use hv_abi::{EventPort, GuestAddr};
 pub use state::{CpuState, Fpu};
 use std::sync::Arc;
+pub use upcall::push_return;
 use vmm_sys_util::eventfd::EventFd;
 
 /// Everything a platform has to know to start a guest.
@@ -73,6 +75,15 @@ pub trait Vcpu: Send {
     /// Makes the virtual CPU what [`Platform::start`] would make it for this
     /// state: nothing that a processor holds survives. For a guest whose memory was [reset](GuestMemory::reset).
     fn reset(&mut self, state: &CpuState) -> Result<(), PlatformError>;
+
+    /// Has the guest go on at `handler`, as if its code had called it where it
+    /// is: 128 bytes below its stack pointer lies the address to return to.
+    ///
+    /// A hypercall that was made is over first, with its [result](Self::set_result); one that
+    /// the guest was about to make is made when the handler has returned. Fails with
+    /// [`PlatformError::NoStack`] or [`PlatformError::LostStack`] if the guest's stack pointer leads nowhere.
+    /// A guest that is about to end with an exception is left where it is.
+    fn redirect(&mut self, handler: GuestAddr) -> Result<(), PlatformError>;
 
     /// From now on, the guest's [`EventSend`](hv_abi::Hypercall::EventSend) to
     /// this port signals the descriptor instead of ending [`run`](Self::run)
@@ -172,6 +183,9 @@ pub enum PlatformError {
     /// A guest cannot be saved where it is.
     #[error("the guest's stack pointer ({0:#x}) is not in its memory while it makes a hypercall")]
     LostStack(u64),
+    /// A guest cannot be taken to its handler.
+    #[error("an upcall found no stack that the guest can write: its stack pointer is {0:#x}")]
+    NoStack(u64),
     /// The guest's memory cannot be shown.
     #[error("{0} bytes of guest memory are more than this platform can map")]
     TooLarge(u64),

@@ -198,7 +198,7 @@ fn list<T: FromBytes + FromZeros + IntoBytes + Clone + zerocopy::Immutable>(byte
 /// The guest that `state` tells of, not yet judged.
 fn guest(parsed: &Parsed<'_>) -> Result<(Saved, Vec<DiskRecord>), &'static str> {
     let name = String::from_utf8(parsed.part(Part::Name).to_vec()).map_err(|_| "the name")?;
-    let places = Places::read_from_bytes(parsed.part(Part::Places)).map_err(|_| "the places")?;
+    let places = Places::load(parsed.part(Part::Places)).ok_or("the places")?;
     let cpu = CpuState::read_from_bytes(parsed.part(Part::Cpu)).map_err(|_| "the virtual CPU")?;
     let devices: Vec<DeviceInfo> = list(parsed.part(Part::Devices)).ok_or("the device table")?;
     let mut rest = parsed.part(Part::Disks);

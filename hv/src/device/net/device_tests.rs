@@ -63,6 +63,7 @@ impl Owner for FakeOwner {
     fn wake(&self) {
         self.wakes.fetch_add(1, Ordering::Relaxed);
     }
+    fn interrupt(&self) {}
     fn condemn(&self, reason: String) {
         self.condemned.lock().unwrap().push(reason);
     }

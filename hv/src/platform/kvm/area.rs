@@ -115,6 +115,11 @@ impl Area {
         Area { physical: memory.size(), base: memory.base().0 }
     }
 
+    /// Whether code at this address is the host's own, in ring 0.
+    pub(super) fn contains(self, address: u64) -> bool {
+        (self.base..self.base + TABLES).contains(&address)
+    }
+
     pub(super) fn gdt(self) -> Table {
         Table { base: self.base + GDT_OFFSET, limit: (GDT_ENTRIES * 8 - 1) as u16 }
     }

@@ -11,10 +11,10 @@ use super::kick::Kicker;
 use super::stubs::{self, Progress, RESULT_SIZE};
 use super::{DOORBELL_PORT, EXCEPTION_PORT, HYPERCALL_PORT, KvmPlatform, access, failed, registers};
 use crate::memory::GuestMemory;
-use crate::platform::{CpuState, Exit, Fault, Kick, PlatformError, Registers, Start, Vcpu};
+use crate::platform::{CpuState, Exit, Fault, Kick, PlatformError, Registers, Start, Vcpu, push_return};
 use hv_abi::{EventPort, GuestAddr, PAGE_SIZE};
 use kvm_bindings::{
-    KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, KVMIO, kvm_device_attr, kvm_segment, kvm_sregs,
+    KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, KVMIO, kvm_device_attr, kvm_regs, kvm_segment, kvm_sregs,
     kvm_userspace_memory_region,
 };
 use kvm_ioctls::{IoEventAddress, NoDatamatch, SyncReg, VcpuExit, VcpuFd, VmFd};
@@ -43,6 +43,8 @@ pub(super) struct KvmVcpu {
     special: kvm_sregs,
     /// Set when the last exit was an exception: its vector.
     exception: Option<u8>,
+    /// Whether KVM may have something of the last exit to complete.
+    incomplete: bool,
 }
 
 impl KvmVcpu {
@@ -77,6 +79,7 @@ impl KvmVcpu {
             kicker: Arc::default(),
             special,
             exception: None,
+            incomplete: false,
         };
         vcpu.vcpu.set_sync_valid_reg(SyncReg::Register);
         vcpu.set_general(start.cpu);
@@ -104,25 +107,40 @@ impl KvmVcpu {
         self.hypercall_page - RESULT_SIZE
     }
 
+    /// Lets KVM complete the port access of the last exit: without that, some
+    /// kinds of KVM leave the instruction pointer before it.
+    fn complete(&mut self) -> Result<(), PlatformError> {
+        self.vcpu.set_kvm_immediate_exit(1);
+        let completed = self.vcpu.run();
+        let failure = match completed {
+            Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => None,
+            Err(error) => Some(error),
+            Ok(_) => None,
+        };
+        self.vcpu.set_kvm_immediate_exit(0);
+        self.incomplete = false;
+        failure.map_or(Ok(()), |error| Err(failed("KVM_RUN")(error)))
+    }
+
     /// Brings a guest that is in a stub of the hypercall page back into its own code.
-    fn leave_stub(&self, state: &mut CpuState) -> Result<(), PlatformError> {
+    fn leave_stub(&self, regs: &mut kvm_regs) -> Result<(), PlatformError> {
         let page = self.memory.base().0 + self.hypercall_page;
-        let Some(offset) = state.rip.checked_sub(page).filter(|&offset| offset < PAGE_SIZE) else {
+        let Some(offset) = regs.rip.checked_sub(page).filter(|&offset| offset < PAGE_SIZE) else {
             return Ok(());
         };
         match stubs::progress(offset) {
             Progress::NotMade(stub) => {
-                state.rip = page + stub;
+                regs.rip = page + stub;
                 return Ok(());
             }
-            Progress::Made => state.rax = self.memory.atomic_u64(self.result()).load(Ordering::Relaxed),
+            Progress::Made => regs.rax = self.memory.atomic_u64(self.result()).load(Ordering::Relaxed),
             Progress::Returning => {}
         }
         let mut address = [0; 8];
-        let stack = GuestAddr(state.rsp);
-        self.memory.read(stack, &mut address).map_err(|_| PlatformError::LostStack(state.rsp))?;
-        state.rip = u64::from_le_bytes(address);
-        state.rsp += 8;
+        let stack = GuestAddr(regs.rsp);
+        self.memory.read(stack, &mut address).map_err(|_| PlatformError::LostStack(regs.rsp))?;
+        regs.rip = u64::from_le_bytes(address);
+        regs.rsp += 8;
         Ok(())
     }
 }
@@ -171,7 +189,9 @@ impl Vcpu for KvmVcpu {
             Err(error) => Some(Err(Exit::Failed(format!("KVM_RUN: {error}")))),
         });
         self.exception = None;
-        let (port, value) = match exit.flatten() {
+        let exit = exit.flatten();
+        self.incomplete = exit.is_some();
+        let (port, value) = match exit {
             Some(Ok(io)) => io,
             Some(Err(exit)) => return exit,
             None => {
@@ -257,34 +277,42 @@ impl Vcpu for KvmVcpu {
     }
 
     fn save(&mut self) -> Result<CpuState, PlatformError> {
-        // Lets KVM complete the port access of the last exit: without that, some
-        // kinds of KVM leave the instruction pointer before it.
-        self.vcpu.set_kvm_immediate_exit(1);
-        let completed = self.vcpu.run();
-        let failure = match completed {
-            Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => None,
-            Err(error) => Some(error),
-            Ok(_) => None,
-        };
-        self.vcpu.set_kvm_immediate_exit(0);
-        if let Some(error) = failure {
-            return Err(failed("KVM_RUN")(error));
-        }
-        let general = self.vcpu.get_regs().map_err(failed("KVM_GET_REGS"))?;
+        self.complete()?;
+        let mut general = self.vcpu.get_regs().map_err(failed("KVM_GET_REGS"))?;
         let xsave = self.vcpu.get_xsave().map_err(failed("KVM_GET_XSAVE"))?;
-        let mut state = registers::state(&general, &xsave);
-        self.leave_stub(&mut state)?;
-        Ok(state)
+        self.leave_stub(&mut general)?;
+        Ok(registers::state(&general, &xsave))
+    }
+
+    fn redirect(&mut self, handler: GuestAddr) -> Result<(), PlatformError> {
+        // A kick leaves nothing, and this costs as much as a quarter of an exit.
+        if self.incomplete {
+            self.complete()?;
+        }
+        let mut regs = self.vcpu.sync_regs_mut().regs;
+        if self.area.contains(regs.rip) {
+            // In an exception stub, in ring 0, where no code of the guest may go on. Or the
+            // guest jumped there, and the fault is on its way.
+            return Ok(());
+        }
+        self.leave_stub(&mut regs)?;
+        regs.rsp = push_return(&self.memory, regs.rsp, regs.rip)?;
+        regs.rip = handler.0;
+        self.vcpu.sync_regs_mut().regs = regs;
+        self.vcpu.set_sync_dirty_reg(SyncReg::Register);
+        Ok(())
     }
 
     fn reset(&mut self, state: &CpuState) -> Result<(), PlatformError> {
         // A port access of the last exit is not completed first: KVM drops it
         // when it finds the instruction pointer elsewhere, and no state that was
         // saved is at such an instruction.
-        self.exception = None;
+        (self.exception, self.incomplete) = (None, false);
         self.set_fpu(state)?;
         let special = self.vcpu.get_sregs().map_err(failed("KVM_GET_SREGS"))?;
-        if segments(&special) != segments(&self.special) {
+        // A guest that was held in an exception stub is in ring 0.
+        let ring = special.cs.selector & 3;
+        if ring != 3 || segments(&special) != segments(&self.special) {
             self.vcpu.set_sregs(&self.special).map_err(failed("KVM_SET_SREGS"))?;
         }
         self.set_general(state);

@@ -52,6 +52,7 @@ impl Owner for Diary {
     fn wake(&self) {
         *self.wakes.lock().unwrap() += 1;
     }
+    fn interrupt(&self) {}
     fn condemn(&self, reason: String) {
         self.condemned.lock().unwrap().push(reason);
     }

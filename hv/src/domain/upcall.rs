@@ -1,0 +1,31 @@
+//! Upcalls: taking a guest to its handler.
+
+use super::{Cpu, Domain, Outcome};
+use crate::platform::{Exit, PlatformError};
+use std::sync::atomic::Ordering;
+
+impl Domain {
+    /// Takes the guest to its handler if events wait for it there, then runs it until it exits.
+    pub(super) fn enter(&self, cpu: &mut Cpu) -> Result<Exit, Outcome> {
+        // From here on whoever raises an event kicks; what was raised before is seen now.
+        self.inside.store(true, Ordering::SeqCst);
+        let exit = match self.hub.take_upcall().map(|handler| cpu.vcpu.redirect(handler)) {
+            None | Some(Ok(())) => Ok(cpu.vcpu.run()),
+            // What the guest did to its stack.
+            Some(Err(error @ (PlatformError::NoStack(_) | PlatformError::LostStack(_)))) => {
+                Err(self.crash(cpu, error.to_string()))
+            }
+            Some(Err(error)) => Err(self.crash(cpu, format!("the host failed: {error}"))),
+        };
+        self.inside.store(false, Ordering::SeqCst);
+        exit
+    }
+
+    /// Has the guest leave if it runs, to be taken to its handler. One that does not run
+    /// looks for itself before it does.
+    pub(super) fn interrupt_cpu(&self) {
+        if self.inside.load(Ordering::SeqCst) {
+            self.kicker.kick();
+        }
+    }
+}
