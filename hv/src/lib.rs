@@ -4,6 +4,7 @@
 pub mod bench;
 pub mod cli;
 pub mod clock;
+pub mod cpu_clock;
 pub mod crash;
 pub mod device;
 pub mod domain;
@@ -26,5 +27,6 @@ pub use domain::{Builder, Controller, Guest, Outcome, Restore, StartError, Stop}
 pub use engine::Engine;
 pub use loader::Image;
 pub use platform::kvm::KvmPlatform;
+pub use platform::process::ProcessPlatform;
 pub use sched::Share;
 pub use snapshot::Snapshot;

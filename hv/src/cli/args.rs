@@ -116,6 +116,9 @@ pub struct RestoreArgs {
     pub disk_overlay: bool,
     #[command(flatten)]
     #[allow(missing_docs, reason = "the group has them")]
+    pub platform: PlatformArgs,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "the group has them")]
     pub net: NetArgs,
     #[command(flatten)]
     #[allow(missing_docs, reason = "the group has them")]
@@ -144,8 +147,16 @@ pub struct BootArgs {
     /// An environment variable of the guest. Repeatable.
     #[arg(long = "env", value_name = "KEY=VALUE", value_parser = parse_variable)]
     pub variables: Vec<(String, String)>,
-    /// What runs the guest.
-    #[arg(long, value_enum, default_value_t = PlatformKind::Auto)]
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "the group has them")]
+    pub platform: PlatformArgs,
+}
+
+/// What guests run on.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct PlatformArgs {
+    /// What guests run on.
+    #[arg(long, value_enum, env = "HV_PLATFORM", default_value_t = PlatformKind::Auto)]
     pub platform: PlatformKind,
 }
 
@@ -244,6 +255,9 @@ pub struct ServeArgs {
     /// Where to listen (127.0.0.1:8080), instead of what the file says. Repeatable.
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub listen: Vec<SocketAddr>,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "the group has them")]
+    pub platform: PlatformArgs,
     /// Where the access log goes: a file, - for standard output, or off.
     #[arg(long, value_name = "FILE")]
     pub log: Option<String>,
@@ -261,11 +275,11 @@ pub struct ServeArgs {
 /// What runs guests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum PlatformKind {
-    /// The best that this host has.
+    /// KVM, or else processes, which is said.
     Auto,
     /// KVM.
     Kvm,
-    /// A sandboxed process (not in this version).
+    /// A sandboxed process for each guest.
     Process,
 }
 

@@ -3,6 +3,7 @@
 mod args;
 mod bench;
 mod guests;
+mod platform;
 mod restore;
 mod run;
 mod serve;

@@ -1,12 +1,12 @@
 //! `hv restore`: a guest that was saved goes on in the foreground.
 
 use super::args::{NetKind, RestoreArgs};
+use super::platform::platform;
 use super::run;
 use crate::device::block::{Disk, DiskSpec};
 use crate::device::stdio::{Stdin, Stdout};
 use crate::domain::Restore;
 use crate::engine::Engine;
-use crate::platform::kvm::KvmPlatform;
 use crate::sched::Share;
 use crate::snapshot::Snapshot;
 use hv_abi::device::{BLOCK, FUNCTION, NET};
@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 /// Restores the guest, waits for its end, and returns hv's exit code.
 pub(super) fn run(args: RestoreArgs) -> Result<u8, Box<dyn Error>> {
-    let engine = Engine::new(KvmPlatform::new()?, 0)?;
+    let engine = Engine::new(platform(args.platform)?, 0)?;
     let snapshot = Arc::new(Snapshot::open(&args.snapshot, &engine)?);
     let has = |kind: u32| snapshot.saved().devices.iter().filter(|device| device.kind == kind).count();
     if has(FUNCTION) > 0 {

@@ -1,6 +1,7 @@
 //! `hv run`: one guest in the foreground.
 
-use super::args::{BootArgs, ForegroundArgs, Format, NetArgs, NetKind, PlatformKind, RunArgs};
+use super::args::{BootArgs, ForegroundArgs, Format, NetArgs, NetKind, RunArgs};
+use super::platform::platform;
 use super::signals::Signals;
 use super::{exit, guests, stats};
 use crate::device::block::{Disk, DiskSpec};
@@ -10,7 +11,6 @@ use crate::device::stdio::{Stdin, Stdout};
 use crate::domain::{Builder, Guest, Outcome, Stop};
 use crate::engine::Engine;
 use crate::loader::Image;
-use crate::platform::kvm::KvmPlatform;
 use std::error::Error;
 use std::io::Write;
 use std::path::Path;
@@ -28,7 +28,7 @@ pub(super) type EachDisk<'a> = dyn FnMut(&DiskSpec, &Disk) -> Result<(), Box<dyn
 pub(super) fn run(args: RunArgs) -> Result<u8, Box<dyn Error>> {
     let builder = builder(&args.boot, &args.net, &args.foreground, &mut |_, _| Ok(()))?;
     // Without threads of its own, the engine runs the guest on this one.
-    let engine = Engine::new(KvmPlatform::new()?, 0)?;
+    let engine = Engine::new(platform(args.boot.platform)?, 0)?;
     let guest = builder.spawn(&engine)?;
     foreground(&engine, &guest, &args.foreground)
 }
@@ -108,9 +108,6 @@ pub(super) fn exit_of(stop: Stop, signal: &AtomicI32) -> u8 {
 fn refuse_what_has_not_come(args: &BootArgs) -> Result<(), String> {
     if args.vcpus != 1 {
         return Err(format!("--vcpus {}: this version runs guests with one virtual CPU", args.vcpus));
-    }
-    if args.platform == PlatformKind::Process {
-        return Err("--platform process: this version has the kvm platform only".into());
     }
     Ok(())
 }

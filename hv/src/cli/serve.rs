@@ -1,9 +1,9 @@
 //! `hv serve`: functions behind HTTP.
 
 use super::args::{Format, ServeArgs};
+use super::platform::platform;
 use super::{exit, guests};
 use crate::engine::Engine;
-use crate::platform::kvm::KvmPlatform;
 use crate::serve::config::{self, Config, ConfigError, LogFormat, LogTarget};
 use crate::serve::{self, Options, ServeError};
 use std::error::Error;
@@ -15,7 +15,7 @@ pub(super) fn run(args: ServeArgs) -> Result<u8, Box<dyn Error>> {
     if args.check {
         return check(&args);
     }
-    let engine = Engine::new(KvmPlatform::new()?, serve::threads())?;
+    let engine = Engine::new(platform(args.platform)?, serve::threads())?;
     let events = log_format(args.format);
     let drained = serve::run(Options { engine, events, reader: Box::new(move || read(&args)) })?;
     Ok(if drained { 0 } else { exit::TERMINATED })

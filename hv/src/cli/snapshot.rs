@@ -1,12 +1,12 @@
 //! `hv snapshot`: boots a guest, and saves it to a folder.
 
 use super::args::{Format, SnapshotArgs};
+use super::platform::platform;
 use super::{run, stats};
 use crate::device::block::DiskRecord;
 use crate::device::function::FunctionDevice;
 use crate::domain::{Guest, Outcome, Stop};
 use crate::engine::Engine;
-use crate::platform::kvm::KvmPlatform;
 use crate::snapshot::{Snapshot, Written};
 use serde_json::json;
 use std::error::Error;
@@ -43,7 +43,7 @@ pub(super) fn run(args: SnapshotArgs) -> Result<u8, Box<dyn Error>> {
     if args.after.is_none() {
         builder = builder.hold_at_ready();
     }
-    let engine = Engine::new(KvmPlatform::new()?, 0)?;
+    let engine = Engine::new(platform(args.boot.platform)?, 0)?;
     let begin = Instant::now();
     let guest = builder.spawn(&engine)?;
     let signal = run::watch(&engine, &guest, args.foreground.timeout)?;

@@ -26,7 +26,8 @@ pub(super) fn spawn(mut wishes: Builder, engine: &Engine) -> Result<Guest, Start
     let strings = wishes.strings()?;
     let mut devices = Devices::new(std::mem::take(&mut wishes.devices));
     let layout = lay_out(&wishes, &strings, &devices)?;
-    let memory = load(&wishes, &strings, &mut devices, &layout)?;
+    let shared = engine.inner.platform.shares_memory();
+    let memory = load(&wishes, &strings, &mut devices, &layout, shared)?;
     engine.inner.platform.prepare(&memory, layout.hypercall_page)?;
     let at = |offset: u64| memory.base().0 + offset;
     Launch {
@@ -94,12 +95,17 @@ fn load(
     strings: &Strings,
     devices: &mut Devices,
     layout: &Layout,
+    shared: bool,
 ) -> Result<Arc<GuestMemory>, StartError> {
     let mut place = [0; 8];
     let mut seed = [0; 32];
     hypercall::random(&mut place).map_err(StartError::Random)?;
     hypercall::random(&mut seed).map_err(StartError::Random)?;
-    let mut memory = GuestMemory::new(random_base(u64::from_le_bytes(place), wishes.memory), wishes.memory)?;
+    let base = random_base(u64::from_le_bytes(place), wishes.memory);
+    let mut memory = match shared {
+        true => GuestMemory::new_shared(base, wishes.memory)?,
+        false => GuestMemory::new(base, wishes.memory)?,
+    };
     for (range, access) in &layout.access {
         memory.allow(range.clone(), *access);
     }

@@ -26,6 +26,14 @@ impl Body<'_> {
                 let reason = format!("used port {port:#x} in another way than the hypercall page does");
                 return self.report(reason, Some(registers));
             }
+            Fault::Killed => {
+                let reason = "the host's kernel ended the guest's process: a 32-bit system call, a broken signal stack, or no memory left";
+                return self.report(reason.into(), None);
+            }
+            Fault::Crossing => {
+                let reason = "crossed to the host in another way than the hypercall page does";
+                return self.report(reason.into(), Some(registers));
+            }
             Fault::Exception { .. } => {}
         }
         let &Fault::Exception { vector, error, address } = fault else { unreachable!("matched above") };

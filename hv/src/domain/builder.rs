@@ -10,7 +10,7 @@ use crate::device::stdio::Buffer;
 use crate::emulated::{Emulated, EmulatedError};
 use crate::engine::Engine;
 use crate::loader::Image;
-use crate::memory::MapError;
+use crate::memory::{MapError, TemplateError};
 use crate::platform::PlatformError;
 use crate::sched::{DEFAULT_WEIGHT, ShareError};
 use std::io;
@@ -57,6 +57,9 @@ pub enum StartError {
     /// No memory.
     #[error(transparent)]
     Map(#[from] MapError),
+    /// No memory that processes can share.
+    #[error(transparent)]
+    Share(#[from] TemplateError),
     /// The platform refused.
     #[error(transparent)]
     Platform(#[from] PlatformError),
@@ -71,7 +74,7 @@ pub enum StartError {
     Restore(#[from] RestoreError),
     /// Weight or cap.
     #[error(transparent)]
-    Share(#[from] ShareError),
+    Weight(#[from] ShareError),
     /// No random numbers.
     #[error("cannot read random numbers: {0}")]
     Random(io::Error),

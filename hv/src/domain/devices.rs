@@ -9,6 +9,7 @@ use crate::device::function::FunctionDevice;
 use crate::device::net::{Capture, NetDevice, Network, Ring};
 use crate::event::Hub;
 use crate::memory::{GuestMemory, RingMemory};
+use crate::platform::Vcpu;
 use crate::reactor::Source;
 use hv_abi::device::{CONFIG_SIZE, Config, DeviceInfo, RingInfo};
 use hv_abi::io::block::{BlockConfig, BlockRequest, BlockResponse};
@@ -20,7 +21,7 @@ use hv_abi::{EventPort, GuestAddr, event, ring};
 use std::io;
 use std::mem::offset_of;
 use std::sync::Arc;
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::EventFd;
 
 /// Entries (bytes) of the console's output and input.
 const CONSOLE_OUT: u32 = 16 << 10;
@@ -241,6 +242,7 @@ impl Device {
         self,
         memory: &Arc<GuestMemory>,
         hub: &Arc<Hub>,
+        vcpu: &mut dyn Vcpu,
         fresh: bool,
         to: &mut Connected,
     ) -> Result<(), ConnectError> {
@@ -248,7 +250,7 @@ impl Device {
         let mut next = || rings.next().expect("`describe` made the rings of this kind");
         let mut with_bell = |bells: &mut Vec<Bell>| {
             let ring = next();
-            let doorbell = doorbell().map_err(ConnectError::Doorbell)?;
+            let doorbell = vcpu.doorbell(ring.event()).map_err(ConnectError::Doorbell)?;
             let rung = doorbell.try_clone().map_err(ConnectError::Doorbell)?;
             bells.push(Bell::new(ring.event(), Target::Descriptor(rung)));
             Ok::<_, ConnectError>((ring, doorbell))
@@ -301,10 +303,11 @@ impl Devices {
         self,
         memory: &Arc<GuestMemory>,
         hub: &Arc<Hub>,
+        vcpu: &mut dyn Vcpu,
     ) -> Result<Connected, ConnectError> {
         let mut connected = Connected::default();
         for device in self.all {
-            device.connect(memory, hub, self.fresh, &mut connected)?;
+            device.connect(memory, hub, vcpu, self.fresh, &mut connected)?;
         }
         Ok(connected)
     }
@@ -319,20 +322,18 @@ impl Devices {
         }
     }
 
-    /// Whether a doorbell of theirs may be bound to a descriptor.
-    pub(super) fn has_descriptors(&self) -> bool {
-        self.all.iter().any(|device| matches!(device.backend, Backend::Block(..) | Backend::Net(..)))
+    /// How many of their doorbells, the console's included, may be bound to a descriptor. A
+    /// clone without devices that have some is to hold none: there may be thousands.
+    pub(super) fn doorbells(&self) -> usize {
+        let has_some = |device: &&Device| matches!(device.backend, Backend::Block(..) | Backend::Net(..));
+        let rings: usize = self.all.iter().filter(has_some).map(|device| device.rings.len()).sum();
+        if self.fresh || rings > 0 { rings + 1 } else { 0 }
     }
 
     /// Whether the rings are fresh.
     pub(super) fn fresh(&self) -> bool {
         self.fresh
     }
-}
-
-/// A new doorbell: non-blocking, closed on exec.
-pub(super) fn doorbell() -> io::Result<EventFd> {
-    EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)
 }
 
 /// How often a doorbell comes as an exit before the platform is asked to bind it.

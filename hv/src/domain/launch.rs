@@ -56,7 +56,7 @@ impl Launch {
             memory: &memory,
             hypercall_page: self.places.hypercall_page,
             cpu: &self.cpu,
-            doorbells: self.devices.fresh() || self.devices.has_descriptors(),
+            doorbells: self.devices.doorbells(),
             opening: opening.as_ref(),
         })?;
         let khz = vcpu.tsc_khz();
@@ -73,7 +73,7 @@ impl Launch {
 
         let fresh = self.devices.fresh();
         let console_ring = self.devices.take_console();
-        let mut connected = self.devices.connect(&memory, &hub)?;
+        let mut connected = self.devices.connect(&memory, &hub, &mut *vcpu)?;
         let hardware = match opening {
             Some(_) => {
                 Some(connect_emulated(self.emulated, &memory, &hub, &mut *vcpu, &mut connected.sources)?)

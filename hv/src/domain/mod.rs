@@ -37,6 +37,7 @@ use autopsy::Body;
 use devices::{Bell, Target};
 
 use crate::clock;
+use crate::cpu_clock::CpuClock;
 use crate::device::console::{Console, ConsoleSource};
 use crate::device::function::Served;
 use crate::emulated::Hardware;
@@ -334,7 +335,7 @@ impl Domain {
         } else if port == self.console_port {
             cpu.console_rings += 1;
             if self.console.ring() || cpu.console_rings == devices::RINGS_BEFORE_BINDING {
-                cpu.bells.extend(self.hand_console_over());
+                cpu.bells.extend(self.hand_console_over(&mut *cpu.vcpu));
             }
         } else {
             self.counters.unbound_doorbell();
@@ -344,9 +345,9 @@ impl Domain {
 
     /// From now on the I/O thread drives the console. Until then the guest's
     /// own thread did: a guest that prints a line and ends needs no other.
-    fn hand_console_over(&self) -> Option<Bell> {
+    fn hand_console_over(&self, vcpu: &mut dyn Vcpu) -> Option<Bell> {
         let engine = self.engine.upgrade()?;
-        let bell = devices::doorbell().and_then(|bell| Ok((bell.try_clone()?, bell)));
+        let bell = vcpu.doorbell(self.console_port).and_then(|bell| Ok((bell.try_clone()?, bell)));
         let (bell, descriptor) =
             bell.inspect_err(|error| tracing::warn!("no doorbell for the console: {error}")).ok()?;
         let source = engine.reactor.add(Box::new(ConsoleSource::new(self.console.clone(), bell)));
@@ -414,6 +415,10 @@ impl Task for Domain {
 
     fn preempt(&self) {
         self.kicker.kick();
+    }
+
+    fn clock(&self) -> Option<CpuClock> {
+        self.kicker.clock()
     }
 }
 

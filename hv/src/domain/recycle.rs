@@ -30,6 +30,7 @@ impl Guest {
         let sources = domain.sources.lock().expect("no panic while held").clone();
         let reactor = &self.engine.inner.reactor;
         // Nothing may arrive in memory that is being reset.
+        cpu.vcpu.halt();
         sources.iter().for_each(|&source| reactor.pause(source));
         let pages = domain.memory.reset();
         if !sources.iter().all(|&source| reactor.renew(source)) {

@@ -136,7 +136,11 @@ impl Restore {
     pub fn spawn(self, engine: &Engine) -> Result<Guest, StartError> {
         let begin = Instant::now();
         let saved = self.snapshot.saved();
-        let memory = GuestMemory::of_template(self.snapshot.template())?;
+        let template = self.snapshot.template();
+        let memory = match engine.inner.platform.shares_memory() {
+            true => GuestMemory::copy_of_template(template)?,
+            false => GuestMemory::of_template(template)?,
+        };
         for range in self.snapshot.hot_pages().iter() {
             memory.populate(range.clone());
         }

@@ -16,6 +16,7 @@
 mod private;
 mod ring;
 mod saved;
+mod shared;
 mod template;
 
 pub use ring::RingMemory;
@@ -50,8 +51,8 @@ pub struct MapError {
     source: MmapRegionError,
 }
 
-/// The memory of one guest: a private mapping, anonymous or of a [`Template`],
-/// at consecutive guest addresses from `base`. Behind it, in the same mapping,
+/// The memory of one guest: a private mapping, anonymous or of a [`Template`], or else a file in
+/// memory that another process maps, at consecutive guest addresses from `base`. Behind it, in the same mapping,
 /// lies a *tail* for the platform's own tables about this guest, which no guest
 /// address reaches.
 #[derive(Debug)]
@@ -67,6 +68,8 @@ pub struct GuestMemory {
     map: Arc<AccessMap>,
     /// What the pages were before they were written; `None`: zero.
     template: Option<Arc<Template>>,
+    /// Whether other processes may map it.
+    shared: bool,
 }
 
 /// Ranges of offsets, and what the guest may do there.
@@ -97,6 +100,7 @@ impl GuestMemory {
             size,
             map: Arc::default(),
             template: None,
+            shared: false,
         };
         memory.advise(0..size + memory.tail(), libc::MADV_NOHUGEPAGE);
         // A guest that uses more than a little memory gets it 2 MiB at a time,
@@ -120,6 +124,7 @@ impl GuestMemory {
             size,
             map,
             template: Some(template.clone()),
+            shared: false,
         })
     }
 

@@ -132,6 +132,9 @@ impl GuestMemory {
     /// Calls `found` with every range (offsets below `end`) that the guest or the host
     /// has written since the memory was made. Ranges come in ascending order.
     pub fn for_each_private(&self, end: u64, found: &mut dyn FnMut(Range<u64>)) {
+        if self.shared {
+            return self.for_each_filled(end, found);
+        }
         let start = self.host_address();
         if !written(start..start + end, &mut |range| found(range.start - start..range.end - start)) {
             found(0..end);
@@ -150,7 +153,9 @@ impl GuestMemory {
             for page in (range.start..middle).step_by(PAGE_SIZE as usize) {
                 template.copy_page(page, self.slice(page, PAGE_SIZE as usize));
             }
-            if middle < range.end {
+            if middle < range.end && self.shared {
+                self.refill(middle..range.end);
+            } else if middle < range.end {
                 // A private page that is dropped is the template's again.
                 self.advise(middle..range.end, libc::MADV_DONTNEED);
             }

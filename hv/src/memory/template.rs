@@ -54,7 +54,15 @@ impl Template {
         rustix::fs::ftruncate(&file, whole).map_err(failed)?;
         let region =
             map(&Arc::new(file.into()), whole, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED)?;
-        Ok(GuestMemory { region, skip: 0, base: base.0, size, map: Arc::default(), template: None })
+        Ok(GuestMemory {
+            region,
+            skip: 0,
+            base: base.0,
+            size,
+            map: Arc::default(),
+            template: None,
+            shared: false,
+        })
     }
 
     /// Closes memory that [`make`](Self::make) made for all further writing.
@@ -82,7 +90,7 @@ impl Template {
     }
 
     /// What its clones may do where.
-    pub(super) fn access(&self) -> &AccessMap {
+    pub(super) fn access(&self) -> &Arc<AccessMap> {
         &self.map
     }
 
@@ -114,13 +122,18 @@ impl Template {
         }
     }
 
+    /// The ranges (offsets, with the tail) that are not holes, in ascending order.
+    pub(super) fn all_data(&self) -> &[Range<u64>] {
+        &self.data
+    }
+
     /// The ranges (offsets, without the tail) that are not holes, in ascending order.
     pub(crate) fn data(&self) -> impl Iterator<Item = Range<u64>> {
         self.data.iter().map(|range| range.start..range.end.min(self.size)).filter(|range| !range.is_empty())
     }
 }
 
-fn data(file: &File, size: u64) -> Vec<Range<u64>> {
+pub(super) fn data(file: &File, size: u64) -> Vec<Range<u64>> {
     let mut ranges = Vec::new();
     let mut from = 0;
     while let Ok(start) = rustix::fs::seek(file, SeekFrom::Data(from)) {
@@ -131,7 +144,7 @@ fn data(file: &File, size: u64) -> Vec<Range<u64>> {
     ranges
 }
 
-fn map(file: &Arc<File>, size: u64, protection: i32, flags: i32) -> Result<MmapRegion, MapError> {
+pub(super) fn map(file: &Arc<File>, size: u64, protection: i32, flags: i32) -> Result<MmapRegion, MapError> {
     let file = FileOffset::from_arc(file.clone(), 0);
     MmapRegion::build(Some(file), size as usize, protection, flags)
         .map_err(|source| MapError { size, source })

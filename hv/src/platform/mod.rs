@@ -5,19 +5,23 @@
 //! scheduling; the rest of hv knows nothing of KVM.
 
 mod access;
+mod choose;
 pub mod fake;
 pub mod kvm;
+pub mod process;
 mod state;
 mod upcall;
 
+use crate::cpu_clock::CpuClock;
 pub use crate::crash::Registers;
 use crate::memory::GuestMemory;
 pub use access::{Access, Opening, Space};
+pub use choose::{Choice, Wish, choose};
 use hv_abi::{EventPort, GuestAddr};
 pub use state::{CpuState, Fpu};
 use std::sync::Arc;
 pub use upcall::push_return;
-use vmm_sys_util::eventfd::EventFd;
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 /// Everything a platform has to know to start a guest.
 pub struct Start<'a> {
@@ -27,9 +31,8 @@ pub struct Start<'a> {
     pub hypercall_page: u64,
     /// Where the virtual CPU begins.
     pub cpu: &'a CpuState,
-    /// Whether [`Vcpu::bind_doorbell`] will be called: the virtual CPU then
-    /// holds a descriptor more.
-    pub doorbells: bool,
+    /// How many event ports [`Vcpu::bind_doorbell`] may be called for; 0 saves descriptors.
+    pub doorbells: usize,
     /// What the guest may reach of emulated hardware: usually nothing.
     pub opening: Option<&'a Opening>,
 }
@@ -38,6 +41,11 @@ pub struct Start<'a> {
 pub trait Platform: Send + Sync {
     /// Its name on the command line.
     fn name(&self) -> &'static str;
+
+    /// Whether guest memory has to be such that other processes can map it.
+    fn shares_memory(&self) -> bool {
+        false
+    }
 
     /// Writes what the platform needs into a guest's memory: its own tables into
     /// the tail, and the call stubs into the page at this offset. The 8 bytes
@@ -57,6 +65,28 @@ pub trait Platform: Send + Sync {
     fn start(&self, start: &Start<'_>) -> Result<Box<dyn Vcpu>, PlatformError>;
 }
 
+impl Platform for Box<dyn Platform> {
+    fn name(&self) -> &'static str {
+        (**self).name()
+    }
+
+    fn shares_memory(&self) -> bool {
+        (**self).shares_memory()
+    }
+
+    fn prepare(&self, memory: &GuestMemory, hypercall_page: u64) -> Result<(), PlatformError> {
+        (**self).prepare(memory, hypercall_page)
+    }
+
+    fn reserve(&self, machines: usize) -> usize {
+        (**self).reserve(machines)
+    }
+
+    fn start(&self, start: &Start<'_>) -> Result<Box<dyn Vcpu>, PlatformError> {
+        (**self).start(start)
+    }
+}
+
 /// A virtual CPU. Runs on whichever thread calls it.
 pub trait Vcpu: Send {
     /// Runs the guest until it exits.
@@ -72,6 +102,10 @@ pub trait Vcpu: Send {
     /// [result](Self::set_result) completed.
     fn save(&mut self) -> Result<CpuState, PlatformError>;
 
+    /// Returns once none of the guest's instructions can run any more, whatever it has done. What
+    /// follows is a [`reset`](Self::reset) or the end.
+    fn halt(&mut self) {}
+
     /// Makes the virtual CPU what [`Platform::start`] would make it for this
     /// state: nothing that a processor holds survives. For a guest whose memory was [reset](GuestMemory::reset).
     fn reset(&mut self, state: &CpuState) -> Result<(), PlatformError>;
@@ -85,8 +119,14 @@ pub trait Vcpu: Send {
     /// A guest that is about to end with an exception is left where it is.
     fn redirect(&mut self, handler: GuestAddr) -> Result<(), PlatformError>;
 
+    /// A descriptor that [`bind_doorbell`](Self::bind_doorbell) can bind to this port.
+    fn doorbell(&mut self, port: EventPort) -> std::io::Result<EventFd> {
+        let _ = port;
+        EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)
+    }
+
     /// From now on, the guest's [`EventSend`](hv_abi::Hypercall::EventSend) to
-    /// this port signals the descriptor instead of ending [`run`](Self::run)
+    /// this port signals the descriptor, which [`doorbell`](Self::doorbell) made for it, instead of ending [`run`](Self::run)
     /// with [`Exit::Doorbell`].
     ///
     /// It makes each ring several times cheaper; on KVM, it makes closing the
@@ -116,6 +156,11 @@ pub trait Vcpu: Send {
 pub trait Kick: Send + Sync {
     /// See [`Vcpu::kicker`].
     fn kick(&self);
+
+    /// The clock of the process that runs the guest, if it is not the thread that calls [`Vcpu::run`].
+    fn clock(&self) -> Option<CpuClock> {
+        None
+    }
 }
 
 /// Why a virtual CPU stopped running.
@@ -156,6 +201,10 @@ pub enum Fault {
     Port(u16),
     /// The processor gave up (triple fault): registers may be lost.
     Shutdown,
+    /// The kernel ended the guest's process.
+    Killed,
+    /// The guest meddled with how its process and hv take turns.
+    Crossing,
 }
 
 /// Why a platform cannot run guests, or not this one.
@@ -186,6 +235,20 @@ pub enum PlatformError {
     /// A guest cannot be taken to its handler.
     #[error("an upcall found no stack that the guest can write: its stack pointer is {0:#x}")]
     NoStack(u64),
+    /// A process for guests could not be had.
+    #[error("platform process: {what} failed: {source}")]
+    Process {
+        /// What was tried.
+        what: &'static str,
+        /// The error.
+        source: std::io::Error,
+    },
+    /// This platform has no emulated hardware.
+    #[error("platform process has no emulated hardware to compare with; use --platform kvm")]
+    NoHardware,
+    /// The image has too many segments.
+    #[error("platform process: the guest's memory has {0} ranges, which is more than it can map")]
+    TooManyRanges(usize),
     /// The guest's memory cannot be shown.
     #[error("{0} bytes of guest memory are more than this platform can map")]
     TooLarge(u64),

@@ -32,11 +32,11 @@ mod ticker;
 pub use policy::{GRAIN, SLICE};
 pub use share::{DEFAULT_WEIGHT, Share, ShareError};
 
+use crate::cpu_clock::CpuClock;
 use policy::{After, Id, Policy, Time};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
-use thread::ThreadClock;
 use ticker::Ticker;
 
 /// Why a task stopped running.
@@ -58,6 +58,12 @@ pub trait Task: Send + Sync {
     /// Has the current [`run`](Self::run), or else the next, return
     /// [`Next::Ready`] soon. Called from another thread.
     fn preempt(&self);
+
+    /// The clock of a process that does the task's work apart from the thread that calls
+    /// [`run`](Self::run), if there is one.
+    fn clock(&self) -> Option<CpuClock> {
+        None
+    }
 }
 
 /// A task's place in a scheduler. Dropping it takes the task out: at once, or
@@ -71,8 +77,31 @@ pub struct Entity {
 struct Slot {
     /// Until it has ended.
     task: Option<Arc<dyn Task>>,
-    /// While it runs: its thread's clock, and where that stood when the turn began.
-    turn: Option<(ThreadClock, Duration)>,
+    /// While it runs.
+    turn: Option<Turn>,
+    /// Where the clock of its own process stood at the end of its last turn. What that process
+    /// does between turns, which it should not, its next turn is charged for.
+    apart: Duration,
+}
+
+/// The turn that a task has.
+#[derive(Clone, Copy)]
+struct Turn {
+    thread: CpuClock,
+    /// Where the thread's clock stood when the turn began.
+    begin: Duration,
+    /// The clock of the task's own process.
+    apart: Option<CpuClock>,
+}
+
+impl Turn {
+    /// CPU time used, if the thread's clock stands there, and where the process' clock stands.
+    fn used(&self, thread: Duration, before: Duration) -> (Duration, Duration) {
+        let apart = self.apart.map_or(before, CpuClock::read);
+        // Another process may have taken the first one's place.
+        let more = apart.checked_sub(before).unwrap_or(apart);
+        (thread - self.begin + more, apart)
+    }
 }
 
 /// A thread in [`Scheduler::work`] that has nothing to run.
@@ -208,8 +237,9 @@ impl Entity {
     pub fn cpu_time(&self) -> Duration {
         let mut core = self.shared.core();
         // It runs as long as the lock is held, so its thread lives.
-        let turn = core.policy.payload(self.id).turn;
-        core.policy.used(self.id) + turn.map_or(Duration::ZERO, |(clock, begin)| clock.read() - begin)
+        let &mut Slot { turn, apart, .. } = core.policy.payload(self.id);
+        let running = turn.map_or(Duration::ZERO, |turn| turn.used(turn.thread.read(), apart).0);
+        core.policy.used(self.id) + running
     }
 }
 
@@ -243,7 +273,7 @@ impl Default for Scheduler {
 impl Scheduler {
     /// Adds a task, blocked until its first [`wake`](Entity::wake).
     pub fn add(&self, task: Arc<dyn Task>, share: Share) -> Arc<Entity> {
-        let slot = Slot { task: Some(task), turn: None };
+        let slot = Slot { task: Some(task), turn: None, apart: Duration::ZERO };
         let id = self.shared.core().policy.add(share, slot, self.shared.now());
         Arc::new(Entity { id, shared: self.shared.clone() })
     }
@@ -267,7 +297,7 @@ impl Scheduler {
     /// whenever a task has ended, and when [nudged](Self::nudge).
     pub fn work(&self, done: &dyn Fn() -> bool) {
         let (shared, this) = (&self.shared, std::thread::current());
-        let clock = ThreadClock::of_this_thread();
+        let clock = CpuClock::of_this_thread();
         // A turn begins where the one before ended: a task pays for being chosen.
         let mut begin = clock.read();
         let mut seen = None;
@@ -287,8 +317,8 @@ impl Scheduler {
             core.policy.tick(now);
             if let Some(id) = core.policy.pick(now) {
                 let slot = core.policy.payload(id);
-                slot.turn = Some((clock, begin));
                 let task = slot.task.clone().expect("what has ended is not chosen");
+                slot.turn = Some(Turn { thread: clock, begin, apart: task.clock() });
                 let calls = core.settle(shared, now);
                 drop(core);
                 calls.make();
@@ -296,7 +326,7 @@ impl Scheduler {
                 drop(task);
                 let end = clock.read();
                 let gone;
-                (core, gone) = self.stop(id, end - begin, next);
+                (core, gone) = self.stop(id, end, next);
                 begin = end;
                 if gone.is_some() {
                     drop(core);
@@ -326,8 +356,8 @@ impl Scheduler {
         calls.make();
     }
 
-    /// Ends a turn. Returns the task if nobody needs it any more.
-    fn stop(&self, id: Id, used: Duration, next: Next) -> (MutexGuard<'_, Core>, Option<Arc<dyn Task>>) {
+    /// Ends a turn, with the thread's clock at `end`. Returns the task if nobody needs it any more.
+    fn stop(&self, id: Id, end: Duration, next: Next) -> (MutexGuard<'_, Core>, Option<Arc<dyn Task>>) {
         let now = self.shared.now();
         let after = match next {
             Next::Ready => After::Ready,
@@ -335,7 +365,10 @@ impl Scheduler {
             Next::Ended => After::Ended,
         };
         let mut core = self.shared.core();
-        core.policy.payload(id).turn = None;
+        let slot = core.policy.payload(id);
+        let turn = slot.turn.take().expect("it has one");
+        let (used, apart) = turn.used(end, slot.apart);
+        slot.apart = apart;
         let mut task = None;
         if next == Next::Ended {
             task = core.policy.payload(id).task.take();

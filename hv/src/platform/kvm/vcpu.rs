@@ -72,7 +72,7 @@ impl KvmVcpu {
         vcpu.set_sregs(&special).map_err(failed("KVM_SET_SREGS"))?;
         let mut vcpu = KvmVcpu {
             vcpu,
-            vm: start.doorbells.then_some(vm),
+            vm: (start.doorbells > 0).then_some(vm),
             area,
             hypercall_page: start.hypercall_page,
             memory: memory.clone(),

@@ -1,0 +1,20 @@
+//! `--platform`: what guests run on.
+
+use super::args::{PlatformArgs, PlatformKind};
+use crate::platform::{Choice, Platform, PlatformError, Wish, choose};
+use std::io::Write;
+
+/// The platform that was asked for, or the best; says so where that is not KVM.
+pub(super) fn platform(args: PlatformArgs) -> Result<Box<dyn Platform>, PlatformError> {
+    let wish = match args.platform {
+        PlatformKind::Auto => Wish::Auto,
+        PlatformKind::Kvm => Wish::Kvm,
+        PlatformKind::Process => Wish::Process,
+    };
+    let Choice { platform, no_kvm } = choose(wish)?;
+    if let Some(reason) = no_kvm {
+        // If nobody reads standard error, there is nobody to tell.
+        let _ = writeln!(std::io::stderr(), "hv: guests run as processes, without KVM: {reason}");
+    }
+    Ok(platform)
+}

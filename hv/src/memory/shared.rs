@@ -1,0 +1,163 @@
+//! Memory that another process maps as well: a file in memory, all of it this guest's own.
+//!
+//! A clone's memory begins as a copy of what its template holds, since two processes cannot
+//! share private changes of a file.
+
+use super::template::{self, TemplateError};
+use super::{GuestMemory, Template};
+use hv_abi::{GuestAddr, PAGE_SIZE};
+use rustix::fs::{FallocateFlags, MemfdFlags};
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+/// Bytes that are copied at a time.
+const PIECE: u64 = 64 << 10;
+
+impl GuestMemory {
+    /// Like [`new`](Self::new), and other processes can map it.
+    pub fn new_shared(base: GuestAddr, size: u64) -> Result<Self, TemplateError> {
+        assert!(size.is_multiple_of(PAGE_SIZE) && base.0.is_multiple_of(PAGE_SIZE));
+        let whole = size + super::tail_size(size);
+        let failed = |source: rustix::io::Errno| TemplateError::File { size, source: source.into() };
+        let file: OwnedFd = rustix::fs::memfd_create("hv-guest", MemfdFlags::CLOEXEC).map_err(failed)?;
+        rustix::fs::ftruncate(&file, whole).map_err(failed)?;
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let region = template::map(&Arc::new(file.into()), whole, protection, libc::MAP_SHARED)?;
+        Ok(GuestMemory {
+            region,
+            skip: 0,
+            base: base.0,
+            size,
+            map: Arc::default(),
+            template: None,
+            shared: true,
+        })
+    }
+
+    /// A copy of a template that other processes can map.
+    pub fn copy_of_template(template: &Arc<Template>) -> Result<Self, TemplateError> {
+        let mut memory = Self::new_shared(template.base(), template.size())?;
+        memory.map = template.access().clone();
+        let file = memory.file().expect("`new_shared` made one");
+        for range in template.all_data() {
+            copy(template, file, range.clone())
+                .map_err(|source| TemplateError::File { size: memory.size, source })?;
+        }
+        memory.template = Some(template.clone());
+        Ok(memory)
+    }
+
+    fn file(&self) -> Option<&File> {
+        self.region.file_offset().map(|offset| &**offset.arc())
+    }
+
+    /// The file that another process can map: an offset in it is an offset in this memory, tail
+    /// included. `None` for memory that is this process' alone.
+    pub fn shared_file(&self) -> Option<BorrowedFd<'_>> {
+        self.file().filter(|_| self.shared).map(AsFd::as_fd)
+    }
+
+    /// Calls `found` with the ranges below `end` that are not holes.
+    pub(super) fn for_each_filled(&self, end: u64, found: &mut dyn FnMut(Range<u64>)) {
+        let file = self.file().expect("shared memory has a file");
+        for range in template::data(file, end) {
+            if range.start < end {
+                found(range.start..range.end.min(end));
+            }
+        }
+    }
+
+    /// Makes a range of whole pages what it is in the template, with its pages given back.
+    pub(super) fn refill(&self, range: Range<u64>) {
+        let file = self.file().expect("shared memory has a file");
+        let template = self.template.as_ref().expect("only clones are reset");
+        let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        if rustix::fs::fallocate(file, hole, range.start, range.end - range.start).is_err() {
+            self.host_write(range.start, &vec![0; (range.end - range.start) as usize]);
+        }
+        for data in template.all_data() {
+            let both = data.start.max(range.start)..data.end.min(range.end);
+            if !both.is_empty() && copy(template, file, both.clone()).is_err() {
+                // Page by page, through the mapping.
+                for page in both.step_by(PAGE_SIZE as usize) {
+                    template.copy_page(page, self.slice(page, PAGE_SIZE as usize));
+                }
+            }
+        }
+    }
+}
+
+fn copy(template: &Template, file: &File, range: Range<u64>) -> io::Result<()> {
+    let mut bytes = vec![0; PIECE.min(range.end - range.start) as usize];
+    let mut at = range.start;
+    while at < range.end {
+        let piece = &mut bytes[..(range.end - at).min(PIECE) as usize];
+        template.read(at, piece)?;
+        file.write_all_at(piece, at)?;
+        at += piece.len() as u64;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::*;
+
+    fn template() -> Arc<Template> {
+        let mut made = Template::make(GuestAddr(0x20_0000), 4096 * PAGE_SIZE).unwrap();
+        made.allow(4 * PAGE_SIZE..64 * PAGE_SIZE, Access::READ | Access::WRITE);
+        made.host_write(5 * PAGE_SIZE, b"from the template");
+        made.host_write(4000 * PAGE_SIZE, b"far away");
+        Arc::new(Template::seal(made).unwrap())
+    }
+
+    #[test]
+    fn a_copy_is_reset_to_its_template() {
+        let template = template();
+        let memory = GuestMemory::copy_of_template(&template).unwrap();
+        let text = |offset| {
+            let mut bytes = [0; 8];
+            memory.host_read(offset, &mut bytes);
+            bytes
+        };
+        assert_eq!((&text(5 * PAGE_SIZE), &text(4000 * PAGE_SIZE)), (b"from the", b"far away"));
+        assert!(memory.shared_file().is_some());
+        assert_eq!(memory.map(), [(4 * PAGE_SIZE..64 * PAGE_SIZE, Access::READ | Access::WRITE)]);
+        memory.host_write(5 * PAGE_SIZE, b"secret");
+        memory.host_write(7 * PAGE_SIZE, b"secret");
+        memory.host_write(memory.size(), b"in the tail");
+        memory.reset();
+        assert_eq!((&text(5 * PAGE_SIZE), &text(7 * PAGE_SIZE)), (b"from the", &[0; 8]));
+        assert_eq!(text(memory.size()), [0; 8]);
+        // So many that pages are given back.
+        for page in 0..4096 {
+            memory.host_write(page * PAGE_SIZE, b"full");
+        }
+        assert!(memory.resident() >= 4096 * PAGE_SIZE);
+        memory.reset();
+        assert!(memory.resident() < 2048 * PAGE_SIZE);
+        for page in 0..4096 {
+            let expected = match page {
+                5 => b"from the",
+                4000 => b"far away",
+                _ => &[0; 8],
+            };
+            assert_eq!(&text(page * PAGE_SIZE), expected, "page {page}");
+        }
+    }
+
+    #[test]
+    fn what_is_shared_counts_as_its_guests_own_where_it_is_filled() {
+        let memory = GuestMemory::new_shared(GuestAddr(0x20_0000), 64 * PAGE_SIZE).unwrap();
+        memory.host_write(3 * PAGE_SIZE, b"x");
+        memory.host_write(64 * PAGE_SIZE, b"in the tail");
+        assert_eq!(memory.resident(), PAGE_SIZE);
+        let mut pieces = Vec::new();
+        memory.for_each_piece(|offset, bytes| Ok::<_, ()>(pieces.push((offset, bytes[0])))).unwrap();
+        assert_eq!(pieces, [(3 * PAGE_SIZE, b'x')]);
+    }
+}

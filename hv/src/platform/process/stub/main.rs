@@ -1,0 +1,36 @@
+//! ⚠ The program that every guest's process starts as: hv's end inside of it.
+//!
+//! It begins as the *zygote*, which waits for messages of hv and forks a process
+//! for each. The child maps the guest's memory, gives up every right but
+//! three system calls, and becomes the guest. What stays of the stub is what
+//! the hypercall page calls into, and the handler of signals.
+//!
+//! The guest can overwrite the stub's data, and jump anywhere into its code. That
+//! is all right: the stub may do nothing that the guest may not.
+//!
+//! # Invariants that the `unsafe` blocks rely on
+//!
+//! 1. One thread. What a signal handler shares with the code that it interrupts is
+//!    said where it matters.
+//! 2. The shared page is mapped from before the first turn to the end.
+//! 3. Nothing of this runs in hv: what goes wrong here ends one guest.
+#![no_std]
+#![no_main]
+
+#[path = "../shared.rs"]
+#[allow(dead_code, reason = "the other half is hv's")]
+mod shared;
+
+mod entry;
+mod sys;
+mod turns;
+mod zygote;
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    sys::exit(101)
+}
+
+/// What precompiled code refers to for unwinding, which never happens here.
+#[unsafe(no_mangle)]
+extern "C" fn rust_eh_personality() {}
