@@ -69,12 +69,48 @@ pub fn guest(name: &str) -> PathBuf {
     folder.join(name)
 }
 
+/// What the guests of this test program run on: the value of `--platform`.
+///
+/// The program `process` runs the tests of the others on that platform; for the others,
+/// `HV_PLATFORM` says it, and it is KVM without that.
+pub fn platform() -> &'static str {
+    static PLATFORM: OnceLock<String> = OnceLock::new();
+    PLATFORM.get_or_init(|| {
+        let program = std::env::current_exe().expect("the program has a path");
+        let name = program.file_stem().expect("a file").to_string_lossy().into_owned();
+        match name.split('-').next() {
+            Some("process") => "process".into(),
+            _ => std::env::var("HV_PLATFORM").unwrap_or_else(|_| "kvm".into()),
+        }
+    })
+}
+
+fn wish() -> hv::platform::Wish {
+    match platform() {
+        "process" => hv::platform::Wish::Process,
+        _ => hv::platform::Wish::Kvm,
+    }
+}
+
+/// `hv`, not yet started, on the [`platform`] of this test program.
+pub fn command() -> Command {
+    let mut command = Command::new(hv());
+    command.env("HV_PLATFORM", platform());
+    command
+}
+
+/// An engine in this process.
+pub fn engine(workers: usize) -> hv::Engine {
+    let choice = hv::platform::choose(wish()).expect("`can_run_guests` has tried");
+    hv::Engine::new(choice.platform, workers).expect("an engine can be made")
+}
+
 /// Whether guests can run here; says why not.
 pub fn can_run_guests() -> bool {
-    match hv::KvmPlatform::new() {
+    match hv::platform::choose(wish()) {
         Ok(_) => true,
         Err(error) => {
-            println!("skipped: needs KVM: {error}");
+            println!("skipped: needs the platform {}: {error}", platform());
             false
         }
     }
@@ -196,7 +232,7 @@ impl Drop for Running {
 
 /// `hv run GUEST …`, not yet started.
 pub fn run(name: &str, options: &[&str], arguments: &[&str]) -> Command {
-    let mut command = Command::new(hv());
+    let mut command = command();
     command.arg("run").arg(guest(name)).args(options);
     if !arguments.is_empty() {
         command.arg("--").args(arguments);
@@ -281,7 +317,7 @@ impl Service {
 pub fn hv_as_ordinary_user(arguments: &[&str]) -> Option<Command> {
     // SAFETY: no memory is passed.
     if unsafe { libc::geteuid() } != 0 {
-        let mut command = Command::new(hv());
+        let mut command = command();
         command.args(arguments).stdin(Stdio::null());
         return Some(command);
     }
@@ -290,6 +326,7 @@ pub fn hv_as_ordinary_user(arguments: &[&str]) -> Option<Command> {
     }
     let as_nobody = |arguments: &[&str]| {
         let mut command = Command::new("setpriv");
+        command.env("HV_PLATFORM", platform());
         command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "--"]);
         command.arg(hv()).args(arguments).stdin(Stdio::null());
         command

@@ -1,6 +1,6 @@
 //! What a refusal looks like: exit code 2, one line, nothing printed.
 
-use crate::{Finished, Running, guest, hv};
+use crate::{Finished, Running, guest};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -25,7 +25,7 @@ pub fn refused(command: &mut Command, parts: &[&str]) -> Finished {
 /// Expects that the command line itself is refused, in the way that clap does it.
 #[track_caller]
 pub fn misused(arguments: &[&str], parts: &[&str]) {
-    let end = finished(Command::new(hv()).arg("run").args(arguments)).expect(2);
+    let end = finished(crate::command().arg("run").args(arguments)).expect(2);
     assert_eq!(end.text(), "", "{arguments:?} printed something");
     assert!(end.err.starts_with("error: "), "{}", end.err);
     for part in parts {
@@ -35,7 +35,7 @@ pub fn misused(arguments: &[&str], parts: &[&str]) {
 
 /// `hv run IMAGE …`, not yet started.
 pub fn hv_run(image: &Path, options: &[&str]) -> Command {
-    let mut command = Command::new(hv());
+    let mut command = crate::command();
     command.arg("run").arg(image).args(options);
     command
 }

@@ -1,7 +1,7 @@
 //! `hv serve`, started with a configuration, and looked at from outside.
 
 use crate::http::{Answer, Client};
-use crate::{Finished, Running, eventually, guest, hv};
+use crate::{Finished, Running, eventually, guest};
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -27,7 +27,7 @@ pub fn probe(keys: &str) -> String {
 
 /// The program that is measured or tested: `HV_BIN`, or a fresh one.
 fn command() -> Command {
-    let mut command = Command::new(hv());
+    let mut command = crate::command();
     command.arg("serve").stdin(Stdio::null());
     command
 }

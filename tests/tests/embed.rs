@@ -4,7 +4,7 @@ use hv::device::stdio::Buffer;
 use hv::memory::GuestMemory;
 use hv::platform::fake::FakePlatform;
 use hv::platform::{Exit, Fault, Platform, PlatformError, Start, Vcpu};
-use hv::{Builder, Engine, Guest, Image, KvmPlatform, Outcome, StartError, Stop};
+use hv::{Builder, Engine, Guest, Image, Outcome, StartError, Stop};
 use hv_tests::{can_run_guests, eventually, guest};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -14,7 +14,7 @@ fn image(name: &str) -> Arc<Image> {
 }
 
 fn engine(workers: usize) -> Engine {
-    Engine::new(KvmPlatform::new().unwrap(), workers).unwrap()
+    hv_tests::engine(workers)
 }
 
 /// Starts a guest of an image; its output collects in the buffer.

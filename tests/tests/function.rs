@@ -1,7 +1,7 @@
 //! Functions: requests answered in clones, through the library.
 
 use hv::function::{Answer, Call, Failure, Function, Isolation, Options};
-use hv::{Builder, Engine, Image, KvmPlatform};
+use hv::{Builder, Engine, Image};
 use hv_tests::{can_run_guests, guest};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -42,7 +42,7 @@ impl Answer for Collect {
 
 /// A function on an engine with one thread, whose guests answer one after the other in one machine.
 fn deploy(name: &str, options: Options) -> (Engine, Function) {
-    let engine = Engine::new(KvmPlatform::new().unwrap(), 1).unwrap();
+    let engine = hv_tests::engine(1);
     let image = Image::open(&guest(name)).unwrap();
     let snapshot =
         hv::function::boot(&engine, Builder::new(image).name(name), Duration::from_secs(10)).unwrap();

@@ -3,7 +3,7 @@
 
 use hv::device::net::user::{UserConfig, UserNet};
 use hv::device::stdio::Buffer;
-use hv::{Builder, Engine, Image, KvmPlatform, Outcome};
+use hv::{Builder, Image, Outcome};
 use hv_tests::{
     Finished, Running, Service, can_run_guests, eventually, free_port, guest, has_tools, hv, ran, tool,
 };
@@ -135,7 +135,7 @@ fn name_server(name: &'static str) -> SocketAddr {
 
 /// Runs probe in this process, on a network with this name server.
 fn probe_with_name_server(server: SocketAddr, arguments: &[&str]) -> (Outcome, String) {
-    let engine = Engine::new(KvmPlatform::new().unwrap(), 0).unwrap();
+    let engine = hv_tests::engine(0);
     let config = UserConfig { nameservers: vec![server], ..UserConfig::new([2, 0, 0, 0, 0, 1]) };
     let output = Buffer::default();
     let mut builder = Builder::new(Image::open(&guest("probe")).unwrap())

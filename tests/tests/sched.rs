@@ -4,7 +4,7 @@
 use hv::device::console::{Input, Output};
 use hv::device::stdio::Buffer;
 use hv::sched::{SLICE, ShareError};
-use hv::{Builder, Engine, Guest, Image, KvmPlatform, Outcome, Share, StartError, Stop};
+use hv::{Builder, Engine, Guest, Image, Outcome, Share, StartError, Stop};
 use hv_tests::{can_run_guests, eventually, guest, refusal, run};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
@@ -17,7 +17,7 @@ fn image(name: &str) -> Arc<Image> {
 }
 
 fn engine(workers: usize) -> Engine {
-    Engine::new(KvmPlatform::new().unwrap(), workers).unwrap()
+    hv_tests::engine(workers)
 }
 
 /// A guest that uses all that it gets, and has begun to.

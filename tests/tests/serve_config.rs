@@ -2,10 +2,9 @@
 
 use hv_tests::refusal::{finished, refused, text};
 use hv_tests::serve::{Serve, checked, probe};
-use hv_tests::{can_run_guests, guest, hv};
+use hv_tests::{can_run_guests, guest};
 use std::net::TcpListener;
 use std::path::Path;
-use std::process::Command;
 
 /// Expects that a configuration is refused at a line (0: no line), with these parts.
 #[track_caller]
@@ -181,7 +180,7 @@ fn the_example_of_the_documentation_is_right() {
     }
     std::fs::write(folder.path().join("hv.toml"), example).unwrap();
     let check = |format: &str| {
-        let mut command = Command::new(hv());
+        let mut command = hv_tests::command();
         command.args(["serve", "--check", "--format", format, "--config"]).arg(folder.path().join("hv.toml"));
         finished(&mut command).expect(0).text()
     };
@@ -196,7 +195,7 @@ fn the_example_of_the_documentation_is_right() {
 #[test]
 fn the_small_case_needs_no_file() {
     let serve = |arguments: &[&str]| {
-        let mut command = Command::new(hv());
+        let mut command = hv_tests::command();
         command.arg("serve").args(arguments);
         command
     };

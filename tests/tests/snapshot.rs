@@ -1,7 +1,7 @@
 //! Snapshots in folders: saved, restored, refused.
 
 use hv::snapshot::Features;
-use hv::{Builder, Engine, Image, KvmPlatform, Snapshot};
+use hv::{Builder, Image, Snapshot};
 use hv_tests::refusal::{refused, text};
 use hv_tests::serve::Serve;
 use hv_tests::{Finished, Running, can_run_guests, free_port, guest, has_tools, hv, tool};
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 /// `hv snapshot GUEST -o FOLDER …`, not yet started.
 fn snapshot(name: &str, folder: &Path, options: &[&str], arguments: &[&str]) -> Command {
-    let mut command = Command::new(hv());
+    let mut command = hv_tests::command();
     command.arg("snapshot").arg(guest(name)).arg("-o").arg(folder).args(options);
     command.arg("--").args(arguments).stdin(Stdio::null());
     command
@@ -27,7 +27,7 @@ fn save(name: &str, folder: &Path, options: &[&str], arguments: &[&str]) -> Fini
 
 /// `hv restore FOLDER …`, not yet started.
 fn restore(folder: &Path, options: &[&str]) -> Command {
-    let mut command = Command::new(hv());
+    let mut command = hv_tests::command();
     command.arg("restore").arg(folder).args(options).stdin(Stdio::null());
     command
 }
@@ -475,7 +475,7 @@ fn make_the_golden_snapshot() {
     let note = [3_u32.to_le_bytes(), 16_u32.to_le_bytes(), 1_u32.to_le_bytes(), *b"hv\0\0"].concat();
     let at = image.windows(16).position(|bytes| bytes == note).expect("an image has a note") + 16;
     image[at + 4..at + 8].copy_from_slice(&(24_u32 << 10).to_le_bytes());
-    let engine = Engine::new(KvmPlatform::new().unwrap(), 0).unwrap();
+    let engine = hv_tests::engine(0);
     let image = Image::parse(image).unwrap();
     let builder = Builder::new(image).name("golden").argument("kept").memory(164 << 10).hold_at_ready();
     let guest = builder.spawn(&engine).unwrap();

@@ -2,14 +2,14 @@
 
 use hv::device::stdio::Buffer;
 use hv::snapshot::Snapshot;
-use hv::{Builder, Engine, Guest, Image, KvmPlatform, Outcome, Restore};
+use hv::{Builder, Engine, Guest, Image, Outcome, Restore};
 use hv_tests::{can_run_guests, eventually, guest};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 fn engine(workers: usize) -> Engine {
-    Engine::new(KvmPlatform::new().unwrap(), workers).unwrap()
+    hv_tests::engine(workers)
 }
 
 fn builder(arguments: &[&str]) -> (Builder, Buffer) {
@@ -149,7 +149,8 @@ fn a_stack_pointer_that_leads_nowhere_ends_its_guest_only() {
     for garbage in 0..7 {
         let report = crashed(&["lost-stack", &garbage.to_string()]);
         let pointer = report.registers.expect("it has registers").rsp;
-        let expected = format!("an upcall found no stack that the guest can write: its stack pointer is {pointer:#x}");
+        let expected =
+            format!("an upcall found no stack that the guest can write: its stack pointer is {pointer:#x}");
         assert_eq!(report.reason, expected);
     }
     eventually("the other guest's end", || {

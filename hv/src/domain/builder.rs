@@ -59,7 +59,7 @@ pub enum StartError {
     Map(#[from] MapError),
     /// No memory that processes can share.
     #[error(transparent)]
-    Share(#[from] TemplateError),
+    SharedMemory(#[from] TemplateError),
     /// The platform refused.
     #[error(transparent)]
     Platform(#[from] PlatformError),
@@ -74,7 +74,7 @@ pub enum StartError {
     Restore(#[from] RestoreError),
     /// Weight or cap.
     #[error(transparent)]
-    Weight(#[from] ShareError),
+    Share(#[from] ShareError),
     /// No random numbers.
     #[error("cannot read random numbers: {0}")]
     Random(io::Error),

@@ -13,8 +13,10 @@ pub const ALLOWED: [(&str, &str); 2] = [
     ("write", "the number 1 to an eventfd of a doorbell"),
 ];
 
-/// The filter, as the kernel wants it. Whatever it does not allow is an exception of the guest; a
-/// system call of another architecture (32-bit) ends the process.
+/// `BPF_RET | BPF_K`
+const RETURN: u16 = 0x06;
+
+/// The filter, as the kernel wants it. Whatever it does not allow is an exception of the guest.
 pub(super) fn program() -> &'static BpfProgram {
     static PROGRAM: OnceLock<BpfProgram> = OnceLock::new();
     PROGRAM.get_or_init(|| {
@@ -51,6 +53,30 @@ pub(super) fn program() -> &'static BpfProgram {
         ];
         let (otherwise, allowed) = (SeccompAction::Trap, SeccompAction::Allow);
         let filter = SeccompFilter::new(rules.into(), otherwise, allowed, TargetArch::x86_64);
-        filter.and_then(TryInto::try_into).expect("the rules are valid")
+        let mut program: BpfProgram = filter.and_then(TryInto::try_into).expect("the rules are valid");
+        // For system calls of another architecture (`int 0x80`) the crate has the process
+        // killed, which leaves nothing to report.
+        for instruction in &mut program {
+            if instruction.code == RETURN && instruction.k == libc::SECCOMP_RET_KILL_PROCESS {
+                instruction.k = libc::SECCOMP_RET_TRAP;
+            }
+        }
+        program
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_forbidden_without_an_exception() {
+        let returns = program().iter().filter(|instruction| instruction.code == RETURN);
+        let actions: Vec<_> = returns.map(|instruction| instruction.k).collect();
+        assert!(actions.contains(&libc::SECCOMP_RET_ALLOW));
+        assert!(
+            actions.iter().all(|&k| k == libc::SECCOMP_RET_ALLOW || k == libc::SECCOMP_RET_TRAP),
+            "{actions:x?}"
+        );
+    }
 }

@@ -17,13 +17,14 @@
 mod filter;
 mod kick;
 mod page;
-#[allow(dead_code, reason = "the other half is the stub's")]
+#[allow(dead_code, unreachable_pub, reason = "the other half is the stub's")]
 mod shared;
 mod vcpu;
 mod zygote;
 
 use super::{Platform, PlatformError, Start, Vcpu};
 use crate::memory::GuestMemory;
+pub use filter::ALLOWED;
 use hv_abi::PAGE_SIZE;
 use hv_abi::hypercall::{Hypercall, STUB_SIZE};
 use object::read::elf::ElfFile64;

@@ -190,6 +190,12 @@ const G_XSAVE: usize = 23;
 /// The same registers as in [`FRAME`], by their place in `struct ucontext`.
 const G_FRAME: [usize; 15] = [7, 6, 5, 4, 3, 2, 1, 0, 8, 9, 10, 11, 12, 14, 13];
 
+// Of an XSAVE area in a signal's frame (`struct _fpx_sw_bytes`, in bytes that FXSAVE leaves alone).
+const FXSAVE: usize = 512;
+const SW_MAGIC: usize = 464;
+const SW_SIZE: usize = 480;
+const MAGIC: u32 = 0x4650_5853;
+
 /// The handler of every signal.
 pub extern "C" fn on_signal(signal: i32, info: *const u8, context: *mut u8) -> ! {
     // SAFETY: the kernel made the frame, and nothing else runs on this stack.
@@ -237,10 +243,14 @@ fn take(registers: &[u64; 24]) {
     frame[FRAME_RIP] = registers[G_RIP];
     frame[FRAME_RSP] = registers[G_RSP];
     frame[FRAME_RFLAGS] = registers[G_RFLAGS];
-    // SAFETY: the kernel's frame has as much as the host's XSAVE area has, and so has the static.
+    let area = registers[G_XSAVE] as *const u8;
+    // SAFETY: the kernel made the area as long as it says; the static has room for the host's largest.
     unsafe {
-        let size = (hv_xsave_size as usize).clamp(512, MAX_XSAVE);
-        ptr::copy_nonoverlapping(registers[G_XSAVE] as *const u8, xsave(), size);
+        let size = match ptr::read_unaligned(area.add(SW_MAGIC).cast::<u32>()) {
+            MAGIC => ptr::read_unaligned(area.add(SW_SIZE).cast::<u32>()) as usize,
+            _ => FXSAVE,
+        };
+        ptr::copy_nonoverlapping(area, xsave(), size.clamp(FXSAVE, MAX_XSAVE));
     }
 }
 
