@@ -43,7 +43,8 @@ pub(super) struct KvmVcpu {
     special: kvm_sregs,
     /// Set when the last exit was an exception: its vector.
     exception: Option<u8>,
-    /// Whether KVM may have something of the last exit to complete.
+    /// Whether KVM may have something of the last exit to complete: the guest
+    /// may stand before an instruction that was carried out.
     incomplete: bool,
 }
 
@@ -189,9 +190,11 @@ impl Vcpu for KvmVcpu {
             Err(error) => Some(Err(Exit::Failed(format!("KVM_RUN: {error}")))),
         });
         self.exception = None;
-        let exit = exit.flatten();
-        self.incomplete = exit.is_some();
-        let (port, value) = match exit {
+        // A kick that came before KVM was asked to run has completed nothing.
+        if let Some(exit) = &exit {
+            self.incomplete = exit.is_some();
+        }
+        let (port, value) = match exit.flatten() {
             Some(Ok(io)) => io,
             Some(Err(exit)) => return exit,
             None => {
@@ -285,7 +288,7 @@ impl Vcpu for KvmVcpu {
     }
 
     fn redirect(&mut self, handler: GuestAddr) -> Result<(), PlatformError> {
-        // A kick leaves nothing, and this costs as much as a quarter of an exit.
+        // After a kick there is mostly nothing, and this costs a quarter of an exit.
         if self.incomplete {
             self.complete()?;
         }
