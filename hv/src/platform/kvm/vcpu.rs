@@ -173,28 +173,29 @@ fn segments(special: &kvm_sregs) -> [(u16, u64); 4] {
 impl Vcpu for KvmVcpu {
     fn run(&mut self) -> Exit {
         let run: *mut _ = self.vcpu.get_kvm_run();
-        let vcpu = &mut self.vcpu;
-        let exit = self.kicker.running(run, || match vcpu.run() {
-            Ok(VcpuExit::IoOut(port, data)) => Some(Ok((port, u32::read_from_bytes(data).ok()))),
-            Ok(VcpuExit::IoIn(port, _)) => Some(Ok((port, None))),
-            Ok(VcpuExit::MmioRead(address, data)) => {
-                Some(Err(Exit::Access(access::of_memory(address, data, false))))
-            }
-            Ok(VcpuExit::MmioWrite(address, data)) => {
-                Some(Err(Exit::Access(access::of_memory(address, data, true))))
-            }
-            Ok(VcpuExit::Shutdown) => Some(Err(Exit::Fault(Fault::Shutdown))),
-            Ok(VcpuExit::Intr) => None,
-            Ok(other) => Some(Err(Exit::Failed(format!("KVM exit {other:?}")))),
-            Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => None,
-            Err(error) => Some(Err(Exit::Failed(format!("KVM_RUN: {error}")))),
+        let (vcpu, incomplete) = (&mut self.vcpu, &mut self.incomplete);
+        let exit = self.kicker.running(run, || {
+            let exit = match vcpu.run() {
+                Ok(VcpuExit::IoOut(port, data)) => Some(Ok((port, u32::read_from_bytes(data).ok()))),
+                Ok(VcpuExit::IoIn(port, _)) => Some(Ok((port, None))),
+                Ok(VcpuExit::MmioRead(address, data)) => {
+                    Some(Err(Exit::Access(access::of_memory(address, data, false))))
+                }
+                Ok(VcpuExit::MmioWrite(address, data)) => {
+                    Some(Err(Exit::Access(access::of_memory(address, data, true))))
+                }
+                Ok(VcpuExit::Shutdown) => Some(Err(Exit::Fault(Fault::Shutdown))),
+                Ok(VcpuExit::Intr) => None,
+                Ok(other) => Some(Err(Exit::Failed(format!("KVM exit {other:?}")))),
+                Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => None,
+                Err(error) => Some(Err(Exit::Failed(format!("KVM_RUN: {error}")))),
+            };
+            // A kick that comes before KVM is asked to run completes nothing.
+            *incomplete = exit.is_some();
+            exit
         });
         self.exception = None;
-        // A kick that came before KVM was asked to run has completed nothing.
-        if let Some(exit) = &exit {
-            self.incomplete = exit.is_some();
-        }
-        let (port, value) = match exit.flatten() {
+        let (port, value) = match exit {
             Some(Ok(io)) => io,
             Some(Err(exit)) => return exit,
             None => {
