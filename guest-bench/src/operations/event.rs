@@ -1,11 +1,13 @@
 //! From the moment when a back end has something for the guest to its handler.
 
-use crate::meter::{Meter, tsc};
+use crate::meter::{Meter, failed, tsc};
 use crate::operation::{Operation, Rig};
 use alloc::string::String;
 use core::future::Future;
 use core::pin::pin;
 use core::task::{Context, Poll, Waker};
+use core::sync::atomic::{AtomicU64, Ordering};
+use hv_guest::abi::EventPort;
 use hv_guest::abi::event::FIRST_DEVICE;
 use hv_guest::{console, event, hypercall};
 
@@ -17,8 +19,9 @@ fn read_or_arm(bytes: &mut [u8]) -> Option<usize> {
     }
 }
 
-/// Waits for ticks of the host in this way, and compares their counter with the guest's own.
-fn ticks(meter: &mut Meter, wait: fn()) -> Result<(), String> {
+/// Waits for ticks of the host in this way, which tells what the guest's own counter read
+/// when it went on, and compares the two.
+fn ticks(meter: &mut Meter, wait: fn() -> u64) -> Result<(), String> {
     meter.paced(|count, recorder| {
         let mut bytes = [0; 64];
         for _ in 0..count {
@@ -30,8 +33,7 @@ fn ticks(meter: &mut Meter, wait: fn()) -> Result<(), String> {
             }
             // An event may be left of a tick that has been read already.
             let (now, tick) = loop {
-                wait();
-                let now = tsc();
+                let now = wait();
                 match read_or_arm(&mut bytes) {
                     None => continue,
                     // Of several ticks, the first is the one that this guest did not hear of in time.
@@ -43,6 +45,13 @@ fn ticks(meter: &mut Meter, wait: fn()) -> Result<(), String> {
         }
         Ok(())
     })
+}
+
+/// What the counter read when the handler was called last, until somebody asks.
+static CALLED: AtomicU64 = AtomicU64::new(0);
+
+fn called(_: EventPort) {
+    CALLED.store(tsc(), Ordering::Relaxed);
 }
 
 pub(super) const OPERATIONS: &[Operation] = &[
@@ -59,6 +68,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
                 while !event::take(FIRST_DEVICE) {
                     core::hint::spin_loop();
                 }
+                tsc()
             })
         },
     },
@@ -74,6 +84,28 @@ pub(super) const OPERATIONS: &[Operation] = &[
             ticks(meter, || {
                 while !event::take(FIRST_DEVICE) {
                     hypercall::block(u64::MAX);
+                }
+                tsc()
+            })
+        },
+    },
+    Operation {
+        name: "event-upcall",
+        group: "events",
+        against: Some("event-blocked"),
+        rig: Rig::Ticks,
+        bytes: 0,
+        curve: None,
+        what: "From a back end's having something to the handler of a guest that computes and never looks.",
+        run: |meter| {
+            event::on_upcall(FIRST_DEVICE, called).map_err(|error| failed("no upcalls", error))?;
+            ticks(meter, || {
+                loop {
+                    // Nothing but the handler changes it; for this loop it is as good as any other work.
+                    match CALLED.swap(0, Ordering::Relaxed) {
+                        0 => core::hint::spin_loop(),
+                        now => break now,
+                    }
                 }
             })
         },

@@ -38,8 +38,7 @@ fn upcall_mask() -> &'static AtomicU32 {
 ///
 /// Fails with [`Errno::Invalid`] if there is no such event.
 pub fn on_upcall(port: EventPort, handler: fn(EventPort)) -> Result<(), Errno> {
-    let ((index, bit), slot) =
-        port.position().zip(HANDLERS.get(port.0 as usize)).ok_or(Errno::Invalid)?;
+    let ((index, bit), slot) = port.position().zip(HANDLERS.get(port.0 as usize)).ok_or(Errno::Invalid)?;
     let _masked = mask();
     if !ON.load(Ordering::Relaxed) {
         hypercall::set_upcall(hv_upcall as *const () as u64)?;

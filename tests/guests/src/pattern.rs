@@ -26,7 +26,8 @@ const CONTROL: u16 = 0x0a7f;
 impl Held {
     /// Patterns that differ from place to place and from round to round.
     pub(crate) fn pattern(round: u64) -> Held {
-        let word = |n: usize| (round + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(n as u32) ^ n as u64;
+        let word =
+            |n: usize| (round + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(n as u32) ^ n as u64;
         Held {
             xmm: core::array::from_fn(|n| [word(100 + 2 * n), word(101 + 2 * n)]),
             general: core::array::from_fn(word),
@@ -69,7 +70,7 @@ pub(crate) unsafe extern "sysv64" fn hold(held: *mut Held, count: u64) {
         "push %rbx", "push %rbp", "push %r12", "push %r13", "push %r14", "push %r15",
         "mov %rdi, {current}(%rip)",
         "mov %rsi, %rcx",
-        "fninit", "fldpi", "fldcw {control}(%rdi)", "ldmxcsr {mxcsr}(%rdi)",
+        "fninit", "fldl {pi}(%rdi)", "fldcw {control}(%rdi)", "ldmxcsr {mxcsr}(%rdi)",
         // The red zone of this function, from its lowest word.
         "mov {red}+0(%rdi), %rax", "mov %rax, -128(%rsp)",
         "mov {red}+8(%rdi), %rax", "mov %rax, -120(%rsp)",
@@ -158,13 +159,35 @@ pub(crate) fn spoil() {
     // SAFETY: every register that is written is given up, and nothing else is touched.
     unsafe {
         core::arch::asm!(
-            "mov $-1, %rax", "mov %rax, %rcx", "mov %rax, %rdx", "mov %rax, %rsi", "mov %rax, %rdi",
-            "mov %rax, %r8", "mov %rax, %r9", "mov %rax, %r10", "mov %rax, %r11",
-            "pcmpeqd %xmm0, %xmm0", "movdqa %xmm0, %xmm1", "movdqa %xmm0, %xmm2", "movdqa %xmm0, %xmm3",
-            "movdqa %xmm0, %xmm4", "movdqa %xmm0, %xmm5", "movdqa %xmm0, %xmm6", "movdqa %xmm0, %xmm7",
-            "movdqa %xmm0, %xmm8", "movdqa %xmm0, %xmm9", "movdqa %xmm0, %xmm10", "movdqa %xmm0, %xmm11",
-            "movdqa %xmm0, %xmm12", "movdqa %xmm0, %xmm13", "movdqa %xmm0, %xmm14", "movdqa %xmm0, %xmm15",
-            "fld1", "fldz", "fstp %st(0)", "fstp %st(0)",
+            "mov $-1, %rax",
+            "mov %rax, %rcx",
+            "mov %rax, %rdx",
+            "mov %rax, %rsi",
+            "mov %rax, %rdi",
+            "mov %rax, %r8",
+            "mov %rax, %r9",
+            "mov %rax, %r10",
+            "mov %rax, %r11",
+            "pcmpeqd %xmm0, %xmm0",
+            "movdqa %xmm0, %xmm1",
+            "movdqa %xmm0, %xmm2",
+            "movdqa %xmm0, %xmm3",
+            "movdqa %xmm0, %xmm4",
+            "movdqa %xmm0, %xmm5",
+            "movdqa %xmm0, %xmm6",
+            "movdqa %xmm0, %xmm7",
+            "movdqa %xmm0, %xmm8",
+            "movdqa %xmm0, %xmm9",
+            "movdqa %xmm0, %xmm10",
+            "movdqa %xmm0, %xmm11",
+            "movdqa %xmm0, %xmm12",
+            "movdqa %xmm0, %xmm13",
+            "movdqa %xmm0, %xmm14",
+            "movdqa %xmm0, %xmm15",
+            "fld1",
+            "fldz",
+            "fstp %st(0)",
+            "fstp %st(0)",
             "xor %eax, %eax",
             clobber_abi("sysv64"),
             options(att_syntax)

@@ -62,12 +62,17 @@ pub(super) struct Kicker {
 }
 
 impl Kicker {
-    /// Runs `enter` with kicks directed at this thread, unless one is waiting
-    /// already: then returns `None` at once, and the kick is used up.
-    pub(super) fn running<T>(&self, run: *mut kvm_run, enter: impl FnOnce() -> T) -> Option<T> {
+    /// Runs `enter`, which returns `None` when it is interrupted, with kicks directed at this
+    /// thread; unless one is waiting already: then returns `None` at once. Either way the kick is used up.
+    pub(super) fn running<T>(&self, run: *mut kvm_run, enter: impl FnOnce() -> Option<T>) -> Option<T> {
         RUNNING.set(run);
         self.thread.store(THREAD.with(|&t| t), Ordering::SeqCst);
-        let result = (!self.requested.swap(false, Ordering::SeqCst)).then(enter);
+        let waiting = self.requested.swap(false, Ordering::SeqCst);
+        let result = if waiting { None } else { enter() };
+        if result.is_none() {
+            // This answers whoever kicked until here; the next run is not for them.
+            self.requested.store(false, Ordering::SeqCst);
+        }
         self.thread.store(0, Ordering::SeqCst);
         RUNNING.set(ptr::null_mut());
         result

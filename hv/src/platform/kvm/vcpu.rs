@@ -43,7 +43,8 @@ pub(super) struct KvmVcpu {
     special: kvm_sregs,
     /// Set when the last exit was an exception: its vector.
     exception: Option<u8>,
-    /// Whether KVM may have something of the last exit to complete.
+    /// Whether KVM may have something of the last exit to complete: the guest
+    /// may stand before an instruction that was carried out.
     incomplete: bool,
 }
 
@@ -172,25 +173,28 @@ fn segments(special: &kvm_sregs) -> [(u16, u64); 4] {
 impl Vcpu for KvmVcpu {
     fn run(&mut self) -> Exit {
         let run: *mut _ = self.vcpu.get_kvm_run();
-        let vcpu = &mut self.vcpu;
-        let exit = self.kicker.running(run, || match vcpu.run() {
-            Ok(VcpuExit::IoOut(port, data)) => Some(Ok((port, u32::read_from_bytes(data).ok()))),
-            Ok(VcpuExit::IoIn(port, _)) => Some(Ok((port, None))),
-            Ok(VcpuExit::MmioRead(address, data)) => {
-                Some(Err(Exit::Access(access::of_memory(address, data, false))))
-            }
-            Ok(VcpuExit::MmioWrite(address, data)) => {
-                Some(Err(Exit::Access(access::of_memory(address, data, true))))
-            }
-            Ok(VcpuExit::Shutdown) => Some(Err(Exit::Fault(Fault::Shutdown))),
-            Ok(VcpuExit::Intr) => None,
-            Ok(other) => Some(Err(Exit::Failed(format!("KVM exit {other:?}")))),
-            Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => None,
-            Err(error) => Some(Err(Exit::Failed(format!("KVM_RUN: {error}")))),
+        let (vcpu, incomplete) = (&mut self.vcpu, &mut self.incomplete);
+        let exit = self.kicker.running(run, || {
+            let exit = match vcpu.run() {
+                Ok(VcpuExit::IoOut(port, data)) => Some(Ok((port, u32::read_from_bytes(data).ok()))),
+                Ok(VcpuExit::IoIn(port, _)) => Some(Ok((port, None))),
+                Ok(VcpuExit::MmioRead(address, data)) => {
+                    Some(Err(Exit::Access(access::of_memory(address, data, false))))
+                }
+                Ok(VcpuExit::MmioWrite(address, data)) => {
+                    Some(Err(Exit::Access(access::of_memory(address, data, true))))
+                }
+                Ok(VcpuExit::Shutdown) => Some(Err(Exit::Fault(Fault::Shutdown))),
+                Ok(VcpuExit::Intr) => None,
+                Ok(other) => Some(Err(Exit::Failed(format!("KVM exit {other:?}")))),
+                Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => None,
+                Err(error) => Some(Err(Exit::Failed(format!("KVM_RUN: {error}")))),
+            };
+            // A kick that comes before KVM is asked to run completes nothing.
+            *incomplete = exit.is_some();
+            exit
         });
         self.exception = None;
-        let exit = exit.flatten();
-        self.incomplete = exit.is_some();
         let (port, value) = match exit {
             Some(Ok(io)) => io,
             Some(Err(exit)) => return exit,
@@ -285,7 +289,7 @@ impl Vcpu for KvmVcpu {
     }
 
     fn redirect(&mut self, handler: GuestAddr) -> Result<(), PlatformError> {
-        // A kick leaves nothing, and this costs as much as a quarter of an exit.
+        // After a kick there is mostly nothing, and this costs a quarter of an exit.
         if self.incomplete {
             self.complete()?;
         }
