@@ -144,14 +144,15 @@ global_asm!(
     "jmp .Lcall",
 
     // Goes back to what a signal interrupted. RDI: the registers in the signal's frame, from
-    // RCX on changed to a frame for `iretq`; RSI: its XSAVE area. A signal that comes meanwhile puts its own frame
+    // RCX on changed to a frame for `iretq`; RSI: its XSAVE area; RDX: the components that are in
+    // it, 0 for an FXSAVE area. A signal that comes meanwhile puts its own frame
     // below RSP, where nothing is needed any more.
     ".globl hv_leave_signal",
     "hv_leave_signal:",
-    "mov eax, -1",
-    "mov edx, -1",
-    "cmp qword ptr [hv_xsave_size], 0",
-    "je 2f",
+    "mov rax, rdx",
+    "or rdx, rdx",
+    "jz 2f",
+    "shr rdx, 32",
     "xrstor64 [rsi]",
     "jmp 3f",
     "2:",
@@ -195,7 +196,7 @@ unsafe extern "C" {
     static __executable_start: u8;
     static etext: u8;
     fn hv_resume() -> !;
-    fn hv_leave_signal(registers: *mut u64, xsave: u64) -> !;
+    fn hv_leave_signal(registers: *mut u64, xsave: u64, components: u64) -> !;
     fn hv_no_return() -> !;
 }
 
@@ -235,9 +236,9 @@ pub fn resume() -> ! {
 }
 
 /// Goes back to where a signal came.
-pub fn leave_signal(registers: *mut u64, xsave: u64) -> ! {
-    // SAFETY: both are of the signal's frame, which `turns::on_signal` has prepared.
-    unsafe { hv_leave_signal(registers, xsave) }
+pub fn leave_signal(registers: *mut u64, xsave: u64, components: u64) -> ! {
+    // SAFETY: they are of the signal's frame, which `turns::on_signal` has prepared.
+    unsafe { hv_leave_signal(registers, xsave, components) }
 }
 
 /// The handler of signals.

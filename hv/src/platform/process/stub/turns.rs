@@ -193,6 +193,7 @@ const G_FRAME: [usize; 15] = [7, 6, 5, 4, 3, 2, 1, 0, 8, 9, 10, 11, 12, 14, 13];
 // Of an XSAVE area in a signal's frame (`struct _fpx_sw_bytes`, in bytes that FXSAVE leaves alone).
 const FXSAVE: usize = 512;
 const SW_MAGIC: usize = 464;
+const SW_COMPONENTS: usize = 472;
 const SW_SIZE: usize = 480;
 const MAGIC: u32 = 0x4650_5853;
 
@@ -243,14 +244,25 @@ fn take(registers: &[u64; 24]) {
     frame[FRAME_RIP] = registers[G_RIP];
     frame[FRAME_RSP] = registers[G_RSP];
     frame[FRAME_RFLAGS] = registers[G_RFLAGS];
-    let area = registers[G_XSAVE] as *const u8;
+    let (_, size) = saved(registers);
     // SAFETY: the kernel made the area as long as it says; the static has room for the host's largest.
     unsafe {
-        let size = match ptr::read_unaligned(area.add(SW_MAGIC).cast::<u32>()) {
-            MAGIC => ptr::read_unaligned(area.add(SW_SIZE).cast::<u32>()) as usize,
-            _ => FXSAVE,
-        };
-        ptr::copy_nonoverlapping(area, xsave(), size.clamp(FXSAVE, MAX_XSAVE));
+        ptr::copy_nonoverlapping(registers[G_XSAVE] as *const u8, xsave(), size.clamp(FXSAVE, MAX_XSAVE))
+    };
+}
+
+/// Components of the XSAVE area in a signal's frame, and its size. No components: it is an FXSAVE area.
+fn saved(registers: &[u64; 24]) -> (u64, usize) {
+    let area = registers[G_XSAVE] as *const u8;
+    // SAFETY: the kernel's area has these fields, whatever it is.
+    unsafe {
+        match ptr::read_unaligned(area.add(SW_MAGIC).cast::<u32>()) {
+            MAGIC => (
+                ptr::read_unaligned(area.add(SW_COMPONENTS).cast::<u64>()),
+                ptr::read_unaligned(area.add(SW_SIZE).cast::<u32>()) as usize,
+            ),
+            _ => (0, FXSAVE),
+        }
     }
 }
 
@@ -258,12 +270,13 @@ fn take(registers: &[u64; 24]) {
 fn return_to(registers: &mut [u64; 24]) -> ! {
     let (cs, ss) = selectors();
     let (rip, rsp) = (registers[G_RIP], registers[G_RSP]);
+    let (components, _) = saved(registers);
     let xsave = registers[G_XSAVE];
     registers[G_RSP] = rip;
     registers[G_RIP] = cs;
     registers[G_SELECTORS] = rsp;
     registers[G_ERROR] = ss;
-    entry::leave_signal(registers.as_mut_ptr(), xsave)
+    entry::leave_signal(registers.as_mut_ptr(), xsave, components)
 }
 
 /// Vector and error code of the exception that a signal stands for.
