@@ -88,17 +88,18 @@ pub fn run(bytes: &[u8]) {
                 let client = Client { room: space.clone(), head: false, over: false };
                 (number, begun) = (door::begin(&device, head, Box::new(client)), true);
             }
-            8 => {
-                door::take(&device);
-                begun = false;
-            }
+            // A guest whose answer is not complete by then is not used again.
+            8 if door::take(&device) == Some(true) => break,
+            8 => begun = false,
             9 => {
                 let body = input.bytes();
                 assert!(door::send(&device, number, body) <= body.len());
             }
             10 => door::finish(&device, number, input.byte() & 1 == 0),
             11 => space.store(usize::from(input.half()), Ordering::Relaxed),
-            _ => drop(door::renew(&device)),
+            // Only between two requests.
+            _ if !begun => drop(door::renew(&device)),
+            _ => {}
         }
     }
     door::ring(&device);

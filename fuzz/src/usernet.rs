@@ -36,6 +36,14 @@ impl World {
         datagrams.set_nonblocking(true).expect("a socket");
         World { listener, datagrams }
     }
+
+    /// What nobody has taken is gone: each input finds the world as the first did.
+    fn clear(&self) {
+        while let Ok((peer, _)) = self.listener.accept() {
+            reset(&peer);
+        }
+        while self.datagrams.recv_from(&mut [0; 1]).is_ok() {}
+    }
 }
 
 /// Where somebody listens.
@@ -106,10 +114,13 @@ fn drive(world: &World, bytes: &[u8]) {
         }
     }
     rig.round(TAKEN);
-    for peer in &rig.peers {
-        // No socket of the host waits in the kernel for its end.
-        let _ = rustix::net::sockopt::set_socket_linger(peer, Some(Duration::ZERO));
-    }
+    rig.peers.iter().for_each(reset);
+    world.clear();
+}
+
+/// Its end leaves nothing in the kernel.
+fn reset(peer: &TcpStream) {
+    let _ = rustix::net::sockopt::set_socket_linger(peer, Some(Duration::ZERO));
 }
 
 /// Where the guest sends to.
@@ -224,7 +235,7 @@ impl Rig<'_> {
             (6, Some(peer)) => {
                 let peer = self.peers.swap_remove(peer);
                 if which & 1 == 0 {
-                    let _ = rustix::net::sockopt::set_socket_linger(&peer, Some(Duration::ZERO));
+                    reset(&peer);
                 }
             }
             _ => {}
