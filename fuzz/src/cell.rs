@@ -6,15 +6,12 @@
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
-/// Moves the calling thread into a network namespace of its own, as root or in a user namespace.
+/// Moves the calling thread into a network namespace of its own. That takes root, if only that of a
+/// user namespace (`unshare --map-root-user`).
 pub(crate) fn enter() -> io::Result<()> {
-    unshare(libc::CLONE_NEWNET).or_else(|_| unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNET))?;
-    raise_loopback()
-}
-
-fn unshare(flags: libc::c_int) -> io::Result<()> {
     // SAFETY: changes what the thread's next system calls see, and no memory.
-    check(unsafe { libc::unshare(flags) }).map(drop)
+    check(unsafe { libc::unshare(libc::CLONE_NEWNET) })?;
+    raise_loopback()
 }
 
 fn raise_loopback() -> io::Result<()> {

@@ -29,7 +29,7 @@ thread_local! {
 
 impl World {
     fn new() -> World {
-        cell::enter().expect("a network namespace of its own: run it as root, or allow user namespaces");
+        cell::enter().expect("a network namespace of its own, which takes root or `unshare --map-root-user`");
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, PORT)).expect("it is free here");
         let datagrams = UdpSocket::bind((Ipv4Addr::LOCALHOST, PORT)).expect("it is free here");
         listener.set_nonblocking(true).expect("a socket");
@@ -69,6 +69,11 @@ struct Rig<'a> {
     now: Instant,
     /// By the low bits of the guest's port.
     counts: [Count; 4],
+}
+
+/// Whether this process may make the namespace.
+pub fn can_run() -> bool {
+    std::thread::spawn(|| cell::enter().is_ok()).join().unwrap_or(false)
 }
 
 /// Runs the target.
