@@ -51,6 +51,9 @@ pub fn run(bytes: &[u8]) {
             _ => BASE + u64::from(input.half()),
         });
         let called = hypercall(&memory, number, arguments);
+        if let Called::Upcall(handler) = called {
+            assert!(memory.check(handler, 1, Access::EXECUTE).is_ok(), "{handler:?}");
+        }
         if let Called::Panicked(message) = &called {
             assert!(
                 message.chars().count() as u64 <= PANIC_MESSAGE_MAX && !message.contains(char::is_control)

@@ -2,7 +2,7 @@
 
 use crate::image::changed;
 use crate::{Input, Seed};
-use hv::crash::{MAX_FRAMES, Symbols, UnwindRegs};
+use hv::crash::{Known, MAX_FRAMES, Symbols, UnwindRegs};
 
 /// A small program with debug information: see `program.c` beside it.
 const PROGRAM: &[u8] = include_bytes!("../fixtures/program.elf");
@@ -21,7 +21,8 @@ pub fn run(bytes: &[u8]) {
         0 => input.rest().to_vec(),
         _ => changed(PROGRAM, &mut input),
     };
-    let symbols = Symbols::new(&file, BASE);
+    let known = Known::default();
+    let symbols = Symbols::new(&file, BASE, &known);
     let regs = UnwindRegs { rip, rsp: 0x100, rbp: 0x100 + u64::from(mode), ..Default::default() };
     let mut read = |address: u64| stack.get((address.checked_sub(0x100)? / 8) as usize).copied();
     let frames = symbols.backtrace(&regs, &mut read);

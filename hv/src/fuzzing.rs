@@ -8,6 +8,7 @@ pub use crate::snapshot::door as snapshot;
 
 use crate::hypercall::{Action, dispatch};
 use crate::memory::GuestMemory;
+use hv_abi::GuestAddr;
 
 /// What a hypercall came to.
 #[derive(Debug, PartialEq, Eq)]
@@ -16,6 +17,8 @@ pub enum Called {
     Returned(i64),
     /// The guest ends with this in its crash report.
     Panicked(String),
+    /// The guest is taken here when events come.
+    Upcall(GuestAddr),
     /// The guest's run loop has something to do.
     Other,
 }
@@ -25,6 +28,7 @@ pub fn hypercall(memory: &GuestMemory, number: u32, arguments: [u64; 3]) -> Call
     match dispatch(memory, number, arguments) {
         Action::Return(value) => Called::Returned(value),
         Action::Panic(message) => Called::Panicked(message),
+        Action::SetUpcall(Some(handler)) => Called::Upcall(handler),
         _ => Called::Other,
     }
 }
