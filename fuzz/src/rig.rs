@@ -29,6 +29,7 @@ pub(crate) struct Diary {
 
 impl Owner for Diary {
     fn wake(&self) {}
+    fn interrupt(&self) {}
     fn condemn(&self, reason: String) {
         assert!(reason.len() < 500 && !reason.contains('\n'), "{reason:?}");
         self.condemned.fetch_add(1, Ordering::Relaxed);
