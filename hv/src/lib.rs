@@ -13,6 +13,9 @@ pub mod emulated;
 pub mod engine;
 pub mod event;
 pub mod function;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod hypercall;
 pub mod loader;
 pub mod memory;

@@ -10,8 +10,8 @@
 
 use super::MAX_FRAMES;
 use addr2line::gimli::{
-    BaseAddresses, CfaRule, EhFrame, EhFrameHdr, EndianSlice, LittleEndian, Pointer, Register, RegisterRule,
-    UnwindContext, UnwindSection, UnwindTableRow, X86_64,
+    BaseAddresses, CfaRule, EhFrame, EhFrameHdr, EhFrameOffset, EndianSlice, LittleEndian, Pointer, Register,
+    RegisterRule, UnwindContext, UnwindSection, UnwindTableRow, X86_64,
 };
 
 type Slice<'a> = EndianSlice<'a, LittleEndian>;
@@ -53,9 +53,15 @@ const RESTORED: [Register; 7] =
 /// A section: its address in the image, and its bytes.
 pub(super) type Section<'a> = (u64, &'a [u8]);
 
+/// How an index begins: version 1, then the encodings that linkers use (relative to the place, 4 bytes;
+/// 4 bytes; relative to the index, 4 bytes). With others `gimli` multiplies numbers of the image unchecked.
+const INDEX_START: [u8; 4] = [1, 0x1b, 0x03, 0x3b];
+
 /// The call frame information of an image.
 pub(super) struct Unwinder<'a> {
     frames: EhFrame<Slice<'a>>,
+    /// The address of `frames` in the image.
+    address: u64,
     index: Option<addr2line::gimli::ParsedEhFrameHdr<Slice<'a>>>,
     bases: BaseAddresses,
     context: UnwindContext<usize>,
@@ -67,10 +73,12 @@ impl<'a> Unwinder<'a> {
         if let Some((address, _)) = index {
             bases = bases.set_eh_frame_hdr(address);
         }
-        let index = index.and_then(|(_, bytes)| EhFrameHdr::new(bytes, LittleEndian).parse(&bases, 8).ok());
+        let index = index
+            .filter(|(_, bytes)| bytes.starts_with(&INDEX_START))
+            .and_then(|(_, bytes)| EhFrameHdr::new(bytes, LittleEndian).parse(&bases, 8).ok());
         let mut eh_frame = EhFrame::new(frames.1, LittleEndian);
         eh_frame.set_address_size(8);
-        Unwinder { frames: eh_frame, index, bases, context: UnwindContext::new() }
+        Unwinder { frames: eh_frame, address: frames.0, index, bases, context: UnwindContext::new() }
     }
 
     /// From a function's registers to its caller's, and whether that did not call it but was interrupted;
@@ -105,13 +113,13 @@ impl<'a> Unwinder<'a> {
     }
 
     fn row(&mut self, lookup: u64) -> Option<(&UnwindTableRow<usize>, bool)> {
-        let Unwinder { frames, index, bases, context } = self;
+        let Unwinder { frames, address, index, bases, context } = self;
         let fde = match index.as_ref().and_then(|index| index.table()) {
             Some(table) => {
                 let pointer = table.lookup(lookup, bases).ok()?;
                 // An indirect pointer would have to be read from the guest.
-                let Pointer::Direct(_) = pointer else { return None };
-                let offset = table.pointer_to_offset(pointer).ok()?;
+                let Pointer::Direct(pointer) = pointer else { return None };
+                let offset = EhFrameOffset(pointer.checked_sub(*address)? as usize);
                 frames.fde_from_offset(bases, offset, EhFrame::cie_from_offset).ok()?
             }
             None => frames.fde_for_address(bases, lookup, EhFrame::cie_from_offset).ok()?,
@@ -218,6 +226,38 @@ mod tests {
     fn a_call_as_the_last_instruction_belongs_to_its_function() {
         let stack = [0, 0, 0xb, BASE + 0x1100, 0, 0, 0xb, BASE + 0x1105];
         assert_eq!(walked(&frames(), BASE + 0x1020, &stack), [BASE + 0x1020, BASE + 0x1100, BASE + 0x1105]);
+    }
+
+    /// An index of one function, at 0x3000: its entry, and where it says that the function's frames are.
+    fn index(start: [u8; 4], entry: i32) -> Vec<u8> {
+        let mut bytes = start.to_vec();
+        bytes.extend((FRAMES_AT as i32 - 0x3004).to_le_bytes());
+        bytes.extend(1u32.to_le_bytes());
+        bytes.extend((0x1000i32 - 0x3000).to_le_bytes());
+        bytes.extend((FRAMES_AT as i32 + entry - 0x3000).to_le_bytes());
+        bytes
+    }
+
+    fn indexed(index: &[u8]) -> usize {
+        let frames = frames();
+        let regs = UnwindRegs { rip: BASE + 0x1020, rsp: 0x100, ..Default::default() };
+        let unwinder = Unwinder::new((FRAMES_AT, &frames), Some((0x3000, index)));
+        walk(Some(unwinder), BASE, SIZE, &regs, &mut |_| Some(BASE + 0x1105)).len()
+    }
+
+    #[test]
+    fn an_index_is_used_and_not_believed() {
+        let first = 4 + u32::from_le_bytes(frames()[..4].try_into().unwrap()) as i32;
+        assert!(indexed(&index(INDEX_START, first)) > 1);
+        // In front of all frames; behind them.
+        for entry in [-1, -0x2000, i32::MAX - 0x2000, i32::MIN + 0x3000 - FRAMES_AT as i32] {
+            assert_eq!(indexed(&index(INDEX_START, entry)), 1, "{entry}");
+        }
+        // 2^62 entries of 8 bytes each.
+        let mut huge = index([1, 0x1b, 0x04, 0x3c], 0);
+        huge.splice(8..12, (1u64 << 62).to_le_bytes());
+        huge.extend([0; 16]);
+        assert!(indexed(&huge) > 1, "it is as good as none");
     }
 
     #[test]

@@ -21,6 +21,8 @@
 //! notification register reaches by an ioeventfd.
 
 mod ata;
+#[cfg(feature = "fuzzing")]
+pub mod door;
 mod timer;
 mod uart;
 mod virtio;

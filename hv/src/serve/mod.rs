@@ -15,6 +15,8 @@ pub mod config;
 mod console;
 mod deploy;
 mod descriptors;
+#[cfg(feature = "fuzzing")]
+pub mod door;
 mod error;
 mod events;
 mod exchange;

@@ -86,25 +86,41 @@ impl Features {
     }
 }
 
+/// Most features that are named; a snapshot that is forged may ask for every one.
+const MAX_NAMED: usize = 10;
+
 impl fmt::Display for Features {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut separator = "";
-        for (word, bits) in self.0.into_iter().enumerate() {
-            for bit in (0..32).filter(|bit| bits & 1 << bit != 0) {
-                match NAMES.iter().find(|(w, b, _)| (*w, *b) == (word, bit)) {
-                    Some((_, _, name)) => write!(f, "{separator}{name}")?,
-                    None => write!(f, "{separator}feature {word}.{bit}")?,
-                }
-                separator = ", ";
+        let words = self.0.into_iter().enumerate();
+        let all = words.flat_map(|(word, bits)| (0..32).map(move |bit| (word, bit, bits & 1 << bit != 0)));
+        let mut count = 0;
+        for (word, bit, _) in all.filter(|(_, _, set)| *set) {
+            let separator = if count == 0 { "" } else { ", " };
+            count += 1;
+            match NAMES.iter().find(|(w, b, _)| (*w, *b) == (word, bit)) {
+                _ if count > MAX_NAMED => {}
+                Some((_, _, name)) => write!(f, "{separator}{name}")?,
+                None => write!(f, "{separator}feature {word}.{bit}")?,
             }
         }
-        Ok(())
+        match count.saturating_sub(MAX_NAMED) {
+            0 => Ok(()),
+            more => write!(f, " and {more} more"),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn as_many_are_named_as_fit_a_line() {
+        let few = Features([0x3ff, 0, 0, 0, 0, 0, 0, 0]).to_string();
+        assert!(!few.contains("more") && few.matches(", ").count() == 9, "{few}");
+        let many = Features([u32::MAX; 8]).to_string();
+        assert!(many.ends_with(" and 246 more") && many.len() < 200, "{many}");
+    }
 
     #[test]
     fn what_is_missing_is_named() {

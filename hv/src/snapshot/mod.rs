@@ -3,6 +3,8 @@
 //! In a folder, a snapshot is three files: `state`, which says what the other two have to be, `memory`, and
 //! the image. docs/snapshots.md has the format.
 
+#[cfg(feature = "fuzzing")]
+pub mod door;
 mod features;
 mod header;
 mod open;

@@ -9,6 +9,8 @@
 //! stays with whoever sends it.
 
 mod answer;
+#[cfg(feature = "fuzzing")]
+pub mod door;
 mod receive;
 
 pub use answer::{Answer, Unanswered};

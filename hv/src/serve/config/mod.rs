@@ -210,6 +210,12 @@ pub fn load(path: &Path, resolve: Resolve<'_>) -> Result<Config, ConfigError> {
     judge::judge(path, &text, resolve)
 }
 
+/// Judges a text as if it stood in the file at `path`.
+#[cfg(feature = "fuzzing")]
+pub(super) fn of_text(path: &Path, text: &str, resolve: Resolve<'_>) -> Result<Config, ConfigError> {
+    judge::judge(path, text, resolve)
+}
+
 /// The small case: functions as arguments, `/path=IMAGE` each; all else as it is by default.
 pub fn of_arguments(functions: &[String], resolve: Resolve<'_>) -> Result<Config, ConfigError> {
     judge::judge_arguments(functions, resolve)
