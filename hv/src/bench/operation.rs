@@ -54,6 +54,8 @@ groups! {
     Boot "boot" "Start";
     /// Going on from a snapshot.
     Clone "clone" "Clones";
+    /// Guests without KVM.
+    Process "process" "Without KVM";
 }
 
 /// What is known of an operation before it is measured.
@@ -102,6 +104,9 @@ pub enum OperationError {
     /// Clones cannot be made.
     #[error("clones: {0}")]
     Clone(#[from] super::clones::CloneError),
+    /// The host refused a process or memory for one.
+    #[error("processes: {0}")]
+    Host(#[from] std::io::Error),
     /// No memory for a ring between two ends in this process.
     #[error(transparent)]
     Memory(#[from] crate::memory::MapError),

@@ -9,6 +9,7 @@ use crate::bench::result::Results;
 use crate::bench::runner::{self, Plan, Progress};
 use crate::bench::table::Style;
 use crate::bench::{compare, density, operations, report, table};
+use crate::platform::kvm::KvmPlatform;
 use std::error::Error;
 use std::fs::{File, OpenOptions};
 use std::io::{IsTerminal, Write};
@@ -53,8 +54,8 @@ pub(super) fn run(args: BenchArgs) -> Result<u8, Box<dyn Error>> {
             (bench, null, guests::resolve("fn-hello")?)
         }
     };
-    let guests = Rc::new(Guests::new(&bench, &null)?);
-    let all = all_operations(&guests, &function)?;
+    let guests = Rc::new(Guests::new(&bench, &null, Box::new(KvmPlatform::new()?))?);
+    let all = all_operations(&guests, &function, &bench, &null)?;
     if args.list {
         print(&list(&all))?;
         return Ok(0);
@@ -124,9 +125,14 @@ fn show(args: &BenchArgs, results: &Results, old: Option<&Results>) -> Result<u8
 }
 
 /// Every operation, in groups; in a group, floors come first.
-fn all_operations(guests: &Rc<Guests>, function: &Path) -> Result<Vec<Box<dyn Operation>>, Box<dyn Error>> {
+fn all_operations(
+    guests: &Rc<Guests>,
+    function: &Path,
+    bench: &Path,
+    null: &Path,
+) -> Result<Vec<Box<dyn Operation>>, Box<dyn Error>> {
     let of_guests = guests.operations()?;
-    let mut all = operations::all(guests, &Rc::new(Clones::new(function, 0)?))?;
+    let mut all = operations::all(guests, &Rc::new(Clones::new(function, 0)?), bench, null)?;
     all.extend(of_guests.into_iter().map(|operation| Box::new(operation) as Box<dyn Operation>));
     all.sort_by_key(|operation| operation.spec().group);
     Ok(all)

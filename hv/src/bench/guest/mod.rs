@@ -12,8 +12,7 @@ use crate::device::net::BindError;
 use crate::domain::{Builder, Guest, Outcome, StartError, Stop};
 use crate::engine::Engine;
 use crate::loader::{Image, OpenError};
-use crate::platform::PlatformError;
-use crate::platform::kvm::KvmPlatform;
+use crate::platform::Platform;
 use operation::GuestOperation;
 use rig::{Rig, Rigs};
 use std::io;
@@ -33,9 +32,6 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// Why a bench guest is of no use.
 #[derive(Debug, thiserror::Error)]
 pub enum GuestError {
-    /// No platform.
-    #[error(transparent)]
-    Platform(#[from] PlatformError),
     /// The image cannot be used.
     #[error(transparent)]
     Image(#[from] OpenError),
@@ -84,15 +80,15 @@ struct Run {
 }
 
 impl Guests {
-    /// Judges the images, and makes an engine on KVM and everything that bench guests can ask for.
+    /// Judges the images, and makes an engine on this platform and everything that bench guests can ask for.
     ///
     /// # Errors
     ///
-    /// Without KVM, with images that are none, and when the host refuses a disk or a socket.
-    pub fn new(bench: &Path, null: &Path) -> Result<Guests, GuestError> {
+    /// With images that are none, and when the host refuses a disk or a socket.
+    pub fn new(bench: &Path, null: &Path, platform: Box<dyn Platform>) -> Result<Guests, GuestError> {
         let failed = |what| move |source| GuestError::Rig { what, source };
         Ok(Guests {
-            engine: Engine::new(KvmPlatform::new()?, 0).map_err(failed("engine"))?,
+            engine: Engine::new(platform, 0).map_err(failed("engine"))?,
             bench: Arc::new(Image::open(bench)?),
             null: Arc::new(Image::open(null)?),
             rigs: Rigs::new()?,

@@ -47,7 +47,7 @@ pub(super) fn operations(guests: &Rc<Guests>) -> Result<Vec<Box<dyn Operation>>,
 }
 
 /// Times each of `count` starts; what a start leaves behind is dropped outside of the time.
-fn starts<T>(
+pub(super) fn starts<T>(
     count: u64,
     mut start: impl FnMut() -> Result<T, OperationError>,
     mut exits: impl FnMut(&T) -> u64,

@@ -7,11 +7,13 @@
 mod boot;
 mod clone;
 mod floor;
+mod process;
 pub mod ring;
 
 use super::clones::Clones;
 use super::guest::Guests;
 use super::operation::{Operation, OperationError};
+use std::path::Path;
 use std::rc::Rc;
 
 /// Every operation of hv itself, in the order in which they are shown.
@@ -19,11 +21,17 @@ use std::rc::Rc;
 /// # Errors
 ///
 /// When the host refuses what they need.
-pub fn all(guests: &Rc<Guests>, clones: &Rc<Clones>) -> Result<Vec<Box<dyn Operation>>, OperationError> {
+pub fn all(
+    guests: &Rc<Guests>,
+    clones: &Rc<Clones>,
+    bench: &Path,
+    null: &Path,
+) -> Result<Vec<Box<dyn Operation>>, OperationError> {
     // A new file is named above and here.
     let mut operations = floor::operations()?;
     operations.extend(ring::operations()?);
     operations.extend(boot::operations(guests)?);
     operations.extend(clone::operations(clones));
+    operations.extend(process::operations(bench, null)?);
     Ok(operations)
 }

@@ -13,7 +13,7 @@ use crate::memory::{Access, GuestMemory};
 use crate::platform::PlatformError;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{MemfdFlags, OFlags};
-use rustix::net::sockopt::set_socket_passcred;
+use rustix::net::sockopt::{Timeout, set_socket_passcred, set_socket_timeout};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
@@ -54,6 +54,9 @@ struct Way {
 
 const STACK: usize = 64 << 10;
 
+/// How long a process may take to come.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 impl Zygote {
     pub(super) fn start() -> Result<Zygote, PlatformError> {
         let (ours, theirs) =
@@ -61,6 +64,9 @@ impl Zygote {
                 .map_err(|error| failed("making a socket pair")(error.into()))?;
         // The kernel tells from which process an answer comes.
         set_socket_passcred(&ours, true).map_err(|error| failed("SO_PASSCRED")(error.into()))?;
+        // A stub that was killed does not answer.
+        set_socket_timeout(&ours, Timeout::Recv, Some(PATIENCE))
+            .map_err(|error| failed("SO_RCVTIMEO")(error.into()))?;
         let program = program().map_err(failed("making the stub's memory file"))?;
         let (pid, namespaces) = match make(&theirs, &program, true) {
             Ok(pid) => (pid, Namespaces::Own),

@@ -2,10 +2,12 @@
 
 use crate::shared::{FIRST_DOORBELL, KICK, MAX_DOORBELLS, MEMORY, MESSAGE_WORDS, PAGE, SOCKET};
 use crate::{entry, sys, turns};
+use core::sync::atomic::{AtomicU32, Ordering};
 
 const PROT_READ: u64 = 1;
 const PROT_WRITE: u64 = 2;
 const MAP_SHARED: u64 = 0x1;
+const MAP_ANONYMOUS: u64 = 0x20;
 const MAP_FIXED_NOREPLACE: u64 = 0x10_0000;
 
 /// Signals by which a guest's exceptions arrive (SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV, SIGSYS), and hv's own.
@@ -46,41 +48,94 @@ struct Program {
     instructions: u64,
 }
 
-/// Receives messages until hv is gone.
+/// What came in a message.
+struct Request {
+    words: [u64; MESSAGE_WORDS],
+}
+
+/// Keeps one process that waits for a message, until hv is gone: to fork takes longer than all the rest, and
+/// happens so while nobody waits for it.
 pub extern "C" fn run(stack: u64) -> ! {
     unmap_everything_else(stack);
     prepare();
+    // SAFETY: a page of its own, for the word that the processes have in common.
+    let page = unsafe { sys::mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, u64::MAX, 0) };
+    if page < 0 {
+        sys::exit(1);
+    }
+    // SAFETY: it was just mapped, and stays so in this process.
+    let state = unsafe { &*(page as *const AtomicU32) };
     loop {
-        let mut words = [0u64; MESSAGE_WORDS];
-        // A header of 16 bytes, and 4 bytes for each descriptor.
-        let mut control = [0u64; 2 + (MAX_DOORBELLS + 2) / 2];
-        let vector = Vector { base: words.as_mut_ptr() as u64, len: size_of_val(&words) as u64 };
-        let mut message = Message {
-            name: 0,
-            name_len: 0,
-            vectors: &raw const vector as u64,
-            vector_count: 1,
-            control: control.as_mut_ptr() as u64,
-            control_len: size_of_val(&control) as u64,
-            flags: 0,
-        };
-        // SAFETY: everything that the message points to lives until the call returns.
-        let len = unsafe { sys::recvmsg(SOCKET as u64, &raw mut message as u64, 0) };
-        if len <= 0 {
-            sys::exit(0);
-        }
+        state.store(WAITING, Ordering::SeqCst);
         const SIGCHLD: u64 = 17;
         // SAFETY: a fork: the child has a copy of this thread and its stack.
         let child = unsafe { sys::clone(SIGCHLD, 0, 0, 0, 0) };
-        if child == 0 {
-            become_guest(&words);
+        match child {
+            0 => wait_for_a_message(state),
+            1.. => wait_for_the_child(state),
+            // No process can be had: whoever asks is told.
+            error => match receive() {
+                Some(_) => answer(error),
+                None => sys::exit(0),
+            },
         }
-        if child < 0 {
-            answer(child);
-        }
-        // SAFETY: the descriptors that came with the message are nobody else's.
+        // SAFETY: the descriptors that came with a message are nobody else's.
         unsafe { sys::close_range(MEMORY as u64, u64::from(u32::MAX), 0) };
     }
+}
+
+/// The child waits for a message.
+const WAITING: u32 = 0;
+/// It has one.
+const TAKEN: u32 = 1;
+/// hv is gone.
+const OVER: u32 = 2;
+
+fn wait_for_the_child(state: &AtomicU32) {
+    const FUTEX_WAIT: u64 = 0;
+    while state.load(Ordering::SeqCst) == WAITING {
+        // SAFETY: the word is mapped; without a timeout nothing else is read.
+        unsafe { sys::futex(state.as_ptr() as u64, FUTEX_WAIT, WAITING.into(), 0) };
+    }
+    if state.load(Ordering::SeqCst) == OVER {
+        sys::exit(0);
+    }
+}
+
+fn wait_for_a_message(state: &AtomicU32) -> ! {
+    die_with_parent();
+    let request = receive();
+    const FUTEX_WAKE: u64 = 1;
+    state.store(if request.is_some() { TAKEN } else { OVER }, Ordering::SeqCst);
+    // SAFETY: the word is mapped; the page is not used any more after that.
+    unsafe {
+        sys::futex(state.as_ptr() as u64, FUTEX_WAKE, 1, 0);
+        sys::munmap(state.as_ptr() as u64, 4096);
+    }
+    match request {
+        Some(request) => become_guest(&request.words),
+        None => sys::exit(0),
+    }
+}
+
+/// The next message; `None` if hv is gone.
+fn receive() -> Option<Request> {
+    let mut words = [0u64; MESSAGE_WORDS];
+    // A header of 16 bytes, and 4 bytes for each descriptor.
+    let mut control = [0u64; 2 + (MAX_DOORBELLS + 2) / 2];
+    let vector = Vector { base: words.as_mut_ptr() as u64, len: size_of_val(&words) as u64 };
+    let mut message = Message {
+        name: 0,
+        name_len: 0,
+        vectors: &raw const vector as u64,
+        vector_count: 1,
+        control: control.as_mut_ptr() as u64,
+        control_len: size_of_val(&control) as u64,
+        flags: 0,
+    };
+    // SAFETY: everything that the message points to lives until the call returns.
+    let len = unsafe { sys::recvmsg(SOCKET as u64, &raw mut message as u64, 0) };
+    (len > 0).then_some(Request { words })
 }
 
 /// Leaves nothing in the address space but the program itself.
@@ -177,10 +232,16 @@ fn map(address: u64, len: u64, offset: u64, protection: u64) -> i64 {
     if at >= 0 && at as u64 != address { -17 } else { at.min(0) }
 }
 
-/// What the filter forbids already, forbidden once more.
-fn limit() {
+/// Where there is no namespace that ends with the zygote, it is this that ends with it.
+fn die_with_parent() {
     const PR_SET_PDEATHSIG: u64 = 1;
     const SIGKILL: u64 = 9;
+    // SAFETY: no memory is passed.
+    unsafe { sys::prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) };
+}
+
+/// What the filter forbids already, forbidden once more.
+fn limit() {
     const DATA: u64 = 2;
     const STACK: u64 = 3;
     const NPROC: u64 = 6;
@@ -189,7 +250,6 @@ fn limit() {
     let none = [0u64, 0];
     // SAFETY: the limit lives until the calls return.
     unsafe {
-        sys::prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
         for resource in [DATA, STACK, NPROC, NOFILE, MEMLOCK] {
             sys::setrlimit(resource, none.as_ptr() as u64);
         }
