@@ -2,7 +2,7 @@
 //!
 //! It begins as the *zygote*, which waits for messages of hv and forks a process
 //! for each. The child maps the guest's memory, gives up every right but
-//! three system calls, and becomes the guest. What stays of the stub is what
+//! two system calls, and becomes the guest. What stays of the stub is what
 //! the hypercall page calls into, and the handler of signals.
 //!
 //! The guest can overwrite the stub's data, and jump anywhere into its code. That
