@@ -1,4 +1,9 @@
 //! The body of a request, from the client's connection to the guest.
+//!
+//! hyper closes a connection whose request was not read to its end, and does
+//! not say so beforehand: the client's next request would be lost. So what
+//! nobody has read of a body is read and forgotten, within limits; and answers
+//! say `Connection: close` where these may not be enough.
 #![forbid(unsafe_code)]
 
 use super::exchange::Exchange;
@@ -6,16 +11,30 @@ use crate::function::Call;
 use bytes::Bytes;
 use http_body::Body;
 use hyper::body::Incoming;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::time::timeout;
 
-/// A body on its way to a guest.
+/// Bytes of a body that are read and forgotten, where no function allows more.
+const FORGOTTEN: u64 = 1 << 20;
+
+/// A body on its way to a guest. Dropped before its end, the rest is forgotten.
 pub(super) struct Upload {
-    body: Incoming,
+    /// Until its end has come.
+    body: Option<Incoming>,
     /// What the guest has not taken yet of the last chunk.
     rest: Bytes,
     /// Bytes that may still come.
     allowed: u64,
+    /// The client may be waiting to be asked for it (`Expect: 100-continue`).
+    expects: bool,
+    /// Why it does not get there.
+    error: Option<UploadError>,
+    /// How long it may take to read what is forgotten.
+    patience: Duration,
 }
 
 /// Why the body does not get there.
@@ -28,13 +47,42 @@ pub(super) enum UploadError {
 }
 
 impl Upload {
-    /// A body of at most this many bytes.
-    pub(super) fn new(body: Incoming, allowed: u64) -> Self {
-        Upload { body, rest: Bytes::new(), allowed }
+    /// A request's body, if it has one. `expects`: the client wants to be asked for it.
+    pub(super) fn new(body: Incoming, expects: bool, patience: Duration) -> Option<Upload> {
+        let whole = Upload {
+            body: Some(body),
+            rest: Bytes::new(),
+            allowed: FORGOTTEN,
+            expects,
+            error: None,
+            patience,
+        };
+        (whole.most() != Some(0)).then_some(whole)
+    }
+
+    /// Most bytes that are still to come, if that is known.
+    fn most(&self) -> Option<u64> {
+        self.body.as_ref().map_or(Some(0), |body| body.size_hint().upper())
+    }
+
+    /// So many bytes may come. Returns whether it may be as small as that.
+    pub(super) fn allow(&mut self, bytes: u64) -> bool {
+        self.allowed = bytes;
+        self.body.as_ref().is_none_or(|body| body.size_hint().lower() <= bytes)
+    }
+
+    /// Bytes that are read and forgotten when it is dropped.
+    fn forgotten(&self) -> u64 {
+        self.allowed.max(FORGOTTEN)
+    }
+
+    /// Whether all of it will be read, by somebody or nobody, so that the connection can go on.
+    pub(super) fn is_sure_to_end(&self) -> bool {
+        !self.expects && self.error.is_none() && self.most().is_some_and(|most| most <= self.forgotten())
     }
 
     /// Sends on as long as the client sends and the guest has room; ready when
-    /// the guest has been told the end.
+    /// the guest has been told the end, or never will be.
     pub(super) fn poll(
         &mut self,
         call: &mut Call,
@@ -42,6 +90,9 @@ impl Upload {
         context: &mut Context<'_>,
     ) -> Poll<Result<(), UploadError>> {
         loop {
+            if let Some(error) = self.error {
+                return Poll::Ready(Err(error));
+            }
             while !self.rest.is_empty() {
                 exchange.expect_room();
                 let taken = call.send(&self.rest);
@@ -50,22 +101,47 @@ impl Upload {
                     ready!(exchange.poll_room(context));
                 }
             }
-            match ready!(Pin::new(&mut self.body).poll_frame(context)) {
-                None => {
-                    call.end();
-                    return Poll::Ready(Ok(()));
-                }
-                Some(Err(_)) => return Poll::Ready(Err(UploadError::Client)),
+            let Some(body) = &mut self.body else {
+                call.end();
+                return Poll::Ready(Ok(()));
+            };
+            match ready!(Pin::new(body).poll_frame(context)) {
+                None => self.body = None,
+                Some(Err(_)) => self.error = Some(UploadError::Client),
                 Some(Ok(frame)) => {
+                    self.expects = false;
                     // Trailers have no place in the guest's protocol.
                     let Ok(data) = frame.into_data() else { continue };
                     match self.allowed.checked_sub(data.len() as u64) {
-                        Some(allowed) => self.allowed = allowed,
-                        None => return Poll::Ready(Err(UploadError::TooLarge)),
+                        Some(allowed) => {
+                            self.allowed = allowed;
+                            self.rest = data;
+                        }
+                        None => self.error = Some(UploadError::TooLarge),
                     }
-                    self.rest = data;
                 }
             }
+        }
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        let left = self.forgotten();
+        let body = self.body.take().filter(|body| !body.is_end_stream());
+        if let (Some(body), Ok(runtime)) = (body, Handle::try_current()) {
+            runtime.spawn(timeout(self.patience, forget(body, left)));
+        }
+    }
+}
+
+/// Reads up to so many bytes of a body.
+async fn forget(mut body: Incoming, mut left: u64) {
+    while let Some(Ok(frame)) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
+        let length = frame.data_ref().map_or(0, |data| data.len() as u64);
+        match left.checked_sub(length) {
+            Some(after) => left = after,
+            None => return,
         }
     }
 }
