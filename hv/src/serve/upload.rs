@@ -1,9 +1,10 @@
 //! The body of a request, from the client's connection to the guest.
 //!
 //! hyper closes a connection whose request was not read to its end, and does
-//! not say so beforehand: the client's next request would be lost. So what
-//! nobody has read of a body is read and forgotten, within limits; and answers
-//! say `Connection: close` where these may not be enough.
+//! not say so beforehand: the client's next request would be lost, and maybe
+//! the answer with it, which the kernel drops when the client is still sending.
+//! So what nobody has read of a body is read and forgotten, for a limited time;
+//! and answers say `Connection: close` where that may not be enough.
 #![forbid(unsafe_code)]
 
 use super::exchange::Exchange;
@@ -18,8 +19,8 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
-/// Bytes of a body that are read and forgotten, where no function allows more.
-const FORGOTTEN: u64 = 1 << 20;
+/// A connection goes on if the rest of a body is no longer than this, or than the function allows.
+const FORGETTABLE: u64 = 1 << 20;
 
 /// A body on its way to a guest. Dropped before its end, the rest is forgotten.
 pub(super) struct Upload {
@@ -49,15 +50,9 @@ pub(super) enum UploadError {
 impl Upload {
     /// A request's body, if it has one. `expects`: the client wants to be asked for it.
     pub(super) fn new(body: Incoming, expects: bool, patience: Duration) -> Option<Upload> {
-        let whole = Upload {
-            body: Some(body),
-            rest: Bytes::new(),
-            allowed: FORGOTTEN,
-            expects,
-            error: None,
-            patience,
-        };
-        (whole.most() != Some(0)).then_some(whole)
+        let upload =
+            Upload { body: Some(body), rest: Bytes::new(), allowed: 0, expects, error: None, patience };
+        (upload.most() != Some(0)).then_some(upload)
     }
 
     /// Most bytes that are still to come, if that is known.
@@ -71,14 +66,10 @@ impl Upload {
         self.body.as_ref().is_none_or(|body| body.size_hint().lower() <= bytes)
     }
 
-    /// Bytes that are read and forgotten when it is dropped.
-    fn forgotten(&self) -> u64 {
-        self.allowed.max(FORGOTTEN)
-    }
-
-    /// Whether all of it will be read, by somebody or nobody, so that the connection can go on.
+    /// Whether the connection can go on behind it, whoever reads it.
     pub(super) fn is_sure_to_end(&self) -> bool {
-        !self.expects && self.error.is_none() && self.most().is_some_and(|most| most <= self.forgotten())
+        let bearable = self.allowed.max(FORGETTABLE);
+        !self.expects && self.error.is_none() && self.most().is_some_and(|most| most <= bearable)
     }
 
     /// Sends on as long as the client sends and the guest has room; ready when
@@ -127,21 +118,14 @@ impl Upload {
 
 impl Drop for Upload {
     fn drop(&mut self) {
-        let left = self.forgotten();
         let body = self.body.take().filter(|body| !body.is_end_stream());
         if let (Some(body), Ok(runtime)) = (body, Handle::try_current()) {
-            runtime.spawn(timeout(self.patience, forget(body, left)));
+            runtime.spawn(timeout(self.patience, forget(body)));
         }
     }
 }
 
-/// Reads up to so many bytes of a body.
-async fn forget(mut body: Incoming, mut left: u64) {
-    while let Some(Ok(frame)) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
-        let length = frame.data_ref().map_or(0, |data| data.len() as u64);
-        match left.checked_sub(length) {
-            Some(after) => left = after,
-            None => return,
-        }
-    }
+/// Reads a body to its end, whatever that is.
+async fn forget(mut body: Incoming) {
+    while let Some(Ok(_)) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {}
 }
