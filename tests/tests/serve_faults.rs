@@ -41,7 +41,7 @@ fn choose(number: u64) -> &'static (&'static str, u64, &'static [u16]) {
 
 /// Asks, and judges the answer. An error is a connection that ended, which has to be
 /// the server's way to say that an answer broke off.
-fn ask(client: &mut Client, number: u64) -> io::Result<()> {
+fn ask(client: &mut Client, number: u64, before: Option<u64>) -> io::Result<()> {
     let (what, _, statuses) = choose(number);
     let Some((method, path)) = what.split_once(' ') else {
         // Goes away in the middle of an answer, or before it.
@@ -56,7 +56,10 @@ fn ask(client: &mut Client, number: u64) -> io::Result<()> {
     client.send(head.as_bytes())?;
     // One that is answered before its body has come may close the way for it.
     let sent = client.send(&body);
-    let answer = client.head().unwrap_or_else(|error| panic!("request {number}, {what}: {error}, {sent:?}"));
+    let answer = client.head().unwrap_or_else(|error| {
+        let before = before.map_or("nothing", |before| choose(before).0);
+        panic!("request {number}, {what}: {error}, {sent:?}; before it on the connection: {before}")
+    });
     assert!(statuses.contains(&answer.status), "request {number}, {what}: {}", answer.status);
     let whole = read_body(client, &answer);
     if whole.is_err() {
@@ -79,14 +82,16 @@ fn read_body(client: &mut Client, head: &hv_tests::http::Answer) -> io::Result<(
 
 /// Sends requests until all are taken.
 fn work(port: u16, next: &AtomicU64, count: u64) {
-    let mut client = None;
+    // A connection, and the last request on it.
+    let mut client: Option<(Client, Option<u64>)> = None;
     loop {
         let number = next.fetch_add(1, Ordering::Relaxed);
         if number >= count {
             return;
         }
-        let connected = client.get_or_insert_with(|| Client::connect(port).expect("it listens"));
-        if ask(connected, number).is_err() {
+        let (connected, before) =
+            client.get_or_insert_with(|| (Client::connect(port).expect("it listens"), None));
+        if ask(connected, number, before.replace(number)).is_err() {
             client = None;
         }
     }

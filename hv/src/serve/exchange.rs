@@ -144,7 +144,7 @@ pub(super) struct Conversation {
     exchange: Arc<Exchange>,
     /// Until the guest has ended its answer.
     call: Option<Call>,
-    /// Until the request's body has been sent.
+    /// Until the request's body has been sent, if it ever is.
     upload: Option<Upload>,
     /// CPU time that the guest has used for it, once it has ended.
     cpu: Option<Duration>,
@@ -178,15 +178,15 @@ impl Conversation {
         if let (Some(upload), Some(call)) = (&mut self.upload, &mut self.call)
             && let Poll::Ready(result) = upload.poll(call, &self.exchange, context)
         {
-            self.upload = None;
             result.map_err(Broken::Upload)?;
+            self.upload = None;
         }
         Ok(())
     }
 
     /// The end of the answer, if there is one: nothing more is sent to the guest.
     fn end(&mut self, end: Result<(), Failure>) -> Result<(), Broken> {
-        let uploading = self.upload.take().is_some();
+        let uploading = self.upload.is_some();
         self.cpu = self.call.take().and_then(|call| call.cpu_time());
         end.map_err(|failure| Broken::Failed { failure, uploading })
     }
@@ -236,6 +236,17 @@ impl Conversation {
             Ok(()) => Poll::Pending,
             Err(broken) => Poll::Ready(Some(Err(broken))),
         }
+    }
+
+    /// What is left of the request's body, once there will be no answer from the guest.
+    pub(super) fn into_upload(self) -> Option<Upload> {
+        self.upload
+    }
+
+    /// Whether the connection has to end with this answer: it is there as a whole, and the
+    /// request's body is not, and may not come to its end.
+    pub(super) fn is_last(&self) -> bool {
+        self.remaining().is_some() && self.upload.as_ref().is_some_and(|upload| !upload.is_sure_to_end())
     }
 
     /// Bytes of the body, once all of them are there.

@@ -4,16 +4,15 @@
 use super::exchange::{Bridge, Broken, Conversation, Exchange};
 use super::gate::Refused;
 use super::head::{self, AnswerHead, REQUEST_ID};
-use super::own::{self, Own};
+use super::own::{self, CLOSE, Own};
 use super::record::Record;
 use super::reply::Reply;
 use super::server::Server;
 use super::table::Served;
 use super::upload::{Upload, UploadError};
 use crate::function::Failure;
-use http::header::{ALLOW, CONNECTION, HeaderName};
+use http::header::{ALLOW, CONNECTION, EXPECT, HeaderName};
 use http::{Request, Response, StatusCode};
-use http_body::Body;
 use hyper::body::Incoming;
 use std::future::poll_fn;
 use std::net::IpAddr;
@@ -29,18 +28,23 @@ pub(super) async fn public(
     request: Request<Incoming>,
 ) -> Response<Reply> {
     let mut record = server.record(client, &request);
+    let (request, mut upload) = split(&server, request);
     if let Some(page) = own::public(&server, client, &request) {
-        return page.into_response(record);
+        return say(page, upload.as_ref(), record);
     }
-    match serve(&server, client, request, &mut record).await {
-        Err(refusal) => refusal.into_response(record),
+    match serve(&server, client, request, &mut upload, &mut record).await {
+        Err(refusal) => say(refusal, upload.as_ref(), record),
         Ok((head, conversation, served)) => {
             record.status = Some(head.status);
             let id = record.id().clone();
+            let is_last = conversation.is_last();
             let mut response = Response::new(Reply::guest(conversation, served, record));
             *response.status_mut() = head.status;
             *response.headers_mut() = head.headers;
             response.headers_mut().insert(REQUEST_ID, id);
+            if is_last {
+                response.headers_mut().insert(CONNECTION, CLOSE);
+            }
             response
         }
     }
@@ -53,21 +57,39 @@ pub(super) async fn admin(
     request: Request<Incoming>,
 ) -> Response<Reply> {
     let record = server.record(client, &request);
-    own::admin(&server, &request).into_response(record)
+    let (request, upload) = split(&server, request);
+    say(own::admin(&server, &request), upload.as_ref(), record)
 }
 
-/// Brings a request to its function, and the head of the answer back.
+/// A request and its body, if it has one.
+fn split(server: &Server, request: Request<Incoming>) -> (Request<()>, Option<Upload>) {
+    let (parts, body) = request.into_parts();
+    let upload = Upload::new(body, parts.headers.contains_key(EXPECT), server.patience());
+    (Request::from_parts(parts, ()), upload)
+}
+
+/// An answer of the front's own to a request with this body.
+fn say(own: Own, upload: Option<&Upload>, record: Record) -> Response<Reply> {
+    match upload {
+        Some(upload) if !upload.is_sure_to_end() => own.last().into_response(record),
+        _ => own.into_response(record),
+    }
+}
+
+/// Brings a request to its function, and the head of the answer back. What was
+/// not used of the body is left there if it fails.
 async fn serve(
     server: &Server,
     client: IpAddr,
-    request: Request<Incoming>,
+    request: Request<()>,
+    upload: &mut Option<Upload>,
     record: &mut Record,
 ) -> Result<(AnswerHead, Conversation, Arc<Served>), Own> {
     if server.is_draining() {
         let refusal = Own::new(StatusCode::SERVICE_UNAVAILABLE, "the server is shutting down");
-        return Err(refusal.later().with(CONNECTION, "close"));
+        return Err(refusal.later().last());
     }
-    let (parts, body) = request.into_parts();
+    let (parts, ()) = request.into_parts();
     let served =
         server.find(parts.uri.path()).ok_or_else(|| Own::new(StatusCode::NOT_FOUND, "no function here"))?;
     record.function = Some(served.name().clone());
@@ -78,7 +100,9 @@ async fn serve(
             Own::new(StatusCode::METHOD_NOT_ALLOWED, format!("this path takes {allow}")).with(ALLOW, &allow)
         );
     }
-    if body.size_hint().lower() > config.body {
+    if let Some(upload) = upload
+        && !upload.allow(config.body)
+    {
         return Err(too_large(&served));
     }
     let mut bytes = Vec::with_capacity(512);
@@ -96,16 +120,16 @@ async fn serve(
     let call = served.function().call(&bytes, Box::new(bridge));
     let mut call = call.map_err(|failure| failed(&failure, false, &served, record))?;
     record.instance = Some(if call.is_cold() { "cold" } else { "warm" });
-    let upload = if body.is_end_stream() {
+    if upload.is_none() {
         call.end();
-        None
-    } else {
-        Some(Upload::new(body, config.body))
-    };
-    let mut conversation = Conversation::new(exchange, call, upload);
+    }
+    let mut conversation = Conversation::new(exchange, call, upload.take());
     match poll_fn(|context| conversation.poll_head(context)).await {
         Ok(head) => Ok((head, conversation, served)),
-        Err(broken) => Err(note_broken(broken, &served, record)),
+        Err(broken) => {
+            *upload = conversation.into_upload();
+            Err(note_broken(broken, &served, record))
+        }
     }
 }
 
@@ -170,8 +194,7 @@ fn failed(failure: &Failure, uploading: bool, served: &Served, record: &mut Reco
             Own::new(StatusCode::BAD_GATEWAY, "the function ended without an answer")
         }
         Failure::WallTime if uploading => {
-            Own::new(StatusCode::REQUEST_TIMEOUT, "the body of the request took too long")
-                .with(CONNECTION, "close")
+            Own::new(StatusCode::REQUEST_TIMEOUT, "the body of the request took too long").last()
         }
         Failure::WallTime => Own::new(StatusCode::GATEWAY_TIMEOUT, "the function took too long"),
         Failure::CpuTime => Own::new(StatusCode::GATEWAY_TIMEOUT, "the function used too much CPU time"),

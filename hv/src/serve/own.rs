@@ -6,12 +6,14 @@ use super::metrics::MEDIA_TYPE;
 use super::record::Record;
 use super::reply::Reply;
 use super::server::Server;
-use http::header::{ALLOW, CONTENT_TYPE, HeaderName, RETRY_AFTER};
+use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, RETRY_AFTER};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
-use hyper::body::Incoming;
 use std::net::IpAddr;
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+
+/// What `Connection` says when no further request is read.
+pub(super) const CLOSE: HeaderValue = HeaderValue::from_static("close");
 
 /// An answer of the front: a line of text, mostly.
 #[derive(Debug)]
@@ -20,13 +22,14 @@ pub(super) struct Own {
     text: Vec<u8>,
     kind: HeaderValue,
     fields: Vec<(HeaderName, HeaderValue)>,
+    last: bool,
 }
 
 impl Own {
     /// A line of text.
     pub(super) fn new(status: StatusCode, line: impl Into<String>) -> Self {
         let text = (line.into() + "\n").into_bytes();
-        Own { status, text, kind: TEXT, fields: Vec::new() }
+        Own { status, text, kind: TEXT, fields: Vec::new(), last: false }
     }
 
     pub(super) fn with(mut self, name: HeaderName, value: &str) -> Self {
@@ -39,6 +42,12 @@ impl Own {
         self.with(RETRY_AFTER, "1")
     }
 
+    /// The connection ends with it.
+    pub(super) fn last(mut self) -> Self {
+        self.last = true;
+        self
+    }
+
     pub(super) fn into_response(self, mut record: Record) -> Response<Reply> {
         record.status = Some(self.status);
         let id = record.id().clone();
@@ -47,6 +56,9 @@ impl Own {
         response.headers_mut().extend(self.fields);
         response.headers_mut().insert(CONTENT_TYPE, self.kind);
         response.headers_mut().insert(REQUEST_ID, id);
+        if self.last {
+            response.headers_mut().insert(CONNECTION, CLOSE);
+        }
         response
     }
 }
@@ -67,14 +79,14 @@ fn page(server: &Server, path: &str, method: &Method) -> Option<Own> {
 }
 
 /// The page that a request on the listener of the administrator asks for.
-pub(super) fn admin(server: &Server, request: &Request<Incoming>) -> Own {
+pub(super) fn admin(server: &Server, request: &Request<()>) -> Own {
     page(server, request.uri().path(), request.method())
         .unwrap_or_else(|| Own::new(StatusCode::NOT_FOUND, "only /metrics and /healthz are here"))
 }
 
 /// The page that a request on a listener of functions asks for, if it does and
 /// they are shown there. Metrics are for this host alone then.
-pub(super) fn public(server: &Server, client: IpAddr, request: &Request<Incoming>) -> Option<Own> {
+pub(super) fn public(server: &Server, client: IpAddr, request: &Request<()>) -> Option<Own> {
     if server.has_admin() {
         return None;
     }
@@ -98,5 +110,5 @@ fn health(server: &Server) -> Own {
 
 fn metrics(server: &Server) -> Own {
     let kind = HeaderValue::from_static(MEDIA_TYPE);
-    Own { status: StatusCode::OK, text: server.metrics(), kind, fields: Vec::new() }
+    Own { status: StatusCode::OK, text: server.metrics(), kind, fields: Vec::new(), last: false }
 }

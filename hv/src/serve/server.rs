@@ -8,6 +8,7 @@ use http::{HeaderValue, Request};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, RwLock};
+use std::time::Duration;
 
 /// A running server.
 pub(super) struct Server {
@@ -18,15 +19,17 @@ pub(super) struct Server {
     /// For requests that came without.
     ids: Ids,
     has_admin: bool,
+    patience: Duration,
 }
 
 impl Server {
     /// A server of these functions; `process` is a random number.
     pub(super) fn new(ground: Ground, books: Arc<Books>, table: Table, process: u32) -> Server {
         let has_admin = table.config.admin.is_some();
+        let patience = table.config.header_time;
         let ids = Ids::new(process);
         let table = RwLock::new(Arc::new(table));
-        Server { ground, books, table, draining: AtomicBool::new(false), ids, has_admin }
+        Server { ground, books, table, draining: AtomicBool::new(false), ids, has_admin, patience }
     }
 
     pub(super) fn table(&self) -> Arc<Table> {
@@ -46,6 +49,11 @@ impl Server {
     /// Whether hv's own pages are on a listener of their own.
     pub(super) fn has_admin(&self) -> bool {
         self.has_admin
+    }
+
+    /// How long a client may take for what nobody reads of a request's body.
+    pub(super) fn patience(&self) -> Duration {
+        self.patience
     }
 
     pub(super) fn is_draining(&self) -> bool {
