@@ -157,7 +157,11 @@ mod tests {
         memory.host_write(64 * PAGE_SIZE, b"in the tail");
         assert_eq!(memory.resident(), PAGE_SIZE);
         let mut pieces = Vec::new();
-        memory.for_each_piece(|offset, bytes| Ok::<_, ()>(pieces.push((offset, bytes[0])))).unwrap();
+        let mut note = |offset, bytes: &[u8]| {
+            pieces.push((offset, bytes[0]));
+            Ok::<_, ()>(())
+        };
+        memory.for_each_piece(&mut note).unwrap();
         assert_eq!(pieces, [(3 * PAGE_SIZE, b'x')]);
     }
 }
