@@ -13,6 +13,7 @@ pub mod engine;
 pub mod event;
 pub mod function;
 mod hypercall;
+pub mod jail;
 pub mod loader;
 pub mod memory;
 pub mod platform;

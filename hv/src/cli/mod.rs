@@ -3,6 +3,7 @@
 mod args;
 mod bench;
 mod guests;
+mod jail;
 mod restore;
 mod run;
 mod serve;
@@ -11,7 +12,7 @@ mod snapshot;
 mod stats;
 
 pub use args::{
-    BenchArgs, BootArgs, Cli, Command, ForegroundArgs, NetArgs, RestoreArgs, RunArgs, ServeArgs, SnapshotArgs,
+    BenchArgs, BootArgs, Cli, Command, ForegroundArgs, JailArgs, NetArgs, RestoreArgs, RunArgs, ServeArgs, SnapshotArgs,
 };
 
 use clap::{CommandFactory, Parser};
@@ -32,6 +33,8 @@ pub mod exit {
     pub const OUTPUT_CLOSED: u8 = 141;
     /// SIGTERM ended the guest.
     pub const TERMINATED: u8 = 143;
+    /// A thread of hv tried a system call that its jail forbids; see [`hv::jail`](crate::jail).
+    pub const JAILED: u8 = crate::jail::EXIT;
 }
 
 /// Runs the command line of this process.
@@ -45,6 +48,7 @@ pub fn main() -> ExitCode {
         Command::Restore(args) => restore::run(*args),
         Command::Bench(args) => bench::run(args),
         Command::Serve(args) => serve::run(*args),
+        Command::Jail(args) => jail::run(&args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "hv", &mut std::io::stdout());
             Ok(0)

@@ -1,11 +1,12 @@
 //! `hv snapshot`: boots a guest, and saves it to a folder.
 
 use super::args::{Format, SnapshotArgs};
-use super::{run, stats};
+use super::{jail, run, stats};
 use crate::device::block::DiskRecord;
 use crate::device::function::FunctionDevice;
 use crate::domain::{Guest, Outcome, Stop};
 use crate::engine::Engine;
+use crate::jail::{Kind, Place, Use};
 use crate::platform::kvm::KvmPlatform;
 use crate::snapshot::{Snapshot, Written};
 use serde_json::json;
@@ -43,10 +44,16 @@ pub(super) fn run(args: SnapshotArgs) -> Result<u8, Box<dyn Error>> {
     if args.after.is_none() {
         builder = builder.hold_at_ready();
     }
-    let engine = Engine::new(KvmPlatform::new()?, 0)?;
+    let platform = KvmPlatform::new()?;
+    let mut places = vec![jail::beside(&args.output, Use::All)];
+    places.extend(jail::overlays(args.boot.disks.iter()));
+    places.extend(args.boot.disks.iter().map(|disk| Place { path: disk.path.clone(), usage: Use::Read }));
+    jail::process(args.foreground.no_jail, Kind::Snapshot, places)?;
+    let engine = Engine::new(platform, 0)?;
     let begin = Instant::now();
     let guest = builder.spawn(&engine)?;
     let signal = run::watch(&engine, &guest, args.foreground.timeout)?;
+    crate::jail::enter(Kind::Snapshot);
     if let Some(stop) = hold(&guest, &args)? {
         return Ok(run::exit_of(stop, &signal));
     }

@@ -18,6 +18,7 @@ mod ring;
 mod saved;
 mod template;
 
+pub(crate) use private::open_pagemap;
 pub use ring::RingMemory;
 pub use saved::SavedRange;
 pub use template::{Template, TemplateError};
