@@ -79,6 +79,9 @@ const GUEST: &[Row] = &[
 /// Printing what a guest prints, on the thread that runs it.
 const CONSOLE: &[Row] = &[any(S::poll, "the reader of standard output is waited for")];
 
+/// Refusing something at the end.
+const COLOUR: Row = ioctl((libc::TCGETS as u32, "TCGETS"), "whether the message of a refusal may be in colour");
+
 /// Making a virtual machine and closing it.
 const MACHINE: &[Row] = &[
     ioctl((0xae01, "KVM_CREATE_VM"), "a virtual machine").on(Platform::Kvm),
@@ -138,13 +141,15 @@ const SNAPSHOT: &[Row] = &[
     any(S::newfstatat, "an unfinished snapshot is removed"),
     with(S::fcntl, 1, libc::F_GETFL as u32, "F_GETFL", "an unfinished snapshot is removed"),
     with(S::fcntl, 1, libc::F_SETFD as u32, "F_SETFD", "an unfinished snapshot is removed"),
-    ioctl((libc::TCGETS as u32, "TCGETS"), "whether the message of a refusal may be in colour"),
+    COLOUR,
 ];
 
 const SERVE: &[Row] = &[
     any(S::epoll_wait, "connections, signals, time"),
     any(S::epoll_ctl, "connections"),
     with(S::accept4, 3, 0x80800, "SOCK_NONBLOCK | SOCK_CLOEXEC", "connections"),
+    COLOUR,
+    any(S::getsockname, "the addresses that it listens on are told"),
     any(S::recvfrom, "requests, signals"),
     any(S::writev, "answers"),
     any(S::shutdown, "the end of a connection"),
@@ -251,6 +256,7 @@ const THREAD: u32 = (libc::CLONE_VM
 
 const MAKER: &[Row] = &[
     with(S::clone, 0, THREAD, "the flags of a thread", "threads that are made later; never a process"),
+    any(S::clone3, "is refused by another filter (ENOSYS), since its flags cannot be seen; then the C library takes clone"),
     any(S::rseq, "a new thread"),
     any(S::set_robust_list, "a new thread"),
     any(S::sched_getaffinity, "the extent of a new thread's stack"),

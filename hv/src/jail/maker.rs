@@ -26,6 +26,7 @@ impl Maker {
         let (orders, receiver) = unbounded();
         Builder::new().name("hv-maker".into()).spawn(move || {
             if filters {
+                super::confine(Kind::Maker, filter::no_clone3);
                 super::confine(Kind::Maker, || filter::program(Kind::Maker, platform, makes));
             }
             work(&receiver);

@@ -3,10 +3,11 @@
 //! The handler runs between any two instructions of a thread that may be taken over. It allocates
 //! nothing, takes no lock, and calls the kernel for `write` and `exit_group` only.
 //!
-//! Two calls of the C library are answered instead, as a kernel would that does not do them:
-//! `clone3`, whose flags a filter cannot see (the library takes `clone` then), and
-//! opening `/proc/sys/vm/overcommit_memory`, which it does once when it gives memory back
-//! (then it gives back less).
+//! One call of the C library is refused instead: it opens `/proc/sys/vm/overcommit_memory` once, on whichever
+//! thread gives memory back first, and can do without.
+//!
+//! A thread that has blocked its signals, as the C library does for some instructions when it makes
+//! a thread, is ended by SIGSYS itself, without the line.
 
 use super::Kind;
 use std::cell::Cell;
@@ -54,7 +55,7 @@ extern "C" fn handler(_: libc::c_int, info: *const Info, context: *mut libc::uco
     let arguments = [libc::REG_RDI, libc::REG_RSI, libc::REG_RDX].map(|n| registers[n as usize] as u64);
     let kind = KIND.get();
     if info.code == SYS_SECCOMP
-        && let Some(error) = answer(kind, info.call, arguments)
+        && let Some(error) = refusal(info.call, arguments)
     {
         registers[libc::REG_RAX as usize] = -i64::from(error);
         return;
@@ -65,10 +66,7 @@ extern "C" fn handler(_: libc::c_int, info: *const Info, context: *mut libc::uco
 }
 
 /// The error that the C library gets for a call that it can do without.
-fn answer(kind: Option<Kind>, call: i32, arguments: [u64; 3]) -> Option<i32> {
-    if i64::from(call) == libc::SYS_clone3 && kind == Some(Kind::Maker) {
-        return Some(libc::ENOSYS);
-    }
+fn refusal(call: i32, arguments: [u64; 3]) -> Option<i32> {
     let reads = (libc::O_RDONLY | libc::O_CLOEXEC) as u32;
     if i64::from(call) == libc::SYS_openat && arguments[2] as u32 == reads {
         let path = arguments[1] as *const u8;
