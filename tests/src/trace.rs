@@ -65,7 +65,9 @@ fn parts(line: &str) -> Option<(&str, &str, &str, &str)> {
     let (thread, rest) = line.split_once('<')?;
     let (comm, rest) = rest.split_once("> ")?;
     let (name, arguments) = rest.split_once('(')?;
-    name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_').then_some((thread, comm, name, arguments))
+    name.bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+        .then_some((thread, comm, name, arguments))
 }
 
 fn number(text: &str) -> Option<u64> {

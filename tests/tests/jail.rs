@@ -1,10 +1,13 @@
 //! The jail around hv: what it allows, that all of it is needed, and that nothing else goes through.
 
 use hv::device::console::Output;
-use hv::device::net::{NetConfig, Network};
+use hv::device::net::Network;
 use hv::jail::{self, Kind, Missing, Place, Plan, Platform, Use};
 use hv::{Builder, Engine, Image, KvmPlatform};
-use hv_tests::{Finished, Running, can_run_guests, eventually, guest, has_tools, hv, hv_as_ordinary_user, ran, run, trace};
+use hv_abi::io::net::NetConfig;
+use hv_tests::{
+    Finished, Running, can_run_guests, eventually, guest, has_tools, hv, hv_as_ordinary_user, ran, run, trace,
+};
 use serde_json::Value;
 use std::fs::{self, File};
 use std::io;
@@ -86,6 +89,8 @@ fn every_thread_has_a_filter_and_no_new_privileges() {
             }
             assert_eq!(status(&task, "NoNewPrivs"), "1");
             names.push(status(&task, "Name"));
+            // One that KVM has made of its own.
+            names.retain(|name| !name.starts_with("kvm-"));
         }
         names.sort();
         Some(names)
@@ -106,7 +111,9 @@ fn without_the_jail_there_is_none() {
     }
     let hv = Running::new(&mut run("hostile", &["--no-jail"], &["sleep-forever"]));
     let process = Path::new("/proc").join(hv.child.id().to_string());
-    eventually("a guest that runs", || (fs::read_dir(process.join("task")).unwrap().count() == 2).then_some(()));
+    eventually("a guest that runs", || {
+        (fs::read_dir(process.join("task")).unwrap().count() >= 2).then_some(())
+    });
     assert_eq!((status(&process, "Seccomp"), status(&process, "NoNewPrivs")), ("0".into(), "0".into()));
 }
 
@@ -200,7 +207,11 @@ fn a_host_without_both_is_refused() {
 /// What code that a guest has taken over would do next.
 fn attempt(what: &str) {
     match what {
-        "run a program" => drop(Command::new("/bin/true").status()),
+        "run a program" => {
+            let nothing = [std::ptr::null()];
+            // SAFETY: a string, and two empty lists that end with a null pointer.
+            unsafe { libc::execve(c"/bin/true".as_ptr(), nothing.as_ptr(), nothing.as_ptr()) };
+        }
         "write a file" => drop(File::create("/tmp/hv-jail-attempt")),
         "listen" => drop(std::net::TcpListener::bind("127.0.0.1:0")),
         "execute memory" => {
@@ -287,7 +298,14 @@ fn a_process_that_is_taken_over() {
 /// Starts the process above in this very program.
 fn taken_over(orders: &str) -> Finished {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "a_process_that_is_taken_over", "--ignored", "--nocapture", "--test-threads", "1"]);
+    command.args([
+        "--exact",
+        "a_process_that_is_taken_over",
+        "--ignored",
+        "--nocapture",
+        "--test-threads",
+        "1",
+    ]);
     Running::new(command.env("HV_JAIL_ATTEMPT", orders)).finish()
 }
 
@@ -307,7 +325,7 @@ fn a_guests_output_that_turns_into_something_else_is_stopped_and_reported() {
         return;
     }
     for kind in ["run", "cpu"] {
-        stopped(kind, "run a program", "socketpair");
+        stopped(kind, "run a program", "execve");
         stopped(kind, "write a file", "openat");
         stopped(kind, "listen", "socket");
         stopped(kind, "execute memory", "mmap");
@@ -320,7 +338,7 @@ fn a_guests_frame_that_turns_into_something_else_is_stopped_and_reported() {
     if !can_run_guests() {
         return;
     }
-    stopped("io", "run a program", "socketpair");
+    stopped("io", "run a program", "execve");
     stopped("io", "write a file", "openat");
     stopped("io", "execute memory", "mmap");
 }
@@ -354,7 +372,14 @@ fn files_that_nobody_named_stay_closed() {
     fs::write(folder.path().join("other"), "secret").unwrap();
     std::os::unix::fs::symlink("../other", folder.path().join("named/link")).unwrap();
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "a_process_that_opens_files", "--ignored", "--nocapture", "--test-threads", "1"]);
+    command.args([
+        "--exact",
+        "a_process_that_opens_files",
+        "--ignored",
+        "--nocapture",
+        "--test-threads",
+        "1",
+    ]);
     let end = Running::new(command.env("HV_JAIL_FOLDER", folder.path())).finish().expect(0);
     assert!(end.text().contains("all refused") || end.text().contains("skipped"), "{}", end.text());
     println!("{}", end.text());

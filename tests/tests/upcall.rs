@@ -149,7 +149,8 @@ fn a_stack_pointer_that_leads_nowhere_ends_its_guest_only() {
     for garbage in 0..7 {
         let report = crashed(&["lost-stack", &garbage.to_string()]);
         let pointer = report.registers.expect("it has registers").rsp;
-        let expected = format!("an upcall found no stack that the guest can write: its stack pointer is {pointer:#x}");
+        let expected =
+            format!("an upcall found no stack that the guest can write: its stack pointer is {pointer:#x}");
         assert_eq!(report.reason, expected);
     }
     eventually("the other guest's end", || {

@@ -48,7 +48,8 @@ pub(super) fn at(path: &Path, usage: Use) -> Place {
 /// Prints the tables, and returns hv's exit code.
 pub(super) fn run(args: &JailArgs) -> Result<u8, Box<dyn Error>> {
     let platform = Platform::Kvm;
-    let kinds = Kind::ALL.into_iter().map(|kind| (kind.name(), kind.about(), rows(jail::rows(kind, platform))));
+    let kinds =
+        Kind::ALL.into_iter().map(|kind| (kind.name(), kind.about(), rows(jail::rows(kind, platform))));
     let common = ("all", "every thread", rows(jail::common_rows(platform)));
     let tables = [common].into_iter().chain(kinds);
     let mut text = String::new();

@@ -13,20 +13,39 @@ use syscalls::Sysno as S;
 /// standard library are the same for all.
 const ALL: &[Row] = &[
     any(S::brk, "the allocator's heap"),
-    without(S::mmap, 2, libc::PROT_EXEC as u64, "prot without PROT_EXEC", "memory; nothing new can be executed"),
+    without(
+        S::mmap,
+        2,
+        libc::PROT_EXEC as u64,
+        "prot without PROT_EXEC",
+        "memory; nothing new can be executed",
+    ),
     without(S::mprotect, 2, libc::PROT_EXEC as u64, "prot without PROT_EXEC", "the allocator's heaps grow"),
     any(S::munmap, "memory is given back"),
     any(S::mremap, "large allocations grow"),
-    with(S::madvise, 2, libc::MADV_DONTNEED as u32, "MADV_DONTNEED", "stacks of ended threads, the allocator's heaps"),
+    with(
+        S::madvise,
+        2,
+        libc::MADV_DONTNEED as u32,
+        "MADV_DONTNEED",
+        "stacks of ended threads, the allocator's heaps",
+    ),
     any(S::futex, "locks, channels, waiting for threads"),
     any(S::sched_yield, "spinning threads let others go first"),
     any(S::clock_gettime, "CPU time of threads"),
     any(S::restart_syscall, "waiting goes on after SIGSTOP and SIGCONT"),
     any(S::getrandom, "seeds of hash tables, random numbers of guests"),
     any(S::close, "descriptors that are done with"),
-    with(S::fcntl, 1, libc::F_GETFD as u32, "F_GETFD", "descriptors are looked at before they are closed").debug(),
+    with(S::fcntl, 1, libc::F_GETFD as u32, "F_GETFD", "descriptors are looked at before they are closed")
+        .debug(),
     any(S::write, "event descriptors, the log, the guest's output"),
-    with(S::sendto, 4, 0, "without an address", "handlers of SIGINT and SIGTERM wake the thread that waits; sockets"),
+    with(
+        S::sendto,
+        4,
+        0,
+        "without an address",
+        "handlers of SIGINT and SIGTERM wake the thread that waits; sockets",
+    ),
     any(S::gettid, "a thread that enters a virtual CPU says who it is, to be kicked"),
     any(S::getpid, "signals to threads of this process"),
     any(S::tgkill, "a guest is kicked out of its virtual CPU; abort after a panic"),
@@ -64,11 +83,11 @@ const OPEN_TO_READ: Row = with(
     "images, snapshots, disks and the configuration; Landlock says which",
 );
 
-
 /// Running a guest whose virtual machine is there.
 const GUEST: &[Row] = &[
     ioctl(RUN, "runs the guest").on(Platform::Kvm),
-    ioctl((0x8138_ae83, "KVM_GET_SREGS"), "the address of a page fault; a virtual CPU that is reset").on(Platform::Kvm),
+    ioctl((0x8138_ae83, "KVM_GET_SREGS"), "the address of a page fault; a virtual CPU that is reset")
+        .on(Platform::Kvm),
     ioctl((0x4040_ae79, "KVM_IOEVENTFD"), "a doorbell that rings often is bound").on(Platform::Kvm),
     any(S::eventfd2, "a doorbell that rings often is bound"),
     with(S::fcntl, 1, libc::F_DUPFD_CLOEXEC as u32, "F_DUPFD_CLOEXEC", "its back end gets the doorbell, too"),
@@ -80,7 +99,8 @@ const GUEST: &[Row] = &[
 const CONSOLE: &[Row] = &[any(S::poll, "the reader of standard output is waited for")];
 
 /// Refusing something at the end.
-const COLOUR: Row = ioctl((libc::TCGETS as u32, "TCGETS"), "whether the message of a refusal may be in colour");
+const COLOUR: Row =
+    ioctl((libc::TCGETS as u32, "TCGETS"), "whether the message of a refusal may be in colour");
 
 /// Making a virtual machine and closing it.
 const MACHINE: &[Row] = &[
@@ -92,13 +112,21 @@ const MACHINE: &[Row] = &[
     ioctl((0x4018_aee1, "KVM_SET_DEVICE_ATTR"), "the guest's time stamp counter").on(Platform::Kvm),
     ioctl((0x4138_ae84, "KVM_SET_SREGS"), "registers of a new virtual CPU").on(Platform::Kvm),
     ioctl((0xaea3, "KVM_GET_TSC_KHZ"), "the guest's clock").on(Platform::Kvm),
-    advice(libc::MADV_POPULATE_WRITE, "MADV_POPULATE_WRITE", "what a guest writes at once is there beforehand"),
+    advice(
+        libc::MADV_POPULATE_WRITE,
+        "MADV_POPULATE_WRITE",
+        "what a guest writes at once is there beforehand",
+    ),
 ];
 
+const POPULATE: Row = advice(
+    libc::MADV_POPULATE_WRITE,
+    "MADV_POPULATE_WRITE",
+    "pages that will be written are there beforehand",
+);
+
 /// Setting all registers of a virtual CPU, and finding what its guest has written.
-const RESET: &[Row] = &[
-    ioctl((0x5000_aea5, "KVM_SET_XSAVE"), "registers of a clone").on(Platform::Kvm),
-];
+const RESET: &[Row] = &[ioctl((0x5000_aea5, "KVM_SET_XSAVE"), "registers of a clone").on(Platform::Kvm)];
 
 /// Which pages a guest has written.
 const PAGES: &[Row] = &[ioctl(PAGEMAP_SCAN, "which pages a guest has written")];
@@ -115,23 +143,34 @@ const CAPTURE: &[Row] = &[
 ];
 
 /// A disk's io_uring.
-const RING: &[Row] = &[
-    any(S::io_uring_setup, "a disk of a new guest"),
-    any(S::io_uring_register, "a disk of a new guest"),
-];
+const RING: &[Row] =
+    &[any(S::io_uring_setup, "a disk of a new guest"), any(S::io_uring_register, "a disk of a new guest")];
 
 /// Opening an image, a snapshot or a disk.
 const FILES: &[Row] = &[
     OPEN_TO_READ,
-    with(S::openat, 2, 0x80800, "O_RDONLY | O_NONBLOCK | O_CLOEXEC", "images and parts of snapshots, which may turn out to be pipes"),
+    with(
+        S::openat,
+        2,
+        0x80800,
+        "O_RDONLY | O_NONBLOCK | O_CLOEXEC",
+        "images and parts of snapshots, which may turn out to be pipes",
+    ),
     any(S::statx, "files are looked at before they are used"),
     any(S::read, "files"),
     any(S::pread64, "files"),
 ];
 
 const SNAPSHOT: &[Row] = &[
+    POPULATE,
     with(S::openat, 2, 0x800c1, "O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC", "the files of the snapshot"),
-    with(S::openat, 2, 0xb0000, "O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC", "an unfinished snapshot is removed"),
+    with(
+        S::openat,
+        2,
+        0xb0000,
+        "O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC",
+        "an unfinished snapshot is removed",
+    ),
     any(S::pwrite64, "the memory's file"),
     any(S::fsync, "the snapshot is on the disk before it gets its name"),
     any(S::mkdir, "the snapshot's folder"),
@@ -155,7 +194,12 @@ const SERVE: &[Row] = &[
     any(S::shutdown, "the end of a connection"),
     any(S::pread64, "the process's own memory for /metrics"),
     option(libc::IPPROTO_TCP, (libc::TCP_NODELAY, "TCP_NODELAY"), "IPPROTO_TCP", "answers are written whole"),
-    option(libc::IPPROTO_TCP, (libc::TCP_USER_TIMEOUT, "TCP_USER_TIMEOUT"), "IPPROTO_TCP", "clients that take nothing"),
+    option(
+        libc::IPPROTO_TCP,
+        (libc::TCP_USER_TIMEOUT, "TCP_USER_TIMEOUT"),
+        "IPPROTO_TCP",
+        "clients that take nothing",
+    ),
     any(S::getdents64, "descriptors and threads are counted for /metrics"),
     seek(libc::SEEK_SET, "SEEK_SET", "they are counted again"),
 ];
@@ -163,7 +207,13 @@ const SERVE: &[Row] = &[
 const IO: &[Row] = &[
     any(S::epoll_wait, "doorbells, descriptors and timers"),
     any(S::epoll_ctl, "descriptors of devices"),
-    with(S::fcntl, 1, libc::F_DUPFD_CLOEXEC as u32, "F_DUPFD_CLOEXEC", "each device registers with the same epoll"),
+    with(
+        S::fcntl,
+        1,
+        libc::F_DUPFD_CLOEXEC as u32,
+        "F_DUPFD_CLOEXEC",
+        "each device registers with the same epoll",
+    ),
     any(S::read, "doorbells, standard input, tap devices"),
     any(S::poll, "whether standard output takes bytes"),
     any(S::io_uring_enter, "work on disks"),
@@ -172,13 +222,21 @@ const IO: &[Row] = &[
     with_both(
         S::socket,
         (0, libc::AF_INET as u32, "AF_INET"),
-        (1, (libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK) as u32, "SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC"),
+        (
+            1,
+            (libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK) as u32,
+            "SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC",
+        ),
         "TCP connections of the guest",
     ),
     with_both(
         S::socket,
         (0, libc::AF_INET as u32, "AF_INET"),
-        (1, (libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK) as u32, "SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC"),
+        (
+            1,
+            (libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK) as u32,
+            "SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC",
+        ),
         "UDP flows of the guest, its questions to name servers",
     ),
     any(S::bind, "UDP flows of the guest"),
@@ -186,6 +244,7 @@ const IO: &[Row] = &[
     with(S::accept4, 3, 0x80800, "SOCK_NONBLOCK | SOCK_CLOEXEC", "connections to published ports"),
     any(S::getpeername, "who has sent to a published port"),
     any(S::recvfrom, "data for the guest, signals"),
+    any(S::sendto, "data from the guest, UDP to whoever has sent"),
     any(S::shutdown, "the guest has closed its side"),
     with_both(
         S::getsockopt,
@@ -193,22 +252,34 @@ const IO: &[Row] = &[
         (2, libc::SO_ERROR as u32, "SO_ERROR"),
         "why a connection failed",
     ),
-    option(libc::IPPROTO_TCP, (libc::TCP_NODELAY, "TCP_NODELAY"), "IPPROTO_TCP", "the guest decides what is sent together"),
-    option(libc::SOL_SOCKET, (libc::SO_LINGER, "SO_LINGER"), "SOL_SOCKET", "a connection that the guest has reset"),
+    option(
+        libc::IPPROTO_TCP,
+        (libc::TCP_NODELAY, "TCP_NODELAY"),
+        "IPPROTO_TCP",
+        "the guest decides what is sent together",
+    ),
+    option(
+        libc::SOL_SOCKET,
+        (libc::SO_LINGER, "SO_LINGER"),
+        "SOL_SOCKET",
+        "a connection that the guest has reset",
+    ),
 ];
+
+const NAMELESS: Row = with(
+    S::openat,
+    2,
+    (libc::O_RDWR | libc::O_TMPFILE | libc::O_CLOEXEC) as u32,
+    "O_RDWR | O_TMPFILE | O_CLOEXEC",
+    "what is written to an overlay, a folder that is shown as a disk",
+);
 
 const DISK: &[Row] = &[
     any(S::preadv, "the guest reads"),
     any(S::pwritev, "the guest writes"),
     any(S::fdatasync, "the guest flushes"),
     any(S::fallocate, "the guest discards or writes zeroes"),
-    with(
-        S::openat,
-        2,
-        (libc::O_RDWR | libc::O_TMPFILE | libc::O_CLOEXEC | libc::O_EXCL) as u32,
-        "O_RDWR | O_TMPFILE | O_EXCL | O_CLOEXEC",
-        "the file of an overlay, at the first write",
-    ),
+    NAMELESS,
     any(S::ftruncate, "the file of an overlay"),
 ];
 
@@ -219,8 +290,14 @@ const TICK: &[Row] = &[
 ];
 
 const DEPLOY: &[Row] = &[
-    with(S::openat, 2, 0x490002, "O_RDWR | O_TMPFILE | O_EXCL | O_CLOEXEC", "a folder that is shown as a disk"),
-    with(S::openat, 2, 0x90800, "O_RDONLY | O_DIRECTORY | O_NONBLOCK | O_CLOEXEC", "a folder that is shown as a disk"),
+    NAMELESS,
+    with(
+        S::openat,
+        2,
+        0x90800,
+        "O_RDONLY | O_DIRECTORY | O_NONBLOCK | O_CLOEXEC",
+        "a folder that is shown as a disk",
+    ),
     any(S::newfstatat, "a folder that is shown as a disk"),
     any(S::fstat, "a folder that is shown as a disk"),
     any(S::getdents64, "a folder that is shown as a disk"),
@@ -256,13 +333,22 @@ const THREAD: u32 = (libc::CLONE_VM
 
 const MAKER: &[Row] = &[
     with(S::clone, 0, THREAD, "the flags of a thread", "threads that are made later; never a process"),
-    any(S::clone3, "is refused by another filter (ENOSYS), since its flags cannot be seen; then the C library takes clone"),
+    any(
+        S::clone3,
+        "is refused by another filter (ENOSYS), since its flags cannot be seen; then the C library takes clone",
+    ),
     any(S::rseq, "a new thread"),
     any(S::set_robust_list, "a new thread"),
     any(S::sched_getaffinity, "the extent of a new thread's stack"),
     with(S::prctl, 0, libc::PR_SET_NAME as u32, "PR_SET_NAME", "the name of a new thread"),
     with(S::prctl, 0, libc::PR_SET_NO_NEW_PRIVS as u32, "PR_SET_NO_NEW_PRIVS", "a new thread's own filter"),
-    with(S::seccomp, 0, libc::SECCOMP_SET_MODE_FILTER, "SECCOMP_SET_MODE_FILTER", "a new thread's own filter"),
+    with(
+        S::seccomp,
+        0,
+        libc::SECCOMP_SET_MODE_FILTER,
+        "SECCOMP_SET_MODE_FILTER",
+        "a new thread's own filter",
+    ),
 ];
 
 /// What a process on the process platform is driven with, by whoever runs guests.

@@ -20,8 +20,7 @@ pub(super) fn program(kind: Kind, platform: Platform, makes: &[Kind]) -> BpfProg
         }
     }
     let rules = rules.into_iter().map(|(call, rules)| (call, rules.unwrap_or_default())).collect();
-    let filter =
-        SeccompFilter::new(rules, SeccompAction::Trap, SeccompAction::Allow, TargetArch::x86_64);
+    let filter = SeccompFilter::new(rules, SeccompAction::Trap, SeccompAction::Allow, TargetArch::x86_64);
     let filter = filter.expect("two actions that differ, and rules with conditions");
     filter.try_into().expect("the tables are far below the longest program")
 }

@@ -233,6 +233,7 @@ pub fn jail(plan: Plan) -> Result<Vec<Missing>, JailError> {
     if !landlock && !filters {
         return Err(JailError::Nothing);
     }
+    trap::settle_arenas();
     trap::install().map_err(|error| JailError::Refused { what: "the handler of SIGSYS", error })?;
     let maker = Maker::start(plan.platform, plan.main.late(), filters)
         .map_err(|error| JailError::Refused { what: "the thread that makes threads", error })?;
@@ -255,7 +256,10 @@ pub fn enter(kind: Kind) {
 fn confine(kind: Kind, program: impl FnOnce() -> seccompiler::BpfProgram) {
     trap::is(kind);
     if let Err(error) = filter::put_on(&program()) {
-        eprintln!("hv: error: jail: the kernel refuses the filter of a thread of kind `{}`: {error}; --no-jail runs without", kind.name());
+        eprintln!(
+            "hv: error: jail: the kernel refuses the filter of a thread of kind `{}`: {error}; --no-jail runs without",
+            kind.name()
+        );
         std::process::exit(REFUSED);
     }
 }

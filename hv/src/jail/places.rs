@@ -80,8 +80,8 @@ pub(super) fn restrict(places: &[Place], signals: bool) -> Result<bool, PlaceErr
     }
     let mut rules = rules.create()?;
     for place in places {
-        let descriptor = PathFd::new(&place.path)
-            .map_err(|error| PlaceError::Open { path: place.path.clone(), error })?;
+        let descriptor =
+            PathFd::new(&place.path).map_err(|error| PlaceError::Open { path: place.path.clone(), error })?;
         rules = rules.add_rule(PathBeneath::new(descriptor, place.usage.rights()))?;
     }
     Ok(rules.restrict_self()?.ruleset != RulesetStatus::NotEnforced)

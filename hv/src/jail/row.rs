@@ -145,19 +145,12 @@ pub(super) const fn with_both(
     second: (u8, u32, &'static str),
     why: &'static str,
 ) -> Row {
-    let checks =
-        [Some(Check::is(first.0, first.1, first.2)), Some(Check::is(second.0, second.1, second.2))];
+    let checks = [Some(Check::is(first.0, first.1, first.2)), Some(Check::is(second.0, second.1, second.2))];
     Row { call, checks, why, only: Only::Always }
 }
 
 /// A call with an argument that lacks some bits.
-pub(super) const fn without(
-    call: Sysno,
-    arg: u8,
-    mask: u64,
-    words: &'static str,
-    why: &'static str,
-) -> Row {
+pub(super) const fn without(call: Sysno, arg: u8, mask: u64, words: &'static str, why: &'static str) -> Row {
     Row { call, checks: [Some(Check::without(arg, mask, words)), None], why, only: Only::Always }
 }
 

@@ -85,7 +85,7 @@ fn refusal(call: i32, arguments: [u64; 3]) -> Option<i32> {
 fn report(kind: Option<Kind>, info: &Info, [a, b, c]: [u64; 3]) {
     let mut line = [0; 256];
     let mut text = Cursor::new(&mut line[..]);
-    let who = kind.map_or("another", Kind::name);
+    let who = kind.map_or(Kind::Maker.name(), Kind::name);
     let call = Sysno::new(info.call as usize).map_or("unknown", |call| call.name());
     // What does not fit is left out.
     let _ = writeln!(
@@ -97,6 +97,14 @@ fn report(kind: Option<Kind>, info: &Info, [a, b, c]: [u64; 3]) {
     let length = text.position() as usize;
     // SAFETY: the buffer lives during the call.
     let _ = unsafe { libc::write(libc::STDERR_FILENO, line.as_ptr().cast(), length) };
+}
+
+/// Has the allocator make as many arenas as it likes, up to a number that is told. Otherwise it
+/// asks how many processors there are when it makes the ninth, by opening a file.
+pub(super) fn settle_arenas() {
+    const ARENAS: libc::c_int = 64;
+    // SAFETY: it sets a number of the allocator's, under its own lock.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, ARENAS) };
 }
 
 /// Has the handler called from now on, in the whole process.
