@@ -53,7 +53,11 @@ impl Use {
             Use::Read => AccessFs::ReadFile | AccessFs::ReadDir,
             Use::Write => AccessFs::WriteFile | AccessFs::MakeReg,
             Use::Temporary => {
-                AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::MakeReg | AccessFs::RemoveFile
+                AccessFs::ReadFile
+                    | AccessFs::WriteFile
+                    | AccessFs::Truncate
+                    | AccessFs::MakeReg
+                    | AccessFs::RemoveFile
             }
             Use::All => {
                 AccessFs::from_read(NEWEST) & !AccessFs::Execute
