@@ -201,6 +201,7 @@ const SERVE: &[Row] = &[
         "clients that take nothing",
     ),
     any(S::getdents64, "descriptors and threads are counted for /metrics"),
+    any(S::fstat, "descriptors and threads are counted for /metrics"),
     seek(libc::SEEK_SET, "SEEK_SET", "they are counted again"),
 ];
 
