@@ -95,7 +95,7 @@ fn every_thread_has_a_filter_and_no_new_privileges() {
         names.sort();
         Some(names)
     });
-    assert_eq!(names, ["hv", "hv-io", "hv-maker"]);
+    assert_eq!(names, ["hv", "hv-io"]);
     let limits = fs::read_to_string(process.join("limits")).unwrap();
     let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
     assert_eq!(core.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["0", "0"]);
@@ -165,6 +165,11 @@ fn on_a_host(without: &[&str]) -> Option<Finished> {
     }
     let log = tempfile::NamedTempFile::new().unwrap();
     let mut command = Command::new("strace");
+    // With calls in the logs of `.ci/jail-usage`, hv is traced already.
+    if std::env::var_os("HV_BIN").is_some_and(|hv| fs::read(hv).is_ok_and(|bytes| bytes.starts_with(b"#!"))) {
+        println!("skipped: needs an hv that is not traced");
+        return None;
+    }
     command.args(["-f", "-qq", "-o"]).arg(log.path());
     for inject in without {
         command.args(["-e", &format!("inject={inject}")]);
@@ -287,7 +292,7 @@ fn a_process_that_is_taken_over() {
         "io" => Builder::new(image("udp-echo")).memory(16 << 20).network(Box::new(Wire(what.into())), None),
         _ => Builder::new(image("hello")).output(output),
     };
-    jail::jail(Plan { main: Kind::Run, platform: Platform::Kvm, places: vec![] }).unwrap();
+    jail::jail(Plan { main: Kind::Run, platform: Platform::Kvm, late: false, places: vec![] }).unwrap();
     let engine = Engine::new(platform, usize::from(kind == "cpu")).unwrap();
     let guest = builder.spawn(&engine).unwrap();
     jail::enter(Kind::Run);
@@ -350,7 +355,8 @@ fn a_process_that_opens_files() {
     let Ok(folder) = std::env::var("HV_JAIL_FOLDER") else { return };
     let folder = Path::new(&folder);
     let places = vec![Place { path: folder.join("named"), usage: Use::Read }];
-    let missing = jail::jail(Plan { main: Kind::Serve, platform: Platform::Kvm, places }).unwrap();
+    let missing =
+        jail::jail(Plan { main: Kind::Serve, platform: Platform::Kvm, late: false, places }).unwrap();
     if missing.contains(&Missing::Landlock) {
         println!("skipped: needs Landlock");
         return;

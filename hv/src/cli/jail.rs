@@ -9,13 +9,13 @@ use std::error::Error;
 use std::io::Write;
 use std::path::Path;
 
-/// Jails this process unless it is told not to. Whatever it opens later has to be among the places.
-pub(super) fn process(no_jail: bool, main: Kind, places: Vec<Place>) -> Result<(), JailError> {
+/// Jails this process unless it is told not to. `late`: threads are made later. Whatever it opens later has to be among the places.
+pub(super) fn process(no_jail: bool, main: Kind, late: bool, places: Vec<Place>) -> Result<(), JailError> {
     stats::prepare();
     if no_jail {
         return Ok(());
     }
-    for missing in jail::jail(Plan { main, platform: Platform::Kvm, places })? {
+    for missing in jail::jail(Plan { main, platform: Platform::Kvm, late, places })? {
         tracing::warn!("{missing}");
     }
     Ok(())

@@ -42,7 +42,8 @@ pub(super) fn run(args: RestoreArgs) -> Result<u8, Box<dyn Error>> {
         restore = restore.network(network, capture);
     }
     let places = jail::overlays(disks.iter()).into_iter().collect();
-    jail::process(args.foreground.no_jail, Kind::Run, places)?;
+    let late = !disks.is_empty() || args.foreground.cap > 0;
+    jail::process(args.foreground.no_jail, Kind::Run, late, places)?;
     let engine = Engine::new(platform, 0)?;
     let guest = restore.spawn(&engine)?;
     run::foreground(&engine, &guest, &args.foreground)

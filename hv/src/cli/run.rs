@@ -32,7 +32,9 @@ pub(super) fn run(args: RunArgs) -> Result<u8, Box<dyn Error>> {
     let platform = KvmPlatform::new()?;
     // Everything is open; what is left are the files of overlays.
     let places = jail::overlays(args.boot.disks.iter()).into_iter().collect();
-    jail::process(args.foreground.no_jail, Kind::Run, places)?;
+    // For the threads of disks, and the one that keeps the cap.
+    let late = !args.boot.disks.is_empty() || args.foreground.cap > 0;
+    jail::process(args.foreground.no_jail, Kind::Run, late, places)?;
     let engine = Engine::new(platform, 0)?;
     let guest = builder.spawn(&engine)?;
     foreground(&engine, &guest, &args.foreground)

@@ -24,7 +24,7 @@ pub(super) fn run(args: ServeArgs) -> Result<u8, Box<dyn Error>> {
     // Raises the limit of descriptors, which is final from then on.
     serve::check(&config).map_err(ServeError::from)?;
     let platform = KvmPlatform::new()?;
-    jail::process(args.no_jail, Kind::Serve, places(&args, &config))?;
+    jail::process(args.no_jail, Kind::Serve, true, places(&args, &config))?;
     let engine = Engine::new(platform, serve::threads())?;
     let events = log_format(args.format);
     let reader = Box::new(move || read(&args, &images));

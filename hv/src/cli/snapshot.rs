@@ -48,7 +48,7 @@ pub(super) fn run(args: SnapshotArgs) -> Result<u8, Box<dyn Error>> {
     let mut places = vec![jail::beside(&args.output, Use::All)];
     places.extend(jail::overlays(args.boot.disks.iter()));
     places.extend(args.boot.disks.iter().map(|disk| Place { path: disk.path.clone(), usage: Use::Read }));
-    jail::process(args.foreground.no_jail, Kind::Snapshot, places)?;
+    jail::process(args.foreground.no_jail, Kind::Snapshot, true, places)?;
     let engine = Engine::new(platform, 0)?;
     let begin = Instant::now();
     let guest = builder.spawn(&engine)?;

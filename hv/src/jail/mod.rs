@@ -18,7 +18,7 @@
 //! use hv::jail::{self, Kind, Plan, Platform};
 //! # fn example(builder: hv::Builder) -> Result<(), Box<dyn std::error::Error>> {
 //! let platform = hv::KvmPlatform::new()?;
-//! for missing in jail::jail(Plan { main: Kind::Run, platform: Platform::Kvm, places: vec![] })? {
+//! for missing in jail::jail(Plan { main: Kind::Run, platform: Platform::Kvm, late: true, places: vec![] })? {
 //!     eprintln!("{missing}");
 //! }
 //! let engine = hv::Engine::new(platform, 0)?;
@@ -153,6 +153,9 @@ pub struct Plan {
     pub main: Kind,
     /// What runs its guests.
     pub platform: Platform,
+    /// Whether threads with a filter will make others: for a disk, for a cap, for functions. Then
+    /// one more thread is started, which makes them; otherwise such a thread is an error.
+    pub late: bool,
     /// What it will open later. What is open already needs no place.
     pub places: Vec<Place>,
 }
@@ -204,7 +207,7 @@ struct Jail {
     platform: Platform,
     /// Whether this host has seccomp filters.
     filters: bool,
-    maker: Maker,
+    maker: Option<Maker>,
 }
 
 static JAIL: OnceLock<Jail> = OnceLock::new();
@@ -235,7 +238,9 @@ pub fn jail(plan: Plan) -> Result<Vec<Missing>, JailError> {
     }
     trap::settle_arenas();
     trap::install().map_err(|error| JailError::Refused { what: "the handler of SIGSYS", error })?;
-    let maker = Maker::start(plan.platform, plan.main.late(), filters)
+    let maker = plan.late.then(|| Maker::start(plan.platform, plan.main.late(), filters));
+    let maker = maker
+        .transpose()
         .map_err(|error| JailError::Refused { what: "the thread that makes threads", error })?;
     if JAIL.set(Jail { platform: plan.platform, filters, maker }).is_err() {
         return Err(JailError::Twice);
@@ -276,7 +281,10 @@ pub(crate) fn spawn(
     };
     match JAIL.get() {
         // Whoever has a filter cannot make threads.
-        Some(jail) if trap::kind().is_some() => jail.maker.make(name.into(), Box::new(body)),
+        Some(jail) if trap::kind().is_some() => {
+            let maker = jail.maker.as_ref().ok_or(io::ErrorKind::Unsupported)?;
+            maker.make(name.into(), Box::new(body))
+        }
         _ => Builder::new().name(name.into()).spawn(body),
     }
 }

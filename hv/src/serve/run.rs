@@ -15,7 +15,7 @@ use crate::engine::Engine;
 use crate::jail::{self, Kind};
 use std::error::Error;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Semaphore, oneshot, watch};
@@ -52,7 +52,9 @@ fn plan(config: &Config) -> Result<descriptors::Plan, ConfigError> {
 
 /// Threads that run guests: one for each core.
 pub fn threads() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
+    // Asked once: the answer is in files that a server in its jail cannot open.
+    static CORES: OnceLock<usize> = OnceLock::new();
+    *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from))
 }
 
 /// Serves until a signal ends it. Returns whether all requests were answered to their end.
