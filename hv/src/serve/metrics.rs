@@ -8,7 +8,7 @@ use prometheus::{
 use rustix::fs::Dir;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 /// Upper ends of the buckets of latencies, in seconds.
@@ -28,7 +28,6 @@ pub(super) struct Metrics {
     pub(super) connections: IntGauge,
     reloads: IntCounterVec,
     failures: IntCounterVec,
-    own: Own,
 }
 
 /// What a function says of itself at the moment.
@@ -101,7 +100,6 @@ impl Metrics {
             ),
             reloads: counters(&registry, "hv_reloads_total", "Reloads of the configuration.", &["result"]),
             registry,
-            own: Own::open(),
         }
     }
 
@@ -170,7 +168,7 @@ impl Metrics {
                 memory.with_label_values(&[name[0], kind]).set(bytes as i64);
             }
         }
-        self.own.gauges(&now);
+        Own::get().gauges(&now);
         let mut text = Vec::new();
         for registry in [&self.registry, &now] {
             if let Err(error) = TextEncoder::new().encode(&registry.gather(), &mut text) {
@@ -189,7 +187,17 @@ struct Own {
     page_size: u64,
 }
 
+/// Opens what a server in its jail could no longer open.
+pub(super) fn prepare() {
+    Own::get();
+}
+
 impl Own {
+    fn get() -> &'static Own {
+        static OWN: OnceLock<Own> = OnceLock::new();
+        OWN.get_or_init(Own::open)
+    }
+
     fn open() -> Own {
         let folder = |path| Some(Mutex::new(Dir::new(File::open(path).ok()?).ok()?));
         Own {

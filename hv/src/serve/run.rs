@@ -7,7 +7,7 @@ use super::error::ServeError;
 use super::events::Events;
 use super::listener::{Connections, Face, listen};
 use super::log::Log;
-use super::metrics::Metrics;
+use super::metrics::{self, Metrics};
 use super::record::{Books, Ids};
 use super::server::Server;
 use super::table::{Ground, Table};
@@ -43,6 +43,7 @@ pub struct Options {
 /// Whether a server could run with this configuration on this host, as far as
 /// can be said without starting a guest. Returns the most live guests.
 pub fn check(config: &Config) -> Result<usize, ConfigError> {
+    metrics::prepare();
     plan(config).map(|plan| plan.guests)
 }
 
