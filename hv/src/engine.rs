@@ -1,5 +1,6 @@
 //! The engine: what the guests of one process share.
 
+use crate::jail::{self, Kind};
 use crate::platform::Platform;
 use crate::reactor::{Reactor, Source};
 use crate::sched::Scheduler;
@@ -34,9 +35,9 @@ impl Engine {
         let workers = (0..workers)
             .map(|n| {
                 let (scheduler, stop) = (scheduler.clone(), stop.clone());
-                std::thread::Builder::new()
-                    .name(format!("hv-cpu{n}"))
-                    .spawn(move || scheduler.work(&|| stop.load(Ordering::SeqCst)))
+                jail::spawn(Kind::Cpu, format!("hv-cpu{n}"), move || {
+                    scheduler.work(&|| stop.load(Ordering::SeqCst));
+                })
             })
             .collect::<io::Result<Vec<_>>>()?;
         let reactor = Reactor::new()?;

@@ -17,6 +17,7 @@ pub mod function;
 #[doc(hidden)]
 pub mod fuzzing;
 mod hypercall;
+pub mod jail;
 pub mod loader;
 pub mod memory;
 pub mod platform;

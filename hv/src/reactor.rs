@@ -4,6 +4,7 @@
 //! with its device, a network. The reactor owns it, calls it from one thread,
 //! and never blocks in it.
 
+use crate::jail::{self, Kind};
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use mio::event::Event;
 use mio::{Events, Interest, Poll, Registry, Token, Waker};
@@ -124,7 +125,7 @@ impl Reactor {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let (commands, receiver) = unbounded();
-        let thread = std::thread::Builder::new().name("hv-io".into()).spawn(move || {
+        let thread = jail::spawn(Kind::Io, "hv-io", move || {
             Loop { poll, commands: receiver, sources: HashMap::new(), deadlines: BTreeSet::new() }.run();
         })?;
         Ok(Reactor { commands, waker, next: AtomicU32::new(0), thread: Some(thread) })

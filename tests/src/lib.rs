@@ -7,6 +7,7 @@
 pub mod http;
 pub mod refusal;
 pub mod serve;
+pub mod trace;
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::{TcpListener, UdpSocket};

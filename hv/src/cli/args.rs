@@ -17,7 +17,7 @@ use std::time::Duration;
     version,
     about,
     after_help = "Exit codes of hv itself: 2 refused, 101 guest crashed, 124 timeout, 130 interrupted, \
-                  141 output closed, 143 terminated. All others are the guest's."
+                  141 output closed, 143 terminated, 159 stopped by its jail. All others are the guest's."
 )]
 pub struct Cli {
     /// Say more on standard error (twice: everything).
@@ -41,6 +41,8 @@ pub enum Command {
     Bench(BenchArgs),
     /// Answer HTTP requests, each in a fresh virtual machine.
     Serve(Box<ServeArgs>),
+    /// Print which system calls each thread of hv may make, and why.
+    Jail(JailArgs),
     /// Print a completion script, for example: hv completions bash > /etc/bash_completion.d/hv
     Completions {
         /// The shell.
@@ -186,6 +188,9 @@ pub struct ForegroundArgs {
     /// End the guest after this time: 500ms, 5s, 2m; a bare number is seconds.
     #[arg(long, value_name = "TIME", value_parser = units::time)]
     pub timeout: Option<Duration>,
+    /// Run without the jail around hv: with every system call and all files of its user (to debug hv).
+    #[arg(long)]
+    pub no_jail: bool,
     /// Print boot phases and exits by kind when the guest has ended.
     #[arg(long)]
     pub stats: bool,
@@ -264,10 +269,21 @@ pub struct ServeArgs {
     /// What the lines of the access log look like.
     #[arg(long, value_enum)]
     pub log_format: Option<Format>,
+    /// Run without the jail around hv: with every system call and all files of its user (to debug hv).
+    #[arg(long)]
+    pub no_jail: bool,
     /// Only say whether the configuration is right.
     #[arg(long)]
     pub check: bool,
     /// How events are told on standard error, and the result of --check on standard output.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+}
+
+/// Options of `hv jail`.
+#[derive(Debug, Args)]
+pub struct JailArgs {
+    /// How the list is printed on standard output.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
 }

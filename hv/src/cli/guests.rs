@@ -27,8 +27,7 @@ pub(super) enum GuestError {
 /// The file of an image: the path itself, or the freshly built guest of that name.
 pub(super) fn resolve(image: &str) -> Result<PathBuf, GuestError> {
     let path = Path::new(image);
-    let bare = !image.contains('/') && !image.contains('.');
-    if !bare {
+    if !is_name(image) {
         return if path.exists() { Ok(path.into()) } else { Err(GuestError::NoFile(image.into())) };
     }
     let Some(workspace) = workspace() else {
@@ -42,6 +41,11 @@ pub(super) fn resolve(image: &str) -> Result<PathBuf, GuestError> {
         return Ok(path.into());
     }
     Err(GuestError::Unknown { name: image.into(), known: known.join(", ") })
+}
+
+/// Whether this names a guest of `guest-examples/` rather than a file.
+pub(super) fn is_name(image: &str) -> bool {
+    !image.contains('/') && !image.contains('.')
 }
 
 /// The nearest folder with `guest-examples/`, above the current one or above hv itself.

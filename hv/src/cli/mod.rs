@@ -3,6 +3,7 @@
 mod args;
 mod bench;
 mod guests;
+mod jail;
 mod platform;
 mod restore;
 mod run;
@@ -12,7 +13,8 @@ mod snapshot;
 mod stats;
 
 pub use args::{
-    BenchArgs, BootArgs, Cli, Command, ForegroundArgs, NetArgs, RestoreArgs, RunArgs, ServeArgs, SnapshotArgs,
+    BenchArgs, BootArgs, Cli, Command, ForegroundArgs, JailArgs, NetArgs, RestoreArgs, RunArgs, ServeArgs,
+    SnapshotArgs,
 };
 
 use clap::{CommandFactory, Parser};
@@ -33,6 +35,8 @@ pub mod exit {
     pub const OUTPUT_CLOSED: u8 = 141;
     /// SIGTERM ended the guest.
     pub const TERMINATED: u8 = 143;
+    /// A thread of hv tried a system call that its jail forbids; see [`hv::jail`](crate::jail).
+    pub const JAILED: u8 = crate::jail::EXIT;
 }
 
 /// Runs the command line of this process.
@@ -46,6 +50,7 @@ pub fn main() -> ExitCode {
         Command::Restore(args) => restore::run(*args),
         Command::Bench(args) => bench::run(args),
         Command::Serve(args) => serve::run(*args),
+        Command::Jail(args) => jail::run(&args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "hv", &mut std::io::stdout());
             Ok(0)

@@ -2,11 +2,12 @@
 
 use super::args::{NetKind, RestoreArgs};
 use super::platform::platform;
-use super::run;
+use super::{jail, run};
 use crate::device::block::{Disk, DiskSpec};
 use crate::device::stdio::{Stdin, Stdout};
 use crate::domain::Restore;
 use crate::engine::Engine;
+use crate::jail::Kind;
 use crate::sched::Share;
 use crate::snapshot::Snapshot;
 use hv_abi::device::{BLOCK, FUNCTION, NET};
@@ -15,8 +16,8 @@ use std::sync::Arc;
 
 /// Restores the guest, waits for its end, and returns hv's exit code.
 pub(super) fn run(args: RestoreArgs) -> Result<u8, Box<dyn Error>> {
-    let engine = Engine::new(platform(args.platform)?, 0)?;
-    let snapshot = Arc::new(Snapshot::open(&args.snapshot, &engine)?);
+    let platform = platform(args.platform)?;
+    let snapshot = Arc::new(Snapshot::open_for(&args.snapshot, &*platform)?);
     let has = |kind: u32| snapshot.saved().devices.iter().filter(|device| device.kind == kind).count();
     if has(FUNCTION) > 0 {
         let path = args.snapshot.display();
@@ -27,7 +28,8 @@ pub(super) fn run(args: RestoreArgs) -> Result<u8, Box<dyn Error>> {
     }
     let mut restore = Restore::new(snapshot.clone()).output(Stdout).input(Stdin);
     restore = restore.share(Share::new(args.foreground.weight, args.foreground.cap)?);
-    for (n, spec) in disks(&args, &snapshot, has(BLOCK))?.iter().enumerate() {
+    let disks = disks(&args, &snapshot, has(BLOCK))?;
+    for (n, spec) in disks.iter().enumerate() {
         let disk = Disk::open(spec)?;
         if let Some(record) = snapshot.disks().get(n) {
             record.check(&disk)?;
@@ -39,6 +41,10 @@ pub(super) fn run(args: RestoreArgs) -> Result<u8, Box<dyn Error>> {
     if let Some((network, capture)) = run::network(&args.net, default)? {
         restore = restore.network(network, capture);
     }
+    let places = jail::overlays(disks.iter()).into_iter().collect();
+    let late = !disks.is_empty() || args.foreground.cap > 0;
+    jail::process(args.foreground.no_jail, &*platform, Kind::Run, late, places)?;
+    let engine = Engine::new(platform, 0)?;
     let guest = restore.spawn(&engine)?;
     run::foreground(&engine, &guest, &args.foreground)
 }

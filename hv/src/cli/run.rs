@@ -3,13 +3,14 @@
 use super::args::{BootArgs, ForegroundArgs, Format, NetArgs, NetKind, RunArgs};
 use super::platform::platform;
 use super::signals::Signals;
-use super::{exit, guests, stats};
+use super::{exit, guests, jail, stats};
 use crate::device::block::{Disk, DiskSpec};
 use crate::device::net::user::{UserConfig, UserNet};
 use crate::device::net::{Capture, Network, Tap};
 use crate::device::stdio::{Stdin, Stdout};
 use crate::domain::{Builder, Guest, Outcome, Stop};
 use crate::engine::Engine;
+use crate::jail::Kind;
 use crate::loader::Image;
 use std::error::Error;
 use std::io::Write;
@@ -28,7 +29,13 @@ pub(super) type EachDisk<'a> = dyn FnMut(&DiskSpec, &Disk) -> Result<(), Box<dyn
 pub(super) fn run(args: RunArgs) -> Result<u8, Box<dyn Error>> {
     let builder = builder(&args.boot, &args.net, &args.foreground, &mut |_, _| Ok(()))?;
     // Without threads of its own, the engine runs the guest on this one.
-    let engine = Engine::new(platform(args.boot.platform)?, 0)?;
+    let platform = platform(args.boot.platform)?;
+    // Everything is open; what is left are the files of overlays.
+    let places = jail::overlays(args.boot.disks.iter()).into_iter().collect();
+    // For the threads of disks, and the one that keeps the cap.
+    let late = !args.boot.disks.is_empty() || args.foreground.cap > 0;
+    jail::process(args.foreground.no_jail, &*platform, Kind::Run, late, places)?;
+    let engine = Engine::new(platform, 0)?;
     let guest = builder.spawn(&engine)?;
     foreground(&engine, &guest, &args.foreground)
 }
@@ -83,6 +90,7 @@ pub(super) fn foreground(
     args: &ForegroundArgs,
 ) -> Result<u8, Box<dyn Error>> {
     let signal = watch(engine, guest, args.timeout)?;
+    crate::jail::enter(Kind::Run);
     let outcome = guest.wait();
     report(args, guest, &outcome);
     Ok(match outcome {

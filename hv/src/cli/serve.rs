@@ -2,27 +2,39 @@
 
 use super::args::{Format, ServeArgs};
 use super::platform::platform;
-use super::{exit, guests};
+use super::{exit, guests, jail};
 use crate::engine::Engine;
-use crate::serve::config::{self, Config, ConfigError, LogFormat, LogTarget};
+use crate::jail::{Kind, Place, Use};
+use crate::serve::config::{self, Config, ConfigError, LogFormat, LogTarget, Source};
 use crate::serve::{self, Options, ServeError};
+use crate::snapshot::Snapshot;
+use std::collections::HashMap;
 use std::error::Error;
 use std::io::Write;
 use std::path::PathBuf;
+use std::sync::Mutex;
 
 /// Serves until a signal ends it, and returns hv's exit code.
 pub(super) fn run(args: ServeArgs) -> Result<u8, Box<dyn Error>> {
     if args.check {
         return check(&args);
     }
-    let engine = Engine::new(platform(args.platform)?, serve::threads())?;
+    let images = Images::default();
+    let config = read(&args, &images)?;
+    // Raises the limit of descriptors, which is final from then on.
+    serve::check(&config).map_err(ServeError::from)?;
+    let platform = platform(args.platform)?;
+    jail::process(args.no_jail, &*platform, Kind::Serve, true, places(&args, &config))?;
+    let engine = Engine::new(platform, serve::threads())?;
     let events = log_format(args.format);
-    let drained = serve::run(Options { engine, events, reader: Box::new(move || read(&args)) })?;
+    let reader = Box::new(move || read(&args, &images));
+    let drained = serve::run(Options { config, engine, events, reader })?;
     Ok(if drained { 0 } else { exit::TERMINATED })
 }
 
 /// What the arguments and the file that they name say together.
-fn read(args: &ServeArgs) -> Result<Config, ConfigError> {
+fn read(args: &ServeArgs, images: &Images) -> Result<Config, ConfigError> {
+    let resolve = |image: &str| images.resolve(image);
     let mut config = match &args.config {
         Some(file) => config::load(file, &resolve)?,
         None => config::of_arguments(&args.functions, &resolve)?,
@@ -39,9 +51,54 @@ fn read(args: &ServeArgs) -> Result<Config, ConfigError> {
     Ok(config)
 }
 
-/// As for `hv run`: a path, or the name of a guest that is built first.
-fn resolve(image: &str) -> Result<PathBuf, String> {
-    guests::resolve(image).map_err(|error| error.to_string())
+/// Images that were built, by the names that they were asked for.
+#[derive(Default)]
+struct Images(Mutex<HashMap<String, PathBuf>>);
+
+impl Images {
+    /// As for `hv run`: a path, or the name of a guest that is built first. In its jail, hv
+    /// runs no cargo: a name leads where it led before.
+    fn resolve(&self, image: &str) -> Result<PathBuf, String> {
+        let mut known = self.0.lock().expect("no panic while held");
+        if crate::jail::is_on() && guests::is_name(image) {
+            return known.get(image).cloned().ok_or_else(|| {
+                format!("{image}: a server in its jail builds no guests; give the path of a built image, or restart it")
+            });
+        }
+        let path = guests::resolve(image).map_err(|error| error.to_string())?;
+        known.insert(image.into(), path.clone());
+        Ok(path)
+    }
+}
+
+/// What a server opens while it runs, also at reloads: folders of files, since a new
+/// version of a file often is another one that gets its name.
+fn places(args: &ServeArgs, config: &Config) -> Vec<Place> {
+    let mut places = vec![jail::temporary()];
+    places.extend(args.config.iter().map(|file| jail::beside(file, Use::Read)));
+    if let LogTarget::File(path) = &config.log {
+        places.push(jail::beside(path, Use::Write));
+    }
+    for function in &config.functions {
+        match &function.deployment.source {
+            Source::Image { path, disks, .. } => {
+                places.push(jail::beside(path, Use::Read));
+                places.extend(disks.iter().map(|disk| jail::at(&disk.path, Use::Read)));
+            }
+            Source::Snapshot(path) => {
+                places.push(jail::beside(path, Use::Read));
+                // A snapshot that cannot be read is refused when it is deployed.
+                let disks = Snapshot::disks_of(path).unwrap_or_default();
+                places.extend(disks.iter().map(|disk| jail::at(&disk.spec.path, Use::Read)));
+            }
+        }
+    }
+    // Many functions have their image in the same folder.
+    places.sort_by(|a, b| a.path.cmp(&b.path));
+    places.dedup();
+    // What is not there is refused by whoever wants to open it.
+    places.retain(|place| place.path.exists());
+    places
 }
 
 fn log_format(format: Format) -> LogFormat {
@@ -53,7 +110,7 @@ fn log_format(format: Format) -> LogFormat {
 
 /// Says what would be served, without serving it.
 fn check(args: &ServeArgs) -> Result<u8, Box<dyn Error>> {
-    let config = read(args)?;
+    let config = read(args, &Images::default())?;
     let guests = serve::check(&config).map_err(ServeError::from)?;
     let text = match args.format {
         Format::Text => {

@@ -2,11 +2,12 @@
 
 use super::args::{Format, SnapshotArgs};
 use super::platform::platform;
-use super::{run, stats};
+use super::{jail, run, stats};
 use crate::device::block::DiskRecord;
 use crate::device::function::FunctionDevice;
 use crate::domain::{Guest, Outcome, Stop};
 use crate::engine::Engine;
+use crate::jail::{Kind, Place, Use};
 use crate::snapshot::{Snapshot, Written};
 use serde_json::json;
 use std::error::Error;
@@ -43,10 +44,16 @@ pub(super) fn run(args: SnapshotArgs) -> Result<u8, Box<dyn Error>> {
     if args.after.is_none() {
         builder = builder.hold_at_ready();
     }
-    let engine = Engine::new(platform(args.boot.platform)?, 0)?;
+    let platform = platform(args.boot.platform)?;
+    let mut places = vec![jail::beside(&args.output, Use::All)];
+    places.extend(jail::overlays(args.boot.disks.iter()));
+    places.extend(args.boot.disks.iter().map(|disk| Place { path: disk.path.clone(), usage: Use::Read }));
+    jail::process(args.foreground.no_jail, &*platform, Kind::Snapshot, true, places)?;
+    let engine = Engine::new(platform, 0)?;
     let begin = Instant::now();
     let guest = builder.spawn(&engine)?;
     let signal = run::watch(&engine, &guest, args.foreground.timeout)?;
+    crate::jail::enter(Kind::Snapshot);
     if let Some(stop) = hold(&guest, &args)? {
         return Ok(run::exit_of(stop, &signal));
     }

@@ -2,11 +2,24 @@
 
 use crate::domain::{BootPhases, Guest};
 use serde_json::{Map, Value, json};
+use std::fs::File;
+use std::io::Read;
+use std::sync::OnceLock;
 use std::time::Duration;
+
+/// What the kernel says of this process; opened before hv may open nothing any more.
+static STATUS: OnceLock<Option<File>> = OnceLock::new();
+
+/// To be called before the process is jailed.
+pub(super) fn prepare() {
+    STATUS.get_or_init(|| File::open("/proc/self/status").ok());
+}
 
 /// Resident memory of this process at its largest, in KiB.
 fn peak_memory() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let mut status = [0; 4096];
+    let length = STATUS.get()?.as_ref()?.read(&mut status).ok()?;
+    let status = String::from_utf8_lossy(&status[..length]);
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     line.trim().strip_suffix("kB")?.trim().parse().ok()
 }

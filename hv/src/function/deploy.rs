@@ -4,6 +4,7 @@ use super::{Function, Inner, Keeper, Options, Shells};
 use crate::device::function::FunctionDevice;
 use crate::domain::{Builder, CaptureError, Guest, Outcome, StartError};
 use crate::engine::Engine;
+use crate::jail::{self, Kind};
 use crate::snapshot::Snapshot;
 use std::io;
 use std::path::PathBuf;
@@ -74,8 +75,7 @@ impl Function {
             stopped: AtomicBool::new(false),
         });
         let weak = Arc::downgrade(&inner);
-        let thread = std::thread::Builder::new().name("hv-keeper".into());
-        thread.spawn(move || jobs.work(&weak)).map_err(DeployError::Thread)?;
+        jail::spawn(Kind::Keeper, "hv-keeper", move || jobs.work(&weak)).map_err(DeployError::Thread)?;
         for _ in 0..inner.options.warm.min(inner.options.instances) {
             let number = inner.shells().reserve();
             inner.keeper.start(number, None);

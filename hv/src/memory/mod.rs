@@ -19,6 +19,7 @@ mod saved;
 mod shared;
 mod template;
 
+pub(crate) use private::open_pagemap;
 pub use ring::RingMemory;
 pub use saved::SavedRange;
 pub use template::{Template, TemplateError};

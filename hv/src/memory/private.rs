@@ -53,6 +53,11 @@ const ENTRY_FILE: u64 = 1 << 61;
 const ENTRY_SWAPPED: u64 = 1 << 62;
 const ENTRY_PRESENT: u64 = 1 << 63;
 
+/// Opens what tells which pages were written, as a process can only while it is dumpable (or root's).
+pub(crate) fn open_pagemap() {
+    pagemap();
+}
+
 fn pagemap() -> Option<&'static File> {
     static FILE: OnceLock<Option<File>> = OnceLock::new();
     FILE.get_or_init(|| {

@@ -3,6 +3,7 @@
 use super::policy::Time;
 use super::thread::be_prompt;
 use super::{Shared, park_until};
+use crate::jail::{self, Kind};
 use std::sync::{Arc, Weak};
 use std::thread::Thread;
 use std::time::Duration;
@@ -31,7 +32,7 @@ impl Ticker {
             return self.thread.clone();
         }
         let weak = Arc::downgrade(shared);
-        match std::thread::Builder::new().name("hv-tick".into()).spawn(move || run(&weak)) {
+        match jail::spawn(Kind::Tick, "hv-tick", move || run(&weak)) {
             Ok(handle) => self.thread = Some(handle.thread().clone()),
             Err(error) => {
                 tracing::error!("no thread to end time slices: {error}");

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 use super::config::LogTarget;
+use crate::jail::{self, Kind};
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
@@ -56,7 +57,7 @@ impl Log {
         let sink = Sink::open(target)?;
         let shared =
             Arc::new(Shared { state: Mutex::default(), changed: Condvar::new(), dropped: AtomicU64::new(0) });
-        let thread = std::thread::Builder::new().name("hv-log".into()).spawn({
+        let thread = jail::spawn(Kind::Log, "hv-log", {
             let shared = shared.clone();
             move || shared.write(sink)
         })?;

@@ -5,6 +5,10 @@ use prometheus::{
     Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder,
 };
+use rustix::fs::Dir;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 /// Upper ends of the buckets of latencies, in seconds.
@@ -164,7 +168,7 @@ impl Metrics {
                 memory.with_label_values(&[name[0], kind]).set(bytes as i64);
             }
         }
-        process(&now);
+        Own::get().gauges(&now);
         let mut text = Vec::new();
         for registry in [&self.registry, &now] {
             if let Err(error) = TextEncoder::new().encode(&registry.gather(), &mut text) {
@@ -175,19 +179,58 @@ impl Metrics {
     }
 }
 
-/// What the process as a whole uses.
-fn process(registry: &Registry) {
-    let gauge = |name, help, value: Option<u64>| {
-        if let Some(value) = value {
-            registered(registry, IntGauge::new(name, help)).set(value as i64);
+/// What the kernel says of this process. Opened once: a server in its jail opens nothing.
+struct Own {
+    memory: Option<File>,
+    descriptors: Option<Mutex<Dir>>,
+    threads: Option<Mutex<Dir>>,
+    page_size: u64,
+}
+
+/// Opens what a server in its jail could no longer open.
+pub(super) fn prepare() {
+    Own::get();
+}
+
+impl Own {
+    fn get() -> &'static Own {
+        static OWN: OnceLock<Own> = OnceLock::new();
+        OWN.get_or_init(Own::open)
+    }
+
+    fn open() -> Own {
+        let folder = |path| Some(Mutex::new(Dir::new(File::open(path).ok()?).ok()?));
+        Own {
+            memory: File::open("/proc/self/statm").ok(),
+            descriptors: folder("/proc/self/fd"),
+            threads: folder("/proc/self/task"),
+            page_size: rustix::param::page_size() as u64,
         }
-    };
-    let resident = std::fs::read_to_string("/proc/self/statm")
-        .ok()
-        .and_then(|statm| statm.split(' ').nth(1)?.parse::<u64>().ok())
-        .map(|pages| pages * rustix::param::page_size() as u64);
-    let count = |folder| std::fs::read_dir(folder).ok().map(|entries| entries.count() as u64);
-    gauge("process_resident_memory_bytes", "Memory of the process in RAM.", resident);
-    gauge("process_open_fds", "Open file descriptors.", count("/proc/self/fd"));
-    gauge("process_threads", "Threads of the process.", count("/proc/self/task"));
+    }
+
+    /// What the process as a whole uses.
+    fn gauges(&self, registry: &Registry) {
+        let gauge = |name, help, value: Option<u64>| {
+            if let Some(value) = value {
+                registered(registry, IntGauge::new(name, help)).set(value as i64);
+            }
+        };
+        let count = |folder: &Option<Mutex<Dir>>| {
+            let mut folder = folder.as_ref()?.lock().ok()?;
+            folder.rewind();
+            let entries = folder.by_ref().filter_map(Result::ok);
+            let entries = entries.filter(|entry| !entry.file_name().to_bytes().starts_with(b"."));
+            Some(entries.count() as u64)
+        };
+        gauge("process_resident_memory_bytes", "Memory of the process in RAM.", self.resident());
+        gauge("process_open_fds", "Open file descriptors.", count(&self.descriptors));
+        gauge("process_threads", "Threads of the process.", count(&self.threads));
+    }
+
+    fn resident(&self) -> Option<u64> {
+        let mut statm = [0; 128];
+        let length = self.memory.as_ref()?.read_at(&mut statm, 0).ok()?;
+        let pages = std::str::from_utf8(&statm[..length]).ok()?.split(' ').nth(1)?;
+        Some(pages.parse::<u64>().ok()? * self.page_size)
+    }
 }

@@ -7,27 +7,31 @@ use super::error::ServeError;
 use super::events::Events;
 use super::listener::{Connections, Face, listen};
 use super::log::Log;
-use super::metrics::Metrics;
+use super::metrics::{self, Metrics};
 use super::record::{Books, Ids};
 use super::server::Server;
 use super::table::{Ground, Table};
 use crate::engine::Engine;
+use crate::jail::{self, Kind};
+use std::error::Error;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 /// How often instances are looked at that may have been idle for too long.
 const REAPING: Duration = Duration::from_millis(250);
 
-/// Reads the configuration, at the start and at each reload.
+/// Reads the configuration again, at each reload.
 pub type Reader = Box<dyn Fn() -> Result<Config, ConfigError> + Send + Sync>;
 
 /// How the server runs.
 pub struct Options {
+    /// What is served first.
+    pub config: Config,
     /// What runs the guests.
     pub engine: Engine,
     /// How events are told on standard error.
@@ -39,6 +43,7 @@ pub struct Options {
 /// Whether a server could run with this configuration on this host, as far as
 /// can be said without starting a guest. Returns the most live guests.
 pub fn check(config: &Config) -> Result<usize, ConfigError> {
+    metrics::prepare();
     plan(config).map(|plan| plan.guests)
 }
 
@@ -48,23 +53,26 @@ fn plan(config: &Config) -> Result<descriptors::Plan, ConfigError> {
 
 /// Threads that run guests: one for each core.
 pub fn threads() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
+    // Asked once: the answer is in files that a server in its jail cannot open.
+    static CORES: OnceLock<usize> = OnceLock::new();
+    *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from))
 }
 
 /// Serves until a signal ends it. Returns whether all requests were answered to their end.
 pub fn run(options: Options) -> Result<bool, ServeError> {
-    let config = (options.reader)()?;
-    let plan = plan(&config)?;
+    let config = &options.config;
+    let plan = plan(config)?;
     let (log, writer) = Log::open(&config.log).map_err(|error| match &config.log {
         LogTarget::File(path) => ServeError::Log { path: path.clone(), error },
         _ => ServeError::Host(error),
     })?;
-    let result = serve(options, config, plan, &log);
+    let result = serve(options, plan, &log);
     writer.finish();
     result
 }
 
-fn serve(options: Options, config: Config, plan: descriptors::Plan, log: &Log) -> Result<bool, ServeError> {
+fn serve(options: Options, plan: descriptors::Plan, log: &Log) -> Result<bool, ServeError> {
+    let config = options.config;
     let events = Events::new(log.clone(), options.events);
     let mut random = [0; 8];
     rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty()).map_err(io::Error::from)?;
@@ -95,7 +103,8 @@ fn serve(options: Options, config: Config, plan: descriptors::Plan, log: &Log) -
         spare: plan.spare,
     };
     let (connections, header_time) = (config.connections, config.header_time);
-    let (table, _) = Table::deploy(config, &ground, None)?;
+    jail::enter(Kind::Serve);
+    let (ground, table) = deploy(config, ground)?;
     let server = Arc::new(Server::new(ground, books, table, requests));
     drop(context);
     let (drain, draining) = watch::channel(false);
@@ -114,6 +123,16 @@ fn serve(options: Options, config: Config, plan: descriptors::Plan, log: &Log) -
     // A reload that is still booting guests does not hold up the end.
     runtime.shutdown_background();
     Ok(drained)
+}
+
+/// Deploys all functions, on a thread that may open their files.
+fn deploy(config: Config, ground: Ground) -> Result<(Ground, Table), ServeError> {
+    let (deployed, wait) = crossbeam_channel::bounded(1);
+    jail::spawn(Kind::Deploy, "hv-deploy", move || {
+        let table = Table::deploy(config, &ground, None);
+        let _ = deployed.send(table.map(|(table, _)| (ground, table)));
+    })?;
+    wait.recv().map_err(|_| io::Error::other("the thread that deploys functions has ended"))?
 }
 
 /// The signals that a server knows.
@@ -163,7 +182,15 @@ async fn live(
                     if let Some(before) = before {
                         let _ = before.await;
                     }
-                    let _ = tokio::task::spawn_blocking(move || reload(&server, &reader)).await;
+                    let (done, wait) = oneshot::channel();
+                    let reloading = jail::spawn(Kind::Deploy, "hv-deploy", move || {
+                        reload(&server, &reader);
+                        let _ = done.send(());
+                    });
+                    match reloading {
+                        Ok(_) => drop(wait.await),
+                        Err(error) => tracing::error!("no thread to read the configuration again: {error}"),
+                    }
                 }));
             }
         }
@@ -192,7 +219,7 @@ fn reload(server: &Server, reader: &Reader) {
     });
     server.books.metrics.reloaded(table.is_ok());
     match table {
-        Err(error) => ground.events.reload_refused(&error.to_string()),
+        Err(error) => ground.events.reload_refused(&told(&error)),
         Ok((table, changes)) => {
             let fixed = fixed_changes(&old.config, &table.config);
             drop(server.replace(table));
@@ -202,6 +229,23 @@ fn reload(server: &Server, reader: &Reader) {
             }
         }
     }
+}
+
+/// The error, and what may be behind it if files are closed to a server in its jail.
+fn told(error: &ServeError) -> String {
+    let mut cause = Some(error as &(dyn Error + 'static));
+    let mut denied = false;
+    while let Some(error) = cause {
+        let io = error.downcast_ref::<io::Error>();
+        denied |= io.is_some_and(|error| error.kind() == io::ErrorKind::PermissionDenied);
+        cause = error.source();
+    }
+    if denied && jail::is_on() {
+        return format!(
+            "{error}; in its jail, a server reads the folders that its first configuration named: restart it for others"
+        );
+    }
+    error.to_string()
 }
 
 /// Which settings differ that a running server cannot change.

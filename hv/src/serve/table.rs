@@ -10,6 +10,7 @@ use super::metrics::Reading;
 use super::route::Routes;
 use crate::engine::Engine;
 use crate::function::{Function, Isolation};
+use crate::jail::{self, Kind};
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::Semaphore;
@@ -34,7 +35,7 @@ impl Drop for Deployed {
     fn drop(&mut self) {
         // Closing machines takes a millisecond each, which no connection should wait for.
         if let Some(function) = self.function.take() {
-            let ended = std::thread::Builder::new().name("hv-ending".into()).spawn(move || drop(function));
+            let ended = jail::spawn(Kind::Deploy, "hv-ending", move || drop(function));
             if let Err(error) = ended {
                 tracing::debug!("no thread to end a function: {error}");
             }

@@ -91,7 +91,21 @@ pub enum OpenError {
 impl Snapshot {
     /// Reads the snapshot in a folder, for guests of this engine. The folder is not needed afterwards.
     pub fn open(dir: &Path, engine: &Engine) -> Result<Snapshot, OpenError> {
-        open(dir, &*engine.inner.platform, Features::of_host())
+        Snapshot::open_for(dir, &*engine.inner.platform)
+    }
+
+    /// The disks of the guest that is saved in a folder.
+    pub fn disks_of(dir: &Path) -> Result<Vec<DiskRecord>, OpenError> {
+        let path = dir.join(STATE);
+        let state = read_state(dir, &path)?;
+        let parsed = parse(&state).map_err(refused(dir, &path))?;
+        let (_, disks) = guest(&parsed).map_err(|what| refused(dir, &path)(Refused::Damaged(what)))?;
+        Ok(disks)
+    }
+
+    /// Reads the snapshot in a folder, for guests of an engine that will have this platform.
+    pub fn open_for(dir: &Path, platform: &dyn Platform) -> Result<Snapshot, OpenError> {
+        open(dir, platform, Features::of_host())
     }
 }
 
@@ -100,20 +114,9 @@ pub(super) fn open(dir: &Path, platform: &dyn Platform, host: Features) -> Resul
         return Err(OpenError::NoFolder(dir.into()));
     }
     let path = dir.join(STATE);
-    let (file, len) = match file(&path) {
-        Err(OpenError::Read { source, .. }) if source.kind() == ErrorKind::NotFound => {
-            return Err(OpenError::Foreign(dir.into()));
-        }
-        opened => opened?,
-    };
-    let state = read(&path, &file, len.min(MAX_SIZE))?;
-    let refused = |refused| match refused {
-        Refused::Foreign => OpenError::Foreign(dir.into()),
-        Refused::Newer(what) => OpenError::Newer { path: dir.into(), what },
-        Refused::Truncated(missing) => OpenError::Truncated { path: path.clone(), missing },
-        Refused::Damaged(what) => OpenError::Damaged { path: path.clone(), what: what.into() },
-    };
-    let parsed = parse(&state).map_err(refused)?;
+    let state = read_state(dir, &path)?;
+    let refused = refused(dir, &path);
+    let parsed = parse(&state).map_err(&refused)?;
     let missing = parsed.facts.features.missing_on(host);
     if !missing.is_empty() {
         return Err(OpenError::Features { path: dir.into(), missing });
@@ -134,6 +137,27 @@ pub(super) fn open(dir: &Path, platform: &dyn Platform, host: Features) -> Resul
     let mut snapshot = Snapshot::new(saved, template, Arc::new(image));
     (snapshot.features, snapshot.disks) = (parsed.facts.features, disks);
     Ok(snapshot)
+}
+
+/// The bytes of the file of a snapshot's state.
+fn read_state(dir: &Path, path: &Path) -> Result<Vec<u8>, OpenError> {
+    let (file, len) = match file(path) {
+        Err(OpenError::Read { source, .. }) if source.kind() == ErrorKind::NotFound => {
+            return Err(OpenError::Foreign(dir.into()));
+        }
+        opened => opened?,
+    };
+    read(path, &file, len.min(MAX_SIZE))
+}
+
+/// What the parser refused, with the names of the files.
+fn refused(dir: &Path, path: &Path) -> impl Fn(Refused) -> OpenError {
+    move |refused| match refused {
+        Refused::Foreign => OpenError::Foreign(dir.into()),
+        Refused::Newer(what) => OpenError::Newer { path: dir.into(), what },
+        Refused::Truncated(missing) => OpenError::Truncated { path: path.into(), missing },
+        Refused::Damaged(what) => OpenError::Damaged { path: path.into(), what: what.into() },
+    }
 }
 
 /// Opens an ordinary file, without hanging on a pipe; its length.

@@ -42,6 +42,8 @@ pub(super) struct Zygote {
     /// One request at a time.
     socket: Mutex<OwnedFd>,
     pid: c_int,
+    /// `None` on a kernel without pidfds, which has no guests either.
+    handle: Option<OwnedFd>,
     namespaces: Namespaces,
 }
 
@@ -76,7 +78,9 @@ impl Zygote {
                 (pid, Namespaces::Refused(error.to_string()))
             }
         };
-        Ok(Zygote { socket: Mutex::new(ours), pid, namespaces })
+        let handle =
+            Pid::from_raw(pid).and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok());
+        Ok(Zygote { socket: Mutex::new(ours), pid, handle, namespaces })
     }
 
     pub(super) fn namespaces(&self) -> &Namespaces {
@@ -272,11 +276,10 @@ extern "C" fn become_zygote(way: *mut c_void) -> c_int {
 
 impl Drop for Zygote {
     fn drop(&mut self) {
+        let Some(handle) = &self.handle else { return };
+        let _ = rustix::process::pidfd_send_signal(handle, Signal::KILL);
         // SAFETY: no memory is passed; the process is this one's child, and nobody else waits for it.
-        unsafe {
-            libc::kill(self.pid, libc::SIGKILL);
-            libc::waitpid(self.pid, ptr::null_mut(), libc::__WALL);
-        }
+        unsafe { libc::waitpid(self.pid, ptr::null_mut(), libc::__WALL) };
     }
 }
 

@@ -5,6 +5,7 @@ use super::{Completion, Engine};
 use crate::device::block::disk::Disk;
 use crate::device::block::overlay::Overlay;
 use crate::device::block::request::Plan;
+use crate::jail::{self, Kind};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use hv_abi::Errno;
 use libc::{c_int, iovec, off_t};
@@ -61,8 +62,7 @@ impl Threads {
     fn start(&mut self) {
         for index in 0..WORKERS.min(self.entries) {
             let shared = self.shared.clone();
-            let worker =
-                std::thread::Builder::new().name(format!("disk {index}")).spawn(move || shared.work());
+            let worker = jail::spawn(Kind::Disk, format!("disk {index}"), move || shared.work());
             match worker {
                 Ok(worker) => self.workers.push(worker),
                 Err(e) => tracing::warn!("disk {}: cannot start a thread: {e}", self.disk.path().display()),

@@ -1,0 +1,50 @@
+//! The thread that makes threads.
+//!
+//! A thread inherits the filter of the one that makes it. If hv's I/O thread made the threads of
+//! a disk, it would have to be allowed all that they are. So whoever has a filter
+//! asks this thread, which sees nothing of any guest, and is allowed what all those that it makes are.
+
+use super::{Kind, Platform, filter};
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use std::io;
+use std::thread::{Builder, JoinHandle};
+
+type Body = Box<dyn FnOnce() + Send>;
+
+struct Order {
+    name: String,
+    body: Body,
+    made: Sender<io::Result<JoinHandle<()>>>,
+}
+
+/// Asks for threads.
+pub(super) struct Maker(Sender<Order>);
+
+impl Maker {
+    /// Starts the thread. It lives as long as the process.
+    pub(super) fn start(platform: Platform, makes: &'static [Kind], filters: bool) -> io::Result<Maker> {
+        let (orders, receiver) = unbounded();
+        Builder::new().name("hv-maker".into()).spawn(move || {
+            if filters {
+                super::confine(Kind::Maker, filter::no_clone3);
+                super::confine(Kind::Maker, || filter::program(Kind::Maker, platform, makes));
+            }
+            work(&receiver);
+        })?;
+        Ok(Maker(orders))
+    }
+
+    /// Has a thread made.
+    pub(super) fn make(&self, name: String, body: Body) -> io::Result<JoinHandle<()>> {
+        let (made, wait) = bounded(1);
+        let gone = || io::Error::other("the thread that makes threads has ended");
+        self.0.send(Order { name, body, made }).map_err(|_| gone())?;
+        wait.recv().map_err(|_| gone())?
+    }
+}
+
+fn work(orders: &Receiver<Order>) {
+    for order in orders {
+        let _ = order.made.send(Builder::new().name(order.name).spawn(order.body));
+    }
+}
