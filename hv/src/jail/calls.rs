@@ -54,6 +54,7 @@ const ALL: &[Row] = &[
     any(S::sigaltstack, "the end of a thread"),
     any(S::exit, "the end of a thread"),
     any(S::exit_group, "the end of hv, also by the jail"),
+    any(S::pidfd_send_signal, "the process of a guest is kicked or ended").on(Platform::Process),
 ];
 
 const RUN: (u32, &str) = (0xae80, "KVM_RUN");
@@ -354,10 +355,10 @@ const MAKER: &[Row] = &[
 
 /// Running a guest whose process is there.
 const PROCESS: &[Row] = &[
-    any(S::pidfd_send_signal, "the process of a guest is kicked or ended").on(Platform::Process),
-    any(S::poll, "whether the process of a guest still lives").on(Platform::Process),
+    any(S::ppoll, "whether the process of a guest still lives").on(Platform::Process),
     any(S::prlimit64, "the processor time of a guest's process").on(Platform::Process),
     any(S::wait4, "the end of the process that they come from").on(Platform::Process),
+    any(S::lseek, "which memory of a guest is filled").on(Platform::Process),
 ];
 
 /// Making the process of a guest, and its memory.
@@ -370,9 +371,12 @@ const MAKE_PROCESS: &[Row] = &[
     any(S::clock_getres, "the clock of its processor time").on(Platform::Process),
     any(S::pread64, "memory of a template is copied").on(Platform::Process),
     any(S::pwrite64, "memory of a template is copied").on(Platform::Process),
-    any(S::lseek, "which memory of a guest is filled").on(Platform::Process),
     any(S::fallocate, "memory of a guest is given back").on(Platform::Process),
 ];
+
+/// The doorbells of its guest.
+const MAKE_DOORBELLS: &[Row] =
+    &[any(S::eventfd2, "doorbells of the process of a guest").on(Platform::Process)];
 
 /// Rows beyond those of all kinds, in groups.
 fn groups(kind: Kind) -> &'static [&'static [Row]] {
@@ -384,8 +388,10 @@ fn groups(kind: Kind) -> &'static [&'static [Row]] {
         Kind::Io => &[IO],
         Kind::Disk => &[DISK],
         Kind::Tick => &[TICK],
-        Kind::Keeper => &[MACHINE, RESET, RING, PROCESS, MAKE_PROCESS],
-        Kind::Deploy => &[MACHINE, CAPTURE, PAGES, RING, FILES, DEPLOY, PROCESS, MAKE_PROCESS],
+        Kind::Keeper => &[MACHINE, RESET, RING, PROCESS, MAKE_PROCESS, MAKE_DOORBELLS],
+        Kind::Deploy => {
+            &[MACHINE, CAPTURE, PAGES, RING, FILES, DEPLOY, PROCESS, MAKE_PROCESS, MAKE_DOORBELLS]
+        }
         Kind::Log => &[LOG],
         Kind::Maker => &[MAKER],
     }
