@@ -55,6 +55,7 @@ const ALL: &[Row] = &[
     any(S::exit, "the end of a thread"),
     any(S::exit_group, "the end of hv, also by the jail"),
     any(S::pidfd_send_signal, "the process of a guest is kicked or ended").on(Platform::Process),
+    any(S::wait4, "the end of the process that guests' processes come from").on(Platform::Process),
 ];
 
 const RUN: (u32, &str) = (0xae80, "KVM_RUN");
@@ -357,7 +358,6 @@ const MAKER: &[Row] = &[
 const PROCESS: &[Row] = &[
     any(S::ppoll, "whether the process of a guest still lives").on(Platform::Process),
     any(S::prlimit64, "the processor time of a guest's process").on(Platform::Process),
-    any(S::wait4, "the end of the process that they come from").on(Platform::Process),
     any(S::lseek, "which memory of a guest is filled").on(Platform::Process),
 ];
 
@@ -375,8 +375,11 @@ const MAKE_PROCESS: &[Row] = &[
 ];
 
 /// The doorbells of its guest.
-const MAKE_DOORBELLS: &[Row] =
-    &[any(S::eventfd2, "doorbells of the process of a guest").on(Platform::Process)];
+const MAKE_DOORBELLS: &[Row] = &[
+    any(S::eventfd2, "doorbells of the process of a guest").on(Platform::Process),
+    with(S::fcntl, 1, libc::F_DUPFD_CLOEXEC as u32, "F_DUPFD_CLOEXEC", "back ends get the doorbells, too")
+        .on(Platform::Process),
+];
 
 /// Rows beyond those of all kinds, in groups.
 fn groups(kind: Kind) -> &'static [&'static [Row]] {

@@ -49,6 +49,8 @@ fn failed(what: &'static str) -> impl Fn(io::Error) -> PlatformError {
 impl ProcessPlatform {
     /// Starts the process that all guests come from.
     pub fn new() -> Result<Self, PlatformError> {
+        // What a thread that makes guests may not find out any more when it is jailed.
+        page::spin();
         Ok(ProcessPlatform { zygote: Arc::new(Zygote::start()?) })
     }
 

@@ -5,8 +5,8 @@ use crate::clock;
 use crate::memory::GuestMemory;
 use crate::platform::{CpuState, Fault, Fpu};
 use rustix::thread::futex::{self, Flags};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -17,6 +17,16 @@ const SPIN: Duration = Duration::from_micros(10);
 const PATIENCE: u32 = 8;
 /// … but for one in this many.
 const RETRY: u32 = 32;
+
+/// How long each side spins, in ticks of the time-stamp counter. Found out when it is first asked for.
+pub(super) fn spin() -> u64 {
+    static TICKS: OnceLock<u64> = OnceLock::new();
+    *TICKS.get_or_init(|| {
+        let alone = std::thread::available_parallelism().is_ok_and(|cores| cores.get() == 1);
+        let ticks = u64::from(clock::tsc_khz()) * SPIN.as_micros() as u64 / 1000;
+        if alone { 0 } else { ticks }
+    })
+}
 
 /// Words of [`CpuState`] before the FPU's.
 const REGISTERS: usize = 18;
@@ -46,9 +56,7 @@ pub(super) struct Page {
 
 impl Page {
     pub(super) fn new(memory: Arc<GuestMemory>) -> Self {
-        let alone = std::thread::available_parallelism().is_ok_and(|cores| cores.get() == 1);
-        let ticks = u64::from(clock::tsc_khz()) * SPIN.as_micros() as u64 / 1000;
-        Page { memory, spin: if alone { 0 } else { ticks }, misses: 0 }
+        Page { memory, spin: spin(), misses: 0 }
     }
 
     /// Offset of the page in the memory.
