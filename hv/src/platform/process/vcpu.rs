@@ -17,9 +17,12 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 /// How often hv looks whether a process that has its turn still lives.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// How long a guest may leave a kick unanswered. The stub answers at once; a
-/// guest that has broken its stub so that it does not is ended.
-const GRACE: Duration = Duration::from_secs(10);
+/// How long a guest may leave a kick unanswered, in processor time of its own. The stub answers at
+/// once; a guest that has broken its stub so that it does not is ended.
+const GRACE: Duration = Duration::from_millis(200);
+
+/// The same for a guest that does not run: in elapsed time, as a busy host may let it wait.
+const GRACE_ASLEEP: Duration = Duration::from_secs(10);
 
 /// How often the limit of processor time moves on while a guest has its turns.
 const RENEWAL: Duration = Duration::from_millis(100);
@@ -76,7 +79,7 @@ impl ProcessVcpu {
     fn turn(&mut self) -> Result<(), Fault> {
         self.renew();
         let kicker = self.kicker.clone();
-        let mut kicked: Option<Instant> = None;
+        let mut kicked = None;
         self.page.give();
         while let Err(TimedOut) = self.page.wait(LOOK) {
             self.renew();
@@ -84,9 +87,13 @@ impl ProcessVcpu {
             if !process.is_alive() {
                 return Err(Fault::Killed);
             }
-            if kicker.is_requested() && kicked.get_or_insert_with(Instant::now).elapsed() > GRACE {
-                process.kill();
-                return Err(Fault::Crossing);
+            if kicker.is_requested() {
+                let used = process.used();
+                let (since, before) = *kicked.get_or_insert_with(|| (Instant::now(), used));
+                if used.saturating_sub(before) > GRACE || since.elapsed() > GRACE_ASLEEP {
+                    process.kill();
+                    return Err(Fault::Crossing);
+                }
             }
         }
         Ok(())
