@@ -1,6 +1,7 @@
 //! System calls of a guest: none of them does anything.
 
 use super::guests::Neighbours;
+use hv::Outcome;
 use hv::crash::CrashReport;
 use hv_tests::{can_run_guests, ran, run};
 use std::os::unix::process::ExitStatusExt;
@@ -15,6 +16,22 @@ fn names_the_call(report: &CrashReport, function: &str) {
     assert!(report.reason.starts_with("made a Linux system call"), "{report}");
     let innermost = report.backtrace.first().and_then(|frame| frame.function.as_deref());
     assert_eq!(innermost, Some(function), "{report}");
+}
+
+/// Expects that a call is not made.
+#[track_caller]
+fn refused(guests: &Neighbours, way: &str, number: u64) {
+    // `uretprobe` and `uprobe`: newer kernels do not ask the filter about them. Called from
+    // anywhere but the kernel's own probes, they do nothing: the one is SIGILL, the other an error.
+    const UPROBE: u64 = 336;
+    let meddler = guests.meddler(&[way, &number.to_string()]);
+    match meddler.guest.wait() {
+        Outcome::Crashed(report) => names_the_call(&report, "raw::call"),
+        Outcome::Exited(0) if number == UPROBE => {
+            assert!(meddler.output.text().starts_with("returned -"), "{}", meddler.output.text());
+        }
+        other => panic!("{way} {number:#x}: {other:?}"),
+    }
 }
 
 #[test]
@@ -32,15 +49,14 @@ fn every_number_ends_its_caller_and_nobody_else() {
         u64::MAX,
     ]);
     for number in numbers {
-        println!("call {number:#x}");
-        names_the_call(&guests.crash(&["call", &number.to_string()]), "raw::call");
+        refused(&guests, "call", number);
         if number % 100 == 0 {
             guests.behave();
         }
     }
     // With arguments that would let them do something.
     for number in 0..=600 {
-        names_the_call(&guests.crash(&["call-with-memory", &number.to_string()]), "raw::call");
+        refused(&guests, "call-with-memory", number);
     }
     guests.behave();
 }
@@ -100,12 +116,12 @@ fn the_two_allowed_calls_do_what_they_may() {
         sleeper.stop();
     }
     let awake = guests.meddler(&["call", "202", &page, "1", "1000"]);
-    assert!(matches!(awake.guest.wait(), hv::Outcome::Exited(0)));
+    assert!(matches!(awake.guest.wait(), Outcome::Exited(0)));
     assert!(awake.output.text().starts_with("returned "));
     // Its doorbells, and numbers beyond them.
     for descriptor in ["2", "3", "64", "65"] {
         let bell = guests.meddler(&["call", "1", descriptor, &one, "8"]);
-        assert!(matches!(bell.guest.wait(), hv::Outcome::Exited(0)));
+        assert!(matches!(bell.guest.wait(), Outcome::Exited(0)));
         let text = bell.output.text();
         assert!(["returned 8\n", "returned -9\n"].contains(&text.as_str()), "{descriptor}: {text}");
     }

@@ -36,6 +36,8 @@ pub(super) struct ProcessVcpu {
     hypercall_page: u64,
     /// What the guest's doorbells signal, and how many of them are somebody's.
     doorbells: Vec<(EventFd, Option<EventPort>)>,
+    /// Whether its process has had no turn yet.
+    fresh: bool,
     /// How the last turn ended.
     kind: u32,
     /// Arguments of its hypercall.
@@ -60,6 +62,7 @@ impl ProcessVcpu {
             memory: start.memory.clone(),
             hypercall_page: start.hypercall_page,
             doorbells,
+            fresh: true,
             kind: kind::INTERRUPTED,
             arguments: [0; 3],
             renewed: None,
@@ -116,6 +119,7 @@ impl Vcpu for ProcessVcpu {
             Some(Ok(())) => {}
         }
         let said = self.page.said();
+        let fresh = std::mem::take(&mut self.fresh);
         self.kind = said.kind;
         self.arguments = said.arguments;
         match said.kind {
@@ -126,7 +130,8 @@ impl Vcpu for ProcessVcpu {
                 Exit::Interrupted
             }
             kind::FAULT => Exit::Fault(said.fault()),
-            kind::UNCONFINED => {
+            // Later it can only be a guest that says so.
+            kind::UNCONFINED if fresh => {
                 Exit::Failed("the kernel refused the guest's system-call filter (seccomp)".into())
             }
             _ => Exit::Fault(Fault::Crossing),
@@ -175,7 +180,7 @@ impl Vcpu for ProcessVcpu {
         }
         let bells = self.doorbells.iter().map(|(bell, _)| bell);
         *self.kicker.process() = self.zygote.fork(&self.memory, self.page.offset(), bells)?;
-        (self.kind, self.renewed) = (kind::INTERRUPTED, None);
+        (self.fresh, self.kind, self.renewed) = (true, kind::INTERRUPTED, None);
         self.kicker.answered();
         Ok(())
     }
