@@ -22,6 +22,15 @@ fn children(parent: u32) -> Vec<u32> {
         .collect()
 }
 
+/// The processes of a zygote's guests. There is another one, which waits for the next guest.
+fn confined(zygote: u32) -> Vec<u32> {
+    let is_confined = |process: &u32| {
+        let status = fs::read_to_string(format!("/proc/{process}/status"));
+        status.is_ok_and(|status| status.contains("\nSeccomp:\t2\n"))
+    };
+    children(zygote).into_iter().filter(is_confined).collect()
+}
+
 /// Whether a process runs, or waits.
 pub(crate) fn is_alive(process: u32) -> bool {
     stat(process).is_some_and(|(_, _, state)| state != 'Z')
@@ -32,7 +41,7 @@ pub(crate) fn is_alive(process: u32) -> bool {
 pub(crate) fn guests_of(hv: u32, count: usize) -> Vec<u32> {
     eventually("the guests' processes", || {
         let zygotes = children(hv);
-        let guests: Vec<_> = zygotes.iter().flat_map(|zygote| children(*zygote)).collect();
+        let guests: Vec<_> = zygotes.iter().flat_map(|zygote| confined(*zygote)).collect();
         (guests.len() == count).then_some(guests)
     })
 }
@@ -46,11 +55,12 @@ fn no_process_outlives_an_hv_that_was_killed() {
         let hv = Running::new(&mut run("raw", &[], &[way]));
         let guests = guests_of(hv.child.id(), 1);
         let zygotes = children(hv.child.id());
+        let waiting: Vec<_> = zygotes.iter().flat_map(|zygote| children(*zygote)).collect();
         for process in guests.iter().chain(&zygotes) {
             assert_eq!(stat(*process).map(|(name, ..)| name).as_deref(), Some("hv-guest"));
         }
         hv.signal(libc::SIGKILL);
-        for process in guests.into_iter().chain(zygotes) {
+        for process in guests.into_iter().chain(zygotes).chain(waiting) {
             eventually("the end of a process", || (!is_alive(process)).then_some(()));
         }
     }
@@ -88,16 +98,16 @@ fn a_process_ends_with_its_guest() {
     let mut sleepers: Vec<_> = (0..COUNT).map(|_| guests.meddler(&["sleep"])).collect();
     let this = std::process::id();
     let zygote = eventually("a zygote with these guests", || {
-        children(this).into_iter().find(|zygote| children(*zygote).len() == COUNT)
+        children(this).into_iter().find(|zygote| confined(*zygote).len() == COUNT)
     });
     while let Some(sleeper) = sleepers.pop() {
         match sleepers.len() % 2 {
             0 => drop(sleeper),
             _ => sleeper.stop(),
         }
-        eventually("the end of a process", || (children(zygote).len() == sleepers.len()).then_some(()));
+        eventually("the end of a process", || (confined(zygote).len() == sleepers.len()).then_some(()));
         guests.crash(&["call", "0"]);
-        eventually("the end of a process", || (children(zygote).len() == sleepers.len()).then_some(()));
+        eventually("the end of a process", || (confined(zygote).len() == sleepers.len()).then_some(()));
     }
     drop(guests);
     eventually("the end of the zygote", || (!is_alive(zygote)).then_some(()));
