@@ -75,7 +75,7 @@ pub extern "C" fn run(stack: u64) -> ! {
             1.. => wait_for_the_child(state),
             // No process can be had: whoever asks is told.
             error => match receive() {
-                Some(_) => answer(error),
+                Some(_) => _ = answer(error),
                 None => sys::exit(0),
             },
         }
