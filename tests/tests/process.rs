@@ -1,12 +1,20 @@
 //! The tests of the other programs again, with guests in processes ([`hv_tests::platform`]), and
 //! what only makes sense there.
 
+#[path = "process/across.rs"]
+mod across;
+#[path = "process/apart.rs"]
+mod apart;
+#[path = "process/calls.rs"]
+mod calls;
 #[path = "disk.rs"]
 mod disk;
 #[path = "embed.rs"]
 mod embed;
 #[path = "function.rs"]
 mod function;
+#[path = "process/guests.rs"]
+mod guests;
 #[path = "hostile.rs"]
 mod hostile;
 #[path = "kv.rs"]
@@ -29,6 +37,8 @@ mod serve_faults;
 mod serve_operations;
 #[path = "snapshot.rs"]
 mod snapshot;
+#[path = "process/stub.rs"]
+mod stub;
 #[path = "upcall.rs"]
 mod upcall;
 #[path = "web.rs"]

@@ -27,7 +27,7 @@ impl Body<'_> {
                 return self.report(reason, Some(registers));
             }
             Fault::Killed => {
-                let reason = "the host's kernel ended the guest's process: a 32-bit system call, a broken signal stack, or no memory left";
+                let reason = "the host's kernel ended the guest's process: a broken signal stack, processor time taken out of turn, or no memory left";
                 return self.report(reason.into(), None);
             }
             Fault::Crossing => {

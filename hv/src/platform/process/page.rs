@@ -7,7 +7,7 @@ use crate::platform::{CpuState, Fault, Fpu};
 use rustix::thread::futex::{self, Flags};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use zerocopy::{FromBytes, IntoBytes};
 
 /// How long each side spins before it sleeps: somewhat longer than hv takes for a hypercall.
@@ -112,7 +112,7 @@ impl Page {
         !matches!(self.turn().load(Ordering::Acquire), turn::GUEST | turn::GUEST_HOST_SLEEPS)
     }
 
-    /// Waits until the guest's turn is over.
+    /// Waits until the guest's turn is over, for at most this long, which is less than a second.
     pub(super) fn wait(&mut self, limit: Duration) -> Result<(), TimedOut> {
         if self.misses < PATIENCE || self.misses.is_multiple_of(RETRY) {
             let start = clock::tsc();
@@ -128,14 +128,17 @@ impl Page {
             }
         }
         self.misses = self.misses.wrapping_add(1);
-        let limit = futex::Timespec { tv_sec: 0, tv_nsec: limit.subsec_nanos().into() };
         let (awake, asleep) = (turn::GUEST, turn::GUEST_HOST_SLEEPS);
+        let end = Instant::now() + limit;
         while !self.is_over() {
-            let _ = self.turn().compare_exchange(awake, asleep, Ordering::AcqRel, Ordering::Acquire);
-            let slept = futex::wait(self.turn(), Flags::empty(), asleep, Some(&limit));
-            if slept == Err(rustix::io::Errno::TIMEDOUT) && !self.is_over() {
+            // A guest can wake hv, and change the word, as often as it likes: that must not make the time longer.
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
                 return Err(TimedOut);
             }
+            let left = futex::Timespec { tv_sec: 0, tv_nsec: left.subsec_nanos().into() };
+            let _ = self.turn().compare_exchange(awake, asleep, Ordering::AcqRel, Ordering::Acquire);
+            let _ = futex::wait(self.turn(), Flags::empty(), asleep, Some(&left));
         }
         Ok(())
     }

@@ -17,9 +17,12 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 /// How often hv looks whether a process that has its turn still lives.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// How long a guest may leave a kick unanswered. The stub answers at once; a
-/// guest that has broken its stub so that it does not is ended.
-const GRACE: Duration = Duration::from_secs(10);
+/// How long a guest may leave a kick unanswered, in processor time of its own. The stub answers at
+/// once; a guest that has broken its stub so that it does not is ended.
+const GRACE: Duration = Duration::from_millis(200);
+
+/// The same for a guest that does not run: in elapsed time, as a busy host may let it wait.
+const GRACE_ASLEEP: Duration = Duration::from_secs(10);
 
 /// How often the limit of processor time moves on while a guest has its turns.
 const RENEWAL: Duration = Duration::from_millis(100);
@@ -33,6 +36,8 @@ pub(super) struct ProcessVcpu {
     hypercall_page: u64,
     /// What the guest's doorbells signal, and how many of them are somebody's.
     doorbells: Vec<(EventFd, Option<EventPort>)>,
+    /// Whether its process has had no turn yet.
+    fresh: bool,
     /// How the last turn ended.
     kind: u32,
     /// Arguments of its hypercall.
@@ -57,6 +62,7 @@ impl ProcessVcpu {
             memory: start.memory.clone(),
             hypercall_page: start.hypercall_page,
             doorbells,
+            fresh: true,
             kind: kind::INTERRUPTED,
             arguments: [0; 3],
             renewed: None,
@@ -76,7 +82,7 @@ impl ProcessVcpu {
     fn turn(&mut self) -> Result<(), Fault> {
         self.renew();
         let kicker = self.kicker.clone();
-        let mut kicked: Option<Instant> = None;
+        let mut kicked = None;
         self.page.give();
         while let Err(TimedOut) = self.page.wait(LOOK) {
             self.renew();
@@ -84,9 +90,13 @@ impl ProcessVcpu {
             if !process.is_alive() {
                 return Err(Fault::Killed);
             }
-            if kicker.is_requested() && kicked.get_or_insert_with(Instant::now).elapsed() > GRACE {
-                process.kill();
-                return Err(Fault::Crossing);
+            if kicker.is_requested() {
+                let used = process.used();
+                let (since, before) = *kicked.get_or_insert_with(|| (Instant::now(), used));
+                if used.saturating_sub(before) > GRACE || since.elapsed() > GRACE_ASLEEP {
+                    process.kill();
+                    return Err(Fault::Crossing);
+                }
             }
         }
         Ok(())
@@ -109,6 +119,7 @@ impl Vcpu for ProcessVcpu {
             Some(Ok(())) => {}
         }
         let said = self.page.said();
+        let fresh = std::mem::take(&mut self.fresh);
         self.kind = said.kind;
         self.arguments = said.arguments;
         match said.kind {
@@ -119,7 +130,8 @@ impl Vcpu for ProcessVcpu {
                 Exit::Interrupted
             }
             kind::FAULT => Exit::Fault(said.fault()),
-            kind::UNCONFINED => {
+            // Later it can only be a guest that says so.
+            kind::UNCONFINED if fresh => {
                 Exit::Failed("the kernel refused the guest's system-call filter (seccomp)".into())
             }
             _ => Exit::Fault(Fault::Crossing),
@@ -168,7 +180,7 @@ impl Vcpu for ProcessVcpu {
         }
         let bells = self.doorbells.iter().map(|(bell, _)| bell);
         *self.kicker.process() = self.zygote.fork(&self.memory, self.page.offset(), bells)?;
-        (self.kind, self.renewed) = (kind::INTERRUPTED, None);
+        (self.fresh, self.kind, self.renewed) = (true, kind::INTERRUPTED, None);
         self.kicker.answered();
         Ok(())
     }

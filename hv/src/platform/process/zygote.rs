@@ -323,10 +323,21 @@ impl Process {
         self.has_ended_within(None);
     }
 
+    /// Processor time that it has used.
+    pub(super) fn used(&self) -> Duration {
+        self.clock.map_or(Duration::ZERO, CpuClock::read)
+    }
+
     /// Lets it use two more seconds of processor time, or somewhat less.
-    pub(super) fn renew_limit(&self) {
-        let used = self.clock.map_or(Duration::ZERO, CpuClock::read);
-        let limit = Rlimit { current: Some(used.as_secs() + 2), maximum: None };
-        let _ = rustix::process::prlimit(Some(self.pid), Resource::Cpu, limit);
+    pub(super) fn renew_limit(&mut self) {
+        // The limit goes by number, and that of a process that is gone may be another's by now.
+        if !self.is_alive() {
+            return;
+        }
+        // Inherited, and not to be raised without privileges.
+        let maximum = rustix::process::getrlimit(Resource::Cpu).maximum;
+        let seconds = self.used().as_secs() + 2;
+        let current = Some(maximum.map_or(seconds, |maximum| seconds.min(maximum)));
+        let _ = rustix::process::prlimit(Some(self.pid), Resource::Cpu, Rlimit { current, maximum });
     }
 }

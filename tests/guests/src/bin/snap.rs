@@ -1,4 +1,4 @@
-//! A guest to be saved and restored; the argument says what it does.
+//! ⚠ A guest to be saved and restored; the argument says what it does.
 #![no_std]
 #![no_main]
 
@@ -13,6 +13,7 @@ async fn main() -> u8 {
     let mut args = env::args().skip(1);
     match args.next().unwrap_or("") {
         "ready" => ready(),
+        "live" => live(),
         "clone" => clone(),
         "never" => loop {
             hypercall::block(u64::MAX);
@@ -41,6 +42,37 @@ fn ready() {
     println!("before");
     hv_guest::ready();
     println!("after, {}", env::args().nth(2).unwrap_or("nobody"));
+}
+
+/// Half a second and more in one loop, whose values are in registers of every kind.
+fn live() {
+    const ROUNDS: u64 = 1_500_000_000;
+    let (low, high, sum): (u64, u64, u64);
+    let (mut spare, mut x87) = ([0u64; 4], 0u64);
+    // SAFETY: all registers that change are named, and the x87 stack is left as it was.
+    unsafe {
+        core::arch::asm!(
+            "fldpi",
+            "movq xmm1, {one}", "pslldq xmm1, 8", "movq xmm2, {three}", "por xmm1, xmm2",
+            "pxor xmm0, xmm0", "pcmpeqd xmm15, xmm15",
+            "xor r8d, r8d", "mov r9, 9", "mov r10, 10", "mov r11, 11", "mov r12, 12",
+            "2:", "paddq xmm0, xmm1", "inc r8", "dec rcx", "jnz 2b",
+            "movq {low}, xmm0", "psrldq xmm0, 8", "movq {high}, xmm0",
+            "pand xmm0, xmm15",
+            "fstp qword ptr [{x87}]",
+            "mov [{spare}], r9", "mov [{spare} + 8], r10", "mov [{spare} + 16], r11", "mov [{spare} + 24], r12",
+            "mov {sum}, r8",
+            one = in(reg) 1u64, three = in(reg) 3u64, low = out(reg) low, high = out(reg) high,
+            sum = out(reg) sum, spare = in(reg) spare.as_mut_ptr(), x87 = in(reg) &raw mut x87,
+            inout("rcx") ROUNDS => _, out("r8") _, out("r9") _, out("r10") _, out("r11") _, out("r12") _,
+            out("xmm0") _, out("xmm1") _, out("xmm2") _, out("xmm15") _,
+            out("st(0)") _, out("st(1)") _, out("st(2)") _, out("st(3)") _,
+            out("st(4)") _, out("st(5)") _, out("st(6)") _, out("st(7)") _,
+            options(nostack),
+        );
+    }
+    let right = low == 3 * ROUNDS && high == ROUNDS && sum == ROUNDS && spare == [9, 10, 11, 12];
+    println!("{}", if right && x87 == core::f64::consts::PI.to_bits() { "right" } else { "WRONG" });
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -281,15 +281,24 @@ fn return_to(registers: &mut [u64; 24]) -> ! {
 
 /// Vector and error code of the exception that a signal stands for.
 fn exception(signal: i32, info: *const u8, registers: &mut [u64; 24]) -> (u64, u64) {
+    const SIGILL: i32 = 4;
     const SIGSYS: i32 = 31;
-    if signal != SIGSYS {
-        return (registers[G_VECTOR], registers[G_ERROR]);
-    }
-    // `si_arch`, and the architecture of 64-bit system calls.
+    // `si_code`; `si_arch`, and the architecture of 64-bit system calls.
+    const SI_CODE: usize = 8;
+    const SI_KERNEL: u32 = 0x80;
     const SI_ARCH: usize = 28;
     const X86_64: u32 = 0xc000_003e;
     // SAFETY: the kernel made it.
-    let arch = unsafe { ptr::read_unaligned(info.add(SI_ARCH).cast::<u32>()) };
+    let word = |offset| unsafe { ptr::read_unaligned(info.add(offset).cast::<u32>()) };
+    if signal == SIGILL && word(SI_CODE) == SI_KERNEL {
+        // The answer to `uretprobe`, which Linux does not ask the filter about, if not from a probe.
+        registers[G_RIP] -= 2;
+        return (6, 0);
+    }
+    if signal != SIGSYS {
+        return (registers[G_VECTOR], registers[G_ERROR]);
+    }
+    let arch = word(SI_ARCH);
     // The instruction, not what follows it.
     registers[G_RIP] -= 2;
     // As on a processor without system calls: an invalid opcode, or a gate that is closed.

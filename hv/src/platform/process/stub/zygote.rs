@@ -75,7 +75,7 @@ pub extern "C" fn run(stack: u64) -> ! {
             1.. => wait_for_the_child(state),
             // No process can be had: whoever asks is told.
             error => match receive() {
-                Some(_) => answer(error),
+                Some(_) => _ = answer(error),
                 None => sys::exit(0),
             },
         }
@@ -188,11 +188,11 @@ fn prepare() {
     }
 }
 
-/// Tells hv how it went.
-fn answer(result: i64) {
+/// Tells hv how it went. Returns whether hv is there.
+fn answer(result: i64) -> bool {
     const MSG_NOSIGNAL: u64 = 0x4000;
     // SAFETY: the word lives until the call returns.
-    unsafe { sys::sendto(SOCKET as u64, &raw const result as u64, 8, MSG_NOSIGNAL, 0, 0) };
+    unsafe { sys::sendto(SOCKET as u64, &raw const result as u64, 8, MSG_NOSIGNAL, 0, 0) == 8 }
 }
 
 /// The child's way: maps, confines, goes.
@@ -207,8 +207,8 @@ fn become_guest(words: &[u64; MESSAGE_WORDS]) -> ! {
         }
     }
     limit();
-    answer(result.min(0));
-    if result < 0 {
+    // If hv ended before the zygote's death could be this process' own, nobody else ends it.
+    if !answer(result.min(0)) || result < 0 {
         sys::exit(1);
     }
     // SAFETY: neither is used any more; the doorbells stay.
