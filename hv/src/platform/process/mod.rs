@@ -14,6 +14,7 @@
 //! Compared with KVM, the kernel's system-call entry and its signal and page-fault paths
 //! take the place of KVM (`docs/threat-model.md`).
 
+mod error;
 mod filter;
 mod kick;
 mod page;
@@ -24,6 +25,7 @@ mod zygote;
 
 use super::{Platform, PlatformError, Start, Vcpu};
 use crate::memory::GuestMemory;
+pub use error::ProcessError;
 pub use filter::ALLOWED;
 use hv_abi::PAGE_SIZE;
 use hv_abi::hypercall::{Hypercall, STUB_SIZE};
@@ -43,11 +45,16 @@ pub struct ProcessPlatform {
 }
 
 fn failed(what: &'static str) -> impl Fn(io::Error) -> PlatformError {
-    move |source| PlatformError::Process { what, source }
+    move |source| ProcessError::new(what, source).into()
 }
 
 impl ProcessPlatform {
     /// Starts the process that all guests come from.
+    ///
+    /// # Errors
+    ///
+    /// When the host refuses what guests need, a system-call filter first of all. Without
+    /// [namespaces](Self::namespaces) it goes on.
     pub fn new() -> Result<Self, PlatformError> {
         Ok(ProcessPlatform { zygote: Arc::new(Zygote::start()?) })
     }

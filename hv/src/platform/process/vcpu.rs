@@ -119,9 +119,9 @@ impl Vcpu for ProcessVcpu {
                 Exit::Interrupted
             }
             kind::FAULT => Exit::Fault(said.fault()),
-            kind::UNCONFINED => {
-                Exit::Failed("the kernel refused the guest's system-call filter (seccomp)".into())
-            }
+            kind::UNCONFINED => Exit::Failed(
+                "the kernel refused the guest's system-call filter (seccomp); `hv doctor` says more".into(),
+            ),
             _ => Exit::Fault(Fault::Crossing),
         }
     }
