@@ -2,6 +2,7 @@
 
 mod args;
 mod bench;
+mod doctor;
 mod guests;
 mod jail;
 mod platform;
@@ -13,7 +14,7 @@ mod snapshot;
 mod stats;
 
 pub use args::{
-    BenchArgs, BootArgs, Cli, Command, ForegroundArgs, JailArgs, NetArgs, RestoreArgs, RunArgs, ServeArgs,
+    BenchArgs, BootArgs, Cli, Command, DoctorArgs, ForegroundArgs, JailArgs, NetArgs, RestoreArgs, RunArgs, ServeArgs,
     SnapshotArgs,
 };
 
@@ -23,6 +24,8 @@ use std::process::ExitCode;
 
 /// Exit codes of `hv` beyond the guest's own; the README has the same table.
 pub mod exit {
+    /// `hv doctor`: guests cannot run on this host.
+    pub const NO_GUESTS: u8 = 1;
     /// hv refused to start: bad arguments, image, disk, network or host.
     pub const REFUSED: u8 = 2;
     /// The guest crashed; the report is on standard error.
@@ -51,6 +54,7 @@ pub fn main() -> ExitCode {
         Command::Bench(args) => bench::run(args),
         Command::Serve(args) => serve::run(*args),
         Command::Jail(args) => jail::run(&args),
+        Command::Doctor(args) => doctor::run(args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "hv", &mut std::io::stdout());
             Ok(0)

@@ -65,6 +65,15 @@ impl ProcessPlatform {
     }
 }
 
+/// Whether this host takes system-call filters, without which no guest is started.
+///
+/// # Errors
+///
+/// Why it does not.
+pub fn filters_are_possible() -> io::Result<()> {
+    filter::is_possible()
+}
+
 /// Where the hypercall page jumps to.
 struct Entries {
     hypercall: u32,
