@@ -32,10 +32,13 @@ pub(super) fn kvm(facts: &Facts) -> Finding {
 /// A platform that cannot be had: its errors are written as `what: remedy`.
 fn lacking(name: &'static str, error: &str, means: &str) -> Finding {
     let error = error.strip_prefix("platform process: ").unwrap_or(error);
-    let parts = error.split_once("; ").or_else(|| error.rsplit_once(": "));
+    // Errors that have a remedy are written so; others speak for themselves.
+    let parts =
+        error.split_once("; ").or_else(|| error.rsplit_once(": ").filter(|_| error.starts_with("/dev/kvm")));
     match parts {
         Some((what, remedy)) => Finding::new(name, State::Missing, what, means).remedy(remedy),
-        None => Finding::new(name, State::Missing, error, means),
+        None => Finding::new(name, State::Missing, error, means)
+            .remedy("look at this error with `hv -vv run`, or use another kernel"),
     }
 }
 

@@ -7,11 +7,13 @@ use hv_abi::{GuestAddr, PAGE_SIZE};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Where guests begin, and what of the guest is on which page.
-const BASE: u64 = 0x20_0000;
-const HYPERCALLS: u64 = 2 * PAGE_SIZE;
-const CODE: u64 = 3 * PAGE_SIZE;
-const STACK: u64 = 4 * PAGE_SIZE;
+/// Where the guest is, beyond what a platform has for itself; and what is on which page.
+const BASE: u64 = 1 << 30;
+/// The page before the hypercall page, of which a platform uses the end. The window's first two are a platform's own.
+const BEFORE: u64 = 2 * PAGE_SIZE;
+const HYPERCALLS: u64 = 3 * PAGE_SIZE;
+const CODE: u64 = 4 * PAGE_SIZE;
+const STACK: u64 = 5 * PAGE_SIZE;
 const SIZE: u64 = 16 * PAGE_SIZE;
 
 /// Calls of which the time is taken at once.
@@ -72,6 +74,7 @@ fn memory(platform: &dyn Platform) -> Result<GuestMemory, GuestError> {
         true => GuestMemory::new_shared(base, SIZE)?,
         false => GuestMemory::new(base, SIZE)?,
     };
+    memory.allow(BEFORE..HYPERCALLS, Access::READ);
     memory.allow(HYPERCALLS..STACK, Access::READ | Access::EXECUTE);
     memory.allow(STACK..STACK + PAGE_SIZE, Access::READ | Access::WRITE);
     // 1: mov $stub, %eax; call *%rax; jmp 1b. The stub of call 0 is the page's first.
