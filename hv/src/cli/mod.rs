@@ -14,8 +14,8 @@ mod snapshot;
 mod stats;
 
 pub use args::{
-    BenchArgs, BootArgs, Cli, Command, DoctorArgs, ForegroundArgs, JailArgs, NetArgs, RestoreArgs, RunArgs, ServeArgs,
-    SnapshotArgs,
+    BenchArgs, BootArgs, Cli, Command, DoctorArgs, ForegroundArgs, JailArgs, NetArgs, RestoreArgs, RunArgs,
+    ServeArgs, SnapshotArgs,
 };
 
 use clap::{CommandFactory, Parser};

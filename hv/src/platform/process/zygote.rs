@@ -140,6 +140,10 @@ fn receive(socket: &OwnedFd) -> Result<Process, PlatformError> {
         let mut bytes = [IoSliceMut::new(&mut word)];
         match rustix::net::recvmsg(socket, &mut bytes, &mut control, RecvFlags::CMSG_CLOEXEC) {
             Err(rustix::io::Errno::INTR) => {}
+            // The limit of time of the socket, not one of the host's.
+            Err(rustix::io::Errno::AGAIN) => {
+                return Err(failed("waiting for a process")(io::ErrorKind::TimedOut.into()));
+            }
             result => break result.map_err(|error| failed("waiting for a process")(error.into()))?,
         }
     };
