@@ -7,6 +7,7 @@ pub mod clock;
 pub mod cpu_clock;
 pub mod crash;
 pub mod device;
+pub mod doctor;
 pub mod domain;
 #[doc(hidden)]
 pub mod emulated;

@@ -243,7 +243,6 @@ fn captures_that_cannot_be() {
 fn what_has_not_come_yet() {
     refused(&mut hello(&["--vcpus", "2"]), &["--vcpus 2", "one virtual CPU"]);
     refused(&mut hello(&["--vcpus", "0"]), &["--vcpus 0"]);
-    refused(&mut hello(&["--platform", "process"]), &["--platform process", "kvm"]);
     refused(&mut hello(&["--net", "switch=a"]), &["--net switch=a", "this version", "user"]);
 }
 
@@ -284,6 +283,20 @@ fn a_host_without_kvm() {
     let command = hv_run(&guest, &[]);
     if let Some(mut command) = with_mounts("mount -t tmpfs none /dev", "", &command) {
         refused(&mut command, &["/dev/kvm", "missing", "kvm_intel, kvm_amd or kvm_pvm"]);
+    }
+}
+
+#[test]
+fn a_host_without_kvm_has_processes() {
+    let guest = guest("hello");
+    let command = hv_run(&guest, &["--platform", "auto"]);
+    if let Some(mut command) = with_mounts("mount -t tmpfs none /dev", "", &command) {
+        let end = finished(&mut command).expect(0);
+        assert!(end.text().contains("Hello"), "{}", end.text());
+        assert_eq!(end.err.lines().count(), 1, "{}", end.err);
+        for part in ["processes, without KVM", "/dev/kvm", "missing", "kvm_pvm"] {
+            assert!(end.err.contains(part), "{part:?} in: {}", end.err);
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use std::time::Duration;
     name = "hv",
     version,
     about,
-    after_help = "Exit codes of hv itself: 2 refused, 101 guest crashed, 124 timeout, 130 interrupted, \
+    after_help = "Exit codes of hv itself: 1 hv doctor: guests cannot run here, 2 refused, 101 guest crashed, 124 timeout, 130 interrupted, \
                   141 output closed, 143 terminated, 159 stopped by its jail. All others are the guest's."
 )]
 pub struct Cli {
@@ -43,6 +43,8 @@ pub enum Command {
     Serve(Box<ServeArgs>),
     /// Print which system calls each thread of hv may make, and why.
     Jail(JailArgs),
+    /// Say what this host offers to guests, what that means, and the remedy for each lack.
+    Doctor(DoctorArgs),
     /// Print a completion script, for example: hv completions bash > /etc/bash_completion.d/hv
     Completions {
         /// The shell.
@@ -284,6 +286,20 @@ pub struct ServeArgs {
 #[derive(Debug, Args)]
 pub struct JailArgs {
     /// How the list is printed on standard output.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+}
+
+/// Options of `hv doctor`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  hv doctor
+  hv doctor --format json | jq '.findings[] | select(.state != \"ok\") | {name, found, remedy}'
+
+ok: as good as it gets; slower: at a price in time; weaker: fewer walls or less room; missing: not at all.
+Exit code 0 if guests can run here, 1 if not.")]
+pub struct DoctorArgs {
+    /// How it is printed on standard output.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
 }

@@ -2,6 +2,7 @@
 
 mod args;
 mod bench;
+mod doctor;
 mod guests;
 mod jail;
 mod platform;
@@ -13,8 +14,8 @@ mod snapshot;
 mod stats;
 
 pub use args::{
-    BenchArgs, BootArgs, Cli, Command, ForegroundArgs, JailArgs, NetArgs, RestoreArgs, RunArgs, ServeArgs,
-    SnapshotArgs,
+    BenchArgs, BootArgs, Cli, Command, DoctorArgs, ForegroundArgs, JailArgs, NetArgs, RestoreArgs, RunArgs,
+    ServeArgs, SnapshotArgs,
 };
 
 use clap::{CommandFactory, Parser};
@@ -23,6 +24,8 @@ use std::process::ExitCode;
 
 /// Exit codes of `hv` beyond the guest's own; the README has the same table.
 pub mod exit {
+    /// `hv doctor`: guests cannot run on this host.
+    pub const NO_GUESTS: u8 = 1;
     /// hv refused to start: bad arguments, image, disk, network or host.
     pub const REFUSED: u8 = 2;
     /// The guest crashed; the report is on standard error.
@@ -51,6 +54,7 @@ pub fn main() -> ExitCode {
         Command::Bench(args) => bench::run(args),
         Command::Serve(args) => serve::run(*args),
         Command::Jail(args) => jail::run(&args),
+        Command::Doctor(args) => doctor::run(args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "hv", &mut std::io::stdout());
             Ok(0)
@@ -63,8 +67,42 @@ pub fn main() -> ExitCode {
 fn refuse(error: Box<dyn std::error::Error>) -> ExitCode {
     let label = if std::io::stderr().is_terminal() { "\x1b[1;31merror\x1b[0m" } else { "error" };
     // If nobody reads standard error any more, there is nobody to tell.
-    let _ = writeln!(std::io::stderr(), "hv: {label}: {error}");
+    let _ = match limit_reached(&*error) {
+        Some(remedy) => writeln!(std::io::stderr(), "hv: {label}: {error}; {remedy}"),
+        None => writeln!(std::io::stderr(), "hv: {label}: {error}"),
+    };
     ExitCode::from(exit::REFUSED)
+}
+
+/// The remedy for an error that comes from a limit of this process, wherever in hv that was
+/// reached; unless the error names it itself.
+fn limit_reached(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
+    let errors = std::iter::successors(Some(error), |error| error.source());
+    let mut numbers = errors.filter_map(|error| error.downcast_ref::<std::io::Error>()?.raw_os_error());
+    let remedy = numbers.find_map(|number| match number {
+        libc::EMFILE | libc::ENFILE => Some("raise the limit of open files (ulimit -n)"),
+        libc::EAGAIN => Some("raise the limit of processes (ulimit -u), or that of the container (pids.max)"),
+        _ => None,
+    })?;
+    (!error.to_string().contains("ulimit")).then_some(remedy)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io;
+
+    #[test]
+    fn an_error_from_a_limit_has_a_remedy() {
+        let from = |number| io::Error::from_raw_os_error(number);
+        assert!(limit_reached(&from(libc::EMFILE)).is_some_and(|remedy| remedy.contains("ulimit -n")));
+        assert!(limit_reached(&from(libc::EAGAIN)).is_some_and(|remedy| remedy.contains("ulimit -u")));
+        assert_eq!(limit_reached(&from(libc::EIO)), None);
+        let inner = crate::platform::PlatformError::Kvm { what: "a call", source: from(libc::EMFILE) };
+        assert!(limit_reached(&inner).is_some());
+        let named = io::Error::other("too many (ulimit -n)");
+        assert_eq!(limit_reached(&named), None);
+    }
 }
 
 /// Sends hv's own log to standard error: warnings, and with `-v` and `-vv` more.

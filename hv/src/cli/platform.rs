@@ -11,10 +11,17 @@ pub(super) fn platform(args: PlatformArgs) -> Result<Box<dyn Platform>, Platform
         PlatformKind::Kvm => Wish::Kvm,
         PlatformKind::Process => Wish::Process,
     };
-    let Choice { platform, no_kvm } = choose(wish)?;
+    let Choice { platform, no_kvm, no_namespaces } = choose(wish)?;
     if let Some(reason) = no_kvm {
         // If nobody reads standard error, there is nobody to tell.
         let _ = writeln!(std::io::stderr(), "hv: guests run as processes, without KVM: {reason}");
+    }
+    if let Some(reason) = no_namespaces {
+        let _ = writeln!(
+            std::io::stderr(),
+            "hv: guests have no namespaces of their own ({reason}): their system-call filter confines them as before; \
+             for the second wall allow user namespaces (sysctl user.max_user_namespaces, or the container's policy)"
+        );
     }
     Ok(platform)
 }

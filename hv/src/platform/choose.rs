@@ -1,7 +1,7 @@
 //! Which platform it is to be.
 
 use super::kvm::KvmPlatform;
-use super::process::ProcessPlatform;
+use super::process::{Namespaces, ProcessPlatform};
 use super::{Platform, PlatformError};
 
 /// A wish for a platform.
@@ -22,18 +22,37 @@ pub struct Choice {
     pub platform: Box<dyn Platform>,
     /// Why guests do not run on KVM, if nobody asked for anything else.
     pub no_kvm: Option<PlatformError>,
+    /// Why the processes of guests have no namespaces of their own, if they have none.
+    pub no_namespaces: Option<String>,
 }
 
-/// Makes the platform that was wished for. Of [`Wish::Auto`], the error is that of the last resort.
+/// Makes the platform that was wished for.
+///
+/// # Errors
+///
+/// When the host refuses it; of [`Wish::Auto`], why it refuses each.
 pub fn choose(wish: Wish) -> Result<Choice, PlatformError> {
-    let process = || ProcessPlatform::new().map(|platform| Box::new(platform) as Box<dyn Platform>);
     let no_kvm = match wish {
         Wish::Process => None,
         Wish::Auto | Wish::Kvm => match KvmPlatform::new() {
-            Ok(platform) => return Ok(Choice { platform: Box::new(platform), no_kvm: None }),
+            Ok(platform) => {
+                return Ok(Choice { platform: Box::new(platform), no_kvm: None, no_namespaces: None });
+            }
             Err(error) if wish == Wish::Kvm => return Err(error),
             Err(error) => Some(error),
         },
     };
-    Ok(Choice { platform: process()?, no_kvm })
+    match ProcessPlatform::new() {
+        Ok(platform) => {
+            let no_namespaces = match platform.namespaces() {
+                Namespaces::Own => None,
+                Namespaces::Refused(reason) => Some(reason.clone()),
+            };
+            Ok(Choice { platform: Box::new(platform), no_kvm, no_namespaces })
+        }
+        Err(error) => Err(match no_kvm {
+            Some(no_kvm) => PlatformError::Nothing { no_kvm: no_kvm.into(), no_process: error.into() },
+            None => error,
+        }),
+    }
 }

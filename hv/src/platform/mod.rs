@@ -236,12 +236,15 @@ pub enum PlatformError {
     #[error("an upcall found no stack that the guest can write: its stack pointer is {0:#x}")]
     NoStack(u64),
     /// A process for guests could not be had.
-    #[error("platform process: {what} failed: {source}")]
-    Process {
-        /// What was tried.
-        what: &'static str,
-        /// The error.
-        source: std::io::Error,
+    #[error(transparent)]
+    Process(#[from] process::ProcessError),
+    /// Neither KVM nor processes.
+    #[error("guests cannot run here: {no_kvm}; nor without KVM: {no_process}")]
+    Nothing {
+        /// Why not on KVM.
+        no_kvm: Box<PlatformError>,
+        /// Why not in processes.
+        no_process: Box<PlatformError>,
     },
     /// This platform has no emulated hardware.
     #[error("platform process has no emulated hardware to compare with; use --platform kvm")]

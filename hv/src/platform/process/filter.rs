@@ -1,10 +1,11 @@
-//! What system calls the process of a guest can make.
+//! ⚠ What system calls the process of a guest can make.
 
 use super::shared::{FIRST_DOORBELL, MAX_DOORBELLS, PAGE, field};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen as Len, SeccompCmpOp as Op, SeccompCondition, SeccompFilter,
     SeccompRule, TargetArch,
 };
+use std::io;
 use std::sync::OnceLock;
 
 /// The calls, for the threat model: name, and on what.
@@ -12,6 +13,16 @@ pub const ALLOWED: [(&str, &str); 2] = [
     ("futex", "FUTEX_WAIT without a timeout and FUTEX_WAKE, on the word of turns"),
     ("write", "the number 1 to an eventfd of a doorbell"),
 ];
+
+/// Whether this host takes system-call filters from this process at all.
+pub(super) fn is_possible() -> io::Result<()> {
+    // SAFETY: the call reads the program first, which a null pointer is none: it changes nothing.
+    unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, std::ptr::null::<u8>()) };
+    match io::Error::last_os_error() {
+        error if error.raw_os_error() == Some(libc::EFAULT) => Ok(()),
+        error => Err(error),
+    }
+}
 
 /// `BPF_RET | BPF_K`
 const RETURN: u16 = 0x06;

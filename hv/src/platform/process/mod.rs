@@ -14,6 +14,7 @@
 //! Compared with KVM, the kernel's system-call entry and its signal and page-fault paths
 //! take the place of KVM (`docs/threat-model.md`).
 
+mod error;
 mod filter;
 mod kick;
 mod page;
@@ -24,6 +25,7 @@ mod zygote;
 
 use super::{Platform, PlatformError, Start, Vcpu};
 use crate::memory::GuestMemory;
+pub use error::ProcessError;
 pub use filter::ALLOWED;
 use hv_abi::PAGE_SIZE;
 use hv_abi::hypercall::{Hypercall, STUB_SIZE};
@@ -43,11 +45,16 @@ pub struct ProcessPlatform {
 }
 
 fn failed(what: &'static str) -> impl Fn(io::Error) -> PlatformError {
-    move |source| PlatformError::Process { what, source }
+    move |source| ProcessError::new(what, source).into()
 }
 
 impl ProcessPlatform {
     /// Starts the process that all guests come from.
+    ///
+    /// # Errors
+    ///
+    /// When the host refuses what guests need, a system-call filter first of all. Without
+    /// [namespaces](Self::namespaces) it goes on.
     pub fn new() -> Result<Self, PlatformError> {
         // What a thread that makes guests may not find out any more when it is jailed.
         page::spin();
@@ -58,6 +65,15 @@ impl ProcessPlatform {
     pub fn namespaces(&self) -> &Namespaces {
         self.zygote.namespaces()
     }
+}
+
+/// Whether this host takes system-call filters, without which no guest is started.
+///
+/// # Errors
+///
+/// Why it does not.
+pub fn filters_are_possible() -> io::Result<()> {
+    filter::is_possible()
 }
 
 /// Where the hypercall page jumps to.

@@ -131,9 +131,9 @@ impl Vcpu for ProcessVcpu {
             }
             kind::FAULT => Exit::Fault(said.fault()),
             // Later it can only be a guest that says so.
-            kind::UNCONFINED if fresh => {
-                Exit::Failed("the kernel refused the guest's system-call filter (seccomp)".into())
-            }
+            kind::UNCONFINED if fresh => Exit::Failed(
+                "the kernel refused the guest's system-call filter (seccomp); `hv doctor` says more".into(),
+            ),
             _ => Exit::Fault(Fault::Crossing),
         }
     }

@@ -6,8 +6,9 @@
 //!    stack of its own, while the thread that makes it waits. What it runs meanwhile is
 //!    [`become_zygote`], which makes system calls and nothing else.
 
+use super::error::no_namespaces;
 use super::shared::{MAX_DOORBELLS, MESSAGE_WORDS};
-use super::{STUB, failed, filter};
+use super::{ProcessError, STUB, failed, filter};
 use crate::cpu_clock::CpuClock;
 use crate::memory::{Access, GuestMemory};
 use crate::platform::PlatformError;
@@ -25,6 +26,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 use zerocopy::IntoBytes;
 
@@ -52,6 +54,8 @@ struct Way {
     socket: c_int,
     program: c_int,
     namespaces: bool,
+    /// The error of its exec, written by the new process.
+    error: AtomicI32,
 }
 
 const STACK: usize = 64 << 10;
@@ -61,6 +65,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 impl Zygote {
     pub(super) fn start() -> Result<Zygote, PlatformError> {
+        // Before there is a process: one that cannot be confined must not run a guest.
+        filter::is_possible().map_err(ProcessError::NoFilter)?;
         let (ours, theirs) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
                 .map_err(|error| failed("making a socket pair")(error.into()))?;
@@ -69,18 +75,30 @@ impl Zygote {
         // A stub that was killed does not answer.
         set_socket_timeout(&ours, Timeout::Recv, Some(PATIENCE))
             .map_err(|error| failed("SO_RCVTIMEO")(error.into()))?;
-        let program = program().map_err(failed("making the stub's memory file"))?;
+        let program = program()?;
         let (pid, namespaces) = match make(&theirs, &program, true) {
             Ok(pid) => (pid, Namespaces::Own),
-            Err(error) => {
+            Err(NotMade::Process(error)) => {
                 tracing::debug!("namespaces: {error}");
-                let pid = make(&theirs, &program, false).map_err(failed("starting the stub"))?;
-                (pid, Namespaces::Refused(error.to_string()))
+                let pid = make(&theirs, &program, false)?;
+                (pid, Namespaces::Refused(no_namespaces(&error)))
             }
+            Err(error) => return Err(error.into()),
         };
-        let handle =
-            Pid::from_raw(pid).and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok());
-        Ok(Zygote { socket: Mutex::new(ours), pid, handle, namespaces })
+        let mut zygote = Zygote { socket: Mutex::new(ours), pid, handle: None, namespaces };
+        zygote.handle = Some(zygote.try_handle()?);
+        Ok(zygote)
+    }
+
+    /// Tries the calls by which guests are ended. One that cannot be ended must not run.
+    fn try_handle(&self) -> Result<OwnedFd, PlatformError> {
+        let pid = Pid::from_raw(self.pid).expect("a process was made");
+        let handle = rustix::process::pidfd_open(pid, PidfdFlags::empty())
+            .map_err(|error| failed("pidfd_open")(error.into()))?;
+        // Which it ignores.
+        rustix::process::pidfd_send_signal(&handle, Signal::CONT)
+            .map_err(|error| failed("pidfd_send_signal")(error.into()))?;
+        Ok(handle)
     }
 
     pub(super) fn namespaces(&self) -> &Namespaces {
@@ -122,6 +140,10 @@ fn receive(socket: &OwnedFd) -> Result<Process, PlatformError> {
         let mut bytes = [IoSliceMut::new(&mut word)];
         match rustix::net::recvmsg(socket, &mut bytes, &mut control, RecvFlags::CMSG_CLOEXEC) {
             Err(rustix::io::Errno::INTR) => {}
+            // The limit of time of the socket, not one of the host's.
+            Err(rustix::io::Errno::AGAIN) => {
+                return Err(failed("waiting for a process")(io::ErrorKind::TimedOut.into()));
+            }
             result => break result.map_err(|error| failed("waiting for a process")(error.into()))?,
         }
     };
@@ -189,9 +211,27 @@ fn xsave_size() -> u64 {
 }
 
 /// The stub in a file that can be executed and not be changed.
-fn program() -> io::Result<OwnedFd> {
+fn program() -> Result<OwnedFd, PlatformError> {
+    let file = program_file().map_err(|error| match error.raw_os_error() {
+        // What vm.memfd_noexec=2 says, while policies say EPERM.
+        Some(libc::EACCES) => ProcessError::NoPrograms.into(),
+        _ => failed("memfd_create")(error),
+    })?;
+    fill(file).map_err(failed("filling the stub's memory file"))
+}
+
+/// An empty file in memory that may become a program.
+fn program_file() -> io::Result<std::fs::File> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    let mut file = std::fs::File::from(rustix::fs::memfd_create("hv-stub", flags)?);
+    // Kernels before 6.3 do not know the flag, nor a reason for it.
+    let file = match rustix::fs::memfd_create("hv-stub", flags | MemfdFlags::EXEC) {
+        Err(rustix::io::Errno::INVAL) => rustix::fs::memfd_create("hv-stub", flags)?,
+        result => result?,
+    };
+    Ok(file.into())
+}
+
+fn fill(mut file: std::fs::File) -> io::Result<OwnedFd> {
     file.write_all(STUB)?;
     use rustix::fs::SealFlags;
     rustix::fs::fcntl_add_seals(
@@ -204,12 +244,10 @@ fn program() -> io::Result<OwnedFd> {
 }
 
 /// Makes the zygote, with or without namespaces of its own.
-fn make(socket: &OwnedFd, program: &OwnedFd, namespaces: bool) -> io::Result<c_int> {
-    const MOST: c_int = 10;
-    // Out of the way of the numbers that they are to get.
-    let socket = rustix::io::fcntl_dupfd_cloexec(socket, MOST)?;
-    let program = rustix::io::fcntl_dupfd_cloexec(program, MOST)?;
-    let way = Way { socket: socket.as_raw_fd(), program: program.as_raw_fd(), namespaces };
+fn make(socket: &OwnedFd, program: &OwnedFd, namespaces: bool) -> Result<c_int, NotMade> {
+    let (socket, program) = (out_of_the_way(socket)?, out_of_the_way(program)?);
+    let (socket_fd, program_fd) = (socket.as_raw_fd(), program.as_raw_fd());
+    let way = Way { socket: socket_fd, program: program_fd, namespaces, error: AtomicI32::new(0) };
     let mut flags = libc::CLONE_VM | libc::CLONE_VFORK;
     if namespaces {
         flags |= libc::CLONE_NEWUSER | libc::CLONE_NEWNS | libc::CLONE_NEWNET;
@@ -227,11 +265,49 @@ fn make(socket: &OwnedFd, program: &OwnedFd, namespaces: bool) -> io::Result<c_i
         let pid = libc::clone(become_zygote, top.cast(), flags, (&raw const way).cast_mut().cast());
         let error = io::Error::last_os_error();
         libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), ptr::null_mut());
-        if pid < 0 { Err(error) } else { Ok(pid) }
+        if pid < 0 {
+            return Err(NotMade::Process(error));
+        }
+        let error = way.error.load(Ordering::Relaxed);
+        if error != 0 {
+            libc::waitpid(pid, ptr::null_mut(), libc::__WALL);
+            return Err(NotMade::Program(io::Error::from_raw_os_error(error)));
+        }
+        Ok(pid)
     }
 }
 
-/// Takes the new process from hv's program to the stub.
+/// What failed of making the zygote.
+enum NotMade {
+    /// Room for its descriptors.
+    Room(io::Error),
+    /// The process.
+    Process(io::Error),
+    /// Turning it into the stub.
+    Program(io::Error),
+}
+
+impl From<NotMade> for PlatformError {
+    fn from(error: NotMade) -> Self {
+        match error {
+            NotMade::Room(error) => failed("starting the stub")(error),
+            NotMade::Process(error) => failed("clone")(error),
+            NotMade::Program(error) => failed("execveat")(error),
+        }
+    }
+}
+
+/// A copy of a descriptor with a number that the stub does not use.
+fn out_of_the_way(descriptor: &OwnedFd) -> Result<OwnedFd, NotMade> {
+    const MOST: c_int = 10;
+    rustix::io::fcntl_dupfd_cloexec(descriptor, MOST).map_err(|error| match error {
+        // The number itself is beyond the limit.
+        rustix::io::Errno::INVAL => NotMade::Room(io::Error::from_raw_os_error(libc::EMFILE)),
+        error => NotMade::Room(error.into()),
+    })
+}
+
+/// Takes the new process from hv's program to the stub, or leaves the error in its [`Way`].
 extern "C" fn become_zygote(way: *mut c_void) -> c_int {
     const PROGRAM: c_int = 1;
     const NAME: &CStr = c"hv-zygote";
@@ -270,6 +346,7 @@ extern "C" fn become_zygote(way: *mut c_void) -> c_int {
             environment.as_ptr(),
             libc::AT_EMPTY_PATH,
         );
+        way.error.store(*libc::__errno_location(), Ordering::Relaxed);
         libc::_exit(127)
     }
 }
