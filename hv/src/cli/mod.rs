@@ -87,6 +87,22 @@ fn limit_reached(error: &(dyn std::error::Error + 'static)) -> Option<&'static s
     (!error.to_string().contains("ulimit")).then_some(remedy)
 }
 
+/// Sends hv's own log to standard error: warnings, and with `-v` and `-vv` more.
+fn log(verbose: u8) {
+    use tracing::Level;
+    let level = match verbose {
+        0 => Level::WARN,
+        1 => Level::DEBUG,
+        _ => Level::TRACE,
+    };
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .without_time()
+        .init();
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -103,20 +119,4 @@ mod tests {
         let named = io::Error::other("too many (ulimit -n)");
         assert_eq!(limit_reached(&named), None);
     }
-}
-
-/// Sends hv's own log to standard error: warnings, and with `-v` and `-vv` more.
-fn log(verbose: u8) {
-    use tracing::Level;
-    let level = match verbose {
-        0 => Level::WARN,
-        1 => Level::DEBUG,
-        _ => Level::TRACE,
-    };
-    tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_writer(std::io::stderr)
-        .with_target(false)
-        .without_time()
-        .init();
 }
