@@ -145,19 +145,16 @@ const CAPTURE: &[Row] = &[
 ];
 
 /// A disk's io_uring.
-const RING: &[Row] =
-    &[any(S::io_uring_setup, "a disk of a new guest"), any(S::io_uring_register, "a disk of a new guest")];
+const RING: &[Row] = &[
+    any(S::eventfd2, "a doorbell of a new guest's disk"),
+    with(S::fcntl, 1, libc::F_DUPFD_CLOEXEC as u32, "F_DUPFD_CLOEXEC", "its back end gets the doorbell, too"),
+    any(S::io_uring_setup, "a disk of a new guest"),
+    any(S::io_uring_register, "a disk of a new guest"),
+];
 
 /// Opening an image, a snapshot or a disk.
 const FILES: &[Row] = &[
     OPEN_TO_READ,
-    with(
-        S::openat,
-        2,
-        0x80800,
-        "O_RDONLY | O_NONBLOCK | O_CLOEXEC",
-        "images and parts of snapshots, which may turn out to be pipes",
-    ),
     any(S::statx, "files are looked at before they are used"),
     any(S::read, "files"),
     any(S::pread64, "files"),
@@ -203,7 +200,7 @@ const SERVE: &[Row] = &[
         "clients that take nothing",
     ),
     any(S::getdents64, "descriptors and threads are counted for /metrics"),
-    any(S::fstat, "descriptors and threads are counted for /metrics"),
+    any(S::fstat, "memory that guests share, and folders that are counted, for /metrics"),
     seek(libc::SEEK_SET, "SEEK_SET", "they are counted again"),
 ];
 
@@ -293,6 +290,13 @@ const TICK: &[Row] = &[
 ];
 
 const DEPLOY: &[Row] = &[
+    with(
+        S::openat,
+        2,
+        0x80800,
+        "O_RDONLY | O_NONBLOCK | O_CLOEXEC",
+        "images and parts of snapshots, which may turn out to be pipes",
+    ),
     NAMELESS,
     with(
         S::openat,
@@ -302,13 +306,11 @@ const DEPLOY: &[Row] = &[
         "a folder that is shown as a disk",
     ),
     any(S::newfstatat, "a folder that is shown as a disk"),
-    any(S::fstat, "a folder that is shown as a disk"),
     any(S::getdents64, "a folder that is shown as a disk"),
     any(S::readlink, "the true path of a disk"),
     any(S::pwrite64, "a folder that is shown as a disk"),
     any(S::copy_file_range, "a folder that is shown as a disk"),
     seek(libc::SEEK_SET, "SEEK_SET", "a folder that is shown as a disk"),
-    seek(libc::SEEK_CUR, "SEEK_CUR", "the configuration is read"),
     advice(libc::MADV_HUGEPAGE, "MADV_HUGEPAGE", "memory of a guest that is booted"),
     advice(libc::MADV_NOHUGEPAGE, "MADV_NOHUGEPAGE", "memory of a guest that is booted"),
     any(S::prlimit64, "how many descriptors a new configuration may need"),
