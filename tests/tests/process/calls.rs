@@ -163,8 +163,8 @@ fn calls_that_would_harm_others_are_not_made() {
         return;
     }
     // A process of the same user; without namespaces, and without the filter, all of these would succeed.
-    let mut victim = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
-    let pid = victim.id().to_string();
+    let mut victim = hv_tests::Running::new(std::process::Command::new("sleep").arg("1000"));
+    let pid = victim.child.id().to_string();
     let pid = pid.as_str();
     let page = PAGE.to_string();
     let calls: [(&str, &[&str]); 24] = [
@@ -198,12 +198,10 @@ fn calls_that_would_harm_others_are_not_made() {
         assert_eq!(out.status.signal(), None, "{name}");
         let out = out.expect(101);
         assert!(out.err.contains("made a Linux system call"), "{name}: {}", out.err);
-        assert_eq!(victim.try_wait().unwrap(), None, "{name}");
+        assert_eq!(victim.child.try_wait().unwrap(), None, "{name}");
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
         assert!(status.contains("TracerPid:\t0\n"), "{name}");
     }
-    victim.kill().unwrap();
-    victim.wait().unwrap();
 }
 
 /// What a guest's process has, seen from the host while the guest lives.

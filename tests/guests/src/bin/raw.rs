@@ -166,7 +166,7 @@ fn page(seed: u64) {
     let mut state = seed | 1;
     for _ in 0..200 {
         for offset in (4..4096).step_by(4) {
-            // The time that the stub spins, and where it goes on after a call, are left alone half of the time.
+            // Half of it zero: nothing but garbage ends most guests at once.
             let value = match random(&mut state) {
                 n if n % 2 == 0 => 0,
                 n => n as u32,
