@@ -34,6 +34,8 @@ pub fn calls(log: &str) -> Vec<Call> {
             Some(kind) => *kind,
             // A thread that is made late has the filter of the one that made it, until it puts on its own.
             None if ["disk", "tick", "keeper", "deploy"].contains(&kind) => "maker",
+            // Until a new thread has its name, it has the maker's.
+            None if kind == "maker" && confined.values().any(|kind| *kind == "maker") => "maker",
             None if name != "seccomp" => continue,
             None => kind,
         };
@@ -131,6 +133,7 @@ mod tests {
             [
                 call("io", "read", &[3, 0x7f, 8]),
                 call("run", "ioctl", &[8, 0xae80, 0]),
+                call("maker", "rseq", &[0x7f, 0x20, 0, 0x5305_3053]),
                 call("maker", "sched_getaffinity", &[1, 0x20, 0x7f]),
                 call("maker", "seccomp", &[1, 0, 0x7ff0]),
                 call("disk", "preadv", &[5, 0x7f, 1, 0, 0]),

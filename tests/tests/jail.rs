@@ -392,6 +392,18 @@ fn files_that_nobody_named_stay_closed() {
 }
 
 #[test]
+fn a_guest_that_crashes_before_it_is_saved_is_told_of() {
+    if !can_run_guests() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new(hv());
+    command.arg("snapshot").arg(guest("hostile")).arg("-o").arg(folder.path().join("snap"));
+    let end = Running::new(command.args(["--", "wild-write"])).finish().expect(2);
+    assert!(end.err.contains("crashed before it was saved"), "{}", end.err);
+}
+
+#[test]
 fn a_disk_an_overlay_and_a_folder_work_in_the_jail() {
     if !can_run_guests() {
         return;

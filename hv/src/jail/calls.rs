@@ -145,19 +145,16 @@ const CAPTURE: &[Row] = &[
 ];
 
 /// A disk's io_uring.
-const RING: &[Row] =
-    &[any(S::io_uring_setup, "a disk of a new guest"), any(S::io_uring_register, "a disk of a new guest")];
+const RING: &[Row] = &[
+    any(S::eventfd2, "a doorbell of a new guest's disk"),
+    with(S::fcntl, 1, libc::F_DUPFD_CLOEXEC as u32, "F_DUPFD_CLOEXEC", "its back end gets the doorbell, too"),
+    any(S::io_uring_setup, "a disk of a new guest"),
+    any(S::io_uring_register, "a disk of a new guest"),
+];
 
 /// Opening an image, a snapshot or a disk.
 const FILES: &[Row] = &[
     OPEN_TO_READ,
-    with(
-        S::openat,
-        2,
-        0x80800,
-        "O_RDONLY | O_NONBLOCK | O_CLOEXEC",
-        "images and parts of snapshots, which may turn out to be pipes",
-    ),
     any(S::statx, "files are looked at before they are used"),
     any(S::read, "files"),
     any(S::pread64, "files"),
@@ -293,6 +290,13 @@ const TICK: &[Row] = &[
 ];
 
 const DEPLOY: &[Row] = &[
+    with(
+        S::openat,
+        2,
+        0x80800,
+        "O_RDONLY | O_NONBLOCK | O_CLOEXEC",
+        "images and parts of snapshots, which may turn out to be pipes",
+    ),
     NAMELESS,
     with(
         S::openat,

@@ -1,9 +1,23 @@
 //! ⚠ From tables to seccomp filters, and the filter of a thread.
 
 use super::{Kind, Platform, calls};
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
+use libc::{BPF_ABS, BPF_JA, BPF_JEQ, BPF_JGE, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, SeccompRule, TargetArch, sock_filter};
 use std::collections::BTreeMap;
 use std::io;
+
+/// `AUDIT_ARCH_X86_64`.
+const X86_64: u32 = 0xc000_003e;
+
+// Offsets in `struct seccomp_data`.
+const NUMBER: u32 = 0;
+const ARCHITECTURE: u32 = 4;
+
+const ALLOW: sock_filter = statement(BPF_RET | BPF_K, libc::SECCOMP_RET_ALLOW);
+const TRAP: sock_filter = statement(BPF_RET | BPF_K, libc::SECCOMP_RET_TRAP);
+
+/// A call, and the rules of which one has to hold; with none, all arguments are right.
+type Allowed = (u32, Vec<SeccompRule>);
 
 /// The filter of a kind. That of the thread that makes others allows what these may do, too,
 /// since they inherit it, and put their own on top.
@@ -11,7 +25,8 @@ pub(super) fn program(kind: Kind, platform: Platform, makes: &[Kind]) -> BpfProg
     let mut rules = BTreeMap::new();
     let own = [kind].into_iter().chain(makes.iter().copied()).flat_map(|kind| calls::own(kind, platform));
     for row in calls::all(platform).chain(own) {
-        let rules: &mut Option<Vec<_>> = rules.entry(row.number()).or_insert_with(|| Some(Vec::new()));
+        let number = u32::try_from(row.number()).expect("numbers of calls are small");
+        let rules: &mut Option<Vec<_>> = rules.entry(number).or_insert_with(|| Some(Vec::new()));
         match (row.compile(), rules) {
             // Any arguments: no condition of another row matters any more.
             (None, rules) => *rules = None,
@@ -19,10 +34,48 @@ pub(super) fn program(kind: Kind, platform: Platform, makes: &[Kind]) -> BpfProg
             _ => {}
         }
     }
-    let rules = rules.into_iter().map(|(call, rules)| (call, rules.unwrap_or_default())).collect();
-    let filter = SeccompFilter::new(rules, SeccompAction::Trap, SeccompAction::Allow, TargetArch::x86_64);
-    let filter = filter.expect("two actions that differ, and rules with conditions");
-    filter.try_into().expect("the tables are far below the longest program")
+    let allowed: Vec<Allowed> =
+        rules.into_iter().map(|(call, rules)| (call, rules.unwrap_or_default())).collect();
+    let mut program = vec![
+        statement(BPF_LD | BPF_W | BPF_ABS, ARCHITECTURE),
+        jump(BPF_JEQ, X86_64, 1, 0),
+        statement(BPF_RET | BPF_K, libc::SECCOMP_RET_KILL_PROCESS),
+        statement(BPF_LD | BPF_W | BPF_ABS, NUMBER),
+    ];
+    program.append(&mut tree(&allowed));
+    program
+}
+
+/// Finds the call by halving. When a filter is put on, the kernel runs it for each call that there is: in a
+/// program that compares with one after the other, as seccompiler makes it, that takes ten times as long.
+fn tree(allowed: &[Allowed]) -> BpfProgram {
+    let [(number, rules)] = allowed else {
+        let (below, above) = allowed.split_at(allowed.len() / 2);
+        let mut below = tree(below);
+        let skip = u32::try_from(below.len()).expect("programs are short");
+        let mut program = vec![jump(BPF_JGE, above[0].0, 0, 1), statement(BPF_JMP | BPF_JA, skip)];
+        program.append(&mut below);
+        program.append(&mut tree(above));
+        return program;
+    };
+    let mut program = vec![jump(BPF_JEQ, *number, 1, 0), TRAP];
+    for rule in rules {
+        let conditions: BpfProgram = rule.clone().into();
+        // Without the two jumps by which seccompiler gets past a rule of another call.
+        // If a condition does not hold, it goes on behind the next instruction.
+        program.extend(conditions.into_iter().skip(2));
+        program.push(ALLOW);
+    }
+    program.push(if rules.is_empty() { ALLOW } else { TRAP });
+    program
+}
+
+const fn statement(code: u32, k: u32) -> sock_filter {
+    sock_filter { code: code as u16, jt: 0, jf: 0, k }
+}
+
+const fn jump(condition: u32, k: u32, jt: u8, jf: u8) -> sock_filter {
+    sock_filter { code: (BPF_JMP | condition | BPF_K) as u16, jt, jf, k }
 }
 
 /// Has `clone3` refused as unknown: a filter does not see its flags. The C library takes `clone` then.
