@@ -5,6 +5,7 @@ use hv::device::net::Network;
 use hv::jail::{self, Kind, Missing, Place, Plan, Platform, Use};
 use hv::{Builder, Engine, Image, KvmPlatform};
 use hv_abi::io::net::NetConfig;
+use hv_tests::serve::{Serve, probe};
 use hv_tests::{
     Finished, Running, can_run_guests, eventually, guest, has_tools, hv, hv_as_ordinary_user, ran, run, trace,
 };
@@ -398,9 +399,48 @@ fn a_guest_that_crashes_before_it_is_saved_is_told_of() {
     }
     let folder = tempfile::tempdir().unwrap();
     let mut command = Command::new(hv());
-    command.arg("snapshot").arg(guest("hostile")).arg("-o").arg(folder.path().join("snap"));
-    let end = Running::new(command.args(["--", "wild-write"])).finish().expect(2);
+    command.arg("snapshot").arg(guest("crash")).arg("-o").arg(folder.path().join("snap"));
+    let end = Running::new(command.args(["--", "null"])).finish().expect(2);
     assert!(end.err.contains("crashed before it was saved"), "{}", end.err);
+}
+
+/// A doorbell that rings often is bound, which takes calls that a guest needs at no other time.
+#[test]
+fn a_function_that_prints_often_keeps_its_instance() {
+    if !can_run_guests() {
+        return;
+    }
+    let serve = Serve::start(&probe("isolation = \"instance\"\nconsole = \"log\""));
+    let mut client = serve.client();
+    for _ in 0..100 {
+        client.ask("GET", "/print?text=often", "", b"").unwrap().expect(200);
+    }
+    assert_eq!(client.ask("GET", "/count", "", b"").unwrap().expect(200).text(), "101\n");
+    serve.end();
+}
+
+#[test]
+fn a_reload_reads_no_folder_that_was_not_named_before() {
+    if !can_run_guests() {
+        return;
+    }
+    let serve = Serve::start(&probe(""));
+    // Not where temporary files are, which a server may make and read.
+    let other = tempfile::tempdir_in("/var/tmp").unwrap();
+    let copy = other.path().join("fn-hello");
+    fs::copy(guest("fn-hello"), &copy).unwrap();
+    serve.reload(&format!("[function.hello]\npath = \"/*\"\nimage = {copy:?}\n"));
+    let said = serve.said("restart it", 1);
+    if !said.contains("Permission denied") {
+        println!("skipped: needs Landlock");
+        return;
+    }
+    assert!(said.contains(copy.to_str().unwrap()), "{said}");
+    // What was served before is still served.
+    serve.get("/ok").expect(200);
+    serve.reload("[function.hello]\npath = \"/*\"\nimage = \"fn-hello\"\n");
+    serve.said("builds no guests", 1);
+    serve.end();
 }
 
 #[test]

@@ -200,7 +200,7 @@ const SERVE: &[Row] = &[
         "clients that take nothing",
     ),
     any(S::getdents64, "descriptors and threads are counted for /metrics"),
-    any(S::fstat, "descriptors and threads are counted for /metrics"),
+    any(S::fstat, "memory that guests share, and folders that are counted, for /metrics"),
     seek(libc::SEEK_SET, "SEEK_SET", "they are counted again"),
 ];
 
@@ -306,13 +306,11 @@ const DEPLOY: &[Row] = &[
         "a folder that is shown as a disk",
     ),
     any(S::newfstatat, "a folder that is shown as a disk"),
-    any(S::fstat, "a folder that is shown as a disk"),
     any(S::getdents64, "a folder that is shown as a disk"),
     any(S::readlink, "the true path of a disk"),
     any(S::pwrite64, "a folder that is shown as a disk"),
     any(S::copy_file_range, "a folder that is shown as a disk"),
     seek(libc::SEEK_SET, "SEEK_SET", "a folder that is shown as a disk"),
-    seek(libc::SEEK_CUR, "SEEK_CUR", "the configuration is read"),
     advice(libc::MADV_HUGEPAGE, "MADV_HUGEPAGE", "memory of a guest that is booted"),
     advice(libc::MADV_NOHUGEPAGE, "MADV_NOHUGEPAGE", "memory of a guest that is booted"),
     any(S::prlimit64, "how many descriptors a new configuration may need"),
