@@ -410,7 +410,7 @@ fn a_function_that_prints_often_keeps_its_instance() {
     if !can_run_guests() {
         return;
     }
-    let serve = Serve::start(&probe("isolation = \"instance\"\nconsole = \"log\""));
+    let serve = Serve::start(&probe("isolation = \"instance\"\nconsole = \"log\"\nconcurrency = 1"));
     let mut client = serve.client();
     for _ in 0..100 {
         client.ask("GET", "/print?text=often", "", b"").unwrap().expect(200);

@@ -21,6 +21,7 @@ pub enum ServeError {
         /// Its name.
         function: String,
         /// Why.
+        #[source]
         error: Box<DeployError>,
     },
     /// An address cannot be listened on.
