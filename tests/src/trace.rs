@@ -30,23 +30,19 @@ pub fn calls(log: &str) -> Vec<Call> {
         let Some((main_thread, main_kind)) = main else { continue };
         let kind = if thread == main_thread { Some(main_kind) } else { kind_of(comm) };
         let Some(kind) = kind else { continue };
-        let kind = match confined.get(thread) {
-            Some(kind) => *kind,
+        let under = match confined.get(thread) {
+            Some(kind) => Some(*kind),
             // A thread that is made late has the filter of the one that made it, until it puts on its own.
-            None if ["disk", "tick", "keeper", "deploy"].contains(&kind) => "maker",
-            // Until a new thread has its name, it has the maker's.
-            None if kind == "maker" && confined.values().any(|kind| *kind == "maker") => "maker",
-            None if name != "seccomp" => continue,
-            None => kind,
+            None if ["disk", "tick", "keeper", "deploy"].contains(&kind) => Some("maker"),
+            // Until it has its name, it has the maker's.
+            None if kind == "maker" && confined.values().any(|kind| *kind == "maker") => Some("maker"),
+            None => None,
         };
         let arguments: Vec<_> = arguments.split([',', ')', '<']).map_while(number).collect();
         if name == "seccomp" && arguments.first() == Some(&1) {
-            let own = if thread == main_thread { main_kind } else { kind_of(comm).unwrap_or(kind) };
-            let before = confined.insert(thread, own);
-            if before.is_none() && kind != "maker" {
-                continue;
-            }
+            confined.insert(thread, kind);
         }
+        let Some(kind) = under else { continue };
         calls.push(Call { kind, name: name.into(), arguments });
     }
     calls
