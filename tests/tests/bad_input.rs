@@ -280,7 +280,7 @@ fn misuse() {
 #[test]
 fn a_host_without_kvm() {
     let guest = guest("hello");
-    let command = hv_run(&guest, &[]);
+    let command = hv_run(&guest, &["--platform", "kvm"]);
     if let Some(mut command) = with_mounts("mount -t tmpfs none /dev", "", &command) {
         refused(&mut command, &["/dev/kvm", "missing", "kvm_intel, kvm_amd or kvm_pvm"]);
     }

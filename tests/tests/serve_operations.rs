@@ -56,6 +56,8 @@ fn a_reload_replaces_routes_and_keeps_what_is_the_same() {
     serve.said("configuration reloaded: 1 functions deployed, 1 kept, 0 removed", 1);
     long.send(b"\r\n").unwrap();
     long.answer("GET").unwrap().expect(200);
+    // A machine that was just used is not ready at once.
+    eventually("the machine", || (serve.metric("hv_shells{function=\"a\"") >= 1.0).then_some(()));
     assert_eq!(status(&mut client, "/count"), 200, "the connection lives on");
     assert_eq!(serve.metric("hv_cold_starts_total{function=\"a\"}"), 1.0, "its machine lives on");
 
@@ -203,6 +205,7 @@ fn metrics_are_of_the_text_format_and_right() {
     admin.ask("GET", "/ok", "", b"").unwrap().expect(404);
     admin.ask("POST", "/metrics", "", b"").unwrap().expect(405);
     assert_eq!(admin.ask("GET", "/healthz", "", b"").unwrap().expect(200).text(), "ok\n");
+    eventually("quiet", || (serve.metric("hv_guests_live{function=\"probe\"") == 0.0).then_some(()));
     let page = admin.ask("GET", "/metrics", "", b"").unwrap().expect(200);
     assert_eq!(page.field("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
     let metrics = parse_metrics(&page.text());
