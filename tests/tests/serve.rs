@@ -36,11 +36,13 @@ fn an_instance_answers_one_request_after_the_other_until_it_is_idle() {
     if !can_run_guests() {
         return;
     }
-    let serve = Serve::start(&probe("isolation = \"instance\"\nidle = \"300ms\""));
+    let serve = Serve::start(&probe("isolation = \"instance\"\nidle = \"2s\""));
     let mut client = serve.client();
     for count in 1..=20 {
         let answer = client.ask("GET", "/count", "", b"").unwrap().expect(200);
         assert_eq!(answer.text(), format!("{count}\n"));
+        // A client may hear the end of an answer before the instance can take the next request.
+        eventually("the instance", || (serve.metric("hv_guests_idle{") == 1.0).then_some(()));
     }
     eventually("scaling to zero", || (serve.metric("hv_guests_idle{") == 0.0).then_some(()));
     assert_eq!(client.ask("GET", "/count", "", b"").unwrap().text(), "1\n", "the old one has ended");
