@@ -59,7 +59,7 @@ pub(super) fn run(args: SnapshotArgs) -> Result<u8, Box<dyn Error>> {
     }
     let boot = begin.elapsed();
     let begin = Instant::now();
-    let mut snapshot = guest.capture()?;
+    let mut snapshot = guest.capture_and_end()?;
     disks.iter_mut().try_for_each(DiskRecord::renew)?;
     snapshot.set_disks(disks);
     let capture = begin.elapsed();

@@ -5,6 +5,7 @@ use crate::clock;
 use crate::loader::Image;
 use crate::memory::{Template, TemplateError};
 use crate::platform::{CpuState, PlatformError};
+use crate::reactor::SourceId;
 use crate::snapshot::Snapshot;
 use hv_abi::device::DeviceInfo;
 use hv_abi::{GuestAddr, PAGE_SIZE};
@@ -100,19 +101,28 @@ pub enum CaptureError {
 }
 
 impl Guest {
+    fn sources(&self) -> Vec<SourceId> {
+        self.domain.sources.lock().expect("no panic while held").clone()
+    }
+
     /// Saves a guest that is [held](Self::wait_held): its devices finish what they
     /// have taken on, and everything that it is goes into the snapshot. The guest
     /// stays held.
     pub fn capture(&self) -> Result<Snapshot, CaptureError> {
-        let sources = self.domain.sources.lock().expect("no panic while held").clone();
-        for &source in &sources {
-            self.engine.inner.reactor.pause(source);
-        }
-        let captured = self.domain.capture(&*self.engine.inner.platform);
-        for &source in &sources {
+        let captured = self.capture_and_end();
+        for source in self.sources() {
             self.engine.inner.reactor.resume(source);
         }
-        let (saved, template, image) = captured?;
+        captured
+    }
+
+    /// [`capture`](Self::capture) of a guest that will not go on: its devices stand still from then on. What it
+    /// had asked of them, and they had not seen, is done where it is restored, and not here as well.
+    pub(crate) fn capture_and_end(&self) -> Result<Snapshot, CaptureError> {
+        for source in self.sources() {
+            self.engine.inner.reactor.pause(source);
+        }
+        let (saved, template, image) = self.domain.capture(&*self.engine.inner.platform)?;
         Ok(Snapshot::new(saved, template, image))
     }
 }
