@@ -102,6 +102,7 @@ fn running_requests_end_before_the_server_does() {
     let serve = Serve::start(&probe(""));
     let (mut idle, mut busy) = (serve.client(), serve.client());
     idle.ask("GET", "/ok", "", b"").unwrap().expect(200);
+    eventually("its end", || (serve.metric("hv_guests_live{") == 0.0).then_some(()));
     busy.send(b"GET /sleep?ms=700 HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
     eventually("the guest", || (serve.metric("hv_guests_live{") == 1.0).then_some(()));
     let port = serve.port;
