@@ -3,6 +3,9 @@
 //! MTU and checksums are as on hv's own device: frames never leave the host's
 //! memory, so nobody computes any. Only the transport differs: the guest even
 //! waits as it does for its own device, for an event.
+//!
+//! The crate looks at the device's flag without a barrier after the queue's index (see the disk's
+//! `notify`): very rarely a frame lies there until the next one, which TCP sends again.
 
 use super::memory::Memory;
 use super::{MmioTransport, NET, NonNull, REGISTERS, VirtIOHeader};
