@@ -12,7 +12,7 @@ const CLIENTS: u64 = 16;
 
 /// What a request may do, how often of 100, and which statuses it may meet.
 const MIX: [(&str, u64, &[u16]); 12] = [
-    ("GET /ok", 40, &[200]),
+    ("GET /ok", 41, &[200]),
     ("GET /crash", 8, &[502]),
     ("GET /panic", 6, &[502]),
     ("GET /garbage?kind=zero", 4, &[502]),
@@ -20,7 +20,7 @@ const MIX: [(&str, u64, &[u16]); 12] = [
     ("GET /garbage?kind=two-heads", 4, &[200, 502]),
     ("GET /exit?code=7", 6, &[502]),
     ("GET /oom", 4, &[502]),
-    ("GET /hang", 2, &[504]),
+    ("GET /hang", 1, &[504]),
     ("GET /big?n=300000", 8, &[200]),
     ("POST /early", 7, &[200]),
     ("cancel", 7, &[]),
@@ -60,7 +60,10 @@ fn ask(client: &mut Client, number: u64, before: Option<u64>) -> io::Result<()> 
         let before = before.map_or("nothing", |before| choose(before).0);
         panic!("request {number}, {what}: {error}, {sent:?}; before it on the connection: {before}")
     });
-    assert!(statuses.contains(&answer.status), "request {number}, {what}: {}", answer.status);
+    if !statuses.contains(&answer.status) {
+        let says = client.line();
+        panic!("request {number}, {what}: {} {says:?}", answer.status);
+    }
     let whole = read_body(client, &answer);
     if whole.is_err() {
         assert_eq!(*what, "GET /garbage?kind=two-heads", "request {number} broke off");
@@ -115,7 +118,8 @@ fn every_request_is_answered_and_nothing_is_left() {
         return;
     }
     let count = std::env::var("HV_FAULTS").ok().and_then(|count| count.parse().ok()).unwrap_or(3000);
-    let keys = "memory = \"4M\"\ncpu_time = \"30ms\"\nwall_time = \"20s\"\nqueue_time = \"100s\"\n\
+    // Time that the host below takes away counts as used: the limit leaves room for that.
+    let keys = "memory = \"4M\"\ncpu_time = \"100ms\"\nwall_time = \"20s\"\nqueue_time = \"100s\"\n\
                 concurrency = 16\nidle = \"100ms\"";
     let serve = Serve::start(&("log = \"off\"\n".to_owned() + &probe(keys)));
     // What is made once is there after the first storm, and machines end when they are idle.
