@@ -1,7 +1,7 @@
 //! The engine: what the guests of one process share.
 
 use crate::jail::{self, Kind};
-use crate::platform::Platform;
+use crate::platform::{Platform, PlatformError};
 use crate::reactor::{Reactor, Source};
 use crate::sched::Scheduler;
 use std::io;
@@ -63,6 +63,16 @@ impl Engine {
     /// Returns how many are ready; each holds a descriptor.
     pub fn reserve(&self, machines: usize) -> usize {
         self.inner.platform.reserve(machines)
+    }
+
+    /// Makes what the machine of any guest begins with, for the next one that starts: a machine and its virtual
+    /// CPU, without memory. One is kept until then; it holds two descriptors.
+    ///
+    /// # Errors
+    ///
+    /// When the host refuses it.
+    pub fn prepare_machine(&self) -> Result<(), PlatformError> {
+        self.inner.platform.prepare_machine()
     }
 
     /// Whether guests run by themselves, or only while somebody waits for one.

@@ -91,6 +91,15 @@ impl Clones {
         self.engine.reserve(machines)
     }
 
+    /// Has a machine ready for the next clone.
+    ///
+    /// # Errors
+    ///
+    /// When the host refuses it.
+    pub fn prepare(&self) -> Result<(), CloneError> {
+        Ok(self.engine.prepare_machine()?)
+    }
+
     /// A clone that waits for its first request.
     ///
     /// # Errors

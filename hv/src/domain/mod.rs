@@ -165,20 +165,37 @@ impl Domain {
     }
 
     fn release(&self) {
-        self.hold.store(false, Ordering::SeqCst);
-        self.status().held = false;
+        self.let_go();
         self.wake_up();
+    }
+
+    /// From its next turn on, the guest runs.
+    fn let_go(&self) {
+        let mut status = self.status();
+        self.hold.store(false, Ordering::SeqCst);
+        status.held = false;
     }
 
     /// What a turn ends with from which on the guest is held.
     fn held(&self) -> Next {
         self.hold.store(true, Ordering::SeqCst);
-        self.status().held = true;
+        self.stay_held().unwrap_or(Next::Ready)
+    }
+
+    /// What a turn ends with in which the guest is held still. A guest can be woken for nothing, and be
+    /// let go by another thread in that very turn: then there is none, and the guest has to run.
+    fn stay_held(&self) -> Option<Next> {
+        let mut status = self.status();
+        if !self.hold.load(Ordering::SeqCst) {
+            return None;
+        }
+        status.held = true;
+        drop(status);
         self.changed.notify_all();
         if let Some(engine) = self.engine.upgrade() {
             engine.nudge_waiting();
         }
-        Next::Blocked(None)
+        Some(Next::Blocked(None))
     }
 
     fn order(&self, order: Order) {
@@ -217,8 +234,11 @@ impl Domain {
         {
             return Ok(turn);
         }
-        if self.hold.load(Ordering::SeqCst) && !self.ordered.load(Ordering::SeqCst) {
-            return Ok(Turn::Next(self.held()));
+        if self.hold.load(Ordering::SeqCst)
+            && !self.ordered.load(Ordering::SeqCst)
+            && let Some(next) = self.stay_held()
+        {
+            return Ok(Turn::Next(next));
         }
         if let Some(deadline) = cpu.blocked {
             if self.ordered.load(Ordering::SeqCst) {

@@ -19,12 +19,17 @@ pub(crate) enum RecycleError {
     Ring(#[from] Violation),
     #[error("the guest has devices that are not reset")]
     Devices,
+    #[error("the guest was told to end while it answered")]
+    Ordered,
 }
 
 impl Guest {
     /// Takes a clone that is held back to its snapshot, and returns how many pages it had written.
     pub(crate) fn recycle(&self) -> Result<u64, RecycleError> {
         let domain = &*self.domain;
+        if domain.ordered.load(Ordering::SeqCst) {
+            return Err(RecycleError::Ordered);
+        }
         let cpu = &mut *domain.cpu();
         let origin = domain.origin.as_ref().expect("a clone");
         let sources = domain.sources.lock().expect("no panic while held").clone();
@@ -65,8 +70,7 @@ impl Guest {
 
     /// Lets a clone that is held, and has not run yet, run from the next [`wake`](Self::wake) on.
     pub(crate) fn set_running(&self) {
-        self.domain.status().held = false;
-        self.domain.hold.store(false, Ordering::SeqCst);
+        self.domain.let_go();
     }
 
     /// Has its own thread deal with an answer that another thread found complete.

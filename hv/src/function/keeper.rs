@@ -98,6 +98,9 @@ impl Jobs {
     /// Works until the function is dropped.
     pub(super) fn work(self, function: &Weak<Inner>) {
         let mut next = None;
+        if let Some(inner) = function.upgrade() {
+            prepare(&inner);
+        }
         loop {
             let job = match next {
                 Some(at) => self.0.recv_deadline(at),
@@ -105,7 +108,13 @@ impl Jobs {
             };
             let Some(inner) = function.upgrade() else { return };
             match job {
-                Ok(Job::Start(number, slot)) => start(&inner, number, slot),
+                Ok(Job::Start(number, slot)) => {
+                    start(&inner, number, slot);
+                    // The next one finds a machine, if it leaves the time.
+                    if self.0.is_empty() {
+                        prepare(&inner);
+                    }
+                }
                 Ok(Job::Dispose(shell)) => shell.close(),
                 Ok(Job::Look) | Err(RecvTimeoutError::Timeout) => {}
                 Ok(Job::Stop) | Err(RecvTimeoutError::Disconnected) => {
@@ -115,6 +124,13 @@ impl Jobs {
             }
             next = inner.keeper.look();
         }
+    }
+}
+
+/// Has a machine ready for the next start.
+fn prepare(inner: &Inner) {
+    if let Err(error) = inner.engine.prepare_machine() {
+        tracing::debug!("a machine to be kept could not be made: {error}");
     }
 }
 

@@ -107,9 +107,7 @@ impl Shell {
 
     /// Nobody waits for the answer to this request any more.
     pub(super) fn abandon(&self, exchange: u64) {
-        if self.device.is_busy_with(exchange) {
-            self.stop(Failure::Stopped);
-        }
+        self.stop_request(exchange, Failure::Stopped);
     }
 
     /// Processor time used for this request so far.
@@ -127,6 +125,19 @@ impl Shell {
         }
     }
 
+    /// Ends the guest, for this reason, if it is still at this request.
+    fn stop_request(&self, exchange: u64, reason: Failure) {
+        let mut request = self.request();
+        // The lock keeps the next request from beginning, and `answered` takes it after the exchange
+        // has gone: an order that comes too late for this one keeps the machine from serving another.
+        if request.exchange == exchange && self.device.is_busy_with(exchange) {
+            request.reason.get_or_insert(reason);
+            if let Some(guest) = self.guest() {
+                guest.stop(Stop::Dropped);
+            }
+        }
+    }
+
     /// Looks whether a request is still under way and within its limits. Returns whether to look again.
     pub(super) fn check(&self, exchange: u64) -> bool {
         let Some(inner) = self.inner.upgrade() else { return false };
@@ -136,10 +147,10 @@ impl Shell {
         let began = self.request().began;
         let over = |used: Option<Duration>, limit: Duration| used.is_some_and(|used| used > limit);
         if over(began.map(|began| began.elapsed()), inner.options.wall_time) {
-            self.stop(Failure::WallTime);
+            self.stop_request(exchange, Failure::WallTime);
             false
         } else if over(self.cpu_time(exchange), inner.options.cpu_time) {
-            self.stop(Failure::CpuTime);
+            self.stop_request(exchange, Failure::CpuTime);
             false
         } else {
             true
@@ -167,7 +178,9 @@ impl Shell {
 
     fn answered(self: Arc<Self>, inner: &Arc<Inner>) {
         drop(self.device.take());
-        inner.totals.answered(self.request().began);
+        // After that: see `stop_request`.
+        let began = self.request().began;
+        inner.totals.answered(began);
         let Some(guest) = self.guest() else { return };
         if inner.options.isolation == Isolation::Request {
             inner.note_hot_pages(&guest);

@@ -61,6 +61,12 @@ pub trait Platform: Send + Sync {
         0
     }
 
+    /// Makes what the machine of any guest begins with, for the next [`start`](Self::start), unless that is there
+    /// already. For who has time before a guest is asked for.
+    fn prepare_machine(&self) -> Result<(), PlatformError> {
+        Ok(())
+    }
+
     /// Makes a virtual machine with one virtual CPU, ready to run.
     fn start(&self, start: &Start<'_>) -> Result<Box<dyn Vcpu>, PlatformError>;
 }
@@ -80,6 +86,10 @@ impl Platform for Box<dyn Platform> {
 
     fn reserve(&self, machines: usize) -> usize {
         (**self).reserve(machines)
+    }
+
+    fn prepare_machine(&self) -> Result<(), PlatformError> {
+        (**self).prepare_machine()
     }
 
     fn start(&self, start: &Start<'_>) -> Result<Box<dyn Vcpu>, PlatformError> {

@@ -7,6 +7,7 @@
 pub mod door;
 mod features;
 mod header;
+mod hot;
 mod open;
 #[cfg(test)]
 mod tests;
@@ -20,12 +21,8 @@ use crate::device::block::DiskRecord;
 use crate::domain::{Guest, Saved};
 use crate::loader::Image;
 use crate::memory::Template;
-use hv_abi::PAGE_SIZE;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
-
-/// Most pages that a guest gets before it writes them.
-pub const HOT_PAGES: u64 = 64;
 
 /// The files of a snapshot's folder.
 const STATE: &str = "state";
@@ -40,7 +37,7 @@ pub struct Snapshot {
     image: Arc<Image>,
     features: Features,
     disks: Vec<DiskRecord>,
-    /// Ranges of memory that guests write at once when they go on.
+    /// Ranges of memory that guests use at once when they go on.
     hot: Mutex<Arc<[Range<u64>]>>,
 }
 
@@ -87,7 +84,7 @@ impl Snapshot {
         &self.image
     }
 
-    /// Ranges (offsets in the memory, tail included) that guests write soon after
+    /// Ranges (offsets in the memory, tail included) that guests use soon after
     /// they go on: worth having in memory before they run, for one call of the
     /// kernel instead of a fault each.
     pub fn hot_pages(&self) -> Arc<[Range<u64>]> {
@@ -95,15 +92,9 @@ impl Snapshot {
     }
 
     /// Learns from a guest that has gone on from here which pages those after it
-    /// will write: the first [`HOT_PAGES`] that it has written.
+    /// will use: see [`hot`].
     pub fn learn(&self, guest: &Guest) {
-        let mut left = HOT_PAGES * PAGE_SIZE;
-        let mut hot = guest.written();
-        for range in &mut hot {
-            range.end = range.end.min(range.start + left);
-            left -= range.end - range.start;
-        }
-        hot.retain(|range| !range.is_empty());
+        let hot = hot::pages(guest.written(), self.template.data());
         *self.hot.lock().expect("no panic while held") = hot.into();
     }
 }

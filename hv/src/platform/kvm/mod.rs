@@ -11,7 +11,7 @@ mod vcpu;
 use super::{Platform, PlatformError, Start, Vcpu};
 use crate::memory::GuestMemory;
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES};
-use kvm_ioctls::{Cap, Kvm, VmFd};
+use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 use std::sync::{Mutex, MutexGuard};
 
 /// Port of synchronous hypercalls: 4-byte writes of the call's number.
@@ -33,6 +33,15 @@ pub struct KvmPlatform {
     /// (`mm_take_all_locks`): with ten thousand guests and their mappings that is
     /// milliseconds. Before there are guests it is a tenth of one.
     reserve: Mutex<Vec<VmFd>>,
+    /// A machine with its virtual CPU that only lacks a guest.
+    spare: Mutex<Option<Machine>>,
+}
+
+/// A virtual machine with one virtual CPU and no memory.
+struct Machine {
+    // The order of the fields is the order of dropping: closing the last of the two closes the machine.
+    vcpu: VcpuFd,
+    vm: VmFd,
 }
 
 fn failed(what: &'static str) -> impl Fn(kvm_ioctls::Error) -> PlatformError {
@@ -61,7 +70,13 @@ impl KvmPlatform {
             kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(failed("KVM_GET_SUPPORTED_CPUID"))?;
         kick::install();
         let cpuid = guest_cpuid(&supported);
-        Ok(KvmPlatform { kvm, cpuid, tss: area::TssType::of_host(), reserve: Mutex::default() })
+        Ok(KvmPlatform {
+            kvm,
+            cpuid,
+            tss: area::TssType::of_host(),
+            reserve: Mutex::default(),
+            spare: Mutex::default(),
+        })
     }
 }
 
@@ -70,15 +85,29 @@ impl KvmPlatform {
         self.reserve.lock().expect("no panic while held")
     }
 
+    fn spare(&self) -> MutexGuard<'_, Option<Machine>> {
+        self.spare.lock().expect("no panic while held")
+    }
+
     /// Makes an empty virtual machine.
-    fn make_machine(&self) -> Result<VmFd, PlatformError> {
+    fn make_vm(&self) -> Result<VmFd, PlatformError> {
         create_vm(&self.kvm).map_err(failed("KVM_CREATE_VM"))
     }
 
-    /// An empty virtual machine, made beforehand or now.
-    fn take_machine(&self) -> Result<VmFd, PlatformError> {
+    /// Makes what all guests' machines have in common.
+    fn make_machine(&self) -> Result<Machine, PlatformError> {
         let reserved = self.reserved().pop();
-        reserved.map_or_else(|| self.make_machine(), Ok)
+        let vm = reserved.map_or_else(|| self.make_vm(), Ok)?;
+        let vcpu = vm.create_vcpu(0).map_err(failed("KVM_CREATE_VCPU"))?;
+        vcpu.set_cpuid2(&self.cpuid).map_err(failed("KVM_SET_CPUID2"))?;
+        vcpu::align_tsc(&vcpu);
+        Ok(Machine { vcpu, vm })
+    }
+
+    /// A machine without a guest, made beforehand or now.
+    fn take_machine(&self) -> Result<Machine, PlatformError> {
+        let spare = self.spare().take();
+        spare.map_or_else(|| self.make_machine(), Ok)
     }
 }
 
@@ -148,7 +177,7 @@ impl Platform for KvmPlatform {
     fn reserve(&self, machines: usize) -> usize {
         let mut reserve = self.reserved();
         while reserve.len() < machines {
-            match self.make_machine() {
+            match self.make_vm() {
                 Ok(machine) => reserve.push(machine),
                 Err(error) => {
                     tracing::debug!("reserving virtual machines: {error}");
@@ -157,6 +186,15 @@ impl Platform for KvmPlatform {
             }
         }
         reserve.len()
+    }
+
+    fn prepare_machine(&self) -> Result<(), PlatformError> {
+        if self.spare().is_none() {
+            // Not under the lock: a start need not wait for it.
+            let machine = self.make_machine()?;
+            *self.spare() = Some(machine);
+        }
+        Ok(())
     }
 
     fn start(&self, start: &Start<'_>) -> Result<Box<dyn Vcpu>, PlatformError> {

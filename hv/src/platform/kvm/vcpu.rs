@@ -9,7 +9,7 @@
 use super::area::Area;
 use super::kick::Kicker;
 use super::stubs::{self, Progress, RESULT_SIZE};
-use super::{DOORBELL_PORT, EXCEPTION_PORT, HYPERCALL_PORT, KvmPlatform, access, failed, registers};
+use super::{DOORBELL_PORT, EXCEPTION_PORT, HYPERCALL_PORT, KvmPlatform, Machine, access, failed, registers};
 use crate::memory::GuestMemory;
 use crate::platform::{CpuState, Exit, Fault, Kick, PlatformError, Registers, Start, Vcpu, push_return};
 use hv_abi::{EventPort, GuestAddr, PAGE_SIZE};
@@ -51,7 +51,7 @@ pub(super) struct KvmVcpu {
 impl KvmVcpu {
     pub(super) fn new(platform: &KvmPlatform, start: &Start<'_>) -> Result<Self, PlatformError> {
         let memory = start.memory;
-        let vm = platform.take_machine()?;
+        let Machine { vcpu, vm } = platform.take_machine()?;
         let area = Area::of(memory);
         let region = kvm_userspace_memory_region {
             slot: 0,
@@ -63,9 +63,6 @@ impl KvmVcpu {
         // SAFETY: the mapping outlives the VM (invariant 1).
         unsafe { vm.set_user_memory_region(region) }.map_err(failed("KVM_SET_USER_MEMORY_REGION"))?;
 
-        let vcpu = vm.create_vcpu(0).map_err(failed("KVM_CREATE_VCPU"))?;
-        vcpu.set_cpuid2(&platform.cpuid).map_err(failed("KVM_SET_CPUID2"))?;
-        align_tsc(&vcpu);
         let mut special = registers::special(area, platform.tss);
         if let Some(opening) = start.opening {
             special.tr.limit = area.open(memory, opening, platform.tss)?.into();
@@ -149,7 +146,7 @@ impl KvmVcpu {
 /// Makes the guest's TSC the host's. Where ring 3 reads the host's counter
 /// natively there is nothing to set, and an older kernel that cannot set it
 /// fails here: both are fine, since the guest's clock only starts from it.
-fn align_tsc(vcpu: &VcpuFd) {
+pub(super) fn align_tsc(vcpu: &VcpuFd) {
     let zero = 0u64;
     let attribute = kvm_device_attr {
         group: KVM_VCPU_TSC_CTRL,
