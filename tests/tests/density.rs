@@ -52,4 +52,7 @@ fn what_the_host_has_no_room_for_is_refused_at_once() {
     let mut command = Command::new(hv());
     command.args(["bench", "exits", "--guests", "20"]).stdin(Stdio::null());
     refused(&mut command, &["--guests is for `hv bench density`"]);
+    let mut command = Command::new(hv());
+    command.args(["bench", "exits", "--touch-memory"]).stdin(Stdio::null());
+    refused(&mut command, &["--touch-memory is for `hv bench density`"]);
 }

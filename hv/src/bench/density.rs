@@ -5,9 +5,11 @@
 //! live answer another one; in the end all of them do.
 //!
 //! Empty virtual machines are made beforehand ([`Engine::reserve`](crate::Engine::reserve) says
-//! why); what that takes for each is told apart.
+//! why); what that takes for each is told apart. On request, the host's memory is touched once beforehand
+//! (`backing.rs` says why).
 #![forbid(unsafe_code)]
 
+use super::backing::Backing;
 use super::clones::{CloneError, CloneGuest, Clones};
 use super::machine::Machine;
 use super::stats::{Samples, Spread};
@@ -25,6 +27,8 @@ const ASKED: usize = 200;
 const OWN_DESCRIPTORS: u64 = 64;
 /// Mappings of a guest in this process: its memory, and its virtual CPU's page.
 const MAPPINGS: u64 = 2;
+/// Free memory that is not touched beforehand, in bytes.
+const SPARE: u64 = 1 << 30;
 /// Host memory that a guest may take, in bytes: a generous guess, to refuse what cannot work.
 const GUESS: u64 = 700 << 10;
 
@@ -93,6 +97,9 @@ pub struct Density {
     pub answered: u32,
     /// Time to make one empty virtual machine, before there were guests.
     pub reserve_ns: f64,
+    /// If the host's free memory was touched beforehand: time for the first touch of a page of it, and for a touch
+    /// of the same memory given anew. The difference is what the host below takes, if there is one.
+    pub touch_ns: Option<[f64; 2]>,
     /// Memory that all guests share.
     pub shared: u64,
     /// The curve, from few guests to many.
@@ -134,11 +141,15 @@ impl Times {
 
 /// Hears how far it is.
 pub trait Progress {
+    /// So much of the memory for the guests has been touched, in bytes.
+    fn touched(&mut self, bytes: u64, of: u64);
+
     /// So many guests are live.
     fn live(&mut self, guests: u32, of: u32);
 }
 
-/// Measures with `guests` clones of the function in this image.
+/// Measures with `guests` clones of the function in this image; if `touch`, once all free memory of the host
+/// has been touched. Then what is free changes for reasons of the host below, too, and the memory of a guest is a rough figure.
 ///
 /// The guests are left to the end of the process: to close ten thousand virtual machines one by
 /// one takes the kernel minutes.
@@ -146,10 +157,24 @@ pub trait Progress {
 /// # Errors
 ///
 /// When the host has no room for so many, or fails.
-pub fn measure(image: &Path, guests: u32, progress: &mut dyn Progress) -> Result<Density, DensityError> {
+pub fn measure(
+    image: &Path,
+    guests: u32,
+    touch: bool,
+    progress: &mut dyn Progress,
+) -> Result<Density, DensityError> {
     check(guests)?;
     let clones = Clones::new(image, 0)?;
-    let before = available_memory();
+    // Three quarters of a guest's memory is taken when it starts, the rest with its machine.
+    let later = u64::from(guests) * GUESS / 4 * 3;
+    let mut backing = touch.then(|| {
+        let all = memory_of("MemFree:").saturating_sub(SPARE).max(u64::from(guests) * GUESS);
+        let mut backing = Backing::touch(all, &mut |bytes| progress.touched(bytes, all));
+        backing.keep(later);
+        backing
+    });
+    let held = |backing: &Option<Backing>| backing.as_ref().map_or(0, Backing::held);
+    let before = available_memory() + held(&backing);
     let begin = Instant::now();
     let reserved = clones.reserve(guests as usize);
     let reserve = begin.elapsed();
@@ -159,6 +184,9 @@ pub fn measure(image: &Path, guests: u32, progress: &mut dyn Progress) -> Result
     for step in 1..=STEPS {
         let upto = (u64::from(guests) * u64::from(step) / u64::from(STEPS)) as usize;
         let mut starts = Samples::default();
+        if let Some(backing) = &mut backing {
+            backing.keep(later.saturating_sub(upto as u64 * GUESS / 4 * 3));
+        }
         while live.len() < upto {
             let (clone, took) = timed(|| {
                 let clone = clones.start()?;
@@ -178,7 +206,7 @@ pub fn measure(image: &Path, guests: u32, progress: &mut dyn Progress) -> Result
         let private: u64 = asked.clone().map(CloneGuest::private).sum::<u64>() / asked.count().max(1) as u64;
         // What was reserved for guests that have not come yet is theirs.
         let part = live.len().max(reserved.min(guests as usize)) as u64;
-        let used = before.saturating_sub(available_memory());
+        let used = before.saturating_sub(available_memory() + held(&backing));
         points.push(Point {
             live: live.len() as u32,
             start_ns: Times::of(&starts),
@@ -204,6 +232,7 @@ pub fn measure(image: &Path, guests: u32, progress: &mut dyn Progress) -> Result
         guests,
         answered,
         reserve_ns: reserve.as_nanos() as f64 / reserved.max(1) as f64,
+        touch_ns: backing.map(|backing| backing.touch_ns),
         shared,
         points,
         last_by_first,
@@ -241,6 +270,11 @@ pub fn text(density: &Density) -> String {
         time(density.reserve_ns),
         memory(density.shared as f64),
     );
+    if let Some([first, again]) = density.touch_ns {
+        let [first, again] = [first, again].map(time);
+        text +=
+            &format!("touched beforehand: the host's free memory, {first} a page at first, {again} again\n");
+    }
     text
 }
 
@@ -293,11 +327,16 @@ fn check(guests: u32) -> Result<(), DensityError> {
     Ok(())
 }
 
-/// Bytes that the host could still give, as the kernel estimates it (`MemAvailable` of proc(5)).
+/// Bytes that the host could still give, as the kernel estimates it.
 fn available_memory() -> u64 {
+    memory_of("MemAvailable:")
+}
+
+/// Bytes of a line of /proc/meminfo (proc(5)); everything, if there is no such line.
+fn memory_of(line: &str) -> u64 {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
-    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    let rest = text.lines().find_map(|candidate| candidate.strip_prefix(line));
+    let kib = rest.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
     kib.map_or(u64::MAX, |kib| kib << 10)
 }
 

@@ -11,6 +11,7 @@
 //! The guest of `hv bench` knows what it can measure: hv asks it for the list.
 //! So an operation is one file, there or in [`operations`] (`docs/measuring.md`).
 
+mod backing;
 pub mod clones;
 pub mod compare;
 pub mod density;

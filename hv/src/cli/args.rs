@@ -235,6 +235,10 @@ pub struct BenchArgs {
     /// Guests of `hv bench density`.
     #[arg(long, value_name = "N")]
     pub guests: Option<u32>,
+    /// Have `hv bench density` touch the host's free memory first: where the host is a virtual machine itself, the
+    /// first touch takes the time of the one below. What it says of memory is rough then.
+    #[arg(long)]
+    pub touch_memory: bool,
     /// How the result is printed on standard output.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,

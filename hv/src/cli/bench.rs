@@ -27,6 +27,8 @@ enum BenchError {
     NotAlone,
     #[error("bench: --guests is for `hv bench density`; prebuilt guests are named by --images FOLDER")]
     Guests,
+    #[error("bench: --touch-memory is for `hv bench density`")]
+    TouchMemory,
     #[error("bench: --rounds {0}: use 1 to 1000")]
     Rounds(u32),
     #[error("--report {}: cannot write it: {source}; name a file in a folder that exists and is yours", path.display())]
@@ -44,6 +46,9 @@ pub(super) fn run(args: BenchArgs) -> Result<u8, Box<dyn Error>> {
     }
     if args.guests.is_some() {
         return Err(BenchError::Guests.into());
+    }
+    if args.touch_memory {
+        return Err(BenchError::TouchMemory.into());
     }
     let old = args.compare.as_deref().map(compare::read).transpose()?;
     let report = args.report.as_deref().map(ReportFile::open).transpose()?;
@@ -87,7 +92,8 @@ fn density(args: &BenchArgs) -> Result<u8, Box<dyn Error>> {
         None => guests::resolve("fn-hello")?,
     };
     let mut line = ProgressLine::new();
-    let measured = density::measure(&function, args.guests.unwrap_or(GUESTS), &mut line);
+    let guests = args.guests.unwrap_or(GUESTS);
+    let measured = density::measure(&function, guests, args.touch_memory, &mut line);
     line.clear();
     let measured = measured?;
     if let Some(report) = report {
@@ -243,6 +249,16 @@ impl ProgressLine {
 }
 
 impl density::Progress for ProgressLine {
+    fn touched(&mut self, bytes: u64, of: u64) {
+        let (mib, all) = (bytes >> 20, of.div_ceil(1 << 20));
+        // Without a terminal, the end is enough.
+        let _ = match self.terminal {
+            true => write!(std::io::stderr(), "\r\x1b[Khv bench: touching memory: {mib} of {all} MiB"),
+            false if bytes < of => Ok(()),
+            false => writeln!(std::io::stderr(), "hv bench: {all} MiB of memory are touched"),
+        };
+    }
+
     fn live(&mut self, guests: u32, of: u32) {
         // If nobody reads standard error any more, there is nobody to tell.
         let _ = match self.terminal {
