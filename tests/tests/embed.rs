@@ -5,9 +5,9 @@ use hv::memory::GuestMemory;
 use hv::platform::fake::FakePlatform;
 use hv::platform::{Exit, Fault, Platform, PlatformError, Start, Vcpu};
 use hv::{Builder, Engine, Guest, Image, Outcome, StartError, Stop};
-use hv_tests::{can_run_guests, eventually, guest};
+use hv_tests::{LIMIT, can_run_guests, eventually, guest};
 use std::sync::{Arc, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 fn image(name: &str) -> Arc<Image> {
     Arc::new(Image::open(&guest(name)).unwrap())
@@ -121,6 +121,26 @@ fn several_threads_wait_on_an_engine_without_workers() {
             });
         }
     });
+}
+
+#[test]
+fn a_guest_that_is_held_and_let_go_at_once_goes_on() {
+    if !can_run_guests() {
+        return;
+    }
+    let engine = engine(1);
+    let (guest, _output) = start(&engine, &image("hostile"), &["endless-loop"]);
+    for round in 0..6_000 {
+        guest.hold();
+        // Anything from before to after the turn in which the worker notices.
+        (0..round % 300 * 10).for_each(|_| std::hint::spin_loop());
+        guest.release();
+        let (begin, some) = (Instant::now(), guest.cpu_time() + Duration::from_micros(50));
+        while guest.cpu_time() < some {
+            assert!(begin.elapsed() < LIMIT, "round {round}: it was let go, and does not run");
+            std::thread::yield_now();
+        }
+    }
 }
 
 #[test]
