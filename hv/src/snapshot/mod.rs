@@ -92,7 +92,7 @@ impl Snapshot {
     }
 
     /// Learns from a guest that has gone on from here which pages those after it
-    /// will use: see [`hot`].
+    /// will use: those that it has written, and whole groups around them.
     pub fn learn(&self, guest: &Guest) {
         let hot = hot::pages(guest.written(), self.template.data());
         *self.hot.lock().expect("no panic while held") = hot.into();
