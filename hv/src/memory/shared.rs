@@ -10,7 +10,7 @@ use rustix::fs::{FallocateFlags, MemfdFlags};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
@@ -20,22 +20,8 @@ const PIECE: u64 = 64 << 10;
 impl GuestMemory {
     /// Like [`new`](Self::new), and other processes can map it.
     pub fn new_shared(base: GuestAddr, size: u64) -> Result<Self, TemplateError> {
-        assert!(size.is_multiple_of(PAGE_SIZE) && base.0.is_multiple_of(PAGE_SIZE));
-        let whole = size + super::tail_size(size);
-        let failed = |source: rustix::io::Errno| TemplateError::File { size, source: source.into() };
-        let file: OwnedFd = rustix::fs::memfd_create("hv-guest", MemfdFlags::CLOEXEC).map_err(failed)?;
-        rustix::fs::ftruncate(&file, whole).map_err(failed)?;
-        let protection = libc::PROT_READ | libc::PROT_WRITE;
-        let region = template::map(&Arc::new(file.into()), whole, protection, libc::MAP_SHARED)?;
-        Ok(GuestMemory {
-            region,
-            skip: 0,
-            base: base.0,
-            size,
-            map: Arc::default(),
-            template: None,
-            shared: true,
-        })
+        let memory = template::of_file("hv-guest", MemfdFlags::empty(), base, size)?;
+        Ok(GuestMemory { shared: true, ..memory })
     }
 
     /// A copy of a template that other processes can map.

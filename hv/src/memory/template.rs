@@ -46,23 +46,7 @@ impl Template {
     /// Memory to be filled, with an access map to be given, that becomes a
     /// template by [`seal`](Self::seal).
     pub fn make(base: GuestAddr, size: u64) -> Result<GuestMemory, TemplateError> {
-        assert!(size.is_multiple_of(PAGE_SIZE) && base.0.is_multiple_of(PAGE_SIZE));
-        let whole = size + tail_size(size);
-        let failed = |source: rustix::io::Errno| TemplateError::File { size, source: source.into() };
-        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        let file: OwnedFd = rustix::fs::memfd_create("hv-template", flags).map_err(failed)?;
-        rustix::fs::ftruncate(&file, whole).map_err(failed)?;
-        let region =
-            map(&Arc::new(file.into()), whole, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED)?;
-        Ok(GuestMemory {
-            region,
-            skip: 0,
-            base: base.0,
-            size,
-            map: Arc::default(),
-            template: None,
-            shared: false,
-        })
+        of_file("hv-template", MemfdFlags::ALLOW_SEALING, base, size)
     }
 
     /// Closes memory that [`make`](Self::make) made for all further writing.
@@ -131,6 +115,31 @@ impl Template {
     pub(crate) fn data(&self) -> impl Iterator<Item = Range<u64>> {
         self.data.iter().map(|range| range.start..range.end.min(self.size)).filter(|range| !range.is_empty())
     }
+}
+
+/// Memory in a new memory file, mapped so that others who map the file see the same.
+pub(super) fn of_file(
+    name: &str,
+    flags: MemfdFlags,
+    base: GuestAddr,
+    size: u64,
+) -> Result<GuestMemory, TemplateError> {
+    assert!(size.is_multiple_of(PAGE_SIZE) && base.0.is_multiple_of(PAGE_SIZE));
+    let whole = size + tail_size(size);
+    let failed = |source: rustix::io::Errno| TemplateError::File { size, source: source.into() };
+    let file: OwnedFd = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | flags).map_err(failed)?;
+    rustix::fs::ftruncate(&file, whole).map_err(failed)?;
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let region = map(&Arc::new(file.into()), whole, protection, libc::MAP_SHARED)?;
+    Ok(GuestMemory {
+        region,
+        skip: 0,
+        base: base.0,
+        size,
+        map: Arc::default(),
+        template: None,
+        shared: false,
+    })
 }
 
 pub(super) fn data(file: &File, size: u64) -> Vec<Range<u64>> {
