@@ -124,6 +124,25 @@ fn several_threads_wait_on_an_engine_without_workers() {
 }
 
 #[test]
+fn machines_that_were_made_beforehand_run_guests_as_others_do() {
+    if !can_run_guests() {
+        return;
+    }
+    let (hello, engine) = (image("hello"), engine(1));
+    for reserved in [0, 2] {
+        engine.reserve(reserved);
+        // The second call finds the first one's machine.
+        engine.prepare_machine().unwrap();
+        engine.prepare_machine().unwrap();
+        for _ in 0..3 {
+            let (guest, output) = start(&engine, &hello, &[]);
+            exited(&guest.wait(), 0);
+            assert_eq!(output.text(), "Hello from a unikernel, world!\n");
+        }
+    }
+}
+
+#[test]
 fn a_guest_that_is_held_and_let_go_at_once_goes_on() {
     if !can_run_guests() {
         return;
@@ -137,6 +156,8 @@ fn a_guest_that_is_held_and_let_go_at_once_goes_on() {
         guest.release();
         let (begin, some) = (Instant::now(), guest.cpu_time() + Duration::from_micros(50));
         while guest.cpu_time() < some {
+            let outcome = guest.outcome();
+            assert!(outcome.is_none(), "round {round}: {outcome:?}");
             assert!(begin.elapsed() < LIMIT, "round {round}: it was let go, and does not run");
             std::thread::yield_now();
         }

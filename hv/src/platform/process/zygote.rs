@@ -413,7 +413,8 @@ impl Process {
         }
         // Inherited, and not to be raised without privileges.
         let maximum = rustix::process::getrlimit(Resource::Cpu).maximum;
-        let seconds = self.used().as_secs() + 2;
+        let counted = self.clock.map_or(Duration::ZERO, |clock| clock.of_limits().read());
+        let seconds = counted.max(self.used()).as_secs() + 2;
         let current = Some(maximum.map_or(seconds, |maximum| seconds.min(maximum)));
         let _ = rustix::process::prlimit(Some(self.pid), Resource::Cpu, Rlimit { current, maximum });
     }
