@@ -28,12 +28,24 @@ impl fmt::Display for Place {
 
 /// Why a configuration is refused.
 #[derive(Debug, thiserror::Error)]
-#[error("{place}: {problem}")]
+#[error("{}", one_line(&format!("{place}: {problem}")))]
 pub struct ConfigError {
     /// Where.
     pub place: Place,
     /// What is wrong, and what to do.
     pub problem: Problem,
+}
+
+/// A message that names what somebody wrote, fit for one line of a terminal.
+fn one_line(message: &str) -> String {
+    let mut line = String::with_capacity(message.len());
+    for c in message.chars() {
+        match c.is_control() {
+            true => line.extend(c.escape_default()),
+            false => line.push(c),
+        }
+    }
+    line
 }
 
 /// What is wrong with a configuration.
@@ -178,4 +190,17 @@ fn nearest<'a>(key: &str, known: &'a [String]) -> Option<&'a String> {
         .filter(|(distance, candidate)| *distance <= 1 + candidate.len() / 4)
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_a_tab_stays_on_its_line() {
+        let place = Place::Argument("--config a\tb\nc".into());
+        let problem = Problem::Toml("no \u{1b}[31mvalue".into());
+        let message = ConfigError { place, problem }.to_string();
+        assert!(message.starts_with("--config a\\tb\\nc: no \\u{1b}[31mvalue; "), "{message}");
+    }
 }
