@@ -2,8 +2,8 @@
 //!
 //! A host that is a virtual machine itself gets its memory from the one below at the first touch, 2 to 6 µs a page
 //! (and gives what is free back after a while). A curve over many guests would show that: a step at
-//! the guest where memory that was used before ends. So memory for all of them is touched beforehand, held, and
-//! given back bit by bit as they need it.
+//! the guest where memory that was used before ends. So what is free can be touched beforehand; as much of it as
+//! the guests will need is held, and given back bit by bit.
 #![forbid(unsafe_code)]
 
 use hv_abi::PAGE_SIZE;
