@@ -108,13 +108,7 @@ impl Jobs {
             };
             let Some(inner) = function.upgrade() else { return };
             match job {
-                Ok(Job::Start(number, slot)) => {
-                    start(&inner, number, slot);
-                    // The next one finds a machine, if it leaves the time.
-                    if self.0.is_empty() {
-                        prepare(&inner);
-                    }
-                }
+                Ok(Job::Start(number, slot)) => start(&inner, number, slot),
                 Ok(Job::Dispose(shell)) => shell.close(),
                 Ok(Job::Look) | Err(RecvTimeoutError::Timeout) => {}
                 Ok(Job::Stop) | Err(RecvTimeoutError::Disconnected) => {
@@ -123,6 +117,10 @@ impl Jobs {
                 }
             }
             next = inner.keeper.look();
+            // The next start finds a machine, if it leaves the time.
+            if self.0.is_empty() {
+                prepare(&inner);
+            }
         }
     }
 }
