@@ -43,7 +43,9 @@ pub fn hv() -> &'static Path {
         if let Some(program) = std::env::var_os("HV_BIN") {
             return program.into();
         }
-        cargo(".", &["build", "--quiet", "--package", "hv", "--bin", "hv"]);
+        // Which features dependencies have is decided by what is built together. These choices make them
+        // those of `cargo test --workspace`: nothing that it has built is built again.
+        cargo(".", &["build", "--quiet", "--workspace", "--bin", "hv", "--test", "loom"]);
         target().join("debug/hv")
     })
 }
