@@ -13,7 +13,9 @@ mod assemble;
 mod autopsy;
 mod builder;
 mod devices;
+mod doorbell;
 mod guest;
+mod hold;
 mod identity;
 mod judge;
 mod launch;
@@ -34,11 +36,11 @@ pub use saved::{CaptureError, Places, Saved};
 
 pub(crate) use assemble::is_base;
 use autopsy::Body;
-use devices::{Bell, Target};
+use devices::Bell;
 
 use crate::clock;
 use crate::cpu_clock::CpuClock;
-use crate::device::console::{Console, ConsoleSource};
+use crate::device::console::Console;
 use crate::device::function::Served;
 use crate::emulated::Hardware;
 use crate::engine::Inner;
@@ -156,46 +158,6 @@ impl Domain {
 
     fn now(&self) -> u64 {
         self.clock.lock().expect("no panic while held").time_at(clock::tsc())
-    }
-
-    fn hold(&self) {
-        self.hold.store(true, Ordering::SeqCst);
-        self.kicker.kick();
-        self.wake_up();
-    }
-
-    fn release(&self) {
-        self.let_go();
-        self.wake_up();
-    }
-
-    /// From its next turn on, the guest runs.
-    fn let_go(&self) {
-        let mut status = self.status();
-        self.hold.store(false, Ordering::SeqCst);
-        status.held = false;
-    }
-
-    /// What a turn ends with from which on the guest is held.
-    fn held(&self) -> Next {
-        self.hold.store(true, Ordering::SeqCst);
-        self.stay_held().unwrap_or(Next::Ready)
-    }
-
-    /// What a turn ends with in which the guest is held still. A guest can be woken for nothing, and be
-    /// let go by another thread in that very turn: then there is none, and the guest has to run.
-    fn stay_held(&self) -> Option<Next> {
-        let mut status = self.status();
-        if !self.hold.load(Ordering::SeqCst) {
-            return None;
-        }
-        status.held = true;
-        drop(status);
-        self.changed.notify_all();
-        if let Some(engine) = self.engine.upgrade() {
-            engine.nudge_waiting();
-        }
-        Some(Next::Blocked(None))
     }
 
     fn order(&self, order: Order) {
@@ -335,44 +297,6 @@ impl Domain {
             cpu.vcpu.answer(value);
         }
         Ok(())
-    }
-
-    /// The guest rang a doorbell that the platform has not bound.
-    fn ring(&self, cpu: &mut Cpu, port: EventPort) -> Served {
-        self.counters.doorbell();
-        if let Some(bell) = cpu.bells.iter_mut().find(|bell| bell.port == port) {
-            match &bell.target {
-                Target::Function(device) => return device.ring(),
-                Target::Descriptor(descriptor) => {
-                    if Bell::ring(&mut bell.rings, descriptor)
-                        && let Err(error) = cpu.vcpu.bind_doorbell(port, descriptor)
-                    {
-                        // Rings go on to come as exits: slower, nothing worse.
-                        tracing::debug!("binding a doorbell: {error}");
-                    }
-                }
-            }
-        } else if port == self.console_port {
-            cpu.console_rings += 1;
-            if self.console.ring() || cpu.console_rings == devices::RINGS_BEFORE_BINDING {
-                cpu.bells.extend(self.hand_console_over(&mut *cpu.vcpu));
-            }
-        } else {
-            self.counters.unbound_doorbell();
-        }
-        Served::Running
-    }
-
-    /// From now on the I/O thread drives the console. Until then the guest's
-    /// own thread did: a guest that prints a line and ends needs no other.
-    fn hand_console_over(&self, vcpu: &mut dyn Vcpu) -> Option<Bell> {
-        let engine = self.engine.upgrade()?;
-        let bell = vcpu.doorbell(self.console_port).and_then(|bell| Ok((bell.try_clone()?, bell)));
-        let (bell, descriptor) =
-            bell.inspect_err(|error| tracing::warn!("no doorbell for the console: {error}")).ok()?;
-        let source = engine.reactor.add(Box::new(ConsoleSource::new(self.console.clone(), bell)));
-        self.sources.lock().expect("no panic while held").push(source);
-        Some(Bell::new(self.console_port, Target::Descriptor(descriptor)))
     }
 
     fn note_phase(&self, cpu: &Cpu, phase: impl Fn(&mut BootPhases) -> &mut Option<Duration>) {
