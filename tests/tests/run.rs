@@ -196,9 +196,8 @@ fn statistics_are_a_table_or_json() {
     let touched = value["stats"]["memory_bytes"]["guest_touched"].as_u64().unwrap();
     assert!((4096..=256 << 10).contains(&touched), "the guest touched {touched} bytes");
     let peak = value["stats"]["memory_bytes"]["hv_peak_resident"].as_u64().unwrap();
-    // Most of it is code that the kernel has mapped ahead, and more of that without optimisation.
-    let most = if cfg!(debug_assertions) { 12 } else { 8 };
-    assert!(peak <= most << 20, "hv took {peak} bytes");
+    // Most of it is code that the kernel has mapped ahead.
+    assert!(peak <= 8 << 20, "hv took {peak} bytes");
 }
 
 #[test]
