@@ -12,6 +12,7 @@ pub mod domain;
 #[doc(hidden)]
 pub mod emulated;
 pub mod engine;
+pub mod escape;
 pub mod event;
 pub mod function;
 #[cfg(feature = "fuzzing")]
@@ -30,6 +31,7 @@ pub mod units;
 
 pub use domain::{Builder, Controller, Guest, Outcome, Restore, StartError, Stop};
 pub use engine::Engine;
+pub use escape::escape;
 pub use loader::Image;
 pub use platform::kvm::KvmPlatform;
 pub use platform::process::ProcessPlatform;

@@ -1,13 +1,14 @@
 //! Sizes and times as people write them: `64M`, `500ms`.
 #![forbid(unsafe_code)]
 
+use crate::escape::escape;
 use std::time::Duration;
 
 /// Why a text is no size or no time.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UnitError {
     /// Another unit than K, M or G.
-    #[error("`{0}` is no unit; use K, M or G, as in 64M")]
+    #[error("`{}` is no unit; use K, M or G, as in 64M", escape(.0))]
     Unit(String),
     /// No whole number in front of the unit.
     #[error("use a number such as 65536, 512K, 64M or 1G")]

@@ -1,5 +1,6 @@
 //! Disks, end to end: images made by the host's own tools, used by guests.
 
+use hv_tests::serve::{Serve, probe};
 use hv_tests::{Finished, Running, can_run_guests, guest, has_tools, ran, run, system_tool, tool};
 use std::collections::BTreeMap;
 use std::fs;
@@ -357,5 +358,47 @@ fn disks_that_hold_no_file_system() {
         let disk = raw(&folder, size, size);
         let end = ran("probe", &["--disk", &disk], &["files"]).expect(101);
         assert!(end.err.contains("Unsupported"), "{}", end.err);
+    }
+}
+
+#[test]
+fn the_disk_of_an_hv_that_was_killed_is_usable_at_once() {
+    if !can_run_guests() {
+        return;
+    }
+    let folder = folder();
+    let disk = path(&folder, "disk.img");
+    fs::File::create(&disk).unwrap().set_len(4 << 20).unwrap();
+    for _ in 0..10 {
+        let mut killed = Running::new(&mut run("disk", &["--disk", &disk], &["1"]));
+        // It says the size of the disk first, and then works on it.
+        let mut line = String::new();
+        BufReader::new(killed.child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        killed.signal(libc::SIGKILL);
+        killed.wait();
+        ran("hello", &["--disk", &disk], &[]).expect(0);
+    }
+}
+
+#[test]
+fn a_server_has_images_and_waits_for_one_that_is_still_locked() {
+    if !can_run_guests() {
+        return;
+    }
+    let folder = folder();
+    let disk = path(&folder, "disk.img");
+    let file = fs::File::create(&disk).unwrap();
+    file.set_len(1 << 20).unwrap();
+    for options in ["ro", "overlay", "ro,format=raw", "ro,sector=4096"] {
+        file.lock().unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(std::time::Duration::from_millis(500));
+                file.unlock().unwrap();
+            });
+            let serve = Serve::start(&probe(&format!("disks = \"{disk},{options}\"")));
+            serve.get("/echo").expect(200);
+            serve.end();
+        });
     }
 }

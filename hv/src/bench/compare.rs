@@ -4,6 +4,7 @@
 use super::result::{Measurement, Results, SCHEMA};
 use super::stats::Spread;
 use super::table::{Style, digits, time};
+use crate::escape::escape;
 use serde::{Deserialize, Serialize};
 use std::fmt::Write;
 use std::io::Read;
@@ -16,7 +17,7 @@ const MAX_SIZE: u64 = 16 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum CompareError {
     /// It cannot be read.
-    #[error("--compare {}: cannot read it: {source}", path.display())]
+    #[error("--compare {}: cannot read it: {source}", escape(path))]
     Read {
         /// The file.
         path: PathBuf,
@@ -24,13 +25,16 @@ pub enum CompareError {
         source: std::io::Error,
     },
     /// It is too long to be a result.
-    #[error("--compare {}: more than {} MiB are no result of hv bench", path.display(), MAX_SIZE >> 20)]
+    #[error("--compare {}: more than {} MiB are no result of hv bench", escape(path), MAX_SIZE >> 20)]
     TooLong {
         /// The file.
         path: PathBuf,
     },
     /// It is no JSON, or other JSON.
-    #[error("--compare {}: no result of hv bench: {source}; make one with `hv bench --format json`", path.display())]
+    #[error(
+        "--compare {}: no result of hv bench: {source}; make one with `hv bench --format json`",
+        escape(path)
+    )]
     NoResult {
         /// The file.
         path: PathBuf,
@@ -38,7 +42,10 @@ pub enum CompareError {
         source: serde_json::Error,
     },
     /// It has another schema.
-    #[error("--compare {}: its schema is version {found}, this hv compares version {SCHEMA}; measure anew with `hv bench --format json`", path.display())]
+    #[error(
+        "--compare {}: its schema is version {found}, this hv compares version {SCHEMA}; measure anew with `hv bench --format json`",
+        escape(path)
+    )]
     Version {
         /// The file.
         path: PathBuf,

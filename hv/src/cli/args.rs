@@ -113,7 +113,7 @@ pub struct RestoreArgs {
     /// A folder that `hv snapshot` made.
     pub snapshot: PathBuf,
     /// The guest's disks, all of them and in their order, instead of those where they were. Repeatable.
-    #[arg(long = "disk", value_name = "FILE[,ro][,direct][,overlay][,sector=N]")]
+    #[arg(long = "disk", value_name = "FILE[,ro][,direct][,overlay][,sector=N][,format=raw]")]
     pub disks: Vec<DiskSpec>,
     /// Leave the disks as they are: what the guest writes is gone at its end.
     #[arg(long)]
@@ -145,8 +145,9 @@ pub struct BootArgs {
     pub vcpus: u32,
     /// A disk: a raw image, a block device, or a folder (shown as a read-only FAT disk).
     /// Options: ro, direct (past the page cache), overlay (leave the disk as it is: what
-    /// the guest writes is gone at its end), sector=512|4096. Repeatable.
-    #[arg(long = "disk", value_name = "FILE[,ro][,direct][,overlay][,sector=N]")]
+    /// the guest writes is gone at its end), sector=512|4096, format=raw (a file that looks like
+    /// qcow2, VMDK, VHD or the like, and is a raw disk all the same). Repeatable.
+    #[arg(long = "disk", value_name = "FILE[,ro][,direct][,overlay][,sector=N][,format=raw]")]
     pub disks: Vec<DiskSpec>,
     /// An environment variable of the guest. Repeatable.
     #[arg(long = "env", value_name = "KEY=VALUE", value_parser = parse_variable)]
@@ -160,7 +161,7 @@ pub struct BootArgs {
 #[derive(Clone, Copy, Debug, Args)]
 pub struct PlatformArgs {
     /// What guests run on.
-    #[arg(long, value_enum, env = "HV_PLATFORM", default_value_t = PlatformKind::Auto)]
+    #[arg(long, value_enum, env = "HV_PLATFORM", hide_env_values = true, default_value_t = PlatformKind::Auto)]
     pub platform: PlatformKind,
 }
 

@@ -9,6 +9,7 @@ use crate::bench::result::Results;
 use crate::bench::runner::{self, Plan, Progress};
 use crate::bench::table::Style;
 use crate::bench::{compare, density, operations, report, table};
+use crate::escape::escape;
 use crate::platform::kvm::KvmPlatform;
 use std::error::Error;
 use std::fs::{File, OpenOptions};
@@ -31,7 +32,10 @@ enum BenchError {
     TouchMemory,
     #[error("bench: --rounds {0}: use 1 to 1000")]
     Rounds(u32),
-    #[error("--report {}: cannot write it: {source}; name a file in a folder that exists and is yours", path.display())]
+    #[error(
+        "--report {}: cannot write it: {source}; name a file in a folder that exists and is yours",
+        escape(path)
+    )]
     Report { path: PathBuf, source: std::io::Error },
 }
 

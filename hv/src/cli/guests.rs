@@ -1,18 +1,20 @@
 //! Images by name: the guests of `guest-examples/`, built on demand.
 
+use crate::escape::escape;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// Why a name leads to no image.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum GuestError {
-    #[error("{0}: no such file; give the path of a built guest, or the bare name of one in guest-examples/")]
+    #[error("{}: no such file; give the path of a built guest, or the bare name of one in guest-examples/", escape(.0))]
     NoFile(String),
     #[error(
-        "{0}: no such file, and no folder guest-examples/ above this one to look for a guest of that name"
+        "{}: no such file, and no folder guest-examples/ above this one to look for a guest of that name",
+        escape(.0)
     )]
     NoExamples(String),
-    #[error("{name}: no such file, and no such guest in guest-examples/ (there are: {known})")]
+    #[error("{}: no such file, and no such guest in guest-examples/ (there are: {known})", escape(name))]
     Unknown { name: String, known: String },
     #[error(
         "no folder guest-examples/ above this one to build the bench guests from; name built ones with --guests FOLDER"

@@ -18,8 +18,12 @@ pub use args::{
     ServeArgs, SnapshotArgs,
 };
 
+use crate::escape::escape;
+use clap::error::ContextValue;
 use clap::{CommandFactory, Parser};
+use std::ffi::OsStr;
 use std::io::{IsTerminal, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
 
 /// Exit codes of `hv` beyond the guest's own; the README has the same table.
@@ -44,8 +48,10 @@ pub mod exit {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    // Clap explains what is wrong, and exits with code 2.
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => misused(error),
+    };
     log(cli.verbose);
     let result = match cli.command {
         Command::Run(args) => run::run(*args),
@@ -63,14 +69,38 @@ pub fn main() -> ExitCode {
     result.map_or_else(refuse, ExitCode::from)
 }
 
+/// Lets clap explain what is wrong, or print its help, and exits as it wants to: with 2 for what is wrong.
+///
+/// Its messages repeat arguments as they are. So it is asked again about the same arguments [escaped](escape): what is
+/// wrong with them is the same.
+fn misused(error: clap::Error) -> ! {
+    if !error.use_stderr() {
+        error.exit();
+    }
+    let arguments = std::env::args_os().map(|argument| escape(&argument).to_string());
+    let mut error = Cli::try_parse_from(arguments).err().unwrap_or(error);
+    // Values of environment variables are no arguments.
+    let values: Vec<_> = error
+        .context()
+        .filter_map(|(kind, value)| match value {
+            ContextValue::String(text) => Some((kind, ContextValue::String(escape(text).to_string()))),
+            _ => None,
+        })
+        .collect();
+    for (kind, value) in values {
+        error.insert(kind, value);
+    }
+    error.exit()
+}
+
 /// Says in one line why hv does not do it.
 fn refuse(error: Box<dyn std::error::Error>) -> ExitCode {
     let label = if std::io::stderr().is_terminal() { "\x1b[1;31merror\x1b[0m" } else { "error" };
     // If nobody reads standard error any more, there is nobody to tell.
-    let _ = match limit_reached(&*error) {
-        Some(remedy) => writeln!(std::io::stderr(), "hv: {label}: {error}; {remedy}"),
-        None => writeln!(std::io::stderr(), "hv: {label}: {error}"),
-    };
+    let remedy = limit_reached(&*error).map(|remedy| format!("; {remedy}")).unwrap_or_default();
+    // An error of a library may name something from outside, too.
+    let error = error.to_string();
+    let _ = writeln!(std::io::stderr(), "hv: {label}: {}{remedy}", escape(&error));
     ExitCode::from(exit::REFUSED)
 }
 
@@ -97,10 +127,28 @@ fn log(verbose: u8) {
     };
     tracing_subscriber::fmt()
         .with_max_level(level)
-        .with_writer(std::io::stderr)
+        .with_writer(|| OneLine(std::io::stderr()))
         .with_target(false)
         .without_time()
         .init();
+}
+
+/// Writes lines of the log, each of which comes whole, and shows what of it is no text for a line.
+struct OneLine<W>(W);
+
+impl<W: Write> Write for OneLine<W> {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        let (text, end) = match line.strip_suffix(b"\n") {
+            Some(text) => (text, "\n"),
+            None => (line, ""),
+        };
+        write!(self.0, "{}{end}", escape(OsStr::from_bytes(text)))?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.0.flush()
+    }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use crate::device::block::{Disk, DiskSpec};
 use crate::device::stdio::{Stdin, Stdout};
 use crate::domain::Restore;
 use crate::engine::Engine;
+use crate::escape::escape;
 use crate::jail::Kind;
 use crate::sched::Share;
 use crate::snapshot::Snapshot;
@@ -20,7 +21,7 @@ pub(super) fn run(args: RestoreArgs) -> Result<u8, Box<dyn Error>> {
     let snapshot = Arc::new(Snapshot::open_for(&args.snapshot, &*platform)?);
     let has = |kind: u32| snapshot.saved().devices.iter().filter(|device| device.kind == kind).count();
     if has(FUNCTION) > 0 {
-        let path = args.snapshot.display();
+        let path = escape(&args.snapshot);
         return Err(format!(
             "{path}: a function, which needs requests: name it in a configuration of `hv serve` (snapshot = \"{path}\")"
         )

@@ -7,6 +7,7 @@ use crate::device::block::DiskRecord;
 use crate::device::function::FunctionDevice;
 use crate::domain::{Guest, Outcome, Stop};
 use crate::engine::Engine;
+use crate::escape::escape;
 use crate::jail::{Kind, Place, Use};
 use crate::snapshot::{Snapshot, Written};
 use serde_json::json;
@@ -93,7 +94,7 @@ fn hold(guest: &Guest, args: &SnapshotArgs) -> Result<Option<Stop>, Unready> {
 
 /// Prints how long it took, and what it takes.
 fn report(args: &SnapshotArgs, guest: &Guest, phases: &[(&str, Duration)], written: Written) {
-    let path = args.output.display().to_string();
+    let path = escape(&args.output).to_string();
     let text = match args.foreground.format {
         Format::Text => {
             let phases =

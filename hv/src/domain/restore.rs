@@ -10,6 +10,7 @@ use crate::device::function::FunctionDevice;
 use crate::device::net::{Capture, Network};
 use crate::device::stdio::Buffer;
 use crate::engine::Engine;
+use crate::escape::escape;
 use crate::memory::GuestMemory;
 use crate::sched::Share;
 use crate::snapshot::Snapshot;
@@ -28,7 +29,7 @@ pub enum RestoreError {
         wanted: Vec<u32>,
     },
     /// Another disk than the guest had.
-    #[error("disk {index} ({}) has {}; the guest that was saved had one of {}", path.display(), shape(.given), shape(.saved))]
+    #[error("disk {index} ({}) has {}; the guest that was saved had one of {}", escape(path), shape(.given), shape(.saved))]
     Disk {
         /// Counts the disks from 0.
         index: u32,

@@ -4,6 +4,7 @@ use super::{Function, Inner, Keeper, Options, Shells};
 use crate::device::function::FunctionDevice;
 use crate::domain::{Builder, CaptureError, Guest, Outcome, StartError};
 use crate::engine::Engine;
+use crate::escape::escape;
 use crate::jail::{self, Kind};
 use crate::snapshot::Snapshot;
 use std::io;
@@ -30,7 +31,7 @@ pub enum DeployError {
     #[error(transparent)]
     Capture(#[from] CaptureError),
     /// A disk that one guest would change under another.
-    #[error("disk {}: the guests of a function share their disks; append \",ro\" or \",overlay\"", .0.display())]
+    #[error("disk {}: the guests of a function share their disks; append \",ro\" or \",overlay\"", escape(.0))]
     Disk(PathBuf),
     /// No thread.
     #[error("cannot start a thread: {0}")]

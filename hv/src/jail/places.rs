@@ -1,5 +1,6 @@
 //! Landlock: what of the file system a jailed process can still open.
 
+use crate::escape::escape;
 use landlock::{
     ABI, Access, AccessFs, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, PathFdError, Ruleset,
     RulesetAttr, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
@@ -32,7 +33,7 @@ pub struct Place {
 #[derive(Debug, thiserror::Error)]
 pub enum PlaceError {
     /// A place that cannot be opened.
-    #[error("{}: {error}", path.display())]
+    #[error("{}: {error}", escape(path))]
     Open {
         /// Which.
         path: PathBuf,

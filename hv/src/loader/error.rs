@@ -1,5 +1,6 @@
 //! What can be wrong with an image: each defect by name, with the offending value and a remedy.
 
+use crate::escape::escape;
 use hv_abi::{ABI_VERSION, AbiVersion};
 use std::path::PathBuf;
 
@@ -7,7 +8,7 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The file cannot be opened or read.
-    #[error("cannot read the image {}: {source}", path.display())]
+    #[error("cannot read the image {}: {source}", escape(path))]
     Read {
         /// The file.
         path: PathBuf,
@@ -15,7 +16,7 @@ pub enum OpenError {
         source: std::io::Error,
     },
     /// It is a directory, a pipe, a device …
-    #[error("the image {} is {kind}, not a file: name the guest's ELF file", path.display())]
+    #[error("the image {} is {kind}, not a file: name the guest's ELF file", escape(path))]
     NotAFile {
         /// What was named.
         path: PathBuf,
@@ -23,7 +24,7 @@ pub enum OpenError {
         kind: &'static str,
     },
     /// It is bigger than any guest.
-    #[error("the image {} is larger than {} MiB: strip its debug information", path.display(), limit >> 20)]
+    #[error("the image {} is larger than {} MiB: strip its debug information", escape(path), limit >> 20)]
     TooLarge {
         /// The file.
         path: PathBuf,
@@ -31,7 +32,7 @@ pub enum OpenError {
         limit: u64,
     },
     /// It was read, and is not an image that this host can load.
-    #[error("cannot load {}: {source}", path.display())]
+    #[error("cannot load {}: {source}", escape(path))]
     Image {
         /// The file.
         path: PathBuf,

@@ -3,6 +3,7 @@
 
 use super::config::{ConfigError, Place};
 use super::deploy::DeployError;
+use crate::escape::escape;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -14,7 +15,7 @@ pub enum ServeError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// A function does not become ready.
-    #[error("{place}: the function `{function}` cannot be deployed: {error}")]
+    #[error("{place}: the function `{}` cannot be deployed: {error}", escape(function))]
     Deploy {
         /// Where it stands in the configuration.
         place: Place,
@@ -35,7 +36,10 @@ pub enum ServeError {
         error: io::Error,
     },
     /// The access log cannot be opened.
-    #[error("log = \"{}\": {error}; name a file in a folder that you may write, - for standard output, or off", path.display())]
+    #[error(
+        "log = \"{}\": {error}; name a file in a folder that you may write, - for standard output, or off",
+        escape(path)
+    )]
     Log {
         /// The file.
         path: PathBuf,

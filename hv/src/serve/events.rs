@@ -5,6 +5,7 @@
 use super::config::LogFormat;
 use super::log::Log;
 use crate::crash::CrashReport;
+use crate::escape::escape;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -30,7 +31,10 @@ impl Events {
 
     pub(super) fn deployed(&self, function: &str, from: &str, took: Duration) {
         self.tell(
-            || format!("function {function}: ready in {:.1} ms ({from})", took.as_secs_f64() * 1000.0),
+            || {
+                let ms = took.as_secs_f64() * 1000.0;
+                format!("function {}: ready in {ms:.1} ms ({})", escape(function), escape(from))
+            },
             || json!({"event": "deployed", "function": function, "from": from, "seconds": took.as_secs_f64()}),
         );
     }
@@ -45,7 +49,7 @@ impl Events {
     /// A guest printed a line.
     pub(super) fn printed(&self, function: &str, line: &str) {
         self.tell(
-            || format!("{function}: {}", line.escape_debug()),
+            || format!("{}: {}", escape(function), line.escape_debug()),
             || json!({"event": "printed", "function": function, "line": line}),
         );
     }
@@ -53,7 +57,10 @@ impl Events {
     /// A guest crashed at a request; `id` is what the client was told.
     pub(super) fn crashed(&self, id: &str, function: &str, request: &str, report: &CrashReport) {
         self.tell(
-            || format!("crash {id}: function {function}, request {request}: {}", report.to_string().trim_end()),
+            || {
+                let (function, request) = (escape(function), escape(request));
+                format!("crash {id}: function {function}, request {request}: {}", report.to_string().trim_end())
+            },
             || json!({"event": "crash", "id": id, "function": function, "request": request, "report": report}),
         );
     }
@@ -61,7 +68,7 @@ impl Events {
     /// A request failed without a crash; the client was told less.
     pub(super) fn failed(&self, function: &str, request: &str, why: &str) {
         self.tell(
-            || format!("function {function}, request {request}: {why}"),
+            || format!("function {}, request {}: {}", escape(function), escape(request), escape(why)),
             || json!({"event": "failure", "function": function, "request": request, "error": why}),
         );
     }
@@ -79,7 +86,7 @@ impl Events {
 
     pub(super) fn reload_refused(&self, error: &str) {
         self.tell(
-            || format!("configuration not reloaded, the old one stays: {error}"),
+            || format!("configuration not reloaded, the old one stays: {}", escape(error)),
             || json!({"event": "reload_refused", "error": error}),
         );
     }

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 use super::config::LogTarget;
+use crate::escape::escape;
 use crate::jail::{self, Kind};
 use std::fs::File;
 use std::io::{self, Write};
@@ -190,7 +191,7 @@ impl Sink {
             Sink::File { path, file, failing } => {
                 let result = file.write_all(lines);
                 if let (Err(error), false) = (&result, *failing) {
-                    tracing::warn!("{}: lines of the access log are lost: {error}", path.display());
+                    tracing::warn!("{}: lines of the access log are lost: {error}", escape(path));
                 }
                 *failing = result.is_err();
             }
@@ -202,7 +203,7 @@ impl Sink {
             match append(path) {
                 Ok(new) => *file = new,
                 Err(error) => {
-                    tracing::warn!("{}: cannot open it again, the old file goes on: {error}", path.display());
+                    tracing::warn!("{}: cannot open it again, the old file goes on: {error}", escape(path));
                 }
             }
         }

@@ -179,7 +179,7 @@ impl Ground {
             error: Box::new(error),
         })?;
         let (Source::Image { path, .. } | Source::Snapshot(path)) = &function.deployment.source;
-        self.events.deployed(&function.name, &path.display().to_string(), start.elapsed());
+        self.events.deployed(&function.name, &path.to_string_lossy(), start.elapsed());
         Ok(Deployed { deployment: function.deployment.clone(), function: Some(running) })
     }
 }

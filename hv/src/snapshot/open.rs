@@ -5,6 +5,7 @@ use super::{Features, IMAGE, MEMORY, STATE, Snapshot};
 use crate::device::block::DiskRecord;
 use crate::domain::{Places, Saved, is_base};
 use crate::engine::Engine;
+use crate::escape::escape;
 use crate::loader::{Image, ImageError, MAX_FILE_SIZE};
 use crate::memory::{GuestMemory, SavedRange, Template, TemplateError};
 use crate::platform::{CpuState, Platform, PlatformError};
@@ -26,13 +27,13 @@ const MAX_RANGES: usize = crate::loader::MAX_SEGMENTS + 16;
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Nothing is there, or no folder.
-    #[error("{}: no such snapshot; `hv snapshot IMAGE -o FOLDER` makes one", .0.display())]
+    #[error("{}: no such snapshot; `hv snapshot IMAGE -o FOLDER` makes one", escape(.0))]
     NoFolder(PathBuf),
     /// Something else.
-    #[error("{}: not a snapshot of hv", .0.display())]
+    #[error("{}: not a snapshot of hv", escape(.0))]
     Foreign(PathBuf),
     /// Made by a newer version.
-    #[error("{}: made by a newer version of hv ({what}); restore it with that version", path.display())]
+    #[error("{}: made by a newer version of hv ({what}); restore it with that version", escape(path))]
     Newer {
         /// The snapshot.
         path: PathBuf,
@@ -40,7 +41,7 @@ pub enum OpenError {
         what: String,
     },
     /// A file that is too short, or not there.
-    #[error("{}: truncated: at least {missing} bytes are missing", path.display())]
+    #[error("{}: truncated: at least {missing} bytes are missing", escape(path))]
     Truncated {
         /// The file.
         path: PathBuf,
@@ -48,7 +49,7 @@ pub enum OpenError {
         missing: u64,
     },
     /// Bits that are not what was written, or make no sense.
-    #[error("{}: damaged: {what}", path.display())]
+    #[error("{}: damaged: {what}", escape(path))]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -56,8 +57,10 @@ pub enum OpenError {
         what: String,
     },
     /// The processor lacks what the guest may be using.
-    #[error("{}: the guest may use features that this processor lacks ({missing}); restore it on a host that has them",
-        path.display())]
+    #[error(
+        "{}: the guest may use features that this processor lacks ({missing}); restore it on a host that has them",
+        escape(path)
+    )]
     Features {
         /// The snapshot.
         path: PathBuf,
@@ -65,7 +68,7 @@ pub enum OpenError {
         missing: Features,
     },
     /// A file cannot be read.
-    #[error("{}: cannot read it: {source}", path.display())]
+    #[error("{}: cannot read it: {source}", escape(path))]
     Read {
         /// The file.
         path: PathBuf,
@@ -73,7 +76,7 @@ pub enum OpenError {
         source: io::Error,
     },
     /// No guest is in it.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {source}", escape(path))]
     Image {
         /// The file.
         path: PathBuf,

@@ -2,6 +2,7 @@
 
 use super::header::{CHUNK, Facts, PARTS, Part, compose};
 use super::{IMAGE, MEMORY, STATE, Snapshot};
+use crate::escape::escape;
 use hv_abi::PAGE_SIZE;
 use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
@@ -17,16 +18,16 @@ use zerocopy::IntoBytes;
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
     /// Something is there.
-    #[error("{}: there is something of that name already; remove it, or choose another name", .0.display())]
+    #[error("{}: there is something of that name already; remove it, or choose another name", escape(.0))]
     Exists(PathBuf),
     /// A path without a last part, such as `..`.
-    #[error("{}: not the name of a new folder", .0.display())]
+    #[error("{}: not the name of a new folder", escape(.0))]
     Name(PathBuf),
     /// No folder to put it in.
-    #[error("{}: no such folder to put the snapshot in; create it first", .0.display())]
+    #[error("{}: no such folder to put the snapshot in; create it first", escape(.0))]
     NoParent(PathBuf),
     /// The disk is full, or something like it.
-    #[error("{}: cannot write the snapshot: {source}; nothing of it is left", path.display())]
+    #[error("{}: cannot write the snapshot: {source}; nothing of it is left", escape(path))]
     Io {
         /// The folder that was to be.
         path: PathBuf,

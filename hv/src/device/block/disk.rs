@@ -2,16 +2,20 @@
 #![forbid(unsafe_code)]
 
 use super::folder::{self, FolderError};
+use super::format;
 use super::overlay::Overlay;
 use super::spec::DiskSpec;
+use crate::escape::escape;
 use hv_abi::io::block::{BlockConfig, BlockFeatures, MAX_SEGMENTS};
 use rustix::fs::{AtFlags, FlockOperation, OFlags, StatxFlags};
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Seek, SeekFrom};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// Most bytes that one read or write moves. Larger transfers are not faster,
 /// and one request must not keep the reactor copying for long.
@@ -19,6 +23,12 @@ pub const MAX_TRANSFER: u32 = 1 << 20;
 
 /// Memory alignment assumed for `O_DIRECT` where the kernel does not tell (before 6.1).
 const UNKNOWN_MEMORY_ALIGNMENT: usize = 4096;
+
+/// How long a disk that is locked is waited for. The kernel closes the files of an io_uring some time
+/// after the end of its process: those of an hv that was killed stay locked for milliseconds, on a busy
+/// host for longer. A lock does not tell whether its owner still lives.
+const LOCK_PATIENCE: Duration = Duration::from_secs(3);
+const LOCK_RETRY: Duration = Duration::from_millis(5);
 
 /// A disk that is open, locked against other writers, and known to be whole sectors.
 #[derive(Debug)]
@@ -37,14 +47,17 @@ pub struct Disk {
 #[derive(Debug, thiserror::Error)]
 pub enum DiskError {
     /// Nothing is there.
-    #[error("disk {}: there is no such file{}; create it first, for example with `truncate -s 64M FILE`",
-        path.display(), hint(path))]
+    #[error(
+        "disk {}: there is no such file{}; create it first, for example with `truncate -s 64M FILE`",
+        escape(path),
+        hint(path)
+    )]
     Missing {
         /// The disk's file.
         path: PathBuf,
     },
     /// It cannot be looked at or opened for reading.
-    #[error("disk {}: cannot open it for reading: {source}; check its permissions", path.display())]
+    #[error("disk {}: cannot open it for reading: {source}; check its permissions", escape(path))]
     Unreadable {
         /// The disk's file.
         path: PathBuf,
@@ -52,7 +65,7 @@ pub enum DiskError {
         source: io::Error,
     },
     /// It can be read but not written.
-    #[error("disk {}: not writable: {source}; append \",ro\" to use it read-only", path.display())]
+    #[error("disk {}: not writable: {source}; append \",ro\" to use it read-only", escape(path))]
     NotWritable {
         /// The disk's file.
         path: PathBuf,
@@ -60,26 +73,43 @@ pub enum DiskError {
         source: io::Error,
     },
     /// A block device that the host has mounted, or that another program claimed.
-    #[error("disk {}: the device is mounted or in use; unmount it, or append \",ro\"", path.display())]
+    #[error("disk {}: the device is mounted or in use; unmount it, or append \",ro\"", escape(path))]
     DeviceInUse {
         /// The disk's file.
         path: PathBuf,
     },
     /// A socket, a pipe, a terminal …
-    #[error("disk {}: neither a file, nor a block device, nor a folder", path.display())]
+    #[error("disk {}: neither a file, nor a block device, nor a folder", escape(path))]
     NotADisk {
         /// The disk's file.
         path: PathBuf,
     },
+    /// A container of a virtual disk, not the disk itself.
+    #[error(
+        "disk {}: a {format} image, and hv has raw disks only; convert it with `qemu-img convert -O raw FILE NEW`, \
+             or append \",format=raw\" if these bytes are the disk's own",
+        escape(path)
+    )]
+    Container {
+        /// The disk's file.
+        path: PathBuf,
+        /// The name of its format.
+        format: &'static str,
+    },
     /// No bytes in it.
-    #[error("disk {}: the file is empty; give it a size, for example with `truncate -s 64M FILE`", path.display())]
+    #[error(
+        "disk {}: the file is empty; give it a size, for example with `truncate -s 64M FILE`",
+        escape(path)
+    )]
     Empty {
         /// The disk's file.
         path: PathBuf,
     },
     /// Its size is not a multiple of the sector size.
-    #[error("disk {}: its {size} bytes are not whole sectors of {sector_size}; round it up with `truncate -s %{sector_size} FILE`",
-        path.display())]
+    #[error(
+        "disk {}: its {size} bytes are not whole sectors of {sector_size}; round it up with `truncate -s %{sector_size} FILE`",
+        escape(path)
+    )]
     Uneven {
         /// The disk's file.
         path: PathBuf,
@@ -89,21 +119,25 @@ pub enum DiskError {
         sector_size: u32,
     },
     /// Another process, or another disk of this one, has it.
-    #[error("disk {}: in use by another guest; a writable disk belongs to one guest, \",ro\" or \",overlay\" on all of them shares it",
-        path.display())]
+    #[error(
+        "disk {}: in use by another guest; a writable disk belongs to one guest, \",ro\" or \",overlay\" on all of them shares it",
+        escape(path)
+    )]
     Locked {
         /// The disk's file.
         path: PathBuf,
     },
     /// The file system does not do `O_DIRECT`.
-    #[error("disk {}: its file system cannot go past the page cache; leave out \",direct\"", path.display())]
+    #[error("disk {}: its file system cannot go past the page cache; leave out \",direct\"", escape(path))]
     NoDirect {
         /// The disk's file.
         path: PathBuf,
     },
     /// `O_DIRECT` moves larger blocks than the disk's sectors.
-    #[error("disk {}: past the page cache it moves blocks of {needed} bytes; append \",sector=4096\" or leave out \",direct\"",
-        path.display())]
+    #[error(
+        "disk {}: past the page cache it moves blocks of {needed} bytes; append \",sector=4096\" or leave out \",direct\"",
+        escape(path)
+    )]
     DirectSector {
         /// The disk's file.
         path: PathBuf,
@@ -111,7 +145,7 @@ pub enum DiskError {
         needed: u32,
     },
     /// A folder is served from memory that the page cache holds anyway.
-    #[error("disk {}: a folder becomes an image in the page cache; leave out \",direct\"", path.display())]
+    #[error("disk {}: a folder becomes an image in the page cache; leave out \",direct\"", escape(path))]
     DirectFolder {
         /// The folder.
         path: PathBuf,
@@ -124,7 +158,7 @@ pub enum DiskError {
 /// A misspelt option ends up in the file name: say which ones there are.
 fn hint(path: &Path) -> &'static str {
     if path.as_os_str().as_encoded_bytes().contains(&b',') {
-        " (options are \",ro\", \",direct\", \",overlay\" and \",sector=512|4096\")"
+        " (options are \",ro\", \",direct\", \",overlay\", \",sector=512|4096\" and \",format=raw\")"
     } else {
         ""
     }
@@ -159,6 +193,11 @@ impl Disk {
         let sector_size = spec.sector_size;
         if size == 0 {
             return Err(DiskError::Empty { path });
+        }
+        if !spec.raw
+            && let Some(format) = container(&file, spec, size)?
+        {
+            return Err(DiskError::Container { path, format });
         }
         if !size.is_multiple_of(sector_size.into()) {
             return Err(DiskError::Uneven { path, size, sector_size });
@@ -296,20 +335,41 @@ fn open_file(spec: &DiskSpec, metadata: &Metadata) -> Result<File, DiskError> {
     }
 }
 
+/// The format of a container that the file is.
+fn container(file: &File, spec: &DiskSpec, size: u64) -> Result<Option<&'static str>, DiskError> {
+    let unreadable = |source| DiskError::Unreadable { path: spec.path.clone(), source };
+    // Past the page cache only whole blocks can be read: look through it.
+    let through_cache = if spec.direct { Some(File::open(&spec.path).map_err(unreadable)?) } else { None };
+    let file = through_cache.as_ref().unwrap_or(file);
+    let (mut head, mut tail) = ([0; format::HEAD], [0; format::TAIL]);
+    let head = &mut head[..size.min(format::HEAD as u64) as usize];
+    let tail = &mut tail[..size.min(format::TAIL as u64) as usize];
+    file.read_exact_at(head, 0).map_err(unreadable)?;
+    file.read_exact_at(tail, size - tail.len() as u64).map_err(unreadable)?;
+    Ok(format::detect(head, tail))
+}
+
 fn lock(file: &File, spec: &DiskSpec) -> Result<(), DiskError> {
     let operation = if writes_file(spec) {
         FlockOperation::NonBlockingLockExclusive
     } else {
         FlockOperation::NonBlockingLockShared
     };
-    match rustix::fs::flock(file, operation) {
+    let end = Instant::now() + LOCK_PATIENCE;
+    let locked = loop {
+        match rustix::fs::flock(file, operation) {
+            Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < end => thread::sleep(LOCK_RETRY),
+            result => break result,
+        }
+    };
+    match locked {
         Ok(()) => Ok(()),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(DiskError::Locked { path: spec.path.clone() }),
         Err(e) => {
             // Some network file systems have no locks; that must not make disks on them unusable.
             tracing::warn!(
                 "disk {}: cannot be locked ({e}); do not give it to a second guest",
-                spec.path.display()
+                escape(&spec.path)
             );
             Ok(())
         }

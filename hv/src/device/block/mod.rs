@@ -17,6 +17,7 @@ pub mod device;
 pub mod disk;
 pub mod engine;
 pub mod folder;
+mod format;
 pub mod overlay;
 pub mod record;
 pub mod request;

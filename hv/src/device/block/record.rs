@@ -4,6 +4,7 @@
 use super::disk::Disk;
 use super::overlay::Overlay;
 use super::spec::DiskSpec;
+use crate::escape::escape;
 use std::ffi::OsString;
 use std::fs::{File, Metadata};
 use std::io;
@@ -57,7 +58,7 @@ const PATH_MAX: usize = 4096;
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
     /// It cannot be looked at.
-    #[error("disk {}: cannot look at it: {source}", path.display())]
+    #[error("disk {}: cannot look at it: {source}", escape(path))]
     Unreadable {
         /// The disk.
         path: PathBuf,
@@ -65,15 +66,19 @@ pub enum RecordError {
         source: io::Error,
     },
     /// A snapshot would lack what is in the overlay.
-    #[error("disk {}: the guest has written to its overlay, which a snapshot does not keep; leave out \",overlay\"",
-        path.display())]
+    #[error(
+        "disk {}: the guest has written to its overlay, which a snapshot does not keep; leave out \",overlay\"",
+        escape(path)
+    )]
     Overlay {
         /// The disk.
         path: PathBuf,
     },
     /// Another number of bytes.
-    #[error("disk {}: it has {given} bytes, and had {saved} when the snapshot was made; restore with that disk",
-        path.display())]
+    #[error(
+        "disk {}: it has {given} bytes, and had {saved} when the snapshot was made; restore with that disk",
+        escape(path)
+    )]
     Size {
         /// The disk.
         path: PathBuf,
@@ -83,8 +88,10 @@ pub enum RecordError {
         saved: u64,
     },
     /// Sectors of another size.
-    #[error("disk {}: sectors of {given} bytes, and of {saved} when the snapshot was made; append \",sector={saved}\"",
-        path.display())]
+    #[error(
+        "disk {}: sectors of {given} bytes, and of {saved} when the snapshot was made; append \",sector={saved}\"",
+        escape(path)
+    )]
     SectorSize {
         /// The disk.
         path: PathBuf,
@@ -94,8 +101,11 @@ pub enum RecordError {
         saved: u32,
     },
     /// The guest would mix what it remembers with what is there now.
-    #[error("disk {}: it has changed since the snapshot was made; restore with a copy from then (made with `cp -p`), \
-             or make the snapshot again (--disk-overlay leaves disks as they are)", path.display())]
+    #[error(
+        "disk {}: it has changed since the snapshot was made; restore with a copy from then (made with `cp -p`), \
+             or make the snapshot again (--disk-overlay leaves disks as they are)",
+        escape(path)
+    )]
     Changed {
         /// The disk.
         path: PathBuf,
@@ -195,11 +205,11 @@ impl DiskRecord {
         }
         *from = rest;
         let spec = DiskSpec {
-            path: OsString::from_vec(path.to_vec()).into(),
             read_only: form.flags & READ_ONLY != 0,
             direct: form.flags & DIRECT != 0,
             overlay: form.flags & OVERLAY != 0,
             sector_size: form.sector_size,
+            ..DiskSpec::new(OsString::from_vec(path.to_vec()))
         };
         Some(DiskRecord { spec, form, overlay: None })
     }

@@ -1,10 +1,11 @@
 //! What the command line says about a disk.
 #![forbid(unsafe_code)]
 
+use crate::escape::escape;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// A disk as the command line names it: `FILE[,ro][,direct][,overlay][,sector=512|4096]`.
+/// A disk as the command line names it: `FILE[,ro][,direct][,overlay][,sector=512|4096][,format=raw]`.
 ///
 /// Only known options at the end are taken as options, so a file name may have
 /// commas. A file whose own name ends in one of the options cannot be named;
@@ -21,6 +22,8 @@ pub struct DiskSpec {
     pub overlay: bool,
     /// Bytes of a sector: 512 or 4096.
     pub sector_size: u32,
+    /// The file's bytes are the disk's, even if they look like a container of another format (`format=raw`).
+    pub raw: bool,
 }
 
 /// Bytes of a sector unless the command line says otherwise.
@@ -30,11 +33,14 @@ pub const DEFAULT_SECTOR_SIZE: u32 = 512;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SpecError {
     /// There is no file name in front of the options.
-    #[error("no file name in \"{0}\"; write FILE[,ro][,direct][,overlay][,sector=512|4096]")]
+    #[error("no file name in \"{}\"; write FILE[,ro][,direct][,overlay][,sector=512|4096][,format=raw]", escape(.0))]
     NoFile(String),
     /// Sectors of another size.
-    #[error("a disk has sectors of 512 or 4096 bytes, not \"{0}\"")]
+    #[error("a disk has sectors of 512 or 4096 bytes, not \"{}\"", escape(.0))]
     SectorSize(String),
+    /// A format other than raw.
+    #[error("the only format of a disk is raw, not \"{}\"; convert it, for example with `qemu-img convert -O raw`", escape(.0))]
+    Format(String),
     /// An option was given more than once.
     #[error("the disk option \"{0}\" is given twice")]
     Repeated(&'static str),
@@ -52,6 +58,7 @@ impl DiskSpec {
             direct: false,
             overlay: false,
             sector_size: DEFAULT_SECTOR_SIZE,
+            raw: false,
         }
     }
 }
@@ -61,21 +68,20 @@ impl FromStr for DiskSpec {
 
     fn from_str(text: &str) -> Result<Self, SpecError> {
         let (mut file, mut sector_size) = (text, None);
-        let (mut read_only, mut direct, mut overlay) = (false, false, false);
+        let (mut read_only, mut direct, mut overlay, mut raw) = (false, false, false, false);
         while let Some((rest, option)) = file.rsplit_once(',') {
             let (name, repeated) = match option {
                 "ro" => ("ro", std::mem::replace(&mut read_only, true)),
                 "direct" => ("direct", std::mem::replace(&mut direct, true)),
                 "overlay" => ("overlay", std::mem::replace(&mut overlay, true)),
-                _ => {
-                    let Some(size) = option.strip_prefix("sector=") else { break };
-                    let size = match size {
-                        "512" => 512,
-                        "4096" => 4096,
-                        _ => return Err(SpecError::SectorSize(size.into())),
-                    };
-                    ("sector=", sector_size.replace(size).is_some())
-                }
+                "format=raw" => ("format=", std::mem::replace(&mut raw, true)),
+                "sector=512" => ("sector=", sector_size.replace(512).is_some()),
+                "sector=4096" => ("sector=", sector_size.replace(4096).is_some()),
+                _ => match option.split_once('=') {
+                    Some(("sector", size)) => return Err(SpecError::SectorSize(size.into())),
+                    Some(("format", format)) => return Err(SpecError::Format(format.into())),
+                    _ => break,
+                },
             };
             if repeated {
                 return Err(SpecError::Repeated(name));
@@ -91,7 +97,7 @@ impl FromStr for DiskSpec {
             _ => {}
         }
         let sector_size = sector_size.unwrap_or(DEFAULT_SECTOR_SIZE);
-        Ok(DiskSpec { path: file.into(), read_only, direct, overlay, sector_size })
+        Ok(DiskSpec { path: file.into(), read_only, direct, overlay, sector_size, raw })
     }
 }
 
@@ -100,7 +106,7 @@ mod tests {
     use super::*;
 
     fn spec(path: &str, read_only: bool, direct: bool, sector_size: u32) -> Result<DiskSpec, SpecError> {
-        Ok(DiskSpec { path: path.into(), read_only, direct, overlay: false, sector_size })
+        Ok(DiskSpec { read_only, direct, sector_size, ..DiskSpec::new(path) })
     }
 
     #[test]
@@ -112,6 +118,7 @@ mod tests {
         assert_eq!(parse("a,ro,b"), spec("a,ro,b", false, false, 512));
         assert_eq!(parse("a,rw"), spec("a,rw", false, false, 512));
         assert_eq!(parse("a,,ro"), spec("a,", true, false, 512));
+        assert_eq!(parse("a,format=raw"), Ok(DiskSpec { raw: true, ..DiskSpec::new("a") }));
     }
 
     #[test]
@@ -123,5 +130,7 @@ mod tests {
         assert_eq!(parse("a,sector="), Err(SpecError::SectorSize("".into())));
         assert_eq!(parse("a,ro,direct,ro"), Err(SpecError::Repeated("ro")));
         assert_eq!(parse("a,sector=512,sector=4096"), Err(SpecError::Repeated("sector=")));
+        assert_eq!(parse("a,format=qcow2"), Err(SpecError::Format("qcow2".into())));
+        assert_eq!(parse("a,format=raw,format=raw"), Err(SpecError::Repeated("format=")));
     }
 }

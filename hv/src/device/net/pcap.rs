@@ -1,5 +1,6 @@
 //! Frames to a file: `--pcap FILE`, classic pcap with Ethernet frames and microseconds.
 
+use crate::escape::escape;
 use pcap_file::pcap::{PcapHeader, PcapPacket, PcapWriter};
 use pcap_file::{DataLink, Endianness};
 use smoltcp::wire::{
@@ -17,7 +18,8 @@ const SNAPLEN: u32 = 256 << 10;
 /// Why a capture file could not be made.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "cannot write the capture file {}: {source}; give --pcap a path in a folder that you may write", path.display()
+    "cannot write the capture file {}: {source}; give --pcap a path in a folder that you may write",
+    escape(path)
 )]
 pub struct CaptureError {
     path: PathBuf,

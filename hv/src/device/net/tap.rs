@@ -3,6 +3,7 @@
 //! The one `unsafe` here is the ioctl that attaches to the device.
 
 use super::Network;
+use crate::escape::escape;
 use crate::reactor::Registrar;
 use hv_abi::io::net::{ETHERNET_HEADER, NetConfig};
 use mio::Interest;
@@ -23,7 +24,7 @@ const TAP_FLAG: u32 = libc::IFF_TAP as u32;
 #[derive(Debug, thiserror::Error)]
 pub enum TapError {
     /// The name cannot be one of a network interface.
-    #[error("--net tap={name}: a device name has 1 to 15 characters and no '/', '.' or '..'")]
+    #[error("--net tap={}: a device name has 1 to 15 characters and no '/', '.' or '..'", escape(name))]
     Name {
         /// As given.
         name: String,
@@ -61,13 +62,13 @@ pub enum TapError {
         name: String,
     },
     /// The kernel has no tun driver.
-    #[error("--net tap={name}: the host has no /dev/net/tun; load the driver with: modprobe tun")]
+    #[error("--net tap={}: the host has no /dev/net/tun; load the driver with: modprobe tun", escape(name))]
     NoDriver {
         /// As given.
         name: String,
     },
     /// Anything else.
-    #[error("--net tap={name}: {what} failed: {source}")]
+    #[error("--net tap={}: {what} failed: {source}", escape(name))]
     Other {
         /// As given.
         name: String,

@@ -1,5 +1,6 @@
 //! Why a configuration is refused: the place, what is wrong, and the remedy, in one line.
 
+use crate::escape::escape;
 use crate::sched::ShareError;
 use crate::units::UnitError;
 use std::fmt;
@@ -19,8 +20,8 @@ pub enum Place {
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Place::Line(file, line) => write!(f, "{}:{line}", file.display()),
-            Place::File(file) => write!(f, "{}", file.display()),
+            Place::Line(file, line) => write!(f, "{}:{line}", escape(file)),
+            Place::File(file) => write!(f, "{}", escape(file)),
             Place::Argument(argument) => f.write_str(argument),
         }
     }
@@ -28,24 +29,12 @@ impl fmt::Display for Place {
 
 /// Why a configuration is refused.
 #[derive(Debug, thiserror::Error)]
-#[error("{}", one_line(&format!("{place}: {problem}")))]
+#[error("{}", escape(&format!("{place}: {problem}")))]
 pub struct ConfigError {
     /// Where.
     pub place: Place,
     /// What is wrong, and what to do.
     pub problem: Problem,
-}
-
-/// A message that names what somebody wrote, fit for one line of a terminal.
-fn one_line(message: &str) -> String {
-    let mut line = String::with_capacity(message.len());
-    for c in message.chars() {
-        match c.is_control() {
-            true => line.extend(c.escape_default()),
-            false => line.push(c),
-        }
-    }
-    line
 }
 
 /// What is wrong with a configuration.

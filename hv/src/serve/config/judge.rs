@@ -4,6 +4,7 @@ use super::error::of_parser;
 use super::file::{File, Function, Scalar};
 use super::*;
 use crate::domain::DEFAULT_MEMORY;
+use crate::escape::escape;
 use crate::sched::ShareError;
 use crate::units;
 use std::collections::BTreeMap;
@@ -61,7 +62,7 @@ pub(super) fn judge_arguments(functions: &[String], resolve: Resolve<'_>) -> Res
             disks: Vec::new(),
         };
         let stamp =
-            Stamp::of(&file).map_err(|error| fail(Problem::Image(format!("{}: {error}", file.display()))))?;
+            Stamp::of(&file).map_err(|error| fail(Problem::Image(format!("{}: {error}", escape(&file)))))?;
         config.functions.push(FunctionConfig {
             name,
             place: place.clone(),
@@ -303,7 +304,7 @@ impl Judge<'_> {
             Source::Image { path, .. } | Source::Snapshot(path) => path,
         };
         let stamp = Stamp::of(file).map_err(|error| {
-            self.fail(name, Problem::Image(format!("{}: {error}; check its permissions", file.display())))
+            self.fail(name, Problem::Image(format!("{}: {error}; check its permissions", escape(file))))
         })?;
         let default = Deployment::new(source, stamp);
         let wall_time = self.time("wall_time", &function.wall_time)?.unwrap_or(default.wall_time);

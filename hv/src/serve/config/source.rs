@@ -5,6 +5,7 @@ use super::judge::{Judge, value};
 use super::*;
 use crate::device::block::SpecError;
 use crate::domain::{DEFAULT_MEMORY, MAX_MEMORY};
+use crate::escape::escape;
 use toml::Spanned;
 
 impl Judge<'_> {
@@ -42,7 +43,7 @@ impl Judge<'_> {
                 }
                 let path = self.beside(snapshot.get_ref());
                 if !path.is_dir() {
-                    return Err(self.fail(snapshot, Problem::Snapshot(path.display().to_string())));
+                    return Err(self.fail(snapshot, Problem::Snapshot(escape(&path).to_string())));
                 }
                 Ok(Source::Snapshot(path))
             }
@@ -99,7 +100,7 @@ impl Judge<'_> {
             let mut spec: DiskSpec = text.parse().map_err(|error: SpecError| fail(error.to_string()))?;
             spec.path = self.beside(&spec.path.to_string_lossy());
             if !spec.path.exists() {
-                return Err(fail(format!("there is no {}; create it first", spec.path.display())));
+                return Err(fail(format!("there is no {}; create it first", escape(&spec.path))));
             }
             if !spec.read_only && !spec.overlay && !spec.path.is_dir() {
                 return Err(fail(

@@ -11,6 +11,7 @@ mod uring;
 
 use super::disk::Disk;
 use super::request::Plan;
+use crate::escape::escape;
 use hv_abi::Errno;
 use std::io;
 use std::os::fd::AsRawFd;
@@ -95,7 +96,7 @@ pub fn open(disk: Arc<Disk>, entries: u32, kind: EngineKind) -> Result<Box<dyn E
         match uring::Uring::new(disk.clone(), entries) {
             Ok(engine) => return Ok(Box::new(engine)),
             Err(e) if kind == EngineKind::Uring => return Err(EngineError::Uring(e)),
-            Err(e) => tracing::debug!("disk {}: no io_uring ({e}), using threads", disk.path().display()),
+            Err(e) => tracing::debug!("disk {}: no io_uring ({e}), using threads", escape(disk.path())),
         }
     }
     let engine = threads::Threads::new(disk, entries).map_err(EngineError::Event)?;

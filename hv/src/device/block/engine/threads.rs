@@ -5,6 +5,7 @@ use super::{Completion, Engine};
 use crate::device::block::disk::Disk;
 use crate::device::block::overlay::Overlay;
 use crate::device::block::request::Plan;
+use crate::escape::escape;
 use crate::jail::{self, Kind};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use hv_abi::Errno;
@@ -65,7 +66,7 @@ impl Threads {
             let worker = jail::spawn(Kind::Disk, format!("disk {index}"), move || shared.work());
             match worker {
                 Ok(worker) => self.workers.push(worker),
-                Err(e) => tracing::warn!("disk {}: cannot start a thread: {e}", self.disk.path().display()),
+                Err(e) => tracing::warn!("disk {}: cannot start a thread: {e}", escape(self.disk.path())),
             }
         }
     }

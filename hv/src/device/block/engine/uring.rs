@@ -18,6 +18,7 @@ use super::job::{Job, Pieces, Step};
 use super::{Completion, Engine};
 use crate::device::block::disk::Disk;
 use crate::device::block::request::Plan;
+use crate::escape::escape;
 use io_uring::{IoUring, opcode, squeue, types};
 use std::io;
 use std::mem::ManuallyDrop;
@@ -158,7 +159,7 @@ impl Engine for Uring {
             Err(e) if is_passing(&e) => false,
             Err(e) => {
                 if !std::mem::replace(&mut self.reported, true) {
-                    tracing::error!("disk {}: io_uring_enter: {e}", self.disk.path().display());
+                    tracing::error!("disk {}: io_uring_enter: {e}", escape(self.disk.path()));
                 }
                 false
             }
@@ -199,7 +200,7 @@ impl Drop for Uring {
                 Err(e) => {
                     // The kernel may still write: neither the ring nor what its work uses may go.
                     std::mem::forget(self.disk.clone());
-                    tracing::error!("disk {}: cannot wait for its requests: {e}", self.disk.path().display());
+                    tracing::error!("disk {}: cannot wait for its requests: {e}", escape(self.disk.path()));
                     return;
                 }
             }

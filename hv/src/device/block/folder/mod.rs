@@ -5,8 +5,9 @@
 //! folder gives the same image, byte for byte.
 //!
 //! Symbolic links are followed if what they lead to is inside the folder, and
-//! refused if it is outside or leads round in a circle. Files that are neither
-//! files nor folders (sockets, pipes, devices) are refused.
+//! refused if it is outside or leads round in a circle. What cannot be read, what
+//! is neither a file nor a folder (sockets, pipes, devices), and what has a name
+//! that FAT cannot hold, is left out; one warning says what that is.
 #![forbid(unsafe_code)]
 
 mod fat;
@@ -14,6 +15,9 @@ mod names;
 mod scan;
 mod time;
 
+use crate::escape::escape;
+use scan::LeftOut;
+use std::fmt;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -30,8 +34,8 @@ pub const MAX_DEPTH: usize = 64;
 /// Why a folder cannot be a disk.
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
-    /// A file or folder cannot be read.
-    #[error("disk folder: cannot read {}: {source}", path.display())]
+    /// The folder itself cannot be read, or something in it no longer.
+    #[error("disk folder: cannot read {}: {source}", escape(path))]
     Unreadable {
         /// What cannot be read.
         path: PathBuf,
@@ -39,13 +43,13 @@ pub enum FolderError {
         source: io::Error,
     },
     /// Together more than [`MAX_BYTES`].
-    #[error("disk folder {}: holds more than {} MiB; make a disk image of it", path.display(), MAX_BYTES >> 20)]
+    #[error("disk folder {}: holds more than {} MiB; make a disk image of it", escape(path), MAX_BYTES >> 20)]
     TooLarge {
         /// The folder.
         path: PathBuf,
     },
     /// More than [`MAX_FILE`].
-    #[error("disk folder: {} has {size} bytes; a file on a FAT disk has 4 GiB - 1 at most", path.display())]
+    #[error("disk folder: {} has {size} bytes; a file on a FAT disk has 4 GiB - 1 at most", escape(path))]
     FileTooLarge {
         /// The file.
         path: PathBuf,
@@ -53,47 +57,40 @@ pub enum FolderError {
         size: u64,
     },
     /// More than [`MAX_ENTRIES`], or more names in one folder than FAT has slots for.
-    #[error("disk folder {}: holds too many files, of {MAX_ENTRIES} at most; make a disk image of it", path.display())]
+    #[error(
+        "disk folder {}: holds too many files, of {MAX_ENTRIES} at most; make a disk image of it",
+        escape(path)
+    )]
     TooMany {
         /// The folder.
         path: PathBuf,
     },
     /// Deeper than [`MAX_DEPTH`], or links that lead round in a circle.
-    #[error("disk folder: {} is more than {MAX_DEPTH} folders deep", path.display())]
+    #[error("disk folder: {} is more than {MAX_DEPTH} folders deep", escape(path))]
     TooDeep {
         /// The innermost folder.
         path: PathBuf,
     },
     /// A link into one of the folders that it is in.
-    #[error("disk folder: the link {} leads back to a folder that it is in; remove it", path.display())]
+    #[error("disk folder: the link {} leads back to a folder that it is in; remove it", escape(path))]
     Loop {
         /// The link.
         path: PathBuf,
     },
     /// A link out of the folder.
-    #[error("disk folder: the link {} leads to {}, outside the folder; replace it with a copy", path.display(), target.display())]
+    #[error(
+        "disk folder: the link {} leads to {}, outside the folder; replace it with a copy",
+        escape(path),
+        escape(target)
+    )]
     Outside {
         /// The link.
         path: PathBuf,
         /// Where it leads.
         target: PathBuf,
     },
-    /// A socket, a pipe, a device.
-    #[error("disk folder: {} is neither a file nor a folder; remove it", path.display())]
-    Special {
-        /// What it is.
-        path: PathBuf,
-    },
-    /// A name that FAT cannot hold.
-    #[error("disk folder: a FAT disk cannot hold the name of {}: {reason}; rename it", path.display())]
-    Name {
-        /// The file or folder.
-        path: PathBuf,
-        /// What is wrong with the name.
-        reason: &'static str,
-    },
     /// Two names that FAT takes for the same.
-    #[error("disk folder: the names {} and {} differ only in case; rename one", path.display(), other.display())]
+    #[error("disk folder: the names {} and {} differ only in case; rename one", escape(path), escape(other))]
     SameName {
         /// One of them.
         path: PathBuf,
@@ -101,13 +98,16 @@ pub enum FolderError {
         other: PathBuf,
     },
     /// A file became longer or shorter meanwhile.
-    #[error("disk folder: {} changed while it was read; try again", path.display())]
+    #[error("disk folder: {} changed while it was read; try again", escape(path))]
     Changed {
         /// The file.
         path: PathBuf,
     },
     /// The image cannot be written.
-    #[error("disk folder {}: cannot write its image to the folder for temporary files: {source}; set TMPDIR to one with room", path.display())]
+    #[error(
+        "disk folder {}: cannot write its image to the folder for temporary files: {source}; set TMPDIR to one with room",
+        escape(path)
+    )]
     Image {
         /// The folder, or what of it could not be written.
         path: PathBuf,
@@ -118,9 +118,36 @@ pub enum FolderError {
 
 /// Makes the image of a folder: an open file, its size in bytes.
 pub(super) fn image(path: &Path, sector_size: u32) -> Result<(File, u64), FolderError> {
-    let tree = scan::scan(path)?;
+    let (tree, left_out) = scan::scan(path)?;
+    if !left_out.is_empty() {
+        tracing::warn!("disk folder {}: {}", escape(path), LeftOutList(&left_out));
+    }
     let failed = |source| FolderError::Image { path: path.into(), source };
     let mut file = tempfile::tempfile().map_err(failed)?;
     let size = fat::write(&mut file, &tree, sector_size.into())?;
     Ok((file, size))
+}
+
+/// Most entries that are named in the warning.
+const NAMED: usize = 3;
+
+/// What a folder's disk does not have, in one line.
+struct LeftOutList<'a>(&'a [LeftOut]);
+
+impl fmt::Display for LeftOutList<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let LeftOutList(all) = self;
+        match all.len() {
+            1 => write!(f, "1 entry is left out: ")?,
+            count => write!(f, "{count} entries are left out: ")?,
+        }
+        for (index, LeftOut { path, why }) in all.iter().take(NAMED).enumerate() {
+            let separator = if index > 0 { ", " } else { "" };
+            write!(f, "{separator}{} ({why})", escape(path))?;
+        }
+        match all.len().saturating_sub(NAMED) {
+            0 => Ok(()),
+            more => write!(f, " and {more} more"),
+        }
+    }
 }

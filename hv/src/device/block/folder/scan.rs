@@ -3,9 +3,10 @@
 
 use super::{FolderError, MAX_BYTES, MAX_DEPTH, MAX_ENTRIES, MAX_FILE};
 use std::collections::BTreeMap;
-use std::fs::Metadata;
+use std::ffi::OsString;
+use std::fs::{Metadata, ReadDir};
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 /// A file or folder.
@@ -35,16 +36,39 @@ struct Scan<'a> {
     real_top: PathBuf,
     bytes: u64,
     entries: usize,
+    left_out: Vec<LeftOut>,
 }
 
-/// Reads the whole tree of a folder, but no file.
-pub(super) fn scan(top: &Path) -> Result<Entry, FolderError> {
+/// Something that the disk will not have.
+#[derive(Debug)]
+pub(super) struct LeftOut {
+    /// Where it is on the host.
+    pub(super) path: PathBuf,
+    pub(super) why: Why,
+}
+
+/// Why something is left out.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Why {
+    #[error("{0}")]
+    Unreadable(io::Error),
+    #[error("a {0}")]
+    Special(&'static str),
+    #[error("FAT cannot hold its name: {0}")]
+    Name(&'static str),
+}
+
+/// Reads the whole tree of a folder, but no file. What is left out of it comes in the order of paths.
+pub(super) fn scan(top: &Path) -> Result<(Entry, Vec<LeftOut>), FolderError> {
     let metadata = std::fs::metadata(top).map_err(unreadable(top))?;
     let real_top = top.canonicalize().map_err(unreadable(top))?;
-    let mut scan = Scan { top, real_top, bytes: 0, entries: 0 };
+    let mut scan = Scan { top, real_top, bytes: 0, entries: 0, left_out: Vec::new() };
     let mut above = vec![identity(&metadata)];
-    let kind = scan.folder(top, &mut above)?;
-    Ok(Entry { name: String::new(), path: top.into(), modified: metadata.mtime(), kind })
+    let found = std::fs::read_dir(top).map_err(unreadable(top))?;
+    let kind = scan.folder(top, found, &mut above)?;
+    scan.left_out.sort_by(|a, b| a.path.cmp(&b.path));
+    let entry = Entry { name: String::new(), path: top.into(), modified: metadata.mtime(), kind };
+    Ok((entry, scan.left_out))
 }
 
 fn unreadable(path: &Path) -> impl Fn(io::Error) -> FolderError {
@@ -55,79 +79,122 @@ fn identity(metadata: &Metadata) -> (u64, u64) {
     (metadata.dev(), metadata.ino())
 }
 
+/// A file or folder that can be read.
+enum Readable {
+    File(Metadata),
+    Folder(Metadata, ReadDir),
+}
+
+/// Looks at what a path leads to, and opens it as the disk will, to see that it can be read.
+fn readable(path: &Path) -> Result<Readable, Why> {
+    let metadata = std::fs::metadata(path).map_err(Why::Unreadable)?;
+    let kind = metadata.file_type();
+    let special = if kind.is_dir() {
+        return Ok(Readable::Folder(metadata, std::fs::read_dir(path).map_err(Why::Unreadable)?));
+    } else if kind.is_file() {
+        std::fs::File::open(path).map_err(Why::Unreadable)?;
+        return Ok(Readable::File(metadata));
+    } else if kind.is_socket() {
+        "socket"
+    } else if kind.is_fifo() {
+        "pipe"
+    } else {
+        "device"
+    };
+    Err(Why::Special(special))
+}
+
 impl Scan<'_> {
     /// `above` has this folder and all that it is in.
-    fn folder(&mut self, path: &Path, above: &mut Vec<(u64, u64)>) -> Result<Kind, FolderError> {
+    fn folder(
+        &mut self,
+        path: &Path,
+        entries: ReadDir,
+        above: &mut Vec<(u64, u64)>,
+    ) -> Result<Kind, FolderError> {
         if above.len() > MAX_DEPTH {
             return Err(FolderError::TooDeep { path: path.into() });
         }
         // By FAT's idea of equality, and so in an order that does not depend on the host's.
         let mut names = BTreeMap::new();
-        for found in std::fs::read_dir(path).map_err(unreadable(path))? {
+        for found in entries {
             let found = found.map_err(unreadable(path))?;
             self.entries += 1;
             if self.entries > MAX_ENTRIES {
                 return Err(FolderError::TooMany { path: self.top.into() });
             }
             let path = found.path();
-            let name = match found.file_name().into_string() {
+            let name = match fat_name(found.file_name()) {
                 Ok(name) => name,
-                Err(_) => return Err(FolderError::Name { path, reason: "it is not UTF-8" }),
+                Err(why) => {
+                    self.left_out.push(LeftOut { path, why });
+                    continue;
+                }
             };
-            if let Some(reason) = complaint(&name) {
-                return Err(FolderError::Name { path, reason });
-            }
             if let Some((_, other)) = names.insert(name.to_uppercase(), (name, path.clone())) {
                 // Named in the same order whichever was found first.
                 let (path, other) = (path.clone().min(other.clone()), path.max(other));
                 return Err(FolderError::SameName { path, other });
             }
         }
-        let entries = names
-            .into_values()
-            .map(|(name, path)| self.entry(name, path, above))
-            .collect::<Result<_, _>>()?;
+        let mut entries = Vec::new();
+        for (name, path) in names.into_values() {
+            entries.extend(self.entry(name, path, above)?);
+        }
         Ok(Kind::Folder(entries))
     }
 
+    /// `None` for what is left out.
     fn entry(
         &mut self,
         name: String,
         path: PathBuf,
         above: &mut Vec<(u64, u64)>,
-    ) -> Result<Entry, FolderError> {
-        let mut metadata = std::fs::symlink_metadata(&path).map_err(unreadable(&path))?;
-        let is_link = metadata.is_symlink();
-        if is_link {
-            let target = path.canonicalize().map_err(unreadable(&path))?;
-            if !target.starts_with(&self.real_top) {
-                return Err(FolderError::Outside { path, target });
-            }
-            metadata = std::fs::metadata(&path).map_err(unreadable(&path))?;
+    ) -> Result<Option<Entry>, FolderError> {
+        let is_link = path.is_symlink();
+        if is_link
+            && let Ok(target) = path.canonicalize()
+            && !target.starts_with(&self.real_top)
+        {
+            return Err(FolderError::Outside { path, target });
         }
-        let kind = if metadata.is_dir() {
-            let identity = identity(&metadata);
-            if is_link && above.contains(&identity) {
-                return Err(FolderError::Loop { path });
+        let (metadata, kind) = match readable(&path) {
+            Ok(Readable::File(metadata)) => {
+                let size = metadata.len();
+                if size > MAX_FILE {
+                    return Err(FolderError::FileTooLarge { path, size });
+                }
+                self.bytes += size;
+                if self.bytes > MAX_BYTES {
+                    return Err(FolderError::TooLarge { path: self.top.into() });
+                }
+                (metadata, Kind::File { size })
             }
-            above.push(identity);
-            let kind = self.folder(&path, above)?;
-            above.pop();
-            kind
-        } else if metadata.is_file() {
-            let size = metadata.len();
-            if size > MAX_FILE {
-                return Err(FolderError::FileTooLarge { path, size });
+            Ok(Readable::Folder(metadata, found)) => {
+                let identity = identity(&metadata);
+                if is_link && above.contains(&identity) {
+                    return Err(FolderError::Loop { path });
+                }
+                above.push(identity);
+                let kind = self.folder(&path, found, above)?;
+                above.pop();
+                (metadata, kind)
             }
-            self.bytes += size;
-            if self.bytes > MAX_BYTES {
-                return Err(FolderError::TooLarge { path: self.top.into() });
+            Err(why) => {
+                self.left_out.push(LeftOut { path, why });
+                return Ok(None);
             }
-            Kind::File { size }
-        } else {
-            return Err(FolderError::Special { path });
         };
-        Ok(Entry { name, path, modified: metadata.mtime(), kind })
+        Ok(Some(Entry { name, path, modified: metadata.mtime(), kind }))
+    }
+}
+
+/// The name, if FAT can hold it.
+fn fat_name(name: OsString) -> Result<String, Why> {
+    let name = name.into_string().map_err(|_| Why::Name("it is not UTF-8"))?;
+    match complaint(&name) {
+        Some(reason) => Err(Why::Name(reason)),
+        None => Ok(name),
     }
 }
 
