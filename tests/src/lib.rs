@@ -4,6 +4,7 @@
 //! `HV_BIN` and `HV_GUESTS` (a program, a folder) replace building, for
 //! machines without cargo.
 
+pub mod host;
 pub mod http;
 pub mod refusal;
 pub mod serve;

@@ -42,10 +42,21 @@ impl Serve {
     /// As [`start`](Self::start), with further arguments.
     #[track_caller]
     pub fn with(config: &str, arguments: &[&str]) -> Serve {
+        Serve::prepared(config, |command, _| {
+            command.args(arguments);
+        })
+    }
+
+    /// Starts a server in its folder, which has the configuration and what `prepare` puts there.
+    #[track_caller]
+    pub fn prepared(config: &str, prepare: impl FnOnce(&mut Command, &Path)) -> Serve {
         let folder = TempDir::new().expect("room for a folder");
         let file = folder.path().join("hv.toml");
         fs::write(&file, whole(config)).expect("room for a file");
-        let mut running = Running::new(command().arg("--config").arg(&file).args(arguments));
+        let mut command = command();
+        command.current_dir(folder.path()).args(["--config", "hv.toml"]);
+        prepare(&mut command, folder.path());
+        let mut running = Running::new(&mut command);
         let errors = Arc::new(Mutex::new(String::new()));
         let mut stderr = running.child.stderr.take().expect("it is captured");
         std::thread::spawn({

@@ -46,7 +46,8 @@ fn every_allowed_call_is_used() {
     let tables: Value = serde_json::from_str(&printed(&["--format", "json"])).unwrap();
     let mut unused = Vec::new();
     for (kind, rows) in tables.as_object().unwrap() {
-        for row in rows.as_array().unwrap() {
+        // What hosts that lack something need is asked for by tests of their own.
+        for row in rows.as_array().unwrap().iter().filter(|row| row["other_hosts"] == false) {
             let used = calls.iter().any(|call| (kind == "all" || call.kind == kind) && allows(row, call));
             if !used {
                 unused.push(format!("{kind}: {}", row["allowed"].as_str().unwrap()));

@@ -35,7 +35,12 @@ pub(super) fn overlays<'a>(mut disks: impl Iterator<Item = &'a DiskSpec>) -> Opt
 
 /// Where files without a name are made.
 pub(super) fn temporary() -> Place {
-    Place { path: std::env::temp_dir(), usage: Use::Temporary }
+    // In its jail, hv cannot ask for the current folder.
+    let folder = std::env::temp_dir();
+    let folder = std::path::absolute(&folder).unwrap_or(folder);
+    // Refused where it was said before: the same.
+    let _ = tempfile::env::override_temp_dir(&folder);
+    Place { path: folder, usage: Use::Temporary }
 }
 
 /// The folder that a file is in, by whatever name it comes again.
@@ -91,5 +96,5 @@ fn object(row: &Row) -> serde_json::Value {
         .checks()
         .map(|check| json!({ "argument": check.argument(), "mask": check.mask(), "value": check.value() }))
         .collect();
-    json!({ "call": row.name(), "number": row.number(), "allowed": row.to_string(), "checks": checks, "why": row.why() })
+    json!({ "call": row.name(), "number": row.number(), "allowed": row.to_string(), "checks": checks, "why": row.why(), "other_hosts": row.is_for_other_hosts() })
 }

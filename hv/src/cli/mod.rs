@@ -53,6 +53,8 @@ pub fn main() -> ExitCode {
         Err(error) => misused(error),
     };
     log(cli.verbose);
+    // Asked here: in its jail, hv asks nothing of a terminal.
+    let colour = std::io::stderr().is_terminal();
     let result = match cli.command {
         Command::Run(args) => run::run(*args),
         Command::Snapshot(args) => snapshot::run(*args),
@@ -66,7 +68,7 @@ pub fn main() -> ExitCode {
             Ok(0)
         }
     };
-    result.map_or_else(refuse, ExitCode::from)
+    result.map_or_else(|error| refuse(error, colour), ExitCode::from)
 }
 
 /// Lets clap explain what is wrong, or print its help, and exits as it wants to: with 2 for what is wrong.
@@ -94,8 +96,8 @@ fn misused(error: clap::Error) -> ! {
 }
 
 /// Says in one line why hv does not do it.
-fn refuse(error: Box<dyn std::error::Error>) -> ExitCode {
-    let label = if std::io::stderr().is_terminal() { "\x1b[1;31merror\x1b[0m" } else { "error" };
+fn refuse(error: Box<dyn std::error::Error>, colour: bool) -> ExitCode {
+    let label = if colour { "\x1b[1;31merror\x1b[0m" } else { "error" };
     // If nobody reads standard error any more, there is nobody to tell.
     let remedy = limit_reached(&*error).map(|remedy| format!("; {remedy}")).unwrap_or_default();
     // An error of a library may name something from outside, too.

@@ -11,7 +11,7 @@ use crate::snapshot::Snapshot;
 use std::collections::HashMap;
 use std::error::Error;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 /// Serves until a signal ends it, and returns hv's exit code.
@@ -19,24 +19,33 @@ pub(super) fn run(args: ServeArgs) -> Result<u8, Box<dyn Error>> {
     if args.check {
         return check(&args);
     }
-    let images = Images::default();
-    let config = read(&args, &images)?;
+    let (images, folder) = (Images::default(), folder(&args)?);
+    let config = read(&args, &folder, &images)?;
     // Raises the limit of descriptors, which is final from then on.
     serve::check(&config).map_err(ServeError::from)?;
     let platform = platform(args.platform)?;
     jail::process(args.no_jail, &*platform, Kind::Serve, true, places(&args, &config))?;
     let engine = Engine::new(platform, serve::threads())?;
     let events = log_format(args.format);
-    let reader = Box::new(move || read(&args, &images));
+    let reader = Box::new(move || read(&args, &folder, &images));
     let drained = serve::run(Options { config, engine, events, reader })?;
     Ok(if drained { 0 } else { exit::TERMINATED })
 }
 
+/// The folder of the configuration, by a path that leads there from anywhere.
+fn folder(args: &ServeArgs) -> std::io::Result<PathBuf> {
+    match args.config.as_ref().and_then(|file| file.parent()) {
+        None => Ok(PathBuf::new()),
+        Some(folder) if folder == Path::new("") => std::env::current_dir(),
+        Some(folder) => std::path::absolute(folder),
+    }
+}
+
 /// What the arguments and the file that they name say together.
-fn read(args: &ServeArgs, images: &Images) -> Result<Config, ConfigError> {
+fn read(args: &ServeArgs, folder: &Path, images: &Images) -> Result<Config, ConfigError> {
     let resolve = |image: &str| images.resolve(image);
     let mut config = match &args.config {
-        Some(file) => config::load(file, &resolve)?,
+        Some(file) => config::load(file, folder, &resolve)?,
         None => config::of_arguments(&args.functions, &resolve)?,
     };
     if !args.listen.is_empty() {
@@ -110,7 +119,7 @@ fn log_format(format: Format) -> LogFormat {
 
 /// Says what would be served, without serving it.
 fn check(args: &ServeArgs) -> Result<u8, Box<dyn Error>> {
-    let config = read(args, &Images::default())?;
+    let config = read(args, &folder(args)?, &Images::default())?;
     let guests = serve::check(&config).map_err(ServeError::from)?;
     let text = match args.format {
         Format::Text => {

@@ -34,6 +34,8 @@ enum Unready {
 /// Boots the guest, saves it, and returns hv's exit code.
 pub(super) fn run(args: SnapshotArgs) -> Result<u8, Box<dyn Error>> {
     Snapshot::check_place(&args.output)?;
+    // In its jail, hv cannot ask for the current folder.
+    let output = std::path::absolute(&args.output)?;
     let mut disks = Vec::new();
     let mut builder = run::builder(&args.boot, &args.net, &args.foreground, &mut |spec, disk| {
         disks.push(DiskRecord::new(spec, disk)?);
@@ -65,7 +67,7 @@ pub(super) fn run(args: SnapshotArgs) -> Result<u8, Box<dyn Error>> {
     snapshot.set_disks(disks);
     let capture = begin.elapsed();
     let begin = Instant::now();
-    let written = snapshot.write(&args.output)?;
+    let written = snapshot.write(&output)?;
     report(&args, &guest, &[("boot", boot), ("capture", capture), ("write", begin.elapsed())], written);
     Ok(0)
 }

@@ -258,7 +258,8 @@ fn wait_writable(descriptor: Option<RawFd>, at_most: Duration) {
         Some(fd) => {
             let _ = crate::device::stdio::poll(fd, libc::POLLOUT, at_most);
         }
-        None => std::thread::sleep(at_most.min(Duration::from_millis(1))),
+        // Sleeping is a system call that a worker in its jail does not have.
+        None => std::thread::park_timeout(at_most.min(Duration::from_millis(1))),
     }
 }
 

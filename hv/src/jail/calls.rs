@@ -4,7 +4,7 @@
 //! another sees that each row is used. What a thread does before its filter is on
 //! (opening files, asking for signals) needs no row.
 
-use super::row::{Only, Row, any, with, with_both, without};
+use super::row::{Only, Row, any, to_itself, with, with_both, without};
 use super::{Kind, Platform};
 use syscalls::Sysno as S;
 
@@ -36,6 +36,7 @@ const ALL: &[Row] = &[
     any(S::restart_syscall, "waiting goes on after SIGSTOP and SIGCONT"),
     any(S::getrandom, "seeds of hash tables, random numbers of guests"),
     any(S::close, "descriptors that are done with"),
+    with(S::flock, 1, libc::LOCK_UN as u32, "LOCK_UN", "a disk is given back by whoever has it last"),
     with(S::fcntl, 1, libc::F_GETFD as u32, "F_GETFD", "descriptors are looked at before they are closed")
         .debug(),
     any(S::write, "event descriptors, the log, the guest's output"),
@@ -48,7 +49,7 @@ const ALL: &[Row] = &[
     ),
     any(S::gettid, "a thread that enters a virtual CPU says who it is, to be kicked"),
     any(S::getpid, "signals to threads of this process"),
-    any(S::tgkill, "a guest is kicked out of its virtual CPU; abort after a panic"),
+    to_itself(S::tgkill, "a guest is kicked out of its virtual CPU; abort after a panic"),
     any(S::rt_sigreturn, "handlers of signals return"),
     any(S::rt_sigprocmask, "the end of a thread"),
     any(S::sigaltstack, "the end of a thread"),
@@ -100,9 +101,8 @@ const GUEST: &[Row] = &[
 /// Printing what a guest prints, on the thread that runs it.
 const CONSOLE: &[Row] = &[any(S::poll, "the reader of standard output is waited for")];
 
-/// Refusing something at the end.
-const COLOUR: Row =
-    ioctl((libc::TCGETS as u32, "TCGETS"), "whether the message of a refusal may be in colour");
+/// Printing what a guest prints, on a worker: only programs that embed hv have guests with an output of that kind there.
+const OUTPUT: &[Row] = &[any(S::poll, "the reader of standard output is waited for").elsewhere()];
 
 /// Making a virtual machine and closing it.
 const MACHINE: &[Row] = &[
@@ -131,7 +131,10 @@ const POPULATE: Row = advice(
 const RESET: &[Row] = &[ioctl((0x5000_aea5, "KVM_SET_XSAVE"), "registers of a clone").on(Platform::Kvm)];
 
 /// Which pages a guest has written.
-const PAGES: &[Row] = &[ioctl(PAGEMAP_SCAN, "which pages a guest has written")];
+const PAGES: &[Row] = &[
+    ioctl(PAGEMAP_SCAN, "which pages a guest has written"),
+    any(S::pread64, "the same on kernels before 6.7").elsewhere(),
+];
 
 /// Saving a guest that stands still to a template.
 const CAPTURE: &[Row] = &[
@@ -158,6 +161,9 @@ const FILES: &[Row] = &[
     any(S::statx, "files are looked at before they are used"),
     any(S::read, "files"),
     any(S::pread64, "files"),
+    any(S::fstat, "files are looked at by other versions of the C library, and where there is no statx")
+        .elsewhere(),
+    any(S::newfstatat, "files are looked at where there is no statx").elsewhere(),
 ];
 
 const SNAPSHOT: &[Row] = &[
@@ -179,14 +185,12 @@ const SNAPSHOT: &[Row] = &[
     any(S::newfstatat, "an unfinished snapshot is removed"),
     with(S::fcntl, 1, libc::F_GETFL as u32, "F_GETFL", "an unfinished snapshot is removed"),
     with(S::fcntl, 1, libc::F_SETFD as u32, "F_SETFD", "an unfinished snapshot is removed"),
-    COLOUR,
 ];
 
 const SERVE: &[Row] = &[
     any(S::epoll_wait, "connections, signals, time"),
     any(S::epoll_ctl, "connections"),
     with(S::accept4, 3, 0x80800, "SOCK_NONBLOCK | SOCK_CLOEXEC", "connections"),
-    COLOUR,
     any(S::getsockname, "the addresses that it listens on are told"),
     any(S::recvfrom, "requests, signals"),
     any(S::writev, "answers"),
@@ -204,6 +208,15 @@ const SERVE: &[Row] = &[
     seek(libc::SEEK_SET, "SEEK_SET", "they are counted again"),
 ];
 
+/// What [`socket`] makes.
+const STREAM: (i32, &str) = (libc::SOCK_STREAM, "SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC");
+const DATAGRAM: (i32, &str) = (libc::SOCK_DGRAM, "SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC");
+
+const fn socket(family: i32, name: &'static str, kind: (i32, &'static str), why: &'static str) -> Row {
+    let flags = (kind.0 | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK) as u32;
+    with_both(S::socket, (0, family as u32, name), (1, flags, kind.1), why)
+}
+
 const IO: &[Row] = &[
     any(S::epoll_wait, "doorbells, descriptors and timers"),
     any(S::epoll_ctl, "descriptors of devices"),
@@ -218,27 +231,9 @@ const IO: &[Row] = &[
     any(S::poll, "whether standard output takes bytes"),
     any(S::io_uring_enter, "work on disks"),
     with(S::io_uring_register, 1, 3, "IORING_UNREGISTER_FILES", "a disk is closed"),
-    any(S::flock, "a disk is given back"),
-    with_both(
-        S::socket,
-        (0, libc::AF_INET as u32, "AF_INET"),
-        (
-            1,
-            (libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK) as u32,
-            "SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC",
-        ),
-        "TCP connections of the guest",
-    ),
-    with_both(
-        S::socket,
-        (0, libc::AF_INET as u32, "AF_INET"),
-        (
-            1,
-            (libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK) as u32,
-            "SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC",
-        ),
-        "UDP flows of the guest, its questions to name servers",
-    ),
+    socket(libc::AF_INET, "AF_INET", STREAM, "TCP connections of the guest"),
+    socket(libc::AF_INET, "AF_INET", DATAGRAM, "UDP flows of the guest, its questions to name servers"),
+    socket(libc::AF_INET6, "AF_INET6", DATAGRAM, "the guest's questions to name servers"),
     any(S::bind, "UDP flows of the guest"),
     any(S::connect, "connections of the guest"),
     with(S::accept4, 3, 0x80800, "SOCK_NONBLOCK | SOCK_CLOEXEC", "connections to published ports"),
@@ -274,12 +269,25 @@ const NAMELESS: Row = with(
     "what is written to an overlay, a folder that is shown as a disk",
 );
 
+// File systems that have no files without a name, such as NFS and older overlayfs.
+const NAMED: Row = with(
+    S::openat,
+    2,
+    (libc::O_RDWR | libc::O_CREAT | libc::O_EXCL | libc::O_CLOEXEC) as u32,
+    "O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC",
+    "the same where the file system has no files without a name",
+)
+.elsewhere();
+const UNNAMED: Row = any(S::unlink, "and the name is removed at once").elsewhere();
+
 const DISK: &[Row] = &[
     any(S::preadv, "the guest reads"),
     any(S::pwritev, "the guest writes"),
     any(S::fdatasync, "the guest flushes"),
     any(S::fallocate, "the guest discards or writes zeroes"),
     NAMELESS,
+    NAMED,
+    UNNAMED,
     any(S::ftruncate, "the file of an overlay"),
 ];
 
@@ -298,6 +306,23 @@ const DEPLOY: &[Row] = &[
         "images and parts of snapshots, which may turn out to be pipes",
     ),
     NAMELESS,
+    NAMED,
+    UNNAMED,
+    with(
+        S::openat,
+        2,
+        (libc::O_RDONLY | libc::O_DIRECT | libc::O_CLOEXEC) as u32,
+        "O_RDONLY | O_DIRECT | O_CLOEXEC",
+        "a disk past the page cache",
+    ),
+    with(
+        S::flock,
+        1,
+        (libc::LOCK_SH | libc::LOCK_NB) as u32,
+        "LOCK_SH | LOCK_NB",
+        "a disk that guests read is not written by others",
+    ),
+    seek(libc::SEEK_END, "SEEK_END", "the size of a disk"),
     with(
         S::openat,
         2,
@@ -308,11 +333,18 @@ const DEPLOY: &[Row] = &[
     any(S::newfstatat, "a folder that is shown as a disk"),
     any(S::getdents64, "a folder that is shown as a disk"),
     any(S::readlink, "the true path of a disk"),
-    any(S::flock, "a disk is locked against writers"),
     any(S::clock_nanosleep, "a disk that is still locked is waited for"),
-    seek(libc::SEEK_END, "SEEK_END", "the size of a disk"),
+    with(
+        S::faccessat2,
+        2,
+        libc::F_OK as u32,
+        "F_OK",
+        "the true path of a folder that is written with a slash at its end",
+    ),
+    with(S::faccessat, 2, libc::F_OK as u32, "F_OK", "the same on kernels before 5.8").elsewhere(),
     any(S::pwrite64, "a folder that is shown as a disk"),
     any(S::copy_file_range, "a folder that is shown as a disk"),
+    any(S::sendfile, "a folder that is on another file system than temporary files"),
     seek(libc::SEEK_SET, "SEEK_SET", "a folder that is shown as a disk"),
     advice(libc::MADV_HUGEPAGE, "MADV_HUGEPAGE", "memory of a guest that is booted"),
     advice(libc::MADV_NOHUGEPAGE, "MADV_NOHUGEPAGE", "memory of a guest that is booted"),
@@ -392,7 +424,7 @@ fn groups(kind: Kind) -> &'static [&'static [Row]] {
         Kind::Run => &[GUEST, CONSOLE, PAGES, PROCESS],
         Kind::Snapshot => &[GUEST, CONSOLE, CAPTURE, PAGES, FILES, SNAPSHOT, PROCESS, MAKE_PROCESS],
         Kind::Serve => &[SERVE, PAGES, PROCESS],
-        Kind::Cpu => &[GUEST, RESET, PAGES, PROCESS, MAKE_PROCESS],
+        Kind::Cpu => &[GUEST, OUTPUT, RESET, PAGES, PROCESS, MAKE_PROCESS],
         Kind::Io => &[IO],
         Kind::Disk => &[DISK],
         Kind::Tick => &[TICK],

@@ -4,7 +4,7 @@
 //!
 //! - a **seccomp filter per kind of thread** ([`Kind`]): the system calls that it makes, with the
 //!   arguments that it makes them with, and no others ([`rows`]). At any other call, hv says
-//!   which thread tried which, and ends with exit code [`EXIT`];
+//!   which thread tried which, and ends with exit code [`EXIT`], or refuses the call alone ([`Kind::is_apart`]);
 //! - **Landlock**: of the file system only the [`Place`]s that are opened later;
 //! - **no new privileges**: programs with the set-user-ID bit or capabilities give none;
 //! - **not dumpable**: no core file, and no other process of the same user can look inside;
@@ -128,6 +128,13 @@ impl Kind {
         }
     }
 
+    /// Whether threads of this kind serve no guest: they run none, and hold nothing that follows a guest's
+    /// orders. A forbidden call of theirs fails with EPERM, and with it what they are doing; all else goes on.
+    /// Any other kind may have been taken over by a guest, so hv ends.
+    pub const fn is_apart(self) -> bool {
+        matches!(self, Kind::Keeper | Kind::Deploy | Kind::Log)
+    }
+
     /// Kinds of threads that are made later than their process's own filter, which has this main thread.
     const fn late(self) -> &'static [Kind] {
         match self {
@@ -237,6 +244,7 @@ pub fn jail(plan: Plan) -> Result<Vec<Missing>, JailError> {
         return Err(JailError::Nothing);
     }
     trap::settle_arenas();
+    settle_panics();
     trap::install().map_err(|error| JailError::Refused { what: "the handler of SIGSYS", error })?;
     let maker = plan.late.then(|| Maker::start(plan.platform, plan.main.late(), filters));
     let maker = maker
@@ -247,6 +255,21 @@ pub fn jail(plan: Plan) -> Result<Vec<Missing>, JailError> {
     }
     let missing = [(landlock, Missing::Landlock), (filters, Missing::Seccomp)];
     Ok(missing.into_iter().filter(|(there, _)| !there).map(|(_, missing)| missing).collect())
+}
+
+/// Has a panic tell what and where, and no more: for a backtrace, files would have to be read.
+fn settle_panics() {
+    if std::env::var_os("RUST_BACKTRACE").is_none_or(|style| style == "0") {
+        // The standard library's hook does just that.
+        return;
+    }
+    std::panic::set_hook(Box::new(|panic| {
+        let thread = std::thread::current();
+        eprintln!(
+            "thread '{}' {panic}; in its jail, hv prints no backtrace",
+            thread.name().unwrap_or("<unnamed>")
+        );
+    }));
 }
 
 /// Confines the calling thread to what its kind needs, for good; does nothing in a process that is not jailed.

@@ -17,18 +17,25 @@ pub struct Check {
     wide: bool,
     /// The condition in words, after "argument N".
     words: &'static str,
+    /// The value is this process's number, which is known when the filter is made.
+    itself: bool,
 }
 
 impl Check {
     /// The lower half of an argument has this value. The kernel takes numbers of
     /// requests, flags and the like as `unsigned int`, whatever the upper half is.
     const fn is(arg: u8, value: u32, words: &'static str) -> Check {
-        Check { arg, mask: u32::MAX as u64, value: value as u64, wide: false, words }
+        Check { arg, mask: u32::MAX as u64, value: value as u64, wide: false, words, itself: false }
     }
 
     /// None of these bits is set.
     const fn without(arg: u8, mask: u64, words: &'static str) -> Check {
-        Check { arg, mask, value: 0, wide: true, words }
+        Check { arg, mask, value: 0, wide: true, words, itself: false }
+    }
+
+    /// An argument is the number of this process.
+    const fn itself(arg: u8) -> Check {
+        Check { arg, mask: 0, value: 0, wide: false, words: "hv itself", itself: true }
     }
 
     /// Which argument, from 0.
@@ -57,7 +64,8 @@ impl Check {
         } else {
             (SeccompCmpArgLen::Dword, SeccompCmpOp::Eq)
         };
-        SeccompCondition::new(self.arg, len, op, self.value).expect("a call has six arguments")
+        let value = if self.itself { u64::from(std::process::id()) } else { self.value };
+        SeccompCondition::new(self.arg, len, op, value).expect("a call has six arguments")
     }
 }
 
@@ -79,6 +87,7 @@ pub struct Row {
     checks: [Option<Check>; 2],
     why: &'static str,
     pub(super) only: Only,
+    elsewhere: bool,
 }
 
 impl Row {
@@ -102,6 +111,12 @@ impl Row {
         self.why
     }
 
+    /// Whether it is needed only on hosts that lack something that most have, or with other
+    /// versions of the C library.
+    pub fn is_for_other_hosts(&self) -> bool {
+        self.elsewhere
+    }
+
     /// The seccomp rule, or `None` if all arguments are right.
     pub(super) fn compile(&self) -> Option<SeccompRule> {
         let conditions: Vec<_> = self.checks().map(Check::compile).collect();
@@ -110,6 +125,10 @@ impl Row {
 
     pub(super) const fn debug(self) -> Row {
         Row { only: Only::Debug, ..self }
+    }
+
+    pub(super) const fn elsewhere(self) -> Row {
+        Row { elsewhere: true, ..self }
     }
 
     pub(super) const fn on(self, platform: super::Platform) -> Row {
@@ -130,12 +149,18 @@ impl fmt::Display for Row {
 
 /// A call with any arguments.
 pub(super) const fn any(call: Sysno, why: &'static str) -> Row {
-    Row { call, checks: [None, None], why, only: Only::Always }
+    Row { call, checks: [None, None], why, only: Only::Always, elsewhere: false }
 }
 
 /// A call with one argument of a value, which the words name.
 pub(super) const fn with(call: Sysno, arg: u8, value: u32, words: &'static str, why: &'static str) -> Row {
-    Row { call, checks: [Some(Check::is(arg, value, words)), None], why, only: Only::Always }
+    Row {
+        call,
+        checks: [Some(Check::is(arg, value, words)), None],
+        why,
+        only: Only::Always,
+        elsewhere: false,
+    }
 }
 
 /// A call with two arguments of a value each.
@@ -146,12 +171,23 @@ pub(super) const fn with_both(
     why: &'static str,
 ) -> Row {
     let checks = [Some(Check::is(first.0, first.1, first.2)), Some(Check::is(second.0, second.1, second.2))];
-    Row { call, checks, why, only: Only::Always }
+    Row { call, checks, why, only: Only::Always, elsewhere: false }
+}
+
+/// A call whose first argument is the process that is meant, which has to be hv itself.
+pub(super) const fn to_itself(call: Sysno, why: &'static str) -> Row {
+    Row { call, checks: [Some(Check::itself(0)), None], why, only: Only::Always, elsewhere: false }
 }
 
 /// A call with an argument that lacks some bits.
 pub(super) const fn without(call: Sysno, arg: u8, mask: u64, words: &'static str, why: &'static str) -> Row {
-    Row { call, checks: [Some(Check::without(arg, mask, words)), None], why, only: Only::Always }
+    Row {
+        call,
+        checks: [Some(Check::without(arg, mask, words)), None],
+        why,
+        only: Only::Always,
+        elsewhere: false,
+    }
 }
 
 #[cfg(test)]

@@ -1,10 +1,12 @@
-//! ⚠ What happens at a system call that a thread may not make: one line that names both, and the end of hv.
+//! ⚠ What happens at a system call that a thread may not make: one line that names both, and the end of hv; or,
+//! on a thread that serves no guest ([`Kind::is_apart`]), the end of what it does, with EPERM.
 //!
 //! The handler runs between any two instructions of a thread that may be taken over. It allocates
 //! nothing, takes no lock, and calls the kernel for `write` and `exit_group` only.
 //!
-//! One call of the C library is refused instead: it opens `/proc/sys/vm/overcommit_memory` once, on whichever
-//! thread gives memory back first, and can do without.
+//! Some calls of the C library are refused without a word instead, since it can do without: it opens
+//! `/proc/sys/vm/overcommit_memory` once, on whichever thread gives memory back first; newer versions
+//! guard stacks by advice, name memory, and ask for huge pages if they are told to.
 //!
 //! A thread that has blocked its signals, as the C library does for some instructions when it makes
 //! a thread, is ended by SIGSYS itself, without the line.
@@ -13,6 +15,7 @@ use super::Kind;
 use std::cell::Cell;
 use std::io::{self, Cursor, Write};
 use std::mem::MaybeUninit;
+use std::sync::atomic::{AtomicU32, Ordering};
 use syscalls::Sysno;
 
 thread_local! {
@@ -45,6 +48,12 @@ struct Info {
 /// `si_code` of a SIGSYS by seccomp.
 const SYS_SECCOMP: i32 = 1;
 
+/// So many calls of threads that serve no guest are refused before hv ends after all.
+const MAX_REFUSED: u32 = 16;
+
+/// Calls that were refused.
+static REFUSED: AtomicU32 = AtomicU32::new(0);
+
 /// The one file that a thread without the right to open files may ask for.
 const OVERCOMMIT: &[u8] = b"/proc/sys/vm/overcommit_memory\0";
 
@@ -60,13 +69,31 @@ extern "C" fn handler(_: libc::c_int, info: *const Info, context: *mut libc::uco
         registers[libc::REG_RAX as usize] = -i64::from(error);
         return;
     }
-    report(kind, info, arguments);
+    // Code that was taken over would go on trying; a defect of hv does so a few times.
+    let apart = kind.is_some_and(Kind::is_apart) && info.code == SYS_SECCOMP;
+    if apart && REFUSED.fetch_add(1, Ordering::Relaxed) < MAX_REFUSED {
+        report(kind, info, arguments, "it is refused, and hv goes on");
+        registers[libc::REG_RAX as usize] = -i64::from(libc::EPERM);
+        return;
+    }
+    report(kind, info, arguments, "hv has ended");
     // SAFETY: it ends the process, without running anything of it.
     unsafe { libc::_exit(i32::from(super::EXIT)) }
 }
 
 /// The error that the C library gets for a call that it can do without.
 fn refusal(call: i32, arguments: [u64; 3]) -> Option<i32> {
+    /// `MADV_GUARD_INSTALL` and `MADV_GUARD_REMOVE`: without them, it takes mprotect(2).
+    const GUARDS: [i32; 2] = [102, 103];
+    /// `PR_SET_VMA`.
+    const NAME_MEMORY: i32 = 0x5356_4d41;
+    let advice = arguments[2] as i32;
+    let is_huge = [libc::MADV_HUGEPAGE, libc::MADV_NOHUGEPAGE].contains(&advice);
+    match i64::from(call) {
+        libc::SYS_madvise if is_huge || GUARDS.contains(&advice) => return Some(libc::EINVAL),
+        libc::SYS_prctl if arguments[0] as i32 == NAME_MEMORY => return Some(libc::EINVAL),
+        _ => {}
+    }
     let reads = (libc::O_RDONLY | libc::O_CLOEXEC) as u32;
     if i64::from(call) == libc::SYS_openat && arguments[2] as u32 == reads {
         let path = arguments[1] as *const u8;
@@ -81,8 +108,8 @@ fn refusal(call: i32, arguments: [u64; 3]) -> Option<i32> {
     None
 }
 
-/// Says on standard error who tried what.
-fn report(kind: Option<Kind>, info: &Info, [a, b, c]: [u64; 3]) {
+/// Says on standard error who tried what, and what comes of it.
+fn report(kind: Option<Kind>, info: &Info, [a, b, c]: [u64; 3], outcome: &str) {
     let mut line = [0; 256];
     let mut text = Cursor::new(&mut line[..]);
     let who = kind.map_or(Kind::Maker.name(), Kind::name);
@@ -91,7 +118,7 @@ fn report(kind: Option<Kind>, info: &Info, [a, b, c]: [u64; 3]) {
     let _ = writeln!(
         text,
         "hv: jail: a thread of kind `{who}` tried {call}({a:#x}, {b:#x}, {c:#x}), system call {}, \
-         which it may not; hv has ended",
+         which it may not; {outcome}",
         info.call
     );
     let length = text.position() as usize;

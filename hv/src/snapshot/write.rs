@@ -212,7 +212,9 @@ fn sync_folder(path: &Path) -> io::Result<()> {
 fn rename(from: &Path, to: &Path) -> Result<(), Errno> {
     match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
         // A file system that cannot promise that. An empty folder is all that this may replace.
-        Err(Errno::INVAL | Errno::NOSYS) => rustix::fs::rename(from, to),
+        Err(Errno::INVAL | Errno::NOSYS) => {
+            rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::empty())
+        }
         result => result,
     }
 }

@@ -19,9 +19,14 @@ const MAX_NAME: usize = 64;
 /// Largest body that can be allowed.
 const MAX_BODY: u64 = 1 << 40;
 
-/// Judges the text of a file.
-pub(super) fn judge(path: &Path, text: &str, resolve: Resolve<'_>) -> Result<Config, ConfigError> {
-    let judge = Judge { path, text, resolve };
+/// Judges the text of a file. Paths in it are relative to `folder`.
+pub(super) fn judge(
+    path: &Path,
+    folder: &Path,
+    text: &str,
+    resolve: Resolve<'_>,
+) -> Result<Config, ConfigError> {
+    let judge = Judge { path, folder, text, resolve };
     let file: File = toml::from_str(text).map_err(|error| {
         let problem = of_parser(error.message());
         let place = match error.span() {
@@ -35,7 +40,7 @@ pub(super) fn judge(path: &Path, text: &str, resolve: Resolve<'_>) -> Result<Con
 
 /// Judges arguments of the form `/path=IMAGE`.
 pub(super) fn judge_arguments(functions: &[String], resolve: Resolve<'_>) -> Result<Config, ConfigError> {
-    let judge = Judge { path: Path::new(""), text: "", resolve };
+    let judge = Judge { path: Path::new(""), folder: Path::new(""), text: "", resolve };
     let mut config = judge.settings(&File::default())?;
     let mut names = BTreeMap::<String, usize>::new();
     for argument in functions {
@@ -120,6 +125,7 @@ fn check_path(path: &str, admin: bool) -> Result<(), &'static str> {
 
 pub(super) struct Judge<'a> {
     path: &'a Path,
+    folder: &'a Path,
     text: &'a str,
     pub(super) resolve: Resolve<'a>,
 }
@@ -246,7 +252,7 @@ impl Judge<'_> {
 
     /// A path of the file, relative to the folder that the file is in.
     pub(super) fn beside(&self, path: &str) -> PathBuf {
-        self.path.parent().unwrap_or(Path::new("")).join(path)
+        self.folder.join(path)
     }
 
     fn function(

@@ -201,19 +201,20 @@ impl Stamp {
 /// An error is one line.
 pub type Resolve<'a> = &'a dyn Fn(&str) -> Result<PathBuf, String>;
 
-/// Reads and judges a file.
-pub fn load(path: &Path, resolve: Resolve<'_>) -> Result<Config, ConfigError> {
+/// Reads and judges a file. Paths in it are relative to `folder`, the one that the file is in: absolute, since
+/// a server in its jail cannot ask for the current folder.
+pub fn load(path: &Path, folder: &Path, resolve: Resolve<'_>) -> Result<Config, ConfigError> {
     let text = std::fs::read_to_string(path).map_err(|error| ConfigError {
         place: Place::File(path.into()),
         problem: Problem::Unreadable(error),
     })?;
-    judge::judge(path, &text, resolve)
+    judge::judge(path, folder, &text, resolve)
 }
 
 /// Judges a text as if it stood in the file at `path`.
 #[cfg(feature = "fuzzing")]
 pub(super) fn of_text(path: &Path, text: &str, resolve: Resolve<'_>) -> Result<Config, ConfigError> {
-    judge::judge(path, text, resolve)
+    judge::judge(path, path.parent().unwrap_or(Path::new("")), text, resolve)
 }
 
 /// The small case: functions as arguments, `/path=IMAGE` each; all else as it is by default.

@@ -31,6 +31,17 @@ async fn main() -> Result<(), ServeError> {
     .await
 }
 
+/// Reads the first sector of a disk, and writes it if that may be.
+fn disk(n: usize) -> String {
+    let Some(disk) = hv_guest::block::disk(n) else { return "none\n".into() };
+    let mut sector = vec![0; disk.sector_size()];
+    let read = disk.read_blocking(0, &mut sector);
+    let first = sector[0];
+    sector[0] = 0xee;
+    let written = if disk.read_only() { Ok(()) } else { disk.write_blocking(0, &sector) };
+    format!("{read:?} {first} {written:?}\n")
+}
+
 async fn answer(mut request: Request<'_>, registers: &Registers) -> Result<Response, Error> {
     let number = |name: &str, default: u64| {
         request.param(name).and_then(|value| value.parse::<u64>().ok()).unwrap_or(default)
@@ -49,6 +60,7 @@ async fn answer(mut request: Request<'_>, registers: &Registers) -> Result<Respo
             let (every, count) = (number("ms", 10), number("n", 10));
             return slow(request, every, count).await;
         }
+        path if path.ends_with("/disk") => disk(number("n", 0) as usize).into_response(),
         "/status" => Response::status(number("code", 200) as u16),
         // The body is not looked at; the host has to bear it.
         "/early" => "early\n".into_response(),
