@@ -364,6 +364,10 @@ impl Task for Domain {
     fn clock(&self) -> Option<CpuClock> {
         self.kicker.clock()
     }
+
+    fn slept(&self) -> Duration {
+        self.kicker.slept()
+    }
 }
 
 impl Owner for Domain {

@@ -20,6 +20,7 @@ pub use choose::{Choice, Wish, choose};
 use hv_abi::{EventPort, GuestAddr};
 pub use state::{CpuState, Fpu};
 use std::sync::Arc;
+use std::time::Duration;
 pub use upcall::push_return;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
@@ -170,6 +171,12 @@ pub trait Kick: Send + Sync {
     /// The clock of the process that runs the guest, if it is not the thread that calls [`Vcpu::run`].
     fn clock(&self) -> Option<CpuClock> {
         None
+    }
+
+    /// Elapsed time in which the guest slept while [`Vcpu::run`] waited for it: the sum of all turns. No
+    /// clock of processor time has it, and the guest is to be charged for it all the same.
+    fn slept(&self) -> Duration {
+        Duration::ZERO
     }
 }
 

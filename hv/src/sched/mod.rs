@@ -64,6 +64,12 @@ pub trait Task: Send + Sync {
     fn clock(&self) -> Option<CpuClock> {
         None
     }
+
+    /// Elapsed time of all turns in which the task slept, and so kept its thread from other tasks. It
+    /// is charged as if it had used its processor.
+    fn slept(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 /// A task's place in a scheduler. Dropping it takes the task out: at once, or
@@ -82,6 +88,16 @@ struct Slot {
     /// Where the clock of its own process stood at the end of its last turn. What that process
     /// does between turns, which it should not, its next turn is charged for.
     apart: Duration,
+    /// For how much of its [sleep](Task::slept) it has been charged.
+    slept: Duration,
+}
+
+impl Slot {
+    /// What the task has slept and was not charged for yet.
+    fn take_slept(&mut self) -> Duration {
+        let slept = self.task.as_ref().map_or(self.slept, |task| task.slept());
+        slept.saturating_sub(std::mem::replace(&mut self.slept, slept))
+    }
 }
 
 /// The turn that a task has.
@@ -237,8 +253,11 @@ impl Entity {
     pub fn cpu_time(&self) -> Duration {
         let mut core = self.shared.core();
         // It runs as long as the lock is held, so its thread lives.
-        let &mut Slot { turn, apart, .. } = core.policy.payload(self.id);
-        let running = turn.map_or(Duration::ZERO, |turn| turn.used(turn.thread.read(), apart).0);
+        let Slot { task, turn, apart, slept } = core.policy.payload(self.id);
+        let running = turn.map_or(Duration::ZERO, |turn| {
+            let more = task.as_ref().map_or(Duration::ZERO, |task| task.slept().saturating_sub(*slept));
+            turn.used(turn.thread.read(), *apart).0 + more
+        });
         core.policy.used(self.id) + running
     }
 }
@@ -273,7 +292,7 @@ impl Default for Scheduler {
 impl Scheduler {
     /// Adds a task, blocked until its first [`wake`](Entity::wake).
     pub fn add(&self, task: Arc<dyn Task>, share: Share) -> Arc<Entity> {
-        let slot = Slot { task: Some(task), turn: None, apart: Duration::ZERO };
+        let slot = Slot { task: Some(task), turn: None, apart: Duration::ZERO, slept: Duration::ZERO };
         let id = self.shared.core().policy.add(share, slot, self.shared.now());
         Arc::new(Entity { id, shared: self.shared.clone() })
     }
@@ -369,6 +388,7 @@ impl Scheduler {
         let turn = slot.turn.take().expect("it has one");
         let (used, apart) = turn.used(end, slot.apart);
         slot.apart = apart;
+        let used = used + slot.take_slept();
         let mut task = None;
         if next == Next::Ended {
             task = core.policy.payload(id).task.take();

@@ -306,3 +306,27 @@ fn time_that_a_task_does_not_use_is_not_counted() {
         before = entity.cpu_time();
     }
 }
+
+/// A task that keeps its thread and does nothing is charged for it.
+#[test]
+fn time_slept_in_a_turn_is_charged_as_if_it_was_used() {
+    struct Dozes;
+
+    impl Task for Dozes {
+        fn run(&self) -> Next {
+            Next::Ended
+        }
+
+        fn preempt(&self) {}
+
+        fn slept(&self) -> Duration {
+            Duration::from_secs(5)
+        }
+    }
+
+    let scheduler = Scheduler::default();
+    let entity = add(&scheduler, Arc::new(Dozes));
+    scheduler.work(&|| has_ended(&entity));
+    let used = entity.cpu_time();
+    assert!((5..6).contains(&used.as_secs()), "{used:?}");
+}

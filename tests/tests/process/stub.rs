@@ -128,6 +128,25 @@ fn a_guest_that_keeps_waking_hv_in_its_turn_gives_way_all_the_same() {
     toggles.stop();
 }
 
+#[test]
+fn a_guest_that_sleeps_in_its_turn_pays_for_it_and_gives_way() {
+    if !can_run_guests() {
+        return;
+    }
+    let guests = Neighbours::new(1);
+    let dozes = guests.meddler(&["doze"]);
+    dozes.says("dozing");
+    // There is one thread, and these need it.
+    for _ in 0..10 {
+        guests.behave();
+    }
+    // Its process uses next to nothing.
+    hv_tests::eventually("the charge", || {
+        (dozes.guest.cpu_time() > std::time::Duration::from_secs(1)).then_some(())
+    });
+    dozes.stop();
+}
+
 /// The guest says that it blocks, for ever, and spins on.
 #[test]
 fn processor_time_out_of_turn_comes_to_an_end() {

@@ -1,6 +1,6 @@
 //! ⚠ What system calls the process of a guest can make.
 
-use super::shared::{FIRST_DOORBELL, MAX_DOORBELLS, PAGE, field};
+use super::shared::{FIRST_DOORBELL, MAX_DOORBELLS, PAGE, field, turn};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen as Len, SeccompCmpOp as Op, SeccompCondition, SeccompFilter,
     SeccompRule, TargetArch,
@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 
 /// The calls, for the threat model: name, and on what.
 pub const ALLOWED: [(&str, &str); 2] = [
-    ("futex", "FUTEX_WAIT without a timeout and FUTEX_WAKE, on the word of turns"),
+    ("futex", "FUTEX_WAIT while it is hv's turn, without a timeout, and FUTEX_WAKE, on the word of turns"),
     ("write", "the number 1 to an eventfd of a doorbell"),
 ];
 
@@ -38,9 +38,9 @@ pub(super) fn program() -> &'static BpfProgram {
             SeccompCondition::new(argument, Len::Dword, op, value as u64).expect("the number of an argument")
         };
         let rule = |conditions| SeccompRule::new(conditions).expect("there are conditions");
-        let turn = PAGE + field::TURN;
+        let word = PAGE + field::TURN;
         let futex = |operation: libc::c_int, more: Vec<SeccompCondition>| {
-            let mut all = vec![is(0, Len::Qword, turn), is(1, Len::Dword, operation as u64)];
+            let mut all = vec![is(0, Len::Qword, word), is(1, Len::Dword, operation as u64)];
             all.extend(more);
             rule(all)
         };
@@ -48,7 +48,12 @@ pub(super) fn program() -> &'static BpfProgram {
             (
                 libc::SYS_futex,
                 vec![
-                    futex(libc::FUTEX_WAIT, vec![is(3, Len::Qword, 0)]),
+                    // It sleeps only while the word says that it is hv's turn: a guest that sleeps in
+                    // its own, which costs it nothing, would keep hv's thread waiting.
+                    futex(
+                        libc::FUTEX_WAIT,
+                        vec![is(2, Len::Dword, turn::HOST_GUEST_SLEEPS.into()), is(3, Len::Qword, 0)],
+                    ),
                     futex(libc::FUTEX_WAKE, Vec::new()),
                 ],
             ),

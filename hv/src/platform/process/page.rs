@@ -42,8 +42,38 @@ pub(super) struct Said {
     pub(super) arguments: [u64; 3],
 }
 
-/// A turn of the guest came to no end within the time.
-pub(super) struct TimedOut;
+/// Why hv waits no longer for the end of a guest's turn.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Wake {
+    /// The turn is over.
+    Over,
+    /// The turn is over, and hv had to find that out by itself: the guest sleeps, and has told nobody.
+    Unsaid,
+    /// The time is over, or somebody has [alerted](Alert) hv's thread.
+    Look,
+}
+
+/// Alerts the thread that waits for the end of a guest's turn: it is to look at its orders.
+pub(super) struct Alert {
+    memory: Arc<GuestMemory>,
+}
+
+impl Alert {
+    fn word(&self) -> &AtomicU32 {
+        self.memory.atomic_u32(self.memory.size() + field::TURN)
+    }
+
+    /// Whether the guest sleeps. It may do so only after it has told hv that its turn is over.
+    pub(super) fn is_asleep(&self) -> bool {
+        self.word().load(Ordering::Acquire) == turn::HOST_GUEST_SLEEPS
+    }
+
+    /// Wakes the thread.
+    pub(super) fn alert(&self) {
+        // All that sleep on the word: a guest that does looks at it, and sleeps on.
+        let _ = futex::wake(self.word(), Flags::empty(), i32::MAX as u32);
+    }
+}
 
 /// The page, with hv's side of taking turns.
 pub(super) struct Page {
@@ -52,11 +82,18 @@ pub(super) struct Page {
     spin: u64,
     /// Turns in a row that outlasted the spinning.
     misses: u32,
+    /// When the last wait began, if it outlasted it.
+    since: Option<Instant>,
 }
 
 impl Page {
     pub(super) fn new(memory: Arc<GuestMemory>) -> Self {
-        Page { memory, spin: spin(), misses: 0 }
+        Page { memory, spin: spin(), misses: 0, since: None }
+    }
+
+    /// For other threads.
+    pub(super) fn alert(&self) -> Alert {
+        Alert { memory: self.memory.clone() }
     }
 
     /// Offset of the page in the memory.
@@ -112,14 +149,15 @@ impl Page {
         !matches!(self.turn().load(Ordering::Acquire), turn::GUEST | turn::GUEST_HOST_SLEEPS)
     }
 
-    /// Waits until the guest's turn is over, for at most this long, which is less than a second.
-    pub(super) fn wait(&mut self, limit: Duration) -> Result<(), TimedOut> {
+    /// Waits until the guest's turn is over, for at most this long, which is less than a second, or until
+    /// an [`Alert`] changes what `is_alerted` says.
+    pub(super) fn wait(&mut self, limit: Duration, is_alerted: impl Fn() -> bool) -> Wake {
         if self.misses < PATIENCE || self.misses.is_multiple_of(RETRY) {
             let start = clock::tsc();
             loop {
                 if self.is_over() {
-                    self.misses = 0;
-                    return Ok(());
+                    (self.misses, self.since) = (0, None);
+                    return Wake::Over;
                 }
                 if clock::tsc().wrapping_sub(start) >= self.spin {
                     break;
@@ -129,18 +167,29 @@ impl Page {
         }
         self.misses = self.misses.wrapping_add(1);
         let (awake, asleep) = (turn::GUEST, turn::GUEST_HOST_SLEEPS);
-        let end = Instant::now() + limit;
+        let start = Instant::now();
+        let end = start + limit;
+        self.since = Some(start);
+        let before = is_alerted();
+        let mut woken = true;
         while !self.is_over() {
             // A guest can wake hv, and change the word, as often as it likes: that must not make the time longer.
             let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(TimedOut);
+            if left.is_zero() || is_alerted() != before {
+                return Wake::Look;
             }
             let left = futex::Timespec { tv_sec: 0, tv_nsec: left.subsec_nanos().into() };
             let _ = self.turn().compare_exchange(awake, asleep, Ordering::AcqRel, Ordering::Acquire);
-            let _ = futex::wait(self.turn(), Flags::empty(), asleep, Some(&left));
+            let waited = futex::wait(self.turn(), Flags::empty(), asleep, Some(&left));
+            woken = waited != Err(rustix::io::Errno::TIMEDOUT);
         }
-        Ok(())
+        let sleeps = self.turn().load(Ordering::Acquire) == turn::HOST_GUEST_SLEEPS;
+        if sleeps && !woken { Wake::Unsaid } else { Wake::Over }
+    }
+
+    /// How long the last [wait](Self::wait) has been, if it was longer than the spinning.
+    pub(super) fn waited(&self) -> Duration {
+        self.since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     /// What the guest says of the end of its turn.

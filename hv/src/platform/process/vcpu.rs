@@ -1,7 +1,7 @@
 //! A virtual CPU that is a process.
 
 use super::kick::Kicker;
-use super::page::{Page, TimedOut};
+use super::page::{Page, Wake};
 use super::shared::{MAX_DOORBELLS, kind};
 use super::zygote::{Process, Zygote};
 use crate::clock;
@@ -17,12 +17,16 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 /// How often hv looks whether a process that has its turn still lives.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// How often hv looks at the turn of a guest that has been kicked.
+const LOOK_AFTER_KICK: Duration = Duration::from_millis(1);
+
 /// How long a guest may leave a kick unanswered, in processor time of its own. The stub answers at
 /// once; a guest that has broken its stub so that it does not is ended.
 const GRACE: Duration = Duration::from_millis(200);
 
-/// The same for a guest that does not run: in elapsed time, as a busy host may let it wait.
-const GRACE_ASLEEP: Duration = Duration::from_secs(10);
+/// The same in elapsed time, for a process that the host does not let run: a busy host may take that long. A guest
+/// cannot sleep in its turn (`filter`).
+const GRACE_STARVED: Duration = Duration::from_secs(10);
 
 /// How often the limit of processor time moves on while a guest has its turns.
 const RENEWAL: Duration = Duration::from_millis(100);
@@ -57,7 +61,7 @@ impl ProcessVcpu {
         let process = zygote.fork(start.memory, page.offset(), doorbells.iter().map(|(bell, _)| bell))?;
         Ok(ProcessVcpu {
             zygote,
-            kicker: Arc::new(Kicker::new(process)),
+            kicker: Arc::new(Kicker::new(process, page.alert())),
             page,
             memory: start.memory.clone(),
             hypercall_page: start.hypercall_page,
@@ -84,7 +88,16 @@ impl ProcessVcpu {
         let kicker = self.kicker.clone();
         let mut kicked = None;
         self.page.give();
-        while let Err(TimedOut) = self.page.wait(LOOK) {
+        loop {
+            let limit = if kicker.is_requested() { LOOK_AFTER_KICK } else { LOOK };
+            match self.page.wait(limit, || kicker.is_requested()) {
+                Wake::Over if !kicker.has_slept() => return Ok(()),
+                Wake::Over | Wake::Unsaid => {
+                    kicker.charge(self.page.waited());
+                    return Ok(());
+                }
+                Wake::Look => {}
+            }
             self.renew();
             let mut process = kicker.process();
             if !process.is_alive() {
@@ -93,13 +106,12 @@ impl ProcessVcpu {
             if kicker.is_requested() {
                 let used = process.used();
                 let (since, before) = *kicked.get_or_insert_with(|| (Instant::now(), used));
-                if used.saturating_sub(before) > GRACE || since.elapsed() > GRACE_ASLEEP {
+                if used.saturating_sub(before) > GRACE || since.elapsed() > GRACE_STARVED {
                     process.kill();
                     return Err(Fault::Crossing);
                 }
             }
         }
-        Ok(())
     }
 
     /// Whether this instruction pointer is in the hypercall page, and where its stub starts.

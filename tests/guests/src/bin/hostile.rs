@@ -56,6 +56,7 @@ fn main() -> u8 {
         "bad-frames" => bad_frames(),
         "net-index-jump" => net_index_jump(),
         "shared-info-scribble" => scribble(),
+        "sleeps-in-its-turn" => sleep_in_its_turn(),
         _ => {
             println!("no such violation: {violation}");
             return 2;
@@ -63,6 +64,27 @@ fn main() -> u8 {
     }
     println!("survived");
     0
+}
+
+/// Ends its turn and sleeps, without a word to hv's thread, which waits for it: on the platform process. On KVM
+/// there is nothing to sleep on.
+fn sleep_in_its_turn() -> ! {
+    const TURN: *mut u32 = 0x2000_0000 as *mut u32;
+    const KIND: *mut u32 = 0x2000_0004 as *mut u32;
+    const HOST_GUEST_SLEEPS: u32 = 3;
+    const HYPERCALL: u32 = 1;
+    println!("sleeping");
+    loop {
+        // SAFETY: the page of turns of this guest's process, where nothing of Rust's lies; elsewhere it faults.
+        // The system call reads the word, and returns when hv has changed it.
+        unsafe {
+            write_volatile(KIND, HYPERCALL);
+            write_volatile(KIND.add(1), Hypercall::Nop as u32);
+            write_volatile(TURN, HOST_GUEST_SLEEPS);
+            core::arch::asm!("syscall", inlateout("rax") 202u64 => _, in("rdi") TURN, in("rsi") 0,
+                in("rdx") HOST_GUEST_SLEEPS, in("r10") 0, lateout("rcx") _, lateout("r11") _, options(nostack));
+        }
+    }
 }
 
 fn devices() -> impl Iterator<Item = &'static DeviceInfo> {

@@ -53,6 +53,7 @@ fn main() -> u8 {
         "jump" => jump(n[0], n[1]),
         "stack" => stack(n[0]),
         "deaf" => deaf(),
+        "doze" => doze(),
         _ => {
             println!("no such thing: {what}");
             return 2;
@@ -202,6 +203,21 @@ fn toggle() -> ! {
         call(FUTEX, [PAGE, WAKE, 1, 0, 0, 0]);
         poke32(PAGE, GUEST_HOST_SLEEPS);
         call(FUTEX, [PAGE, WAKE, 1, 0, 0, 0]);
+    }
+}
+
+/// Ends its turn and sleeps, without waking hv's thread, which sleeps as well.
+fn doze() -> ! {
+    const FUTEX: u64 = 202;
+    const WAIT: u64 = 0;
+    const HOST_GUEST_SLEEPS: u32 = 3;
+    const HYPERCALL: u32 = 1;
+    println!("dozing");
+    loop {
+        poke32(PAGE + KIND, HYPERCALL);
+        poke32(PAGE + NUMBER, hv_guest::abi::Hypercall::Nop as u32);
+        poke32(PAGE, HOST_GUEST_SLEEPS);
+        call(FUTEX, [PAGE, WAIT, HOST_GUEST_SLEEPS.into(), 0, 0, 0]);
     }
 }
 

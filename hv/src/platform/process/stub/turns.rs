@@ -71,9 +71,11 @@ fn wait() {
                 let (from, to) = (turn::HOST, turn::HOST_GUEST_SLEEPS);
                 let _ = turn().compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire);
             }
-            sleeping => {
+            // Also for a word that makes no sense: the filter knows this value only.
+            _ => {
+                let sleeping = turn::HOST_GUEST_SLEEPS.into();
                 // SAFETY: the word is mapped; without a timeout nothing else is read.
-                unsafe { sys::futex(PAGE + field::TURN, FUTEX_WAIT, sleeping.into(), 0) };
+                unsafe { sys::futex(PAGE + field::TURN, FUTEX_WAIT, sleeping, 0) };
             }
         }
     }
