@@ -46,6 +46,7 @@ mod generation;
 #[cfg(feature = "http")]
 pub mod http;
 pub mod hypercall;
+mod libc;
 mod logger;
 mod memory;
 #[cfg(feature = "net")]

@@ -38,6 +38,7 @@ static HEAP: TalcLock<spin::Mutex<()>, StartInfoHeap> = TalcLock::new(StartInfoH
 // copying loop back into a call of the very function.
 core::arch::global_asm!(
     ".globl memcpy, memmove, memset, memcmp, bcmp, strlen",
+    ".hidden memcpy, memmove, memset, memcmp, bcmp, strlen",
     ".type memcpy, @function",
     ".type memmove, @function",
     ".type memset, @function",

@@ -7,6 +7,8 @@ mod across;
 mod apart;
 #[path = "process/calls.rs"]
 mod calls;
+#[path = "crates.rs"]
+mod crates;
 #[path = "disk.rs"]
 mod disk;
 #[path = "embed.rs"]

@@ -1,5 +1,6 @@
 //! What can be wrong with an image: each defect by name, with the offending value and a remedy.
 
+use super::missing::{self, Missing};
 use crate::escape::escape;
 use hv_abi::{ABI_VERSION, AbiVersion};
 use std::path::PathBuf;
@@ -81,10 +82,22 @@ pub enum ImageError {
         name: &'static str,
     },
     /// It wants a dynamic linker or shared libraries.
-    #[error("it is dynamically linked ({what} is present): link with -static-pie; see the SDK, hv-guest")]
+    #[error("it is dynamically linked ({what} is present): link with -static-pie, as docs/guests.md does")]
     Dynamic {
         /// The entry that says so.
         what: &'static str,
+    },
+    /// Crates in it call functions of Linux's C library that the SDK does not have.
+    #[error(
+        "it calls C functions that a guest does not have: {}: leave the crate or its feature out, or define the \
+         function in the guest (docs/guests.md has those that work)",
+        missing::list(missing, *more)
+    )]
+    Missing {
+        /// The first functions in the order of their names.
+        missing: Vec<Missing>,
+        /// How many more there are.
+        more: usize,
     },
     /// Program headers of another size than the format's.
     #[error("its program headers have {size} bytes each instead of 56: the file is damaged, build it again")]

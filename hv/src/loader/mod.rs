@@ -8,19 +8,22 @@
 //! The file is hostile until proven otherwise: [`Image::parse`] judges
 //! everything that the rest relies on, and an [`Image`] cannot be had in any
 //! other way. It reads the program headers and the dynamic section only;
-//! sections and symbols are for [`crate::crash`].
+//! sections and symbols are for [`crate::crash`], and for the message to the
+//! author of an image that lacks functions (`missing`).
 //!
 //! Nothing here knows where a guest's memory is: [`Image::load`] hands out
 //! bytes, and the caller puts them where it wants.
 #![forbid(unsafe_code)]
 
 mod error;
+mod missing;
 mod parse;
 mod relocate;
 #[cfg(test)]
 mod tests;
 
 pub use error::{ImageError, OpenError};
+pub use missing::{Missing, User};
 
 use crate::crash::Known;
 use crate::memory::Access;
@@ -122,9 +125,13 @@ impl Image {
         let rest = parse::needed(&bytes).min(MAX_FILE_SIZE).saturating_sub(bytes.len() as u64);
         bytes.reserve_exact(rest.min(metadata.len()) as usize);
         file.by_ref().take(rest).read_to_end(&mut bytes).map_err(failed)?;
-        let image =
-            Image::parse(bytes).map_err(|source| OpenError::Image { path: path.to_owned(), source })?;
-        Ok(Image { file: Some(file), ..image })
+        match Image::parse(bytes) {
+            Ok(image) => Ok(Image { file: Some(file), ..image }),
+            Err(source) => {
+                let source = missing::explain(source, || whole(&file).unwrap_or_default());
+                Err(OpenError::Image { path: path.to_owned(), source })
+            }
+        }
     }
 
     /// Judges the bytes of an ELF file. No bytes whatsoever make it panic.
@@ -136,13 +143,7 @@ impl Image {
     /// asked for. Without the symbols if that fails.
     pub fn bytes(&self) -> &[u8] {
         let Some(file) = &self.file else { return &self.bytes };
-        self.whole.get_or_init(|| {
-            let mut whole = Vec::new();
-            let mut file: &File = file;
-            let read =
-                file.seek(SeekFrom::Start(0)).and_then(|_| file.take(MAX_FILE_SIZE).read_to_end(&mut whole));
-            if read.is_ok() { whole } else { self.bytes.clone() }
-        })
+        self.whole.get_or_init(|| whole(file).unwrap_or_else(|_| self.bytes.clone()))
     }
 
     /// What was found in its symbols so far.
@@ -219,6 +220,14 @@ impl Image {
             }
         }
     }
+}
+
+/// All bytes of a file that is open, up to the limit.
+fn whole(mut file: &File) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.seek(SeekFrom::Start(0))?;
+    file.take(MAX_FILE_SIZE).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// The first page boundary at or behind `value`, which is below [`MAX_IMAGE_SIZE`].

@@ -1,0 +1,242 @@
+//! ⚠ The C functions that crates for Linux link even where they are `no_std`.
+//!
+//! A guest is built for a Linux target, so crates that want random numbers or
+//! the error number declare the functions of libc. These are them: what a guest
+//! has is done (random bytes, clocks, giving way), and what it does not have
+//! fails with the error number of Linux. `docs/guests.md` lists them.
+//!
+//! What is not here the linker takes from the host's libc, so that the program links, and hv refuses the
+//! image with the names of the function and of the crate that calls it: a linker's own message has
+//! neither the crate nor what to do.
+
+use crate::{hypercall, random, time};
+use core::ffi::{CStr, c_char, c_int, c_long, c_uint, c_ulong, c_void};
+use core::sync::atomic::{AtomicI32, Ordering};
+
+#[link(name = "c")]
+unsafe extern "C" {}
+
+// A library on the linker's command line makes it export functions of the same names, and keep them in
+// guests that do not call them; hidden, they are not exported.
+core::arch::global_asm!(
+    ".hidden __errno_location, __xpg_strerror_r, abort, clock_gettime, close, dlsym, getentropy, getrandom",
+    ".hidden open, open64, poll, pthread_mutex_lock, pthread_mutex_unlock, read, sched_yield, syscall",
+    options(att_syntax)
+);
+
+const EBADF: c_int = 9;
+const EFAULT: c_int = 14;
+const EINVAL: c_int = 22;
+const EIO: c_int = 5;
+const EDEADLK: c_int = 35;
+const ENOSYS: c_int = 38;
+
+/// Numbers of Linux system calls, for `syscall`.
+const SYS_SCHED_YIELD: c_long = 24;
+const SYS_CLOCK_GETTIME: c_long = 228;
+const SYS_GETRANDOM: c_long = 318;
+
+/// Most bytes of one `getentropy`, by its definition.
+const GETENTROPY_MAX: usize = 256;
+
+/// A guest has one thread, so it has one error number. A handler of upcalls that calls C functions has to
+/// put back what it changes, as a signal handler would.
+static ERRNO: AtomicI32 = AtomicI32::new(0);
+
+fn fail(errno: c_int) -> c_int {
+    ERRNO.store(errno, Ordering::Relaxed);
+    -1
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn __errno_location() -> *mut c_int {
+    ERRNO.as_ptr()
+}
+
+/// The text of an error number, for crates that show one: the number itself.
+///
+/// # Safety
+///
+/// `text` must point to `size` bytes that may be written.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn __xpg_strerror_r(errno: c_int, text: *mut c_char, size: usize) -> c_int {
+    const ERANGE: c_int = 34;
+    let message = alloc::format!("error {errno}\0");
+    if text.is_null() || message.len() > size {
+        return ERANGE;
+    }
+    // SAFETY: the caller vouches for `size` bytes; the message is no longer.
+    unsafe { text.copy_from_nonoverlapping(message.as_ptr().cast(), message.len()) };
+    0
+}
+
+/// Random bytes as of [`random::fill`], which no clone repeats. They never block, so the flags do not matter.
+///
+/// # Safety
+///
+/// `bytes` must point to `count` bytes that may be written, or `count` be 0.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn getrandom(bytes: *mut c_void, count: usize, flags: c_uint) -> isize {
+    const KNOWN_FLAGS: c_uint = 7;
+    if flags & !KNOWN_FLAGS != 0 {
+        return fail(EINVAL) as isize;
+    }
+    if count == 0 {
+        return 0;
+    }
+    if bytes.is_null() || isize::try_from(count).is_err() {
+        return fail(EFAULT) as isize;
+    }
+    // SAFETY: the caller vouches for the bytes. They may be uninitialised, so they are set before a
+    // reference to them is made.
+    let bytes = unsafe {
+        bytes.write_bytes(0, count);
+        core::slice::from_raw_parts_mut(bytes.cast::<u8>(), count)
+    };
+    random::fill(bytes);
+    count as isize
+}
+
+/// # Safety
+///
+/// As for [`getrandom`].
+#[unsafe(no_mangle)]
+unsafe extern "C" fn getentropy(bytes: *mut c_void, count: usize) -> c_int {
+    if count > GETENTROPY_MAX {
+        return fail(EIO);
+    }
+    // SAFETY: as the caller promises.
+    match unsafe { getrandom(bytes, count, 0) } {
+        ..0 => -1,
+        _ => 0,
+    }
+}
+
+#[repr(C)]
+struct Timespec {
+    seconds: i64,
+    nanos: c_long,
+}
+
+/// The wall clock, and for all monotonic kinds the guest's clock. There is no clock of processor time.
+///
+/// # Safety
+///
+/// `time` must be null or point to a `timespec` that may be written.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn clock_gettime(clock: c_int, time: *mut Timespec) -> c_int {
+    const SECOND: u64 = 1_000_000_000;
+    let nanos = match clock {
+        // CLOCK_REALTIME and its coarse kind; MONOTONIC, its raw and coarse kinds, and BOOTTIME.
+        0 | 5 => time::wall_nanos(),
+        1 | 4 | 6 | 7 => time::now_nanos(),
+        _ => return fail(EINVAL),
+    };
+    if time.is_null() {
+        return fail(EFAULT);
+    }
+    let value = Timespec { seconds: (nanos / SECOND) as i64, nanos: (nanos % SECOND) as c_long };
+    // SAFETY: the caller vouches for the place.
+    unsafe { time.write(value) };
+    0
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn sched_yield() -> c_int {
+    hypercall::yield_now();
+    0
+}
+
+/// The system calls among these functions; all others fail with `ENOSYS`. The C function takes any number
+/// of arguments, which the System V convention passes in the same registers as these.
+///
+/// # Safety
+///
+/// The arguments must be what the call wants.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn syscall(number: c_long, first: usize, second: usize, third: usize) -> c_long {
+    match number {
+        // SAFETY: as the caller promises.
+        SYS_GETRANDOM => unsafe { getrandom(first as *mut c_void, second, third as c_uint) as c_long },
+        // SAFETY: as the caller promises.
+        SYS_CLOCK_GETTIME => unsafe { clock_gettime(first as c_int, second as *mut Timespec).into() },
+        SYS_SCHED_YIELD => sched_yield().into(),
+        _ => fail(ENOSYS).into(),
+    }
+}
+
+/// Finds the functions of this module that are newer than Linux itself, which crates look for in this way.
+///
+/// # Safety
+///
+/// `name` must be null or a string that ends in NUL.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn dlsym(_handle: *mut c_void, name: *const c_char) -> *mut c_void {
+    if name.is_null() {
+        return core::ptr::null_mut();
+    }
+    // SAFETY: the caller vouches for the string.
+    match unsafe { CStr::from_ptr(name) }.to_bytes() {
+        b"getrandom" => getrandom as *const () as *mut c_void,
+        b"getentropy" => getentropy as *const () as *mut c_void,
+        b"clock_gettime" => clock_gettime as *const () as *mut c_void,
+        _ => core::ptr::null_mut(),
+    }
+}
+
+// Guests have no files: fallbacks that crates carry for old kernels, and never come to here.
+
+#[unsafe(no_mangle)]
+extern "C" fn open(_path: *const c_char, _flags: c_int) -> c_int {
+    fail(ENOSYS)
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn open64(_path: *const c_char, _flags: c_int) -> c_int {
+    fail(ENOSYS)
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn read(_file: c_int, _bytes: *mut c_void, _count: usize) -> isize {
+    fail(EBADF) as isize
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn close(_file: c_int) -> c_int {
+    fail(EBADF)
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn poll(_files: *mut c_void, _count: c_ulong, _timeout: c_int) -> c_int {
+    fail(ENOSYS)
+}
+
+// With one thread, a mutex is taken or it is never free again. Its first word says which, as in an
+// initialised `pthread_mutex_t`: zero.
+
+/// # Safety
+///
+/// `mutex` must point to an initialised `pthread_mutex_t`.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn pthread_mutex_lock(mutex: *mut AtomicI32) -> c_int {
+    // SAFETY: the caller vouches for the mutex, whose first word is aligned for this.
+    match unsafe { &*mutex }.swap(1, Ordering::Acquire) {
+        0 => 0,
+        _ => EDEADLK,
+    }
+}
+
+/// # Safety
+///
+/// As for [`pthread_mutex_lock`].
+#[unsafe(no_mangle)]
+unsafe extern "C" fn pthread_mutex_unlock(mutex: *mut AtomicI32) -> c_int {
+    // SAFETY: as above.
+    unsafe { &*mutex }.store(0, Ordering::Release);
+    0
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn abort() -> ! {
+    hypercall::panic("abort() was called")
+}
