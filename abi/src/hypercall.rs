@@ -77,6 +77,11 @@ hypercalls! {
     /// 0 takes the handler away. Returns 0; [`crate::Errno::Fault`] when the guest could not execute
     /// code there, and then nothing changes (ABI 1.2).
     9 SetUpcall "set_upcall" ("handler");
+    /// Writes text for people to the guest's error output: `len` bytes (at most 4096) at `address`. Returns how
+    /// many of them were taken, from the first on; 0 when the reader is slow, and then the guest tries
+    /// again later. [`crate::Errno::Invalid`] when `len` is larger, [`crate::Errno::Fault`] when the guest could not read
+    /// the range, [`crate::Errno::NoSys`] when the host has no error output apart from the console (ABI 1.3).
+    10 ErrorOutput "error_output" ("address", "len");
 }
 
 impl Hypercall {
@@ -88,6 +93,9 @@ impl Hypercall {
 
 /// Longest reason that [`Hypercall::Panic`] keeps, in bytes.
 pub const PANIC_MESSAGE_MAX: u64 = 4096;
+
+/// Most bytes that one [`Hypercall::ErrorOutput`] takes.
+pub const ERROR_OUTPUT_MAX: u64 = 4096;
 
 /// Most random bytes that one [`Hypercall::Entropy`] gives.
 pub const ENTROPY_MAX: u64 = 256;

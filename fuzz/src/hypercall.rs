@@ -4,7 +4,7 @@ use crate::{Input, Seed};
 use hv::event::Hub;
 use hv::fuzzing::{Called, hypercall};
 use hv::memory::{Access, GuestMemory};
-use hv_abi::hypercall::{ENTROPY_MAX, Hypercall, PANIC_MESSAGE_MAX};
+use hv_abi::hypercall::{ENTROPY_MAX, ERROR_OUTPUT_MAX, Hypercall, PANIC_MESSAGE_MAX};
 use hv_abi::{EventPort, GuestAddr, PAGE_SIZE};
 use std::sync::Arc;
 
@@ -58,6 +58,12 @@ pub fn run(bytes: &[u8]) {
             assert!(
                 message.chars().count() as u64 <= PANIC_MESSAGE_MAX && !message.contains(char::is_control)
             );
+        }
+        if number == Hypercall::ErrorOutput as u32 {
+            let [address, len, _] = arguments;
+            let may = len <= ERROR_OUTPUT_MAX && memory.check(GuestAddr(address), len, Access::READ).is_ok();
+            let taken = matches!(&called, Called::ErrorOutput(text) if text.len() as u64 == len);
+            assert_eq!(taken, may, "{len} bytes at {address:#x}");
         }
         if number == Hypercall::Entropy as u32
             && let Called::Returned(value) = called

@@ -1,7 +1,9 @@
-//! The console: what the guest prints and reads.
+//! The console: what the guest prints and reads. And the error output: what it prints for people rather
+//! than for the program that reads its output.
 #![forbid(unsafe_code)]
 
 use crate::ring::RingMemory;
+use crate::time::{self, Duration};
 use crate::{event, hypercall, rt};
 use core::fmt;
 use hv_abi::EventPort;
@@ -153,6 +155,68 @@ pub fn print(arguments: fmt::Arguments<'_>) {
     if let Some(mut console) = console() {
         console.publish();
     }
+}
+
+/// Writes bytes to the error output, or to the console where the host has none. Waits for the host when its reader
+/// is slow. Neither allocates nor locks, unless it has to take the console.
+pub fn write_error(mut bytes: &[u8]) {
+    // Nothing tells when the reader has read.
+    const AGAIN: Duration = Duration::from_millis(1);
+    while !bytes.is_empty() {
+        match hypercall::error_output(bytes) {
+            Ok(0) => time::sleep(AGAIN),
+            Ok(count) => bytes = &bytes[count..],
+            Err(_) => return write(bytes),
+        }
+    }
+}
+
+/// Gathers text on the stack, so that a line is one call of the host.
+struct ErrorWriter {
+    bytes: [u8; 256],
+    len: usize,
+}
+
+impl ErrorWriter {
+    fn flush(&mut self) {
+        write_error(&self.bytes[..core::mem::take(&mut self.len)]);
+    }
+}
+
+impl fmt::Write for ErrorWriter {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let mut text = text.as_bytes();
+        while !text.is_empty() {
+            if self.len == self.bytes.len() {
+                self.flush();
+            }
+            let count = text.len().min(self.bytes.len() - self.len);
+            self.bytes[self.len..][..count].copy_from_slice(&text[..count]);
+            self.len += count;
+            text = &text[count..];
+        }
+        Ok(())
+    }
+}
+
+#[doc(hidden)]
+pub fn print_error(arguments: fmt::Arguments<'_>) {
+    let mut writer = ErrorWriter { bytes: [0; 256], len: 0 };
+    let _ = fmt::Write::write_fmt(&mut writer, arguments);
+    writer.flush();
+}
+
+/// Prints to the error output, which `hv run` writes to standard error.
+#[macro_export]
+macro_rules! eprint {
+    ($($argument:tt)*) => { $crate::console::print_error(core::format_args!($($argument)*)) };
+}
+
+/// Prints a line to the error output, which `hv run` writes to standard error.
+#[macro_export]
+macro_rules! eprintln {
+    () => { $crate::eprint!("\n") };
+    ($($argument:tt)*) => { $crate::console::print_error(core::format_args!("{}\n", core::format_args!($($argument)*))) };
 }
 
 /// Prints to the console.

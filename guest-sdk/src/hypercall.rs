@@ -3,7 +3,7 @@
 //! The raw calls, as `docs/abi.md` has them. Most guests use the modules above.
 
 use crate::rt;
-use hv_abi::hypercall::{Hypercall, STUB_SIZE};
+use hv_abi::hypercall::{ERROR_OUTPUT_MAX, Hypercall, STUB_SIZE};
 use hv_abi::{Errno, EventPort};
 
 fn call(call: Hypercall, first: u64, second: u64) -> i64 {
@@ -88,6 +88,14 @@ pub fn entropy(bytes: &mut [u8]) -> Result<(), Errno> {
 /// Tells the host that the guest has finished starting.
 pub fn ready() {
     call(Hypercall::Ready, 0, 0);
+}
+
+/// Writes text to the error output; returns how many bytes were taken, 0 if its reader is slow.
+/// At most 4096 bytes are.
+pub fn error_output(text: &[u8]) -> Result<usize, Errno> {
+    let len = text.len().min(ERROR_OUTPUT_MAX as usize);
+    check(call(Hypercall::ErrorOutput, text.as_ptr() as u64, len as u64))
+        .map(|count| (count as usize).min(len))
 }
 
 /// Has the host take the guest to the code at this address when events come; 0: no more.

@@ -75,7 +75,7 @@ pub use log;
 
 /// What most guests want in scope.
 pub mod prelude {
-    pub use crate::{env, print, println};
+    pub use crate::{env, eprint, eprintln, print, println};
     pub use alloc::borrow::ToOwned;
     pub use alloc::boxed::Box;
     pub use alloc::format;

@@ -1,15 +1,15 @@
-//! The back end of [`log`]: lines on the console.
+//! The back end of [`log`]: lines on the error output.
 //!
 //! The environment variable `LOG` sets the level (`off`, `error`, `warn`,
 //! `info`, `debug`, `trace`); without it, it is `info`. Nothing is allocated.
 #![forbid(unsafe_code)]
 
-use crate::{env, println, time};
+use crate::{env, eprintln, time};
 use log::{LevelFilter, Log, Metadata, Record};
 
-struct Console;
+struct Lines;
 
-impl Log for Console {
+impl Log for Lines {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         metadata.level() <= log::max_level()
     }
@@ -18,17 +18,34 @@ impl Log for Console {
         if self.enabled(record.metadata()) {
             let micros = time::now_nanos() / 1000;
             let (seconds, micros) = (micros / 1_000_000, micros % 1_000_000);
-            println!("[{seconds:5}.{micros:06}] {:5} {}: {}", record.level(), record.target(), record.args());
+            eprintln!(
+                "[{seconds:5}.{micros:06}] {:5} {}: {}",
+                record.level(),
+                record.target(),
+                record.args()
+            );
         }
     }
 
     fn flush(&self) {}
 }
 
+/// The level that the environment asks for. One that there is not is said, and is as good as none.
+fn level() -> LevelFilter {
+    const DEFAULT: LevelFilter = LevelFilter::Info;
+    let Some(text) = env::var("LOG") else { return DEFAULT };
+    text.parse().unwrap_or_else(|_| {
+        eprintln!(
+            "LOG={}: no such level, taking info; use off, error, warn, info, debug or trace",
+            text.escape_debug()
+        );
+        DEFAULT
+    })
+}
+
 /// Installs it; called before `main`.
 pub(crate) fn install() {
-    let level = env::var("LOG").and_then(|level| level.parse().ok()).unwrap_or(LevelFilter::Info);
     // It cannot have been set before: this runs once, before anything else.
-    let _ = log::set_logger(&Console);
-    log::set_max_level(level);
+    let _ = log::set_logger(&Lines);
+    log::set_max_level(level());
 }

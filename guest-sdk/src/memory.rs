@@ -2,6 +2,7 @@
 
 use crate::rt;
 use core::alloc::Layout;
+use core::sync::atomic::{AtomicBool, Ordering};
 use talc::TalcLock;
 use talc::base::Talc;
 use talc::base::binning::Binning;
@@ -19,6 +20,7 @@ struct StartInfoHeap {
 unsafe impl Source for StartInfoHeap {
     fn acquire<B: Binning>(talc: &mut Talc<Self, B>, _: Layout) -> Result<(), ()> {
         if core::mem::replace(&mut talc.source.claimed, true) {
+            SHORT.store(true, Ordering::Relaxed);
             return Err(());
         }
         let info = rt::start_info();
@@ -26,6 +28,14 @@ unsafe impl Source for StartInfoHeap {
         // the guest's alone (start-info); it is claimed once.
         unsafe { talc.claim(info.heap_base.0 as *mut u8, info.heap_size as usize) }.map(drop).ok_or(())
     }
+}
+
+/// Whether there was no room for an allocation.
+static SHORT: AtomicBool = AtomicBool::new(false);
+
+/// Whether this is the message of a panic for want of memory: that of `alloc`, which says how much was asked for.
+pub(crate) fn is_exhaustion(message: &str) -> bool {
+    SHORT.load(Ordering::Relaxed) && message.contains("memory allocation of ")
 }
 
 #[global_allocator]

@@ -1,6 +1,6 @@
 //! What a panic does: the host gets the message with its location.
 
-use crate::hypercall;
+use crate::{hypercall, memory, rt};
 use core::fmt::Write;
 use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -9,6 +9,12 @@ use core::sync::atomic::{AtomicBool, Ordering};
 struct Text {
     bytes: [u8; 1024],
     len: usize,
+}
+
+impl Text {
+    fn as_str(&self) -> &str {
+        core::str::from_utf8(&self.bytes[..self.len]).unwrap_or_default()
+    }
 }
 
 impl Write for Text {
@@ -33,5 +39,13 @@ fn panic(info: &PanicInfo<'_>) -> ! {
     // The heap may not be used: the panic may be its own.
     let mut text = Text { bytes: [0; 1024], len: 0 };
     let _ = write!(text, "{info}");
-    hypercall::panic(core::str::from_utf8(&text.bytes[..text.len]).unwrap_or_default())
+    if memory::is_exhaustion(text.as_str()) {
+        let info = rt::start_info();
+        let (memory, heap) = (info.memory_size >> 10, info.heap_size >> 10);
+        let _ = write!(
+            text,
+            ": the memory of {memory} KiB, {heap} KiB of it for the heap, is used up; `--memory SIZE` gives more"
+        );
+    }
+    hypercall::panic(text.as_str())
 }

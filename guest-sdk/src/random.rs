@@ -57,7 +57,7 @@ fn entropy() -> [u8; 32] {
     let mut fresh = [0; 32];
     if hypercall::entropy(&mut fresh).is_err() {
         // Not by `log`: who draws random numbers would bring all of it into the guest.
-        crate::println!("warning: the host has no random numbers");
+        crate::eprintln!("warning: the host has no random numbers");
     }
     fresh
 }

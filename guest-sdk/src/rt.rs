@@ -95,7 +95,7 @@ impl<T: Termination, E: core::fmt::Display> Termination for Result<T, E> {
         match self {
             Ok(value) => value.report(),
             Err(error) => {
-                crate::println!("error: {error}");
+                crate::eprintln!("error: {error}");
                 1
             }
         }

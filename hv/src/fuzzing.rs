@@ -17,6 +17,8 @@ pub enum Called {
     Returned(i64),
     /// The guest ends with this in its crash report.
     Panicked(String),
+    /// This goes to its error output.
+    ErrorOutput(Vec<u8>),
     /// The guest is taken here when events come.
     Upcall(GuestAddr),
     /// The guest's run loop has something to do.
@@ -28,6 +30,7 @@ pub fn hypercall(memory: &GuestMemory, number: u32, arguments: [u64; 3]) -> Call
     match dispatch(memory, number, arguments) {
         Action::Return(value) => Called::Returned(value),
         Action::Panic(message) => Called::Panicked(message),
+        Action::ErrorOutput(text) => Called::ErrorOutput(text),
         Action::SetUpcall(Some(handler)) => Called::Upcall(handler),
         _ => Called::Other,
     }

@@ -5,7 +5,7 @@
 
 use crate::clock;
 use crate::memory::{Access, GuestMemory};
-use hv_abi::hypercall::{ENTROPY_MAX, Hypercall, PANIC_MESSAGE_MAX};
+use hv_abi::hypercall::{ENTROPY_MAX, ERROR_OUTPUT_MAX, Hypercall, PANIC_MESSAGE_MAX};
 use hv_abi::{Errno, GuestAddr};
 
 /// What a call asks the guest's run loop to do.
@@ -25,6 +25,8 @@ pub(crate) enum Action {
     Ready,
     /// Take the guest to this address when events come, or to none; return 0.
     SetUpcall(Option<GuestAddr>),
+    /// Write this to the error output, and return how much of it was taken.
+    ErrorOutput(Vec<u8>),
 }
 
 /// Carries out a hypercall of a guest with this memory.
@@ -40,6 +42,7 @@ pub(crate) fn dispatch(memory: &GuestMemory, number: u32, arguments: [u64; 3]) -
         Some(Hypercall::Entropy) => Action::Return(status(entropy(memory, GuestAddr(first), second))),
         Some(Hypercall::Ready) => Action::Ready,
         Some(Hypercall::SetUpcall) => set_upcall(memory, GuestAddr(first)),
+        Some(Hypercall::ErrorOutput) => error_output(memory, GuestAddr(first), second),
         // Doorbells are the platform's; one that arrives here was forged as a call.
         Some(Hypercall::EventSend) | Some(_) | None => Action::Return(i64::from(Errno::NoSys.to_status())),
     }
@@ -54,6 +57,17 @@ fn set_upcall(memory: &GuestMemory, handler: GuestAddr) -> Action {
         _ if handler == GuestAddr(0) => Action::SetUpcall(None),
         Ok(_) => Action::SetUpcall(Some(handler)),
         Err(errno) => Action::Return(i64::from(errno.to_status())),
+    }
+}
+
+fn error_output(memory: &GuestMemory, address: GuestAddr, len: u64) -> Action {
+    if len > ERROR_OUTPUT_MAX {
+        return Action::Return(status(Err(Errno::Invalid)));
+    }
+    let mut bytes = vec![0; len as usize];
+    match memory.read(address, &mut bytes) {
+        Ok(()) => Action::ErrorOutput(bytes),
+        Err(errno) => Action::Return(status(Err(errno))),
     }
 }
 
@@ -155,6 +169,22 @@ mod tests {
         assert_eq!(at(0), Action::SetUpcall(None));
         for address in [8, BASE, code + 1, BASE + 3 * PAGE_SIZE, 1 << 63, u64::MAX] {
             assert_eq!(errno(&at(address)), Some(Errno::Fault), "{address:#x}");
+        }
+    }
+
+    #[test]
+    fn error_output_is_bounded_and_never_read_from_elsewhere() {
+        let memory = memory();
+        let at = |address, len| dispatch(&memory, Hypercall::ErrorOutput as u32, [address, len, 0]);
+        memory.write(GuestAddr(BASE + 2 * PAGE_SIZE), b"oh no").unwrap();
+        assert_eq!(at(BASE + 2 * PAGE_SIZE, 5), Action::ErrorOutput(b"oh no".into()));
+        assert_eq!(at(BASE + 2 * PAGE_SIZE, 0), Action::ErrorOutput(Vec::new()));
+        assert_eq!(at(BASE + PAGE_SIZE, 4096), Action::ErrorOutput(vec![0; 4096]));
+        for len in [4097, u64::MAX] {
+            assert_eq!(errno(&at(BASE + PAGE_SIZE, len)), Some(Errno::Invalid));
+        }
+        for address in [0, BASE, BASE + 3 * PAGE_SIZE - 1, u64::MAX] {
+            assert_eq!(errno(&at(address, 2)), Some(Errno::Fault), "{address:#x}");
         }
     }
 

@@ -299,6 +299,10 @@ fn misuse() {
         refuse(&["--memory", size], &["multiple of 4096 bytes up to 64G"]);
     }
     refuse(&["--memory", "1X"], &["`X` is no unit", "K, M or G"]);
+    for size in ["0", "12K", "20000", "65G"] {
+        refuse(&["--stack", size], &["--stack", "multiple of 4096 bytes from 16K to 64G"]);
+    }
+    refuse(&["--stack", "1X"], &["`X` is no unit", "K, M or G"]);
     for size in ["", "M", "99999999999999999999"] {
         refuse(&["--memory", size], &["a number such as"]);
     }

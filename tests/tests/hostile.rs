@@ -177,12 +177,16 @@ fn a_null_pointer() {
 
 #[test]
 fn a_stack_overflow() {
-    dies("crash", &["stack-overflow"], &[], "stack overflow");
+    dies("crash", &["stack-overflow"], &[], "stack overflow: the stack of 512 KiB is used up (");
+    dies("crash", &["stack-overflow"], &["--stack", "64K"], "; `--stack SIZE` gives more");
 }
 
 #[test]
 fn heap_exhaustion() {
-    dies("crash", &["heap-exhaustion"], &[], "alloc");
+    dies("crash", &["heap-exhaustion"], &["--memory", "8M"], "memory allocation of ");
+    let why = ": the memory of 8192 KiB, 7";
+    dies("crash", &["heap-exhaustion"], &["--memory", "8M"], why);
+    dies("crash", &["heap-exhaustion"], &[], " for the heap, is used up; `--memory SIZE` gives more");
 }
 
 #[test]

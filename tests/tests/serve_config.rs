@@ -95,6 +95,8 @@ fn limits() {
         ("body = \"1X\"", ["body = \"1X\"", "`X` is no unit"]),
         ("memory = \"1000\"", ["memory = \"1000\"", "multiple of 4096"]),
         ("memory = 0", ["memory = \"0\"", "multiple of 4096"]),
+        ("stack = \"8K\"", ["stack = \"8K\"", "multiple of 4096 bytes from 16K to 64G"]),
+        ("stack = 20000", ["stack = \"20000\"", "multiple of 4096 bytes from 16K to 64G"]),
         ("weight = 0", ["weight", "1 to 65535"]),
         ("cap = 101", ["cap", "1 to 100"]),
         ("isolation = \"none\"", ["isolation = \"none\"", "instance"]),

@@ -294,3 +294,15 @@ fn each_request_is_a_line_of_the_log() {
     });
     serve.end();
 }
+
+#[test]
+fn lines_of_the_error_output_are_marked() {
+    if !can_run_guests() {
+        return;
+    }
+    let serve = Serve::start(&probe(""));
+    assert_eq!(serve.client().ask("GET", "/fail", "", b"").unwrap().status, 500);
+    let errors = serve.said("hv: probe (stderr): [", 1);
+    assert!(errors.contains("hv: probe: fn-probe: up\n"), "{errors}");
+    serve.end();
+}

@@ -140,6 +140,9 @@ pub struct BootArgs {
     /// Memory of the guest, in bytes or with K, M, G.
     #[arg(long, value_name = "SIZE", default_value = "16M", value_parser = parse_size)]
     pub memory: u64,
+    /// Stack of the guest, a part of its memory. Without this it is what the image asks for: 512K with the SDK.
+    #[arg(long, value_name = "SIZE", value_parser = parse_stack)]
+    pub stack: Option<u64>,
     /// Virtual CPUs of the guest.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub vcpus: u32,
@@ -362,6 +365,15 @@ fn parse_size(s: &str) -> Result<u64, String> {
     Ok(bytes)
 }
 
+/// Bytes of a stack, likewise.
+fn parse_stack(s: &str) -> Result<u64, String> {
+    match parse_size(s) {
+        Ok(bytes) if bytes >= crate::domain::MIN_STACK => Ok(bytes),
+        Err(error) if units::size(s).is_err() => Err(error),
+        _ => Err("use a multiple of 4096 bytes from 16K to 64G".into()),
+    }
+}
+
 fn parse_variable(s: &str) -> Result<(String, String), String> {
     match s.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.into(), value.into())),
@@ -387,7 +399,9 @@ mod tests {
         for bad in
             ["", "M", "1.5M", "12X", "100", "0", "65G", "99999999999999999999", "18446744073709551615G", "-1"]
         {
-            assert!(parse_size(bad).is_err(), "{bad}");
+            assert!(parse_size(bad).is_err() && parse_stack(bad).is_err(), "{bad}");
         }
+        assert_eq!(parse_stack("16K"), Ok(16 << 10));
+        assert_eq!(parse_stack("12K"), Err("use a multiple of 4096 bytes from 16K to 64G".into()));
     }
 }

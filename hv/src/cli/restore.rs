@@ -4,7 +4,7 @@ use super::args::{NetKind, RestoreArgs};
 use super::platform::platform;
 use super::{jail, run};
 use crate::device::block::{Disk, DiskSpec};
-use crate::device::stdio::{Stdin, Stdout};
+use crate::device::stdio::{Stderr, Stdin, Stdout};
 use crate::domain::Restore;
 use crate::engine::Engine;
 use crate::escape::escape;
@@ -27,7 +27,7 @@ pub(super) fn run(args: RestoreArgs) -> Result<u8, Box<dyn Error>> {
         )
         .into());
     }
-    let mut restore = Restore::new(snapshot.clone()).output(Stdout).input(Stdin);
+    let mut restore = Restore::new(snapshot.clone()).output(Stdout).error_output(Stderr).input(Stdin);
     restore = restore.share(Share::new(args.foreground.weight, args.foreground.cap)?);
     let disks = disks(&args, &snapshot, has(BLOCK))?;
     for (n, spec) in disks.iter().enumerate() {

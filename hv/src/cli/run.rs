@@ -7,7 +7,7 @@ use super::{exit, guests, jail, stats};
 use crate::device::block::{Disk, DiskSpec};
 use crate::device::net::user::{UserConfig, UserNet};
 use crate::device::net::{Capture, Network, Tap};
-use crate::device::stdio::{Stdin, Stdout};
+use crate::device::stdio::{Stderr, Stdin, Stdout};
 use crate::domain::{Builder, Guest, Outcome, Stop};
 use crate::engine::Engine;
 use crate::jail::Kind;
@@ -52,8 +52,12 @@ pub(super) fn builder(
     let image = Image::open(&path)?;
     let name = path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy();
 
-    let mut builder = Builder::new(image).name(name).memory(boot.memory).output(Stdout).input(Stdin);
+    let mut builder = Builder::new(image).name(name).memory(boot.memory);
+    builder = builder.output(Stdout).error_output(Stderr).input(Stdin);
     builder = builder.weight(foreground.weight).cap(foreground.cap);
+    if let Some(stack) = boot.stack {
+        builder = builder.stack(stack);
+    }
     for argument in &boot.arguments {
         builder = builder.argument(argument);
     }

@@ -19,20 +19,39 @@ pub(crate) fn poll(fd: RawFd, events: libc::c_short, at_most: Duration) -> bool 
 #[derive(Debug, Default)]
 pub struct Stdout;
 
+/// The process's standard error, likewise.
+#[derive(Debug, Default)]
+pub struct Stderr;
+
+/// Writes what a stream takes without waiting.
+fn write_at_once(fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
+    if !poll(fd, libc::POLLOUT, Duration::ZERO) {
+        return Err(io::ErrorKind::WouldBlock.into());
+    }
+    // A writable pipe takes PIPE_BUF bytes without waiting.
+    let len = bytes.len().min(4096);
+    // SAFETY: the bytes are valid for reads of `len`.
+    let count = unsafe { libc::write(fd, bytes.as_ptr().cast(), len) };
+    usize::try_from(count).map_err(|_| io::Error::last_os_error())
+}
+
 impl Output for Stdout {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if !poll(libc::STDOUT_FILENO, libc::POLLOUT, Duration::ZERO) {
-            return Err(io::ErrorKind::WouldBlock.into());
-        }
-        // A writable pipe takes PIPE_BUF bytes without waiting.
-        let len = bytes.len().min(4096);
-        // SAFETY: the bytes are valid for reads of `len`.
-        let count = unsafe { libc::write(libc::STDOUT_FILENO, bytes.as_ptr().cast(), len) };
-        usize::try_from(count).map_err(|_| io::Error::last_os_error())
+        write_at_once(libc::STDOUT_FILENO, bytes)
     }
 
     fn descriptor(&self) -> Option<RawFd> {
         Some(libc::STDOUT_FILENO)
+    }
+}
+
+impl Output for Stderr {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        write_at_once(libc::STDERR_FILENO, bytes)
+    }
+
+    fn descriptor(&self) -> Option<RawFd> {
+        Some(libc::STDERR_FILENO)
     }
 }
 

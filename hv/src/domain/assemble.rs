@@ -1,6 +1,6 @@
 //! From wishes to a running guest: judge, lay out, load, start, connect.
 
-use super::builder::{MAX_MEMORY, Strings};
+use super::builder::{MAX_MEMORY, MIN_STACK, Strings};
 use super::devices::Devices;
 use super::launch::Launch;
 use super::layout::{Layout, Needs};
@@ -51,6 +51,7 @@ pub(super) fn spawn(mut wishes: Builder, engine: &Engine) -> Result<Guest, Start
         devices,
         emulated: wishes.emulated,
         output: wishes.output,
+        errors: wishes.errors,
         input: wishes.input,
         share,
         hold_at_ready: wishes.hold_at_ready,
@@ -65,6 +66,11 @@ pub(super) fn spawn(mut wishes: Builder, engine: &Engine) -> Result<Guest, Start
 fn lay_out(wishes: &Builder, strings: &Strings, devices: &Devices) -> Result<Layout, StartError> {
     if !wishes.memory.is_multiple_of(PAGE_SIZE) || wishes.memory > MAX_MEMORY {
         return Err(StartError::MemorySize(wishes.memory));
+    }
+    if let Some(stack) = wishes.stack
+        && (!stack.is_multiple_of(PAGE_SIZE) || !(MIN_STACK..=MAX_MEMORY).contains(&stack))
+    {
+        return Err(StartError::StackSize(stack));
     }
     let note = wishes.image.note();
     let too_small = |needed: u64| StartError::MemoryTooSmall {
@@ -84,7 +90,7 @@ fn lay_out(wishes: &Builder, strings: &Strings, devices: &Devices) -> Result<Lay
         image_size: wishes.image.size(),
         image_alignment: wishes.image.alignment(),
         segments: wishes.image.segments(),
-        stack_size: u64::from(note.stack_size),
+        stack_size: wishes.stack.unwrap_or_else(|| note.stack_size.into()),
     })
     .map_err(|error| too_small(error.needed))
 }

@@ -15,6 +15,8 @@ pub(super) struct Body<'a> {
     pub(super) memory: &'a GuestMemory,
     /// The stack's lowest address.
     pub(super) stack: u64,
+    /// The stack's bytes.
+    pub(super) stack_size: u64,
 }
 
 impl Body<'_> {
@@ -115,7 +117,11 @@ impl Body<'_> {
         const NEAR: u64 = 64 << 10;
         let below = |value: u64| self.stack.checked_sub(value).is_some_and(|distance| distance <= NEAR);
         if below(address) && below(registers.rsp.saturating_sub(4096)) {
-            return format!("stack overflow: {what} address {address:#x}, below the stack");
+            return format!(
+                "stack overflow: the stack of {} KiB is used up ({what} address {address:#x}, below it); \
+                 `--stack SIZE` gives more",
+                self.stack_size >> 10
+            );
         }
         format!("page fault: {what} unmapped address {address:#x}")
     }

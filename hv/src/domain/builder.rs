@@ -22,6 +22,9 @@ pub const DEFAULT_MEMORY: u64 = 16 << 20;
 /// Most memory of a guest: 64 GiB.
 pub const MAX_MEMORY: u64 = 64 << 30;
 
+/// Least stack that a guest can be given: 16 KiB.
+pub const MIN_STACK: u64 = 16 << 10;
+
 /// Most bytes of arguments and of environment, each.
 pub const MAX_STRINGS: usize = 128 << 10;
 
@@ -43,6 +46,9 @@ pub enum StartError {
     /// The size is no number of pages, or beyond [`MAX_MEMORY`].
     #[error("a memory size of {0} bytes is not a multiple of 4096 up to 64 GiB")]
     MemorySize(u64),
+    /// The stack is no number of pages, or beyond [`MIN_STACK`] to [`MAX_MEMORY`].
+    #[error("a stack of {0} bytes is not a multiple of 4096 from 16 KiB to 64 GiB")]
+    StackSize(u64),
     /// Arguments or environment are too long.
     #[error("the {what} are {len} bytes long; at most {MAX_STRINGS} fit")]
     TooLong {
@@ -105,11 +111,13 @@ pub struct Builder {
     pub(super) image: Arc<Image>,
     pub(super) name: String,
     pub(super) memory: u64,
+    pub(super) stack: Option<u64>,
     pub(super) weight: u32,
     pub(super) cap: u32,
     pub(super) arguments: Vec<String>,
     pub(super) environment: Vec<String>,
     pub(super) output: Box<dyn Output>,
+    pub(super) errors: Option<Box<dyn Output>>,
     pub(super) input: Option<Box<dyn Input>>,
     pub(super) devices: Vec<Backend>,
     pub(super) emulated: Vec<Emulated>,
@@ -123,11 +131,13 @@ impl Builder {
             image: image.into(),
             name: "guest".into(),
             memory: DEFAULT_MEMORY,
+            stack: None,
             weight: DEFAULT_WEIGHT,
             cap: 0,
             arguments: Vec::new(),
             environment: Vec::new(),
             output: Box::new(Buffer::new(0)),
+            errors: None,
             input: None,
             devices: Vec::new(),
             emulated: Vec::new(),
@@ -144,6 +154,13 @@ impl Builder {
     /// Its memory, in bytes: a multiple of 4096.
     pub fn memory(mut self, bytes: u64) -> Self {
         self.memory = bytes;
+        self
+    }
+
+    /// Its stack, in bytes, which is a part of its memory: a multiple of 4096, at least [`MIN_STACK`].
+    /// Without this it is what the image asks for.
+    pub fn stack(mut self, bytes: u64) -> Self {
+        self.stack = Some(bytes);
         self
     }
 
@@ -176,6 +193,13 @@ impl Builder {
     /// Where its console's output goes.
     pub fn output(mut self, output: impl Output + 'static) -> Self {
         self.output = Box::new(output);
+        self
+    }
+
+    /// Where its log records and errors go. Without this they go where the console's output goes.
+    /// How the two are interleaved in time is not kept.
+    pub fn error_output(mut self, output: impl Output + 'static) -> Self {
+        self.errors = Some(Box::new(output));
         self
     }
 

@@ -33,6 +33,7 @@ pub(super) struct Launch {
     pub(super) devices: Devices,
     pub(super) emulated: Vec<Emulated>,
     pub(super) output: Box<dyn Output>,
+    pub(super) errors: Option<Box<dyn Output>>,
     pub(super) input: Option<Box<dyn Input>>,
     pub(super) share: Share,
     pub(super) hold_at_ready: bool,
@@ -94,6 +95,7 @@ impl Launch {
             Domain {
                 console: Console::new(ring, channel, self.output, self.input, closed),
                 console_port,
+                errors: self.errors.map(Mutex::new),
                 name: self.name,
                 image: self.image,
                 places: self.places,

@@ -26,7 +26,7 @@ mod restore;
 mod saved;
 mod upcall;
 
-pub use builder::{Builder, DEFAULT_MEMORY, MAX_MEMORY, MAX_STRINGS, StartError};
+pub use builder::{Builder, DEFAULT_MEMORY, MAX_MEMORY, MAX_STRINGS, MIN_STACK, StartError};
 pub use devices::ConnectError;
 pub use guest::{Controller, Guest};
 use identity::Identity;
@@ -40,7 +40,7 @@ use devices::Bell;
 
 use crate::clock;
 use crate::cpu_clock::CpuClock;
-use crate::device::console::Console;
+use crate::device::console::{Console, Output};
 use crate::device::function::Served;
 use crate::emulated::Hardware;
 use crate::engine::Inner;
@@ -51,8 +51,9 @@ use crate::memory::GuestMemory;
 use crate::platform::{Access, Exit, Fault, Kick, Vcpu};
 use crate::reactor::SourceId;
 use crate::sched::{Entity, Next, Task};
-use hv_abi::EventPort;
 use hv_abi::shared_info::Clock;
+use hv_abi::{Errno, EventPort};
+use std::io::ErrorKind;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::{Duration, Instant};
@@ -76,6 +77,8 @@ pub(crate) struct Domain {
     entity: OnceLock<Weak<Entity>>,
     console: Arc<Console>,
     console_port: EventPort,
+    /// Where its error output goes, if not to the console.
+    errors: Option<Mutex<Box<dyn Output>>>,
     engine: Weak<Inner>,
     /// What the I/O thread drives for this guest.
     sources: Mutex<Vec<SourceId>>,
@@ -259,6 +262,7 @@ impl Domain {
                     self.hub.set_handler(handler);
                     cpu.vcpu.set_result(0);
                 }
+                Action::ErrorOutput(bytes) => cpu.vcpu.set_result(self.write_errors(&bytes)),
                 Action::Yield => {
                     cpu.vcpu.set_result(0);
                     return Ok(Turn::Next(Next::Ready));
@@ -272,6 +276,20 @@ impl Domain {
                 },
                 Action::Exit(code) => return Err(Outcome::Exited(code)),
                 Action::Panic(message) => return Err(self.crash(cpu, format!("panic: {message}"))),
+            }
+        }
+    }
+
+    /// Writes what fits of a text to the error output, without waiting: what the hypercall returns.
+    fn write_errors(&self, text: &[u8]) -> i64 {
+        let Some(output) = &self.errors else { return Errno::NoSys.to_status().into() };
+        match output.lock().expect("no panic while held").write(text) {
+            Ok(count) => count as i64,
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => 0,
+            Err(error) => {
+                // Nobody reads it any more, which is no reason to end the guest.
+                tracing::debug!("error output: {error}");
+                text.len() as i64
             }
         }
     }
@@ -320,6 +338,7 @@ impl Domain {
             image_base: self.memory.base().0 + self.places.image,
             memory: &self.memory,
             stack: self.memory.base().0 + self.places.stack,
+            stack_size: self.places.stack_size(),
         }
     }
 

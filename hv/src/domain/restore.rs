@@ -67,6 +67,7 @@ fn kinds(kinds: &[u32]) -> String {
 pub struct Restore {
     snapshot: Arc<Snapshot>,
     output: Box<dyn Output>,
+    errors: Option<Box<dyn Output>>,
     input: Option<Box<dyn Input>>,
     devices: Vec<Backend>,
     share: Share,
@@ -79,6 +80,7 @@ impl Restore {
         Restore {
             snapshot,
             output: Box::new(Buffer::new(0)),
+            errors: None,
             input: None,
             devices: Vec::new(),
             share: Share::default(),
@@ -92,8 +94,14 @@ impl Restore {
         self
     }
 
-    pub(crate) fn boxed_output(mut self, output: Box<dyn Output>) -> Self {
-        self.output = output;
+    /// Where its log records and errors go. Without this they go where the console's output goes.
+    pub fn error_output(mut self, output: impl Output + 'static) -> Self {
+        self.errors = Some(Box::new(output));
+        self
+    }
+
+    pub(crate) fn boxed_outputs(mut self, output: Box<dyn Output>, errors: Option<Box<dyn Output>>) -> Self {
+        (self.output, self.errors) = (output, errors);
         self
     }
 
@@ -156,6 +164,7 @@ impl Restore {
             devices,
             emulated: Vec::new(),
             output: self.output,
+            errors: self.errors,
             input: self.input,
             share: self.share,
             hold_at_ready: false,

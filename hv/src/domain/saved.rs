@@ -45,6 +45,11 @@ impl Places {
         }
     }
 
+    /// Bytes of the stack: it ends where the page of start-info and the device table begins.
+    pub(super) fn stack_size(&self) -> u64 {
+        (self.devices / PAGE_SIZE * PAGE_SIZE).saturating_sub(self.stack)
+    }
+
     /// Address of the handler in memory with this base.
     pub(super) fn handler(&self, base: GuestAddr) -> Option<GuestAddr> {
         (self.upcall != 0).then(|| GuestAddr(base.0 + self.upcall))

@@ -45,7 +45,7 @@ pub enum Isolation {
     Instance,
 }
 
-/// Makes the place where a guest's console output goes.
+/// Makes the place where a guest's output goes.
 pub type Outputs = Arc<dyn Fn() -> Box<dyn Output> + Send + Sync>;
 
 /// How a function is run.
@@ -65,6 +65,8 @@ pub struct Options {
     pub share: Share,
     /// Where their consoles go.
     pub outputs: Outputs,
+    /// Where their log records and errors go; `None`: with the rest of what they print.
+    pub errors: Option<Outputs>,
     /// The disks that the snapshot's guest has; all guests share them, so no guest may
     /// change what others see.
     pub disks: Arc<[Disk]>,
@@ -82,6 +84,7 @@ impl Default for Options {
             warm: 0,
             share: Share::default(),
             outputs: Arc::new(|| Box::new(crate::device::stdio::Buffer::new(0))),
+            errors: None,
             disks: Arc::new([]),
         }
     }

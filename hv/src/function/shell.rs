@@ -45,7 +45,9 @@ impl Shell {
             request: Mutex::default(),
         });
         let observer = Watch { shell: Arc::downgrade(&shell), isolation: inner.options.isolation };
-        let mut restore = Restore::new(inner.snapshot.clone()).boxed_output((inner.options.outputs)());
+        let options = &inner.options;
+        let errors = options.errors.as_ref().map(|errors| errors());
+        let mut restore = Restore::new(inner.snapshot.clone()).boxed_outputs((options.outputs)(), errors);
         for disk in inner.options.disks.iter() {
             restore = restore.disk(disk.share().expect("`Function::new` has looked"));
         }

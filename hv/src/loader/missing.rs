@@ -10,9 +10,12 @@
 
 use super::ImageError;
 use crate::crash::{Frame, Known, Symbols};
+use crate::escape::escape;
 use object::elf;
 use object::read::elf::ElfFile64;
-use object::{Object, ObjectSegment, ObjectSymbol, ObjectSymbolTable, RelocationFlags, RelocationTarget, SegmentFlags};
+use object::{
+    Object, ObjectSegment, ObjectSymbol, ObjectSymbolTable, RelocationFlags, RelocationTarget, SegmentFlags,
+};
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -48,9 +51,11 @@ pub struct User {
 
 impl fmt::Display for Missing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "`{}`", self.symbol)?;
+        write!(f, "`{}`", escape(&self.symbol))?;
         match &self.user {
-            Some(User { crate_name, function }) => write!(f, " for crate {crate_name} ({function})"),
+            Some(User { crate_name, function }) => {
+                write!(f, " for crate {} ({})", escape(crate_name), escape(function))
+            }
             None => Ok(()),
         }
     }
@@ -83,7 +88,9 @@ fn missing(bytes: &[u8]) -> Option<(Vec<Missing>, usize)> {
     let mut names = BTreeMap::new();
     for symbol in table.symbols().take(MAX_SYMBOLS).filter(|symbol| symbol.is_undefined()) {
         match symbol.name() {
-            Ok(name) if !name.is_empty() => names.insert(printable(name), symbol.index()),
+            Ok(name) if !name.is_empty() => {
+                names.insert(name.chars().take(MAX_NAME).collect::<String>(), symbol.index())
+            }
             _ => continue,
         };
     }
@@ -121,7 +128,8 @@ fn uses(
     let (Some((&first, _)), Some((&last, _))) = (slots.first_key_value(), slots.last_key_value()) else {
         return found;
     };
-    let executable = |flags| matches!(flags, SegmentFlags::Elf { p_flags, .. } if p_flags.0 & elf::PF_X.0 != 0);
+    let executable =
+        |flags| matches!(flags, SegmentFlags::Elf { p_flags, .. } if p_flags.0 & elf::PF_X.0 != 0);
     let mut budget = MAX_CODE;
     for segment in file.segments().filter(|segment| executable(segment.flags())) {
         let Ok(code) = segment.data() else { continue };
@@ -167,7 +175,8 @@ fn crate_of_file(path: &str) -> Option<String> {
         Some((_, registry)) => registry.split('/').nth(1)?,
         None => path.rsplit_once("/src/")?.0.rsplit('/').next()?,
     };
-    let is_version = |text: &str| text.starts_with(|c: char| c.is_ascii_digit());
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let is_version = |text: &str| text.split_once('.').is_some_and(|(major, _)| is_number(major));
     match name.match_indices('-').find(|(at, _)| is_version(&name[at + 1..])) {
         Some((at, _)) => Some(format!("{} {}", &name[..at], &name[at + 1..])),
         None => Some(name.to_owned()),
@@ -178,10 +187,6 @@ fn is_name(text: &str) -> bool {
     !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
-fn printable(name: &str) -> String {
-    name.chars().take(MAX_NAME).map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -189,7 +194,10 @@ mod tests {
     #[test]
     fn crates_are_named_by_their_folders() {
         for (path, name) in [
-            ("/home/a/.cargo/registry/src/index.crates.io-1949cf8c6b5b557f/page_size-0.6.0/src/lib.rs", "page_size 0.6.0"),
+            (
+                "/home/a/.cargo/registry/src/index.crates.io-1949cf8c6b5b557f/page_size-0.6.0/src/lib.rs",
+                "page_size 0.6.0",
+            ),
             ("/r/registry/src/mirror/sha-1-0.10.1/src/src/x.rs", "sha-1 0.10.1"),
             ("/home/a/.cargo/git/checkouts/my-net-0123456789abcdef/1234567/src/lib.rs", "my-net"),
             ("/home/a/vendor/page_size/src/lib.rs", "page_size"),
@@ -198,7 +206,9 @@ mod tests {
         ] {
             assert_eq!(crate_of_file(path).as_deref(), Some(name));
         }
-        for path in ["", "/", "/src/", "main.rs", "/registry/src/", "/git/checkouts/", "/rustc/", "src/lib.rs"] {
+        for path in
+            ["", "/", "/src/", "main.rs", "/registry/src/", "/git/checkouts/", "/rustc/", "src/lib.rs"]
+        {
             assert!(crate_of_file(path).is_none_or(|name| name.is_empty()), "{path}");
         }
     }

@@ -1,7 +1,7 @@
 //! What guests print, as lines among the events: as much as a disk can bear.
 #![forbid(unsafe_code)]
 
-use super::events::Events;
+use super::events::{Events, Stream};
 use crate::device::console::Output;
 use crate::function::Outputs;
 use std::io;
@@ -62,36 +62,38 @@ impl Consoles {
         Consoles(Arc::new(Function { name: name.into(), events, allowance }))
     }
 
-    /// The console of one guest.
-    pub(super) fn output(&self) -> Console {
-        Console { function: self.0.clone(), line: Vec::new() }
+    /// A stream of one guest.
+    pub(super) fn output(&self, stream: Stream) -> Console {
+        Console { function: self.0.clone(), stream, line: Vec::new() }
     }
 
-    /// Makes the consoles of more guests.
-    pub(super) fn outputs(&self) -> Outputs {
+    /// Makes this stream of more guests.
+    pub(super) fn outputs(&self, stream: Stream) -> Outputs {
         let consoles = self.clone();
-        Arc::new(move || Box::new(consoles.output()))
+        Arc::new(move || Box::new(consoles.output(stream)))
     }
 }
 
 impl Function {
-    fn print(&self, line: &[u8]) {
+    fn print(&self, stream: Stream, line: &[u8]) {
         let mut allowance = self.allowance.lock().expect("no panic while held");
         // Short lines cost more than their bytes.
         let (fits, dropped) = allowance.take(line.len() + 64, Instant::now());
         drop(allowance);
         if dropped > 0 {
-            self.events.printed(&self.name, &format!("({dropped} bytes of output were dropped)"));
+            let text = format!("({dropped} bytes of output were dropped)");
+            self.events.printed(&self.name, stream, &text);
         }
         if fits {
-            self.events.printed(&self.name, &String::from_utf8_lossy(line));
+            self.events.printed(&self.name, stream, &String::from_utf8_lossy(line));
         }
     }
 }
 
-/// Gathers what a guest prints into lines.
+/// Gathers what a guest prints on a stream into lines.
 pub(super) struct Console {
     function: Arc<Function>,
+    stream: Stream,
     line: Vec<u8>,
 }
 
@@ -100,12 +102,12 @@ impl Output for Console {
         for part in bytes.split_inclusive(|&byte| byte == b'\n') {
             for piece in part.chunks(LINE) {
                 if self.line.len() + piece.len() > LINE {
-                    self.function.print(&std::mem::take(&mut self.line));
+                    self.function.print(self.stream, &std::mem::take(&mut self.line));
                 }
                 self.line.extend_from_slice(piece);
             }
             if self.line.pop_if(|last| *last == b'\n').is_some() {
-                self.function.print(&std::mem::take(&mut self.line));
+                self.function.print(self.stream, &std::mem::take(&mut self.line));
             }
         }
         Ok(bytes.len())
@@ -119,7 +121,7 @@ impl Output for Console {
 impl Drop for Console {
     fn drop(&mut self) {
         if !self.line.is_empty() {
-            self.function.print(&self.line);
+            self.function.print(self.stream, &self.line);
         }
     }
 }

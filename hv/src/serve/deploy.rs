@@ -3,7 +3,7 @@
 
 use super::config::{FunctionConfig, Source};
 use super::console::Consoles;
-use super::events::Events;
+use super::events::{Events, Stream};
 use super::metrics::Reading;
 use crate::device::block::{Disk, DiskError, DiskRecord, RecordError};
 use crate::domain::Builder;
@@ -52,11 +52,15 @@ pub(super) fn deploy(
         ..Options::default()
     };
     if let Some(consoles) = &consoles {
-        options.outputs = consoles.outputs();
+        options.outputs = consoles.outputs(Stream::Stdout);
+        options.errors = Some(consoles.outputs(Stream::Stderr));
     }
     let snapshot = match &deployment.source {
-        Source::Image { path, memory, arguments, environment, disks } => {
+        Source::Image { path, memory, stack, arguments, environment, disks } => {
             let mut guest = Builder::new(Image::open(path)?).name(&config.name).memory(*memory);
+            if let Some(stack) = stack {
+                guest = guest.stack(*stack);
+            }
             options.disks = disks.iter().map(Disk::open).collect::<Result<_, _>>()?;
             for disk in options.disks.iter() {
                 let shared =
@@ -70,7 +74,9 @@ pub(super) fn deploy(
                 guest = guest.variable(key, value);
             }
             if let Some(consoles) = &consoles {
-                guest = guest.output(consoles.output());
+                guest = guest
+                    .output(consoles.output(Stream::Stdout))
+                    .error_output(consoles.output(Stream::Stderr));
             }
             function::boot(engine, guest, deployment.ready_time)?
         }

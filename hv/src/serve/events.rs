@@ -10,6 +10,15 @@ use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::time::Duration;
 
+/// Which of a guest's two streams a line was printed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stream {
+    /// The console.
+    Stdout,
+    /// Its error output: log records and errors.
+    Stderr,
+}
+
 /// Tells what happens.
 #[derive(Clone)]
 pub(super) struct Events {
@@ -47,10 +56,14 @@ impl Events {
     }
 
     /// A guest printed a line.
-    pub(super) fn printed(&self, function: &str, line: &str) {
+    pub(super) fn printed(&self, function: &str, stream: Stream, line: &str) {
+        let (mark, name) = match stream {
+            Stream::Stdout => ("", "stdout"),
+            Stream::Stderr => (" (stderr)", "stderr"),
+        };
         self.tell(
-            || format!("{}: {}", escape(function), line.escape_debug()),
-            || json!({"event": "printed", "function": function, "line": line}),
+            || format!("{}{mark}: {}", escape(function), line.escape_debug()),
+            || json!({"event": "printed", "function": function, "stream": name, "line": line}),
         );
     }
 

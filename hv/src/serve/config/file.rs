@@ -31,6 +31,7 @@ pub(super) struct Function {
     pub(super) image: Option<Spanned<String>>,
     pub(super) snapshot: Option<Spanned<String>>,
     pub(super) memory: Option<Spanned<Scalar>>,
+    pub(super) stack: Option<Spanned<Scalar>>,
     pub(super) args: Option<Spanned<Strings>>,
     pub(super) disks: Option<Spanned<Strings>>,
     #[serde(default)]

@@ -62,6 +62,7 @@ pub(super) fn judge_arguments(functions: &[String], resolve: Resolve<'_>) -> Res
         let source = Source::Image {
             path: file.clone(),
             memory: DEFAULT_MEMORY,
+            stack: None,
             arguments: Vec::new(),
             environment: Vec::new(),
             disks: Vec::new(),

@@ -164,6 +164,8 @@ pub enum Source {
         path: PathBuf,
         /// Bytes of memory.
         memory: u64,
+        /// Bytes of stack, if not what the image asks for.
+        stack: Option<u64>,
         /// Arguments.
         arguments: Vec<String>,
         /// Environment.

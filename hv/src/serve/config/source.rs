@@ -4,7 +4,7 @@ use super::file::{Function, Scalar};
 use super::judge::{Judge, value};
 use super::*;
 use crate::device::block::SpecError;
-use crate::domain::{DEFAULT_MEMORY, MAX_MEMORY};
+use crate::domain::{DEFAULT_MEMORY, MAX_MEMORY, MIN_STACK};
 use crate::escape::escape;
 use toml::Spanned;
 
@@ -27,6 +27,7 @@ impl Judge<'_> {
             (None, Some(snapshot)) => {
                 let boot_only = [
                     ("memory", function.memory.as_ref().map(Spanned::span)),
+                    ("stack", function.stack.as_ref().map(Spanned::span)),
                     ("args", function.args.as_ref().map(Spanned::span)),
                     ("disks", function.disks.as_ref().map(Spanned::span)),
                     ("env", function.env.keys().next().map(Spanned::span)),
@@ -50,6 +51,7 @@ impl Judge<'_> {
             (Some(image), None) => Ok(Source::Image {
                 path: self.image(image)?,
                 memory: self.memory(function)?,
+                stack: self.stack(function)?,
                 arguments: function.args.as_ref().map_or_else(Vec::new, |args| args.get_ref().0.clone()),
                 environment: self.environment(function)?,
                 disks: self.disks(function)?,
@@ -79,6 +81,19 @@ impl Judge<'_> {
                 Err(self.fail(at, value("memory", written, "use a multiple of 4096 bytes up to 64G")))
             }
             _ => Ok(memory),
+        }
+    }
+
+    fn stack(&self, function: &Function) -> Result<Option<u64>, ConfigError> {
+        let stack = self.size("stack", &function.stack)?;
+        let fits =
+            |bytes: u64| bytes.is_multiple_of(hv_abi::PAGE_SIZE) && (MIN_STACK..=MAX_MEMORY).contains(&bytes);
+        match (&function.stack, stack) {
+            (Some(at), Some(bytes)) if !fits(bytes) => {
+                let written = format!("\"{}\"", at.get_ref().0);
+                Err(self.fail(at, value("stack", written, "use a multiple of 4096 bytes from 16K to 64G")))
+            }
+            _ => Ok(stack),
         }
     }
 

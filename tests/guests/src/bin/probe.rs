@@ -8,7 +8,7 @@ use hv_guest::embassy_net::dns::DnsQueryType;
 use hv_guest::embedded_io_async::Write;
 use hv_guest::net::{self, IpEndpoint, Stack, TcpSocket};
 use hv_guest::prelude::*;
-use hv_guest::{block_on, fs, hypercall, random, time};
+use hv_guest::{block_on, fs, hypercall, log, random, time};
 
 #[hv_guest::entry]
 fn main() -> u8 {
@@ -24,6 +24,9 @@ fn main() -> u8 {
         "random" => random_numbers(),
         "lines" => (0..args.next().and_then(|n| n.parse().ok()).unwrap_or(1000u32))
             .for_each(|n| println!("line {n}")),
+        "streams" => streams(),
+        "error-lines" => (0..args.next().and_then(|n| n.parse().ok()).unwrap_or(1000u32))
+            .for_each(|n| eprintln!("line {n}")),
         "hypercalls" => return hypercalls(args.next().and_then(|n| n.parse().ok()).unwrap_or(1000)),
         "doorbells" => doorbells(args.next().and_then(|n| n.parse().ok()).unwrap_or(1000)),
         "disks" => disks(),
@@ -85,6 +88,18 @@ fn heap() {
         }
     }
     println!("heap holds");
+}
+
+/// A little of everything on both streams, and a text that no call of the host takes at once.
+fn streams() {
+    hv_guest::ready();
+    println!("data");
+    eprintln!("error");
+    log::info!("information");
+    log::debug!("detail");
+    eprintln!("{}", "long ".repeat(2000));
+    eprintln!();
+    println!("more data");
 }
 
 fn clock() {
