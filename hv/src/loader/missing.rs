@@ -195,7 +195,7 @@ mod tests {
     fn crates_are_named_by_their_folders() {
         for (path, name) in [
             (
-                "/home/a/.cargo/registry/src/index.crates.io-1949cf8c6b5b557f/page_size-0.6.0/src/lib.rs",
+                "/home/a/.cargo/registry/src/index-1949cf8c6b5b557f/page_size-0.6.0/src/lib.rs",
                 "page_size 0.6.0",
             ),
             ("/r/registry/src/mirror/sha-1-0.10.1/src/src/x.rs", "sha-1 0.10.1"),
