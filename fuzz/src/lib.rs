@@ -18,6 +18,7 @@ mod input;
 pub mod net;
 mod rig;
 pub mod snapshot;
+pub mod snapshot_record;
 pub mod symbols;
 pub mod usernet;
 
@@ -35,7 +36,7 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [Target; 12] = [
     Target { name: "block", run: block::run, seeds: block::seeds },
     Target { name: "config", run: config::run, seeds: config::seeds },
     Target { name: "console", run: console::run, seeds: console::seeds },
@@ -45,6 +46,7 @@ pub const TARGETS: [Target; 11] = [
     Target { name: "image", run: image::run, seeds: image::seeds },
     Target { name: "net", run: net::run, seeds: net::seeds },
     Target { name: "snapshot", run: snapshot::run, seeds: snapshot::seeds },
+    Target { name: "snapshot-record", run: snapshot_record::run, seeds: snapshot_record::seeds },
     Target { name: "symbols", run: symbols::run, seeds: symbols::seeds },
     Target { name: "usernet", run: usernet::run, seeds: usernet::seeds },
 ];

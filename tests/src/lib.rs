@@ -8,6 +8,7 @@ pub mod host;
 pub mod http;
 pub mod refusal;
 pub mod serve;
+pub mod snapshot;
 pub mod trace;
 
 use std::io::{BufRead, BufReader, Read};

@@ -39,6 +39,8 @@ mod serve_faults;
 mod serve_operations;
 #[path = "snapshot.rs"]
 mod snapshot;
+#[path = "snapshot_trust.rs"]
+mod snapshot_trust;
 #[path = "streams.rs"]
 mod streams;
 #[path = "process/stub.rs"]

@@ -4,43 +4,14 @@ use hv::snapshot::Features;
 use hv::{Builder, Image, Snapshot};
 use hv_tests::refusal::{refused, text};
 use hv_tests::serve::Serve;
-use hv_tests::{Finished, Running, can_run_guests, free_port, guest, has_tools, hv, tool};
+use hv_tests::snapshot::{folder, restore, restored, save, snapshot};
+use hv_tests::{Running, can_run_guests, free_port, guest, has_tools, hv, tool};
 use sha2::{Digest, Sha256};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-
-/// `hv snapshot GUEST -o FOLDER …`, not yet started.
-fn snapshot(name: &str, folder: &Path, options: &[&str], arguments: &[&str]) -> Command {
-    let mut command = hv_tests::command();
-    command.arg("snapshot").arg(guest(name)).arg("-o").arg(folder).args(options);
-    command.arg("--").args(arguments).stdin(Stdio::null());
-    command
-}
-
-#[track_caller]
-fn save(name: &str, folder: &Path, options: &[&str], arguments: &[&str]) -> Finished {
-    Running::new(&mut snapshot(name, folder, options, arguments)).finish().expect(0)
-}
-
-/// `hv restore FOLDER …`, not yet started.
-fn restore(folder: &Path, options: &[&str]) -> Command {
-    let mut command = hv_tests::command();
-    command.arg("restore").arg(folder).args(options).stdin(Stdio::null());
-    command
-}
-
-fn restored(folder: &Path, options: &[&str]) -> Finished {
-    Running::new(&mut restore(folder, options)).finish()
-}
-
-fn folder() -> (tempfile::TempDir, PathBuf) {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("snap");
-    (folder, path)
-}
 
 /// A disk of so many bytes that are not all alike.
 fn disk(folder: &Path, size: usize) -> PathBuf {
@@ -144,10 +115,14 @@ fn disk_requests_are_neither_lost_nor_doubled() {
             continue;
         }
         saved.expect(0);
-        let end = restored(&path, &[]).expect(0).text();
+        let same = ["--disk", text(&disk)];
+        let end = restored(&path, &same).expect(0).text();
         assert!(end.ends_with("6000 rounds, 0 wrong\n"), "{after}: {end}");
         // Now its memory and its disk do not belong together any more.
-        refused(&mut restore(&path, &[]), &["it has changed since the snapshot was made", "--disk-overlay"]);
+        refused(
+            &mut restore(&path, &same),
+            &["it has changed since the snapshot was made", "--disk-overlay"],
+        );
     }
 }
 
@@ -162,7 +137,8 @@ fn an_overlay_leaves_the_disk_as_it_is() {
     let before = sum();
     save("snap", &path, &["--disk", text(&disk)], &["overlay"]);
     for _ in 0..2 {
-        assert_eq!(restored(&path, &["--disk-overlay"]).expect(0).text(), "right\n");
+        let options = ["--disk", text(&disk), "--disk-overlay"];
+        assert_eq!(restored(&path, &options).expect(0).text(), "right\n");
         assert_eq!(sum(), before);
     }
     let over = format!("{},overlay", text(&disk));
@@ -179,9 +155,11 @@ fn an_overlay_leaves_the_disk_as_it_is() {
     assert!(!other.exists());
 
     // Without an overlay the disk is the guest's, once.
-    assert_eq!(restored(&path, &[]).expect(0).text(), "right\n");
+    assert_eq!(restored(&path, &["--disk", text(&disk)]).expect(0).text(), "right\n");
     assert_ne!(sum(), before);
-    refused(&mut restore(&path, &["--disk-overlay"]), &["it has changed since the snapshot was made"]);
+    for options in [&["--disk", text(&disk), "--disk-overlay"][..], &["--trust-record"]] {
+        refused(&mut restore(&path, options), &["it has changed since the snapshot was made"]);
+    }
 }
 
 #[test]
@@ -199,7 +177,7 @@ fn a_restored_server_serves_its_disk_on_its_network() {
         .map(|_| {
             let port = free_port();
             let publish = format!("127.0.0.1:{port}:80");
-            (Running::new(&mut restore(&path, &["--publish", &publish])), port)
+            (Running::new(&mut restore(&path, &["--disk", text(&site), "--publish", &publish])), port)
         })
         .collect();
     for (server, port) in servers {
@@ -211,7 +189,10 @@ fn a_restored_server_serves_its_disk_on_its_network() {
         server.finish().expect(0);
     }
     fs::write(site.join("index.html"), "<p>something else").unwrap();
-    refused(&mut restore(&path, &[]), &["site: it has changed since the snapshot was made"]);
+    refused(
+        &mut restore(&path, &["--disk", text(&site), "--net"]),
+        &["site: it has changed since the snapshot was made"],
+    );
 }
 
 #[test]
@@ -287,8 +268,11 @@ fn what_is_no_whole_snapshot_is_refused_in_one_line() {
     refused(&mut restore(&path.join("image"), &[]), &["no such snapshot"]);
     // All is as it was.
     assert_eq!(restored(&path, &[]).expect(0).text(), "after, nobody\n");
-    refused(&mut restore(&path, &["--net"]), &["the guest that was saved has no devices but the console"]);
-    refused(&mut restore(&path, &["--disk", "a.img"]), &["the guest had 0 disks, and gets 1"]);
+    refused(&mut restore(&path, &["--net"]), &["the guest was saved without a network; leave out --net"]);
+    refused(
+        &mut restore(&path, &["--disk", "a.img"]),
+        &["the guest was saved with no disks, and gets 1; leave out --disk"],
+    );
     refused(&mut restore(&path, &["--weight", "0"]), &["weight"]);
 }
 
@@ -307,13 +291,13 @@ fn other_disks_than_the_guest_had_are_refused() {
     with(&format!("{},sector=4096", text(&disk)), &["append \",sector=512\""]);
     with(
         &format!("{},ro", text(&disk)),
-        &["disk 0", "2048 sectors of 512 bytes, read-only", "one of 2048 sectors of 512 bytes, writable"],
+        &["disk.img: it is read-only, and was writable when the snapshot was made; leave out \",ro\""],
     );
     with("/nowhere/at/all.img", &["there is no such file"]);
     // A copy that kept its time is as good.
     tool(Command::new("cp").arg("-p").arg(&disk).arg(folder.path().join("copy.img")));
     fs::remove_file(&disk).unwrap();
-    refused(&mut restore(&path, &[]), &["disk.img: there is no such file"]);
+    refused(&mut restore(&path, &["--trust-record"]), &["disk.img: there is no such file"]);
     assert_eq!(
         restored(&path, &["--disk", text(&folder.path().join("copy.img"))]).expect(0).text(),
         "right\n"

@@ -106,15 +106,22 @@ pub struct SnapshotArgs {
 /// Options of `hv restore`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  hv restore web.snap --publish 8080:80
-  hv restore my.snap --disk-overlay
-  hv restore my.snap --disk copy-of-data.img")]
+  hv restore web.snap --disk docs --publish 8080:80
+  hv restore my.snap --disk data.img --disk-overlay
+  hv restore my.snap --disk copy-of-data.img --net
+  hv restore my.snap --trust-record
+
+A snapshot names no file and no network of this host: it says which disks fit, and these are given here.")]
 pub struct RestoreArgs {
     /// A folder that `hv snapshot` made.
     pub snapshot: PathBuf,
-    /// The guest's disks, all of them and in their order, instead of those where they were. Repeatable.
+    /// The guest's disks, all of them and in their order: those that it had, or copies. Repeatable.
     #[arg(long = "disk", value_name = "FILE[,ro][,direct][,overlay][,sector=N][,format=raw]")]
     pub disks: Vec<DiskSpec>,
+    /// Take the disks from where the snapshot says that they were, read-only: what the guest writes is gone at
+    /// its end. Whoever wrote the snapshot then chooses which files of yours its guest reads.
+    #[arg(long, conflicts_with = "disks")]
+    pub trust_record: bool,
     /// Leave the disks as they are: what the guest writes is gone at its end.
     #[arg(long)]
     pub disk_overlay: bool,

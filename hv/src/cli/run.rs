@@ -69,7 +69,7 @@ pub(super) fn builder(
         each_disk(spec, &disk)?;
         builder = builder.disk(disk);
     }
-    if let Some((network, capture)) = network(net, None)? {
+    if let Some((network, capture)) = network(net)? {
         builder = builder.network(network, capture);
     }
     Ok(builder)
@@ -124,21 +124,15 @@ fn refuse_what_has_not_come(args: &BootArgs) -> Result<(), String> {
     Ok(())
 }
 
-/// The network that was asked for, or is needed anyway.
-pub(super) fn network(
-    args: &NetArgs,
-    default: Option<NetKind>,
-) -> Result<Option<NetworkAndCapture>, Box<dyn Error>> {
+/// The network that was asked for.
+pub(super) fn network(args: &NetArgs) -> Result<Option<NetworkAndCapture>, Box<dyn Error>> {
     let kind = match &args.net {
         Some(kind) => kind,
         None if !args.publish.is_empty() => &NetKind::User,
-        None => match &default {
-            Some(kind) => kind,
-            None if args.pcap.is_some() => {
-                return Err("--pcap: the guest has no network to capture; add --net".into());
-            }
-            None => return Ok(None),
-        },
+        None if args.pcap.is_some() => {
+            return Err("--pcap: the guest has no network to capture; add --net".into());
+        }
+        None => return Ok(None),
     };
     let capture = args.pcap.as_deref().map(|path: &Path| Capture::create(path)).transpose()?;
     let network: Box<dyn Network> = match kind {

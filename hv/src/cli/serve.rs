@@ -5,9 +5,8 @@ use super::platform::platform;
 use super::{exit, guests, jail};
 use crate::engine::Engine;
 use crate::jail::{Kind, Place, Use};
-use crate::serve::config::{self, Config, ConfigError, LogFormat, LogTarget, Source};
+use crate::serve::config::{self, Config, ConfigError, LogFormat, LogTarget};
 use crate::serve::{self, Options, ServeError};
-use crate::snapshot::Snapshot;
 use std::collections::HashMap;
 use std::error::Error;
 use std::io::Write;
@@ -89,18 +88,10 @@ fn places(args: &ServeArgs, config: &Config) -> Vec<Place> {
         places.push(jail::beside(path, Use::Write));
     }
     for function in &config.functions {
-        match &function.deployment.source {
-            Source::Image { path, disks, .. } => {
-                places.push(jail::beside(path, Use::Read));
-                places.extend(disks.iter().map(|disk| jail::at(&disk.path, Use::Read)));
-            }
-            Source::Snapshot(path) => {
-                places.push(jail::beside(path, Use::Read));
-                // A snapshot that cannot be read is refused when it is deployed.
-                let disks = Snapshot::disks_of(path).unwrap_or_default();
-                places.extend(disks.iter().map(|disk| jail::at(&disk.spec.path, Use::Read)));
-            }
-        }
+        let source = &function.deployment.source;
+        places.push(jail::beside(source.path(), Use::Read));
+        // What a snapshot says opens nothing: only disks that the configuration names.
+        places.extend(source.disks().iter().map(|disk| jail::at(&disk.path, Use::Read)));
     }
     // Many functions have their image in the same folder.
     places.sort_by(|a, b| a.path.cmp(&b.path));

@@ -74,6 +74,11 @@ pub struct Saved {
 }
 
 impl Saved {
+    /// How many devices of a kind it has.
+    pub(crate) fn count(&self, kind: u32) -> usize {
+        self.devices.iter().filter(|device| device.kind == kind).count()
+    }
+
     /// The pages (ranges of offsets) that the host writes whenever a guest goes on, and the guest
     /// soon after: results of hypercalls, shared-info, and where the rings begin.
     pub(crate) fn pages_of_the_host(&self) -> Vec<Range<u64>> {

@@ -6,7 +6,8 @@ use crate::domain::{Builder, CaptureError, Guest, Outcome, StartError};
 use crate::engine::Engine;
 use crate::escape::escape;
 use crate::jail::{self, Kind};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{DisksError, Snapshot};
+use hv_abi::device::FUNCTION;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
@@ -30,6 +31,15 @@ pub enum DeployError {
     /// It could not be saved.
     #[error(transparent)]
     Capture(#[from] CaptureError),
+    /// A snapshot of a guest that cannot be asked.
+    #[error("the guest that was saved is no function: save it with `hv snapshot --function`")]
+    NoFunction,
+    /// Functions get none.
+    #[error("the guest was saved with a network, and functions get none; save it without --net")]
+    Network,
+    /// Not the disks that the guest had.
+    #[error(transparent)]
+    Disks(#[from] DisksError),
     /// A disk that one guest would change under another.
     #[error("disk {}: the guests of a function share their disks; append \",ro\" or \",overlay\"", escape(.0))]
     Disk(PathBuf),
@@ -60,8 +70,15 @@ pub(crate) fn ready(guest: &Guest, within: Duration) -> Result<(), DeployError> 
 
 impl Function {
     /// A function whose guests go on from this snapshot, of a guest with a
-    /// function device and no other but the console.
+    /// function device, the disks of the options, and no other but the console.
     pub fn new(engine: &Engine, snapshot: Arc<Snapshot>, options: Options) -> Result<Function, DeployError> {
+        if snapshot.saved().count(FUNCTION) != 1 {
+            return Err(DeployError::NoFunction);
+        }
+        if snapshot.network_count() > 0 {
+            return Err(DeployError::Network);
+        }
+        snapshot.check_disk_count(options.disks.len())?;
         if let Some(disk) = options.disks.iter().find(|disk| disk.share().is_none()) {
             return Err(DeployError::Disk(disk.path().to_owned()));
         }

@@ -5,12 +5,12 @@ use super::config::{FunctionConfig, Source};
 use super::console::Consoles;
 use super::events::{Events, Stream};
 use super::metrics::Reading;
-use crate::device::block::{Disk, DiskError, DiskRecord, RecordError};
+use crate::device::block::{Disk, DiskError};
 use crate::domain::Builder;
 use crate::engine::Engine;
 use crate::function::{self, Function, Options};
 use crate::loader::{Image, OpenError};
-use crate::snapshot::{self, Snapshot};
+use crate::snapshot::{self, DisksError, Snapshot};
 use std::sync::Arc;
 
 /// Why a function does not run.
@@ -22,12 +22,15 @@ pub enum DeployError {
     /// The snapshot is none.
     #[error(transparent)]
     Snapshot(#[from] snapshot::OpenError),
-    /// A disk of the snapshot cannot be used.
+    /// A disk cannot be used.
     #[error(transparent)]
     Disk(#[from] DiskError),
+    /// Not as many disks as the guest of the snapshot had.
+    #[error("{0}; `disks` names all of them, in their order")]
+    DiskCount(DisksError),
     /// A disk is not what it was when the snapshot was made.
     #[error(transparent)]
-    Record(#[from] RecordError),
+    Disks(DisksError),
     /// The guest does not become a function.
     #[error(transparent)]
     Function(#[from] function::DeployError),
@@ -80,27 +83,15 @@ pub(super) fn deploy(
             }
             function::boot(engine, guest, deployment.ready_time)?
         }
-        Source::Snapshot(path) => {
+        Source::Snapshot { path, disks } => {
             let snapshot = Snapshot::open(path, engine)?;
-            options.disks = disks(&snapshot)?;
+            snapshot.check_disk_count(disks.len()).map_err(DeployError::DiskCount)?;
+            options.disks = disks.iter().map(Disk::open).collect::<Result<_, _>>()?;
+            snapshot.check_disks(&options.disks).map_err(DeployError::Disks)?;
             snapshot
         }
     };
     Ok(Function::new(engine, Arc::new(snapshot), options)?)
-}
-
-/// The disks of a snapshot, for any number of guests: what one writes, no other sees.
-fn disks(snapshot: &Snapshot) -> Result<Arc<[Disk]>, DeployError> {
-    let open = |record: &DiskRecord| {
-        let mut spec = record.spec.clone();
-        if !spec.read_only {
-            (spec.overlay, spec.direct) = (true, false);
-        }
-        let disk = Disk::open(&spec)?;
-        record.check(&disk)?;
-        Ok(disk)
-    };
-    snapshot.disks().iter().map(open).collect()
 }
 
 /// What a function says of itself.

@@ -1,7 +1,7 @@
 //! What is served at the moment: functions that run, and which path leads to which.
 #![forbid(unsafe_code)]
 
-use super::config::{Config, Deployment, FunctionConfig, Source};
+use super::config::{Config, Deployment, FunctionConfig};
 use super::deploy;
 use super::error::ServeError;
 use super::events::Events;
@@ -178,7 +178,7 @@ impl Ground {
             function: function.name.clone(),
             error: Box::new(error),
         })?;
-        let (Source::Image { path, .. } | Source::Snapshot(path)) = &function.deployment.source;
+        let path = function.deployment.source.path();
         self.events.deployed(&function.name, &path.to_string_lossy(), start.elapsed());
         Ok(Deployed { deployment: function.deployment.clone(), function: Some(running) })
     }

@@ -3,6 +3,7 @@
 //! In a folder, a snapshot is three files: `state`, which says what the other two have to be, `memory`, and
 //! the image. docs/snapshots.md has the format.
 
+mod disks;
 #[cfg(feature = "fuzzing")]
 pub mod door;
 mod features;
@@ -13,6 +14,7 @@ mod open;
 mod tests;
 mod write;
 
+pub use disks::DisksError;
 pub use features::Features;
 pub use open::OpenError;
 pub use write::{WriteError, Written};
@@ -36,6 +38,7 @@ pub struct Snapshot {
     template: Arc<Template>,
     image: Arc<Image>,
     features: Features,
+    /// One for each of the guest's disks, or none at all.
     disks: Vec<DiskRecord>,
     /// Ranges of memory that guests use at once when they go on.
     hot: Mutex<Arc<[Range<u64>]>>,
@@ -57,16 +60,6 @@ impl Snapshot {
     /// Says that the guest uses nothing of the processor but these features.
     pub fn set_features(&mut self, features: Features) {
         self.features = features;
-    }
-
-    /// The guest's disks, in their order, for those who open them again.
-    pub fn disks(&self) -> &[DiskRecord] {
-        &self.disks
-    }
-
-    /// Notes the guest's disks, in their order. Nothing but [`disks`](Self::disks) relies on it.
-    pub fn set_disks(&mut self, disks: Vec<DiskRecord>) {
-        self.disks = disks;
     }
 
     /// What is not memory.

@@ -28,8 +28,8 @@ fn save(platform: &str, folder: &Path, options: &[&str], arguments: &[&str]) {
 }
 
 /// Lets it go on on another.
-fn restored(platform: &str, folder: &Path) -> Finished {
-    Running::new(hv_on(platform, "restore").arg(folder)).finish().expect(0)
+fn restored(platform: &str, folder: &Path, options: &[&str]) -> Finished {
+    Running::new(hv_on(platform, "restore").arg(folder).args(options)).finish().expect(0)
 }
 
 #[test]
@@ -43,7 +43,7 @@ fn in_the_middle_of_a_calculation_in_all_kinds_of_registers() {
         save(from, &path, &["--after", "200ms"], &["live"]);
         // Any number of times, and on the platform that it comes from as well.
         for platform in [to, from, to] {
-            assert_eq!(restored(platform, &path).text(), "right\n", "from {from} to {platform}");
+            assert_eq!(restored(platform, &path, &[]).text(), "right\n", "from {from} to {platform}");
         }
     }
 }
@@ -57,8 +57,9 @@ fn with_disk_requests_in_flight() {
         let folder = tempfile::tempdir().unwrap();
         let (path, disk) = (folder.path().join("snap"), folder.path().join("disk.img"));
         File::create(&disk).unwrap().set_len(4 << 20).unwrap();
-        save(from, &path, &["--disk", disk.to_str().unwrap(), "--after", "60ms"], &["sectors", "6000"]);
-        let text = restored(to, &path).text();
+        let disk = ["--disk", disk.to_str().unwrap()];
+        save(from, &path, &[&disk[..], &["--after", "60ms"]].concat(), &["sectors", "6000"]);
+        let text = restored(to, &path, &disk).text();
         assert!(text.ends_with("6000 rounds, 0 wrong\n"), "from {from} to {to}: {text}");
     }
 }
@@ -72,6 +73,6 @@ fn waiting_in_a_call() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("snap");
         save(from, &path, &[], &["ready", "Ada"]);
-        assert_eq!(restored(to, &path).text(), "after, Ada\n", "from {from} to {to}");
+        assert_eq!(restored(to, &path, &[]).text(), "after, Ada\n", "from {from} to {to}");
     }
 }

@@ -258,6 +258,11 @@ impl Disk {
         &self.path
     }
 
+    /// What the host's kernel says of the file that is open.
+    pub fn metadata(&self) -> io::Result<Metadata> {
+        self.file.metadata()
+    }
+
     /// Size in bytes.
     pub fn size(&self) -> u64 {
         self.size

@@ -3,9 +3,11 @@
 
 use super::disk::Disk;
 use super::overlay::Overlay;
-use super::spec::DiskSpec;
+use super::spec::{DEFAULT_SECTOR_SIZE, DiskSpec};
 use crate::escape::escape;
+use hv_abi::io::block::BlockFeatures;
 use std::ffi::OsString;
+use std::fmt;
 use std::fs::{File, Metadata};
 use std::io;
 use std::os::fd::AsFd;
@@ -17,10 +19,12 @@ use xxhash_rust::xxh3::Xxh3;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 /// A disk of a guest, as it was when the guest was saved.
+///
+/// It says which disk fits. Which one the guest gets is said by whoever restores it: the path in a record
+/// comes from whoever wrote the snapshot, and nothing opens it but [`trusted`](Self::trusted).
 #[derive(Clone, Debug)]
 pub struct DiskRecord {
-    /// Where it was, and how it was used.
-    pub spec: DiskSpec,
+    spec: DiskSpec,
     form: Form,
     overlay: Option<Arc<Overlay>>,
 }
@@ -110,6 +114,19 @@ pub enum RecordError {
         /// The disk.
         path: PathBuf,
     },
+    /// The guest would write where it could not, or could not where it did.
+    #[error("disk {}: it is {}, and was {} when the snapshot was made; {}",
+        escape(path), mode(*.given), mode(!*.given), if *.given { "leave out \",ro\"" } else { "append \",ro\"" })]
+    ReadOnly {
+        /// The disk.
+        path: PathBuf,
+        /// Whether it is read-only.
+        given: bool,
+    },
+}
+
+fn mode(read_only: bool) -> &'static str {
+    if read_only { "read-only" } else { "writable" }
 }
 
 fn unreadable(path: &Path) -> impl Fn(io::Error) -> RecordError {
@@ -171,15 +188,39 @@ impl DiskRecord {
         if given != saved {
             return Err(RecordError::Size { path: path(), given, saved });
         }
-        let metadata = std::fs::metadata(disk.path()).map_err(unreadable(disk.path()))?;
+        let given = disk.config().features & BlockFeatures::READ_ONLY.bits() != 0;
+        if given != self.is_read_only() {
+            return Err(RecordError::ReadOnly { path: path(), given });
+        }
+        // Of the file that is open: its name may lead elsewhere by now.
+        let metadata = disk.metadata().map_err(unreadable(disk.path()))?;
         let mut now = self.form;
-        if self.form.flags & FILE != 0 && metadata.is_file() {
+        if metadata.is_file() {
             now.note_time(&metadata);
         }
         if self.form.flags & FOLDER != 0 {
             now.fingerprint = fingerprint(disk).map_err(unreadable(disk.path()))?;
         }
         if now == self.form { Ok(()) } else { Err(RecordError::Changed { path: path() }) }
+    }
+
+    /// The disk at the recorded path, for those who trust whoever wrote the snapshot with that.
+    /// It is opened to read only: what the guest writes goes to an overlay.
+    pub fn trusted(&self) -> DiskSpec {
+        let read_only = self.is_read_only();
+        DiskSpec {
+            path: self.spec.path.clone(),
+            read_only,
+            overlay: !read_only,
+            direct: false,
+            sector_size: self.spec.sector_size,
+            raw: false,
+        }
+    }
+
+    /// Whether the guest saw a disk that it cannot write. A folder is one unless it has an overlay.
+    fn is_read_only(&self) -> bool {
+        self.spec.read_only || (self.form.flags & FOLDER != 0 && !self.spec.overlay)
     }
 
     /// Appends the saved form.
@@ -192,7 +233,10 @@ impl DiskRecord {
     pub fn load(from: &mut &[u8]) -> Option<Self> {
         let (form, rest) = Form::read_from_prefix(from).ok()?;
         let len = form.path as usize;
+        let both = |one: u32, other: u32| form.flags & (one | other) == one | other;
         if form.flags & !ALL_FLAGS != 0
+            || both(FILE, FOLDER)
+            || both(READ_ONLY, OVERLAY)
             || len == 0
             || len > PATH_MAX
             || !matches!(form.sector_size, 512 | 4096)
@@ -212,6 +256,21 @@ impl DiskRecord {
             ..DiskSpec::new(OsString::from_vec(path.to_vec()))
         };
         Some(DiskRecord { spec, form, overlay: None })
+    }
+}
+
+/// One line for people. The path may come from a stranger: what a terminal would take for a command is escaped.
+impl fmt::Display for DiskRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{}\", ", escape(&self.spec.path))?;
+        match self.form.flags & FOLDER {
+            0 => write!(f, "{} bytes", self.form.size)?,
+            _ => f.write_str("a folder")?,
+        }
+        if self.form.sector_size != DEFAULT_SECTOR_SIZE {
+            write!(f, ", sectors of {}", self.form.sector_size)?;
+        }
+        if self.is_read_only() { f.write_str(", read-only") } else { Ok(()) }
     }
 }
 
@@ -261,6 +320,7 @@ mod tests {
         let loaded = DiskRecord::load(&mut rest).unwrap();
         assert!(rest.is_empty());
         assert_eq!((&loaded.spec, loaded.form), (&record.spec, record.form));
+        assert_eq!(loaded.to_string(), format!("{path:?}, 8192 bytes, sectors of 4096"));
         loaded.check(&disk).unwrap();
         let file = File::options().write(true).open(&path).unwrap();
         file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
@@ -284,6 +344,59 @@ mod tests {
         std::fs::write(folder.path().join("a.txt"), "two").unwrap();
         let changed = record.check(&Disk::open(&record.spec).unwrap());
         assert!(matches!(changed, Err(RecordError::Changed { .. })), "{changed:?}");
+    }
+
+    #[test]
+    fn a_trusted_record_opens_nothing_for_writing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.img");
+        std::fs::write(&path, [7; 8192]).unwrap();
+        for (path, options) in [
+            (&*path, ""),
+            (&path, ",ro"),
+            (&path, ",overlay"),
+            (&path, ",sector=4096"),
+            (folder.path(), ""),
+            (folder.path(), ",overlay"),
+        ] {
+            let (record, given) = record(path, options);
+            drop(given);
+            let trusted = record.trusted();
+            assert!(trusted.read_only != trusted.overlay && !trusted.direct, "{options}: {trusted:?}");
+            record.check(&Disk::open(&trusted).unwrap()).unwrap();
+        }
+        // A folder that a forger says of what is a file.
+        let mut forged = record(&path, "").0;
+        forged.form.flags = FOLDER;
+        assert!(forged.trusted().read_only);
+    }
+
+    #[test]
+    fn a_disk_of_another_kind_is_another_disk() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.img");
+        std::fs::write(&path, [7; 8192]).unwrap();
+        let (record, disk) = record(&path, "");
+        drop(disk);
+        let other = Disk::open(&DiskSpec { read_only: true, ..record.spec.clone() }).unwrap();
+        assert!(matches!(record.check(&other), Err(RecordError::ReadOnly { given: true, .. })));
+        drop(other);
+        // The same bytes, made from a folder.
+        let seen = Disk::open(&format!("{},overlay", folder.path().display()).parse().unwrap()).unwrap();
+        let mut forged = record;
+        forged.form.size = seen.size();
+        assert!(matches!(forged.check(&seen), Err(RecordError::Changed { .. })));
+    }
+
+    #[test]
+    fn a_path_is_printed_without_control_characters() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.img");
+        std::fs::write(&path, [7; 8192]).unwrap();
+        let (mut record, _disk) = record(&path, ",ro");
+        record.spec.path = OsString::from_vec(b"/a\x1b[2J\nhv: \xff\xe2\x80\xae".to_vec()).into();
+        let text = record.to_string();
+        assert!(text.starts_with(r#""/a\u{1b}[2J\nhv: \xff\u{202e}", "#), "{text}");
     }
 
     #[test]

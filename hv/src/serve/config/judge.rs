@@ -307,9 +307,7 @@ impl Judge<'_> {
             ));
         }
         let source = self.source(name, function)?;
-        let file = match &source {
-            Source::Image { path, .. } | Source::Snapshot(path) => path,
-        };
+        let file = source.path();
         let stamp = Stamp::of(file).map_err(|error| {
             self.fail(name, Problem::Image(format!("{}: {error}; check its permissions", escape(file))))
         })?;

@@ -173,8 +173,29 @@ pub enum Source {
         /// Disks, none of which an instance can change for others.
         disks: Vec<DiskSpec>,
     },
-    /// A folder that `hv snapshot` has written.
-    Snapshot(PathBuf),
+    /// A guest that was saved.
+    Snapshot {
+        /// A folder that `hv snapshot` has written.
+        path: PathBuf,
+        /// The disks that it had, none of which an instance can change for others.
+        disks: Vec<DiskSpec>,
+    },
+}
+
+impl Source {
+    /// The image's file, or the snapshot's folder.
+    pub fn path(&self) -> &Path {
+        match self {
+            Source::Image { path, .. } | Source::Snapshot { path, .. } => path,
+        }
+    }
+
+    /// The disks of each instance.
+    pub fn disks(&self) -> &[DiskSpec] {
+        match self {
+            Source::Image { disks, .. } | Source::Snapshot { disks, .. } => disks,
+        }
+    }
 }
 
 /// Tells one version of a file from the next.

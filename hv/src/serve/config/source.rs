@@ -29,7 +29,6 @@ impl Judge<'_> {
                     ("memory", function.memory.as_ref().map(Spanned::span)),
                     ("stack", function.stack.as_ref().map(Spanned::span)),
                     ("args", function.args.as_ref().map(Spanned::span)),
-                    ("disks", function.disks.as_ref().map(Spanned::span)),
                     ("env", function.env.keys().next().map(Spanned::span)),
                 ];
                 if let Some((key, span)) = boot_only.into_iter().find_map(|(key, span)| Some((key, span?))) {
@@ -46,7 +45,7 @@ impl Judge<'_> {
                 if !path.is_dir() {
                     return Err(self.fail(snapshot, Problem::Snapshot(escape(&path).to_string())));
                 }
-                Ok(Source::Snapshot(path))
+                Ok(Source::Snapshot { path, disks: self.disks(function)? })
             }
             (Some(image), None) => Ok(Source::Image {
                 path: self.image(image)?,

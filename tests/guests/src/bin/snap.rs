@@ -23,6 +23,7 @@ async fn main() -> u8 {
             return sectors(rounds).await;
         }
         "overlay" => return overlay(),
+        "show" => return show(),
         "big" => {
             // Memory that no two pages have in common.
             let pages: Vec<u64> = (0..24 << 17).map(|n: u64| n.wrapping_mul(0x9e37_79b9_7f4a_7c15)).collect();
@@ -178,4 +179,16 @@ fn overlay() -> u8 {
         && start.elapsed() < Duration::from_secs(60);
     println!("{}", if right { "right" } else { "WRONG" });
     u8::from(!right)
+}
+
+/// Prints the first line of its disk after it was saved.
+fn show() -> u8 {
+    hv_guest::ready();
+    let Some(disk) = block::disk(0) else { return 2 };
+    let mut sector = vec![0; disk.sector_size()];
+    if disk.read_blocking(0, &mut sector).is_err() {
+        return 3;
+    }
+    println!("{}", String::from_utf8_lossy(&sector).lines().next().unwrap_or(""));
+    0
 }
