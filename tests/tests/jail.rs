@@ -460,6 +460,21 @@ fn a_reload_reads_no_folder_that_was_not_named_before() {
 }
 
 #[test]
+fn segments_of_the_guest_before_are_gone() {
+    if !can_run_guests() {
+        return;
+    }
+    let serve = Serve::start(&probe("concurrency = 1"));
+    let mut client = serve.client();
+    // Each resets the machine of the other.
+    for _ in 0..10 {
+        client.ask("GET", "/segments", "", b"").unwrap().expect(200);
+        client.ask("GET", "/ok", "", b"").unwrap().expect(200);
+    }
+    serve.end();
+}
+
+#[test]
 fn a_disk_an_overlay_and_a_folder_work_in_the_jail() {
     if !can_run_guests() {
         return;

@@ -156,6 +156,10 @@ impl Devices {
             if let (Backend::Block(disk, _), Some(saved)) = (&device.backend, BlockConfig::of(info)) {
                 same_disk(device.index, disk, &saved)?;
             }
+            if device.kind != NetConfig::KIND {
+                // What the guest knows; of networks it is [told anew](Self::rewrite).
+                device.config = info.config;
+            }
             for (ring, &saved) in device.rings.iter_mut().zip(&info.rings) {
                 // The sizes of a table from a file are those that this version
                 // gives, or the snapshot would have been refused.

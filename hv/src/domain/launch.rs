@@ -73,6 +73,7 @@ impl Launch {
         let phases = BootPhases { load: self.load, platform: begin.elapsed(), ..BootPhases::default() };
 
         let fresh = self.devices.fresh();
+        let table = self.devices.table();
         let console_ring = self.devices.take_console();
         let mut connected = self.devices.connect(&memory, &hub, &mut *vcpu)?;
         let hardware = match opening {
@@ -99,6 +100,7 @@ impl Launch {
                 name: self.name,
                 image: self.image,
                 places: self.places,
+                table,
                 memory: memory.clone(),
                 hub: hub.clone(),
                 origin: self.resumed.map(|(origin, _)| origin),

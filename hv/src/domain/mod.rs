@@ -51,6 +51,7 @@ use crate::memory::GuestMemory;
 use crate::platform::{Access, Exit, Fault, Kick, Vcpu};
 use crate::reactor::SourceId;
 use crate::sched::{Entity, Next, Task};
+use hv_abi::device::DeviceInfo;
 use hv_abi::shared_info::Clock;
 use hv_abi::{Errno, EventPort};
 use std::io::ErrorKind;
@@ -63,6 +64,8 @@ pub(crate) struct Domain {
     name: String,
     image: Arc<Image>,
     places: Places,
+    /// The device table, as the guest was told it: what is in its memory may be something else by now.
+    table: Vec<DeviceInfo>,
     memory: Arc<GuestMemory>,
     hub: Arc<Hub>,
     /// What it was restored from.

@@ -11,7 +11,7 @@ use hv_abi::device::DeviceInfo;
 use hv_abi::{GuestAddr, PAGE_SIZE};
 use std::ops::Range;
 use std::sync::Arc;
-use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Where in a guest's memory things are that the host returns to: offsets from its start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -153,8 +153,6 @@ impl Domain {
         }
         let state = cpu.vcpu.save()?;
         let clock = *self.clock.lock().expect("no panic while held");
-        let mut devices = vec![DeviceInfo::new_zeroed(); self.places.device_count as usize];
-        self.memory.host_read(self.places.devices, devices.as_mut_bytes());
         let upcall = self.hub.handler().map_or(0, |handler| handler.0 - self.memory.base().0);
         let saved = Saved {
             name: self.name.clone(),
@@ -162,7 +160,7 @@ impl Domain {
             cpu: state,
             time: clock.time_at(clock::tsc()),
             places: Places { upcall, ..self.places },
-            devices,
+            devices: self.table.clone(),
         };
         let mut made = Template::make(self.memory.base(), self.memory.size())?;
         for (range, access) in self.memory.map() {
@@ -177,3 +175,6 @@ impl Domain {
         Ok((saved, Arc::new(Template::seal(made)?), self.image.clone()))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -89,8 +89,7 @@ const OPEN_TO_READ: Row = with(
 /// Running a guest whose virtual machine is there.
 const GUEST: &[Row] = &[
     ioctl(RUN, "runs the guest").on(Platform::Kvm),
-    ioctl((0x8138_ae83, "KVM_GET_SREGS"), "the address of a page fault; a virtual CPU that is reset")
-        .on(Platform::Kvm),
+    ioctl((0x8138_ae83, "KVM_GET_SREGS"), "the address of a page fault").on(Platform::Kvm),
     ioctl((0x4040_ae79, "KVM_IOEVENTFD"), "a doorbell that rings often is bound").on(Platform::Kvm),
     any(S::eventfd2, "a doorbell that rings often is bound"),
     with(S::fcntl, 1, libc::F_DUPFD_CLOEXEC as u32, "F_DUPFD_CLOEXEC", "its back end gets the doorbell, too"),

@@ -10,7 +10,9 @@ mod vcpu;
 
 use super::{Platform, PlatformError, Start, Vcpu};
 use crate::memory::GuestMemory;
-use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES};
+use kvm_bindings::{
+    CpuId, KVM_MAX_CPUID_ENTRIES, KVM_SYNC_X86_EVENTS, KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS,
+};
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 use std::sync::{Mutex, MutexGuard};
 
@@ -65,6 +67,11 @@ impl KvmPlatform {
             if !kvm.check_extension(cap) {
                 return Err(PlatformError::Lacks(name));
             }
+        }
+        // Since Linux 4.17, all three kinds of state.
+        let kinds = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS;
+        if kvm.check_extension_int(Cap::SyncRegs) & kinds as i32 != kinds as i32 {
+            return Err(PlatformError::Lacks("KVM_CAP_SYNC_REGS for SREGS and EVENTS"));
         }
         let supported =
             kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(failed("KVM_GET_SUPPORTED_CPUID"))?;

@@ -2,7 +2,9 @@
 
 use super::area::{self, Area};
 use crate::platform::{CpuState, Fpu};
-use kvm_bindings::{kvm_regs, kvm_segment, kvm_sregs, kvm_xsave};
+use kvm_bindings::{
+    KVM_VCPUEVENT_VALID_SHADOW, kvm_regs, kvm_segment, kvm_sregs, kvm_vcpu_events, kvm_xsave,
+};
 use x86_64::registers::control::{Cr0Flags, Cr4Flags, EferFlags};
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -27,6 +29,11 @@ pub(super) fn xsave(fpu: &Fpu) -> kvm_xsave {
     area.region[..FXSAVE_WORDS].as_mut_bytes().copy_from_slice(fpu.as_bytes());
     area.region[XSTATE_BV] = X87_AND_SSE;
     area
+}
+
+/// No exception, interrupt or NMI under way, and no instruction that holds them off (`mov ss`).
+pub(super) fn no_events() -> kvm_vcpu_events {
+    kvm_vcpu_events { flags: KVM_VCPUEVENT_VALID_SHADOW, ..kvm_vcpu_events::default() }
 }
 
 /// A state from what KVM says.

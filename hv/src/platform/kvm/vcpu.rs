@@ -14,7 +14,7 @@ use crate::memory::GuestMemory;
 use crate::platform::{CpuState, Exit, Fault, Kick, PlatformError, Registers, Start, Vcpu, push_return};
 use hv_abi::{EventPort, GuestAddr, PAGE_SIZE};
 use kvm_bindings::{
-    KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, KVMIO, kvm_device_attr, kvm_regs, kvm_segment, kvm_sregs,
+    KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, KVMIO, kvm_device_attr, kvm_regs, kvm_sregs,
     kvm_userspace_memory_region,
 };
 use kvm_ioctls::{IoEventAddress, NoDatamatch, SyncReg, VcpuExit, VcpuFd, VmFd};
@@ -41,6 +41,8 @@ pub(super) struct KvmVcpu {
     kicker: Arc<Kicker>,
     /// Segments and the rest, as they were at the start.
     special: kvm_sregs,
+    /// What the last hypercall returned, as it was written for the guest.
+    result: i64,
     /// Set when the last exit was an exception: its vector.
     exception: Option<u8>,
     /// Whether KVM may have something of the last exit to complete: the guest
@@ -76,6 +78,7 @@ impl KvmVcpu {
             memory: memory.clone(),
             kicker: Arc::default(),
             special,
+            result: 0,
             exception: None,
             incomplete: false,
         };
@@ -101,7 +104,7 @@ impl KvmVcpu {
     }
 
     /// Offset in the memory of the word that results are loaded from.
-    fn result(&self) -> u64 {
+    fn result_word(&self) -> u64 {
         self.hypercall_page - RESULT_SIZE
     }
 
@@ -131,7 +134,7 @@ impl KvmVcpu {
                 regs.rip = page + stub;
                 return Ok(());
             }
-            Progress::Made => regs.rax = self.memory.atomic_u64(self.result()).load(Ordering::Relaxed),
+            Progress::Made => regs.rax = self.result as u64,
             Progress::Returning => {}
         }
         let mut address = [0; 8];
@@ -159,12 +162,6 @@ pub(super) fn align_tsc(vcpu: &VcpuFd) {
     if unsafe { ioctl_with_ref(vcpu, KVM_SET_DEVICE_ATTR(), &attribute) } != 0 {
         tracing::debug!("KVM_VCPU_TSC_OFFSET is not supported");
     }
-}
-
-/// The segments that ring 3 can load.
-fn segments(special: &kvm_sregs) -> [(u16, u64); 4] {
-    let of = |segment: &kvm_segment| (segment.selector, segment.base);
-    [of(&special.ds), of(&special.es), of(&special.fs), of(&special.gs)]
 }
 
 impl Vcpu for KvmVcpu {
@@ -244,7 +241,8 @@ impl Vcpu for KvmVcpu {
     }
 
     fn set_result(&mut self, value: i64) {
-        self.memory.atomic_u64(self.result()).store(value as u64, Ordering::Relaxed);
+        self.result = value;
+        self.memory.atomic_u64(self.result_word()).store(value as u64, Ordering::Relaxed);
     }
 
     fn registers(&mut self) -> Registers {
@@ -310,12 +308,14 @@ impl Vcpu for KvmVcpu {
         // saved is at such an instruction.
         (self.exception, self.incomplete) = (None, false);
         self.set_fpu(state)?;
-        let special = self.vcpu.get_sregs().map_err(failed("KVM_GET_SREGS"))?;
-        // A guest that was held in an exception stub is in ring 0.
-        let ring = special.cs.selector & 3;
-        if ring != 3 || segments(&special) != segments(&self.special) {
-            self.vcpu.set_sregs(&self.special).map_err(failed("KVM_SET_SREGS"))?;
-        }
+        // All that ring 3 can leave behind beyond that: segments, CR2, ring 0 in an exception stub, and an exception
+        // that a kick found on its way. The next entry takes it over, without calls of its own. What only
+        // ring 0 can write needs no reset: debug registers, XCR0 (CR4.OSXSAVE is off), MSRs. Without an
+        // interrupt controller a virtual CPU is always runnable, and has no interrupts and NMIs pending.
+        let sync = self.vcpu.sync_regs_mut();
+        (sync.sregs, sync.events) = (self.special, registers::no_events());
+        self.vcpu.set_sync_dirty_reg(SyncReg::SystemRegister);
+        self.vcpu.set_sync_dirty_reg(SyncReg::VcpuEvents);
         self.set_general(state);
         Ok(())
     }
@@ -328,3 +328,6 @@ impl Vcpu for KvmVcpu {
         self.kicker.clone()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -101,6 +101,10 @@ async fn answer(mut request: Request<'_>, registers: &Registers) -> Result<Respo
             env::vars().map(|(key, value)| format!("{key}={value}\n")).collect::<String>().into_response()
         }
         "/touch" => touch(number("pages", 1) as usize).into_response(),
+        "/segments" => {
+            spoil_segments();
+            "spoiled\n".into_response()
+        }
         "/secret" => {
             let secret = Secret::new(number("n", 1));
             hide(&secret).into_response()
@@ -117,6 +121,14 @@ async fn answer(mut request: Request<'_>, registers: &Registers) -> Result<Respo
         }
         _ => Response::status(404),
     })
+}
+
+/// Loads what ring 3 may load into the data segments: nothing.
+fn spoil_segments() {
+    // SAFETY: in 64-bit mode nothing is addressed by these but thread-local storage, which guests have none of.
+    unsafe {
+        core::arch::asm!("mov ds, {0:e}", "mov es, {0:e}", "mov fs, {0:e}", "mov gs, {0:e}", in(reg) 0, options(nostack));
+    }
 }
 
 fn hex(bytes: &[u8]) -> String {
