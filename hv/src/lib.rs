@@ -20,6 +20,7 @@ pub mod function;
 pub mod fuzzing;
 mod hypercall;
 pub mod jail;
+pub mod limits;
 pub mod loader;
 pub mod memory;
 pub mod platform;

@@ -153,6 +153,11 @@ impl Serve {
         lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().expect("a number")).sum()
     }
 
+    /// The number of its process.
+    pub fn process(&self) -> u32 {
+        self.running.child.id()
+    }
+
     /// Entries of a folder of its process: `fd` or `task`.
     pub fn count(&self, folder: &str) -> usize {
         let path = format!("/proc/{}/{folder}", self.running.child.id());

@@ -21,6 +21,8 @@ mod guests;
 mod hostile;
 #[path = "kv.rs"]
 mod kv;
+#[path = "limits.rs"]
+mod limits;
 #[path = "net.rs"]
 mod net;
 #[path = "run.rs"]

@@ -19,6 +19,7 @@ pub use args::{
 };
 
 use crate::escape::escape;
+use crate::limits;
 use clap::error::ContextValue;
 use clap::{CommandFactory, Parser};
 use std::ffi::OsStr;
@@ -99,24 +100,9 @@ fn misused(error: clap::Error) -> ! {
 fn refuse(error: Box<dyn std::error::Error>, colour: bool) -> ExitCode {
     let label = if colour { "\x1b[1;31merror\x1b[0m" } else { "error" };
     // If nobody reads standard error any more, there is nobody to tell.
-    let remedy = limit_reached(&*error).map(|remedy| format!("; {remedy}")).unwrap_or_default();
     // An error of a library may name something from outside, too.
-    let error = error.to_string();
-    let _ = writeln!(std::io::stderr(), "hv: {label}: {}{remedy}", escape(&error));
+    let _ = writeln!(std::io::stderr(), "hv: {label}: {}", escape(&limits::explain(&*error)));
     ExitCode::from(exit::REFUSED)
-}
-
-/// The remedy for an error that comes from a limit of this process, wherever in hv that was
-/// reached; unless the error names it itself.
-fn limit_reached(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
-    let errors = std::iter::successors(Some(error), |error| error.source());
-    let mut numbers = errors.filter_map(|error| error.downcast_ref::<std::io::Error>()?.raw_os_error());
-    let remedy = numbers.find_map(|number| match number {
-        libc::EMFILE | libc::ENFILE => Some("raise the limit of open files (ulimit -n)"),
-        libc::EAGAIN => Some("raise the limit of processes (ulimit -u), or that of the container (pids.max)"),
-        _ => None,
-    })?;
-    (!error.to_string().contains("ulimit")).then_some(remedy)
 }
 
 /// Sends hv's own log to standard error: warnings, and with `-v` and `-vv` more.
@@ -150,23 +136,5 @@ impl<W: Write> Write for OneLine<W> {
 
     fn flush(&mut self) -> std::io::Result<()> {
         self.0.flush()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::io;
-
-    #[test]
-    fn an_error_from_a_limit_has_a_remedy() {
-        let from = |number| io::Error::from_raw_os_error(number);
-        assert!(limit_reached(&from(libc::EMFILE)).is_some_and(|remedy| remedy.contains("ulimit -n")));
-        assert!(limit_reached(&from(libc::EAGAIN)).is_some_and(|remedy| remedy.contains("ulimit -u")));
-        assert_eq!(limit_reached(&from(libc::EIO)), None);
-        let inner = crate::platform::PlatformError::Kvm { what: "a call", source: from(libc::EMFILE) };
-        assert!(limit_reached(&inner).is_some());
-        let named = io::Error::other("too many (ulimit -n)");
-        assert_eq!(limit_reached(&named), None);
     }
 }

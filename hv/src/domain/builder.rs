@@ -83,7 +83,7 @@ pub enum StartError {
     Share(#[from] ShareError),
     /// No random numbers.
     #[error("cannot read random numbers: {0}")]
-    Random(io::Error),
+    Random(#[source] io::Error),
 }
 
 /// Describes a guest, then starts it.

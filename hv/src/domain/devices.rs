@@ -234,7 +234,7 @@ pub enum ConnectError {
     Block(#[from] BlockError),
     /// No doorbell.
     #[error("cannot make an eventfd: {0}; raise the limit of open files (ulimit -n)")]
-    Doorbell(io::Error),
+    Doorbell(#[source] io::Error),
     /// A saved ring makes no sense.
     #[error("a ring of the guest was broken when it was saved: {0}")]
     Ring(#[from] Violation),

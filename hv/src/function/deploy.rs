@@ -45,7 +45,7 @@ pub enum DeployError {
     Disk(PathBuf),
     /// No thread.
     #[error("cannot start a thread: {0}")]
-    Thread(io::Error),
+    Thread(#[source] io::Error),
 }
 
 /// Boots a guest, gives it a function device, and saves it when it is ready for its first request.

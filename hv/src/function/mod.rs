@@ -110,7 +110,7 @@ pub enum Failure {
     Full,
     /// The host cannot start another guest.
     #[error("no further guest can be started: {0}")]
-    NoRoom(Box<StartError>),
+    NoRoom(#[source] Box<StartError>),
     /// The function is being shut down.
     #[error("the function is being shut down")]
     Stopped,

@@ -243,6 +243,14 @@ pub enum PlatformError {
         /// The error.
         source: std::io::Error,
     },
+    /// The kernel makes a thread for each virtual machine, and may not.
+    #[error(
+        "KVM cannot make the virtual machine's kernel thread: the limit of processes is reached; raise it (ulimit -u), or that of the container (pids.max)"
+    )]
+    NoThread,
+    /// Another hypervisor has the processor.
+    #[error("KVM: another program uses the processor's virtualization; end it, or use --platform process")]
+    Busy,
     /// The kernel is too old.
     #[error("KVM on this kernel lacks {0}, which hv needs")]
     Lacks(&'static str),

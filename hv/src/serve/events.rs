@@ -86,6 +86,17 @@ impl Events {
         );
     }
 
+    /// Requests were refused since no guest could be started: this one, and others before it.
+    pub(super) fn no_room(&self, function: &str, why: &str, others: u64) {
+        self.tell(
+            || match others {
+                0 => format!("function {function}: {why}"),
+                _ => format!("function {function}: {why} ({others} more requests since the last such line)"),
+            },
+            || json!({"event": "no_room", "function": function, "error": why, "others": others}),
+        );
+    }
+
     pub(super) fn reloaded(&self, deployed: usize, kept: usize, removed: usize) {
         self.tell(
             || {

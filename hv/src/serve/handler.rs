@@ -11,6 +11,7 @@ use super::server::Server;
 use super::table::Served;
 use super::upload::{Upload, UploadError};
 use crate::function::Failure;
+use crate::limits;
 use http::header::{ALLOW, CONNECTION, EXPECT, HeaderName};
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -199,7 +200,7 @@ fn failed(failure: &Failure, uploading: bool, served: &Served, record: &mut Reco
         Failure::WallTime => Own::new(StatusCode::GATEWAY_TIMEOUT, "the function took too long"),
         Failure::CpuTime => Own::new(StatusCode::GATEWAY_TIMEOUT, "the function used too much CPU time"),
         Failure::NoRoom(_) | Failure::Full => {
-            note(served, record, &failure.to_string());
+            served.note_no_room(|| limits::explain(failure));
             Own::new(StatusCode::SERVICE_UNAVAILABLE, "no guest could be started").later()
         }
         Failure::Stopped => Own::new(StatusCode::SERVICE_UNAVAILABLE, "the function was stopped").later(),

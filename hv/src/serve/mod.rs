@@ -27,6 +27,7 @@ mod listener;
 mod log;
 mod metrics;
 mod own;
+mod rare;
 mod record;
 mod reply;
 mod route;

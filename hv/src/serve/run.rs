@@ -13,6 +13,7 @@ use super::server::Server;
 use super::table::{Ground, Table};
 use crate::engine::Engine;
 use crate::jail::{self, Kind};
+use crate::limits;
 use std::error::Error;
 use std::io;
 use std::sync::{Arc, OnceLock};
@@ -189,7 +190,7 @@ async fn live(
                     });
                     match reloading {
                         Ok(_) => drop(wait.await),
-                        Err(error) => tracing::error!("no thread to read the configuration again: {error}"),
+                        Err(error) => tracing::error!("no thread to read the configuration again: {}", limits::explain(&error)),
                     }
                 }));
             }
@@ -245,7 +246,7 @@ fn told(error: &ServeError) -> String {
             "{error}; in its jail, a server reads the folders that its first configuration named: restart it for others"
         );
     }
-    error.to_string()
+    limits::explain(error)
 }
 
 /// Which settings differ that a running server cannot change.

@@ -7,6 +7,7 @@ use super::error::ServeError;
 use super::events::Events;
 use super::gate::Gate;
 use super::metrics::Reading;
+use super::rare::Rare;
 use super::route::Routes;
 use crate::engine::Engine;
 use crate::function::{Function, Isolation};
@@ -22,6 +23,8 @@ pub(super) struct Served {
     deployed: Arc<Deployed>,
     gate: Gate,
     events: Events,
+    /// Lines that say that no guest could be started.
+    lacks: Rare,
 }
 
 /// A running function, and what it was made of.
@@ -85,6 +88,13 @@ impl Served {
         &self.events
     }
 
+    /// Tells, now and then, that no guest could be started, and why.
+    pub(super) fn note_no_room(&self, why: impl FnOnce() -> String) {
+        if let Some(others) = self.lacks.pass(Instant::now()) {
+            self.events.no_room(&self.name, &why(), others);
+        }
+    }
+
     pub(super) fn function(&self) -> &Function {
         self.deployed.function.as_ref().expect("taken by drop only")
     }
@@ -139,6 +149,7 @@ impl Table {
                 config: function.clone(),
                 deployed,
                 events: ground.events.clone(),
+                lacks: Rare::default(),
             }));
         }
         changes.removed =

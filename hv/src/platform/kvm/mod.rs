@@ -98,16 +98,20 @@ impl KvmPlatform {
 
     /// Makes an empty virtual machine.
     fn make_vm(&self) -> Result<VmFd, PlatformError> {
-        create_vm(&self.kvm).map_err(failed("KVM_CREATE_VM"))
+        create_vm(&self.kvm).map_err(|error| match error.errno() {
+            libc::EBUSY => PlatformError::Busy,
+            _ => failed("KVM_CREATE_VM")(error),
+        })
     }
 
     /// Makes what all guests' machines have in common.
     fn make_machine(&self) -> Result<Machine, PlatformError> {
         let reserved = self.reserved().pop();
         let vm = reserved.map_or_else(|| self.make_vm(), Ok)?;
-        let vcpu = vm.create_vcpu(0).map_err(failed("KVM_CREATE_VCPU"))?;
+        let mut vcpu = vm.create_vcpu(0).map_err(failed("KVM_CREATE_VCPU"))?;
         vcpu.set_cpuid2(&self.cpuid).map_err(failed("KVM_SET_CPUID2"))?;
         vcpu::align_tsc(&vcpu);
+        vcpu::make_thread(&mut vcpu)?;
         Ok(Machine { vcpu, vm })
     }
 

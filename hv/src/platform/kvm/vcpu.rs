@@ -114,7 +114,7 @@ impl KvmVcpu {
         self.vcpu.set_kvm_immediate_exit(1);
         let completed = self.vcpu.run();
         let failure = match completed {
-            Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => None,
+            Err(error) if error.errno() == libc::EINTR => None,
             Err(error) => Some(error),
             Ok(_) => None,
         };
@@ -143,6 +143,19 @@ impl KvmVcpu {
         regs.rip = u64::from_le_bytes(address);
         regs.rsp += 8;
         Ok(())
+    }
+}
+
+/// Has KVM make the kernel thread that it makes for each machine at its first entry (for the recovery of huge
+/// pages). Where a limit of processes forbids that, the start is to say so, and not the guest to wait for ever.
+pub(super) fn make_thread(vcpu: &mut VcpuFd) -> Result<(), PlatformError> {
+    vcpu.set_kvm_immediate_exit(1);
+    let entered = vcpu.run().map(drop);
+    vcpu.set_kvm_immediate_exit(0);
+    match entered {
+        Err(error) if error.errno() == libc::EAGAIN => Err(PlatformError::NoThread),
+        Err(error) if error.errno() != libc::EINTR => Err(failed("KVM_RUN")(error)),
+        _ => Ok(()),
     }
 }
 
@@ -181,7 +194,7 @@ impl Vcpu for KvmVcpu {
                 Ok(VcpuExit::Shutdown) => Some(Err(Exit::Fault(Fault::Shutdown))),
                 Ok(VcpuExit::Intr) => None,
                 Ok(other) => Some(Err(Exit::Failed(format!("KVM exit {other:?}")))),
-                Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => None,
+                Err(error) if error.errno() == libc::EINTR => None,
                 Err(error) => Some(Err(Exit::Failed(format!("KVM_RUN: {error}")))),
             };
             // A kick that comes before KVM is asked to run completes nothing.

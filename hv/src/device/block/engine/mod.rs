@@ -77,7 +77,7 @@ pub enum EngineError {
     #[error("the host's kernel refuses io_uring: {0}; unset the choice of engine to use threads")]
     Uring(#[source] io::Error),
     /// No more descriptors, usually.
-    #[error("cannot make an event descriptor for a disk: {0}; raise the limit of open files")]
+    #[error("cannot make an event descriptor for a disk: {0}")]
     Event(#[source] io::Error),
 }
 

@@ -1,0 +1,71 @@
+//! Limits of the host that hv can meet anywhere, and what to do about each.
+#![forbid(unsafe_code)]
+
+use std::error::Error;
+use std::io;
+
+/// Words of remedies: an error that has one of them names its own.
+const REMEDIES: [&str; 4] = ["ulimit", "sysctl", "pids.max", "memory.max"];
+
+/// What to do about an error that comes from a limit, wherever in hv that was reached. `None` if it comes
+/// from no limit, or says itself what to do.
+pub fn remedy(error: &(dyn Error + 'static)) -> Option<&'static str> {
+    let errors = std::iter::successors(Some(error), |&error| error.source());
+    let mut numbers = errors.filter_map(|error| error.downcast_ref::<io::Error>()?.raw_os_error());
+    let remedy = numbers.find_map(|number| match number {
+        libc::EMFILE => Some("raise the limit of open files (ulimit -n)"),
+        libc::ENFILE => Some("raise the host's limit of open files (sysctl fs.file-max)"),
+        libc::EAGAIN => Some("raise the limit of processes (ulimit -u), or that of the container (pids.max)"),
+        libc::ENOMEM => Some(
+            "free memory, or raise the limit of it (memory.max of the container, ulimit -v) or of mappings \
+             (sysctl vm.max_map_count)",
+        ),
+        _ => None,
+    })?;
+    let said = error.to_string();
+    (!REMEDIES.iter().any(|word| said.contains(word))).then_some(remedy)
+}
+
+/// An error with its remedy.
+pub fn explain(error: &(dyn Error + 'static)) -> String {
+    match remedy(error) {
+        Some(remedy) => format!("{error}; {remedy}"),
+        None => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::StartError;
+    use crate::function::DeployError;
+    use crate::memory::TemplateError;
+    use crate::platform::PlatformError;
+
+    #[test]
+    fn an_error_from_a_limit_has_a_remedy() {
+        let from = io::Error::from_raw_os_error;
+        for (number, word) in [
+            (libc::EMFILE, "ulimit -n"),
+            (libc::ENFILE, "fs.file-max"),
+            (libc::EAGAIN, "pids.max"),
+            (libc::ENOMEM, "vm.max_map_count"),
+        ] {
+            assert!(remedy(&from(number)).is_some_and(|remedy| remedy.contains(word)));
+            // However deep it is.
+            let kvm = PlatformError::Kvm { what: "a call", source: from(number) };
+            assert!(explain(&DeployError::Start(StartError::Platform(kvm))).contains(word));
+            let file = TemplateError::File { size: 1, source: from(number) };
+            assert!(explain(&StartError::SharedMemory(file)).contains(word));
+            assert!(explain(&StartError::Random(from(number))).contains(word));
+            assert!(explain(&DeployError::Thread(from(number))).contains(word));
+        }
+        assert_eq!(remedy(&from(libc::EIO)), None);
+    }
+
+    #[test]
+    fn what_names_its_remedy_gets_no_other() {
+        let named = io::Error::other("too many (ulimit -n)");
+        assert_eq!(explain(&named), "too many (ulimit -n)");
+    }
+}

@@ -1,0 +1,198 @@
+//! Limits of the host: what reaches one is refused in one line that names it, and nothing waits for ever.
+
+use hv_tests::http::Client;
+use hv_tests::refusal::finished;
+use hv_tests::serve::{Serve, checked, probe};
+use hv_tests::{can_run_guests, command, eventually, guest, platform};
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+
+/// A control group with a limit of processes. Kernel threads of virtual machines count in it, too.
+struct Pids(PathBuf);
+
+impl Pids {
+    /// `None`, with the reason, where this user can make none.
+    fn new() -> Option<Pids> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("hv-test-{}-{number}", std::process::id());
+        // Version 1, and version 2.
+        for parent in ["/sys/fs/cgroup/pids", "/sys/fs/cgroup"] {
+            let group = Pids(Path::new(parent).join(&name));
+            if fs::create_dir(&group.0).is_ok() && fs::write(group.0.join("pids.max"), "max").is_ok() {
+                return Some(group);
+            }
+        }
+        println!("skipped: needs a control group with pids.max");
+        None
+    }
+
+    fn allow(&self, limit: &str) {
+        fs::write(self.0.join("pids.max"), limit).unwrap();
+    }
+
+    /// The processes and threads that it has.
+    fn count(&self) -> u32 {
+        fs::read_to_string(self.0.join("pids.current")).unwrap().trim().parse().unwrap()
+    }
+
+    fn take(&self, process: u32) {
+        fs::write(self.0.join("cgroup.procs"), process.to_string()).unwrap();
+    }
+
+    /// Has a command begin in it.
+    fn hold<'a>(&self, command: &'a mut Command) -> &'a mut Command {
+        let file = self.0.join("cgroup.procs");
+        // SAFETY: writes to a file; nothing is allocated that another thread could have locked but by the
+        // allocator, which glibc keeps usable in a child.
+        unsafe { command.pre_exec(move || fs::write(&file, "0")) }
+    }
+}
+
+impl Drop for Pids {
+    fn drop(&mut self) {
+        // What has ended in it is gone a moment later.
+        eventually("an empty control group", || match fs::remove_dir(&self.0) {
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => None,
+            _ => Some(()),
+        });
+    }
+}
+
+#[test]
+fn few_processes_of_the_container_are_named() {
+    if !can_run_guests() {
+        return;
+    }
+    let Some(group) = Pids::new() else { return };
+    let mut kinds = [0; 2];
+    let mut machine = 0;
+    for limit in 1..12 {
+        group.allow(&limit.to_string());
+        let mut hello = command();
+        hello.arg("run").arg(guest("hello")).args(["--timeout", "60s"]);
+        let end = finished(group.hold(&mut hello));
+        if end.code() == Some(0) {
+            kinds[0] += 1;
+            continue;
+        }
+        kinds[1] += 1;
+        assert_eq!(end.code(), Some(2), "with {limit}: {}", end.err);
+        let line = end.err.lines().find(|line| line.starts_with("hv: error: ")).expect("a refusal");
+        assert!(line.contains("pids.max"), "with {limit}: {}", end.err);
+        machine += u32::from(line.contains("KVM cannot make the virtual machine's kernel thread"));
+    }
+    assert!(kinds[0] > 0 && kinds[1] > 0, "{kinds:?}");
+    if platform() == "kvm" && machine == 0 {
+        println!("this kernel makes no thread for a virtual machine");
+    }
+}
+
+/// Asks for as many slow answers at once, and returns the statuses; each refusal says when to come again.
+fn ask(serve: &Serve, requests: usize) -> Vec<u16> {
+    let port = serve.port;
+    let ask = move |_| {
+        thread::spawn(move || {
+            let mut client = Client::connect(port).expect("it listens");
+            let answer = client.ask("GET", "/sleep?ms=1000", "", b"").expect("it answers");
+            assert!(answer.status == 200 || answer.field("retry-after").is_some(), "{answer:?}");
+            answer.status
+        })
+    };
+    let all: Vec<_> = (0..requests).map(ask).collect();
+    all.into_iter().map(|thread| thread.join().unwrap()).collect()
+}
+
+#[test]
+fn a_server_without_processes_answers_503_and_says_why_now_and_then() {
+    if !can_run_guests() {
+        return;
+    }
+    let Some(group) = Pids::new() else { return };
+    let serve = Serve::start(&probe("concurrency = 16"));
+    serve.get("/ok").expect(200);
+    group.take(serve.process());
+    group.allow(&group.count().to_string());
+    let statuses = ask(&serve, 12);
+    if !statuses.contains(&503) {
+        println!("skipped: this kernel makes neither a thread nor a process for a guest: {statuses:?}");
+        return;
+    }
+    // What is there goes on.
+    assert!(statuses.iter().all(|status| [200, 503].contains(status)), "{statuses:?}");
+    serve.said("pids.max", 1);
+    let lines = serve.errors().lines().filter(|line| line.contains("pids.max")).count();
+    assert!(lines < 12, "a line for each request: {}", serve.errors());
+    // Room again, and all is well.
+    group.allow("max");
+    assert!(ask(&serve, 12).iter().all(|status| *status == 200), "{}", serve.errors());
+    serve.end();
+}
+
+#[test]
+fn a_server_that_may_have_few_processes_is_refused() {
+    if !can_run_guests() {
+        return;
+    }
+    let Some(group) = Pids::new() else { return };
+    let text = format!("listen = \"127.0.0.1:0\"\nlog = \"off\"\n{}", probe(""));
+    for limit in [1, 3, 5] {
+        group.allow(&limit.to_string());
+        let (mut server, _folder) = checked(&text, &[]);
+        let end = finished(group.hold(&mut server)).expect(2);
+        let line = end.err.lines().find(|line| line.starts_with("hv: error: ")).expect("a refusal");
+        assert!(line.contains("pids.max"), "with {limit}: {}", end.err);
+    }
+}
+
+#[test]
+fn the_descriptors_that_a_server_asks_for_are_enough() {
+    if !can_run_guests() {
+        return;
+    }
+    const GUESTS: usize = 40;
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("a"), "a").unwrap();
+    let disks: Vec<_> = (0..2).map(|_| format!("{},overlay", folder.path().display())).collect();
+    let text = format!(
+        "connections = 48\n{}",
+        probe(&format!("concurrency = {GUESTS}\ndisks = {disks:?}\nwall_time = \"60s\""))
+    );
+    // With fewer it is refused, and says how many it takes.
+    let (mut server, _folder) = checked(&text, &["--check"]);
+    let end = finished(limited(&mut server, 100)).expect(2);
+    let needed = end.err.split(" file descriptors").next().and_then(|text| text.rsplit(' ').next());
+    let needed: u64 = needed.and_then(|number| number.parse().ok()).expect(&end.err);
+    let (mut server, _folder) = checked(&text, &["--check"]);
+    finished(limited(&mut server, needed)).expect(0);
+
+    let serve = Serve::start(&text);
+    limit_of(serve.process(), needed);
+    assert!(ask(&serve, GUESTS).iter().all(|status| *status == 200), "{}", serve.errors());
+    assert!(serve.count("fd") as u64 <= needed);
+    serve.end();
+}
+
+/// With a limit of descriptors.
+fn limited(command: &mut Command, limit: u64) -> &mut Command {
+    // SAFETY: makes one system call.
+    unsafe {
+        command.pre_exec(move || {
+            limit_of(0, limit);
+            Ok(())
+        })
+    }
+}
+
+/// Gives a process (0: this one) a limit of descriptors.
+fn limit_of(process: u32, limit: u64) {
+    let limit = libc::rlimit { rlim_cur: limit, rlim_max: limit };
+    // SAFETY: the limit lives until the call returns, which only reads it.
+    let set =
+        unsafe { libc::prlimit(process as libc::pid_t, libc::RLIMIT_NOFILE, &limit, std::ptr::null_mut()) };
+    assert_eq!(set, 0, "a lower limit can always be set");
+}
