@@ -7,6 +7,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tempfile::TempDir;
 
 /// A server with its folder: `hv.toml` and `access.log`.
@@ -78,9 +79,13 @@ impl Serve {
     fn listening(&mut self, what: &str) -> u16 {
         let errors = self.errors.clone();
         eventually("listening", || {
-            let end = self.running.child.try_wait().expect("a child can be waited for");
+            if self.running.child.try_wait().expect("a child can be waited for").is_some() {
+                // What it said last may be on its way.
+                std::thread::sleep(Duration::from_millis(200));
+                let said = errors.lock().unwrap().clone();
+                panic!("it ended: {said}");
+            }
             let errors = errors.lock().unwrap();
-            assert!(end.is_none(), "it ended: {errors}");
             let line = errors.lines().find(|line| line.contains(what) && line.contains("listening"))?;
             let digits = line.split("127.0.0.1:").nth(1)?;
             digits.chars().take_while(char::is_ascii_digit).collect::<String>().parse().ok()

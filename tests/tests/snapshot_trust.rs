@@ -233,6 +233,9 @@ fn a_path_in_a_snapshot_opens_no_folder_for_a_server() {
     let mut snapshot = Snapshot::open(&path, &engine(0)).unwrap();
     let same = elsewhere.path().join("site");
     fs::create_dir(&same).unwrap();
+    for folder in [&site, &same] {
+        fs::File::open(folder).unwrap().set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+    }
     let spec = DiskSpec::new(&same);
     snapshot.set_disks(vec![DiskRecord::new(&spec, &Disk::open(&spec).unwrap()).unwrap()]);
     let forged = folder.path().join("forged");

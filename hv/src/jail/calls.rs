@@ -111,7 +111,7 @@ const MACHINE: &[Row] = &[
     ioctl((0x4020_ae46, "KVM_SET_USER_MEMORY_REGION"), "the guest's memory").on(Platform::Kvm),
     ioctl((0x4008_ae90, "KVM_SET_CPUID2"), "what the guest sees of the processor").on(Platform::Kvm),
     ioctl((0x4018_aee1, "KVM_SET_DEVICE_ATTR"), "the guest's time stamp counter").on(Platform::Kvm),
-    ioctl(RUN, "the kernel makes its thread for the machine").on(Platform::Kvm),
+    ioctl(RUN, "the kernel makes its thread for the machine; the call that a guest is in is completed before it is saved").on(Platform::Kvm),
     ioctl((0x4138_ae84, "KVM_SET_SREGS"), "registers of a new virtual CPU").on(Platform::Kvm),
     ioctl((0xaea3, "KVM_GET_TSC_KHZ"), "the guest's clock").on(Platform::Kvm),
     advice(
@@ -356,7 +356,6 @@ const DEPLOY: &[Row] = &[
     advice(libc::MADV_HUGEPAGE, "MADV_HUGEPAGE", "memory of a guest that is booted"),
     advice(libc::MADV_NOHUGEPAGE, "MADV_NOHUGEPAGE", "memory of a guest that is booted"),
     any(S::prlimit64, "how many descriptors a new configuration may need"),
-    ioctl(RUN, "the call that a guest is in is completed before it is saved").on(Platform::Kvm),
 ];
 
 const LOG: &[Row] = &[with(

@@ -202,6 +202,7 @@ pub enum JailError {
         /// Which.
         what: &'static str,
         /// Why not.
+        #[source]
         error: io::Error,
     },
     /// Landlock.

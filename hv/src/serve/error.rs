@@ -33,6 +33,7 @@ pub enum ServeError {
         /// The address.
         address: SocketAddr,
         /// Why.
+        #[source]
         error: io::Error,
     },
     /// The access log cannot be opened.
@@ -44,6 +45,7 @@ pub enum ServeError {
         /// The file.
         path: PathBuf,
         /// Why.
+        #[source]
         error: io::Error,
     },
     /// The host has no room for the server itself.
