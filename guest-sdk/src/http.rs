@@ -30,8 +30,15 @@ where
 {
     let budget = Budget::new(crate::heap_size() / 8);
     net::serve(stack, port, how, async move |socket: &mut TcpSocket<'_>| {
-        // An error is the other side's going away; nobody is left to tell.
-        let _ = hv_guest_http::connection(socket, &handler, &budget).await;
+        match hv_guest_http::connection(socket, &handler, &budget).await {
+            // The head has promised more. Closed in good order, a connection could be taken for a whole answer.
+            Err(Error::Source) => {
+                log::error!("http: a body ended before its length, so its connection is reset");
+                socket.abort();
+            }
+            // The other side went away: nobody is left to tell.
+            Err(Error::Socket(_)) | Ok(()) => {}
+        }
     })
 }
 
@@ -101,7 +108,10 @@ mod files {
 
     impl Source for fs::File {
         fn read<'a>(&'a mut self, buffer: &'a mut [u8]) -> Pin<Box<dyn Future<Output = Option<usize>> + 'a>> {
-            Box::pin(async move { fs::File::read(self, buffer).await.ok() })
+            Box::pin(async move {
+                let read = fs::File::read(self, buffer).await;
+                read.inspect_err(|error| log::error!("a file that is being sent: {error}")).ok()
+            })
         }
     }
 }

@@ -321,15 +321,80 @@ fn fat_made_by_mkfs() {
     }
 }
 
+/// Puts a file into the empty root folder of a FAT32 volume with sectors of 512 bytes and clusters of one.
+fn put_into_fat32(image: &str, name: &[u8; 11], content: &[u8]) {
+    let file = fs::File::options().read(true).write(true).open(image).unwrap();
+    let mut boot = [0; 512];
+    file.read_exact_at(&mut boot, 0).unwrap();
+    assert_eq!((&boot[11..14], &boot[22..24]), (&[0, 2, 1][..], &[0, 0][..]));
+    let reserved = u64::from(u16::from_le_bytes([boot[14], boot[15]]));
+    let (tables, table) =
+        (u64::from(boot[16]), u64::from(u32::from_le_bytes(boot[36..40].try_into().unwrap())));
+    for index in 0..tables {
+        file.write_all_at(&0x0fff_ffff_u32.to_le_bytes(), (reserved + index * table) * 512 + 3 * 4).unwrap();
+    }
+    let data = (reserved + tables * table) * 512;
+    let mut entry = [0; 32];
+    entry[..11].copy_from_slice(name);
+    entry[11] = 0x20;
+    entry[26] = 3;
+    entry[28..].copy_from_slice(&(content.len() as u32).to_le_bytes());
+    file.write_all_at(&entry, data).unwrap();
+    file.write_all_at(content, data + 512).unwrap();
+}
+
+#[test]
+fn fat32_that_is_smaller_than_it_should_be() {
+    if !can_run_guests() || !has_tools(&["mkfs.fat"]) {
+        return;
+    }
+    let folder = folder();
+    for kib in [1 << 10, 16 << 10, 32 << 10, 34 << 10] {
+        let disk = path(&folder, &format!("{kib}"));
+        tool(system_tool("mkfs.fat").args(["-F", "32", "-s", "1", "-C", &disk, &kib.to_string()]));
+        put_into_fat32(&disk, b"A       TXT", b"hi\n");
+        finds(&[("/A.TXT".to_owned(), Some(b"hi\n".to_vec()))].into(), &disk, "FAT32");
+    }
+}
+
+#[test]
+fn short_names_beyond_ascii_are_told_apart() {
+    if !can_run_guests() || !has_tools(&["mkfs.fat"]) {
+        return;
+    }
+    let folder = folder();
+    let names = [("Ä", 0x8e), ("Ö", 0x99), ("ß", 0xe1), ("░", 0xb0), ("σ", 0x05)];
+    for (name, byte) in names {
+        let disk = path(&folder, name);
+        tool(system_tool("mkfs.fat").args(["-F", "32", "-s", "1", "-C", &disk, "34000"]));
+        put_into_fat32(
+            &disk,
+            &[byte, b' ', b' ', b' ', b' ', b' ', b' ', b' ', b'T', b'X', b'T'],
+            name.as_bytes(),
+        );
+        finds(&[(format!("/{name}.TXT"), Some(name.as_bytes().to_vec()))].into(), &disk, "FAT32");
+    }
+}
+
 #[test]
 fn ext4_made_by_mkfs() {
     if !can_run_guests() || !has_tools(&["mkfs.ext4"]) {
         return;
     }
     let (folder, root) = (folder(), TempDir::new().unwrap());
-    let tree = tree(root.path());
+    let mut tree = tree(root.path());
+    // A hole that is larger than what one block of block numbers covers.
+    let mut sparse = vec![0; 5 << 20];
+    sparse[3 << 20] = b'x';
+    let file = fs::File::create(root.path().join("sparse")).unwrap();
+    file.set_len(sparse.len() as u64).unwrap();
+    file.write_all_at(b"x", 3 << 20).unwrap();
+    tree.insert("/sparse".into(), Some(sparse));
     for (n, options) in [
         &[][..],
+        &["-t", "ext2"],
+        &["-t", "ext3", "-b", "1024"],
+        &["-I", "128"],
         &["-b", "1024"],
         &["-O", "^extents,^64bit"],
         &["-O", "^has_journal"],
@@ -358,6 +423,19 @@ fn disks_that_hold_no_file_system() {
         let disk = raw(&folder, size, size);
         let end = ran("probe", &["--disk", &disk], &["files"]).expect(101);
         assert!(end.err.contains("Unsupported"), "{}", end.err);
+    }
+    for (name, at, magic) in [
+        ("GPT", 512, &b"EFI PART"[..]),
+        ("MBR", 446, &[0x80, 0, 0, 0, 0x83, 0, 0, 0, 0, 8, 0, 0, 0, 8, 0, 0]),
+        ("XFS", 0, b"XFSB"),
+        ("btrfs", 0x1_0040, b"_BHRfS_M"),
+    ] {
+        let disk = raw(&folder, name, "1M");
+        let file = fs::File::options().write(true).open(&disk).unwrap();
+        file.write_all_at(magic, at).unwrap();
+        file.write_all_at(&[0x55, 0xaa], 510).unwrap();
+        let end = ran("probe", &["--disk", &disk], &["files"]).expect(101);
+        assert!(end.err.contains("Foreign") && end.err.contains(name), "{}", end.err);
     }
 }
 

@@ -406,3 +406,36 @@ fn without_a_disk_or_a_network_it_says_what_is_missing() {
     let end = hv_tests::ran("web", &["--disk", folder.path().to_str().unwrap()], &[]).expect(1);
     assert!(end.text().contains("--net user") && end.text().contains("--publish"), "{}", end.text());
 }
+
+#[test]
+fn what_cannot_be_read_is_never_half_of_a_good_answer() {
+    if !can_run_guests() || !has_tools(&["curl", "mkfs.fat", "mcopy"]) {
+        return;
+    }
+    let folder = TempDir::new().unwrap();
+    let (file, image) = (folder.path().join("big"), folder.path().join("disk.img"));
+    fs::write(&file, noise(6 << 20)).unwrap();
+    let image_text = image.to_str().unwrap();
+    tool(system_tool("mkfs.fat").args(["-C", image_text, "16000"]));
+    tool(Command::new("mcopy").args(["-i", image_text]).arg(&file).arg("::"));
+    let service = Service::start("web", &["--disk", &format!("{image_text},ro")], "80");
+    let get = || {
+        let url = format!("http://127.0.0.1:{}/big", service.port);
+        Command::new("curl").args(["-s", "-w", "%{http_code}", "-o", "/dev/null", &url]).output().unwrap()
+    };
+    let end = get();
+    assert!(end.status.success() && end.stdout == b"200");
+    // The disk becomes shorter than the guest was told: its reads of what is gone fail.
+    let disk = fs::File::options().write(true).open(&image).unwrap();
+    disk.set_len(4 << 20).unwrap();
+    let end = get();
+    assert!(!end.status.success(), "a body that was cut was taken for a whole one");
+    assert_eq!(end.stdout, b"200");
+    disk.set_len(64 << 10).unwrap();
+    let end = get();
+    assert!(end.status.success() && end.stdout == b"500", "{}", String::from_utf8_lossy(&end.stdout));
+    service.guest.signal(libc::SIGTERM);
+    let end = service.guest.finish().expect(0);
+    let said = end.text() + &end.err;
+    assert!(said.contains("connection is reset"), "{said}");
+}

@@ -5,6 +5,7 @@ use crate::{Body, Memory, Request, Response, Share, Source};
 use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
+use core::convert::Infallible;
 use embassy_futures::join::join;
 use embedded_io_async::{Read, Write};
 
@@ -101,8 +102,12 @@ where
 
 /// Answers something that is no request; the connection cannot go on.
 fn refuse(output: &mut Vec<u8>, status: u16) {
-    let response = Response::status(status);
-    response.head(output, false);
+    answer(output, &Response::status(status), false);
+}
+
+/// Puts a response whose body is there behind the others.
+fn answer(output: &mut Vec<u8>, response: &Response, keep_alive: bool) {
+    response.head(output, keep_alive);
     if let Body::Bytes(bytes) = &response.body {
         output.extend_from_slice(bytes);
     }
@@ -117,6 +122,9 @@ async fn flush<S: Write>(socket: &mut S, output: &mut Vec<u8>) -> Result<(), Err
 }
 
 /// Puts a response behind the others, and writes them when they are enough.
+///
+/// The first piece of a streamed body is read before its head is written: what cannot be read at all
+/// is answered with 500.
 async fn send<S: Write, M: Memory>(
     socket: &mut S,
     output: &mut Vec<u8>,
@@ -124,6 +132,7 @@ async fn send<S: Write, M: Memory>(
     request: &Request<'_>,
     memory: &M,
 ) -> Result<(), Error<S::Error>> {
+    let before = output.len();
     response.head(output, request.keep_alive());
     if request.method() == "HEAD" {
         return Ok(());
@@ -139,35 +148,57 @@ async fn send<S: Write, M: Memory>(
             Ok(socket.write_all(&bytes).await?)
         }
         Body::Stream { len, source } => {
+            let mut body = Streamed::new(len, source, memory);
+            if body.first().await.is_err() {
+                output.truncate(before);
+                answer(output, &Response::status(500), request.keep_alive());
+                return Ok(());
+            }
             flush(socket, output).await?;
-            stream(socket, len, source, memory).await
+            body.send(socket).await
         }
     }
 }
 
-/// Sends a streamed body; the next piece is read while one is sent.
-async fn stream<S: Write, M: Memory>(
-    socket: &mut S,
-    mut len: u64,
-    mut source: Box<dyn Source>,
-    memory: &M,
-) -> Result<(), Error<S::Error>> {
-    // A part of what is left, so that many streams share it; and a little
-    // even if there is nothing left.
-    let mut share = memory.share();
-    let wanted = (memory.left() / 8).clamp(SMALL_CHUNK, CHUNK) / SMALL_CHUNK * SMALL_CHUNK;
-    let chunk = if share.grow(2 * wanted) { wanted } else { SMALL_CHUNK };
-    let mut bytes = vec![0; chunk];
-    let mut next = vec![0; chunk];
-    let mut ready = read(&mut source, &mut bytes, len).await?;
-    while ready > 0 {
-        len -= ready as u64;
-        let (sent, read) = join(socket.write_all(&bytes[..ready]), read(&mut source, &mut next, len)).await;
-        sent?;
-        ready = read?;
-        core::mem::swap(&mut bytes, &mut next);
+/// A streamed body that is sent: the next piece is read while one is sent.
+struct Streamed<'a, M: Memory + 'a> {
+    /// Bytes that are not yet read.
+    len: u64,
+    source: Box<dyn Source>,
+    bytes: Vec<u8>,
+    next: Vec<u8>,
+    /// Of `bytes`, what was read.
+    ready: usize,
+    _share: M::Share<'a>,
+}
+
+impl<'a, M: Memory> Streamed<'a, M> {
+    fn new(len: u64, source: Box<dyn Source>, memory: &'a M) -> Self {
+        // A part of what is left, so that many streams share it; and a little
+        // even if there is nothing left.
+        let mut share = memory.share();
+        let wanted = (memory.left() / 8).clamp(SMALL_CHUNK, CHUNK) / SMALL_CHUNK * SMALL_CHUNK;
+        let chunk = if share.grow(2 * wanted) { wanted } else { SMALL_CHUNK };
+        Streamed { len, source, bytes: vec![0; chunk], next: vec![0; chunk], ready: 0, _share: share }
     }
-    Ok(())
+
+    /// Reads the first piece.
+    async fn first(&mut self) -> Result<(), Error<Infallible>> {
+        self.ready = read(&mut self.source, &mut self.bytes, self.len).await?;
+        Ok(())
+    }
+
+    async fn send<S: Write>(mut self, socket: &mut S) -> Result<(), Error<S::Error>> {
+        while self.ready > 0 {
+            self.len -= self.ready as u64;
+            let sending = socket.write_all(&self.bytes[..self.ready]);
+            let (sent, read) = join(sending, read(&mut self.source, &mut self.next, self.len)).await;
+            sent?;
+            self.ready = read?;
+            core::mem::swap(&mut self.bytes, &mut self.next);
+        }
+        Ok(())
+    }
 }
 
 /// The next piece of a body that still has `len` bytes. Its length was

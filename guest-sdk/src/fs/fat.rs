@@ -5,21 +5,23 @@
 //! through it, which would be one request per cluster, but is read straight
 //! from the extents that it tells.
 
+use super::layout::{Laid, Layout, Span};
+use super::oem::Cp437;
 use super::{Entry, Error, Metadata, components};
 use crate::block::{Disk, DiskReader};
 use alloc::borrow::ToOwned;
 use alloc::collections::VecDeque;
 use alloc::rc::Rc;
 use alloc::string::String;
-use alloc::vec;
 use alloc::vec::Vec;
 use core::cell::RefCell;
-use fatfs::{DefaultTimeProvider, Dir, DirEntry, FatType, FsOptions, IoBase, IoError, LossyOemCpConverter};
+use core::ops::Range;
+use fatfs::{DefaultTimeProvider, Dir, DirEntry, FatType, FsOptions, IoBase, IoError};
 use hv_abi::Errno;
 
-type Inner = fatfs::FileSystem<Storage, DefaultTimeProvider, LossyOemCpConverter>;
-type Folder<'a> = Dir<'a, Storage, DefaultTimeProvider, LossyOemCpConverter>;
-type Found<'a> = DirEntry<'a, Storage, DefaultTimeProvider, LossyOemCpConverter>;
+type Inner = fatfs::FileSystem<Storage, DefaultTimeProvider, Cp437>;
+type Folder<'a> = Dir<'a, Storage, DefaultTimeProvider, Cp437>;
+type Found<'a> = DirEntry<'a, Storage, DefaultTimeProvider, Cp437>;
 
 #[derive(Clone)]
 pub(super) struct Fat {
@@ -37,7 +39,44 @@ const RECENT: usize = 16;
 const RECENT_RUNS: usize = 1024;
 
 /// The disk as the crate wants it.
-pub(super) struct Storage(DiskReader);
+pub(super) struct Storage {
+    reader: DiskReader,
+    /// The first bytes of the boot sector.
+    head: BootHead,
+}
+
+/// The boot sector up to the count of sectors in 32 bits, and the length of a table on FAT32.
+type BootHead = [u8; BOOT_HEAD];
+const BOOT_HEAD: usize = 40;
+const SECTORS_16: Range<usize> = 19..21;
+const SECTORS_32: Range<usize> = 32..36;
+
+/// Fewest clusters of a FAT32 volume, by its specification.
+const FAT32_CLUSTERS: u32 = 65_525;
+
+/// Makes a FAT32 volume that is smaller than the specification wants larger in the crate's eyes.
+///
+/// The crate tells FAT32 by the count of clusters and refuses a volume whose boot sector contradicts that. Linux goes by
+/// the boot sector, and `mkfs.fat -F 32` makes such volumes. The count is used for nothing else by those who only read:
+/// a cluster beyond the disk cannot be read.
+fn enlarge_small_fat32(head: &mut BootHead) {
+    let word = |at: usize| u32::from(u16::from_le_bytes([head[at], head[at + 1]]));
+    let long = |at: usize| word(at) | word(at + 2) << 16;
+    let (cluster, tables, tables_16) = (u32::from(head[13]), u32::from(head[16]), word(22));
+    let sectors = match word(SECTORS_16.start) {
+        0 => long(SECTORS_32.start),
+        sectors => sectors,
+    };
+    let before = tables.checked_mul(long(36)).and_then(|tables| tables.checked_add(word(14)));
+    let least = before.and_then(|before| before.checked_add(FAT32_CLUSTERS.checked_mul(cluster)?));
+    if let Some(least) = least
+        && tables_16 == 0
+        && sectors != 0
+    {
+        head[SECTORS_16].fill(0);
+        head[SECTORS_32].copy_from_slice(&sectors.max(least).to_le_bytes());
+    }
+}
 
 #[derive(Debug)]
 pub(super) struct StorageError(Errno);
@@ -60,7 +99,14 @@ impl IoBase for Storage {
 
 impl fatfs::Read for Storage {
     fn read(&mut self, buffer: &mut [u8]) -> Result<usize, StorageError> {
-        embedded_io::Read::read(&mut self.0, buffer).map_err(|error| StorageError(error.0))
+        let at = fatfs::Seek::seek(self, fatfs::SeekFrom::Current(0))?;
+        let count =
+            embedded_io::Read::read(&mut self.reader, buffer).map_err(|error| StorageError(error.0))?;
+        let head = usize::try_from(at).ok().and_then(|at| self.head.get(at..));
+        for (byte, told) in buffer[..count].iter_mut().zip(head.unwrap_or_default()) {
+            *byte = *told;
+        }
+        Ok(count)
     }
 }
 
@@ -71,7 +117,7 @@ impl fatfs::Seek for Storage {
             fatfs::SeekFrom::End(offset) => embedded_io::SeekFrom::End(offset),
             fatfs::SeekFrom::Current(offset) => embedded_io::SeekFrom::Current(offset),
         };
-        embedded_io::Seek::seek(&mut self.0, to).map_err(|error| StorageError(error.0))
+        embedded_io::Seek::seek(&mut self.reader, to).map_err(|error| StorageError(error.0))
     }
 }
 
@@ -120,10 +166,13 @@ enum Place<'a> {
 }
 
 impl Fat {
-    pub(super) fn open(reader: DiskReader) -> Result<Fat, Error> {
+    pub(super) fn open(mut reader: DiskReader) -> Result<Fat, Error> {
         let disk = reader.disk();
-        let options = FsOptions::new().strict(false);
-        match Inner::new(Storage(reader), options) {
+        let mut head = [0; BOOT_HEAD];
+        reader.read_exact_at(0, &mut head)?;
+        enlarge_small_fat32(&mut head);
+        let options = FsOptions::new().strict(false).oem_cp_converter(Cp437);
+        match Inner::new(Storage { reader, head }, options) {
             Ok(inner) => Ok(Fat { inner: Rc::new(inner), disk, recent: Rc::default() }),
             // What is no boot sector of FAT is damaged in its eyes.
             Err(fatfs::Error::CorruptedFileSystem) => Err(Error::Unsupported),
@@ -195,7 +244,7 @@ impl Fat {
             recent.truncate(RECENT - 1);
             recent.push_front((name, opened.clone()));
         }
-        Ok(File { disk: self.disk, opened })
+        Ok(Laid::new(self.disk, opened.metadata, opened))
     }
 
     fn look_up(&self, path: &str) -> Result<Opened, Error> {
@@ -233,88 +282,20 @@ struct Extent {
 }
 
 /// Where a file lies.
-struct Opened {
+pub(super) struct Opened {
     metadata: Metadata,
     extents: Vec<Extent>,
 }
 
-pub(super) struct File {
-    disk: Disk,
-    opened: Rc<Opened>,
-}
+/// An open file.
+pub(super) type File = Laid<Rc<Opened>>;
 
-/// A piece of a read, within one run.
-struct Piece {
-    /// The sectors to read …
-    sector: u64,
-    /// … and what of them was asked for.
-    skip: usize,
-    len: usize,
-}
-
-impl File {
-    pub(super) fn metadata(&self) -> Metadata {
-        self.opened.metadata
-    }
-
-    /// What to read next, for `len` bytes from `offset` on.
-    fn piece(&self, offset: u64, len: usize) -> Piece {
-        let extents = &self.opened.extents;
+impl Layout for Rc<Opened> {
+    fn span(&self, offset: u64) -> Result<Span, Error> {
+        let extents = &self.extents;
         let index = extents.partition_point(|extent| extent.from <= offset) - 1;
         let extent = &extents[index];
         let end = extents.get(index + 1).map_or(u64::MAX, |next| next.from);
-        let at = extent.at + (offset - extent.from);
-        let sector_size = self.disk.sector_size() as u64;
-        let len = usize::try_from(end - offset).map_or(len, |left| left.min(len));
-        Piece { sector: at / sector_size, skip: (at % sector_size) as usize, len }
+        Ok(Span { at: Some(extent.at + (offset - extent.from)), len: end - offset })
     }
-
-    /// How many bytes of the piece can be read in place: whole sectors.
-    fn in_place(&self, piece: &Piece) -> usize {
-        let sector_size = self.disk.sector_size();
-        if piece.skip == 0 { piece.len - piece.len % sector_size } else { 0 }
-    }
-
-    /// Fills the buffer, all of which lies within the file.
-    pub(super) async fn read(&self, mut offset: u64, mut buffer: &mut [u8]) -> Result<(), Error> {
-        while !buffer.is_empty() {
-            let piece = self.piece(offset, buffer.len());
-            let mut done = self.in_place(&piece);
-            if done > 0 {
-                self.disk.read(piece.sector, &mut buffer[..done]).await?;
-            } else {
-                let mut sector = vec![0; self.disk.sector_size()];
-                self.disk.read(piece.sector, &mut sector).await?;
-                done = copy_out(&sector, &piece, buffer);
-            }
-            offset += done as u64;
-            buffer = &mut buffer[done..];
-        }
-        Ok(())
-    }
-
-    /// As `read`, without an executor.
-    pub(super) fn read_blocking(&self, mut offset: u64, mut buffer: &mut [u8]) -> Result<(), Error> {
-        while !buffer.is_empty() {
-            let piece = self.piece(offset, buffer.len());
-            let mut done = self.in_place(&piece);
-            if done > 0 {
-                self.disk.read_blocking(piece.sector, &mut buffer[..done])?;
-            } else {
-                let mut sector = vec![0; self.disk.sector_size()];
-                self.disk.read_blocking(piece.sector, &mut sector)?;
-                done = copy_out(&sector, &piece, buffer);
-            }
-            offset += done as u64;
-            buffer = &mut buffer[done..];
-        }
-        Ok(())
-    }
-}
-
-/// Copies what was asked for of one sector.
-fn copy_out(sector: &[u8], piece: &Piece, buffer: &mut [u8]) -> usize {
-    let count = piece.len.min(sector.len() - piece.skip);
-    buffer[..count].copy_from_slice(&sector[piece.skip..][..count]);
-    count
 }

@@ -16,14 +16,17 @@
 //!
 //! # What waits for what
 //!
-//! The data of a file on FAT is read straight into the buffer, asynchronously:
-//! a file's place on the disk is looked up once, when it is opened. Everything
-//! else (folders, opening, all of ext4) goes through a small cache, and keeps
-//! other tasks waiting while it reads the disk.
+//! The data of a file is read straight into the buffer, asynchronously: its place
+//! on the disk is looked up when it is opened, so that what is wrong with it is
+//! known then. Everything else (folders, opening, on ext4 the maps of blocks)
+//! goes through a small cache, and keeps other tasks waiting while it reads the disk.
 #![forbid(unsafe_code)]
 
-mod ext4;
+mod ext;
 mod fat;
+mod foreign;
+mod layout;
+mod oem;
 
 use crate::block::{Disk, DiskReader};
 use alloc::boxed::Box;
@@ -41,8 +44,12 @@ pub enum Error {
     IsAFolder,
     /// It is a file, and a folder was asked for.
     NotAFolder,
-    /// The disk holds neither FAT nor ext2 to ext4, or a variant of them that is not known.
+    /// The disk holds nothing that is known here.
     Unsupported,
+    /// The disk holds this: another file system than FAT and ext2 to ext4, or a partition table.
+    Foreign(&'static str),
+    /// The file system, or the file, uses this feature, which is not read here; the name is that of `mke2fs -O`.
+    Feature(&'static str),
     /// The file system's own data makes no sense.
     Corrupt,
     /// The disk failed.
@@ -57,6 +64,13 @@ impl core::fmt::Display for Error {
             Error::NotAFolder => "is not a folder",
             Error::Unsupported => "no file system that is known here (FAT, ext2, ext3, ext4)",
             Error::Corrupt => "the file system is damaged",
+            Error::Foreign(what) => {
+                return write!(
+                    f,
+                    "holds {what}, which is not read here (known are FAT, ext2, ext3 and ext4, which fill the disk)"
+                );
+            }
+            Error::Feature(name) => return write!(f, "the feature {name} of ext4 is not read here"),
             Error::Disk(errno) => return write!(f, "disk: {errno}"),
         })
     }
@@ -98,15 +112,15 @@ pub struct FileSystem(Kind);
 #[derive(Clone)]
 enum Kind {
     Fat(fat::Fat),
-    Ext4(ext4::Ext4),
+    Ext(ext::Ext),
 }
 
 /// Takes up the file system that fills a disk.
 ///
 /// # Errors
 ///
-/// [`Error::Unsupported`] if there is none that is known; [`Error::Corrupt`],
-/// [`Error::Disk`].
+/// [`Error::Unsupported`] or [`Error::Foreign`] if there is none that is known; [`Error::Feature`],
+/// [`Error::Corrupt`], [`Error::Disk`].
 pub fn open_root(disk: Disk) -> Result<FileSystem, Error> {
     const EXT_MAGIC_AT: u64 = 1024 + 56;
     const EXT_MAGIC: [u8; 2] = [0x53, 0xef];
@@ -116,8 +130,12 @@ pub fn open_root(disk: Disk) -> Result<FileSystem, Error> {
         reader.read_exact_at(EXT_MAGIC_AT, &mut magic)?;
     }
     Ok(FileSystem(match magic {
-        EXT_MAGIC => Kind::Ext4(ext4::Ext4::open(reader)?),
-        _ => Kind::Fat(fat::Fat::open(reader)?),
+        EXT_MAGIC => Kind::Ext(ext::Ext::open(reader)?),
+        _ => match fat::Fat::open(reader) {
+            Ok(fat) => Kind::Fat(fat),
+            Err(Error::Unsupported) => return Err(foreign::name(disk)?),
+            Err(error) => return Err(error),
+        },
     }))
 }
 
@@ -135,7 +153,7 @@ impl FileSystem {
     pub fn kind(&self) -> &'static str {
         match &self.0 {
             Kind::Fat(fat) => fat.kind(),
-            Kind::Ext4(_) => "ext2/3/4",
+            Kind::Ext(_) => "ext2/3/4",
         }
     }
 
@@ -143,7 +161,7 @@ impl FileSystem {
     pub fn metadata(&self, path: &str) -> Result<Metadata, Error> {
         match &self.0 {
             Kind::Fat(fat) => fat.metadata(path),
-            Kind::Ext4(ext4) => ext4.metadata(path),
+            Kind::Ext(ext) => ext.metadata(path),
         }
     }
 
@@ -151,7 +169,7 @@ impl FileSystem {
     pub fn read_dir(&self, path: &str) -> Result<Vec<Entry>, Error> {
         match &self.0 {
             Kind::Fat(fat) => fat.read_dir(path),
-            Kind::Ext4(ext4) => ext4.read_dir(path),
+            Kind::Ext(ext) => ext.read_dir(path),
         }
     }
 
@@ -159,7 +177,7 @@ impl FileSystem {
     pub fn open(&self, path: &str) -> Result<File, Error> {
         Ok(match &self.0 {
             Kind::Fat(fat) => File::new(fat.open_file(path)?.into()),
-            Kind::Ext4(ext4) => File::new(ext4.open_file(path)?.into()),
+            Kind::Ext(ext) => File::new(ext.open_file(path)?.into()),
         })
     }
 
@@ -174,7 +192,7 @@ impl FileSystem {
 
 enum Source {
     Fat(fat::File),
-    Ext4(Box<ext4::File>),
+    Ext(Box<ext::File>),
 }
 
 impl From<fat::File> for Source {
@@ -183,9 +201,9 @@ impl From<fat::File> for Source {
     }
 }
 
-impl From<ext4::File> for Source {
-    fn from(file: ext4::File) -> Self {
-        Source::Ext4(Box::new(file))
+impl From<ext::File> for Source {
+    fn from(file: ext::File) -> Self {
+        Source::Ext(Box::new(file))
     }
 }
 
@@ -204,7 +222,7 @@ impl File {
     pub fn metadata(&self) -> Metadata {
         match &self.source {
             Source::Fat(file) => file.metadata(),
-            Source::Ext4(file) => file.metadata(),
+            Source::Ext(file) => file.metadata(),
         }
     }
 
@@ -230,7 +248,7 @@ impl File {
         let buffer = &mut buffer[..count];
         match &mut self.source {
             Source::Fat(file) => file.read(offset, buffer).await?,
-            Source::Ext4(file) => file.read(offset, buffer)?,
+            Source::Ext(file) => file.read(offset, buffer).await?,
         }
         Ok(count)
     }
@@ -241,7 +259,7 @@ impl File {
         let buffer = &mut buffer[..count];
         match &mut self.source {
             Source::Fat(file) => file.read_blocking(offset, buffer)?,
-            Source::Ext4(file) => file.read(offset, buffer)?,
+            Source::Ext(file) => file.read_blocking(offset, buffer)?,
         }
         Ok(count)
     }

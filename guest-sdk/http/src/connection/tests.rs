@@ -103,6 +103,15 @@ fn a_stream_that_ends_early_ends_the_connection() {
     assert_eq!(socket.text().split_once("\r\n\r\n").unwrap().1.len(), 20_000);
 }
 
+#[test]
+fn a_stream_of_which_nothing_can_be_read_is_answered_with_500() {
+    let (socket, end) = play_with([[GET, LAST].concat().as_bytes()], &Unlimited, streams(30_000, 0));
+    assert_eq!(end, Ok(()));
+    let text = socket.text();
+    assert_eq!(text.matches("HTTP/1.1 500 ").count(), 2, "{text}");
+    assert_eq!(text.matches("HTTP/1.1 ").count(), 2, "{text}");
+}
+
 /// So many bytes, for all.
 struct Bounded(Cell<usize>);
 
