@@ -93,6 +93,7 @@ fn drive(world: &World, bytes: &[u8]) {
         mtu: if flags & 1 == 0 { 1500 } else { user::DEFAULT_MTU },
         publish: if flags & 2 == 0 { Vec::new() } else { vec![publish(false), publish(true)] },
         nameservers: if flags & 4 == 0 { Vec::new() } else { vec![nowhere] },
+        host_loopback: flags & 8 == 0,
     })
     .expect("a network");
     let poll = Poll::new().expect("a poll");

@@ -313,7 +313,8 @@ fn misuse() {
     refuse(&["--env", "=A"], &["KEY=VALUE"]);
     refuse(&["--vcpus", "many"], &["invalid digit"]);
     refuse(&["--platform", "xen"], &["auto", "kvm", "process"]);
-    refuse(&["--net", "bridge"], &["user", "tap=NAME"]);
+    refuse(&["--net", "bridge"], &["user", "host=allow", "tap=NAME", "IMAGE"]);
+    refuse(&["--net", "user,host=maybe"], &["user,host=maybe", "host=allow"]);
     refuse(&["--net", "tap="], &["user", "tap=NAME"]);
     refuse(&["--format", "yaml"], &["text", "json"]);
     refuse(&["--memmory", "1M"], &["--memory"]);

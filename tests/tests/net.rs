@@ -71,11 +71,33 @@ fn a_guest_reaches_the_host_as_its_gateway() {
         return;
     }
     let port = one_connection(|stream| answer(stream, "HTTP/1.0 200 OK\r\n\r\nfrom the host\n"));
-    let text = ran("probe", &["--net", "user"], &["net-get", "10.0.2.2", &port.to_string()]).expect(0).text();
+    let text = ran("probe", &["--net", "user,host=allow"], &["net-get", "10.0.2.2", &port.to_string()])
+        .expect(0)
+        .text();
     assert_eq!(text, "address 10.0.2.15/24\nHTTP/1.0 200 OK\r\n\r\nfrom the host\n");
-    // `--net` alone is `--net user`.
-    let refused = ran("probe", &["--net"], &["net-get", "10.0.2.2", &free_port().to_string()]).expect(1);
+    let refused =
+        ran("probe", &["--net=user,host=allow"], &["net-get", "10.0.2.2", &free_port().to_string()])
+            .expect(1);
     assert!(refused.text().contains("connect: ConnectionReset"), "{}", refused.text());
+}
+
+#[test]
+fn the_hosts_loopback_is_closed_unless_it_is_opened() {
+    if !can_run_guests() {
+        return;
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let port = listener.local_addr().unwrap().port().to_string();
+    for options in
+        [&["--net"][..], &["--net", "user"], &["--net=user,host=deny"], &["--publish", "127.0.0.1:0:80"]]
+    {
+        for address in ["10.0.2.2", "127.0.0.1", "127.0.0.53", "10.0.2.77"] {
+            let refused = ran("probe", options, &["net-get", address, &port]).expect(1);
+            assert!(refused.text().contains("connect: ConnectionReset"), "{}", refused.text());
+        }
+    }
+    assert!(listener.accept().is_err(), "it came through");
 }
 
 #[test]
@@ -88,7 +110,7 @@ fn a_connection_of_the_guest_carries_bytes_both_ways() {
         std::io::copy(&mut stream, &mut writer).unwrap();
     });
     let arguments = ["net-echo", "10.0.2.2", &port.to_string(), "20"];
-    let text = ran("probe", &["--net", "user"], &arguments).expect(0).text();
+    let text = ran("probe", &["--net", "user,host=allow"], &arguments).expect(0).text();
     assert!(text.ends_with("20971520 bytes returned\n"), "{text}");
 }
 
@@ -107,7 +129,7 @@ fn datagrams_of_the_guest_are_answered() {
         }
     });
     let arguments = ["net-udp", "10.0.2.2", &port.to_string(), "datagram"];
-    let text = ran("probe", &["--net", "user"], &arguments).expect(0).text();
+    let text = ran("probe", &["--net", "user,host=allow"], &arguments).expect(0).text();
     assert!(text.ends_with(&format!("margatad from 10.0.2.2:{port}\n")), "{text}");
 }
 
@@ -136,7 +158,8 @@ fn name_server(name: &'static str) -> SocketAddr {
 /// Runs probe in this process, on a network with this name server.
 fn probe_with_name_server(server: SocketAddr, arguments: &[&str]) -> (Outcome, String) {
     let engine = hv_tests::engine(0);
-    let config = UserConfig { nameservers: vec![server], ..UserConfig::new([2, 0, 0, 0, 0, 1]) };
+    let config =
+        UserConfig { nameservers: vec![server], host_loopback: true, ..UserConfig::new([2, 0, 0, 0, 0, 1]) };
     let output = Buffer::default();
     let mut builder = Builder::new(Image::open(&guest("probe")).unwrap())
         .output(output.clone())

@@ -178,8 +178,10 @@ pub struct PlatformArgs {
 /// The network of a guest.
 #[derive(Debug, Args)]
 pub struct NetArgs {
-    /// A network: `user` (needs no rights) or `tap=NAME` (a tap device that exists).
-    #[arg(long, value_name = "user|tap=NAME", num_args = 0..=1, default_missing_value = "user")]
+    /// A network: `user` (needs no rights) or `tap=NAME` (a tap device that exists). On `user` the host's own
+    /// loopback interface is closed to the guest; `user,host=allow` opens it, as 10.0.2.2. Write `--net=VALUE`,
+    /// or IMAGE before `--net`.
+    #[arg(long, value_name = "user[,host=allow]|tap=NAME", num_args = 0..=1, default_missing_value = "user")]
     pub net: Option<NetKind>,
     /// Show a port of the guest on the host; implies `--net user`. Repeatable.
     #[arg(long, value_name = "[HOST_IP:]HOST:GUEST[/udp]")]
@@ -343,7 +345,10 @@ pub enum Format {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NetKind {
     /// The user-mode network.
-    User,
+    User {
+        /// Whether the guest reaches the host's loopback interface.
+        host_loopback: bool,
+    },
     /// A tap device of this name.
     Tap(String),
     /// A switch between guests (not in this version).
@@ -354,11 +359,17 @@ impl FromStr for NetKind {
     type Err = String;
 
     fn from_str(s: &str) -> Result<Self, String> {
+        match s {
+            "user" | "user,host=deny" => return Ok(NetKind::User { host_loopback: false }),
+            "user,host=allow" => return Ok(NetKind::User { host_loopback: true }),
+            _ => {}
+        }
         match s.split_once('=') {
-            None if s == "user" => Ok(NetKind::User),
             Some(("tap", name)) if !name.is_empty() => Ok(NetKind::Tap(name.into())),
             Some(("switch", name)) => Ok(NetKind::Switch(name.into())),
-            _ => Err("use `user` or `tap=NAME`".into()),
+            _ => Err("not a network; use `user`, `user,host=allow` or `tap=NAME`. If it is the IMAGE, write that before \
+                      --net, or --net=user"
+                .into()),
         }
     }
 }

@@ -128,7 +128,7 @@ fn refuse_what_has_not_come(args: &BootArgs) -> Result<(), String> {
 pub(super) fn network(args: &NetArgs) -> Result<Option<NetworkAndCapture>, Box<dyn Error>> {
     let kind = match &args.net {
         Some(kind) => kind,
-        None if !args.publish.is_empty() => &NetKind::User,
+        None if !args.publish.is_empty() => &NetKind::User { host_loopback: false },
         None if args.pcap.is_some() => {
             return Err("--pcap: the guest has no network to capture; add --net".into());
         }
@@ -136,8 +136,9 @@ pub(super) fn network(args: &NetArgs) -> Result<Option<NetworkAndCapture>, Box<d
     };
     let capture = args.pcap.as_deref().map(|path: &Path| Capture::create(path)).transpose()?;
     let network: Box<dyn Network> = match kind {
-        NetKind::User => {
+        NetKind::User { host_loopback } => {
             let mut config = UserConfig::new(random_mac()?);
+            config.host_loopback = *host_loopback;
             config.publish = args.publish.clone();
             let network = UserNet::new(config)?;
             // Where the kernel chose the port, somebody has to say which.

@@ -4,7 +4,7 @@
 //! taken apart here, and leaves through ordinary sockets of the host.
 //!
 //! ```text
-//!                    10.0.2.2  gateway: ARP, DHCP, ping; is the host's 127.0.0.1
+//!                    10.0.2.2  gateway: ARP, DHCP, ping; the host's 127.0.0.1 if that is opened
 //! guest 10.0.2.15 ── 10.0.2.3  name server: passes on to those of /etc/resolv.conf
 //!                    anything  TCP and UDP, by sockets of the host
 //! ```
@@ -21,12 +21,19 @@
 //!
 //! # What it does not do
 //!
-//! IPv6, IP fragments, ICMP beyond echo to its own addresses, and multicast.
-//! Destinations in 127.0.0.0/8 and 10.0.2.0/24 (but for those above) do not exist.
+//! IPv6, IP fragments, ICMP beyond echo to its own addresses and "unreachable", and multicast.
+//! Destinations in 0.0.0.0/8, 127.0.0.0/8, 240.0.0.0/4 and 10.0.2.0/24 (but for those above) do not exist.
+//!
+//! # What leads nowhere
+//!
+//! is said at once: TCP gets a reset, UDP an ICMP message, and so does TCP if more can be said than
+//! that nobody listens. This goes for destinations that do not exist, for the gateway while the host's
+//! loopback is closed ([`UserConfig::host_loopback`]), and for what connecting on the host ends with.
 
 mod dhcp;
 mod dns;
 mod link;
+mod reach;
 mod slab;
 mod tcp;
 mod udp;
@@ -38,6 +45,7 @@ use crate::reactor::Registrar;
 use hv_abi::io::net::{NetConfig, NetFeatures};
 use link::Link;
 use mio::event::Event;
+use reach::Reach;
 use smoltcp::wire::EthernetAddress;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -47,7 +55,7 @@ use wire::Inbound;
 
 /// The guest's address.
 pub const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
-/// The gateway's address; for connections of the guest it is the host's 127.0.0.1.
+/// The gateway's address; the host's 127.0.0.1 where [`UserConfig::host_loopback`] says so.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 /// The name server's address.
 pub const DNS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 3);
@@ -83,17 +91,22 @@ pub struct UserConfig {
     pub publish: Vec<Publish>,
     /// Where DNS queries go, in this order; at most three. None: they fail.
     pub nameservers: Vec<SocketAddr>,
+    /// Whether the guest reaches services on the host's loopback interface, at [`GATEWAY`]. Services there
+    /// mostly trust whoever connects; so this is off unless somebody wants it. Addresses of the host's
+    /// other interfaces are reached in any case, as by any program of the host.
+    pub host_loopback: bool,
 }
 
 impl UserConfig {
     /// The default network for a guest with this hardware address: nothing
-    /// published, and the name servers of the host.
+    /// published, the host's loopback closed, and the name servers of the host.
     pub fn new(mac: [u8; 6]) -> Self {
         UserConfig {
             mac,
             mtu: DEFAULT_MTU,
             publish: Vec::new(),
             nameservers: dns::host_servers(Path::new("/etc/resolv.conf")),
+            host_loopback: false,
         }
     }
 }
@@ -114,8 +127,9 @@ impl UserNet {
     /// Makes the network, and opens the published ports on the host.
     pub fn new(config: UserConfig) -> Result<Self, BindError> {
         let mtu = config.mtu.clamp(MIN_MTU, MAX_MTU);
-        let mut tcp = tcp::Tcp::new(mtu, config.nameservers.first().copied());
-        let mut udp = udp::Udp::new();
+        let reach = Reach { host_loopback: config.host_loopback };
+        let mut tcp = tcp::Tcp::new(mtu, reach, config.nameservers.first().copied());
+        let mut udp = udp::Udp::new(reach);
         let mut published = Vec::new();
         for publish in config.publish {
             let (listener, host) = publish.bind()?;
@@ -176,8 +190,7 @@ impl Network for UserNet {
             Some(Inbound::Udp(ends, payload)) if (ends.addr, ends.port) == (DNS, 53) => {
                 self.dns.query(ends.guest, payload, link, now);
             }
-            Some(Inbound::Udp(ends, _)) if ends.addr == DNS => {}
-            Some(Inbound::Udp(ends, payload)) => self.udp.send(ends, payload, now),
+            Some(Inbound::Udp(ends, payload)) => self.udp.send(ends, payload, link, now),
             Some(Inbound::Arp(request)) => wire::answer_arp(link, &request, EthernetAddress(GATEWAY_MAC)),
             Some(Inbound::Dhcp(message)) => dhcp::answer(link, message),
             Some(Inbound::Icmp(to, message)) => wire::answer_ping(link, to, message),

@@ -1,6 +1,7 @@
 //! UDP: flows of the guest to the outside, and of the outside to published ports.
 
 use super::link::Link;
+use super::reach::{self, Reach};
 use super::slab::Slab;
 use super::wire::{self, Ends};
 use super::{DATAGRAM_KEY, GATEWAY, UDP_KEY};
@@ -56,6 +57,7 @@ enum Origin {
 
 /// All UDP of one network, but for DNS and DHCP.
 pub(super) struct Udp {
+    reach: Reach,
     flows: Slab<Flow>,
     by_ends: HashMap<Ends, u32>,
     by_peer: HashMap<(usize, SocketAddr), u32>,
@@ -69,8 +71,9 @@ pub(super) struct Udp {
 }
 
 impl Udp {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(reach: Reach) -> Self {
         Udp {
+            reach,
             flows: Slab::new(MAX_FLOWS),
             by_ends: HashMap::new(),
             by_peer: HashMap::new(),
@@ -119,36 +122,43 @@ impl Udp {
         }
     }
 
-    /// Sends a datagram of the guest. One that the host does not take at once is lost.
-    pub(super) fn send(&mut self, ends: Ends, payload: &[u8], now: Instant) {
+    /// Sends a datagram of the guest. If it leads nowhere, the guest is told; one that finds the
+    /// host's buffers full is lost.
+    pub(super) fn send(&mut self, ends: Ends, payload: &[u8], link: &mut Link, now: Instant) {
         let id = match self.by_ends.get(&ends) {
             Some(&id) => id,
-            None => match self.open(ends, now) {
-                Ok(id) => id,
-                Err(error) => {
-                    tracing::debug!("no UDP flow to {}:{}: {error}", ends.addr, ends.port);
-                    return;
+            None => {
+                let addr = match self.reach.target(ends.addr) {
+                    Ok(addr) => addr,
+                    Err(reason) => return wire::emit_udp_unreachable(link, ends, payload, reason),
+                };
+                match self.open(ends, addr, now) {
+                    Ok(id) => id,
+                    Err(error) => return lost(link, ends, payload, &error),
                 }
-            },
+            }
         };
         let Some(flow) = self.flows.get_mut(id) else { return };
         flow.used = now;
-        let sent = match &flow.host {
+        let send = || match &flow.host {
             Host::Own(socket) => socket.send(payload),
-            Host::Peer { published, peer } => match self.published.get(*published) {
-                Some(published) => published.socket.send_to(payload, *peer),
-                None => return,
-            },
+            Host::Peer { published, peer } => self.published[*published].socket.send_to(payload, *peer),
+        };
+        let sent = match send() {
+            // What became of an earlier datagram is said instead of sending this one.
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+                lost(link, ends, &[], &error);
+                send()
+            }
+            sent => sent,
         };
         if let Err(error) = sent {
-            tracing::trace!("UDP datagram to {}:{} lost: {error}", ends.addr, ends.port);
+            lost(link, ends, payload, &error);
         }
     }
 
-    /// Makes a flow for a new pair of ends.
-    fn open(&mut self, ends: Ends, now: Instant) -> io::Result<u32> {
-        // The gateway is the host.
-        let addr = if ends.addr == GATEWAY { Ipv4Addr::LOCALHOST } else { ends.addr };
+    /// Makes a flow for a new pair of ends, to this address of the host's side.
+    fn open(&mut self, ends: Ends, addr: Ipv4Addr, now: Instant) -> io::Result<u32> {
         let socket = UdpSocket::bind(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0))?;
         socket.connect(SocketAddr::new(IpAddr::V4(addr), ends.port))?;
         self.add(Flow { ends, host: Host::Own(socket), used: now, queued: false }, now)
@@ -230,9 +240,14 @@ impl Udp {
                 wire::emit_datagram(link, flow.ends, &self.buffer[..len]);
                 true
             }
-            // Nobody listens there (an ICMP message said so); more may follow.
-            Err(error) if error.kind() == ErrorKind::ConnectionRefused => true,
-            Err(error) => error.kind() == ErrorKind::Interrupted,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => false,
+            Err(error) if error.kind() == ErrorKind::Interrupted => true,
+            // An ICMP message said so; more may follow.
+            Err(error) => {
+                let told = reach::reason(&error).is_some();
+                lost(link, flow.ends, &[], &error);
+                told
+            }
         }
     }
 
@@ -282,5 +297,13 @@ impl Udp {
             self.remove(id);
         }
         self.sweep = (self.flows.len() > 0).then_some(now + SWEEP);
+    }
+}
+
+/// Tells the guest that the host could not deliver a datagram, as far as its payload is known.
+fn lost(link: &mut Link, ends: Ends, payload: &[u8], error: &io::Error) {
+    tracing::debug!("UDP datagram to {}:{} lost: {error}", ends.addr, ends.port);
+    if let Some(reason) = reach::reason(error) {
+        wire::emit_udp_unreachable(link, ends, payload, reason);
     }
 }

@@ -1,18 +1,24 @@
 //! Telling the guest's frames apart, and building the small ones for it.
 
 use super::link::Link;
-use super::{DNS, GATEWAY, GUEST, PREFIX};
+use super::reach::is_local;
+use super::{DNS, GATEWAY, GUEST};
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
-    ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol, Icmpv4Packet,
-    Icmpv4Repr, IpAddress, IpProtocol, Ipv4Packet, Ipv4Repr, TcpPacket, UdpPacket, UdpRepr,
+    ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol, Icmpv4DstUnreachable,
+    Icmpv4Packet, Icmpv4Repr, IpAddress, IpProtocol, Ipv4Packet, Ipv4Repr, TcpPacket, UdpPacket, UdpRepr,
 };
 use std::net::Ipv4Addr;
 
 /// Hop limit of packets that start here.
 const HOP_LIMIT: u8 = 64;
+/// Bytes of a UDP header.
+const UDP_HEADER: usize = 8;
+/// Bytes of a packet's payload that come back in the message that it leads nowhere: such messages have
+/// 576 bytes at most (RFC 1812, 4.3.2.3), 56 of them headers.
+const QUOTED: usize = 512;
 /// Bytes of the headers of a UDP datagram: IPv4 without options, UDP.
-const UDP_HEADERS: usize = 28;
+const UDP_HEADERS: usize = 20 + UDP_HEADER;
 
 /// The two ends of a TCP connection or UDP flow, as the guest sees them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -47,14 +53,11 @@ pub(super) enum Inbound<'a> {
     Icmp(Ipv4Addr, &'a [u8]),
 }
 
-/// Whether packets from the guest may have this destination.
-fn is_destination(addr: Ipv4Addr) -> bool {
-    let network = u32::MAX << (32 - PREFIX);
-    let local = addr.to_bits() & network == GATEWAY.to_bits() & network;
-    if local {
-        return addr == GATEWAY || addr == DNS;
-    }
-    !(addr.is_multicast() || addr.is_loopback() || addr.octets()[0] == 0 || addr.octets()[0] >= 240)
+/// Whether a packet goes to many, or to nobody at all: it is dropped without an answer, as on every
+/// network (RFC 1122, 3.2.2).
+fn is_unanswered(addr: Ipv4Addr) -> bool {
+    let to_all = is_local(addr) && matches!(addr.octets()[3], 0 | 255);
+    to_all || addr.is_multicast() || addr.is_broadcast() || addr.is_unspecified() || addr == GUEST
 }
 
 /// Judges a frame; `None` if it is of no use here.
@@ -88,7 +91,7 @@ fn parse_ipv4(bytes: &[u8]) -> Option<Inbound<'_>> {
             return ours.then(|| Inbound::Dhcp(datagram.payload()));
         }
     }
-    if from != GUEST || !is_destination(to) {
+    if from != GUEST || is_unanswered(to) {
         return None;
     }
     match packet.next_header() {
@@ -120,9 +123,9 @@ pub(super) fn answer_arp(link: &mut Link, request: &ArpRepr, gateway: EthernetAd
     else {
         return;
     };
-    // Everybody but the gateway and the name server is silent, so that a guest
-    // that probes for its own address finds it free.
-    if target_protocol_addr != GATEWAY && target_protocol_addr != DNS {
+    // The guest's own address is silent: a guest that probes for it finds it free. All others are
+    // answered for, so that what is sent to nobody comes here and is refused at once.
+    if !is_local(target_protocol_addr) || is_unanswered(target_protocol_addr) {
         return;
     }
     let reply = ArpRepr::EthernetIpv4 {
@@ -151,6 +154,53 @@ pub(super) fn answer_ping(link: &mut Link, to: Ipv4Addr, message: &[u8]) {
     emit_ip(link, to, GUEST, IpProtocol::Icmp, reply.buffer_len(), |bytes| {
         reply.emit(&mut Icmpv4Packet::new_unchecked(bytes), &checksums);
     });
+}
+
+/// Tells the guest that a packet of its own leads nowhere. `start` is the beginning of that packet's payload.
+fn emit_unreachable(
+    link: &mut Link,
+    (to, protocol): (Ipv4Addr, IpProtocol),
+    start: &[u8],
+    reason: Icmpv4DstUnreachable,
+) {
+    let header = Ipv4Repr {
+        src_addr: GUEST,
+        dst_addr: to,
+        next_header: protocol,
+        payload_len: start.len(),
+        hop_limit: HOP_LIMIT,
+    };
+    let message = Icmpv4Repr::DstUnreachable { reason, header, data: start };
+    // A port is refused by the host that it is on, everything else by the gateway.
+    let from = if reason == Icmpv4DstUnreachable::PortUnreachable { to } else { GATEWAY };
+    emit_ip(link, from, GUEST, IpProtocol::Icmp, message.buffer_len(), |bytes| {
+        // A router that knows the largest packet names it here. Nobody does, and 0 says so (RFC 1191, 4).
+        bytes[4..8].fill(0);
+        message.emit(&mut Icmpv4Packet::new_unchecked(bytes), &ChecksumCapabilities::ignored());
+    });
+}
+
+/// The same for a datagram of a flow, as far as its payload is known.
+pub(super) fn emit_udp_unreachable(
+    link: &mut Link,
+    ends: Ends,
+    payload: &[u8],
+    reason: Icmpv4DstUnreachable,
+) {
+    let mut start = vec![0; UDP_HEADER + payload.len().min(QUOTED)];
+    start[UDP_HEADER..].copy_from_slice(&payload[..payload.len().min(QUOTED)]);
+    let mut header = UdpPacket::new_unchecked(&mut start[..]);
+    header.set_src_port(ends.guest);
+    header.set_dst_port(ends.port);
+    header.set_len((UDP_HEADER + payload.len()) as u16);
+    emit_unreachable(link, (ends.addr, IpProtocol::Udp), &start, reason);
+}
+
+/// The same for a segment: a whole IP packet.
+pub(super) fn emit_tcp_unreachable(link: &mut Link, packet: &[u8], reason: Icmpv4DstUnreachable) {
+    let Ok(packet) = Ipv4Packet::new_checked(packet) else { return };
+    let start = packet.payload();
+    emit_unreachable(link, (packet.dst_addr(), IpProtocol::Tcp), &start[..start.len().min(QUOTED)], reason);
 }
 
 /// Queues an IP packet.

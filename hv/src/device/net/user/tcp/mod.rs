@@ -22,6 +22,7 @@ mod published;
 mod stack;
 
 use super::link::{Link, Port};
+use super::reach::Reach;
 use super::slab::Slab;
 use super::wire::{Ends, Flags};
 use super::{DNS, GATEWAY, GUEST, TCP_KEY};
@@ -35,7 +36,7 @@ use stack::Stack;
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 /// Connections at a time, both directions together. Further ones of the guest
@@ -91,13 +92,14 @@ pub(super) struct Tcp {
     timers: BTreeSet<(Instant, u32)>,
     spare: Vec<Side>,
     published: Vec<Published>,
+    reach: Reach,
     nameserver: Option<SocketAddr>,
     next_port: u16,
     io: Option<Registrar>,
 }
 
 impl Tcp {
-    pub(super) fn new(mtu: u16, nameserver: Option<SocketAddr>) -> Self {
+    pub(super) fn new(mtu: u16, reach: Reach, nameserver: Option<SocketAddr>) -> Self {
         Tcp {
             stack: Stack::new(mtu),
             conns: Slab::new(MAX_CONNECTIONS),
@@ -106,6 +108,7 @@ impl Tcp {
             timers: BTreeSet::new(),
             spare: Vec::new(),
             published: Vec::new(),
+            reach,
             nameserver,
             next_port: FIRST_PORT,
             io: None,
@@ -165,13 +168,12 @@ impl Tcp {
 
     /// Connects to where the guest wants to.
     fn dial(&mut self, ends: Ends, packet: &[u8], link: &mut Link, now: Instant) {
-        let host = self
-            .target(ends)
-            .filter(|_| !self.conns.is_full())
-            .and_then(|target| mio::net::TcpStream::connect(target).ok());
-        let Some(host) = host else {
-            self.stack.refuse(packet, link, now);
-            return;
+        let host = match self.target(ends) {
+            Some(target) if !self.conns.is_full() => match mio::net::TcpStream::connect(target) {
+                Ok(host) => host,
+                Err(error) => return self.stack.refuse_for(&error, packet, link, now),
+            },
+            _ => return self.stack.refuse(packet, link, now),
         };
         let stage = Stage::Dialing { syn: packet.into() };
         let conn = Conn::new(ends, self.side(), host, stage, None, now + DIAL_TIME);
@@ -182,12 +184,10 @@ impl Tcp {
 
     /// Where on the host's side a destination of the guest is.
     fn target(&self, ends: Ends) -> Option<SocketAddr> {
-        match ends.addr {
-            GATEWAY => Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), ends.port)),
-            DNS if ends.port == 53 => self.nameserver,
-            DNS => None,
-            addr => Some(SocketAddr::new(IpAddr::V4(addr), ends.port)),
+        if (ends.addr, ends.port) == (DNS, 53) {
+            return self.nameserver;
         }
+        Some(SocketAddr::new(IpAddr::V4(self.reach.target(ends.addr).ok()?), ends.port))
     }
 
     fn side(&mut self) -> Side {
@@ -298,8 +298,13 @@ impl Tcp {
                     conn.stage = Stage::Coupled;
                     conn.advance(&mut self.stack, link, now)
                 }
-                _ => {
-                    self.stack.refuse(syn, link, now);
+                Err(error) => {
+                    self.stack.refuse_for(&error, syn, link, now);
+                    Verdict::Over { orderly: false }
+                }
+                // The host is still at it, and has had its time.
+                Ok(_) => {
+                    self.stack.refuse_for(&io::ErrorKind::TimedOut.into(), syn, link, now);
                     Verdict::Over { orderly: false }
                 }
             },

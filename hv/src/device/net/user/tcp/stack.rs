@@ -4,12 +4,14 @@ use super::GATEWAY;
 use super::conn::Side;
 use super::{GUEST, IpAddress, IpEndpoint, IpListenEndpoint};
 use crate::device::net::user::link::{Link, Port, capabilities};
-use crate::device::net::user::wire::Ends;
+use crate::device::net::user::reach;
+use crate::device::net::user::wire::{self, Ends};
 use smoltcp::iface::{Config, Interface, SocketSet};
 use smoltcp::phy::{Device, DeviceCapabilities};
 use smoltcp::socket::tcp::ConnectError;
-use smoltcp::wire::{HardwareAddress, IpCidr};
+use smoltcp::wire::{HardwareAddress, Icmpv4DstUnreachable, IpCidr};
 use std::hash::{BuildHasher, RandomState};
+use std::io;
 use std::time::{Duration, Instant};
 
 /// A socket that claims to be due now, but was just served, is looked at again
@@ -72,6 +74,16 @@ impl Stack {
     pub(super) fn refuse(&mut self, packet: &[u8], link: &mut Link, now: Instant) {
         let mut port = Port { packet: Some(packet), link };
         self.iface.poll_ingress_single(self.at(now), &mut port, &mut self.nobody);
+    }
+
+    /// Refuses a connection for what connecting on the host ended with. A reset says that nobody listens; if there
+    /// is more to say, it comes first, for those who hear such messages.
+    pub(super) fn refuse_for(&mut self, error: &io::Error, packet: &[u8], link: &mut Link, now: Instant) {
+        match reach::reason(error) {
+            Some(Icmpv4DstUnreachable::PortUnreachable) | None => {}
+            Some(reason) => wire::emit_tcp_unreachable(link, packet, reason),
+        }
+        self.refuse(packet, link, now);
     }
 
     /// Makes a socket connect to the guest.

@@ -216,3 +216,17 @@ fn nothing_is_due_when_nothing_happens() {
     let due = rig.net.poll(now);
     assert!(due.is_none_or(|at| at > now + Duration::from_millis(100)), "an idle connection spins");
 }
+
+#[test]
+fn what_leads_nowhere_is_reset_at_once() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let mut rig = Rig::new(UserConfig { host_loopback: false, ..config() });
+    for to in [GATEWAY, Ipv4Addr::LOCALHOST, Ipv4Addr::new(0, 0, 0, 1), Ipv4Addr::new(10, 0, 2, 77), DNS] {
+        let handle = rig.connect(to, port);
+        rig.until("a reset", |rig| rig.tcp(handle).state() == State::Closed);
+    }
+    assert_eq!(rig.net.tcp.len(), 0);
+    assert!(listener.accept().is_err(), "it came through");
+}
