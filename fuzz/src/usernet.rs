@@ -92,8 +92,9 @@ fn drive(world: &World, bytes: &[u8]) {
         mac: MAC,
         mtu: if flags & 1 == 0 { 1500 } else { user::DEFAULT_MTU },
         publish: if flags & 2 == 0 { Vec::new() } else { vec![publish(false), publish(true)] },
-        nameservers: if flags & 4 == 0 { Vec::new() } else { vec![nowhere] },
+        nameservers: Some(if flags & 4 == 0 { Vec::new() } else { vec![nowhere] }),
         host_loopback: flags & 8 == 0,
+        ..UserConfig::new(MAC)
     })
     .expect("a network");
     let poll = Poll::new().expect("a poll");

@@ -158,8 +158,11 @@ fn name_server(name: &'static str) -> SocketAddr {
 /// Runs probe in this process, on a network with this name server.
 fn probe_with_name_server(server: SocketAddr, arguments: &[&str]) -> (Outcome, String) {
     let engine = hv_tests::engine(0);
-    let config =
-        UserConfig { nameservers: vec![server], host_loopback: true, ..UserConfig::new([2, 0, 0, 0, 0, 1]) };
+    let config = UserConfig {
+        nameservers: Some(vec![server]),
+        host_loopback: true,
+        ..UserConfig::new([2, 0, 0, 0, 0, 1])
+    };
     let output = Buffer::default();
     let mut builder = Builder::new(Image::open(&guest("probe")).unwrap())
         .output(output.clone())

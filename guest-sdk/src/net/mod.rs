@@ -10,24 +10,26 @@
 //! })?;
 //! ```
 //!
-//! Sockets, addresses and name look-ups are [`embassy_net`]'s own.
+//! Sockets and addresses are [`embassy_net`]'s own. [`resolve`] looks names up.
 
 mod buffers;
 mod device;
+mod resolve;
+mod udp;
 
 pub use buffers::buffer;
 pub use embassy_net::tcp::{Error as TcpError, TcpSocket};
 pub use embassy_net::udp::UdpSocket;
 pub use embassy_net::{IpAddress, IpEndpoint, Ipv4Address, Stack};
+pub use resolve::{ResolveError, resolve};
+pub use udp::{BoundUdpSocket, udp};
 
 use crate::console::devices;
 use crate::generation::{changed_from, generation};
 use crate::{executor, random, rt};
 use alloc::boxed::Box;
 use alloc::rc::Rc;
-use alloc::vec;
 use device::{Device, Identity};
-use embassy_net::udp::PacketMetadata;
 use embassy_net::{Config, ConfigV4, Ipv4Cidr, StackResources, StaticConfigV4};
 use embassy_time::{Duration, with_timeout};
 use hv_abi::device::{Config as _, DeviceInfo};
@@ -209,22 +211,4 @@ async fn connections<H>(
             let _ = with_timeout(LINGER, socket.flush()).await;
         }
     }
-}
-
-/// A UDP socket on a port, with room for this many bytes and datagrams each way.
-///
-/// # Errors
-///
-/// [`Error::NoMemory`] if the heap has no room for the buffers.
-pub fn udp(
-    stack: Stack<'static>,
-    port: u16,
-    bytes: usize,
-    datagrams: usize,
-) -> Result<UdpSocket<'static>, Error> {
-    let metadata = || Box::leak(vec![PacketMetadata::EMPTY; datagrams].into_boxed_slice());
-    let (receive, send) = (buffer(bytes).ok_or(Error::NoMemory)?, buffer(bytes).ok_or(Error::NoMemory)?);
-    let mut socket = UdpSocket::new(stack, metadata(), receive, metadata(), send);
-    socket.bind(port).expect("a new socket on a port that is not 0");
-    Ok(socket)
 }

@@ -234,6 +234,8 @@ const IO: &[Row] = &[
     socket(libc::AF_INET, "AF_INET", STREAM, "TCP connections of the guest"),
     socket(libc::AF_INET, "AF_INET", DATAGRAM, "UDP flows of the guest, its questions to name servers"),
     socket(libc::AF_INET6, "AF_INET6", DATAGRAM, "the guest's questions to name servers"),
+    socket(libc::AF_INET6, "AF_INET6", STREAM, "the guest's connections to name servers"),
+    any(S::pread64, "the list of name servers, which may have changed"),
     any(S::bind, "UDP flows of the guest"),
     any(S::connect, "connections of the guest"),
     with(S::accept4, 3, 0x80800, "SOCK_NONBLOCK | SOCK_CLOEXEC", "connections to published ports"),

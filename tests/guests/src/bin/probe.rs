@@ -4,7 +4,6 @@
 
 use hv_guest::block::{self, Disk};
 use hv_guest::embassy_futures::join::join;
-use hv_guest::embassy_net::dns::DnsQueryType;
 use hv_guest::embedded_io_async::Write;
 use hv_guest::net::{self, IpEndpoint, Stack, TcpSocket};
 use hv_guest::prelude::*;
@@ -33,7 +32,9 @@ fn main() -> u8 {
         "disk-errors" => disk_errors(),
         "disk-log" => disk_log(),
         "files" => files(),
-        "net-get" | "net-udp" | "net-echo" => return network(what, &args.collect::<Vec<_>>()),
+        "net-get" | "net-udp" | "net-echo" | "net-resolve" | "net-longest" => {
+            return network(what, &args.collect::<Vec<_>>());
+        }
         _ => {
             println!("no such probe: {what}");
             return 2;
@@ -232,12 +233,16 @@ fn network(what: &str, arguments: &[&str]) -> u8 {
     let talk = async {
         let stack = net::up(hv_guest::executor::spawner()).await.map_err(|error| error.to_string())?;
         println!("address {}", stack.config_v4().ok_or("no address")?.address);
-        let found = stack.dns_query(host, DnsQueryType::A).await;
-        let address = *found.map_err(|error| format!("{host}: {error:?}"))?.first().ok_or("no address")?;
-        let server = IpEndpoint::new(address, port);
+        let found = net::resolve(stack, host).await.map_err(|error| format!("{host}: {error}"))?;
+        let server = IpEndpoint::new(found[0].into(), port);
         match what {
             "net-get" => get(stack, server).await.map_err(|error| format!("{error:?}")),
             "net-udp" => udp(stack, server, rest.as_bytes()).await,
+            "net-longest" => longest(stack, server).await,
+            "net-resolve" => {
+                println!("{} addresses, the last is {}", found.len(), found[found.len() - 1]);
+                Ok(())
+            }
             _ => echo(stack, server, rest.parse().unwrap_or(1)).await,
         }
     };
@@ -283,6 +288,20 @@ async fn udp(stack: Stack<'static>, server: IpEndpoint, text: &[u8]) -> Result<(
             return Ok(());
         }
     }
+}
+
+/// Sends a datagram that is too long, and then the longest there is.
+async fn longest(stack: Stack<'static>, server: IpEndpoint) -> Result<(), String> {
+    let socket = net::udp(stack, 5000, 64 << 10, 4).map_err(|error| error.to_string())?;
+    let bytes = vec![7; socket.max_payload() + 1];
+    println!("{} bytes: {:?}", bytes.len(), socket.send_to(&bytes, server).await);
+    // Of embassy-net's own socket, which does not know the limit.
+    println!("{} bytes: {:?}", bytes.len(), (*socket).send_to(&bytes, server).await);
+    println!("{} bytes: {:?}", bytes.len() - 1, socket.send_to(&bytes[1..], server).await);
+    let mut answer = [0; 16];
+    let (count, _) = socket.recv_from(&mut answer).await.map_err(|error| format!("{error:?}"))?;
+    println!("the server had {}", String::from_utf8_lossy(&answer[..count]));
+    Ok(())
 }
 
 /// Sends so many MiB to a server that returns them, and compares.

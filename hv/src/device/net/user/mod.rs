@@ -5,7 +5,7 @@
 //!
 //! ```text
 //!                    10.0.2.2  gateway: ARP, DHCP, ping; the host's 127.0.0.1 if that is opened
-//! guest 10.0.2.15 ── 10.0.2.3  name server: passes on to those of /etc/resolv.conf
+//! guest 10.0.2.15 ── 10.0.2.3  name server: the host's /etc/hosts, then those of its /etc/resolv.conf
 //!                    anything  TCP and UDP, by sockets of the host
 //! ```
 //!
@@ -49,7 +49,7 @@ use reach::Reach;
 use smoltcp::wire::EthernetAddress;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::PathBuf;
 use std::time::Instant;
 use wire::Inbound;
 
@@ -89,8 +89,13 @@ pub struct UserConfig {
     pub mtu: u16,
     /// Ports of the host that lead to the guest.
     pub publish: Vec<Publish>,
-    /// Where DNS queries go, in this order; at most three. None: they fail.
-    pub nameservers: Vec<SocketAddr>,
+    /// Where DNS queries go, in this order; at most three. `Some` of an empty list: they fail.
+    /// `None`: to those of `resolv_conf`, which is followed when it changes.
+    pub nameservers: Option<Vec<SocketAddr>>,
+    /// The host's list of name servers, `/etc/resolv.conf`.
+    pub resolv_conf: PathBuf,
+    /// Names that the host knows without a name server, `/etc/hosts`; read once.
+    pub hosts: PathBuf,
     /// Whether the guest reaches services on the host's loopback interface, at [`GATEWAY`]. Services there
     /// mostly trust whoever connects; so this is off unless somebody wants it. Addresses of the host's
     /// other interfaces are reached in any case, as by any program of the host.
@@ -105,7 +110,9 @@ impl UserConfig {
             mac,
             mtu: DEFAULT_MTU,
             publish: Vec::new(),
-            nameservers: dns::host_servers(Path::new("/etc/resolv.conf")),
+            nameservers: None,
+            resolv_conf: "/etc/resolv.conf".into(),
+            hosts: "/etc/hosts".into(),
             host_loopback: false,
         }
     }
@@ -128,7 +135,7 @@ impl UserNet {
     pub fn new(config: UserConfig) -> Result<Self, BindError> {
         let mtu = config.mtu.clamp(MIN_MTU, MAX_MTU);
         let reach = Reach { host_loopback: config.host_loopback };
-        let mut tcp = tcp::Tcp::new(mtu, reach, config.nameservers.first().copied());
+        let mut tcp = tcp::Tcp::new(mtu, reach);
         let mut udp = udp::Udp::new(reach);
         let mut published = Vec::new();
         for publish in config.publish {
@@ -153,7 +160,7 @@ impl UserNet {
             link: Link::new(config.mac, GATEWAY_MAC, mtu),
             tcp,
             udp,
-            dns: dns::Dns::new(config.nameservers),
+            dns: dns::Dns::new(config.nameservers, &config.resolv_conf, &config.hosts),
             published,
             now: Instant::now(),
         })
@@ -186,7 +193,12 @@ impl Network for UserNet {
         let link = &mut self.link;
         match wire::parse(frame) {
             None => {}
-            Some(Inbound::Tcp(ends, flags, packet)) => self.tcp.segment(ends, flags, packet, link, now),
+            Some(Inbound::Tcp(ends, flags, packet)) => {
+                if ends.addr == DNS && flags.syn {
+                    self.tcp.set_nameservers(self.dns.servers());
+                }
+                self.tcp.segment(ends, flags, packet, link, now);
+            }
             Some(Inbound::Udp(ends, payload)) if (ends.addr, ends.port) == (DNS, 53) => {
                 self.dns.query(ends.guest, payload, link, now);
             }

@@ -242,6 +242,11 @@ pub(super) fn emit_udp(
     });
 }
 
+/// The longest payload of a UDP datagram to the guest.
+pub(super) fn max_datagram(link: &Link) -> usize {
+    link.mtu() - UDP_HEADERS
+}
+
 /// Queues a UDP datagram of a flow for the guest.
 pub(super) fn emit_datagram(link: &mut Link, ends: Ends, payload: &[u8]) {
     emit_udp(link, (ends.addr, ends.port), (GUEST, ends.guest), payload.len(), |bytes| {

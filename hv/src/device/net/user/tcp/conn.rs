@@ -38,7 +38,11 @@ impl Side {
 /// What a connection is about to do.
 pub(super) enum Stage {
     /// The host connects on the guest's behalf; the guest's SYN waits here.
-    Dialing { syn: Box<[u8]> },
+    Dialing {
+        syn: Box<[u8]>,
+        /// Targets that were tried, this one included: name servers are several.
+        tried: usize,
+    },
     /// The guest refused a published connection; it is offered again at this time.
     Refused { again: Instant },
     /// The two sockets are coupled (the guest's may still be in its handshake).
@@ -53,6 +57,8 @@ pub(super) enum Verdict {
     Blocked,
     /// It is over. A reset goes to the host's side unless it ended in order.
     Over { orderly: bool },
+    /// The host could not connect where the guest wants to.
+    NotDialed(io::Error),
     /// The guest refused it.
     TurnedDown,
 }

@@ -52,6 +52,8 @@ const SEND_BUFFER: usize = 256 << 10;
 const SPARE_SIDES: usize = 128;
 /// How long the host has to connect where the guest wants to.
 const DIAL_TIME: Duration = Duration::from_secs(60);
+/// The same for a name server, as the C library has it.
+const NAME_SERVER_TIME: Duration = Duration::from_secs(5);
 /// How long a guest that does not answer is asked to take a published connection.
 const OFFER_TIME: Duration = Duration::from_secs(30);
 /// How long a published connection is offered again to a guest that refuses
@@ -93,13 +95,14 @@ pub(super) struct Tcp {
     spare: Vec<Side>,
     published: Vec<Published>,
     reach: Reach,
-    nameserver: Option<SocketAddr>,
+    /// Where connections to the name server lead, the first that answers.
+    nameservers: Vec<SocketAddr>,
     next_port: u16,
     io: Option<Registrar>,
 }
 
 impl Tcp {
-    pub(super) fn new(mtu: u16, reach: Reach, nameserver: Option<SocketAddr>) -> Self {
+    pub(super) fn new(mtu: u16, reach: Reach) -> Self {
         Tcp {
             stack: Stack::new(mtu),
             conns: Slab::new(MAX_CONNECTIONS),
@@ -109,7 +112,7 @@ impl Tcp {
             spare: Vec::new(),
             published: Vec::new(),
             reach,
-            nameserver,
+            nameservers: Vec::new(),
             next_port: FIRST_PORT,
             io: None,
         }
@@ -124,6 +127,12 @@ impl Tcp {
     #[cfg(test)]
     pub(super) fn is_refused(&self) -> bool {
         self.conns.iter().any(|(_, conn)| matches!(conn.stage, Stage::Refused { .. }))
+    }
+
+    /// Says where connections to the name server lead.
+    pub(super) fn set_nameservers(&mut self, servers: &[SocketAddr]) {
+        self.nameservers.clear();
+        self.nameservers.extend_from_slice(servers);
     }
 
     /// Takes a segment of the guest: a whole IP packet, whose ends and flags are these.
@@ -168,26 +177,65 @@ impl Tcp {
 
     /// Connects to where the guest wants to.
     fn dial(&mut self, ends: Ends, packet: &[u8], link: &mut Link, now: Instant) {
-        let host = match self.target(ends) {
-            Some(target) if !self.conns.is_full() => match mio::net::TcpStream::connect(target) {
-                Ok(host) => host,
-                Err(error) => return self.stack.refuse_for(&error, packet, link, now),
-            },
-            _ => return self.stack.refuse(packet, link, now),
+        if self.conns.is_full() {
+            return self.stack.refuse(packet, link, now);
+        }
+        let (host, tried) = match self.connect(ends, 0) {
+            Ok(host) => host,
+            Err(error) => return self.stack.refuse_for(&error, packet, link, now),
         };
-        let stage = Stage::Dialing { syn: packet.into() };
-        let conn = Conn::new(ends, self.side(), host, stage, None, now + DIAL_TIME);
+        let stage = Stage::Dialing { syn: packet.into(), tried };
+        let conn = Conn::new(ends, self.side(), host, stage, None, now + dial_time(ends));
         if self.add(conn).is_err() {
             self.stack.refuse(packet, link, now);
         }
     }
 
-    /// Where on the host's side a destination of the guest is.
-    fn target(&self, ends: Ends) -> Option<SocketAddr> {
-        if (ends.addr, ends.port) == (DNS, 53) {
-            return self.nameserver;
+    /// Begins to connect on the host's side, to the first target from `first` on that allows it; and how many are done with.
+    fn connect(&self, ends: Ends, first: usize) -> io::Result<(mio::net::TcpStream, usize)> {
+        let reached;
+        let targets = if is_name_server(ends) {
+            &self.nameservers[..]
+        } else {
+            // Nobody listens there, as far as the guest is concerned.
+            let addr = self.reach.target(ends.addr).map_err(|_| io::ErrorKind::ConnectionRefused)?;
+            reached = [SocketAddr::new(IpAddr::V4(addr), ends.port)];
+            &reached
+        };
+        let mut result = Err(io::ErrorKind::ConnectionRefused.into());
+        for (n, target) in targets.iter().enumerate().skip(first) {
+            result = mio::net::TcpStream::connect(*target).map(|host| (host, n + 1));
+            if result.is_ok() {
+                break;
+            }
         }
-        Some(SocketAddr::new(IpAddr::V4(self.reach.target(ends.addr).ok()?), ends.port))
+        result
+    }
+
+    /// The host could not connect: there may be another target, or else the guest is told.
+    fn not_dialed(&mut self, id: u32, error: &io::Error, link: &mut Link, now: Instant) {
+        let Some(Conn { ends, stage: Stage::Dialing { tried, .. }, .. }) = self.conns.get(id) else { return };
+        let (ends, tried) = (*ends, *tried);
+        let mut next = self.connect(ends, tried).ok();
+        if let (Some((host, _)), Some(io)) = (&mut next, &self.io)
+            && io.register(host, TCP_KEY | id, Interest::READABLE | Interest::WRITABLE).is_err()
+        {
+            next = None;
+        }
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        match (next, &mut conn.stage) {
+            (Some((host, done)), Stage::Dialing { tried, .. }) => {
+                *tried = done;
+                conn.host = host;
+                conn.give_up = now + dial_time(ends);
+                self.set_timer(id, now + dial_time(ends));
+            }
+            (_, Stage::Dialing { syn, .. }) => {
+                self.stack.refuse_for(error, syn, link, now);
+                self.remove(id);
+            }
+            _ => {}
+        }
     }
 
     fn side(&mut self) -> Side {
@@ -289,8 +337,10 @@ impl Tcp {
         let Some(conn) = self.conns.get_mut(id) else { return };
         conn.queued = false;
         let verdict = match &conn.stage {
-            Stage::Dialing { syn } => match conn.dialed() {
+            Stage::Dialing { syn, .. } => match conn.dialed() {
                 Ok(false) if now < conn.give_up => Verdict::Keep(Some(conn.give_up)),
+                Ok(false) => Verdict::NotDialed(io::ErrorKind::TimedOut.into()),
+                Err(error) => Verdict::NotDialed(error),
                 Ok(true) if listen(&mut conn.side, conn.ends).is_ok() => {
                     let mut port = Port { packet: Some(syn), link };
                     let at = self.stack.at(now);
@@ -298,13 +348,8 @@ impl Tcp {
                     conn.stage = Stage::Coupled;
                     conn.advance(&mut self.stack, link, now)
                 }
-                Err(error) => {
-                    self.stack.refuse_for(&error, syn, link, now);
-                    Verdict::Over { orderly: false }
-                }
-                // The host is still at it, and has had its time.
-                Ok(_) => {
-                    self.stack.refuse_for(&io::ErrorKind::TimedOut.into(), syn, link, now);
+                Ok(true) => {
+                    self.stack.refuse(syn, link, now);
                     Verdict::Over { orderly: false }
                 }
             },
@@ -325,6 +370,7 @@ impl Tcp {
                 conn.queued = true;
                 self.work.push_front(id);
             }
+            Verdict::NotDialed(error) => self.not_dialed(id, &error, link, now),
             Verdict::TurnedDown => self.turned_down(id, now),
             Verdict::Over { orderly } => {
                 if !orderly {
@@ -334,6 +380,16 @@ impl Tcp {
             }
         }
     }
+}
+
+/// Whether a connection is one to the name server.
+fn is_name_server(ends: Ends) -> bool {
+    (ends.addr, ends.port) == (DNS, 53)
+}
+
+/// How long the host has to connect: one name server is not waited for while there are others.
+fn dial_time(ends: Ends) -> Duration {
+    if is_name_server(ends) { NAME_SERVER_TIME } else { DIAL_TIME }
 }
 
 /// Makes a socket accept the connection with these ends.

@@ -79,7 +79,7 @@ struct Rig {
 }
 
 fn config() -> UserConfig {
-    UserConfig { nameservers: Vec::new(), host_loopback: true, ..UserConfig::new(MAC) }
+    UserConfig { nameservers: Some(Vec::new()), host_loopback: true, ..UserConfig::new(MAC) }
 }
 
 impl Rig {
