@@ -190,6 +190,104 @@ fn names_are_looked_up_by_the_hosts_name_server() {
     assert!(matches!(outcome, Outcome::Exited(1)) && text.contains("host.example"), "{outcome:?}\n{text}");
 }
 
+/// A name server with as many addresses for each name as no datagram of 512 bytes holds.
+fn many_addresses(address: &str, port: u16) -> SocketAddr {
+    let answer = |query: &[u8]| {
+        let mut answer = [&query[..2], &[0x81, 0x80, 0, 1, 0, 100, 0, 0, 0, 0], &query[12..]].concat();
+        for n in 0..100 {
+            answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, n]);
+        }
+        answer
+    };
+    let (udp, tcp) = eventually("a port that is free for both", || {
+        let udp = UdpSocket::bind((address, port)).ok()?;
+        let tcp = TcpListener::bind(udp.local_addr().ok()?).ok()?;
+        Some((udp, tcp))
+    });
+    let server = udp.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let mut query = [0; 512];
+        while let Ok((count, from)) = udp.recv_from(&mut query) {
+            let _ = udp.send_to(&answer(&query[..count]), from);
+        }
+    });
+    std::thread::spawn(move || {
+        for mut stream in tcp.incoming().flatten() {
+            let mut len = [0; 2];
+            stream.read_exact(&mut len).unwrap();
+            let mut query = vec![0; u16::from_be_bytes(len).into()];
+            stream.read_exact(&mut query).unwrap();
+            let answer = answer(&query);
+            stream.write_all(&[&(answer.len() as u16).to_be_bytes(), &answer[..]].concat()).unwrap();
+        }
+    });
+    server
+}
+
+#[test]
+fn an_answer_that_is_too_long_for_udp_comes_over_tcp() {
+    if !can_run_guests() {
+        return;
+    }
+    let server = many_addresses("127.0.0.1", 0);
+    let (outcome, text) = probe_with_name_server(server, &["net-resolve", "many.example", "0"]);
+    assert!(matches!(outcome, Outcome::Exited(0)), "{outcome:?}\n{text}");
+    assert!(text.ends_with("100 addresses, the last is 192.0.2.99\n"), "{text}");
+}
+
+/// The command in its jail, with the host's own files and an IPv6 name server, in namespaces of the test's own.
+#[test]
+fn the_hosts_files_say_whom_to_ask() {
+    if !can_run_guests() || !has_tools(&["ip", "mount"]) {
+        return;
+    }
+    // SAFETY: no memory is passed.
+    if unsafe { libc::geteuid() } != 0 {
+        println!("skipped: needs root");
+        return;
+    }
+    let folder = tempfile::TempDir::new().unwrap();
+    let files = ["resolv.conf", "hosts"].map(|name| folder.path().join(name));
+    fs::write(&files[0], "nameserver ::1\noptions timeout:60\n").unwrap();
+    fs::write(&files[1], "192.0.2.7 listed.example\n").unwrap();
+    let inside = std::thread::spawn(move || {
+        // SAFETY: no memory is passed; only this thread, and what it starts, is somewhere else from now on.
+        let moved = unsafe { libc::unshare(libc::CLONE_NEWNET | libc::CLONE_NEWNS) };
+        assert_eq!(moved, 0, "{}", std::io::Error::last_os_error());
+        tool(Command::new("mount").args(["--make-rprivate", "/"]));
+        for (file, name) in files.iter().zip(["/etc/resolv.conf", "/etc/hosts"]) {
+            tool(Command::new("mount").arg("--bind").arg(file).arg(name));
+        }
+        tool(Command::new("ip").args(["link", "set", "lo", "up"]));
+        assert_eq!(many_addresses("::1", 53).port(), 53);
+        let asked = |name: &str| ran("probe", &["--net"], &["net-resolve", name, "0"]).expect(0).text();
+        let text = asked("many.example");
+        assert!(text.ends_with("100 addresses, the last is 192.0.2.99\n"), "{text}");
+        let text = asked("Listed.Example");
+        assert!(text.ends_with("1 addresses, the last is 192.0.2.7\n"), "{text}");
+    });
+    if let Err(panic) = inside.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+#[test]
+fn a_datagram_that_is_too_long_is_an_error() {
+    if !can_run_guests() {
+        return;
+    }
+    let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let port = server.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        let (count, from) = server.recv_from(&mut [0; 65_536]).unwrap();
+        server.send_to(count.to_string().as_bytes(), from).unwrap();
+    });
+    let arguments = ["net-longest", "10.0.2.2", &port.to_string()];
+    let text = ran("probe", &["--net=user,host=allow"], &arguments).expect(0).text();
+    assert!(text.contains("\n32727 bytes: Err(PacketTooLarge)\n"), "{text}");
+    assert!(text.ends_with("\n32726 bytes: Ok(())\nthe server had 32726\n"), "{text}");
+}
+
 /// The lines that tshark prints of a capture: these fields of the packets that pass the filter.
 fn tshark(file: &str, filter: &str, fields: &[&str]) -> Vec<String> {
     let mut tshark = Command::new("tshark");

@@ -23,6 +23,8 @@ mod hostile;
 mod kv;
 #[path = "limits.rs"]
 mod limits;
+#[path = "manners.rs"]
+mod manners;
 #[path = "net.rs"]
 mod net;
 #[path = "run.rs"]

@@ -235,11 +235,6 @@ impl Drop for Received<'_> {
 impl embassy_net_driver::TxToken for Sending<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, write: F) -> R {
         let Transmit { queue, free, unrung } = self.0;
-        // A datagram that was sent through a socket of embassy-net's, which does not know the limit.
-        if len > queue.pool.size() {
-            log::error!("a packet of {len} bytes is too long for the network and was not sent");
-            return write(&mut alloc::vec![0; len]);
-        }
         let index = free.pop().expect("a token is made only while a buffer is free");
         let result = write(queue.pool.bytes(index as usize, len));
         queue.push(index, len);

@@ -9,7 +9,8 @@ use embassy_net::udp::{PacketMetadata, SendError, UdpMetadata};
 /// Bytes of the headers of a datagram: IPv4 without options, and UDP.
 const HEADERS: usize = 28;
 
-/// A UDP socket on a port of the guest: an [`UdpSocket`] that knows the longest datagram of its network.
+/// A UDP socket on a port of the guest: an [`UdpSocket`] that knows the longest datagram of its network. (By itself
+/// that drops longer ones without a word.)
 pub struct BoundUdpSocket {
     socket: UdpSocket<'static>,
     max_payload: usize,

@@ -16,8 +16,8 @@ use std::time::Duration;
     name = "hv",
     version,
     about,
-    after_help = "Exit codes of hv itself: 1 hv doctor: guests cannot run here, 2 refused, 101 guest crashed, 124 timeout, 130 interrupted, \
-                  141 output closed, 143 terminated, 159 stopped by its jail. All others are the guest's."
+    after_help = "Exit codes of hv itself: 1 hv doctor: guests cannot run here, 2 refused, 74 standard output could not be written, \
+                  101 guest crashed, 124 timeout, 129 hung up, 130 interrupted, 141 output closed, 143 terminated, 159 stopped by its jail. All others are the guest's."
 )]
 pub struct Cli {
     /// Say more on standard error (twice: everything).

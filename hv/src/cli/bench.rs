@@ -13,7 +13,7 @@ use crate::escape::escape;
 use crate::platform::kvm::KvmPlatform;
 use std::error::Error;
 use std::fs::{File, OpenOptions};
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -111,7 +111,7 @@ fn density(args: &BenchArgs) -> Result<u8, Box<dyn Error>> {
 }
 
 fn show(args: &BenchArgs, results: &Results, old: Option<&Results>) -> Result<u8, Box<dyn Error>> {
-    let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let colour = super::colour::on(&std::io::stdout());
     let style = Style { colour };
     let comparison = old.map(|old| compare::Difference::of(old, results));
     print(&match args.format {
@@ -242,7 +242,7 @@ struct ProgressLine {
 
 impl ProgressLine {
     fn new() -> Self {
-        ProgressLine { terminal: std::io::stderr().is_terminal(), said: None }
+        ProgressLine { terminal: super::colour::can_overwrite(&std::io::stderr()), said: None }
     }
 
     fn clear(&self) {

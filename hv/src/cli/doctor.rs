@@ -3,14 +3,14 @@
 use super::args::{DoctorArgs, Format};
 use crate::doctor::{self, text};
 use std::error::Error;
-use std::io::{ErrorKind, IsTerminal, Write};
+use std::io::{ErrorKind, Write};
 
 /// Looks, prints, and returns 0 if guests can run, else 1.
 pub(super) fn run(args: DoctorArgs) -> Result<u8, Box<dyn Error>> {
     let report = doctor::examine();
     let printed = match args.format {
         Format::Text => {
-            let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+            let colour = super::colour::on(&std::io::stdout());
             text::table(&report, colour)
         }
         Format::Json => serde_json::to_string_pretty(&report)? + "\n",

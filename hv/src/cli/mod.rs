@@ -2,6 +2,7 @@
 
 mod args;
 mod bench;
+mod colour;
 mod doctor;
 mod guests;
 mod jail;
@@ -21,9 +22,9 @@ pub use args::{
 use crate::escape::escape;
 use crate::limits;
 use clap::error::ContextValue;
-use clap::{CommandFactory, Parser};
-use std::ffi::OsStr;
-use std::io::{IsTerminal, Write};
+use clap::{ColorChoice, CommandFactory, FromArgMatches};
+use std::ffi::{OsStr, OsString};
+use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
 
@@ -33,10 +34,15 @@ pub mod exit {
     pub const NO_GUESTS: u8 = 1;
     /// hv refused to start: bad arguments, image, disk, network or host.
     pub const REFUSED: u8 = 2;
+    /// Standard output could not be written: a full disk, a limit; a line on standard error says which. The
+    /// number is that of sysexits.h.
+    pub const OUTPUT_FAILED: u8 = 74;
     /// The guest crashed; the report is on standard error.
     pub const CRASHED: u8 = 101;
     /// `--timeout` ended the guest, as timeout(1) says it.
     pub const TIMEOUT: u8 = 124;
+    /// SIGHUP ended the guest.
+    pub const HUNG_UP: u8 = 129;
     /// Ctrl-C ended the guest.
     pub const INTERRUPTED: u8 = 130;
     /// The reader of standard output went away, as a shell reports SIGPIPE.
@@ -49,13 +55,16 @@ pub mod exit {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match parse(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) => misused(error),
     };
     log(cli.verbose);
     // Asked here: in its jail, hv asks nothing of a terminal.
-    let colour = std::io::stderr().is_terminal();
+    let colour = colour::on(&std::io::stderr());
+    if let Err(error) = signals::survive_file_limits() {
+        return refuse(error.into(), colour);
+    }
     let result = match cli.command {
         Command::Run(args) => run::run(*args),
         Command::Snapshot(args) => snapshot::run(*args),
@@ -65,11 +74,18 @@ pub fn main() -> ExitCode {
         Command::Jail(args) => jail::run(&args),
         Command::Doctor(args) => doctor::run(args),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "hv", &mut std::io::stdout());
-            Ok(0)
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "hv", &mut script);
+            std::io::stdout().write_all(&script).map(|()| 0).map_err(Into::into)
         }
     };
     result.map_or_else(|error| refuse(error, colour), ExitCode::from)
+}
+
+/// The arguments as they are understood; what is said of them is in colour only for those who want it.
+fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    let colour = if colour::is_wanted() { ColorChoice::Auto } else { ColorChoice::Never };
+    Cli::from_arg_matches(&Cli::command().color(colour).try_get_matches_from(arguments)?)
 }
 
 /// Lets clap explain what is wrong, or print its help, and exits as it wants to: with 2 for what is wrong.
@@ -80,8 +96,8 @@ fn misused(error: clap::Error) -> ! {
     if !error.use_stderr() {
         error.exit();
     }
-    let arguments = std::env::args_os().map(|argument| escape(&argument).to_string());
-    let mut error = Cli::try_parse_from(arguments).err().unwrap_or(error);
+    let arguments = std::env::args_os().map(|argument| escape(&argument).to_string().into());
+    let mut error = parse(arguments).err().unwrap_or(error);
     // Values of environment variables are no arguments.
     let values: Vec<_> = error
         .context()

@@ -104,13 +104,22 @@ pub(super) fn foreground(
     })
 }
 
-/// The exit code after a guest that was stopped.
+/// The exit code after a guest that was stopped; says why if nobody else can know.
 pub(super) fn exit_of(stop: Stop, signal: &AtomicI32) -> u8 {
     match stop {
         Stop::Timeout => exit::TIMEOUT,
         Stop::OutputClosed => exit::OUTPUT_CLOSED,
+        Stop::OutputFailed(number) => {
+            let error = std::io::Error::from_raw_os_error(number);
+            let _ = writeln!(
+                std::io::stderr(),
+                "hv: error: standard output cannot be written, and the guest was ended: {error}"
+            );
+            exit::OUTPUT_FAILED
+        }
         Stop::Interrupted | Stop::Dropped => match signal.load(Ordering::SeqCst) {
             signal_hook::consts::SIGTERM => exit::TERMINATED,
+            signal_hook::consts::SIGHUP => exit::HUNG_UP,
             _ => exit::INTERRUPTED,
         },
     }

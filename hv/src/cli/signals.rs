@@ -1,14 +1,15 @@
-//! Ctrl-C, SIGTERM and `--timeout`, on the I/O thread.
+//! ⚠ Ctrl-C, SIGTERM, SIGHUP and `--timeout`, on the I/O thread.
 
 use crate::domain::{Controller, Stop};
 use crate::reactor::{Registrar, Source};
 use mio::Interest;
 use mio::event::Event;
 use mio::net::UnixStream;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use std::io::{self, Read};
+use std::mem::MaybeUninit;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long a guest that was asked to end may take.
@@ -21,7 +22,7 @@ const LAST_OUTPUT: Duration = Duration::from_secs(1);
 pub(super) struct Signals {
     guest: Controller,
     /// One stream per signal; its bytes mean nothing but that the signal came.
-    streams: [(i32, UnixStream); 2],
+    streams: Vec<(i32, UnixStream)>,
     /// The signal that asked first, or 0; for the exit code.
     signal: Arc<AtomicI32>,
     timeout: Option<Instant>,
@@ -42,7 +43,10 @@ impl Signals {
             signal_hook::low_level::pipe::register(signal, write)?;
             Ok::<_, io::Error>((signal, UnixStream::from_std(read)))
         };
-        let streams = [catch(SIGINT)?, catch(SIGTERM)?];
+        let mut streams = vec![catch(SIGINT)?, catch(SIGTERM)?];
+        if !hang_up_is_ignored() {
+            streams.push(catch(SIGHUP)?);
+        }
         let timeout = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         Ok(Signals { guest, streams, signal, timeout, patience: None })
     }
@@ -59,6 +63,23 @@ impl Signals {
             self.guest.stop(Stop::Interrupted);
         }
     }
+}
+
+/// Whether whoever started hv wants it to outlive the terminal, as nohup(1) does.
+fn hang_up_is_ignored() -> bool {
+    let mut now = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: nothing is changed; the struct is valid, all zero, and the kernel fills it in.
+    let now = unsafe {
+        libc::sigaction(SIGHUP, std::ptr::null(), now.as_mut_ptr());
+        now.assume_init()
+    };
+    now.sa_sigaction == libc::SIG_IGN
+}
+
+/// Has a file that reaches the limit of sizes (`ulimit -f`) be an error of the write, and not the end of this process:
+/// disks pass it on to their guests.
+pub(super) fn survive_file_limits() -> io::Result<()> {
+    signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false))).map(|_| ())
 }
 
 impl Source for Signals {

@@ -42,11 +42,14 @@ const CHUNKS_PER_PUMP: usize = 32;
 /// without waiting (PIPE_BUF).
 const CHUNK: usize = 4096;
 
+/// What is called with the reason when an output takes no more.
+pub type OnClosed = Box<dyn Fn(&io::Error) + Send + Sync>;
+
 /// The back end of one guest's console.
 pub struct Console {
     state: Mutex<State>,
     channel: Channel,
-    on_closed: Box<dyn Fn() + Send + Sync>,
+    on_closed: OnClosed,
 }
 
 /// The host's end of a console ring.
@@ -96,13 +99,13 @@ enum Pumped {
 
 impl Console {
     /// A console on a ring, whose saved state is taken up unless it is `fresh`. `on_closed` is
-    /// called when the output's reader has gone away.
+    /// called when the output's reader has gone away, or it can take no more.
     pub fn new(
         ring: ConsoleRing,
         channel: Channel,
         output: Box<dyn Output>,
         input: Option<Box<dyn Input>>,
-        on_closed: Box<dyn Fn() + Send + Sync>,
+        on_closed: OnClosed,
     ) -> Arc<Self> {
         ring.memory.store(CLOSED_OFFSET, if input.is_none() { INPUT_CLOSED } else { 0 });
         let state = State { ring, output, input, chunk: Vec::new(), written: 0, dead: false };
@@ -138,7 +141,7 @@ impl Console {
             Err(PumpError::Output(error)) => {
                 tracing::debug!("console output: {error}");
                 state.dead = true;
-                (self.on_closed)();
+                (self.on_closed)(&error);
                 Pumped::All
             }
         }

@@ -6,7 +6,7 @@ use super::{
     StartError, Status, Stop,
 };
 use crate::clock;
-use crate::device::console::{Console, ConsoleRing, Input, Output};
+use crate::device::console::{Console, ConsoleRing, Input, OnClosed, Output};
 use crate::emulated::{self, Emulated, EmulatedError, Hardware};
 use crate::engine::Engine;
 use crate::event::{Hub, Owner};
@@ -162,11 +162,15 @@ fn connect_emulated(
     Ok(hardware)
 }
 
-/// Ends a guest when nobody reads its console any more.
-fn closed(domain: Weak<Domain>) -> Box<dyn Fn() + Send + Sync> {
-    Box::new(move || {
+/// Ends a guest when nobody reads its console any more, or when there is no room for what it says.
+fn closed(domain: Weak<Domain>) -> OnClosed {
+    Box::new(move |error| {
+        let stop = match error.raw_os_error() {
+            Some(number @ (libc::ENOSPC | libc::EDQUOT | libc::EFBIG)) => Stop::OutputFailed(number),
+            _ => Stop::OutputClosed,
+        };
         if let Some(domain) = domain.upgrade() {
-            domain.order(Order::Stop(Stop::OutputClosed));
+            domain.order(Order::Stop(stop));
         }
     })
 }

@@ -29,6 +29,8 @@ pub enum Stop {
     Interrupted,
     /// The reader of its console went away.
     OutputClosed,
+    /// What its console writes to takes no more, for this reason: `ENOSPC`, `EDQUOT` or `EFBIG`.
+    OutputFailed(i32),
     /// Its owner let go of it.
     Dropped,
 }

@@ -240,7 +240,19 @@ fn fill(mut file: std::fs::File) -> io::Result<OwnedFd> {
     )?;
     // Opened for writing it could not be executed.
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-    Ok(rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, rustix::fs::Mode::empty())?)
+    match rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, rustix::fs::Mode::empty()) {
+        Err(rustix::io::Errno::NOENT) => named_program(),
+        result => Ok(result?),
+    }
+}
+
+/// The stub without `/proc`, which leads to files without names: one that has a name until it is open.
+fn named_program() -> io::Result<OwnedFd> {
+    let only_me = std::os::unix::fs::PermissionsExt::from_mode(0o500);
+    let mut file = tempfile::Builder::new().prefix("hv-stub").permissions(only_me).tempfile()?;
+    file.write_all(STUB)?;
+    let path = file.into_temp_path();
+    Ok(rustix::fs::open(&*path, OFlags::RDONLY | OFlags::CLOEXEC, rustix::fs::Mode::empty())?)
 }
 
 /// Makes the zygote, with or without namespaces of its own.
