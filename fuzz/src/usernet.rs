@@ -94,6 +94,7 @@ fn drive(world: &World, bytes: &[u8]) {
         publish: if flags & 2 == 0 { Vec::new() } else { vec![publish(false), publish(true)] },
         nameservers: Some(if flags & 4 == 0 { Vec::new() } else { vec![nowhere] }),
         host_loopback: flags & 8 == 0,
+        hosts: Default::default(),
         ..UserConfig::new(MAC)
     })
     .expect("a network");

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 pub(super) const HEADER: usize = 12;
 /// The largest answer over UDP to those who name no size (RFC 1035, 4.2.1).
 const PLAIN_UDP: usize = 512;
-/// Bytes of a name, and pointers in it; both more than any real one has.
+/// Longest name, in bytes as messages have it (RFC 1035, 3.1).
 const MAX_NAME: usize = 255;
 
 /// Response codes.
