@@ -13,6 +13,7 @@ pub fn remedy(error: &(dyn Error + 'static)) -> Option<&'static str> {
     let errors = std::iter::successors(Some(error), |&error| error.source());
     let mut numbers = errors.filter_map(|error| error.downcast_ref::<io::Error>()?.raw_os_error());
     let remedy = numbers.find_map(|number| match number {
+        libc::EFBIG => Some("raise the limit of file sizes (ulimit -f)"),
         libc::EMFILE => Some("raise the limit of open files (ulimit -n)"),
         libc::ENFILE => Some("raise the host's limit of open files (sysctl fs.file-max)"),
         libc::EAGAIN => Some("raise the limit of processes (ulimit -u), or that of the container (pids.max)"),
