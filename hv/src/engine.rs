@@ -75,6 +75,12 @@ impl Engine {
         self.inner.platform.prepare_machine()
     }
 
+    /// Devices of guests that have ended, for which the host's kernel still works: their disks have not answered.
+    /// They hold their guests' memory and some descriptors until then.
+    pub fn closing_devices(&self) -> usize {
+        self.inner.reactor.closing()
+    }
+
     /// Whether guests run by themselves, or only while somebody waits for one.
     pub(crate) fn has_workers(&self) -> bool {
         !self.inner.workers.is_empty()

@@ -9,6 +9,7 @@ pub mod http;
 pub mod refusal;
 pub mod serve;
 pub mod snapshot;
+pub mod stalling;
 pub mod trace;
 
 use std::io::{BufRead, BufReader, Read};

@@ -109,9 +109,7 @@ impl Drop for Guest {
         self.stop(Stop::Dropped);
         self.controller().abandon();
         let sources = std::mem::take(&mut *self.domain.sources.lock().expect("no panic while held"));
-        for source in sources {
-            self.engine.inner.reactor.remove(source);
-        }
+        self.engine.inner.reactor.remove(&sources);
     }
 }
 

@@ -9,6 +9,8 @@ use crate::platform::PlatformError;
 use hv_abi::ring::Violation;
 use std::ops::Range;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 /// Why a virtual machine cannot be used again.
 #[derive(Debug, thiserror::Error)]
@@ -24,7 +26,32 @@ pub(crate) enum RecycleError {
 }
 
 impl Guest {
-    /// Takes a clone that is held back to its snapshot, and returns how many pages it had written.
+    /// Has the devices of a clone that is held finish what they have taken on, and calls `then`, on a thread
+    /// that must not block, with whether they have within this time. Returns false, and does not call it, if
+    /// there are none that have to.
+    pub(crate) fn settle(&self, within: Duration, then: impl FnOnce(bool) + Send + 'static) -> bool {
+        let sources = self.sources();
+        let count = sources.len();
+        let all = Arc::new(Mutex::new((count, true, Some(then))));
+        for source in sources {
+            let all = all.clone();
+            let tell = move |settled| {
+                let (left, so_far, then) = &mut *all.lock().expect("no panic while held");
+                *left -= 1;
+                *so_far &= settled;
+                if *left == 0
+                    && let Some(then) = then.take()
+                {
+                    then(*so_far);
+                }
+            };
+            self.engine.inner.reactor.pause_then(source, within, Box::new(tell));
+        }
+        count > 0
+    }
+
+    /// Takes a clone that is held, and whose devices have [settled](Self::settle), back to its snapshot, and
+    /// returns how many pages it had written.
     pub(crate) fn recycle(&self) -> Result<u64, RecycleError> {
         let domain = &*self.domain;
         if domain.ordered.load(Ordering::SeqCst) {
@@ -32,11 +59,10 @@ impl Guest {
         }
         let cpu = &mut *domain.cpu();
         let origin = domain.origin.as_ref().expect("a clone");
-        let sources = domain.sources.lock().expect("no panic while held").clone();
+        let sources = self.sources();
         let reactor = &self.engine.inner.reactor;
         // Nothing may arrive in memory that is being reset.
         cpu.vcpu.halt();
-        sources.iter().for_each(|&source| reactor.pause(source));
         let pages = domain.memory.reset();
         if !sources.iter().all(|&source| reactor.renew(source)) {
             return Err(RecycleError::Devices);

@@ -11,6 +11,7 @@ use hv_abi::device::DeviceInfo;
 use hv_abi::{GuestAddr, PAGE_SIZE};
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Where in a guest's memory things are that the host returns to: offsets from its start.
@@ -96,12 +97,18 @@ impl Saved {
     }
 }
 
+/// How long the devices of a guest that is saved may take to finish what they have taken on.
+const SETTLING: Duration = Duration::from_secs(10);
+
 /// Why a guest could not be saved.
 #[derive(Debug, thiserror::Error)]
 pub enum CaptureError {
     /// It runs, or has ended.
     #[error("the guest does not stand still: hold it first")]
     NotHeld,
+    /// Its devices do not finish what they have taken on.
+    #[error("the guest's devices have not finished its requests within {0:?}: a disk does not answer")]
+    Busy(Duration),
     /// No room for its memory.
     #[error(transparent)]
     Template(#[from] TemplateError),
@@ -111,7 +118,7 @@ pub enum CaptureError {
 }
 
 impl Guest {
-    fn sources(&self) -> Vec<SourceId> {
+    pub(super) fn sources(&self) -> Vec<SourceId> {
         self.domain.sources.lock().expect("no panic while held").clone()
     }
 
@@ -129,8 +136,8 @@ impl Guest {
     /// [`capture`](Self::capture) of a guest that will not go on: its devices stand still from then on. What it
     /// had asked of them, and they had not seen, is done where it is restored, and not here as well.
     pub(crate) fn capture_and_end(&self) -> Result<Snapshot, CaptureError> {
-        for source in self.sources() {
-            self.engine.inner.reactor.pause(source);
+        if !self.engine.inner.reactor.pause(&self.sources(), SETTLING) {
+            return Err(CaptureError::Busy(SETTLING));
         }
         let (saved, template, image) = self.domain.capture(&*self.engine.inner.platform)?;
         Ok(Snapshot::new(saved, template, image))

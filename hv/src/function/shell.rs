@@ -7,6 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
+/// How long the devices of a guest that has answered may take to finish what it has asked of them.
+const SETTLING: Duration = Duration::from_secs(1);
+
 /// One virtual machine, with the guest that is in it at the time.
 pub(super) struct Shell {
     pub(super) number: u64,
@@ -16,6 +19,8 @@ pub(super) struct Shell {
     guest: Mutex<Option<Arc<Guest>>>,
     /// Whether its guest has yet to become somebody of its own.
     used: AtomicBool,
+    /// The devices of a guest that has answered have settled.
+    settled: AtomicBool,
     /// Pages that the last request wrote.
     pub(super) pages: AtomicU64,
     request: Mutex<Request>,
@@ -41,6 +46,7 @@ impl Shell {
             inner: Arc::downgrade(inner),
             guest: Mutex::default(),
             used: AtomicBool::new(false),
+            settled: AtomicBool::new(false),
             pages: AtomicU64::new(0),
             request: Mutex::default(),
         });
@@ -179,13 +185,23 @@ impl Shell {
     }
 
     fn answered(self: Arc<Self>, inner: &Arc<Inner>) {
-        drop(self.device.take());
-        // After that: see `stop_request`.
-        let began = self.request().began;
-        inner.totals.answered(began);
+        let settled = self.settled.swap(false, Ordering::SeqCst);
         let Some(guest) = self.guest() else { return };
+        if !settled {
+            drop(self.device.take());
+            // After that: see `stop_request`.
+            let began = self.request().began;
+            inner.totals.answered(began);
+        }
         if inner.options.isolation == Isolation::Request {
-            inner.note_hot_pages(&guest);
+            if !settled {
+                inner.note_hot_pages(&guest);
+                // A disk may take its time, which the thread that is here has none of.
+                let shell = Arc::downgrade(&self);
+                if guest.settle(SETTLING, move |settled| Shell::devices_settled(&shell, settled)) {
+                    return;
+                }
+            }
             match guest.recycle() {
                 Ok(pages) => self.pages.store(pages, Ordering::Relaxed),
                 Err(error) => {
@@ -196,6 +212,18 @@ impl Shell {
             }
         }
         inner.put_back(self);
+    }
+
+    /// The devices of the guest that has answered have nothing under way any more; or still have.
+    fn devices_settled(shell: &Weak<Shell>, settled: bool) {
+        let Some(shell) = shell.upgrade() else { return };
+        if settled && let Some(guest) = shell.guest() {
+            shell.settled.store(true, Ordering::SeqCst);
+            guest.note_answered();
+        } else if let Some(inner) = shell.inner.upgrade() {
+            tracing::debug!("a virtual machine is not used again: its devices do not come to an end");
+            inner.close(&shell);
+        }
     }
 
     fn ended(self: Arc<Self>, inner: &Arc<Inner>, outcome: &Outcome) {

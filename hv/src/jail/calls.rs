@@ -332,6 +332,7 @@ const DEPLOY: &[Row] = &[
         "a disk that guests read is not written by others",
     ),
     seek(libc::SEEK_END, "SEEK_END", "the size of a disk"),
+    any(S::preadv2, "whether a disk can be read without waiting"),
     with(
         S::openat,
         2,

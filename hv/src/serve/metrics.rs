@@ -125,7 +125,7 @@ impl Metrics {
     }
 
     /// Everything, with what the functions and the process say of themselves now.
-    pub(super) fn text(&self, functions: &[Reading], log_dropped: u64) -> Vec<u8> {
+    pub(super) fn text(&self, functions: &[Reading], closing: usize, log_dropped: u64) -> Vec<u8> {
         let now = Registry::new();
         let gauge = |name, help| gauges(&now, name, help, &["function"]);
         let total = |name, help| counters(&now, name, help, &["function"]);
@@ -145,6 +145,8 @@ impl Metrics {
         let memory = gauges(&now, "hv_guest_memory_bytes", help, &labels);
         let dropped = IntCounter::new("hv_log_lines_dropped_total", "Lines that the log had no room for.");
         registered(&now, dropped).inc_by(log_dropped);
+        let help = "Devices of guests that have ended, whose disks have not answered yet.";
+        registered(&now, IntGauge::new("hv_devices_closing", help)).set(closing as i64);
         for reading in functions {
             let name = [reading.function.as_str()];
             let (fresh, kept) = if reading.fresh { (reading.idle, 0) } else { (0, reading.idle) };

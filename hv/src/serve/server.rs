@@ -73,6 +73,7 @@ impl Server {
 
     /// The page `/metrics`.
     pub(super) fn metrics(&self) -> Vec<u8> {
-        self.books.metrics.text(&self.table().readings(), self.books.log.dropped())
+        let closing = self.ground.engine.closing_devices();
+        self.books.metrics.text(&self.table().readings(), closing, self.books.log.dropped())
     }
 }

@@ -17,7 +17,7 @@
 //! one such call each. Indices that make no sense end the guest.
 #![forbid(unsafe_code)]
 
-use super::disk::Disk;
+use super::disk::{Debt, Disk, Unanswered};
 use super::engine::{self, Completion, Engine, EngineError, EngineKind};
 use super::overlay::Overlay;
 use super::request::judge;
@@ -77,7 +77,7 @@ pub struct Parts {
 }
 
 /// A block device, to be driven by the reactor. Dropping it waits for the
-/// requests that the kernel is working on.
+/// requests that the kernel is working on; once it has been [closed](Source::close), there are none.
 pub struct BlockDevice {
     name: String,
     config: BlockConfig,
@@ -89,6 +89,9 @@ pub struct BlockDevice {
     channel: Channel,
     engine: Box<dyn Engine>,
     overlay: Option<Arc<Overlay>>,
+    unanswered: Arc<Unanswered>,
+    /// Its guest has ended, and the kernel is still at work for it.
+    debt: Option<Debt>,
     /// Requests that were taken and not submitted: `taken[next..]`.
     taken: Vec<BlockRequest>,
     next: usize,
@@ -135,6 +138,8 @@ impl BlockDevice {
             doorbell: parts.doorbell,
             channel: parts.channel,
             overlay: parts.disk.overlay().cloned(),
+            unanswered: parts.disk.unanswered().clone(),
+            debt: None,
             engine: engine::open(Arc::new(parts.disk), parts.entries, parts.engine)?,
             taken: Vec::with_capacity(ROUND_REQUESTS),
             next: 0,
@@ -341,6 +346,17 @@ impl Source for BlockDevice {
         // Nobody is told, but the kernel may still be writing to the guest's memory.
         self.forget();
         self.engine.in_flight() == 0
+    }
+
+    fn close(&mut self) -> bool {
+        self.dead = true;
+        self.engine.close();
+        self.forget();
+        let over = self.engine.in_flight() == 0;
+        if !over && self.debt.is_none() {
+            self.debt = Some(self.unanswered.add());
+        }
+        over
     }
 
     fn renew(&mut self) -> bool {

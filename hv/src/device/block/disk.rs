@@ -6,14 +6,17 @@ use super::format;
 use super::overlay::Overlay;
 use super::spec::DiskSpec;
 use crate::escape::escape;
+use crate::jail::{self, Kind};
 use hv_abi::io::block::{BlockConfig, BlockFeatures, MAX_SEGMENTS};
 use rustix::fs::{AtFlags, FlockOperation, OFlags, StatxFlags};
+use rustix::io::ReadWriteFlags;
 use std::fs::{File, Metadata, OpenOptions};
-use std::io::{self, ErrorKind, Seek, SeekFrom};
+use std::io::{self, ErrorKind, IoSliceMut, Seek, SeekFrom};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -33,14 +36,45 @@ const LOCK_RETRY: Duration = Duration::from_millis(5);
 /// A disk that is open, locked against other writers, and known to be whole sectors.
 #[derive(Debug)]
 pub struct Disk {
-    /// The same for all that share the disk.
-    file: Arc<File>,
+    /// The same for all that share the disk. Taken when it is dropped.
+    file: Option<Arc<File>>,
     path: PathBuf,
     size: u64,
     sector_size: u32,
     read_only: bool,
     memory_alignment: usize,
     overlay: Option<Arc<Overlay>>,
+    /// Whether its file system makes whoever reads wait, whatever they ask for.
+    may_block: bool,
+    /// The same for all that share the disk.
+    unanswered: Arc<Unanswered>,
+}
+
+/// Counts the guests of a disk that have ended and left requests to it that it has not answered.
+#[derive(Debug, Default)]
+pub(super) struct Unanswered(AtomicUsize);
+
+/// One of them, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Debt(Arc<Unanswered>);
+
+impl Unanswered {
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// One more.
+    pub(super) fn add(self: &Arc<Self>) -> Debt {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Debt(self.clone())
+    }
+}
+
+impl Drop for Debt {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Why a disk cannot be used.
@@ -204,13 +238,15 @@ impl Disk {
         }
         let memory_alignment = if spec.direct { direct_alignment(&file, spec)? } else { 1 };
         Ok(Disk {
-            file: Arc::new(file),
+            may_block: kind.is_file() && may_block(&file),
+            file: Some(Arc::new(file)),
             path,
             size,
             sector_size,
             read_only: spec.read_only,
             memory_alignment,
             overlay: overlay(spec, size),
+            unanswered: Arc::default(),
         })
     }
 
@@ -223,14 +259,36 @@ impl Disk {
         let sector_size = spec.sector_size;
         let overlay = overlay(spec, size);
         let read_only = overlay.is_none();
-        Ok(Disk { file: Arc::new(file), path, size, sector_size, read_only, memory_alignment: 1, overlay })
+        Ok(Disk {
+            file: Some(Arc::new(file)),
+            path,
+            size,
+            sector_size,
+            read_only,
+            memory_alignment: 1,
+            overlay,
+            may_block: false,
+            unanswered: Arc::default(),
+        })
     }
 
     /// The same disk for another guest, with an overlay of its own if it has one; `None` if one
     /// of them could change what the other sees.
     pub fn share(&self) -> Option<Disk> {
-        let Disk { file, path, size, sector_size, read_only, memory_alignment, overlay } = self;
+        let Disk {
+            file,
+            path,
+            size,
+            sector_size,
+            read_only,
+            memory_alignment,
+            overlay,
+            may_block,
+            unanswered,
+        } = self;
         (*read_only || overlay.is_some()).then(|| Disk {
+            may_block: *may_block,
+            unanswered: unanswered.clone(),
             file: file.clone(),
             path: path.clone(),
             size: *size,
@@ -278,6 +336,20 @@ impl Disk {
         self.overlay.as_ref()
     }
 
+    /// Whether its file system cannot be asked for what is there without waiting for what is not.
+    pub(super) fn may_block(&self) -> bool {
+        self.may_block
+    }
+
+    fn file(&self) -> &Arc<File> {
+        self.file.as_ref().expect("taken by drop only")
+    }
+
+    /// Guests that ended and left requests to it that it has not answered yet.
+    pub(super) fn unanswered(&self) -> &Arc<Unanswered> {
+        &self.unanswered
+    }
+
     /// What the addresses of buffers have to be multiples of: 1 through the page cache.
     pub fn memory_alignment(&self) -> usize {
         self.memory_alignment
@@ -286,23 +358,31 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
+        let Some(file) = self.file.take().and_then(Arc::into_inner) else { return };
         // A ring that is closed lets go of its files some time later only;
         // the next guest need not wait for that.
-        if Arc::strong_count(&self.file) == 1 {
-            let _ = rustix::fs::flock(&*self.file, FlockOperation::Unlock);
+        let close = move || {
+            let _ = rustix::fs::flock(file, FlockOperation::Unlock);
+        };
+        if !self.may_block {
+            return close();
+        }
+        // Its file system may have to ask a server, which is not for the thread that is here.
+        if let Err(e) = jail::spawn(Kind::Disk, "disk end", close) {
+            tracing::debug!("disk {}: no thread to close it: {e}", self.path.display());
         }
     }
 }
 
 impl AsFd for Disk {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
+        self.file().as_fd()
     }
 }
 
 impl AsRawFd for Disk {
     fn as_raw_fd(&self) -> RawFd {
-        self.file.as_raw_fd()
+        self.file().as_raw_fd()
     }
 }
 
@@ -352,6 +432,14 @@ fn container(file: &File, spec: &DiskSpec, size: u64) -> Result<Option<&'static 
     file.read_exact_at(head, 0).map_err(unreadable)?;
     file.read_exact_at(tail, size - tail.len() as u64).map_err(unreadable)?;
     Ok(format::detect(head, tail))
+}
+
+/// Whether reads of an ordinary file may block although they are to take only what is in memory: then nothing but a
+/// thread of one's own keeps a reader from waiting. Local file systems on disks do not; FUSE and those of networks do.
+fn may_block(file: &File) -> bool {
+    let mut byte = [0];
+    let read = rustix::io::preadv2(file, &mut [IoSliceMut::new(&mut byte)], 0, ReadWriteFlags::NOWAIT);
+    read == Err(rustix::io::Errno::OPNOTSUPP)
 }
 
 fn lock(file: &File, spec: &DiskSpec) -> Result<(), DiskError> {

@@ -377,6 +377,6 @@ fn doorbells_drive_the_device_in_the_reactor_and_storms_are_harmless() {
         std::thread::yield_now();
     }
     doorbells[1].write(1).unwrap();
-    reactor.remove(id);
+    reactor.remove(&[id]);
     assert_eq!(rig.owner.condemned.lock().unwrap().len(), 1);
 }

@@ -4,13 +4,14 @@
 
 use core::ptr::{read_volatile, write_volatile};
 use core::sync::atomic::{AtomicU64, Ordering};
+use hv_guest::abi::Errno;
 use hv_guest::abi::device::{FUNCTION, RingInfo};
 use hv_guest::abi::io::function::{BODY_MAX, FrameHeader, HEAD_MAX};
 use hv_guest::abi::ring::REQUEST_SLOTS;
 use hv_guest::embassy_time::Timer;
 use hv_guest::function::{self, Error, IntoResponse, Request, Response, ServeError};
 use hv_guest::prelude::*;
-use hv_guest::{hypercall, random, time};
+use hv_guest::{block, hypercall, random, time};
 
 #[path = "../hide.rs"]
 mod hide;
@@ -119,6 +120,19 @@ async fn answer(mut request: Request<'_>, registers: &Registers) -> Result<Respo
             let secret = Secret::new(number("n", 1));
             seek(&secret, registers).into_response()
         }
+        "/read" => match read(number("at", 0)).await {
+            Ok(byte) => format!("{byte}\n").into_response(),
+            Err(errno) => (500, format!("{errno:?}\n")).into_response(),
+        },
+        // Answers before the disk does.
+        "/read-on" => {
+            let at = number("at", 0);
+            hv_guest::spawn(async move {
+                let _ = read(at).await;
+            });
+            Timer::after_millis(1).await;
+            "reading\n".into_response()
+        }
         _ => Response::status(404),
     })
 }
@@ -129,6 +143,15 @@ fn spoil_segments() {
     unsafe {
         core::arch::asm!("mov ds, {0:e}", "mov es, {0:e}", "mov fs, {0:e}", "mov gs, {0:e}", in(reg) 0, options(nostack));
     }
+}
+
+/// The first byte of 4096 that are read from the first disk, at the place of this number.
+async fn read(place: u64) -> Result<u8, Errno> {
+    let disk = block::disk(0).ok_or(Errno::NotSupported)?;
+    let sectors = 4096 / disk.sector_size() as u64;
+    let mut bytes = vec![1; 4096];
+    disk.read(place % (disk.size() / 4096) * sectors, &mut bytes[..]).await?;
+    Ok(bytes[0])
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -3,7 +3,12 @@
 //! An engine has a fixed number of places; a plan occupies one from
 //! [`Engine::submit`] until its outcome is fetched. What is in flight keeps
 //! guest memory alive, and an engine that is dropped waits for it, so the
-//! kernel never writes to memory that was given back.
+//! kernel never writes to memory that was given back. A disk may never answer: whoever must not
+//! wait [closes](Engine::close) the engine and keeps it until nothing is in flight.
+//!
+//! What can block goes where it keeps nobody from anything: a file whose file system cannot be asked
+//! without waiting (network file systems, FUSE) gets threads of its own, since the kernel's threads behind io_uring are
+//! the same for all rings of a thread, and few.
 
 mod job;
 mod threads;
@@ -15,6 +20,7 @@ use crate::escape::escape;
 use hv_abi::Errno;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Most requests in flight on one disk.
@@ -55,6 +61,9 @@ pub trait Engine: AsRawFd + Send {
 
     /// Takes note that the descriptor was readable.
     fn acknowledge(&mut self);
+
+    /// Begins no further step: what is in flight ends with the step that it is at.
+    fn close(&mut self);
 }
 
 /// Which engine to use.
@@ -79,10 +88,25 @@ pub enum EngineError {
     /// No more descriptors, usually.
     #[error("cannot make an event descriptor for a disk: {0}")]
     Event(#[source] io::Error),
+    /// It still owes answers to guests that have ended.
+    #[error("disk {}: it does not answer: {unanswered} guests have ended and left requests to it; bring its storage back", path.display())]
+    Unanswered {
+        /// The disk's file.
+        path: PathBuf,
+        /// Guests that did not live to see their answers.
+        unanswered: usize,
+    },
 }
+
+/// Most guests that may have left requests to a disk unanswered before no other may use it.
+pub const MAX_UNANSWERED: usize = 16;
 
 /// An engine for the disk, with places for `entries` plans (at most [`MAX_IN_FLIGHT`]).
 pub fn open(disk: Arc<Disk>, entries: u32, kind: EngineKind) -> Result<Box<dyn Engine>, EngineError> {
+    let unanswered = disk.unanswered().count();
+    if unanswered >= MAX_UNANSWERED {
+        return Err(EngineError::Unanswered { path: disk.path().to_owned(), unanswered });
+    }
     let entries = entries.clamp(1, MAX_IN_FLIGHT);
     let kind = match kind {
         EngineKind::Auto if std::env::var_os("HV_NO_IO_URING").is_some_and(|v| v == "1") => {
@@ -90,6 +114,7 @@ pub fn open(disk: Arc<Disk>, entries: u32, kind: EngineKind) -> Result<Box<dyn E
         }
         // What goes where is decided at each step, which only threads can.
         _ if disk.overlay().is_some() => EngineKind::Threads,
+        EngineKind::Auto if disk.may_block() => EngineKind::Threads,
         kind => kind,
     };
     if kind != EngineKind::Threads {

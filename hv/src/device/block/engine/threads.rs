@@ -223,11 +223,15 @@ impl Engine for Threads {
     fn acknowledge(&mut self) {
         let _ = self.shared.event.read();
     }
+
+    fn close(&mut self) {
+        self.shared.closing.store(true, Ordering::Relaxed);
+    }
 }
 
 impl Drop for Threads {
     fn drop(&mut self) {
-        self.shared.closing.store(true, Ordering::Relaxed);
+        self.close();
         self.jobs = None;
         for worker in self.workers.drain(..) {
             let _ = worker.join();

@@ -44,6 +44,8 @@ pub(super) struct Uring {
     queued: usize,
     /// A failure that does not pass was logged.
     reported: bool,
+    /// Jobs end where they are.
+    closing: bool,
 }
 
 impl Uring {
@@ -63,6 +65,7 @@ impl Uring {
             free: (0..entries).rev().collect(),
             queued: 0,
             reported: false,
+            closing: false,
         })
     }
 
@@ -84,15 +87,15 @@ impl Uring {
         Ok(())
     }
 
-    /// Fetches completions. If `last`, jobs end where they are.
-    fn reap(&mut self, done: &mut Vec<Completion>, last: bool) {
+    /// Fetches completions.
+    fn reap(&mut self, done: &mut Vec<Completion>) {
         loop {
             let Some(completion) = self.ring.completion().next() else { break };
             let index = completion.user_data() as u32;
             let place = &mut self.places[index as usize];
             let Some(job) = &mut place.job else { continue };
             match job.done(completion.result()) {
-                None if !last => self.push(index),
+                None if !self.closing => self.push(index),
                 outcome => {
                     place.job = None;
                     self.free.push(index);
@@ -167,7 +170,7 @@ impl Engine for Uring {
     }
 
     fn complete(&mut self, done: &mut Vec<Completion>) {
-        self.reap(done, false);
+        self.reap(done);
     }
 
     fn has_news(&mut self) -> bool {
@@ -179,6 +182,10 @@ impl Engine for Uring {
     }
 
     fn acknowledge(&mut self) {}
+
+    fn close(&mut self) {
+        self.closing = true;
+    }
 }
 
 fn is_passing(e: &io::Error) -> bool {
@@ -188,8 +195,9 @@ fn is_passing(e: &io::Error) -> bool {
 impl Drop for Uring {
     fn drop(&mut self) {
         let mut done = Vec::new();
+        self.closing = true;
         while self.in_flight() > 0 {
-            self.reap(&mut done, true);
+            self.reap(&mut done);
             done.clear();
             if self.in_flight() == 0 {
                 break;

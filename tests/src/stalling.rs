@@ -1,0 +1,201 @@
+//! A file system whose storage can stop answering, and come back: FUSE, served by this process.
+//!
+//! Whoever uses it has to be another process. One that waits for its own file system cannot end.
+
+use fuser::{
+    BackgroundSession, FileAttr, FileType, Filesystem, MountOption, ReplyAttr, ReplyData, ReplyEmpty,
+    ReplyEntry, ReplyWrite, Request,
+};
+use std::ffi::{CString, OsStr};
+use std::fs::File;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, UNIX_EPOCH};
+use tempfile::TempDir;
+
+const ROOT: u64 = 1;
+const DISK: u64 = 2;
+const NAME: &str = "disk.img";
+/// How long the kernel may believe what it was told.
+const BELIEVED: Duration = Duration::from_secs(3600);
+
+/// A folder with one file, which answers or does not.
+pub struct Stalling {
+    folder: TempDir,
+    state: Arc<Mutex<State>>,
+    session: Option<BackgroundSession>,
+}
+
+#[derive(Default)]
+struct State {
+    stalled: bool,
+    /// Requests that have come meanwhile.
+    held: Vec<Box<dyn FnOnce() + Send>>,
+}
+
+impl Stalling {
+    /// Mounts one whose file has so many bytes, all zero. `None`, and a line that says why, where that cannot be.
+    pub fn new(size: u64) -> Option<Stalling> {
+        let folder = TempDir::new().expect("room for a folder");
+        let file = tempfile::tempfile().expect("room for a file");
+        file.set_len(size).expect("room for a file");
+        let state = Arc::new(Mutex::new(State::default()));
+        let served = Served { file: Arc::new(file), size, state: state.clone() };
+        let options = [MountOption::FSName("stalling".into())];
+        match fuser::spawn_mount2(served, folder.path(), &options) {
+            Ok(session) => Some(Stalling { folder, state, session: Some(session) }),
+            Err(error) => {
+                println!("skipped: needs FUSE: {error}");
+                None
+            }
+        }
+    }
+
+    /// The file.
+    pub fn disk(&self) -> PathBuf {
+        self.folder.path().join(NAME)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no panic while held")
+    }
+
+    /// From now on nothing that concerns the file's data is answered.
+    pub fn stall(&self) {
+        self.state().stalled = true;
+    }
+
+    /// Answers what has come, and all that comes.
+    pub fn release(&self) {
+        let held = {
+            let mut state = self.state();
+            state.stalled = false;
+            std::mem::take(&mut state.held)
+        };
+        held.into_iter().for_each(|answer| answer());
+    }
+
+    /// How many requests wait for an answer.
+    pub fn waiting(&self) -> usize {
+        self.state().held.len()
+    }
+}
+
+impl Drop for Stalling {
+    fn drop(&mut self) {
+        // Before anything else: whoever waits could not even be killed.
+        self.release();
+        let path = CString::new(self.folder.path().as_os_str().as_bytes()).expect("a path");
+        // SAFETY: the string lives during the call.
+        unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH) };
+        drop(self.session.take());
+    }
+}
+
+struct Served {
+    file: Arc<File>,
+    size: u64,
+    state: Arc<Mutex<State>>,
+}
+
+impl Served {
+    /// Answers now, or once the storage is back.
+    fn answer(&self, answer: impl FnOnce() + Send + 'static) {
+        let mut state = self.state.lock().expect("no panic while held");
+        if state.stalled {
+            return state.held.push(Box::new(answer));
+        }
+        drop(state);
+        answer();
+    }
+
+    fn attributes(&self, ino: u64) -> FileAttr {
+        let (kind, perm, size) = match ino {
+            ROOT => (FileType::Directory, 0o755, 0),
+            _ => (FileType::RegularFile, 0o644, self.size),
+        };
+        let (blocks, time) = (size / 512, UNIX_EPOCH);
+        let (atime, mtime, ctime, crtime) = (time, time, time, time);
+        let (uid, gid, rdev, flags, nlink, blksize) = (0, 0, 0, 0, 1, 4096);
+        FileAttr {
+            ino,
+            size,
+            blocks,
+            atime,
+            mtime,
+            ctime,
+            crtime,
+            kind,
+            perm,
+            nlink,
+            uid,
+            gid,
+            rdev,
+            blksize,
+            flags,
+        }
+    }
+}
+
+fn errno(error: &std::io::Error) -> i32 {
+    error.raw_os_error().unwrap_or(libc::EIO)
+}
+
+impl Filesystem for Served {
+    fn lookup(&mut self, _: &Request<'_>, parent: u64, name: &OsStr, reply: ReplyEntry) {
+        match parent == ROOT && name == NAME {
+            true => reply.entry(&BELIEVED, &self.attributes(DISK), 0),
+            false => reply.error(libc::ENOENT),
+        }
+    }
+
+    fn getattr(&mut self, _: &Request<'_>, ino: u64, _: Option<u64>, reply: ReplyAttr) {
+        reply.attr(&BELIEVED, &self.attributes(ino));
+    }
+
+    fn read(
+        &mut self,
+        _: &Request<'_>,
+        _: u64,
+        _: u64,
+        offset: i64,
+        size: u32,
+        _: i32,
+        _: Option<u64>,
+        reply: ReplyData,
+    ) {
+        let file = self.file.clone();
+        self.answer(move || {
+            let mut bytes = vec![0; size as usize];
+            match file.read_at(&mut bytes, offset as u64) {
+                Ok(count) => reply.data(&bytes[..count]),
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
+    }
+
+    fn write(
+        &mut self,
+        _: &Request<'_>,
+        _: u64,
+        _: u64,
+        offset: i64,
+        data: &[u8],
+        _: u32,
+        _: i32,
+        _: Option<u64>,
+        reply: ReplyWrite,
+    ) {
+        let (file, data) = (self.file.clone(), data.to_vec());
+        self.answer(move || match file.write_at(&data, offset as u64) {
+            Ok(count) => reply.written(count as u32),
+            Err(error) => reply.error(errno(&error)),
+        });
+    }
+
+    fn fsync(&mut self, _: &Request<'_>, _: u64, _: u64, _: bool, reply: ReplyEmpty) {
+        self.answer(move || reply.ok());
+    }
+}
