@@ -31,6 +31,8 @@ pub struct Stalling {
 #[derive(Default)]
 struct State {
     stalled: bool,
+    /// Reads that have come.
+    asked: u64,
     /// Requests that have come meanwhile.
     held: Vec<Box<dyn FnOnce() + Send>>,
 }
@@ -75,6 +77,11 @@ impl Stalling {
             std::mem::take(&mut state.held)
         };
         held.into_iter().for_each(|answer| answer());
+    }
+
+    /// How many reads have come.
+    pub fn asked(&self) -> u64 {
+        self.state().asked
     }
 
     /// How many requests wait for an answer.
@@ -167,6 +174,7 @@ impl Filesystem for Served {
         reply: ReplyData,
     ) {
         let file = self.file.clone();
+        self.state.lock().expect("no panic while held").asked += 1;
         self.answer(move || {
             let mut bytes = vec![0; size as usize];
             match file.read_at(&mut bytes, offset as u64) {

@@ -4,14 +4,15 @@ use hv_tests::serve::{Serve, probe};
 use hv_tests::stalling::Stalling;
 use hv_tests::{Running, can_run_guests, eventually, guest, run};
 
-const SIZE: u64 = 256 << 20;
+/// More than a guest reads in the time of a test.
+const SIZE: u64 = 16 << 30;
 
 /// A function with the stalling disk, for which requests may take a moment.
 fn config(storage: &Stalling, options: &str) -> String {
     let disk = format!("{}{options}", storage.disk().display());
     format!(
         "[function.stalling]\npath = [\"/read\", \"/read-on\"]\nimage = {:?}\ndisks = [{disk:?}]\n\
-         memory = \"4M\"\nwall_time = \"1s\"\nconcurrency = 4\n\n{}",
+         memory = \"4M\"\nwall_time = \"1s\"\nidle = \"100ms\"\nconcurrency = 4\n\n{}",
         guest("fn-probe"),
         probe("memory = \"4M\"")
     )
@@ -24,9 +25,13 @@ fn a_guest_whose_disk_does_not_answer_ends_when_it_is_told_to() {
         return;
     }
     let disk = format!("{},ro", storage.disk().display());
+    let reads =
+        |count: &str| Running::new(&mut run("reads", &["--disk", &disk], &["random", "4096", "16", count]));
     for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGKILL] {
+        let (before, running) = (storage.asked(), reads("1000000000"));
+        // Opening it reads it, too.
+        eventually("the guest to read", || (storage.asked() > before + 20).then_some(()));
         storage.stall();
-        let running = Running::new(&mut run("reads", &["--disk", &disk], &["random", "4096", "16", "1000"]));
         eventually("the disk to be asked", || (storage.waiting() > 0).then_some(()));
         running.signal(signal);
         let finished = running.finish();
@@ -34,8 +39,7 @@ fn a_guest_whose_disk_does_not_answer_ends_when_it_is_told_to() {
         assert_eq!(finished.code(), expected, "{}", finished.err);
         storage.release();
     }
-    let running = Running::new(&mut run("reads", &["--disk", &disk], &["random", "4096", "16", "1000"]));
-    running.finish().expect(0);
+    reads("1000").finish().expect(0);
 }
 
 #[test]
@@ -81,7 +85,7 @@ fn a_disk_that_owes_too_many_answers_gets_no_further_guests_until_it_answers() {
     storage.stall();
     eventually("a refusal", || {
         let n = serve.metric("hv_cold_starts_total") as u64;
-        let answer = serve.get(&format!("/read?at={}", n * 500));
+        let answer = serve.get(&format!("/read?at={}", (n + 1) * 500));
         assert!(matches!(answer.status, 503 | 504), "{}", answer.status);
         serve.get("/ok").expect(200);
         (answer.status == 503).then_some(())
