@@ -15,6 +15,7 @@ mod deploy;
 mod keeper;
 mod shell;
 mod stats;
+mod survey;
 
 pub use crate::device::function::Answer;
 pub use call::Call;

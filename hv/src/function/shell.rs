@@ -23,6 +23,7 @@ pub(super) struct Shell {
     settled: AtomicBool,
     /// Pages that the last request wrote.
     pub(super) pages: AtomicU64,
+    resident: AtomicU64,
     request: Mutex<Request>,
 }
 
@@ -48,6 +49,7 @@ impl Shell {
             used: AtomicBool::new(false),
             settled: AtomicBool::new(false),
             pages: AtomicU64::new(0),
+            resident: AtomicU64::new(0),
             request: Mutex::default(),
         });
         let observer = Watch { shell: Arc::downgrade(&shell), isolation: inner.options.isolation };
@@ -179,9 +181,15 @@ impl Shell {
         self.guest().map_or_else(Vec::new, |guest| guest.counters())
     }
 
-    /// Bytes of memory that are its alone.
+    /// Measures how much memory is its alone.
+    pub(super) fn measure(&self) {
+        let bytes = self.guest().map_or(0, |guest| guest.resident_memory());
+        self.resident.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes of memory that were its alone when that was measured last.
     pub(super) fn resident(&self) -> u64 {
-        self.guest().map_or(0, |guest| guest.resident_memory())
+        self.resident.load(Ordering::Relaxed)
     }
 
     fn answered(self: Arc<Self>, inner: &Arc<Inner>) {

@@ -1,10 +1,11 @@
 //! What a function is doing and has done.
 
+use super::survey::Survey;
 use super::{Inner, Shell};
 use crate::domain::Guest;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// A function's figures at one moment.
@@ -24,7 +25,8 @@ pub struct Stats {
     pub ended: u64,
     /// How often guests that are live left to hv, by reason.
     pub exits: BTreeMap<&'static str, u64>,
-    /// Bytes of memory that belong to single guests.
+    /// Bytes of memory that belong to single guests, as far as they have been measured: a few machines each time
+    /// that somebody asks, one after the other.
     pub private: u64,
     /// Bytes of memory that they share.
     pub shared: u64,
@@ -41,6 +43,7 @@ pub(super) struct Totals {
     ended: AtomicU64,
     nanos: AtomicU64,
     hot_noted: AtomicBool,
+    survey: Mutex<Survey>,
 }
 
 impl Totals {
@@ -72,11 +75,22 @@ impl Inner {
         self.snapshot.learn(guest);
     }
 
+    /// Measures the memory of those whose turn it is.
+    fn measure(&self, shells: &[Arc<Shell>]) {
+        let mut numbers: Vec<_> = shells.iter().map(|shell| shell.number).collect();
+        numbers.sort_unstable();
+        let mut next = self.totals.survey.lock().expect("no panic while held").next(&numbers, Instant::now());
+        next.sort_unstable();
+        let due = shells.iter().filter(|shell| next.binary_search(&shell.number).is_ok());
+        due.for_each(|shell| shell.measure());
+    }
+
     pub(super) fn stats(&self) -> Stats {
         let (shells, idle): (Vec<Arc<Shell>>, usize) = {
             let shells = self.shells();
             (shells.live.values().flatten().cloned().collect(), shells.idle.len())
         };
+        self.measure(&shells);
         let mut exits = BTreeMap::new();
         for (name, count) in shells.iter().flat_map(|shell| shell.counters()) {
             *exits.entry(name).or_default() += count;

@@ -318,7 +318,7 @@ impl Disk {
 
     /// What the host's kernel says of the file that is open.
     pub fn metadata(&self) -> io::Result<Metadata> {
-        self.file.metadata()
+        self.file().metadata()
     }
 
     /// Size in bytes.
