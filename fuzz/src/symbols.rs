@@ -2,11 +2,12 @@
 
 use crate::image::changed;
 use crate::{Input, Seed};
-use hv::crash::{Known, MAX_FRAMES, Symbols, UnwindRegs};
+use hv::crash::{Budget, Known, MAX_FRAMES, Symbols, UnwindRegs};
 
 /// A small program with debug information: see `program.c` beside it.
 const PROGRAM: &[u8] = include_bytes!("../fixtures/program.elf");
 const BASE: u64 = 0x7000_0000;
+const MISSING: &str = "the image's debug information takes more work than a report may cost";
 
 /// Runs the target.
 pub fn run(bytes: &[u8]) {
@@ -25,14 +26,31 @@ pub fn run(bytes: &[u8]) {
     let symbols = Symbols::new(&file, BASE, &known);
     let regs = UnwindRegs { rip, rsp: 0x100, rbp: 0x100 + u64::from(mode), ..Default::default() };
     let mut read = |address: u64| stack.get((address.checked_sub(0x100)? / 8) as usize).copied();
-    let frames = symbols.backtrace(&regs, &mut read);
+    let mut budget = Budget::default();
+    let found = symbols.backtrace(&regs, &mut budget, &mut read);
+    let frames = found.frames;
     assert!(!frames.is_empty() && frames.len() <= MAX_FRAMES);
-    for frame in frames {
-        for text in [frame.function, frame.file].into_iter().flatten() {
-            assert!(!text.contains(char::is_control), "{text:?}");
-        }
+    for text in frames.iter().flat_map(|frame| [&frame.function, &frame.file]).flatten() {
+        assert!(text.chars().count() <= 400 && !text.contains(char::is_control), "{text:?}");
     }
-    assert!(!symbols.lookup(BASE + u64::from(mode)).is_empty());
+    // What was found with budget to spare is found again with as much as it took, and with less it is not
+    // more: a table that is not charged for would show here, as a budget that is left while names are missing.
+    let whole = Budget::default();
+    let left_over = [budget.rows, budget.entries, budget.bytes].iter().all(|left| *left > 0);
+    assert!(found.missing.is_none_or(|_| !left_over || found.missing != Some(MISSING)), "{budget:?}");
+    let exactly = Budget {
+        rows: whole.rows - budget.rows,
+        entries: whole.entries - budget.entries,
+        bytes: whole.bytes - budget.bytes,
+    };
+    let again = Known::default();
+    let mut budget = exactly;
+    assert_eq!(Symbols::new(&file, BASE, &again).backtrace(&regs, &mut budget, &mut read).frames, frames);
+    let none = Known::default();
+    let mut budget = Budget { rows: 0, entries: 0, bytes: 0 };
+    let bare = Symbols::new(&file, BASE, &none).backtrace(&regs, &mut budget, &mut read).frames;
+    assert!(bare.iter().all(|frame| frame.function.is_none() && frame.file.is_none()));
+    assert!(!symbols.lookup(BASE + u64::from(mode), &mut Budget::default()).frames.is_empty());
 }
 
 /// The program as it is, at some of its addresses, and a part of it by itself.

@@ -1,5 +1,6 @@
 //! The engine: what the guests of one process share.
 
+use crate::background::Background;
 use crate::jail::{self, Kind};
 use crate::platform::{Platform, PlatformError};
 use crate::reactor::{Reactor, Source};
@@ -8,6 +9,9 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+
+/// Most crash reports that wait to be written; each holds a copy of a stack.
+const REPORTS: usize = 16;
 
 /// A platform, the threads that run virtual CPUs, and the thread that runs
 /// their devices. Guests keep it alive; clones are the same engine.
@@ -22,6 +26,8 @@ pub(crate) struct Inner {
     pub(crate) reactor: Reactor,
     /// Held by the thread that runs guests, where there are no workers.
     pub(crate) driver: Mutex<()>,
+    /// Writes crash reports, where there are workers: these have others to run.
+    pub(crate) reports: Option<Background>,
     workers: Vec<JoinHandle<()>>,
     stop: Arc<AtomicBool>,
 }
@@ -32,7 +38,7 @@ impl Engine {
     pub fn new(platform: impl Platform + 'static, workers: usize) -> io::Result<Engine> {
         let scheduler = Scheduler::default();
         let stop = Arc::new(AtomicBool::new(false));
-        let workers = (0..workers)
+        let threads = (0..workers)
             .map(|n| {
                 let (scheduler, stop) = (scheduler.clone(), stop.clone());
                 jail::spawn(Kind::Cpu, format!("hv-cpu{n}"), move || {
@@ -40,6 +46,10 @@ impl Engine {
                 })
             })
             .collect::<io::Result<Vec<_>>>()?;
+        let reports = match workers {
+            0 => None,
+            _ => Some(Background::start(Kind::Report, "hv-report", REPORTS)?),
+        };
         let reactor = Reactor::new()?;
         Ok(Engine {
             inner: Arc::new(Inner {
@@ -47,7 +57,8 @@ impl Engine {
                 scheduler,
                 reactor,
                 driver: Mutex::default(),
-                workers,
+                reports,
+                workers: threads,
                 stop,
             }),
         })

@@ -1,6 +1,7 @@
 //! hv: a paravirtual hypervisor for Rust unikernels.
 #![warn(missing_docs)]
 
+mod background;
 pub mod bench;
 pub mod cli;
 pub mod clock;
@@ -24,6 +25,7 @@ pub mod limits;
 pub mod loader;
 pub mod memory;
 pub mod platform;
+mod rate_limit;
 pub mod reactor;
 pub mod sched;
 pub mod serve;

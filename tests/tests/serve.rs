@@ -376,3 +376,52 @@ fn half_a_connection_is_none() {
     assert!(text.starts_with("HTTP/1.0 200 OK\r\n") && text.ends_with("ok\n"), "{text}");
     serve.end();
 }
+
+#[test]
+fn a_function_that_crashes_always_is_tried_less_and_less() {
+    if !can_run_guests() {
+        return;
+    }
+    let serve = Serve::start(&probe("concurrency = 1"));
+    let mut client = Client::connect(serve.port).unwrap();
+    let (mut crashes, mut refusal) = (0, None);
+    // However long the host takes for them: the times grow until a request falls into one.
+    for _ in 0..60 {
+        let answer = client.ask("GET", "/crash", "", b"").unwrap();
+        match answer.status {
+            502 => crashes += 1,
+            _ => {
+                refusal = Some(answer);
+                break;
+            }
+        }
+    }
+    let refusal = refusal.expect("it is kept away").expect(503);
+    assert!(crashes >= 20, "{crashes}");
+    assert!(refusal.field("retry-after").unwrap().parse::<u64>().unwrap() >= 1);
+    assert!(refusal.text().contains("crashed many times in a row"), "{}", refusal.text());
+    assert!(serve.metric("hv_failures_total{function=\"probe\",kind=\"back_off\"}") >= 1.0);
+    // An answer that is complete ends it.
+    hv_tests::eventually("the function to be tried again", || {
+        (client.ask("GET", "/ok", "", b"").unwrap().status == 200).then_some(())
+    });
+    hv_tests::eventually("the answer to count", || (serve.metric("hv_answers_total{") > 0.0).then_some(()));
+    client.ask("GET", "/crash", "", b"").unwrap().expect(502);
+    client.ask("GET", "/ok", "", b"").unwrap().expect(200);
+    assert_eq!(serve.metric("hv_back_off_seconds{"), 0.0);
+}
+
+#[test]
+fn a_flood_of_output_is_left_out_and_told() {
+    if !can_run_guests() {
+        return;
+    }
+    let serve = Serve::start(&probe(""));
+    let mut client = Client::connect(serve.port).unwrap();
+    let path = format!("/print?text={}", "x".repeat(900));
+    hv_tests::eventually("lines to be left out", || {
+        client.ask("GET", &path, "", b"").unwrap().expect(200);
+        (serve.metric("hv_guest_lines_left_out_total{") > 0.0).then_some(())
+    });
+    serve.said("further lines left out", 1);
+}

@@ -13,6 +13,7 @@ mod serve;
 mod signals;
 mod snapshot;
 mod stats;
+mod warnings;
 
 pub use args::{
     BenchArgs, BootArgs, Cli, Command, DoctorArgs, ForegroundArgs, JailArgs, NetArgs, RestoreArgs, RunArgs,
@@ -59,7 +60,7 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => misused(error),
     };
-    log(cli.verbose);
+    warnings::log(cli.verbose);
     // Asked here: in its jail, hv asks nothing of a terminal.
     let colour = colour::on(&std::io::stderr());
     if let Err(error) = signals::survive_file_limits() {
@@ -119,22 +120,6 @@ fn refuse(error: Box<dyn std::error::Error>, colour: bool) -> ExitCode {
     // An error of a library may name something from outside, too.
     let _ = writeln!(std::io::stderr(), "hv: {label}: {}", escape(&limits::explain(&*error)));
     ExitCode::from(exit::REFUSED)
-}
-
-/// Sends hv's own log to standard error: warnings, and with `-v` and `-vv` more.
-fn log(verbose: u8) {
-    use tracing::Level;
-    let level = match verbose {
-        0 => Level::WARN,
-        1 => Level::DEBUG,
-        _ => Level::TRACE,
-    };
-    tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_writer(|| OneLine(std::io::stderr()))
-        .with_target(false)
-        .without_time()
-        .init();
 }
 
 /// Writes lines of the log, each of which comes whole, and shows what of it is no text for a line.

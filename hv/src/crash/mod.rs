@@ -3,10 +3,15 @@
 //! Pure: the platform brings registers and memory, the caller prints.
 #![forbid(unsafe_code)]
 
+mod budget;
+mod dwarf;
+mod elf;
+mod names;
 mod symbols;
 mod unwind;
 
-pub use symbols::{Known, Symbols};
+pub use budget::Budget;
+pub use symbols::{Backtrace, Known, Symbols};
 pub use unwind::UnwindRegs;
 
 use serde::Serialize;
@@ -110,7 +115,7 @@ pub struct Frame {
 
 impl Frame {
     /// One of which nothing is known but where it is.
-    fn bare(address: u64, offset: Option<u64>) -> Self {
+    pub(crate) fn bare(address: u64, offset: Option<u64>) -> Self {
         Frame { address, offset, function: None, file: None, line: None, inlined: false }
     }
 }
@@ -143,6 +148,8 @@ pub struct CrashReport {
     pub registers: Option<Registers>,
     /// Innermost first, at most [`MAX_FRAMES`].
     pub backtrace: Vec<Frame>,
+    /// Why names are missing from the backtrace that might be there, if so.
+    pub missing: Option<&'static str>,
 }
 
 impl fmt::Display for CrashReport {
@@ -153,6 +160,9 @@ impl fmt::Display for CrashReport {
         }
         for (index, frame) in self.backtrace.iter().enumerate() {
             writeln!(f, "{index:>3}: {frame}")?;
+        }
+        if let Some(missing) = self.missing {
+            writeln!(f, "  names are missing: {missing}")?;
         }
         Ok(())
     }
@@ -182,6 +192,7 @@ mod tests {
             reason: "page fault: write to 0x0".into(),
             registers: Some(registers),
             backtrace: vec![frame(Some(0x1234), true), frame(Some(0x1234), false), bare],
+            missing: Some("that is how it is"),
         };
         let text = report.to_string();
         let lines: Vec<_> = text.lines().collect();
@@ -193,7 +204,8 @@ mod tests {
         assert_eq!(lines[6], "  0: hello::main  at src/main.rs:7 (inlined)");
         assert_eq!(lines[7], "  1: hello::main  at src/main.rs:7 (+0x1234)");
         assert_eq!(lines[8], "  2: ? (0x70001234, outside the image)");
-        assert_eq!(lines.len(), 9);
+        assert_eq!(lines[9], "  names are missing: that is how it is");
+        assert_eq!(lines.len(), 10);
     }
 
     #[test]
@@ -203,6 +215,7 @@ mod tests {
             reason: "triple fault".into(),
             registers: None,
             backtrace: vec![frame(Some(16), false)],
+            missing: None,
         };
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!(json["backtrace"][0]["line"], 7);

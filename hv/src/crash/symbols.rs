@@ -1,60 +1,70 @@
 //! Names for a guest's addresses, from the debug information and symbols of its image.
 //!
-//! The image is the guest's, so nothing in it is believed: sizes and nesting
-//! are bounded before `addr2line` sees them, and text loses its control
-//! characters before a terminal does.
+//! The image is the guest's, so nothing in it is believed: all that is done is charged to a
+//! [`Budget`], and text loses its control characters before a terminal does.
 
-use super::unwind::{self, Section, Unwinder};
+use super::budget::{Budget, Stop};
+use super::dwarf::{Dwarf, Location};
+use super::elf::Elf;
+use super::unwind::{self, Unwinder};
 use super::{Frame, MAX_FRAMES, UnwindRegs};
-use addr2line::Context;
-use addr2line::gimli::{self, EndianSlice, LittleEndian};
-use object::read::elf::ElfFile64;
-use object::{Object, ObjectSection, ObjectSegment, ObjectSymbol, SymbolKind};
-use std::borrow::Cow;
-use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::sync::Mutex;
 
-type Slice<'a> = EndianSlice<'a, LittleEndian>;
-
-/// Most bytes of debug information that are looked at: a guest built with full
-/// information has a tenth of it.
-const MAX_DEBUG_SIZE: u64 = 64 << 20;
-
-/// Deepest nesting of debug information entries that is looked at, because
-/// `addr2line` follows it by recursion.
-const MAX_DEBUG_DEPTH: isize = 256;
-
-/// Longest name that is shown, in characters.
-const MAX_NAME: usize = 400;
-
-/// Most instructions of an image whose names are remembered.
-const MAX_KNOWN: usize = 256;
+/// Most frames of an image that are remembered.
+const MAX_KNOWN: usize = 1024;
 
 /// What was found out about an image's instructions.
 ///
 /// To read debug information takes milliseconds, and a function that crashes at every
 /// request crashes at the same few places.
 #[derive(Debug, Default)]
-pub struct Known(Mutex<HashMap<u64, Vec<Frame>>>);
+pub struct Known(Mutex<Remembered>);
+
+#[derive(Debug, Default)]
+struct Remembered {
+    /// By offset of the instruction.
+    names: HashMap<u64, Names>,
+    /// Frames in all of them.
+    frames: usize,
+}
+
+/// The functions at an offset.
+#[derive(Clone, Debug)]
+struct Names {
+    /// Innermost first; never empty.
+    frames: Vec<Frame>,
+    /// The budget was used up before all was found.
+    cut: bool,
+}
 
 impl Known {
-    fn get(&self, probe: u64) -> Option<Vec<Frame>> {
-        self.0.lock().expect("no panic while held").get(&probe).cloned()
+    fn get(&self, probe: u64) -> Option<Names> {
+        self.0.lock().expect("no panic while held").names.get(&probe).cloned()
     }
 
-    fn put(&self, probe: u64, frames: &[Frame]) {
-        let mut known = self.0.lock().expect("no panic while held");
-        if known.len() < MAX_KNOWN {
-            known.insert(probe, frames.to_vec());
+    fn put(&self, probe: u64, names: &Names) {
+        let known = &mut *self.0.lock().expect("no panic while held");
+        if known.frames + names.frames.len() <= MAX_KNOWN {
+            known.frames += names.frames.len();
+            known.names.insert(probe, names.clone());
         }
     }
+}
+
+/// A backtrace, and what it lacks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backtrace {
+    /// Innermost first, at most [`MAX_FRAMES`].
+    pub frames: Vec<Frame>,
+    /// Why names are missing that might be there, if so.
+    pub missing: Option<&'static str>,
 }
 
 /// The symbols of an image that is loaded somewhere. Making one reads only
 /// headers; the rest is read when it is asked for.
 pub struct Symbols<'a> {
-    file: Option<ElfFile64<'a>>,
+    elf: Option<Elf<'a>>,
     base: u64,
     size: u64,
     known: &'a Known,
@@ -64,83 +74,121 @@ impl<'a> Symbols<'a> {
     /// The symbols in the bytes of an ELF file whose address 0 is at guest
     /// address `base`, with what is known of the same file. Bytes that are no ELF file have none.
     pub fn new(bytes: &'a [u8], base: u64, known: &'a Known) -> Self {
-        let file = ElfFile64::parse(bytes).ok();
-        let ends = file.iter().flat_map(|file| file.segments());
-        let size = ends.map(|segment| segment.address().saturating_add(segment.size())).max().unwrap_or(0);
-        Symbols { file, base, size, known }
+        let elf = Elf::parse(bytes);
+        let size = elf.map_or(0, |elf| elf.size());
+        Symbols { elf, base, size, known }
     }
 
-    /// The functions that were running, innermost first, at most [`MAX_FRAMES`].
+    /// The functions that were running, innermost first, at most [`MAX_FRAMES`], found with what is left of the
+    /// budget.
     ///
     /// `read` gives the 8 bytes at a guest address, or `None` where there is
     /// no memory. Without call frame information only the innermost function
     /// is known, without debug information only names, without symbols only
     /// addresses.
-    pub fn backtrace(&self, regs: &UnwindRegs, read: &mut dyn FnMut(u64) -> Option<u64>) -> Vec<Frame> {
-        let unwinder =
-            self.section(".eh_frame").map(|frames| Unwinder::new(frames, self.section(".eh_frame_hdr")));
-        let addresses = unwind::walk(unwinder, self.base, self.size, regs, read);
-        let context = OnceCell::new();
-        let mut frames = Vec::new();
-        for (index, address) in addresses.into_iter().enumerate() {
-            self.describe(&context, address, index != 0, &mut frames);
-            if frames.len() >= MAX_FRAMES {
-                break;
-            }
-        }
-        frames.truncate(MAX_FRAMES);
-        frames
+    pub fn backtrace(
+        &self,
+        regs: &UnwindRegs,
+        budget: &mut Budget,
+        read: &mut dyn FnMut(u64) -> Option<u64>,
+    ) -> Backtrace {
+        let section = |name| self.elf.and_then(|elf| elf.section(name));
+        let unwinder = section(".eh_frame").map(|frames| Unwinder::new(frames, section(".eh_frame_hdr")));
+        let addresses = unwind::walk(unwinder, self.base, self.size, regs, budget, read);
+        self.describe(&addresses, budget)
     }
 
     /// The functions that the instruction at a guest address belongs to,
     /// innermost first: the last one is not inlined. Never empty.
-    pub fn lookup(&self, address: u64) -> Vec<Frame> {
-        let mut frames = Vec::new();
-        self.describe(&OnceCell::new(), address, false, &mut frames);
-        frames
+    pub fn lookup(&self, address: u64, budget: &mut Budget) -> Backtrace {
+        self.describe(&[address], budget)
     }
 
-    fn describe(
-        &self,
-        context: &OnceCell<Option<Context<Slice<'a>>>>,
-        address: u64,
-        is_return: bool,
-        frames: &mut Vec<Frame>,
-    ) {
-        let offset = address.checked_sub(self.base).filter(|offset| *offset < self.size);
-        let Some(offset) = offset else { return frames.push(Frame::bare(address, None)) };
-        // The call itself, not what follows it.
-        let probe = if is_return { offset.saturating_sub(1) } else { offset };
-        let found = self.known.get(probe).unwrap_or_else(|| {
-            let found = self.find(context.get_or_init(|| self.context()).as_ref(), probe);
+    /// The functions at an address of code, then those at return addresses.
+    fn describe(&self, addresses: &[u64], budget: &mut Budget) -> Backtrace {
+        let places: Vec<_> = addresses
+            .iter()
+            .enumerate()
+            .map(|(index, &address)| {
+                let offset = address.checked_sub(self.base).filter(|offset| *offset < self.size);
+                // The call itself, not what follows it.
+                let probe = offset.map(|offset| if index == 0 { offset } else { offset.saturating_sub(1) });
+                (address, offset, probe)
+            })
+            .collect();
+        let names = self.names(places.iter().filter_map(|(.., probe)| *probe), budget);
+        let (mut frames, mut cut) = (Vec::new(), false);
+        for (address, offset, probe) in places {
+            match probe.and_then(|probe| names.get(&probe)) {
+                Some(names) => {
+                    cut |= names.cut;
+                    frames.extend(names.frames.iter().cloned().map(|frame| Frame {
+                        address,
+                        offset,
+                        ..frame
+                    }));
+                }
+                None => frames.push(Frame::bare(address, None)),
+            }
+        }
+        frames.truncate(MAX_FRAMES);
+        let missing = if cut {
+            Some("the image's debug information takes more work than a report may cost")
+        } else if self.elf.is_some_and(|elf| elf.is_compressed()) {
+            Some("the image's debug information is compressed, which hv does not read")
+        } else {
+            None
+        };
+        Backtrace { frames, missing }
+    }
+
+    /// What is at these offsets: remembered, or found out now.
+    fn names(&self, probes: impl Iterator<Item = u64>, budget: &mut Budget) -> HashMap<u64, Names> {
+        let mut names = HashMap::new();
+        let mut unknown = Vec::new();
+        for probe in probes {
+            match self.known.get(probe) {
+                Some(known) => drop(names.insert(probe, known)),
+                None if unknown.contains(&probe) => {}
+                None => unknown.push(probe),
+            }
+        }
+        if unknown.is_empty() {
+            return names;
+        }
+        // These first: they need little, and name most of what runs.
+        let symbols: Vec<_> =
+            unknown.iter().map(|probe| self.elf.map_or(Ok(None), |elf| elf.symbol(*probe, budget))).collect();
+        let dwarf = self.elf.as_ref().and_then(Dwarf::new);
+        let units =
+            dwarf.as_ref().map_or(Ok(vec![None; unknown.len()]), |dwarf| dwarf.units(&unknown, budget));
+        let mut cut = units.is_err();
+        let units = units.unwrap_or_else(|_| vec![None; unknown.len()]);
+        for ((probe, unit), symbol) in unknown.into_iter().zip(units).zip(symbols) {
+            let locations = match (&dwarf, unit) {
+                (Some(dwarf), Some(unit)) => dwarf.locations(unit, probe, budget),
+                _ => Ok(Vec::new()),
+            };
+            cut |= matches!(locations, Err(Stop::UsedUp)) || matches!(symbol, Err(Stop::UsedUp));
+            let frames = self.frames(probe, locations.unwrap_or_default(), symbol.unwrap_or_default());
+            let found = Names { frames, cut };
             self.known.put(probe, &found);
-            found
-        });
-        let here = |frame| Frame { address, offset: Some(offset), ..frame };
-        frames.extend(found.into_iter().map(here));
+            names.insert(probe, found);
+        }
+        names
     }
 
     /// The functions at an offset. Never empty.
-    fn find(&self, context: Option<&Context<Slice<'a>>>, probe: u64) -> Vec<Frame> {
+    fn frames(&self, probe: u64, locations: Vec<Location>, symbol: Option<String>) -> Vec<Frame> {
         let bare = Frame::bare(self.base + probe, Some(probe));
-        let mut frames = Vec::new();
-        let found = context.and_then(|context| context.find_frames(probe).skip_all_loads().ok());
-        if let Some(mut found) = found {
-            while let Ok(Some(frame)) = found.next() {
-                let name = frame.function.as_ref().and_then(|name| name.demangle().ok());
-                let location = frame.location.as_ref();
-                frames.push(Frame {
-                    function: name.map(|name| printable(&name)),
-                    file: location.and_then(|location| location.file).map(printable),
-                    line: location.and_then(|location| location.line),
-                    inlined: true,
-                    ..bare.clone()
-                });
-                if frames.len() >= MAX_FRAMES {
-                    break;
-                }
-            }
-        }
+        let frame = |location: Location| Frame {
+            function: location.function,
+            file: location.file,
+            line: location.line,
+            inlined: true,
+            ..bare.clone()
+        };
+        let mut frames: Vec<_> = locations.into_iter().take(MAX_FRAMES).map(frame).collect();
         if frames.is_empty() {
             frames.push(bare);
         }
@@ -149,85 +197,9 @@ impl<'a> Symbols<'a> {
             // Line tables alone have the name without its path; the symbol has both.
             let short = last.function.take();
             let base = short.as_deref().and_then(|name| name.split('<').next()).unwrap_or("");
-            last.function = self.symbol(probe).filter(|full| full.contains(base)).or(short);
+            last.function = symbol.filter(|full| full.contains(base)).or(short);
         }
         frames
-    }
-
-    /// The name of the function symbol that covers an offset; else of the
-    /// nearest one before it that has no size, as in assembly.
-    fn symbol(&self, offset: u64) -> Option<String> {
-        let file = self.file.as_ref()?;
-        let code = file.sections().find(|s| s.address() <= offset && offset - s.address() < s.size())?;
-        let before = |symbol: &object::read::elf::ElfSymbol64<'a, '_>| {
-            matches!(symbol.kind(), SymbolKind::Text | SymbolKind::Unknown | SymbolKind::Label)
-                && symbol.section_index() == Some(code.index())
-                && symbol.address() <= offset
-        };
-        let covers =
-            |symbol: &object::read::elf::ElfSymbol64<'a, '_>| offset - symbol.address() < symbol.size();
-        let symbols = file.symbols().filter(before);
-        let symbol = symbols.max_by_key(|symbol| (covers(symbol), symbol.address()))?;
-        if !covers(&symbol) && symbol.size() != 0 {
-            return None;
-        }
-        let name = String::from_utf8_lossy(symbol.name_bytes().ok()?);
-        Some(printable(&addr2line::demangle_auto(name, None))).filter(|name| !name.is_empty())
-    }
-
-    fn section(&self, name: &str) -> Option<Section<'a>> {
-        let section = self.file.as_ref()?.section_by_name(name)?;
-        Some((section.address(), section.data().ok()?))
-    }
-
-    /// The debug information, if there is any that is fit to be read.
-    fn context(&self) -> Option<Context<Slice<'a>>> {
-        let mut size = 0u64;
-        let load = |id: gimli::SectionId| {
-            let bytes = self.section(id.name()).map_or(&[][..], |(_, bytes)| bytes);
-            size = size.saturating_add(bytes.len() as u64);
-            Ok::<_, gimli::Error>(EndianSlice::new(bytes, LittleEndian))
-        };
-        let dwarf = gimli::Dwarf::load(load).ok()?;
-        if size > MAX_DEBUG_SIZE || !is_shallow(&dwarf).unwrap_or(false) {
-            return None;
-        }
-        Context::from_dwarf(dwarf).ok()
-    }
-}
-
-/// Whether no entry of the debug information is too deep.
-fn is_shallow(dwarf: &gimli::Dwarf<Slice<'_>>) -> gimli::Result<bool> {
-    let mut units = dwarf.units();
-    while let Some(header) = units.next()? {
-        let unit = dwarf.unit(header)?;
-        let mut entries = unit.entries_raw(None)?;
-        while !entries.is_empty() {
-            if entries.next_depth() > MAX_DEBUG_DEPTH {
-                return Ok(false);
-            }
-            if let Some(abbreviation) = entries.read_abbreviation()? {
-                entries.skip_attributes(abbreviation.attributes())?;
-            }
-        }
-    }
-    Ok(true)
-}
-
-/// Text of the image, made fit for a terminal.
-fn printable(text: &str) -> String {
-    let text = strip_hash(text);
-    text.chars()
-        .take(MAX_NAME)
-        .map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c })
-        .collect()
-}
-
-/// A name without the hash that old manglings append, as in `main::h0123456789abcdef`.
-fn strip_hash(name: &str) -> Cow<'_, str> {
-    match name.rsplit_once("::h") {
-        Some((path, hash)) if hash.len() == 16 && hash.bytes().all(|b| b.is_ascii_hexdigit()) => path.into(),
-        _ => name.into(),
     }
 }
 
@@ -236,16 +208,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_fit_for_a_terminal() {
-        assert_eq!(printable("core::fmt::write::h0123456789abcdef"), "core::fmt::write");
-        assert_eq!(printable("core::fmt::hash"), "core::fmt::hash");
-        assert_eq!(printable("a\x1b[2Jb\n"), "a\u{fffd}[2Jb\u{fffd}");
-        assert_eq!(printable(&"x".repeat(10_000)).len(), MAX_NAME);
-    }
-
-    #[test]
     fn an_address_without_symbols_is_an_offset() {
-        let frames = Symbols::new(b"not an image", 0x1000, &Known::default()).lookup(0x1234);
+        let frames =
+            Symbols::new(b"not an image", 0x1000, &Known::default()).lookup(0x1234, &mut Budget::default());
+        let frames = frames.frames;
         assert_eq!(frames.len(), 1);
         assert_eq!((frames[0].address, frames[0].offset), (0x1234, None));
     }
@@ -270,9 +236,13 @@ mod tests {
         let address = landmark as fn() -> u32 as usize as u64;
         let known = Known::default();
         let symbols = Symbols::new(&bytes, base, &known);
-        let frames = symbols.lookup(address);
-        assert_eq!(symbols.lookup(address), frames, "what is remembered is what was found");
-        let last = frames.last().unwrap();
+        // A program with the standard library has far more than a guest.
+        let mut budget = Budget { rows: u64::MAX, entries: u64::MAX, bytes: u64::MAX };
+        let found = symbols.lookup(address, &mut budget);
+        let mut none = Budget { rows: 0, entries: 0, bytes: 0 };
+        assert_eq!(symbols.lookup(address, &mut none), found, "what is remembered is what was found");
+        assert_eq!(found.missing, None);
+        let last = found.frames.last().unwrap();
         assert!(last.function.as_ref().unwrap().contains("landmark"), "{last:?}");
         assert!(last.file.as_ref().unwrap().ends_with("symbols.rs") && !last.inlined);
         assert!(last.line.unwrap().abs_diff(landmark()) <= 2);

@@ -9,9 +9,11 @@
 //! backtrace.
 
 use super::MAX_FRAMES;
-use addr2line::gimli::{
-    BaseAddresses, CfaRule, EhFrame, EhFrameHdr, EhFrameOffset, EndianSlice, LittleEndian, Pointer, Register,
-    RegisterRule, UnwindContext, UnwindSection, UnwindTableRow, X86_64,
+use super::budget::{Budget, Stop};
+use super::elf::Section;
+use gimli::{
+    BaseAddresses, CfaRule, CieOrFde, EhFrame, EhFrameHdr, EhFrameOffset, EndianSlice, FrameDescriptionEntry,
+    LittleEndian, Pointer, Register, RegisterRule, UnwindContext, UnwindSection, UnwindTableRow, X86_64,
 };
 
 type Slice<'a> = EndianSlice<'a, LittleEndian>;
@@ -50,8 +52,9 @@ impl UnwindRegs {
 const RESTORED: [Register; 7] =
     [X86_64::RBP, X86_64::RBX, X86_64::R12, X86_64::R13, X86_64::R14, X86_64::R15, X86_64::RA];
 
-/// A section: its address in the image, and its bytes.
-pub(super) type Section<'a> = (u64, &'a [u8]);
+/// Longest description of one function's frame, in bytes, and of what it has in common with others.
+/// Compilers make some tens.
+const MAX_ENTRY: usize = 64 << 10;
 
 /// How an index begins: version 1, then the encodings that linkers use (relative to the place, 4 bytes;
 /// 4 bytes; relative to the index, 4 bytes). With others `gimli` multiplies numbers of the image unchecked.
@@ -62,7 +65,7 @@ pub(super) struct Unwinder<'a> {
     frames: EhFrame<Slice<'a>>,
     /// The address of `frames` in the image.
     address: u64,
-    index: Option<addr2line::gimli::ParsedEhFrameHdr<Slice<'a>>>,
+    index: Option<gimli::ParsedEhFrameHdr<Slice<'a>>>,
     bases: BaseAddresses,
     context: UnwindContext<usize>,
 }
@@ -87,9 +90,10 @@ impl<'a> Unwinder<'a> {
         &mut self,
         lookup: u64,
         regs: &UnwindRegs,
+        budget: &mut Budget,
         read: &mut dyn FnMut(u64) -> Option<u64>,
     ) -> Option<(UnwindRegs, bool)> {
-        let (row, interrupted) = self.row(lookup)?;
+        let (row, interrupted) = self.row(lookup, budget)?;
         let mut caller = *regs;
         let cfa = match *row.cfa() {
             CfaRule::RegisterAndOffset { register, offset } => {
@@ -112,7 +116,7 @@ impl<'a> Unwinder<'a> {
         Some((caller, interrupted))
     }
 
-    fn row(&mut self, lookup: u64) -> Option<(&UnwindTableRow<usize>, bool)> {
+    fn row(&mut self, lookup: u64, budget: &mut Budget) -> Option<(&UnwindTableRow<usize>, bool)> {
         let Unwinder { frames, address, index, bases, context } = self;
         let fde = match index.as_ref().and_then(|index| index.table()) {
             Some(table) => {
@@ -122,11 +126,36 @@ impl<'a> Unwinder<'a> {
                 let offset = EhFrameOffset(pointer.checked_sub(*address)? as usize);
                 frames.fde_from_offset(bases, offset, EhFrame::cie_from_offset).ok()?
             }
-            None => frames.fde_for_address(bases, lookup, EhFrame::cie_from_offset).ok()?,
+            None => search(frames, bases, lookup, budget).ok()??,
         };
+        let lengths = [fde.entry_len(), fde.cie().entry_len()];
+        if lengths.iter().any(|length| *length > MAX_ENTRY) {
+            return None;
+        }
+        budget.bytes(lengths.iter().sum()).ok()?;
         let row = fde.unwind_info_for_address(frames, bases, context, lookup).ok()?;
         Some((row, fde.is_signal_trampoline()))
     }
+}
+
+/// The description of the function at an address, where there is no index.
+fn search<'a>(
+    frames: &EhFrame<Slice<'a>>,
+    bases: &BaseAddresses,
+    lookup: u64,
+    budget: &mut Budget,
+) -> Result<Option<FrameDescriptionEntry<Slice<'a>>>, Stop> {
+    let mut entries = frames.entries(bases);
+    while let Some(entry) = entries.next()? {
+        budget.entry()?;
+        if let CieOrFde::Fde(partial) = entry {
+            let fde = partial.parse(EhFrame::cie_from_offset)?;
+            if fde.contains(lookup) {
+                return Ok(Some(fde));
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// The addresses of code on the stack, innermost first: the first is that of
@@ -136,6 +165,7 @@ pub(super) fn walk(
     base: u64,
     size: u64,
     regs: &UnwindRegs,
+    budget: &mut Budget,
     read: &mut dyn FnMut(u64) -> Option<u64>,
 ) -> Vec<u64> {
     let mut found = vec![regs.rip];
@@ -148,7 +178,9 @@ pub(super) fn walk(
         let first = found.len() == 1;
         let next = match inside(regs.rip) {
             // A call may be a function's last instruction, so look at the call, not behind it.
-            Some(offset) => unwinder.step(if exact { offset } else { offset.saturating_sub(1) }, &regs, read),
+            Some(offset) => {
+                unwinder.step(if exact { offset } else { offset.saturating_sub(1) }, &regs, budget, read)
+            }
             // A call to nowhere, or a leaf that is not the image's own.
             None if first => {
                 read(regs.rsp).map(|rip| (UnwindRegs { rip, rsp: regs.rsp.wrapping_add(8), ..regs }, false))
@@ -206,7 +238,14 @@ mod tests {
     fn walked(frames: &[u8], rip: u64, stack: &[u64]) -> Vec<u64> {
         let regs = UnwindRegs { rip, rsp: 0x100, ..Default::default() };
         let mut read = |address: u64| stack.get(address.checked_sub(0x100)? as usize / 8).copied();
-        walk(Some(Unwinder::new((FRAMES_AT, frames), None)), BASE, SIZE, &regs, &mut read)
+        walk(
+            Some(Unwinder::new((FRAMES_AT, frames), None)),
+            BASE,
+            SIZE,
+            &regs,
+            &mut Budget::default(),
+            &mut read,
+        )
     }
 
     #[test]
@@ -242,7 +281,7 @@ mod tests {
         let frames = frames();
         let regs = UnwindRegs { rip: BASE + 0x1020, rsp: 0x100, ..Default::default() };
         let unwinder = Unwinder::new((FRAMES_AT, &frames), Some((0x3000, index)));
-        walk(Some(unwinder), BASE, SIZE, &regs, &mut |_| Some(BASE + 0x1105)).len()
+        walk(Some(unwinder), BASE, SIZE, &regs, &mut Budget::default(), &mut |_| Some(BASE + 0x1105)).len()
     }
 
     #[test]
@@ -285,7 +324,7 @@ mod tests {
             let regs = UnwindRegs { rip, rsp: regs[0], rbp: regs[1], rbx: regs[2], ..Default::default() };
             for index in [None, Some((FRAMES_AT, &bytes[..]))] {
                 let unwinder = Unwinder::new((FRAMES_AT, &bytes), index);
-                let found = walk(Some(unwinder), BASE, SIZE, &regs, &mut |_| Some(word));
+                let found = walk(Some(unwinder), BASE, SIZE, &regs, &mut Budget::default(), &mut |_| Some(word));
                 prop_assert!(found.len() <= MAX_FRAMES && found[0] == rip);
             }
         }

@@ -1,16 +1,17 @@
 //! From a dead guest to its crash report: what the fault means, in words, and
 //! the way there.
 
-use crate::crash::{CrashReport, Symbols};
+use crate::crash::{Budget, CrashReport, Frame, Symbols};
 use crate::loader::Image;
 use crate::memory::{Access, GuestMemory};
 use crate::platform::{Fault, Registers};
-use hv_abi::GuestAddr;
+use hv_abi::{GuestAddr, PAGE_SIZE};
+use std::sync::Arc;
 
 /// A dead guest.
 pub(super) struct Body<'a> {
     pub(super) name: &'a str,
-    pub(super) image: &'a Image,
+    pub(super) image: &'a Arc<Image>,
     pub(super) image_base: u64,
     pub(super) memory: &'a GuestMemory,
     /// The stack's lowest address.
@@ -21,20 +22,20 @@ pub(super) struct Body<'a> {
 
 impl Body<'_> {
     /// The report of an exception or its like.
-    pub(super) fn of_fault(&self, fault: &Fault, mut registers: Registers) -> CrashReport {
+    pub(super) fn of_fault(&self, fault: &Fault, mut registers: Registers) -> Remains {
         match fault {
-            Fault::Shutdown => return self.report("triple fault".into(), None),
+            Fault::Shutdown => return self.remains("triple fault".into(), None),
             Fault::Port(port) => {
                 let reason = format!("used port {port:#x} in another way than the hypercall page does");
-                return self.report(reason, Some(registers));
+                return self.remains(reason, Some(registers));
             }
             Fault::Killed => {
                 let reason = "the host's kernel ended the guest's process: a broken signal stack, processor time taken out of turn, or no memory left";
-                return self.report(reason.into(), None);
+                return self.remains(reason.into(), None);
             }
             Fault::Crossing => {
                 let reason = "crossed to the host in another way than the hypercall page does";
-                return self.report(reason.into(), Some(registers));
+                return self.remains(reason.into(), Some(registers));
             }
             Fault::Exception { .. } => {}
         }
@@ -45,7 +46,7 @@ impl Body<'_> {
             registers.rip = at;
             let reason =
                 "made a Linux system call: a crate took the guest for a Linux program (see docs/guests.md)";
-            return self.report(reason.into(), Some(registers));
+            return self.remains(reason.into(), Some(registers));
         }
         let reason = match vector {
             14 => self.page_fault(error, address, &registers),
@@ -53,20 +54,21 @@ impl Body<'_> {
             6 => self.invalid_opcode(&registers),
             _ => format!("{} (vector {vector})", exception(vector)),
         };
-        self.report(reason, Some(registers))
+        self.remains(reason, Some(registers))
     }
 
-    /// The report of something that is no exception, with this reason.
-    pub(super) fn report(&self, reason: String, registers: Option<Registers>) -> CrashReport {
-        let symbols = Symbols::new(self.image.bytes(), self.image_base, self.image.known());
-        let backtrace = registers.map_or_else(Vec::new, |registers| {
-            symbols.backtrace(&registers.unwind(), &mut |address| {
-                let mut bytes = [0; 8];
-                self.memory.read(GuestAddr(address), &mut bytes).ok()?;
-                Some(u64::from_le_bytes(bytes))
-            })
-        });
-        CrashReport { guest: self.name.into(), reason, registers, backtrace }
+    /// What is left of a guest that ends for this reason.
+    pub(super) fn remains(&self, reason: String, registers: Option<Registers>) -> Remains {
+        let stack =
+            registers.map_or_else(Stack::default, |registers| Stack::copy(self.memory, registers.rsp));
+        Remains {
+            guest: self.name.into(),
+            image: self.image.clone(),
+            image_base: self.image_base,
+            reason,
+            registers,
+            stack,
+        }
     }
 
     fn code<const N: usize>(&self, address: u64) -> Option<[u8; N]> {
@@ -147,6 +149,81 @@ impl Body<'_> {
             _ => "a privileged instruction, or an address that is not canonical".into(),
         };
         format!("general protection fault: {why} (error code {error:#x})")
+    }
+}
+
+/// All that a crash report is made of, taken from a guest so that nobody has to wait for the report.
+pub(super) struct Remains {
+    guest: String,
+    image: Arc<Image>,
+    image_base: u64,
+    reason: String,
+    registers: Option<Registers>,
+    stack: Stack,
+}
+
+impl Remains {
+    /// The report, with all that is found out within the budget.
+    pub(super) fn report(self) -> CrashReport {
+        let symbols = Symbols::new(self.image.bytes(), self.image_base, self.image.known());
+        let found = self.registers.map(|registers| {
+            let mut read = |address| self.stack.word(address);
+            symbols.backtrace(&registers.unwind(), &mut Budget::default(), &mut read)
+        });
+        let missing = found.as_ref().and_then(|found| found.missing);
+        let backtrace = found.map_or_else(Vec::new, |found| found.frames);
+        self.with(backtrace, missing)
+    }
+
+    /// The report without anything that would have to be looked up, and why.
+    pub(super) fn without_names(self, missing: &'static str) -> CrashReport {
+        let offset = |rip: u64| rip.checked_sub(self.image_base).filter(|offset| *offset < self.image.size());
+        let backtrace = self
+            .registers
+            .iter()
+            .map(|registers| Frame::bare(registers.rip, offset(registers.rip)))
+            .collect();
+        self.with(backtrace, Some(missing))
+    }
+
+    fn with(self, backtrace: Vec<Frame>, missing: Option<&'static str>) -> CrashReport {
+        CrashReport { guest: self.guest, reason: self.reason, registers: self.registers, backtrace, missing }
+    }
+}
+
+/// A copy of the innermost part of a stack.
+#[derive(Default)]
+struct Stack {
+    address: u64,
+    bytes: Vec<u8>,
+}
+
+impl Stack {
+    /// Most bytes that are copied; frames beyond them are not found.
+    const MAX: u64 = 128 << 10;
+
+    /// The stack with this pointer.
+    fn copy(memory: &GuestMemory, pointer: u64) -> Stack {
+        let address = pointer & !7;
+        let mut bytes = Vec::new();
+        let mut page = [0; PAGE_SIZE as usize];
+        while (bytes.len() as u64) < Self::MAX {
+            let at = address.wrapping_add(bytes.len() as u64);
+            // Up to the next page's start: what follows may not be there.
+            let part = &mut page[..(PAGE_SIZE - at % PAGE_SIZE) as usize];
+            if memory.read(GuestAddr(at), part).is_err() {
+                break;
+            }
+            bytes.extend_from_slice(part);
+        }
+        Stack { address, bytes }
+    }
+
+    /// The 8 bytes at an address.
+    fn word(&self, address: u64) -> Option<u64> {
+        let at = usize::try_from(address.checked_sub(self.address)?).ok()?;
+        let bytes = self.bytes.get(at..at.checked_add(8)?)?;
+        Some(u64::from_le_bytes(bytes.try_into().ok()?))
     }
 }
 

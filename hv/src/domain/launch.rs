@@ -120,6 +120,7 @@ impl Launch {
                 engine: Arc::downgrade(&engine.inner),
                 sources: Mutex::default(),
                 entity: OnceLock::new(),
+                me: domain.clone(),
                 ordered: AtomicBool::new(false),
                 order: Mutex::default(),
                 abandon: AtomicBool::new(false),

@@ -35,9 +35,10 @@ pub use restore::{Restore, RestoreError};
 pub use saved::{CaptureError, Places, Saved};
 
 pub(crate) use assemble::is_base;
-use autopsy::Body;
+use autopsy::{Body, Remains};
 use devices::Bell;
 
+use crate::background::Work;
 use crate::clock;
 use crate::cpu_clock::CpuClock;
 use crate::device::console::{Console, Output};
@@ -78,6 +79,7 @@ pub(crate) struct Domain {
     /// Whether the guest runs, or is about to without looking at its events again.
     inside: AtomicBool,
     entity: OnceLock<Weak<Entity>>,
+    me: Weak<Domain>,
     console: Arc<Console>,
     console_port: EventPort,
     /// Where its error output goes, if not to the console.
@@ -128,6 +130,13 @@ enum Turn {
     Next(Next),
     /// An answer was completed, and the guest is held.
     Answered,
+}
+
+/// What ended a guest.
+enum End {
+    Outcome(Outcome),
+    /// A crash, whose report is yet to be written.
+    Crash(Box<Remains>),
 }
 
 /// An order to end.
@@ -196,7 +205,7 @@ impl Domain {
     }
 
     /// Runs the guest until it has to wait, gives way, or ends.
-    fn run_cpu(&self, cpu: &mut Cpu) -> Result<Turn, Outcome> {
+    fn run_cpu(&self, cpu: &mut Cpu) -> Result<Turn, End> {
         if self.answered.swap(false, Ordering::SeqCst)
             && let Some(turn) = self.after_answer()
         {
@@ -277,7 +286,7 @@ impl Domain {
                         return Ok(Turn::Next(Next::Blocked(until)));
                     }
                 },
-                Action::Exit(code) => return Err(Outcome::Exited(code)),
+                Action::Exit(code) => return Err(End::Outcome(Outcome::Exited(code))),
                 Action::Panic(message) => return Err(self.crash(cpu, format!("panic: {message}"))),
             }
         }
@@ -309,7 +318,7 @@ impl Domain {
     }
 
     /// The guest touched emulated hardware: nothing that guests without it can do.
-    fn access(&self, cpu: &mut Cpu, access: &Access) -> Result<(), Outcome> {
+    fn access(&self, cpu: &mut Cpu, access: &Access) -> Result<(), End> {
         self.counters.access(access.space);
         let Some(hardware) = &mut cpu.hardware else {
             return Err(self.crash(cpu, format!("the host failed: an access without a device: {access:x?}")));
@@ -325,12 +334,12 @@ impl Domain {
         phase(phases).get_or_insert_with(|| cpu.first_entry.map_or(Duration::ZERO, |first| first.elapsed()));
     }
 
-    fn obey(&self, cpu: &mut Cpu) -> Outcome {
+    fn obey(&self, cpu: &mut Cpu) -> End {
         let order = self.order.lock().expect("no panic while held").clone();
         match order {
             Some(Order::Condemned(reason)) => self.crash(cpu, reason),
-            Some(Order::Stop(stop)) => Outcome::Stopped(stop),
-            None => Outcome::Stopped(Stop::Dropped),
+            Some(Order::Stop(stop)) => End::Outcome(Outcome::Stopped(stop)),
+            None => End::Outcome(Outcome::Stopped(Stop::Dropped)),
         }
     }
 
@@ -345,19 +354,55 @@ impl Domain {
         }
     }
 
-    fn crash(&self, cpu: &mut Cpu, reason: String) -> Outcome {
-        Outcome::Crashed(Box::new(self.body().report(reason, Some(cpu.vcpu.registers()))))
+    fn crash(&self, cpu: &mut Cpu, reason: String) -> End {
+        End::Crash(Box::new(self.body().remains(reason, Some(cpu.vcpu.registers()))))
     }
 
-    fn fault(&self, cpu: &mut Cpu, fault: &Fault) -> Outcome {
-        Outcome::Crashed(Box::new(self.body().of_fault(fault, cpu.vcpu.registers())))
+    fn fault(&self, cpu: &mut Cpu, fault: &Fault) -> End {
+        End::Crash(Box::new(self.body().of_fault(fault, cpu.vcpu.registers())))
+    }
+
+    /// The guest has crashed: has the report written, by others if this thread has other guests to run.
+    fn crashed(&self, remains: Box<Remains>) {
+        let engine = self.engine.upgrade();
+        let reports = engine.as_ref().and_then(|engine| engine.reports.as_ref());
+        match (reports, self.me.upgrade()) {
+            (Some(reports), Some(domain)) => reports.submit(Box::new(Crash { domain, remains })),
+            _ => self.ended(Outcome::Crashed(Box::new(remains.report()))),
+        }
+    }
+
+    /// The guest has ended: tells all who wait for that.
+    fn ended(&self, outcome: Outcome) {
+        if let Some(observer) = &self.observer {
+            observer.ended(&outcome);
+        }
+        self.status().outcome = Some(outcome);
+        self.changed.notify_all();
+    }
+}
+
+/// A guest that has crashed, and waits for its report.
+struct Crash {
+    domain: Arc<Domain>,
+    remains: Box<Remains>,
+}
+
+impl Work for Crash {
+    fn run(self: Box<Self>) {
+        self.domain.ended(Outcome::Crashed(Box::new(self.remains.report())));
+    }
+
+    fn refused(self: Box<Self>) {
+        let missing = "many guests crash at the same time";
+        self.domain.ended(Outcome::Crashed(Box::new(self.remains.without_names(missing))));
     }
 }
 
 impl Task for Domain {
     fn run(&self) -> Next {
         let mut cpu = self.cpu();
-        let outcome = match self.run_cpu(&mut cpu) {
+        let end = match self.run_cpu(&mut cpu) {
             Ok(Turn::Next(next)) => return next,
             Ok(Turn::Answered) => {
                 drop(cpu);
@@ -366,16 +411,15 @@ impl Task for Domain {
                 }
                 return Next::Blocked(None);
             }
-            Err(outcome) => outcome,
+            Err(end) => end,
         };
         self.console.finish(&|| !self.abandon.load(Ordering::SeqCst));
         self.phases.lock().expect("no panic while held").run = cpu.first_entry.map(|first| first.elapsed());
         drop(cpu);
-        if let Some(observer) = &self.observer {
-            observer.ended(&outcome);
+        match end {
+            End::Outcome(outcome) => self.ended(outcome),
+            End::Crash(remains) => self.crashed(remains),
         }
-        self.status().outcome = Some(outcome);
-        self.changed.notify_all();
         Next::Ended
     }
 

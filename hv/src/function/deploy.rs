@@ -90,6 +90,7 @@ impl Function {
             shells: Mutex::new(Shells::default()),
             keeper,
             totals: Default::default(),
+            backoff: Mutex::default(),
             stopped: AtomicBool::new(false),
         });
         let weak = Arc::downgrade(&inner);

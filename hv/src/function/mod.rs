@@ -10,6 +10,7 @@
 //!   └──── a new clone (its own thread makes it)           └──────────► closed
 //! ```
 
+mod backoff;
 mod call;
 mod deploy;
 mod keeper;
@@ -29,6 +30,7 @@ use crate::domain::StartError;
 use crate::engine::Engine;
 use crate::sched::Share;
 use crate::snapshot::Snapshot;
+use backoff::Backoff;
 use call::Slot;
 use keeper::Keeper;
 use shell::Shell;
@@ -109,6 +111,9 @@ pub enum Failure {
     /// [`Options::instances`] guests are there already.
     #[error("as many guests as allowed are busy")]
     Full,
+    /// It has crashed many times in a row, and is not tried for this long.
+    #[error("the function crashes always: it is tried again in {0:?}")]
+    BackOff(Duration),
     /// The host cannot start another guest.
     #[error("no further guest can be started: {0}")]
     NoRoom(#[source] Box<StartError>),
@@ -129,6 +134,7 @@ struct Inner {
     shells: Mutex<Shells>,
     keeper: Keeper,
     totals: stats::Totals,
+    backoff: Mutex<Backoff>,
     stopped: AtomicBool,
 }
 
@@ -150,6 +156,7 @@ impl Function {
         if inner.stopped.load(Ordering::SeqCst) {
             return Err(Failure::Stopped);
         }
+        inner.backoff().admit(Instant::now()).map_err(Failure::BackOff)?;
         let number = {
             let mut shells = inner.shells();
             if let Some((shell, _)) = shells.idle.pop() {
@@ -207,6 +214,10 @@ impl Drop for Function {
 impl Inner {
     fn shells(&self) -> MutexGuard<'_, Shells> {
         self.shells.lock().expect("no panic while held")
+    }
+
+    fn backoff(&self) -> MutexGuard<'_, Backoff> {
+        self.backoff.lock().expect("no panic while held")
     }
 
     /// A shell has nothing to do any more, and is as good as new.

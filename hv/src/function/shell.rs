@@ -199,6 +199,7 @@ impl Shell {
             drop(self.device.take());
             // After that: see `stop_request`.
             let began = self.request().began;
+            inner.backoff().answered();
             inner.totals.answered(began);
         }
         if inner.options.isolation == Isolation::Request {
@@ -236,6 +237,9 @@ impl Shell {
 
     fn ended(self: Arc<Self>, inner: &Arc<Inner>, outcome: &Outcome) {
         let reason = self.request().reason.take();
+        if matches!((&reason, outcome), (None, Outcome::Crashed(_))) {
+            inner.backoff().crashed(Instant::now());
+        }
         if let Some(left) = self.device.take() {
             left.fail(|| match (reason, outcome) {
                 (Some(reason), _) => reason,

@@ -30,6 +30,8 @@ pub struct Stats {
     pub private: u64,
     /// Bytes of memory that they share.
     pub shared: u64,
+    /// How long no request is let in, because it crashes always.
+    pub back_off: Duration,
     /// Time between head and end of the requests that were answered, all told.
     pub time: Duration,
 }
@@ -103,6 +105,7 @@ impl Inner {
             cold: load(&self.totals.cold),
             answered: load(&self.totals.answered),
             ended: load(&self.totals.ended),
+            back_off: self.backoff().remaining(Instant::now()),
             exits,
             private: shells.iter().map(|shell| shell.resident()).sum(),
             shared: self.snapshot.template().resident(),

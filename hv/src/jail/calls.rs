@@ -93,9 +93,10 @@ const GUEST: &[Row] = &[
     ioctl((0x4040_ae79, "KVM_IOEVENTFD"), "a doorbell that rings often is bound").on(Platform::Kvm),
     any(S::eventfd2, "a doorbell that rings often is bound"),
     with(S::fcntl, 1, libc::F_DUPFD_CLOEXEC as u32, "F_DUPFD_CLOEXEC", "its back end gets the doorbell, too"),
-    seek(libc::SEEK_SET, "SEEK_SET", "the image is read for a crash report"),
-    any(S::read, "the image is read for a crash report"),
 ];
+
+/// Writing a crash report.
+const REPORT: &[Row] = &[any(S::pread64, "the image is read for a crash report")];
 
 /// Printing what a guest prints, on the thread that runs it.
 const CONSOLE: &[Row] = &[any(S::poll, "the reader of standard output is waited for")];
@@ -430,10 +431,11 @@ const MAKE_DOORBELLS: &[Row] = &[
 /// Rows beyond those of all kinds, in groups.
 fn groups(kind: Kind) -> &'static [&'static [Row]] {
     match kind {
-        Kind::Run => &[GUEST, CONSOLE, PAGES, PROCESS],
+        Kind::Run => &[GUEST, REPORT, CONSOLE, PAGES, PROCESS],
         Kind::Snapshot => &[GUEST, CONSOLE, CAPTURE, PAGES, FILES, SNAPSHOT, PROCESS, MAKE_PROCESS],
         Kind::Serve => &[SERVE, PAGES, PROCESS],
         Kind::Cpu => &[GUEST, OUTPUT, RESET, PAGES, PROCESS, MAKE_PROCESS],
+        Kind::Report => &[REPORT],
         Kind::Io => &[IO],
         Kind::Disk => &[DISK],
         Kind::Tick => &[TICK],

@@ -62,6 +62,8 @@ pub enum Kind {
     Serve,
     /// A worker, which runs guests.
     Cpu,
+    /// The thread that writes the crash reports of guests that workers run.
+    Report,
     /// The I/O thread.
     Io,
     /// A thread that makes blocking calls for a disk.
@@ -80,11 +82,12 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Kind; 11] = [
+    pub const ALL: [Kind; 12] = [
         Kind::Run,
         Kind::Snapshot,
         Kind::Serve,
         Kind::Cpu,
+        Kind::Report,
         Kind::Io,
         Kind::Disk,
         Kind::Tick,
@@ -101,6 +104,7 @@ impl Kind {
             Kind::Snapshot => "snapshot",
             Kind::Serve => "serve",
             Kind::Cpu => "cpu",
+            Kind::Report => "report",
             Kind::Io => "io",
             Kind::Disk => "disk",
             Kind::Tick => "tick",
@@ -118,6 +122,7 @@ impl Kind {
             Kind::Snapshot => "main thread of hv snapshot, which runs the guest and saves it",
             Kind::Serve => "main thread of hv serve, which speaks HTTP",
             Kind::Cpu => "workers of hv serve, which run guests",
+            Kind::Report => "writes crash reports: reads debug information of images",
             Kind::Io => "I/O thread: back ends of devices",
             Kind::Disk => "threads of disks without io_uring",
             Kind::Tick => "thread that ends turns",

@@ -9,7 +9,7 @@
 //! malformed or too large is left out. The work is bounded by the constants below.
 
 use super::ImageError;
-use crate::crash::{Frame, Known, Symbols};
+use crate::crash::{Budget, Frame, Known, Symbols};
 use crate::escape::escape;
 use object::elf;
 use object::read::elf::ElfFile64;
@@ -110,7 +110,8 @@ fn missing(bytes: &[u8]) -> Option<(Vec<Missing>, usize)> {
     let known = Known::default();
     let symbols = Symbols::new(bytes, 0, &known);
     let missing = named.into_iter().zip(uses).map(|((symbol, _), site)| {
-        let user = site.and_then(|site| symbols.lookup(site).iter().find_map(user));
+        let user =
+            site.and_then(|site| symbols.lookup(site, &mut Budget::default()).frames.iter().find_map(user));
         Missing { symbol, user }
     });
     let missing: Vec<_> = missing.collect();

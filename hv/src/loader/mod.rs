@@ -31,9 +31,9 @@ use hv_abi::PAGE_SIZE;
 use hv_abi::note::NoteDesc;
 use relocate::Relocation;
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{self, Read};
 use std::ops::Range;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -128,7 +128,7 @@ impl Image {
         match Image::parse(bytes) {
             Ok(image) => Ok(Image { file: Some(file), ..image }),
             Err(source) => {
-                let source = missing::explain(source, || whole(&file).unwrap_or_default());
+                let source = missing::explain(source, || read_whole(&file).unwrap_or_default());
                 Err(OpenError::Image { path: path.to_owned(), source })
             }
         }
@@ -143,7 +143,7 @@ impl Image {
     /// asked for. Without the symbols if that fails.
     pub fn bytes(&self) -> &[u8] {
         let Some(file) = &self.file else { return &self.bytes };
-        self.whole.get_or_init(|| whole(file).unwrap_or_else(|_| self.bytes.clone()))
+        self.whole.get_or_init(|| read_whole(file).unwrap_or_else(|_| self.bytes.clone()))
     }
 
     /// What was found in its symbols so far.
@@ -222,12 +222,21 @@ impl Image {
     }
 }
 
-/// All bytes of a file that is open, up to the limit.
-fn whole(mut file: &File) -> std::io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    file.seek(SeekFrom::Start(0))?;
-    file.take(MAX_FILE_SIZE).read_to_end(&mut bytes)?;
-    Ok(bytes)
+/// The bytes of a file, whatever was read of it before.
+fn read_whole(file: &File) -> io::Result<Vec<u8>> {
+    const CHUNK: usize = 1 << 20;
+    let mut whole = Vec::new();
+    while (whole.len() as u64) < MAX_FILE_SIZE {
+        let have = whole.len();
+        whole.resize(have + CHUNK, 0);
+        let count = file.read_at(&mut whole[have..], have as u64)?;
+        whole.truncate(have + count);
+        if count == 0 {
+            break;
+        }
+    }
+    whole.shrink_to_fit();
+    Ok(whole)
 }
 
 /// The first page boundary at or behind `value`, which is below [`MAX_IMAGE_SIZE`].

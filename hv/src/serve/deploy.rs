@@ -104,6 +104,7 @@ pub(super) fn read(function: &Function) -> Reading {
         warm: stats.warm,
         cold: stats.cold,
         ended: stats.ended,
+        back_off: stats.back_off.as_secs_f64(),
         exits: stats.exits.into_iter().collect(),
         private: stats.private,
         shared: stats.shared,

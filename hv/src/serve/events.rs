@@ -6,9 +6,12 @@ use super::config::LogFormat;
 use super::log::Log;
 use crate::crash::CrashReport;
 use crate::escape::escape;
+use crate::rate_limit::Bucket;
 use serde_json::{Value, json};
+use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 /// Which of a guest's two streams a line was printed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,18 +27,85 @@ pub(super) enum Stream {
 pub(super) struct Events {
     log: Log,
     format: LogFormat,
+    /// What guests cause, by function.
+    guests: Arc<Mutex<HashMap<String, Guests>>>,
 }
+
+/// What the guests of one function may cause to be told, whatever it is.
+struct Guests {
+    bucket: Bucket,
+    left_out: u64,
+}
+
+/// Most bytes that a function's guests cause to be told at once, and each second in the long run.
+const AT_ONCE: u64 = 64 << 10;
+const PER_SECOND: u64 = 64 << 10;
+
+/// What each message costs besides its bytes: short ones are not cheap.
+const MESSAGE: usize = 64;
 
 impl Events {
     pub(super) fn new(log: Log, format: LogFormat) -> Self {
-        Events { log, format }
+        Events { log, format, guests: Arc::default() }
     }
 
-    fn tell(&self, text: impl FnOnce() -> String, data: impl FnOnce() -> Value) {
-        match self.format {
-            LogFormat::Text => self.log.event(&format!("hv: {}\n", text())),
-            LogFormat::Json => self.log.event(&format!("{}\n", data())),
+    /// Returns how many bytes were told.
+    fn tell(&self, text: impl FnOnce() -> String, data: impl FnOnce() -> Value) -> usize {
+        let line = match self.format {
+            LogFormat::Text => format!("hv: {}\n", text()),
+            LogFormat::Json => format!("{}\n", data()),
+        };
+        self.log.event(&line);
+        line.len()
+    }
+
+    fn guests(&self) -> MutexGuard<'_, HashMap<String, Guests>> {
+        self.guests.lock().expect("no panic while held")
+    }
+
+    /// Tells what a function's guest has caused, unless they cause too much.
+    fn tell_of_guest(&self, function: &str, text: impl FnOnce() -> String, data: impl FnOnce() -> Value) {
+        let now = Instant::now();
+        self.tell_left_out(function);
+        {
+            let mut guests = self.guests();
+            if !guests.contains_key(function) {
+                guests.insert(
+                    function.into(),
+                    Guests { bucket: Bucket::new(AT_ONCE, PER_SECOND, now), left_out: 0 },
+                );
+            }
+            let Some(guests) = guests.get_mut(function) else { return };
+            if !guests.bucket.allows(now) {
+                guests.left_out += 1;
+                return;
+            }
         }
+        // Reports are long: others need not wait while one is written.
+        let told = self.tell(text, data) + MESSAGE;
+        if let Some(guests) = self.guests().get_mut(function) {
+            guests.bucket.charge(told);
+        }
+    }
+
+    /// Tells how much was left out of a function's messages, as soon as there is room for that.
+    pub(super) fn tell_left_out(&self, function: &str) {
+        let left_out =
+            self.guests().get_mut(function).and_then(|guests| guests.bucket.take_left_out(Instant::now()));
+        if let Some(count) = left_out {
+            let told = self.tell(
+                || format!("function {}: {count} further lines left out", escape(function)),
+                || json!({"event": "left_out", "function": function, "lines": count}),
+            );
+            if let Some(guests) = self.guests().get_mut(function) {
+                guests.bucket.charge(told + MESSAGE);
+            }
+        }
+    }
+
+    /// Messages of a function's guests that were left out so far.
+    pub(super) fn left_out(&self, function: &str) -> u64 {
+        self.guests().get(function).map_or(0, |guests| guests.left_out)
     }
 
     pub(super) fn deployed(&self, function: &str, from: &str, took: Duration) {
@@ -61,7 +131,8 @@ impl Events {
             Stream::Stdout => ("", "stdout"),
             Stream::Stderr => (" (stderr)", "stderr"),
         };
-        self.tell(
+        self.tell_of_guest(
+            function,
             || format!("{}{mark}: {}", escape(function), line.escape_debug()),
             || json!({"event": "printed", "function": function, "stream": name, "line": line}),
         );
@@ -69,7 +140,8 @@ impl Events {
 
     /// A guest crashed at a request; `id` is what the client was told.
     pub(super) fn crashed(&self, id: &str, function: &str, request: &str, report: &CrashReport) {
-        self.tell(
+        self.tell_of_guest(
+            function,
             || {
                 let (function, request) = (escape(function), escape(request));
                 format!("crash {id}: function {function}, request {request}: {}", report.to_string().trim_end())
@@ -80,7 +152,8 @@ impl Events {
 
     /// A request failed without a crash; the client was told less.
     pub(super) fn failed(&self, function: &str, request: &str, why: &str) {
-        self.tell(
+        self.tell_of_guest(
+            function,
             || format!("function {}, request {}: {}", escape(function), escape(request), escape(why)),
             || json!({"event": "failure", "function": function, "request": request, "error": why}),
         );

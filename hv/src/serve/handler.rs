@@ -173,6 +173,7 @@ fn kind(failure: &Failure, uploading: bool) -> &'static str {
         Failure::WallTime => "wall_time",
         Failure::CpuTime => "cpu_time",
         Failure::Full | Failure::NoRoom(_) => "no_room",
+        Failure::BackOff(_) => "back_off",
         Failure::Stopped => "stopped",
     }
 }
@@ -199,6 +200,12 @@ fn failed(failure: &Failure, uploading: bool, served: &Served, record: &mut Reco
         }
         Failure::WallTime => Own::new(StatusCode::GATEWAY_TIMEOUT, "the function took too long"),
         Failure::CpuTime => Own::new(StatusCode::GATEWAY_TIMEOUT, "the function used too much CPU time"),
+        Failure::BackOff(rest) => {
+            let seconds = rest.as_secs() + 1;
+            let text =
+                format!("the function has crashed many times in a row; it is tried again in {seconds} s");
+            Own::new(StatusCode::SERVICE_UNAVAILABLE, text).retry_after(seconds)
+        }
         Failure::NoRoom(_) | Failure::Full => {
             served.note_no_room(|| limits::explain(failure));
             Own::new(StatusCode::SERVICE_UNAVAILABLE, "no guest could be started").later()

@@ -2,8 +2,8 @@
 #![forbid(unsafe_code)]
 
 use prometheus::{
-    Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
 };
 use rustix::fs::Dir;
 use std::fs::File;
@@ -48,6 +48,10 @@ pub(super) struct Reading {
     pub(super) cold: u64,
     /// Guests that ended before their time.
     pub(super) ended: u64,
+    /// Seconds for which no request is let in, because it crashes always.
+    pub(super) back_off: f64,
+    /// Messages caused by its guests that were not told.
+    pub(super) left_out: u64,
     /// How often guests that are live left to hv, by reason.
     pub(super) exits: Vec<(&'static str, u64)>,
     /// Bytes of memory of single guests, and of what they share.
@@ -138,6 +142,13 @@ impl Metrics {
         let cold = total("hv_cold_starts_total", "Requests for which a machine was made.");
         let ended =
             total("hv_guests_ended_total", "Guests that ended before their time, for whatever reason.");
+        let left_out = total(
+            "hv_guest_lines_left_out_total",
+            "Lines caused by guests that the limit left out of the log.",
+        );
+        let help = "Seconds for which a function that crashes always is not tried.";
+        let back_off = GaugeVec::new(Opts::new("hv_back_off_seconds", help), &["function"]);
+        let back_off = registered(&now, back_off);
         let labels = ["function", "kind"];
         let exits =
             gauges(&now, "hv_guest_exits", "How often the guests that are there left to hv.", &labels);
@@ -160,9 +171,11 @@ impl Metrics {
                 (&warm, reading.warm),
                 (&cold, reading.cold),
                 (&ended, reading.ended),
+                (&left_out, reading.left_out),
             ] {
                 counter.with_label_values(&name).inc_by(value);
             }
+            back_off.with_label_values(&name).set(reading.back_off);
             for (kind, count) in &reading.exits {
                 exits.with_label_values(&[name[0], kind]).set(*count as i64);
             }

@@ -39,7 +39,12 @@ impl Own {
 
     /// It may go better soon.
     pub(super) fn later(self) -> Self {
-        self.with(RETRY_AFTER, "1")
+        self.retry_after(1)
+    }
+
+    /// It may go better in so many seconds.
+    pub(super) fn retry_after(self, seconds: u64) -> Self {
+        self.with(RETRY_AFTER, &seconds.to_string())
     }
 
     /// The connection ends with it.

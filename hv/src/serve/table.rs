@@ -105,6 +105,7 @@ impl Served {
             function: self.name.to_string(),
             fresh: self.config.deployment.isolation == Isolation::Request,
             waiting: self.gate.waiting(),
+            left_out: self.events.left_out(&self.name),
             ..deploy::read(self.function())
         }
     }
@@ -172,6 +173,7 @@ impl Table {
     /// Ends instances and machines that have been idle for longer than their functions allow.
     pub(super) fn reap(&self) {
         for served in &self.served {
+            served.events.tell_left_out(&served.name);
             if let Some(since) = Instant::now().checked_sub(served.config.idle) {
                 served.function().reap(since);
             }
