@@ -21,6 +21,7 @@ pub mod snapshot;
 pub mod snapshot_record;
 pub mod symbols;
 pub mod usernet;
+pub mod zygote;
 
 pub use input::{Input, Seed};
 
@@ -36,7 +37,7 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 12] = [
+pub const TARGETS: [Target; 13] = [
     Target { name: "block", run: block::run, seeds: block::seeds },
     Target { name: "config", run: config::run, seeds: config::seeds },
     Target { name: "console", run: console::run, seeds: console::seeds },
@@ -49,4 +50,5 @@ pub const TARGETS: [Target; 12] = [
     Target { name: "snapshot-record", run: snapshot_record::run, seeds: snapshot_record::seeds },
     Target { name: "symbols", run: symbols::run, seeds: symbols::seeds },
     Target { name: "usernet", run: usernet::run, seeds: usernet::seeds },
+    Target { name: "zygote", run: zygote::run, seeds: zygote::seeds },
 ];

@@ -3,6 +3,7 @@
 
 pub use crate::device::function::door as function;
 pub use crate::emulated::door as emulated;
+pub use crate::platform::process::door as zygote;
 pub use crate::serve::door as serve;
 pub use crate::snapshot::door as snapshot;
 

@@ -237,6 +237,25 @@ impl Drop for Running {
     }
 }
 
+/// Name, parent and state of a process; `None` if there is none of this number.
+pub fn stat(process: u32) -> Option<(String, u32, char)> {
+    let text = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    let (name, rest) = text.split_once('(')?.1.rsplit_once(") ")?;
+    let mut fields = rest.split(' ');
+    let state = fields.next()?.chars().next()?;
+    Some((name.into(), fields.next()?.parse().ok()?, state))
+}
+
+/// The children of a process that have this name, and have not ended.
+pub fn children(parent: u32, name: &str) -> Vec<u32> {
+    let all = std::fs::read_dir("/proc").expect("it is mounted");
+    let all = all.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let is_child = |process: &u32| {
+        stat(*process).is_some_and(|(has, of, state)| of == parent && state != 'Z' && has == name)
+    };
+    all.filter(is_child).collect()
+}
+
 /// `hv run GUEST …`, not yet started.
 pub fn run(name: &str, options: &[&str], arguments: &[&str]) -> Command {
     let mut command = command();

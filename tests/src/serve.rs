@@ -169,6 +169,11 @@ impl Serve {
         fs::read_dir(path).expect("it runs").count()
     }
 
+    /// Its child processes of this name.
+    pub fn children(&self, name: &str) -> Vec<u32> {
+        crate::children(self.running.child.id(), name)
+    }
+
     /// Bytes of its memory in RAM.
     pub fn resident(&self) -> u64 {
         let path = format!("/proc/{}/statm", self.running.child.id());

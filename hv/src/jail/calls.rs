@@ -414,7 +414,6 @@ const MAKE_PROCESS: &[Row] = &[
     any(S::ftruncate, "memory that is shared with the process of a guest").on(Platform::Process),
     any(S::sendmsg, "a process is asked for").on(Platform::Process),
     any(S::recvmsg, "a process is asked for").on(Platform::Process),
-    any(S::pidfd_open, "the process that has come").on(Platform::Process),
     any(S::clock_getres, "the clock of its processor time").on(Platform::Process),
     any(S::pread64, "memory of a template is copied").on(Platform::Process),
     any(S::pwrite64, "memory of a template is copied").on(Platform::Process),

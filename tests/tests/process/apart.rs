@@ -1,17 +1,8 @@
 //! Guests are apart from each other, and none outlives hv.
 
 use super::guests::Neighbours;
-use hv_tests::{Running, can_run_guests, eventually, run};
+use hv_tests::{Running, can_run_guests, eventually, run, stat};
 use std::fs;
-
-/// Name, parent and state of a process; `None` if there is none of this number.
-fn stat(process: u32) -> Option<(String, u32, char)> {
-    let text = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    let (name, rest) = text.split_once('(')?.1.rsplit_once(") ")?;
-    let mut fields = rest.split(' ');
-    let state = fields.next()?.chars().next()?;
-    Some((name.into(), fields.next()?.parse().ok()?, state))
-}
 
 /// The children of a process.
 fn children(parent: u32) -> Vec<u32> {
@@ -56,9 +47,9 @@ fn no_process_outlives_an_hv_that_was_killed() {
         let guests = guests_of(hv.child.id(), 1);
         let zygotes = children(hv.child.id());
         let waiting: Vec<_> = zygotes.iter().flat_map(|zygote| children(*zygote)).collect();
-        for process in guests.iter().chain(&zygotes) {
-            assert_eq!(stat(*process).map(|(name, ..)| name).as_deref(), Some("hv-guest"));
-        }
+        let named = |process: &u32| stat(*process).map(|(name, ..)| name);
+        assert_eq!(guests.iter().filter_map(named).collect::<Vec<_>>(), ["hv-guest"]);
+        assert_eq!(zygotes.iter().filter_map(named).collect::<Vec<_>>(), ["hv-supervisor"]);
         hv.signal(libc::SIGKILL);
         for process in guests.into_iter().chain(zygotes).chain(waiting) {
             eventually("the end of a process", || (!is_alive(process)).then_some(()));

@@ -167,7 +167,7 @@ fn calls_that_would_harm_others_are_not_made() {
         return;
     }
     // A process of the same user; without namespaces, and without the filter, all of these would succeed.
-    let mut victim = hv_tests::Running::new(std::process::Command::new("sleep").arg("1000"));
+    let mut victim = hv_tests::Running::new(std::process::Command::new("sleep").arg("1000000"));
     let pid = victim.child.id().to_string();
     let pid = pid.as_str();
     let page = PAGE.to_string();

@@ -1,6 +1,7 @@
 //! Why this platform cannot be had, and what to do about it.
 #![forbid(unsafe_code)]
 
+use super::zygote::Violation;
 use std::io;
 
 /// What the host refuses to the process platform.
@@ -40,6 +41,12 @@ pub enum ProcessError {
         "platform process: this host refuses system-call filters (seccomp: {0}), and a guest without one would not be confined; use a kernel with CONFIG_SECCOMP_FILTER and a container that allows seccomp(2), or run guests on KVM (--platform kvm)"
     )]
     NoFilter(io::Error),
+    /// Two zygotes in a row, the processes that guests' processes are forked from, were not as they should be.
+    #[error("platform process: no process for a guest, also not by a new zygote: {0}")]
+    Zygote(Violation),
+    /// The process that makes zygotes.
+    #[error("platform process: no process for a guest: of the supervisor (hv-supervisor): {0}{remedy}", remedy = .0.remedy())]
+    Supervisor(Violation),
     /// Anything else.
     #[error("platform process: {call} failed: {source}")]
     Other {
@@ -57,6 +64,25 @@ impl ProcessError {
             Some(libc::EAGAIN) => ProcessError::Processes { call },
             Some(libc::EPERM | libc::EACCES | libc::ENOSYS) => ProcessError::Forbidden { call, source },
             _ => ProcessError::Other { call, source },
+        }
+    }
+}
+
+impl ProcessError {
+    /// What a start fails with that found this in the last zygote that was tried.
+    pub(super) fn zygote(violation: Violation) -> ProcessError {
+        match violation {
+            // What hv has too few of.
+            Violation::Truncated => ProcessError::Files { call: "receiving the descriptor of a process" },
+            violation => ProcessError::Zygote(violation),
+        }
+    }
+
+    /// Likewise, of the supervisor.
+    pub(super) fn supervisor(violation: Violation) -> ProcessError {
+        match violation {
+            Violation::Truncated => ProcessError::zygote(violation),
+            violation => ProcessError::Supervisor(violation),
         }
     }
 }

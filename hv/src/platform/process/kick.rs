@@ -1,8 +1,8 @@
 //! What other threads do with a guest's process.
 
+use super::handle::Process;
 use super::page::Alert;
 use super::shared::KICK;
-use super::zygote::Process;
 use crate::cpu_clock::CpuClock;
 use crate::platform::Kick;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -1,9 +1,9 @@
 //! The process platform: guests without virtualization, each in a process that can do nothing.
 //!
 //! ```text
-//! hv ── socket ──► zygote ── fork ──► guest's process
-//!  │                                   the guest's memory, at the guest's addresses
-//!  └── the page of turns, a futex ──── the stub (`stub/`), and nothing of hv
+//! hv ── sockets ──► supervisor ──► zygote ── fork ──► guest's process
+//!  │                                                   the guest's memory, at the guest's addresses
+//!  └── the page of turns, a futex ──────────────────── the stub (`stub/`), and nothing of hv
 //! ```
 //!
 //! The guest's code runs as it is: it is a ring-3 program. Its hypercall page calls
@@ -16,6 +16,7 @@
 
 mod error;
 mod filter;
+mod handle;
 mod kick;
 mod page;
 #[allow(dead_code, unreachable_pub, reason = "the other half is the stub's")]
@@ -33,8 +34,10 @@ use object::read::elf::ElfFile64;
 use object::{Object, ObjectSymbol};
 use std::io;
 use std::sync::{Arc, OnceLock};
-pub use zygote::Namespaces;
 use zygote::Zygote;
+#[cfg(feature = "fuzzing")]
+pub use zygote::door;
+pub use zygote::{Namespaces, Violation};
 
 /// The stub, an ELF program, made by the build script.
 static STUB: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/stub"));
@@ -49,7 +52,7 @@ fn failed(what: &'static str) -> impl Fn(io::Error) -> PlatformError {
 }
 
 impl ProcessPlatform {
-    /// Starts the process that all guests come from.
+    /// Starts the processes that all guests come from.
     ///
     /// # Errors
     ///

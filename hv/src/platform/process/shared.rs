@@ -65,7 +65,7 @@ pub mod kind {
 /// The signal by which hv asks for its turn: SIGUSR1.
 pub const KICK: i32 = 10;
 
-/// The descriptor of the zygote's socket.
+/// The descriptor of the socket to hv, in the supervisor and in the processes that come from it.
 pub const SOCKET: i32 = 0;
 /// In a guest: the descriptor of its memory, until it runs.
 pub const MEMORY: i32 = 1;
@@ -77,17 +77,39 @@ pub const MAX_DOORBELLS: usize = 64;
 /// Most words of the message that asks for a process.
 ///
 /// ```text
-/// 0  offset of the page in the memory's file
-/// 1  bytes of the host's XSAVE area, or 0 if it has none
-/// 2  number of mappings
-/// 3  number of instructions of the system-call filter
-/// 4  for each mapping: address, length, offset in the file, PROT_ flags
+/// 0  nonce
+/// 1  offset of the page in the memory's file
+/// 2  bytes of the host's XSAVE area, or 0 if it has none
+/// 3  number of mappings
+/// 4  number of instructions of the system-call filter
+/// 5  for each mapping: address, length, offset in the file, PROT_ flags
 /// …  for each instruction: `struct sock_filter` as a word
 /// ```
 ///
-/// With it come the memory's descriptor and those of the doorbells.
-/// The answer is a word: 0, or the negative number of the error.
+/// With it come the memory's descriptor and those of the doorbells. The message that asks the supervisor for
+/// a zygote is a nonce, and nothing else.
 pub const MESSAGE_WORDS: usize = 512;
+
+/// What hv is told, always in [`REPLY_WORDS`] words.
+///
+/// ```text
+/// 0  kind
+/// 1  nonce: of the request that this answers; of a greeting, that by which the zygote was asked for
+/// 2  0, or the negative number of an error: then no descriptor comes with it
+/// ```
+pub mod reply {
+    /// By the supervisor: there is a zygote. With hv's end of the socket to it.
+    pub const CHANNEL: u64 = 1;
+    /// The greeting of a zygote, on its socket. With its own pidfd.
+    pub const ZYGOTE: u64 = 2;
+    /// The greeting of a process that waits for a guest. With its own pidfd. An error is the zygote's, which ends.
+    pub const WAITING: u64 = 3;
+    /// By the process that took a request: it has the guest's memory, and waits for its first turn.
+    pub const READY: u64 = 4;
+}
+
+/// Words of what hv is told.
+pub const REPLY_WORDS: usize = 3;
 
 /// Most bytes of an XSAVE area that a stub can restore.
 pub const MAX_XSAVE: usize = 16 << 10;

@@ -1,9 +1,10 @@
 //! A virtual CPU that is a process.
 
+use super::handle::Process;
 use super::kick::Kicker;
 use super::page::{Page, Wake};
 use super::shared::{MAX_DOORBELLS, kind};
-use super::zygote::{Process, Zygote};
+use super::zygote::Zygote;
 use crate::clock;
 use crate::memory::GuestMemory;
 use crate::platform::{CpuState, Exit, Fault, Kick, PlatformError, Registers, Start, Vcpu, push_return};
@@ -99,7 +100,7 @@ impl ProcessVcpu {
                 Wake::Look => {}
             }
             self.renew();
-            let mut process = kicker.process();
+            let process = kicker.process();
             if !process.is_alive() {
                 return Err(Fault::Killed);
             }

@@ -6,7 +6,7 @@
 //! of the guest goes back to the look: `hv_return` and `hv_resume` have no effect up to their last instruction.
 
 use crate::shared::{FIRST_DOORBELL, PAGE, field, kind};
-use crate::{turns, zygote};
+use crate::{supervisor, turns};
 use core::arch::global_asm;
 
 /// Bytes of the stack on which the stub runs when it has to have one of its own.
@@ -30,7 +30,7 @@ global_asm!(
     "mov rdi, rsp",
     "lea rsp, [hv_own_stack_end]",
     "xor ebp, ebp",
-    "call {zygote}",
+    "call {supervisor}",
 
     // From the hypercall page: arguments in RDI, RSI, RDX, the number in ECX.
     ".globl hv_hypercall",
@@ -172,7 +172,7 @@ global_asm!(
 
     max_xsave = const crate::shared::MAX_XSAVE,
     own_stack = const OWN_STACK,
-    zygote = sym zygote::run,
+    supervisor = sym supervisor::run,
     cross = sym turns::cross,
     interrupted = sym turns::interrupted,
     hypercall = const kind::HYPERCALL,

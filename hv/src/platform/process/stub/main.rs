@@ -1,7 +1,7 @@
 //! ⚠ The program that every guest's process starts as: hv's end inside of it.
 //!
-//! It begins as the *zygote*, which waits for messages of hv and forks a process
-//! for each. The child maps the guest's memory, gives up every right but
+//! It begins as the *supervisor*, which forks a *zygote* when hv asks for one. The zygote keeps one process
+//! that waits for a guest. That maps the guest's memory, gives up every right but
 //! two system calls, and becomes the guest. What stays of the stub is what
 //! the hypercall page calls into, and the handler of signals.
 //!
@@ -22,6 +22,8 @@
 mod shared;
 
 mod entry;
+mod message;
+mod supervisor;
 mod sys;
 mod turns;
 mod zygote;

@@ -48,10 +48,16 @@ calls! {
     munmap = 11 (address, len);
     /// rt_sigaction(2)
     sigaction = 13 (signal, action, old, size);
-    /// sendto(2)
-    sendto = 44 (fd, bytes, len, flags, address, size);
+    /// getpid(2)
+    getpid = 39 ();
+    /// sendmsg(2)
+    sendmsg = 46 (fd, message, flags);
     /// recvmsg(2)
     recvmsg = 47 (fd, message, flags);
+    /// socketpair(2)
+    socketpair = 53 (domain, kind, protocol, pair);
+    /// setsockopt(2)
+    setsockopt = 54 (fd, level, name, value, len);
     /// clone(2)
     clone = 56 (flags, stack, parent, child, tls);
     /// sigaltstack(2)
@@ -62,8 +68,14 @@ calls! {
     setrlimit = 160 (resource, limit);
     /// futex(2)
     futex = 202 (word, operation, value, timeout);
+    /// dup3(2)
+    dup3 = 292 (old, new, flags);
     /// seccomp(2)
     seccomp = 317 (operation, flags, program);
+    /// pidfd_send_signal(2)
+    pidfd_send_signal = 424 (process, signal, info, flags);
+    /// pidfd_open(2)
+    pidfd_open = 434 (process, flags);
     /// close_range(2)
     close_range = 436 (first, last, flags);
 }
