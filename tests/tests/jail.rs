@@ -237,6 +237,10 @@ fn attempt(what: &str) {
                 )
             };
         }
+        "signal a process" => {
+            // SAFETY: no memory is passed; signal 0 only asks.
+            unsafe { libc::syscall(libc::SYS_tgkill, 1, 1, 0) };
+        }
         "look into a process" => {
             // SAFETY: no memory is passed.
             unsafe { libc::ptrace(libc::PTRACE_ATTACH, libc::getppid(), 0, 0) };
@@ -340,6 +344,7 @@ fn a_guests_output_that_turns_into_something_else_is_stopped_and_reported() {
         stopped(kind, "listen", "socket");
         stopped(kind, "execute memory", "mmap");
         stopped(kind, "look into a process", "getppid");
+        stopped(kind, "signal a process", "tgkill");
     }
 }
 
@@ -351,6 +356,48 @@ fn a_guests_frame_that_turns_into_something_else_is_stopped_and_reported() {
     stopped("io", "run a program", "execve");
     stopped("io", "write a file", "openat");
     stopped("io", "execute memory", "mmap");
+}
+
+/// Not a test of its own: a thread that serves no guest, and tries what it may not.
+#[test]
+#[ignore = "is started by another test"]
+fn a_thread_apart_that_tries() {
+    let Some(times) = std::env::var("HV_JAIL_APART").ok().and_then(|times| times.parse().ok()) else {
+        return;
+    };
+    jail::jail(Plan { main: Kind::Serve, platform: Platform::Kvm, late: false, places: vec![] }).unwrap();
+    jail::enter(Kind::Deploy);
+    for _ in 0..times {
+        let error = std::env::current_dir().unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EPERM));
+    }
+    println!("it goes on");
+}
+
+#[test]
+fn a_thread_apart_from_guests_is_refused_some_times() {
+    let tried = |times: &str| {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args([
+            "--exact",
+            "a_thread_apart_that_tries",
+            "--ignored",
+            "--nocapture",
+            "--test-threads",
+            "1",
+        ]);
+        Running::new(command.env("HV_JAIL_APART", times)).finish()
+    };
+    let end = tried("1").expect(0);
+    assert!(end.text().contains("it goes on"), "{}", end.text());
+    let line = end.err.lines().find(|line| line.starts_with("hv: jail: ")).expect(&end.err);
+    assert!(
+        line.contains("`deploy` tried getcwd(") && line.ends_with("it is refused, and hv goes on"),
+        "{line}"
+    );
+    let end = tried("100").expect(i32::from(jail::EXIT));
+    assert_eq!(end.err.matches("it is refused").count(), 16, "{}", end.err);
+    assert!(end.err.contains("hv has ended") && !end.text().contains("it goes on"), "{}", end.err);
 }
 
 /// Not a test of its own: a process that may open files, of one folder.

@@ -1,8 +1,8 @@
 //! The jail on hosts that differ: what hv does there instead is allowed as well.
 
 use hv_tests::host::{LACKS, Lack, without};
-use hv_tests::serve::Serve;
-use hv_tests::{Finished, Running, can_run_guests, command, guest};
+use hv_tests::serve::{Serve, checked};
+use hv_tests::{Finished, Running, can_run_guests, command, guest, platform};
 use std::fs;
 use std::path::Path;
 use std::process::Stdio;
@@ -114,6 +114,28 @@ fn snapshots_are_made_and_restored_on_hosts_that_lack_something() {
         at_ready.expect(0);
         there(&["run", disk, "--disk", "o.img,overlay", "--stats"]).expect(0);
     }
+}
+
+/// What would answer 503 to everything is not ready: one clone is tried.
+#[test]
+fn a_function_that_cannot_be_cloned_is_not_deployed() {
+    if !can_run_guests() || platform() != "kvm" {
+        return;
+    }
+    let no_registers = Lack {
+        what: "setting registers",
+        call: libc::SYS_ioctl,
+        // KVM_SET_XSAVE
+        argument: Some((1, 0x5000_aea5)),
+        error: libc::EINVAL,
+    };
+    let (mut command, _folder) = checked(&probe("f", ""), &["--listen", "127.0.0.1:0"]);
+    without(&mut command, &[no_registers]);
+    let end = Running::new(&mut command).finish().expect(2);
+    assert!(end.err.contains("the function `f` cannot be deployed: KVM: KVM_SET_XSAVE"), "{}", end.err);
+    let (mut command, _folder) = checked(&probe("f", ""), &["--check", "--listen", "127.0.0.1:0"]);
+    without(&mut command, &[no_registers]);
+    Running::new(&mut command).finish().expect(2);
 }
 
 /// Where files are copied to another file system, the kernel may refuse to copy within itself.

@@ -291,7 +291,7 @@ pub struct ServeArgs {
     /// Run without the jail around hv: with every system call and all files of its user (to debug hv).
     #[arg(long)]
     pub no_jail: bool,
-    /// Only say whether the configuration is right.
+    /// Boot and try every function, say whether all would start, and end.
     #[arg(long)]
     pub check: bool,
     /// How events are told on standard error, and the result of --check on standard output.

@@ -15,17 +15,20 @@ use std::sync::Mutex;
 
 /// Serves until a signal ends it, and returns hv's exit code.
 pub(super) fn run(args: ServeArgs) -> Result<u8, Box<dyn Error>> {
-    if args.check {
-        return check(&args);
-    }
     let (images, folder) = (Images::default(), folder(&args)?);
     let config = read(&args, &folder, &images)?;
     // Raises the limit of descriptors, which is final from then on.
-    serve::check(&config).map_err(ServeError::from)?;
+    let guests = serve::check(&config).map_err(ServeError::from)?;
     let platform = platform(args.platform)?;
     jail::process(args.no_jail, &*platform, Kind::Serve, true, places(&args, &config))?;
     let engine = Engine::new(platform, serve::threads())?;
     let events = log_format(args.format);
+    if args.check {
+        let text = summary(&config, guests, args.format);
+        serve::rehearse(config, engine, events)?;
+        std::io::stdout().write_all(text.as_bytes())?;
+        return Ok(0);
+    }
     let reader = Box::new(move || read(&args, &folder, &images));
     let drained = serve::run(Options { config, engine, events, reader })?;
     Ok(if drained { 0 } else { exit::TERMINATED })
@@ -108,11 +111,9 @@ fn log_format(format: Format) -> LogFormat {
     }
 }
 
-/// Says what would be served, without serving it.
-fn check(args: &ServeArgs) -> Result<u8, Box<dyn Error>> {
-    let config = read(args, &folder(args)?, &Images::default())?;
-    let guests = serve::check(&config).map_err(ServeError::from)?;
-    let text = match args.format {
+/// What is served.
+fn summary(config: &Config, guests: usize, format: Format) -> String {
+    match format {
         Format::Text => {
             let mut text = String::new();
             for function in &config.functions {
@@ -127,7 +128,5 @@ fn check(args: &ServeArgs) -> Result<u8, Box<dyn Error>> {
                 .collect();
             format!("{}\n", serde_json::json!({"functions": functions, "guests": guests}))
         }
-    };
-    std::io::stdout().write_all(text.as_bytes())?;
-    Ok(0)
+    }
 }

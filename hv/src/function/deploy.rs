@@ -1,8 +1,10 @@
 //! From an image or a snapshot to a function that takes requests.
 
 use super::{Function, Inner, Keeper, Options, Shells};
+use crate::device::block::Disk;
 use crate::device::function::FunctionDevice;
-use crate::domain::{Builder, CaptureError, Guest, Outcome, StartError};
+use crate::device::stdio::Buffer;
+use crate::domain::{Builder, CaptureError, Guest, Outcome, Restore, StartError};
 use crate::engine::Engine;
 use crate::escape::escape;
 use crate::jail::{self, Kind};
@@ -12,7 +14,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Why an image did not become a function.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +42,9 @@ pub enum DeployError {
     /// Not the disks that the guest had.
     #[error(transparent)]
     Disks(#[from] DisksError),
+    /// It was saved, and what goes on from there does not live.
+    #[error("a clone of the guest, as every request gets one, ended at once: {0}")]
+    Clone(String),
     /// A disk that one guest would change under another.
     #[error("disk {}: the guests of a function share their disks; append \",ro\" or \",overlay\"", escape(.0))]
     Disk(PathBuf),
@@ -62,9 +67,43 @@ pub(crate) fn ready(guest: &Guest, within: Duration) -> Result<(), DeployError> 
     }
     match guest.outcome() {
         None => Ok(()),
-        Some(Outcome::Crashed(report)) => Err(DeployError::Ended(format!("it crashed: {}", report.reason))),
-        Some(Outcome::Exited(code)) => Err(DeployError::Ended(format!("exit code {code}"))),
-        Some(Outcome::Stopped(stop)) => Err(DeployError::Ended(format!("stopped ({stop:?})"))),
+        Some(outcome) => Err(DeployError::Ended(end(outcome))),
+    }
+}
+
+/// Lets one clone of a snapshot run until it first leaves to hv, as the first request's would, and ends it: what cannot
+/// be cloned here would answer every request with an error.
+pub fn try_clone(
+    engine: &Engine,
+    snapshot: &Arc<Snapshot>,
+    disks: &[Disk],
+    within: Duration,
+) -> Result<(), DeployError> {
+    const LOOK: Duration = Duration::from_micros(200);
+    let mut clone = Restore::new(snapshot.clone()).output(Buffer::new(0));
+    for disk in disks {
+        clone = clone.disk(disk.share().ok_or_else(|| DeployError::Disk(disk.path().to_owned()))?);
+    }
+    let clone = clone.function(FunctionDevice::new()).spawn(engine)?;
+    let start = Instant::now();
+    while clone.outcome().is_none() && clone.counters().iter().all(|(_, exits)| *exits == 0) {
+        if start.elapsed() > within {
+            return Err(DeployError::NotReady(within));
+        }
+        std::thread::park_timeout(LOOK);
+    }
+    match clone.outcome() {
+        None => Ok(()),
+        Some(outcome) => Err(DeployError::Clone(end(outcome))),
+    }
+}
+
+/// How a guest ended, in words.
+fn end(outcome: Outcome) -> String {
+    match outcome {
+        Outcome::Crashed(report) => format!("it crashed: {}", report.reason),
+        Outcome::Exited(code) => format!("exit code {code}"),
+        Outcome::Stopped(stop) => format!("stopped ({stop:?})"),
     }
 }
 

@@ -20,7 +20,7 @@ mod survey;
 
 pub use crate::device::function::Answer;
 pub use call::Call;
-pub use deploy::{DeployError, boot};
+pub use deploy::{DeployError, boot, try_clone};
 pub use stats::Stats;
 
 use crate::crash::CrashReport;

@@ -440,7 +440,7 @@ fn groups(kind: Kind) -> &'static [&'static [Row]] {
         Kind::Tick => &[TICK],
         Kind::Keeper => &[MACHINE, RESET, RING, PROCESS, MAKE_PROCESS, MAKE_DOORBELLS],
         Kind::Deploy => {
-            &[MACHINE, CAPTURE, PAGES, RING, FILES, DEPLOY, PROCESS, MAKE_PROCESS, MAKE_DOORBELLS]
+            &[MACHINE, RESET, CAPTURE, PAGES, RING, FILES, DEPLOY, PROCESS, MAKE_PROCESS, MAKE_DOORBELLS]
         }
         Kind::Log => &[LOG],
         Kind::Maker => &[MAKER],

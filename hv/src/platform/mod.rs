@@ -233,8 +233,11 @@ pub enum PlatformError {
     )]
     NoKvm,
     /// No permission.
-    #[error("/dev/kvm: permission denied: add this user to the group that owns it (`usermod -aG kvm $USER`)")]
-    NotPermitted,
+    #[error("/dev/kvm: permission denied: {0}")]
+    NotPermitted(
+        /// What helps.
+        String,
+    ),
     /// Another error from opening or using it.
     #[error("KVM: {what} failed: {source}")]
     Kvm {

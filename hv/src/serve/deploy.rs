@@ -91,7 +91,11 @@ pub(super) fn deploy(
             snapshot
         }
     };
-    Ok(Function::new(engine, Arc::new(snapshot), options)?)
+    let disks = options.disks.clone();
+    let function = Function::new(engine, Arc::new(snapshot), options)?;
+    // A function that cannot be cloned is not ready.
+    function::try_clone(engine, function.snapshot(), &disks, deployment.ready_time)?;
+    Ok(function)
 }
 
 /// What a function says of itself.

@@ -7,6 +7,7 @@
 use super::config::LogTarget;
 use crate::escape::escape;
 use crate::jail::{self, Kind};
+use rustix::fs::Access;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
@@ -207,6 +208,18 @@ impl Sink {
                 }
             }
         }
+    }
+}
+
+/// Whether the access log could be opened, without making it.
+pub(super) fn check(target: &LogTarget) -> io::Result<()> {
+    let LogTarget::File(path) = target else { return Ok(()) };
+    match File::options().append(true).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
+            Ok(rustix::fs::access(folder, Access::WRITE_OK | Access::EXEC_OK)?)
+        }
+        opened => opened.map(drop),
     }
 }
 

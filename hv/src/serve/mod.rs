@@ -38,4 +38,4 @@ mod upload;
 
 pub use deploy::DeployError;
 pub use error::ServeError;
-pub use run::{Options, Reader, check, run, threads};
+pub use run::{Options, Reader, check, rehearse, run, threads};

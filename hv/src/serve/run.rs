@@ -6,7 +6,7 @@ use super::descriptors;
 use super::error::ServeError;
 use super::events::Events;
 use super::listener::{Connections, Face, listen};
-use super::log::Log;
+use super::log::{self, Log};
 use super::metrics::{self, Metrics};
 use super::record::{Books, Ids};
 use super::server::Server;
@@ -18,6 +18,7 @@ use std::error::Error;
 use std::io;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -89,13 +90,7 @@ fn serve(options: Options, plan: descriptors::Plan, log: &Log) -> Result<bool, S
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let context = runtime.enter();
     // Who cannot listen shall know before the guests are booted.
-    let mut listeners = Vec::new();
-    for address in &config.listen {
-        listeners.push((listen("listen", *address)?, Face::Public));
-    }
-    if let Some(address) = config.admin {
-        listeners.push((listen("admin", address)?, Face::Admin));
-    }
+    let listeners = listeners(&config)?;
     let signals = Signals::catch()?;
     let ground = Ground {
         engine: options.engine,
@@ -124,6 +119,50 @@ fn serve(options: Options, plan: descriptors::Plan, log: &Log) -> Result<bool, S
     // A reload that is still booting guests does not hold up the end.
     runtime.shutdown_background();
     Ok(drained)
+}
+
+/// All addresses of a configuration, listened on.
+fn listeners(config: &Config) -> Result<Vec<(TcpListener, Face)>, ServeError> {
+    let public = config.listen.iter().map(|address| ("listen", *address, Face::Public));
+    let admin = config.admin.iter().map(|address| ("admin", *address, Face::Admin));
+    public.chain(admin).map(|(key, address, face)| Ok((listen(key, address)?, face))).collect()
+}
+
+/// Whether it wants to listen twice on the same port.
+fn names_one_twice(config: &Config) -> bool {
+    let mut ports: Vec<_> = config.listen.iter().chain(&config.admin).filter(|at| at.port() != 0).collect();
+    ports.sort();
+    ports.windows(2).any(|two| two[0] == two[1])
+}
+
+/// Does what a start does, and ends: takes its addresses, boots every function, and tries each. What passes will start,
+/// on this host as it is now. An address that is in use is let pass: it may be by the server that is to be
+/// replaced or to read the configuration again.
+pub fn rehearse(config: Config, engine: Engine, events: LogFormat) -> Result<(), ServeError> {
+    let plan = plan(&config)?;
+    log::check(&config.log).map_err(|error| match &config.log {
+        LogTarget::File(path) => ServeError::Log { path: path.clone(), error },
+        _ => ServeError::Host(error),
+    })?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let context = runtime.enter();
+    match listeners(&config) {
+        Err(ServeError::Listen { error, .. })
+            if error.kind() == io::ErrorKind::AddrInUse && !names_one_twice(&config) => {}
+        result => drop(result?),
+    }
+    drop(context);
+    let (log, writer) = Log::open(&LogTarget::Off)?;
+    let ground = Ground {
+        engine,
+        events: Events::new(log, events),
+        guests: Arc::new(Semaphore::new(plan.guests)),
+        spare: plan.spare,
+    };
+    jail::enter(Kind::Serve);
+    let result = deploy(config, ground);
+    writer.finish();
+    result.map(drop)
 }
 
 /// Deploys all functions, on a thread that may open their files.

@@ -4,6 +4,7 @@ mod access;
 mod area;
 mod kick;
 mod paging;
+mod permission;
 mod registers;
 mod stubs;
 mod vcpu;
@@ -55,7 +56,7 @@ impl KvmPlatform {
     pub fn new() -> Result<Self, PlatformError> {
         let kvm = Kvm::new().map_err(|error| match error.errno() {
             libc::ENOENT | libc::ENXIO | libc::ENODEV => PlatformError::NoKvm,
-            libc::EACCES | libc::EPERM => PlatformError::NotPermitted,
+            libc::EACCES | libc::EPERM => PlatformError::NotPermitted(permission::remedy()),
             _ => failed("opening /dev/kvm")(error),
         })?;
         for (cap, name) in [

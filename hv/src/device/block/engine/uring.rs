@@ -19,6 +19,7 @@ use super::{Completion, Engine};
 use crate::device::block::disk::Disk;
 use crate::device::block::request::Plan;
 use crate::escape::escape;
+use io_uring::register::Restriction;
 use io_uring::{IoUring, opcode, squeue, types};
 use std::io;
 use std::mem::ManuallyDrop;
@@ -51,12 +52,7 @@ pub(super) struct Uring {
 impl Uring {
     /// A ring for the disk, with this many places.
     pub(super) fn new(disk: Arc<Disk>, entries: u32) -> io::Result<Self> {
-        let ring = match IoUring::builder().setup_coop_taskrun().setup_taskrun_flag().build(entries) {
-            // A kernel before 5.19 does not know these.
-            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => IoUring::new(entries)?,
-            other => other?,
-        };
-        ring.submitter().register_files(&[disk.as_raw_fd()])?;
+        let (ring, _) = ring(entries, disk.as_raw_fd())?;
         let places = (0..entries).map(|_| Place { token: 0, job: None }).collect();
         Ok(Uring {
             ring: ManuallyDrop::new(ring),
@@ -104,6 +100,47 @@ impl Uring {
             }
         }
     }
+}
+
+/// A ring with one file, and whether the kernel lets it do nothing but an engine's work on that file: what is submitted
+/// passes no system call filter.
+fn ring(entries: u32, file: RawFd) -> io::Result<(IoUring, bool)> {
+    let mut builder = IoUring::builder();
+    let invalid = |error: &io::Error| error.raw_os_error() == Some(libc::EINVAL);
+    // A kernel before 5.19 does not know the first two flags, one before 5.10 not the last.
+    let made = match builder.setup_coop_taskrun().setup_taskrun_flag().setup_r_disabled().build(entries) {
+        Err(error) if invalid(&error) => IoUring::builder().setup_r_disabled().build(entries),
+        made => made,
+    };
+    let (ring, disabled) = match made {
+        Err(error) if invalid(&error) => (IoUring::new(entries)?, false),
+        made => (made?, true),
+    };
+    let submitter = ring.submitter();
+    submitter.register_files(&[file])?;
+    if disabled {
+        submitter.register_restrictions(&mut restrictions())?;
+        submitter.register_enable_rings()?;
+    }
+    Ok((ring, disabled))
+}
+
+/// The operations of [`entry`], on registered files only; and giving these back.
+fn restrictions() -> [Restriction; 9] {
+    /// `IORING_UNREGISTER_FILES`
+    const UNREGISTER_FILES: u8 = 3;
+    let fixed = squeue::Flags::FIXED_FILE.bits();
+    [
+        Restriction::register_op(UNREGISTER_FILES),
+        Restriction::sqe_op(opcode::Read::CODE),
+        Restriction::sqe_op(opcode::Readv::CODE),
+        Restriction::sqe_op(opcode::Write::CODE),
+        Restriction::sqe_op(opcode::Writev::CODE),
+        Restriction::sqe_op(opcode::Fsync::CODE),
+        Restriction::sqe_op(opcode::Fallocate::CODE),
+        Restriction::sqe_flags_allowed(fixed),
+        Restriction::sqe_flags_required(fixed),
+    ]
 }
 
 fn entry(step: Step<'_>) -> squeue::Entry {
@@ -221,5 +258,31 @@ impl Drop for Uring {
             ManuallyDrop::drop(&mut self.ring);
             ManuallyDrop::drop(&mut self.places);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ring_does_nothing_but_work_on_its_file() {
+        let file = tempfile::tempfile().unwrap();
+        let Ok((mut ring, true)) = ring(4, file.as_raw_fd()) else {
+            println!("skipped: needs an io_uring with restrictions (Linux 5.10)");
+            return;
+        };
+        let mut result = |entry: squeue::Entry| {
+            // SAFETY: the entries below point to no memory.
+            unsafe { ring.submission().push(&entry) }.unwrap();
+            ring.submit_and_wait(1).unwrap();
+            ring.completion().next().unwrap().result()
+        };
+        assert_eq!(result(entry(Step::Sync)), 0);
+        assert_eq!(result(opcode::Nop::new().build()), -libc::EACCES);
+        assert_eq!(result(opcode::Close::new(types::Fd(file.as_raw_fd())).build()), -libc::EACCES);
+        let not_registered = opcode::Fsync::new(types::Fd(file.as_raw_fd())).build();
+        assert_eq!(result(not_registered), -libc::EACCES);
+        assert!(ring.submitter().register_files(&[file.as_raw_fd()]).is_err());
     }
 }
