@@ -95,6 +95,27 @@ fn a_request_under_way_ends_on_the_function_that_it_began_with() {
 }
 
 #[test]
+fn a_function_that_crashes_often_is_booted_again_somewhere_else() {
+    if !can_run_guests() {
+        return;
+    }
+    let serve = Serve::start(&probe(""));
+    let address = || serve.get("/address").expect(200).text();
+    let before = address();
+    assert_eq!(before, address(), "clones are where their template is");
+    eventually("another layout", || {
+        let _ = serve.get("/crash");
+        // Those in between are answered all the time.
+        serve.get("/ok").expect(200);
+        std::thread::sleep(Duration::from_millis(50));
+        serve.errors().contains("function probe: booted again at another address").then_some(())
+    });
+    eventually("the new one", || (address() != before).then_some(()));
+    assert_eq!(serve.metric("hv_failures_total{function=\"probe\",kind=\"no_room\"}"), 0.0);
+    serve.end();
+}
+
+#[test]
 fn running_requests_end_before_the_server_does() {
     if !can_run_guests() {
         return;

@@ -1,15 +1,19 @@
-//! The counts in `docs/threat-model.md` are those of the code.
+//! The counts in `docs/threat-model.md` are those of the code, and its promises have tests.
 
 use hv::platform::process::ALLOWED;
 use hv_abi::Hypercall;
 use hv_abi::event::PORTS;
-use std::path::Path;
+use std::collections::HashSet;
+use std::path::PathBuf;
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
+}
 
 /// The cells of a row of a table of the document, found by its first cell and the section's title.
 #[track_caller]
 fn row(section: &str, way: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/threat-model.md");
-    let text = std::fs::read_to_string(path).unwrap();
+    let text = std::fs::read_to_string(root().join("docs/threat-model.md")).unwrap();
     let (_, section) = text.split_once(&format!("### {section}\n")).expect("the section is there");
     let section = section.split("\n### ").next().unwrap_or_default();
     let row = section.lines().find(|line| line.starts_with(&format!("| {way} |")));
@@ -41,4 +45,66 @@ fn system_calls_of_a_process() {
     let calls = ALLOWED.map(|(name, _)| format!("`{name}`"));
     let count = format!("| {}, with fixed arguments", ALLOWED.len());
     says("On the platform process", "system calls", &[&[count], calls.as_slice()].concat());
+}
+
+/// The rows of the table of promises: what is promised, and what stands in for it.
+fn promises(text: &str) -> Vec<(&str, &str)> {
+    let (_, table) = text.split_once("| promise | tested by |\n|---|---|\n").expect("the table is there");
+    let rows = table.lines().take_while(|line| line.starts_with('|'));
+    rows.map(|row| {
+        let cells: Vec<_> = row.trim_matches('|').split(" | ").map(str::trim).collect();
+        assert_eq!(cells.len(), 2, "two cells: {row}");
+        (cells[0], cells[1])
+    })
+    .collect()
+}
+
+/// What stands between backticks and could be the name of a test: words joined by underscores.
+fn names(cell: &str) -> impl Iterator<Item = &str> {
+    let quoted = cell.split('`').skip(1).step_by(2);
+    quoted.filter(|name| {
+        name.contains('_') && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+    })
+}
+
+/// The names of all tests below these folders: functions behind a line `#[test]`.
+fn tests_below(folders: &[&str]) -> HashSet<String> {
+    let mut folders: Vec<_> = folders.iter().map(|folder| root().join(folder)).collect();
+    let mut tests = HashSet::new();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = std::fs::read_to_string(path).unwrap();
+                let mut lines = text.lines().map(str::trim);
+                while let Some(line) = lines.next() {
+                    if line != "#[test]" {
+                        continue;
+                    }
+                    // Further attributes may stand in between.
+                    let function = lines.find_map(|line| line.strip_prefix("fn "));
+                    tests.extend(function.and_then(|rest| rest.split('(').next()).map(str::to_owned));
+                }
+            }
+        }
+    }
+    tests
+}
+
+#[test]
+fn every_promise_names_a_test() {
+    let text = std::fs::read_to_string(root().join("docs/threat-model.md")).unwrap();
+    let tests = tests_below(&["abi", "guest-sdk", "hv/src", "tests/tests"]);
+    let promises = promises(&text);
+    assert!(promises.len() > 30, "the whole table: {}", promises.len());
+    for (promise, tested) in promises {
+        let missing: Vec<_> = names(tested).filter(|name| !tests.contains(*name)).collect();
+        assert!(missing.is_empty(), "no such test: {missing:?} for: {promise}");
+        let target = tested.split_once("fuzz target `").and_then(|(_, rest)| rest.split('`').next());
+        let target = target.map(|name| root().join(format!("fuzz/fuzz_targets/{name}.rs")));
+        assert!(target.as_ref().is_none_or(|path| path.is_file()), "no such fuzz target: {tested}");
+        assert!(target.is_some() || names(tested).next().is_some(), "no test of: {promise}");
+    }
 }

@@ -191,6 +191,11 @@ impl Function {
         self.inner.stats()
     }
 
+    /// The disks that its guests have.
+    pub fn disks(&self) -> &Arc<[Disk]> {
+        &self.inner.options.disks
+    }
+
     /// The snapshot that its guests go on from.
     pub fn snapshot(&self) -> &Arc<Snapshot> {
         &self.inner.snapshot

@@ -38,10 +38,13 @@ pub enum DeployError {
 
 /// Boots a function until it is ready, or opens its snapshot. Blocks.
 /// `spare`: machines beyond one for each request, for those that are being reset.
+/// `before`: one that was deployed with the same configuration, whose image and disks are used again as they
+/// are in memory, whatever has become of their files.
 pub(super) fn deploy(
     engine: &Engine,
     config: &FunctionConfig,
     spare: usize,
+    before: Option<&Function>,
     events: &Events,
 ) -> Result<Function, DeployError> {
     let deployment = &config.deployment;
@@ -60,11 +63,18 @@ pub(super) fn deploy(
     }
     let snapshot = match &deployment.source {
         Source::Image { path, memory, stack, arguments, environment, disks } => {
-            let mut guest = Builder::new(Image::open(path)?).name(&config.name).memory(*memory);
+            let image = match before {
+                Some(before) => before.snapshot().image().clone(),
+                None => Arc::new(Image::open(path)?),
+            };
+            options.disks = match before {
+                Some(before) => before.disks().clone(),
+                None => disks.iter().map(Disk::open).collect::<Result<_, _>>()?,
+            };
+            let mut guest = Builder::new(image).name(&config.name).memory(*memory);
             if let Some(stack) = stack {
                 guest = guest.stack(*stack);
             }
-            options.disks = disks.iter().map(Disk::open).collect::<Result<_, _>>()?;
             for disk in options.disks.iter() {
                 let shared =
                     disk.share().ok_or_else(|| function::DeployError::Disk(disk.path().to_owned()))?;

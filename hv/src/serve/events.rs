@@ -118,6 +118,27 @@ impl Events {
         );
     }
 
+    /// A function was booted again after crashes of its guests, at another address.
+    pub(super) fn relayout(&self, function: &str, took: Duration) {
+        self.tell(
+            || {
+                format!(
+                    "function {function}: booted again at another address after crashes, in {:.1} ms",
+                    took.as_secs_f64() * 1000.0
+                )
+            },
+            || json!({"event": "relayout", "function": function, "seconds": took.as_secs_f64()}),
+        );
+    }
+
+    /// That could not be.
+    pub(super) fn relayout_failed(&self, function: &str, error: &str) {
+        self.tell(
+            || format!("function {function}: not booted again after crashes, it stays where it is: {error}"),
+            || json!({"event": "relayout_failed", "function": function, "error": error}),
+        );
+    }
+
     pub(super) fn listening(&self, what: &str, address: SocketAddr) {
         self.tell(
             || format!("{what}: listening on http://{address}"),

@@ -183,6 +183,7 @@ fn failed(failure: &Failure, uploading: bool, served: &Served, record: &mut Reco
     record.note_failure(kind(failure, uploading));
     match failure {
         Failure::Crashed(report) => {
+            served.crashed();
             let id = record.new_crash_id();
             let request = record.id().to_str().unwrap_or_default();
             served.events().crashed(&id, served.name(), request, report);

@@ -23,6 +23,7 @@ mod exchange;
 mod gate;
 mod handler;
 mod head;
+mod layout;
 mod listener;
 mod log;
 mod metrics;

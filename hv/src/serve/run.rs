@@ -20,7 +20,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -92,11 +92,13 @@ fn serve(options: Options, plan: descriptors::Plan, log: &Log) -> Result<bool, S
     // Who cannot listen shall know before the guests are booted.
     let listeners = listeners(&config)?;
     let signals = Signals::catch()?;
+    let (relayouts, due) = mpsc::unbounded_channel();
     let ground = Ground {
         engine: options.engine,
         events: events.clone(),
         guests: Arc::new(Semaphore::new(plan.guests)),
         spare: plan.spare,
+        relayouts,
     };
     let (connections, header_time) = (config.connections, config.header_time);
     jail::enter(Kind::Serve);
@@ -112,7 +114,7 @@ fn serve(options: Options, plan: descriptors::Plan, log: &Log) -> Result<bool, S
             tokio::spawn(connections.clone().accept(listener, face));
         }
         let reaper = tokio::spawn(reap(server.clone()));
-        let drained = live(&server, &connections, signals, options.reader, &drain).await;
+        let drained = live(&server, &connections, (signals, due), options.reader, &drain).await;
         reaper.abort();
         Ok::<_, io::Error>(drained)
     })?;
@@ -204,36 +206,25 @@ impl Signals {
 async fn live(
     server: &Arc<Server>,
     connections: &Connections,
-    mut signals: Signals,
+    (mut signals, mut due): (Signals, mpsc::UnboundedReceiver<Arc<str>>),
     reader: Reader,
     drain: &watch::Sender<bool>,
 ) -> bool {
     let reader = Arc::new(reader);
-    let mut reloading: Option<JoinHandle<()>> = None;
+    let mut changing: Option<JoinHandle<()>> = None;
     loop {
-        tokio::select! {
+        let server = server.clone();
+        let change: Box<dyn FnOnce() + Send> = tokio::select! {
             _ = signals.interrupt.recv() => break,
             _ = signals.terminate.recv() => break,
             _ = signals.hangup.recv() => {
-                // One after the other: the last one reads the last configuration.
-                let before = reloading.take();
-                let (server, reader) = (server.clone(), reader.clone());
-                reloading = Some(tokio::spawn(async move {
-                    if let Some(before) = before {
-                        let _ = before.await;
-                    }
-                    let (done, wait) = oneshot::channel();
-                    let reloading = jail::spawn(Kind::Deploy, "hv-deploy", move || {
-                        reload(&server, &reader);
-                        let _ = done.send(());
-                    });
-                    match reloading {
-                        Ok(_) => drop(wait.await),
-                        Err(error) => tracing::error!("no thread to read the configuration again: {}", limits::explain(&error)),
-                    }
-                }));
+                let reader = reader.clone();
+                Box::new(move || reload(&server, &reader))
             }
-        }
+            Some(name) = due.recv() => Box::new(move || relayout(&server, &name)),
+        };
+        // One after the other: each changes the table that the one before has left.
+        changing = Some(tokio::spawn(after(changing.take(), change)));
     }
     let at_most = server.table().config.drain;
     let events = &server.ground.events;
@@ -246,6 +237,29 @@ async fn live(
     }
     events.ended(connections.open());
     connections.open() == 0
+}
+
+/// Makes a change of what is served, on a thread that may boot functions, once the change before has been made.
+async fn after(before: Option<JoinHandle<()>>, change: Box<dyn FnOnce() + Send>) {
+    if let Some(before) = before {
+        let _ = before.await;
+    }
+    let (done, wait) = oneshot::channel();
+    let thread = jail::spawn(Kind::Deploy, "hv-deploy", move || {
+        change();
+        let _ = done.send(());
+    });
+    match thread {
+        Ok(_) => drop(wait.await),
+        Err(error) => tracing::error!("no thread to change what is served: {}", limits::explain(&error)),
+    }
+}
+
+/// Boots a function again whose guests have crashed often, so that they are somewhere else.
+fn relayout(server: &Server, name: &str) {
+    if let Some(table) = server.table().relayout(name, &server.ground) {
+        drop(server.replace(table));
+    }
 }
 
 /// Reads the configuration again, and serves what it says; or goes on as before.

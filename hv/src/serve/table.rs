@@ -1,11 +1,12 @@
 //! What is served at the moment: functions that run, and which path leads to which.
 #![forbid(unsafe_code)]
 
-use super::config::{Config, Deployment, FunctionConfig};
+use super::config::{Config, Deployment, FunctionConfig, Source};
 use super::deploy;
 use super::error::ServeError;
 use super::events::Events;
 use super::gate::Gate;
+use super::layout::Layout;
 use super::metrics::Reading;
 use super::rare::Rare;
 use super::route::Routes;
@@ -14,7 +15,7 @@ use crate::function::{Function, Isolation};
 use crate::jail::{self, Kind};
 use std::sync::Arc;
 use std::time::Instant;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 
 /// A function that is served.
 pub(super) struct Served {
@@ -25,11 +26,17 @@ pub(super) struct Served {
     events: Events,
     /// Lines that say that no guest could be started.
     lacks: Rare,
+    relayouts: Relayouts,
 }
+
+/// Takes the names of functions that are to get another layout. Each layout asks at most once, so no more wait
+/// than there are functions.
+pub(super) type Relayouts = mpsc::UnboundedSender<Arc<str>>;
 
 /// A running function, and what it was made of.
 struct Deployed {
     deployment: Deployment,
+    layout: Layout,
     /// Taken when it is dropped.
     function: Option<Function>,
 }
@@ -69,6 +76,7 @@ pub(super) struct Ground {
     pub(super) guests: Arc<Semaphore>,
     /// Machines of a function beyond one for each request.
     pub(super) spare: usize,
+    pub(super) relayouts: Relayouts,
 }
 
 impl Served {
@@ -97,6 +105,15 @@ impl Served {
 
     pub(super) fn function(&self) -> &Function {
         self.deployed.function.as_ref().expect("taken by drop only")
+    }
+
+    /// A guest has crashed. Those of a snapshot stay where they are: their memory holds addresses.
+    pub(super) fn crashed(&self) {
+        let can_move = matches!(self.config.deployment.source, Source::Image { .. });
+        if can_move && self.deployed.layout.crashed(Instant::now()) {
+            // Without a receiver the server is at its end.
+            let _ = self.relayouts.send(self.name.clone());
+        }
     }
 
     /// What it says of itself.
@@ -136,29 +153,40 @@ impl Table {
                 }
                 None => {
                     changes.deployed += 1;
-                    Arc::new(ground.start(function)?)
+                    Arc::new(ground.start(function, None)?)
                 }
             };
-            served.push(Arc::new(Served {
-                name: function.name.as_str().into(),
-                gate: Gate::new(
-                    function.deployment.concurrency,
-                    ground.guests.clone(),
-                    function.queue,
-                    function.queue_time,
-                ),
-                config: function.clone(),
-                deployed,
-                events: ground.events.clone(),
-                lacks: Rare::default(),
-            }));
+            served.push(Arc::new(ground.serve(function, deployed)));
         }
         changes.removed =
             old.iter().filter(|old| served.iter().all(|served| served.name != old.name)).count();
+        Ok((Table::of(config, served), changes))
+    }
+
+    fn of(config: Config, served: Vec<Arc<Served>>) -> Table {
         let routes = served
             .iter()
             .flat_map(|served| served.config.paths.iter().map(|path| (path.clone(), served.clone())));
-        Ok((Table { routes: Routes::new(routes), served, config }, changes))
+        Table { routes: Routes::new(routes), served, config }
+    }
+
+    /// The same functions, of which one was booted again from the image and the disks that it has, so that its guests
+    /// are somewhere else. `None` if it is not there any more, or cannot be booted: it is kept then.
+    pub(super) fn relayout(&self, name: &str, ground: &Ground) -> Option<Table> {
+        let place = self.served.iter().position(|served| *served.name == *name)?;
+        let old = &self.served[place];
+        match ground.start(&old.config, Some(old.function())) {
+            Ok(deployed) => {
+                let mut served = self.served.clone();
+                served[place] = Arc::new(ground.serve(&old.config, Arc::new(deployed)));
+                Some(Table::of(self.config.clone(), served))
+            }
+            Err(error) => {
+                old.deployed.layout.keep(Instant::now());
+                ground.events.relayout_failed(name, &error.to_string());
+                None
+            }
+        }
     }
 
     /// The function at a path.
@@ -182,17 +210,39 @@ impl Table {
 }
 
 impl Ground {
-    /// Boots a function until it is ready, or opens its snapshot.
-    fn start(&self, function: &FunctionConfig) -> Result<Deployed, ServeError> {
+    fn serve(&self, function: &FunctionConfig, deployed: Arc<Deployed>) -> Served {
+        Served {
+            name: function.name.as_str().into(),
+            gate: Gate::new(
+                function.deployment.concurrency,
+                self.guests.clone(),
+                function.queue,
+                function.queue_time,
+            ),
+            config: function.clone(),
+            deployed,
+            events: self.events.clone(),
+            lacks: Rare::default(),
+            relayouts: self.relayouts.clone(),
+        }
+    }
+
+    /// Boots a function until it is ready, or opens its snapshot. `before`: the one that it takes the place of,
+    /// if only its layout is to be another.
+    fn start(&self, function: &FunctionConfig, before: Option<&Function>) -> Result<Deployed, ServeError> {
         let start = Instant::now();
-        let result = deploy::deploy(&self.engine, function, self.spare, &self.events);
+        let result = deploy::deploy(&self.engine, function, self.spare, before, &self.events);
         let running = result.map_err(|error| ServeError::Deploy {
             place: function.place.clone(),
             function: function.name.clone(),
             error: Box::new(error),
         })?;
         let path = function.deployment.source.path();
-        self.events.deployed(&function.name, &path.to_string_lossy(), start.elapsed());
-        Ok(Deployed { deployment: function.deployment.clone(), function: Some(running) })
+        match before {
+            Some(_) => self.events.relayout(&function.name, start.elapsed()),
+            None => self.events.deployed(&function.name, &path.to_string_lossy(), start.elapsed()),
+        }
+        let layout = Layout::new(Instant::now());
+        Ok(Deployed { deployment: function.deployment.clone(), layout, function: Some(running) })
     }
 }

@@ -73,6 +73,8 @@ async fn answer(mut request: Request<'_>, registers: &Registers) -> Result<Respo
             "survived\n".into_response()
         }
         "/panic" => panic!("asked to"),
+        // Where its code lies.
+        "/address" => format!("{:#x}\n", (hex as fn(&[u8]) -> String) as usize).into_response(),
         "/hang" => loop {
             core::hint::spin_loop();
         },
