@@ -160,6 +160,8 @@ pub fn rehearse(config: Config, engine: Engine, events: LogFormat) -> Result<(),
         events: Events::new(log, events),
         guests: Arc::new(Semaphore::new(plan.guests)),
         spare: plan.spare,
+        // No guest of a rehearsal is asked anything that it could crash at.
+        relayouts: mpsc::unbounded_channel().0,
     };
     jail::enter(Kind::Serve);
     let result = deploy(config, ground);
