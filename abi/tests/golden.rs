@@ -42,7 +42,7 @@ fn golden(value: &(impl IntoBytes + zerocopy::Immutable), digits: &str) {
 #[test]
 fn note() {
     let note = Note::new(256 << 10, 1 << 20);
-    golden(&note, "03000000 10000000 01000000 68760000  0100 0200 00000400 0000100000000000");
+    golden(&note, "03000000 10000000 01000000 68760000  0100 0300 00000400 0000100000000000");
     assert_eq!((NOTE_NAME, NOTE_TYPE), (*b"hv\0", 1));
 }
 
@@ -199,7 +199,7 @@ fn rings() {
 
 #[test]
 fn numbers() {
-    assert_eq!(ABI_VERSION, AbiVersion { major: 1, minor: 2 });
+    assert_eq!(ABI_VERSION, AbiVersion { major: 1, minor: 3 });
     assert_eq!((PAGE_SIZE, STUB_SIZE, PANIC_MESSAGE_MAX, ENTROPY_MAX), (4096, 32, 4096, 256));
     assert_eq!((NONE, POWER, FIRST_DEVICE, PORTS), (EventPort(0), EventPort(1), EventPort(2), 1024));
     assert_eq!(GENERATION, EventPort(1023));
@@ -222,6 +222,7 @@ fn numbers() {
             (7, "entropy", 224),
             (8, "ready", 256),
             (9, "set_upcall", 288),
+            (10, "error_output", 320),
         ]
     );
     let errors: Vec<_> = Errno::ALL.iter().map(|&error| (error.to_status(), format!("{error:?}"))).collect();

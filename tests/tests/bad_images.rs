@@ -157,9 +157,9 @@ fn notes() {
     patched(12, b"xx").refused(&["not a guest of hv", "no hv note", "hv-guest"]);
     patched(8, &[7]).refused(&["not a guest of hv", "hv-guest"]);
     patched(4, &200u32.to_le_bytes()).refused(&["note segment", "malformed", "build the guest again"]);
-    patched(16, &9u16.to_le_bytes()).refused(&["version 9.2", "this host has 1.2", "update hv"]);
-    patched(18, &7u16.to_le_bytes()).refused(&["version 1.7", "this host has 1.2", "update hv"]);
-    patched(16, &0u16.to_le_bytes()).refused(&["version 0.2", "build the guest with a newer hv-guest"]);
+    patched(16, &9u16.to_le_bytes()).refused(&["version 9.3", "this host has 1.3", "update hv"]);
+    patched(18, &7u16.to_le_bytes()).refused(&["version 1.7", "this host has 1.3", "update hv"]);
+    patched(16, &0u16.to_le_bytes()).refused(&["version 0.3", "build the guest with a newer hv-guest"]);
 }
 
 #[test]
