@@ -77,7 +77,7 @@ pub fn run(bytes: &[u8]) {
     let typed: Option<Box<dyn ConsoleInput>> =
         has_input.then(|| Box::new(Keys(keys.clone())) as Box<dyn ConsoleInput>);
     let channel = front.channel.clone();
-    let console = Console::new(ring, channel, Box::new(Sink(space.clone())), typed, Box::new(|| ()));
+    let console = Console::new(ring, channel, Box::new(Sink(space.clone())), typed, Box::new(|_| ()));
     let mut source = ConsoleSource::new(console.clone(), Room::doorbell());
     while input.more() {
         let which = input.byte() % 11;

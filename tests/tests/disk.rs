@@ -161,7 +161,7 @@ fn a_read_only_disk_refuses_writes() {
         }
     }
     let fill = finished(in_way("disk", &[&disk], (",ro", true), &[]).unwrap()).expect(1);
-    assert!(fill.text().contains("write:") && fill.text().contains("read-only"), "{}", fill.text());
+    assert!(fill.err.contains("write:") && fill.err.contains("read-only"), "{}", fill.err);
     assert!(fs::read(&disk).unwrap() == [0x5a; 1 << 20], "the disk has changed");
 
     // The same on a disk that can be written.
