@@ -98,6 +98,9 @@ const GUEST: &[Row] = &[
 /// Writing a crash report.
 const REPORT: &[Row] = &[any(S::pread64, "the image is read for a crash report")];
 
+/// What `--stats` prints at the end.
+const STATS: &[Row] = &[any(S::read, "how much memory hv itself has used, for --stats")];
+
 /// Printing what a guest prints, on the thread that runs it.
 const CONSOLE: &[Row] = &[any(S::poll, "the reader of standard output is waited for")];
 
@@ -430,7 +433,7 @@ const MAKE_DOORBELLS: &[Row] = &[
 /// Rows beyond those of all kinds, in groups.
 fn groups(kind: Kind) -> &'static [&'static [Row]] {
     match kind {
-        Kind::Run => &[GUEST, REPORT, CONSOLE, PAGES, PROCESS],
+        Kind::Run => &[GUEST, REPORT, CONSOLE, PAGES, PROCESS, STATS],
         Kind::Snapshot => &[GUEST, CONSOLE, CAPTURE, PAGES, FILES, SNAPSHOT, PROCESS, MAKE_PROCESS],
         Kind::Serve => &[SERVE, PAGES, PROCESS],
         Kind::Cpu => &[GUEST, OUTPUT, RESET, PAGES, PROCESS, MAKE_PROCESS],

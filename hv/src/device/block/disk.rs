@@ -369,7 +369,7 @@ impl Drop for Disk {
         }
         // Its file system may have to ask a server, which is not for the thread that is here.
         if let Err(e) = jail::spawn(Kind::Disk, "disk end", close) {
-            tracing::debug!("disk {}: no thread to close it: {e}", self.path.display());
+            tracing::debug!("disk {}: no thread to close it: {e}", escape(&self.path));
         }
     }
 }
