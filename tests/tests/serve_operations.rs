@@ -18,8 +18,10 @@ fn reloads_under_load_lose_no_request() {
     };
     let serve = Serve::start(&config(&hello, 16));
     let url = format!("http://127.0.0.1:{}/", serve.port);
-    let wrk =
-        Command::new("wrk").args(["-t2", "-c16", "-d4s", &url]).stdout(std::process::Stdio::piped()).spawn();
+    let wrk = Command::new("wrk")
+        .args(["-t2", "-c16", "-d4s", "--timeout", "20s", &url])
+        .stdout(std::process::Stdio::piped())
+        .spawn();
     let wrk = wrk.expect("wrk runs");
     for round in 1..=8 {
         std::thread::sleep(Duration::from_millis(250));

@@ -401,10 +401,10 @@ fn without_a_disk_or_a_network_it_says_what_is_missing() {
         return;
     }
     let end = hv_tests::ran("web", &["--net", "user"], &[]).expect(1);
-    assert!(end.text().contains("--disk"), "{}", end.text());
+    assert!(end.err.contains("--disk"), "{}", end.err);
     let folder = TempDir::new().unwrap();
     let end = hv_tests::ran("web", &["--disk", folder.path().to_str().unwrap()], &[]).expect(1);
-    assert!(end.text().contains("--net user") && end.text().contains("--publish"), "{}", end.text());
+    assert!(end.err.contains("--net user") && end.err.contains("--publish"), "{}", end.err);
 }
 
 #[test]

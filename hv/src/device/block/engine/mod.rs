@@ -89,7 +89,10 @@ pub enum EngineError {
     #[error("cannot make an event descriptor for a disk: {0}")]
     Event(#[source] io::Error),
     /// It still owes answers to guests that have ended.
-    #[error("disk {}: it does not answer: {unanswered} guests have ended and left requests to it; bring its storage back", path.display())]
+    #[error(
+        "disk {}: it does not answer: {unanswered} guests have ended and left requests to it; bring its storage back",
+        escape(path)
+    )]
     Unanswered {
         /// The disk's file.
         path: PathBuf,
