@@ -108,7 +108,7 @@ pub struct SnapshotArgs {
 #[command(after_help = "Examples:
   hv restore web.snap --disk docs --publish 8080:80
   hv restore my.snap --disk data.img --disk-overlay
-  hv restore my.snap --disk copy-of-data.img --net
+  hv restore my.snap --disk copy-of-data.img
   hv restore my.snap --trust-record
 
 A snapshot names no file and no network of this host: it says which disks fit, and these are given here.")]
