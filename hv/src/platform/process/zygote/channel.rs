@@ -23,9 +23,10 @@ pub(super) struct Patience(u32);
 const LOOK: i64 = 50_000_000;
 
 impl Patience {
-    /// Two seconds. A process comes within a millisecond; a busy host may take longer.
+    /// Ten seconds. A process comes within a millisecond; on a host with many more programs than processors it takes
+    /// seconds. Two where processes are played that never come.
     pub(super) fn new() -> Patience {
-        Patience(40)
+        Patience(if cfg!(test) { 40 } else { 200 })
     }
 
     /// Waits until there is something to receive, or until one of the processes has ended.
