@@ -27,11 +27,13 @@ fn printed(arguments: &[&str]) -> String {
 /// Whoever changes the list sees in the difference what hv may do from then on.
 #[test]
 fn the_list_is_the_one_that_was_agreed_on() {
-    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/jail.txt");
-    let wanted = fs::read_to_string(&golden).unwrap();
-    let printed = printed(&[]);
-    let changed: Vec<_> = printed.lines().zip(wanted.lines()).filter(|(a, b)| a != b).take(3).collect();
-    assert!(printed == wanted, "`hv jail` differs from {}, first at {changed:#?}", golden.display());
+    for (platform, file) in [("kvm", "golden/jail.txt"), ("process", "golden/jail-process.txt")] {
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+        let wanted = fs::read_to_string(&golden).unwrap();
+        let printed = printed(&["--platform", platform]);
+        let changed: Vec<_> = printed.lines().zip(wanted.lines()).filter(|(a, b)| a != b).take(3).collect();
+        assert!(printed == wanted, "`hv jail` differs from {}, first at {changed:#?}", golden.display());
+    }
 }
 
 /// The logs are those of the whole suite, or of a part that should do; `.ci/jail-usage` makes them.
@@ -491,8 +493,8 @@ fn a_reload_reads_no_folder_that_was_not_named_before() {
         return;
     }
     let serve = Serve::start(&probe(""));
-    // Not where temporary files are, which a server may make and read.
-    let other = tempfile::tempdir_in("/var/tmp").unwrap();
+    // Beside what it has: where temporary files are, of which this server makes none.
+    let other = tempfile::tempdir().unwrap();
     let copy = other.path().join("fn-hello");
     fs::copy(guest("fn-hello"), &copy).unwrap();
     serve.reload(&format!("[function.hello]\npath = \"/*\"\nimage = {copy:?}\n"));
@@ -506,6 +508,22 @@ fn a_reload_reads_no_folder_that_was_not_named_before() {
     serve.get("/ok").expect(200);
     serve.reload("[function.hello]\npath = \"/*\"\nimage = \"fn-hello\"\n");
     serve.said("builds no guests", 1);
+    serve.end();
+}
+
+#[test]
+fn a_server_without_overlays_and_folders_takes_none_at_a_reload() {
+    if !can_run_guests() {
+        return;
+    }
+    let serve = Serve::start(&probe(""));
+    fs::write(serve.folder().join("o.img"), vec![7; 1 << 20]).unwrap();
+    serve.reload(&probe("disks = \"o.img,overlay\""));
+    let said = serve.said("restart it", 1);
+    assert!(said.contains("o.img") && said.contains("takes a temporary file"), "{said}");
+    serve.reload(&probe("disks = \"o.img,ro\""));
+    serve.said("reloaded", 1);
+    serve.get("/ok").expect(200);
     serve.end();
 }
 

@@ -153,6 +153,29 @@ fn a_client_that_reads_slowly_slows_its_guest_and_nobody_else() {
     serve.end();
 }
 
+/// As `nc -N` does.
+#[test]
+fn a_client_that_has_said_all_is_answered() {
+    if !can_run_guests() {
+        return;
+    }
+    let serve = Serve::start(&probe(""));
+    for request in
+        ["GET /slow?ms=20&n=3 HTTP/1.1\r\n\r\n", "POST /length HTTP/1.1\r\nContent-Length: 2\r\n\r\nhi"]
+    {
+        let mut client = serve.client();
+        client.send(request.replacen("\r\n", "\r\nHost: x\r\n", 1).as_bytes()).unwrap();
+        client.socket().shutdown(std::net::Shutdown::Write).unwrap();
+        client.answer(request.split(' ').next().unwrap()).unwrap().expect(200);
+    }
+    // Who has not said all has not asked.
+    let mut client = serve.client();
+    client.send(b"GET /ok HTTP/1.1\r\nHost").unwrap();
+    client.socket().shutdown(std::net::Shutdown::Write).unwrap();
+    assert!(client.answer("GET").is_err());
+    serve.end();
+}
+
 #[test]
 fn large_bodies_are_refused_and_expectations_answered() {
     if !can_run_guests() {

@@ -299,9 +299,21 @@ pub struct ServeArgs {
     pub format: Format,
 }
 
+/// Platforms, each with a jail of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum JailPlatform {
+    /// Virtual machines.
+    Kvm,
+    /// Processes.
+    Process,
+}
+
 /// Options of `hv jail`.
 #[derive(Debug, Args)]
 pub struct JailArgs {
+    /// The platform whose jail is printed.
+    #[arg(long, value_enum, default_value_t = JailPlatform::Kvm)]
+    pub platform: JailPlatform,
     /// How the list is printed on standard output.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,

@@ -1,6 +1,6 @@
 //! The jail of this process, and `hv jail`, which prints what it allows.
 
-use super::args::{Format, JailArgs};
+use super::args::{Format, JailArgs, JailPlatform};
 use super::stats;
 use crate::device::block::DiskSpec;
 use crate::jail::{self, JailError, Kind, Place, Plan, Platform, Row, Use};
@@ -59,7 +59,10 @@ pub(super) fn at(path: &Path, usage: Use) -> Place {
 
 /// Prints the tables, and returns hv's exit code.
 pub(super) fn run(args: &JailArgs) -> Result<u8, Box<dyn Error>> {
-    let platform = Platform::Kvm;
+    let platform = match args.platform {
+        JailPlatform::Kvm => Platform::Kvm,
+        JailPlatform::Process => Platform::Process,
+    };
     let kinds =
         Kind::ALL.into_iter().map(|kind| (kind.name(), kind.about(), rows(jail::rows(kind, platform))));
     let common = ("all", "every thread", rows(jail::common_rows(platform)));
@@ -73,6 +76,13 @@ pub(super) fn run(args: &JailArgs) -> Result<u8, Box<dyn Error>> {
                     text += &format!("  {row}\n      {}\n", row.why());
                 }
             }
+            text += "Landlock: no file but those that were named, no abstract socket of a process outside\n";
+            text += match platform {
+                Platform::Kvm => "  no signal to a process outside\n",
+                Platform::Process => {
+                    "  signals are not restricted: guests are outside. Only the calls above hold, which take descriptors of processes\n"
+                }
+            };
         }
         Format::Json => {
             let tables: serde_json::Map<_, _> =

@@ -3,9 +3,10 @@
 use super::args::{Format, ServeArgs};
 use super::platform::platform;
 use super::{exit, guests, jail};
+use crate::device::block::DiskSpec;
 use crate::engine::Engine;
 use crate::jail::{Kind, Place, Use};
-use crate::serve::config::{self, Config, ConfigError, LogFormat, LogTarget};
+use crate::serve::config::{self, Config, ConfigError, FunctionConfig, LogFormat, LogTarget, Problem};
 use crate::serve::{self, Options, ServeError};
 use std::collections::HashMap;
 use std::error::Error;
@@ -29,7 +30,11 @@ pub(super) fn run(args: ServeArgs) -> Result<u8, Box<dyn Error>> {
         std::io::stdout().write_all(text.as_bytes())?;
         return Ok(0);
     }
-    let reader = Box::new(move || read(&args, &folder, &images));
+    let temporary = args.no_jail || takes_temporary_files(&config);
+    let reader = Box::new(move || {
+        let config = read(&args, &folder, &images)?;
+        if temporary { Ok(config) } else { without_temporary_files(config) }
+    });
     let drained = serve::run(Options { config, engine, events, reader })?;
     Ok(if drained { 0 } else { exit::TERMINATED })
 }
@@ -82,10 +87,36 @@ impl Images {
     }
 }
 
+/// Whether disks of functions take temporary files.
+fn takes_temporary_files(config: &Config) -> bool {
+    config.functions.iter().any(|function| takes_temporary_file(function).is_some())
+}
+
+/// The first disk of a function that takes a temporary file.
+fn takes_temporary_file(function: &FunctionConfig) -> Option<&DiskSpec> {
+    function.deployment.source.disks().iter().find(|disk| disk.takes_temporary_file())
+}
+
+/// Refuses what a server cannot serve whose jail has no place for temporary files.
+fn without_temporary_files(config: Config) -> Result<Config, ConfigError> {
+    let refused =
+        config.functions.iter().find_map(|function| Some((function, takes_temporary_file(function)?)));
+    match refused {
+        None => Ok(config),
+        Some((function, disk)) => Err(ConfigError {
+            place: function.place.clone(),
+            problem: Problem::TemporaryFile { function: function.name.clone(), disk: disk.path.clone() },
+        }),
+    }
+}
+
 /// What a server opens while it runs, also at reloads: folders of files, since a new
 /// version of a file often is another one that gets its name.
 fn places(args: &ServeArgs, config: &Config) -> Vec<Place> {
-    let mut places = vec![jail::temporary()];
+    let mut places = Vec::new();
+    if takes_temporary_files(config) {
+        places.push(jail::temporary());
+    }
     places.extend(args.config.iter().map(|file| jail::beside(file, Use::Read)));
     if let LogTarget::File(path) = &config.log {
         places.push(jail::beside(path, Use::Write));

@@ -72,7 +72,10 @@ impl Connections {
         drain: watch::Receiver<bool>,
     ) -> Self {
         let mut http = http1::Builder::new();
+        // A client that shuts down its sending side may still wait for its answer (`nc -N`, RFC 9293 section 3.6).
+        // One that is gone altogether looks the same until something is sent to it.
         http.timer(TokioTimer::new())
+            .half_close(true)
             .header_read_timeout(header_time)
             .max_buf_size(READ_BUFFER)
             .max_headers(MAX_FIELDS);

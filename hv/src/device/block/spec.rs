@@ -61,6 +61,11 @@ impl DiskSpec {
             raw: false,
         }
     }
+
+    /// Whether a temporary file is made for it after it was named: for an overlay, or for the image of a folder.
+    pub fn takes_temporary_file(&self) -> bool {
+        self.overlay || self.path.is_dir()
+    }
 }
 
 impl FromStr for DiskSpec {

@@ -131,6 +131,18 @@ pub enum Problem {
         "no functions; add a table such as [function.hello] with path = \"/hello\" and image = \"fn-hello\""
     )]
     Empty,
+    /// A disk that takes a temporary file, new to a server whose jail has no place for one.
+    #[error(
+        "the disk {} of the function `{function}` takes a temporary file, as overlays and folders do, and this server \
+         was started without such disks: its jail lets it make none; restart it",
+        escape(disk)
+    )]
+    TemporaryFile {
+        /// The function.
+        function: String,
+        /// The disk.
+        disk: PathBuf,
+    },
     /// More machines and connections than descriptors.
     #[error(
         "{machines} virtual machines and {connections} connections take {needed} file descriptors, and this \
