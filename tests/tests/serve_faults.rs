@@ -1,19 +1,28 @@
-//! Requests that go wrong in every way, all at once: each gets an answer, and
-//! nothing is left of them. `HV_FAULTS` says how many requests (3000).
+//! Requests that go wrong in every way, all at once, while a disk hangs now and then and processes that guests
+//! come from are stopped and killed: each gets an answer, and nothing is left of them. `HV_FAULTS` says how many requests (3000).
 
 use hv_tests::http::Client;
 use hv_tests::serve::{Serve, probe};
-use hv_tests::{can_run_guests, eventually};
+use hv_tests::stalling::Stalling;
+use hv_tests::{can_run_guests, eventually, guest, platform};
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// Bytes of the disk that hangs now and then.
+const SIZE: u64 = 64 << 30;
+
+/// How often what does harm looks about.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// Connections at a time.
 const CLIENTS: u64 = 16;
 
 /// What a request may do, how often of 100, and which statuses it may meet.
-const MIX: [(&str, u64, &[u16]); 12] = [
-    ("GET /ok", 41, &[200]),
+const MIX: [(&str, u64, &[u16]); 13] = [
+    ("GET /ok", 40, &[200]),
+    // Its disk hangs for some time.
+    ("GET /read?at={}", 1, &[200, 503, 504]),
     ("GET /crash", 8, &[502]),
     ("GET /panic", 6, &[502]),
     ("GET /garbage?kind=zero", 4, &[502]),
@@ -52,6 +61,8 @@ fn ask(client: &mut Client, number: u64, before: Option<u64>) -> io::Result<()> 
         }
         return Err(io::ErrorKind::ConnectionAborted.into());
     };
+    // No place twice: what was read before need not be asked for.
+    let path = path.replace("{}", &(number * 64 % (SIZE / 512)).to_string());
     let body = if method == "POST" { vec![b'x'; 20_000] } else { Vec::new() };
     let head = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len());
     client.send(head.as_bytes())?;
@@ -101,12 +112,64 @@ fn work(port: u16, next: &AtomicU64, count: u64) {
     }
 }
 
-fn storm(serve: &Serve, count: u64) {
-    let next = AtomicU64::new(0);
-    std::thread::scope(|scope| {
-        for _ in 0..CLIENTS {
-            scope.spawn(|| work(serve.port, &next, count));
+/// Stops or kills the process that guests' processes are made by, as long as a storm lasts.
+fn harm_zygotes(serve: &Serve, with_stops: bool, done: &AtomicBool) {
+    let zygotes = || {
+        let supervisors = serve.children("hv-supervisor");
+        supervisors.into_iter().flat_map(|supervisor| hv_tests::children(supervisor, "hv-zygote"))
+    };
+    let (mut last, mut harmed) = (None, 0_u32);
+    while !done.load(Ordering::SeqCst) {
+        let zygote = zygotes().next();
+        // One that was there before: a process that is to wait for a guest begins with the same name.
+        if let Some(zygote) = zygote.filter(|_| zygote == last) {
+            harmed += 1;
+            let stop = with_stops && harmed.is_multiple_of(100);
+            // SAFETY: no memory is passed.
+            unsafe { libc::kill(zygote as i32, if stop { libc::SIGSTOP } else { libc::SIGKILL }) };
+            // Starts wait until hv has missed it.
+            while stop && !done.load(Ordering::SeqCst) && zygotes().any(|other| other == zygote) {
+                std::thread::sleep(PAUSE);
+            }
         }
+        last = zygote;
+        std::thread::sleep(PAUSE);
+    }
+    println!("{harmed} zygotes were stopped or killed");
+}
+
+/// Has the disk hang for a time longer than its function may take, and answer for twice that, as long as a storm lasts.
+fn harm_disk(storage: &Stalling, done: &AtomicBool) {
+    let (begin, mut stalls, mut hangs) = (Instant::now(), 0_u32, false);
+    while !done.load(Ordering::SeqCst) {
+        let hung = std::mem::replace(&mut hangs, begin.elapsed().as_millis() / 1500 % 3 == 1);
+        match (hung, hangs) {
+            (false, true) => {
+                stalls += 1;
+                storage.stall();
+            }
+            (true, false) => storage.release(),
+            _ => {}
+        }
+        std::thread::sleep(PAUSE);
+    }
+    storage.release();
+    println!("the disk hung {stalls} times");
+}
+
+fn storm(serve: &Serve, storage: Option<&Stalling>, count: u64) {
+    let (next, done) = (AtomicU64::new(0), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        if let Some(storage) = storage {
+            scope.spawn(|| harm_disk(storage, &done));
+        }
+        if platform() == "process" {
+            scope.spawn(|| harm_zygotes(serve, count > 10_000, &done));
+        }
+        let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(|| work(serve.port, &next, count))).collect();
+        let ended: Vec<_> = clients.into_iter().map(|client| client.join()).collect();
+        done.store(true, Ordering::SeqCst);
+        assert!(ended.iter().all(Result::is_ok), "some requests were not answered as they should be");
     });
     // What was cancelled ends a moment later.
     eventually("quiet", || (serve.metric("hv_guests_live{") == 0.0).then_some(()));
@@ -120,16 +183,27 @@ fn every_request_is_answered_and_nothing_is_left() {
     }
     let count = std::env::var("HV_FAULTS").ok().and_then(|count| count.parse().ok()).unwrap_or(3000);
     // Time that the host below takes away counts as used: the limit leaves room for that.
-    let keys = "memory = \"4M\"\ncpu_time = \"100ms\"\nwall_time = \"20s\"\nqueue_time = \"100s\"\n\
-                concurrency = 16\nidle = \"100ms\"";
-    let serve = Serve::start(&("log = \"off\"\n".to_owned() + &probe(keys)));
+    let keys = "memory = \"4M\"\ncpu_time = \"100ms\"\nwall_time = \"60s\"\nqueue_time = \"100s\"\n\
+                concurrency = 16\nidle = \"100ms\"\n";
+    // Where there is no FUSE, a disk that never hangs.
+    let (storage, plain) = (Stalling::new(SIZE), tempfile::NamedTempFile::new().unwrap());
+    plain.as_file().set_len(SIZE).unwrap();
+    let disk = storage.as_ref().map_or(plain.path().to_owned(), Stalling::disk);
+    let reader = format!(
+        "[function.reader]\npath = \"/read\"\nimage = {:?}\ndisks = [\"{},ro\"]\nmemory = \"4M\"\n\
+         wall_time = \"1s\"\nqueue_time = \"100s\"\nidle = \"100ms\"\n",
+        guest("fn-probe"),
+        disk.display()
+    );
+    let serve = Serve::start(&("log = \"off\"\n".to_owned() + &probe(keys) + &reader));
+    let storage = storage.as_ref();
     // What is made once is there after the first storm, and machines end when they are idle.
     let measure = || {
         eventually("idle machines to end", || (serve.metric("hv_shells{") == 0.0).then_some(()));
         eventually("connections to end", || (serve.metric("hv_connections") == 1.0).then_some(()));
         (serve.count("fd"), serve.count("task"), serve.resident())
     };
-    storm(&serve, 1000);
+    storm(&serve, storage, 1000);
     // Machines are closed by a thread of their own, which then makes one for the next start: what
     // is compared with has that one.
     let before = eventually("quiet", || {
@@ -137,7 +211,7 @@ fn every_request_is_answered_and_nothing_is_left() {
         std::thread::sleep(Duration::from_millis(300));
         (measure().0 == before.0).then_some(before)
     });
-    storm(&serve, count);
+    storm(&serve, storage, count);
     let mut after = measure();
     eventually("descriptors to close", || {
         after = measure();
