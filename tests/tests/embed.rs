@@ -1,6 +1,7 @@
 //! hv as a library: guests started, watched and ended by a Rust program.
 
 use hv::device::stdio::Buffer;
+use hv::domain::Activity;
 use hv::memory::GuestMemory;
 use hv::platform::fake::FakePlatform;
 use hv::platform::{Exit, Fault, Platform, PlatformError, Start, Vcpu};
@@ -164,6 +165,35 @@ fn a_guest_that_is_held_and_let_go_at_once_goes_on() {
             std::thread::yield_now();
         }
     }
+}
+
+#[test]
+fn a_paused_guest_is_inspected_and_stays_paused() {
+    if !can_run_guests() {
+        return;
+    }
+    let engine = engine(1);
+    let (guest, _output) = start(&engine, &image("hostile"), &["endless-loop"]);
+    let inspect = || {
+        let (tell, told) = mpsc::channel();
+        guest.controller().inspect(Box::new(move |state| tell.send(state.clone()).unwrap()));
+        told.recv_timeout(LIMIT).unwrap().vcpus.remove(0)
+    };
+    // Not before it has begun.
+    eventually("it to loop", || {
+        inspect()
+            .backtrace
+            .iter()
+            .any(|frame| frame.function.as_deref() == Some("hostile::main"))
+            .then_some(())
+    });
+    guest.hold();
+    assert!(guest.wait_held(LIMIT));
+    let paused = inspect();
+    assert_eq!(paused.activity, Activity::Paused);
+    assert_eq!(inspect(), paused, "it has not moved");
+    guest.release();
+    assert_eq!(inspect().activity, Activity::Running);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! `hv run` as a person or a script sees it.
 
-use hv_tests::{Running, can_run_guests, ran, run};
+use hv_tests::{Running, can_run_guests, eventually, ran, run};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::Stdio;
 use std::time::Duration;
@@ -109,7 +109,10 @@ fn a_timeout_ends_an_endless_loop() {
         return;
     }
     let out = ran("hostile", &["--timeout", "200ms"], &["endless-loop"]).expect(124);
-    assert!(out.err.contains("--timeout"), "{}", out.err);
+    let (state, end) = out.err.rsplit_once("hv: ").unwrap();
+    assert_eq!(end, "the guest was ended by --timeout\n");
+    assert!(state.starts_with("guest hostile, virtual CPU 0: running\n  rax "), "{state}");
+    assert!(state.contains("  rip ") && state.contains("hostile::main"), "{state}");
 }
 
 #[test]
@@ -119,6 +122,32 @@ fn a_timeout_ends_a_guest_whose_reader_is_stuck() {
     }
     let mut guest = Running::new(&mut run("probe", &["--timeout", "200ms"], &["lines", "100000000"]));
     assert_eq!(guest.wait().code(), Some(124));
+}
+
+#[test]
+fn sigquit_shows_where_a_guest_is_and_it_goes_on() {
+    if !can_run_guests() {
+        return;
+    }
+    for (way, activity) in [("endless-loop", "running"), ("sleep-forever", "blocked")] {
+        let mut guest = Running::new(&mut run("hostile", &["--format", "json"], &[way]));
+        let mut line = String::new();
+        BufReader::new(guest.child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let mut states = BufReader::new(guest.child.stderr.take().unwrap()).lines();
+        // It may not be there yet when it has printed its line.
+        eventually(activity, || {
+            guest.signal(libc::SIGQUIT);
+            let state = states.next().unwrap().unwrap();
+            let state: serde_json::Value = serde_json::from_str(&state).unwrap();
+            let vcpu = &state["state"]["vcpus"][0];
+            let functions: Vec<_> = vcpu["backtrace"].as_array().unwrap().iter().collect();
+            assert!(functions.iter().any(|frame| frame["function"] == "hostile::main"), "{way}: {vcpu}");
+            assert!(vcpu["registers"]["rip"].as_u64().unwrap() > 0, "{way}: {vcpu}");
+            (vcpu["activity"] == activity).then_some(())
+        });
+        guest.signal(libc::SIGTERM);
+        assert_eq!(guest.wait().code(), Some(143), "{way}");
+    }
 }
 
 #[test]

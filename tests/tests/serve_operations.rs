@@ -319,6 +319,24 @@ fn each_request_is_a_line_of_the_log() {
 }
 
 #[test]
+fn sigquit_tells_how_functions_stand_and_serving_goes_on() {
+    if !can_run_guests() {
+        return;
+    }
+    let serve = Serve::start(&probe(""));
+    for answered in 1..=2 {
+        serve.get("/ok").expect(200);
+        // A request ends a little later than its client sees.
+        eventually("the answer to be counted", || {
+            serve.signal(libc::SIGQUIT);
+            let stands = format!("ready; {answered} answered, 0 guests ended");
+            serve.said("hv: function probe: 0 requests in guests, 0 wait", 1).contains(&stands).then_some(())
+        });
+    }
+    serve.end();
+}
+
+#[test]
 fn lines_of_the_error_output_are_marked() {
     if !can_run_guests() {
         return;

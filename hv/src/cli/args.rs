@@ -200,7 +200,8 @@ pub struct ForegroundArgs {
     /// The most that it gets of the processors, in percent of one core; 0 is no cap.
     #[arg(long, value_name = "PERCENT", default_value_t = 0)]
     pub cap: u32,
-    /// End the guest after this time: 500ms, 5s, 2m; a bare number is seconds.
+    /// End the guest after this time: 500ms, 5s, 2m; a bare number is seconds. Where it is then is printed, as at
+    /// SIGQUIT (Ctrl-\), which does not end it.
     #[arg(long, value_name = "TIME", value_parser = units::time)]
     pub timeout: Option<Duration>,
     /// Run without the jail around hv: with every system call and all files of its user (to debug hv).
@@ -209,7 +210,7 @@ pub struct ForegroundArgs {
     /// Print boot phases and exits by kind when the guest has ended.
     #[arg(long)]
     pub stats: bool,
-    /// How statistics and crash reports are printed on standard error.
+    /// How statistics, crash reports and where the guest is (SIGQUIT, --timeout) are printed on standard error.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
 }

@@ -17,7 +17,6 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
-use std::time::Duration;
 
 /// A network, and where its frames are to be written.
 pub(super) type NetworkAndCapture = (Box<dyn Network>, Option<Capture>);
@@ -75,14 +74,14 @@ pub(super) fn builder(
     Ok(builder)
 }
 
-/// Has signals and the time limit end a guest. Tells which signal it was.
+/// Has signals and the time limit end a guest, or tell where it is. Tells which signal ended it.
 pub(super) fn watch(
     engine: &Engine,
     guest: &Guest,
-    timeout: Option<Duration>,
+    args: &ForegroundArgs,
 ) -> std::io::Result<Arc<AtomicI32>> {
     let signal = Arc::new(AtomicI32::new(0));
-    let signals = Signals::new(guest.controller(), timeout, signal.clone())?;
+    let signals = Signals::new(guest.controller(), args.timeout, signal.clone(), args.format)?;
     engine.add_source(Box::new(signals));
     Ok(signal)
 }
@@ -93,7 +92,7 @@ pub(super) fn foreground(
     guest: &Guest,
     args: &ForegroundArgs,
 ) -> Result<u8, Box<dyn Error>> {
-    let signal = watch(engine, guest, args.timeout)?;
+    let signal = watch(engine, guest, args)?;
     crate::jail::enter(Kind::Run);
     let outcome = guest.wait();
     report(args, guest, &outcome);

@@ -1,12 +1,13 @@
-//! ⚠ Ctrl-C, SIGTERM, SIGHUP and `--timeout`, on the I/O thread.
+//! ⚠ Ctrl-C, SIGTERM, SIGHUP, SIGQUIT and `--timeout`, on the I/O thread.
 
-use crate::domain::{Controller, Stop};
+use super::args::Format;
+use crate::domain::{Controller, GuestState, Stop};
 use crate::reactor::{Registrar, Source};
 use mio::Interest;
 use mio::event::Event;
 use mio::net::UnixStream;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
-use std::io::{self, Read};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGXFSZ};
+use std::io::{self, Read, Write};
 use std::mem::MaybeUninit;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
@@ -18,7 +19,7 @@ const GRACE: Duration = Duration::from_secs(10);
 /// How long a reader of the console may take to read the rest after `--timeout`.
 const LAST_OUTPUT: Duration = Duration::from_secs(1);
 
-/// Ends a guest when somebody wants it to end.
+/// Ends a guest when somebody wants it to end, and tells where it is when somebody wants to know.
 pub(super) struct Signals {
     guest: Controller,
     /// One stream per signal; its bytes mean nothing but that the signal came.
@@ -26,6 +27,7 @@ pub(super) struct Signals {
     /// The signal that asked first, or 0; for the exit code.
     signal: Arc<AtomicI32>,
     timeout: Option<Instant>,
+    format: Format,
     /// When the guest is ended, or its output abandoned, for want of an answer.
     patience: Option<Instant>,
 }
@@ -36,6 +38,7 @@ impl Signals {
         guest: Controller,
         timeout: Option<Duration>,
         signal: Arc<AtomicI32>,
+        format: Format,
     ) -> io::Result<Self> {
         let catch = |signal| {
             let (read, write) = std::os::unix::net::UnixStream::pair()?;
@@ -43,12 +46,12 @@ impl Signals {
             signal_hook::low_level::pipe::register(signal, write)?;
             Ok::<_, io::Error>((signal, UnixStream::from_std(read)))
         };
-        let mut streams = vec![catch(SIGINT)?, catch(SIGTERM)?];
+        let mut streams = vec![catch(SIGINT)?, catch(SIGTERM)?, catch(SIGQUIT)?];
         if !hang_up_is_ignored() {
             streams.push(catch(SIGHUP)?);
         }
         let timeout = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        Ok(Signals { guest, streams, signal, timeout, patience: None })
+        Ok(Signals { guest, streams, signal, timeout, format, patience: None })
     }
 
     fn signalled(&mut self, signal: i32) {
@@ -63,6 +66,21 @@ impl Signals {
             self.guest.stop(Stop::Interrupted);
         }
     }
+
+    /// Has it printed where the guest is.
+    fn show_state(&self) {
+        let format = self.format;
+        self.guest.inspect(Box::new(move |state| print_state(format, state)));
+    }
+}
+
+fn print_state(format: Format, state: &GuestState) {
+    let text = match format {
+        Format::Text => state.to_string(),
+        Format::Json => format!("{}\n", serde_json::json!({ "state": state })),
+    };
+    // If nobody reads standard error any more, there is nobody to tell.
+    let _ = io::stderr().write_all(text.as_bytes());
 }
 
 /// Whether whoever started hv wants it to outlive the terminal, as nohup(1) does.
@@ -98,6 +116,9 @@ impl Source for Signals {
         while let Ok(count @ 1..) = stream.read(&mut bytes) {
             came += count;
         }
+        if signal == SIGQUIT {
+            return self.show_state();
+        }
         for _ in 0..came {
             self.signalled(signal);
         }
@@ -106,6 +127,7 @@ impl Source for Signals {
     fn poll(&mut self, now: Instant) -> Option<Instant> {
         if self.timeout.is_some_and(|timeout| timeout <= now) {
             self.timeout = None;
+            self.show_state();
             self.guest.stop(Stop::Timeout);
             self.patience = now.checked_add(LAST_OUTPUT);
         }

@@ -55,7 +55,7 @@ pub(super) fn run(args: SnapshotArgs) -> Result<u8, Box<dyn Error>> {
     let engine = Engine::new(platform, 0)?;
     let begin = Instant::now();
     let guest = builder.spawn(&engine)?;
-    let signal = run::watch(&engine, &guest, args.foreground.timeout)?;
+    let signal = run::watch(&engine, &guest, &args.foreground)?;
     crate::jail::enter(Kind::Snapshot);
     if let Some(stop) = hold(&guest, &args)? {
         return Ok(run::exit_of(stop, &signal));

@@ -167,7 +167,7 @@ impl Console {
 
     /// Writes everything that the guest has published, waiting for the reader
     /// as long as `go_on` says so. For when the guest has ended.
-    pub fn finish(&self, go_on: &dyn Fn() -> bool) {
+    pub fn finish(&self, go_on: &mut dyn FnMut() -> bool) {
         loop {
             match self.pump() {
                 Pumped::All => return,

@@ -1,11 +1,12 @@
 //! From a dead guest to its crash report: what the fault means, in words, and
 //! the way there.
 
-use crate::crash::{Budget, CrashReport, Frame, Symbols};
+use super::cpu_copy::CpuCopy;
+use crate::crash::{Backtrace, CrashReport};
 use crate::loader::Image;
 use crate::memory::{Access, GuestMemory};
 use crate::platform::{Fault, Registers};
-use hv_abi::{GuestAddr, PAGE_SIZE};
+use hv_abi::GuestAddr;
 use std::sync::Arc;
 
 /// A dead guest.
@@ -59,16 +60,12 @@ impl Body<'_> {
 
     /// What is left of a guest that ends for this reason.
     pub(super) fn remains(&self, reason: String, registers: Option<Registers>) -> Remains {
-        let stack =
-            registers.map_or_else(Stack::default, |registers| Stack::copy(self.memory, registers.rsp));
-        Remains {
-            guest: self.name.into(),
-            image: self.image.clone(),
-            image_base: self.image_base,
-            reason,
-            registers,
-            stack,
-        }
+        Remains { guest: self.name.into(), reason, cpu: self.copy_cpu(registers) }
+    }
+
+    /// A virtual CPU with these registers, for a backtrace.
+    pub(super) fn copy_cpu(&self, registers: Option<Registers>) -> CpuCopy {
+        CpuCopy::new(self.image.clone(), self.image_base, self.memory, registers)
     }
 
     fn code<const N: usize>(&self, address: u64) -> Option<[u8; N]> {
@@ -155,75 +152,27 @@ impl Body<'_> {
 /// All that a crash report is made of, taken from a guest so that nobody has to wait for the report.
 pub(super) struct Remains {
     guest: String,
-    image: Arc<Image>,
-    image_base: u64,
     reason: String,
-    registers: Option<Registers>,
-    stack: Stack,
+    cpu: CpuCopy,
 }
 
 impl Remains {
     /// The report, with all that is found out within the budget.
     pub(super) fn report(self) -> CrashReport {
-        let symbols = Symbols::new(self.image.bytes(), self.image_base, self.image.known());
-        let found = self.registers.map(|registers| {
-            let mut read = |address| self.stack.word(address);
-            symbols.backtrace(&registers.unwind(), &mut Budget::default(), &mut read)
-        });
-        let missing = found.as_ref().and_then(|found| found.missing);
-        let backtrace = found.map_or_else(Vec::new, |found| found.frames);
-        self.with(backtrace, missing)
+        let backtrace = self.cpu.backtrace();
+        self.with(backtrace)
     }
 
     /// The report without anything that would have to be looked up, and why.
     pub(super) fn without_names(self, missing: &'static str) -> CrashReport {
-        let offset = |rip: u64| rip.checked_sub(self.image_base).filter(|offset| *offset < self.image.size());
-        let backtrace = self
-            .registers
-            .iter()
-            .map(|registers| Frame::bare(registers.rip, offset(registers.rip)))
-            .collect();
-        self.with(backtrace, Some(missing))
+        let backtrace = self.cpu.without_names(missing);
+        self.with(backtrace)
     }
 
-    fn with(self, backtrace: Vec<Frame>, missing: Option<&'static str>) -> CrashReport {
-        CrashReport { guest: self.guest, reason: self.reason, registers: self.registers, backtrace, missing }
-    }
-}
-
-/// A copy of the innermost part of a stack.
-#[derive(Default)]
-struct Stack {
-    address: u64,
-    bytes: Vec<u8>,
-}
-
-impl Stack {
-    /// Most bytes that are copied; frames beyond them are not found.
-    const MAX: u64 = 128 << 10;
-
-    /// The stack with this pointer.
-    fn copy(memory: &GuestMemory, pointer: u64) -> Stack {
-        let address = pointer & !7;
-        let mut bytes = Vec::new();
-        let mut page = [0; PAGE_SIZE as usize];
-        while (bytes.len() as u64) < Self::MAX {
-            let at = address.wrapping_add(bytes.len() as u64);
-            // Up to the next page's start: what follows may not be there.
-            let part = &mut page[..(PAGE_SIZE - at % PAGE_SIZE) as usize];
-            if memory.read(GuestAddr(at), part).is_err() {
-                break;
-            }
-            bytes.extend_from_slice(part);
-        }
-        Stack { address, bytes }
-    }
-
-    /// The 8 bytes at an address.
-    fn word(&self, address: u64) -> Option<u64> {
-        let at = usize::try_from(address.checked_sub(self.address)?).ok()?;
-        let bytes = self.bytes.get(at..at.checked_add(8)?)?;
-        Some(u64::from_le_bytes(bytes.try_into().ok()?))
+    fn with(self, backtrace: Backtrace) -> CrashReport {
+        let Backtrace { frames, missing } = backtrace;
+        let registers = self.cpu.registers;
+        CrashReport { guest: self.guest, reason: self.reason, registers, backtrace: frames, missing }
     }
 }
 

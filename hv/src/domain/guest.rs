@@ -1,6 +1,6 @@
 //! Handles to a guest: what its owner and others can do with it.
 
-use super::{BootPhases, Domain, Order, Outcome, Status, Stop};
+use super::{BootPhases, Domain, Inspector, Order, Outcome, Status, Stop};
 use crate::engine::Engine;
 use crate::sched::{Entity, Share};
 use hv_abi::event::POWER;
@@ -142,6 +142,14 @@ impl Controller {
             domain.hub.raise(POWER);
             domain.hub.is_unmasked(POWER)
         })
+    }
+
+    /// Has `inspector` told where the guest is, which goes on. It hears of nothing if the guest has ended, if nobody runs it (on an
+    /// engine without threads, while nobody [waits](Guest::wait)), or if many wait for an answer already.
+    pub fn inspect(&self, inspector: Inspector) {
+        if let Some(domain) = self.domain.upgrade() {
+            domain.inspect(inspector);
+        }
     }
 
     /// Does not wait for the reader of the guest's console any longer.

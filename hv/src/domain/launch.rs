@@ -127,6 +127,7 @@ impl Launch {
                 hold_at_ready: AtomicBool::new(self.hold_at_ready),
                 answered: AtomicBool::new(false),
                 hold: AtomicBool::new(held),
+                inspectors: Default::default(),
                 status: Mutex::new(Status { held, outcome: None }),
                 changed: Condvar::new(),
                 observer: self.observer,

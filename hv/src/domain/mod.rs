@@ -12,11 +12,13 @@
 mod assemble;
 mod autopsy;
 mod builder;
+mod cpu_copy;
 mod devices;
 mod doorbell;
 mod guest;
 mod hold;
 mod identity;
+mod inspect;
 mod judge;
 mod launch;
 mod layout;
@@ -30,6 +32,7 @@ pub use builder::{Builder, DEFAULT_MEMORY, MAX_MEMORY, MAX_STRINGS, MIN_STACK, S
 pub use devices::ConnectError;
 pub use guest::{Controller, Guest};
 use identity::Identity;
+pub use inspect::{Activity, GuestState, Inspector, VcpuState};
 pub use outcome::{BootPhases, Counters, Outcome, Stop};
 pub use restore::{Restore, RestoreError};
 pub use saved::{CaptureError, Places, Saved};
@@ -98,6 +101,7 @@ pub(crate) struct Domain {
     answered: AtomicBool,
     /// Whether to be held as soon as possible.
     hold: AtomicBool,
+    inspectors: inspect::Inspectors,
     status: Mutex<Status>,
     /// Signalled when `status` changes.
     changed: Condvar,
@@ -206,6 +210,7 @@ impl Domain {
 
     /// Runs the guest until it has to wait, gives way, or ends.
     fn run_cpu(&self, cpu: &mut Cpu) -> Result<Turn, End> {
+        self.answer_inspectors(cpu, false);
         if self.answered.swap(false, Ordering::SeqCst)
             && let Some(turn) = self.after_answer()
         {
@@ -335,6 +340,8 @@ impl Domain {
     }
 
     fn obey(&self, cpu: &mut Cpu) -> End {
+        // Whoever asked before it was ordered to end wants to know where it was.
+        self.answer_inspectors(cpu, false);
         let order = self.order.lock().expect("no panic while held").clone();
         match order {
             Some(Order::Condemned(reason)) => self.crash(cpu, reason),
@@ -413,7 +420,10 @@ impl Task for Domain {
             }
             Err(end) => end,
         };
-        self.console.finish(&|| !self.abandon.load(Ordering::SeqCst));
+        self.console.finish(&mut || {
+            self.answer_inspectors(&mut cpu, true);
+            !self.abandon.load(Ordering::SeqCst)
+        });
         self.phases.lock().expect("no panic while held").run = cpu.first_entry.map(|first| first.elapsed());
         drop(cpu);
         match end {

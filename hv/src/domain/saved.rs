@@ -153,7 +153,7 @@ impl Domain {
         if !self.status().held {
             return Err(CaptureError::NotHeld);
         }
-        self.console.finish(&|| !self.abandon.load(std::sync::atomic::Ordering::SeqCst));
+        self.console.finish(&mut || !self.abandon.load(std::sync::atomic::Ordering::SeqCst));
         if cpu.blocked.is_some() {
             // Restored, it returns from its wait at once, and looks again.
             cpu.vcpu.set_result(0);

@@ -4,6 +4,7 @@
 
 use super::config::LogFormat;
 use super::log::Log;
+use super::metrics::Reading;
 use crate::crash::CrashReport;
 use crate::escape::escape;
 use crate::rate_limit::Bucket;
@@ -188,6 +189,28 @@ impl Events {
                 _ => format!("function {function}: {why} ({others} more requests since the last such line)"),
             },
             || json!({"event": "no_room", "function": function, "error": why, "others": others}),
+        );
+    }
+
+    /// Somebody wants to know how a function stands.
+    pub(super) fn state(&self, reading: &Reading) {
+        let Reading { function, live, idle, waiting, answered, ended, back_off, .. } = reading;
+        self.tell(
+            || {
+                let function = escape(function);
+                let refused = match back_off {
+                    0.0 => String::new(),
+                    seconds => format!("; not tried for {seconds:.1} s, since it crashes always"),
+                };
+                format!(
+                    "function {function}: {live} requests in guests, {waiting} wait, {idle} machines ready; \
+                     {answered} answered, {ended} guests ended before their time{refused}"
+                )
+            },
+            || {
+                json!({"event": "state", "function": function, "live": live, "waiting": waiting, "idle": idle,
+                       "answered": answered, "ended": ended, "back_off": back_off})
+            },
         );
     }
 

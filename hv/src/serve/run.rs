@@ -184,6 +184,7 @@ struct Signals {
     interrupt: Signal,
     terminate: Signal,
     hangup: Signal,
+    quit: Signal,
 }
 
 impl Signals {
@@ -192,6 +193,7 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
             hangup: signal(SignalKind::hangup())?,
+            quit: signal(SignalKind::quit())?,
         })
     }
 
@@ -222,6 +224,11 @@ async fn live(
             _ = signals.hangup.recv() => {
                 let reader = reader.clone();
                 Box::new(move || reload(&server, &reader))
+            }
+            _ = signals.quit.recv() => {
+                let table = server.table();
+                table.readings().iter().for_each(|reading| server.ground.events.state(reading));
+                continue;
             }
             Some(name) = due.recv() => Box::new(move || relayout(&server, &name)),
         };
