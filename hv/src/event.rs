@@ -131,6 +131,13 @@ impl Channel {
         self.hub.raise(self.port);
     }
 
+    /// Has whoever runs the guest look after it, though there is no event.
+    pub fn wake(&self) {
+        if let Some(owner) = self.hub.owner() {
+            owner.wake();
+        }
+    }
+
     /// Whether the guest listens to this channel.
     pub fn is_unmasked(&self) -> bool {
         self.hub.is_unmasked(self.port)

@@ -1,9 +1,15 @@
 //! What a guest prints on its two streams, and where that goes.
 
+use hv::device::console::Output;
 use hv::device::stdio::Buffer;
-use hv::{Builder, Image, Outcome};
+use hv::{Builder, Guest, Image, Outcome};
 use hv_tests::refusal::finished;
-use hv_tests::{Finished, Running, can_run_guests, engine, guest, ran, run};
+use hv_tests::{Finished, Running, can_run_guests, engine, eventually, guest, ran, run};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Checks what the probe prints on both streams.
@@ -104,4 +110,93 @@ fn without_a_place_for_errors_they_go_to_the_console() {
     assert_eq!(data.text(), "data\nmore data\n");
     assert!(errors.text().starts_with("error\n["), "{}", errors.text());
     assert!(all.text().starts_with("data\nerror\n[") && all.text().ends_with("\n\nmore data\n"));
+}
+
+/// A socket that its other end reads, or does not.
+struct Socket(UnixStream);
+
+impl Output for Socket {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn descriptor(&self) -> Option<RawFd> {
+        Some(self.0.as_raw_fd())
+    }
+}
+
+/// An output that takes nothing until it is open, and cannot tell when that is.
+struct Gate(Arc<AtomicBool>, Buffer);
+
+impl Output for Gate {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self.0.load(Ordering::SeqCst) {
+            true => self.1.write(bytes),
+            false => Err(ErrorKind::WouldBlock.into()),
+        }
+    }
+
+    fn descriptor(&self) -> Option<RawFd> {
+        None
+    }
+}
+
+#[test]
+fn readers_that_do_not_read_keep_no_worker() {
+    if !can_run_guests() {
+        return;
+    }
+    let (engine, hello) = (engine(2), Arc::new(Image::open(&guest("hello")).unwrap()));
+    let start = |output: Box<dyn FnOnce(Builder) -> Builder>| -> Guest {
+        output(Builder::new(hello.clone()).memory(4 << 20)).spawn(&engine).unwrap()
+    };
+    let (mut theirs, mut sockets) = (Vec::new(), Vec::new());
+    for _ in 0..2 {
+        let (mut ours, other) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let mut full = 0;
+        while let Ok(count) = ours.write(&[b'.'; 4096]) {
+            full += count;
+        }
+        theirs.push((other, full));
+        sockets.push(start(Box::new(|builder| builder.output(Socket(ours)))));
+    }
+    let (open, printed) = (Arc::new(AtomicBool::new(false)), Buffer::default());
+    let gates: Vec<_> = (0..2)
+        .map(|_| {
+            let gate = Gate(open.clone(), printed.clone());
+            start(Box::new(|builder| builder.output(gate)))
+        })
+        .collect();
+    // More than there are workers have ended, with something left to be read.
+    for guest in sockets.iter().chain(&gates) {
+        eventually("the guest to exit", || guest.counters().contains(&("exit", 1)).then_some(()));
+    }
+    let output = Buffer::default();
+    let other = start(Box::new({
+        let output = output.clone();
+        move |builder| builder.output(output)
+    }));
+    assert!(matches!(other.wait(), Outcome::Exited(0)));
+    assert_eq!(output.text(), "Hello from a unikernel, world!\n");
+    assert!(
+        sockets.iter().chain(&gates).all(|guest| guest.outcome().is_none()),
+        "they wait for their readers"
+    );
+
+    open.store(true, Ordering::SeqCst);
+    for (mut reader, full) in theirs {
+        let mut bytes = vec![0; full + output.bytes().len()];
+        reader.read_exact(&mut bytes).unwrap();
+        assert_eq!(&bytes[full..], output.bytes());
+    }
+    for guest in sockets.iter().chain(&gates) {
+        assert!(matches!(guest.wait(), Outcome::Exited(0)));
+    }
+    assert_eq!(printed.text(), output.text().repeat(2));
+    // Nor does one that nobody waits for any longer.
+    let closed = start(Box::new(|builder| builder.output(Gate(Arc::default(), Buffer::default()))));
+    eventually("the guest to exit", || closed.counters().contains(&("exit", 1)).then_some(()));
+    closed.controller().abandon();
+    assert!(matches!(closed.wait(), Outcome::Exited(0)));
 }

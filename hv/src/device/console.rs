@@ -84,6 +84,8 @@ struct State {
     written: usize,
     /// The ring or the output is of no further use.
     dead: bool,
+    /// The guest has ended, and its owner waits for the rest to be written.
+    ended: bool,
 }
 
 /// How far a pump got.
@@ -108,7 +110,7 @@ impl Console {
         on_closed: OnClosed,
     ) -> Arc<Self> {
         ring.memory.store(CLOSED_OFFSET, if input.is_none() { INPUT_CLOSED } else { 0 });
-        let state = State { ring, output, input, chunk: Vec::new(), written: 0, dead: false };
+        let state = State { ring, output, input, chunk: Vec::new(), written: 0, dead: false, ended: false };
         Arc::new(Console { state: Mutex::new(state), channel, on_closed })
     }
 
@@ -116,7 +118,7 @@ impl Console {
     pub fn renew(&self) -> Result<(), Violation> {
         let state = &mut *self.state();
         state.ring = ConsoleRing::resume(state.ring.memory.clone(), &state.ring.layout)?;
-        (state.written, state.dead) = (0, false);
+        (state.written, state.dead, state.ended) = (0, false, false);
         state.chunk.clear();
         Ok(())
     }
@@ -165,8 +167,27 @@ impl Console {
         }
     }
 
+    /// Writes what the guest has published and its reader takes now, for when the guest has ended. Returns true once
+    /// all is written. Until then a [`ConsoleSource`] goes on, and wakes the guest's owner when it has written the rest.
+    pub fn drain(&self) -> bool {
+        self.state().ended = true;
+        loop {
+            match self.pump() {
+                Pumped::All => return true,
+                Pumped::Waiting => return false,
+                // No more than the ring holds.
+                Pumped::Budget => {}
+            }
+        }
+    }
+
+    /// Whether its output has a descriptor that tells when it takes more.
+    pub fn tells(&self) -> bool {
+        self.state().output.descriptor().is_some()
+    }
+
     /// Writes everything that the guest has published, waiting for the reader
-    /// as long as `go_on` says so. For when the guest has ended.
+    /// as long as `go_on` says so. For when the guest stands still.
     pub fn finish(&self, go_on: &mut dyn FnMut() -> bool) {
         loop {
             match self.pump() {
@@ -306,6 +327,9 @@ impl Source for ConsoleSource {
 
     fn poll(&mut self, now: Instant) -> Option<Instant> {
         let pumped = self.console.pump();
+        if pumped == Pumped::All && self.console.state().ended {
+            self.console.channel.wake();
+        }
         self.console.pump_input();
         (pumped == Pumped::Budget).then_some(now)
     }

@@ -36,7 +36,7 @@ impl Domain {
 
     /// From now on the I/O thread drives the console. Until then the guest's
     /// own thread did: a guest that prints a line and ends needs no other.
-    fn hand_console_over(&self, vcpu: &mut dyn Vcpu) -> Option<Bell> {
+    pub(super) fn hand_console_over(&self, vcpu: &mut dyn Vcpu) -> Option<Bell> {
         let engine = self.engine.upgrade()?;
         let bell = vcpu.doorbell(self.console_port).and_then(|bell| Ok((bell.try_clone()?, bell)));
         let (bell, descriptor) =

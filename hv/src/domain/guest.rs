@@ -156,6 +156,7 @@ impl Controller {
     pub fn abandon(&self) {
         if let Some(domain) = self.domain.upgrade() {
             domain.abandon.store(true, Ordering::SeqCst);
+            domain.wake_up();
         }
     }
 }

@@ -116,6 +116,7 @@ impl Launch {
                     blocked: None,
                     first_entry: None,
                     called: false,
+                    draining: None,
                 }),
                 engine: Arc::downgrade(&engine.inner),
                 sources: Mutex::default(),

@@ -15,6 +15,7 @@ mod builder;
 mod cpu_copy;
 mod devices;
 mod doorbell;
+mod drain;
 mod guest;
 mod hold;
 mod identity;
@@ -40,6 +41,7 @@ pub use saved::{CaptureError, Places, Saved};
 pub(crate) use assemble::is_base;
 use autopsy::{Body, Remains};
 use devices::Bell;
+use drain::Draining;
 
 use crate::background::Work;
 use crate::clock;
@@ -164,6 +166,8 @@ struct Cpu {
     first_entry: Option<Instant>,
     /// Whether it has made a hypercall.
     called: bool,
+    /// How it has ended, while what it has printed is still being written.
+    draining: Option<Draining>,
 }
 
 impl Domain {
@@ -409,21 +413,25 @@ impl Work for Crash {
 impl Task for Domain {
     fn run(&self) -> Next {
         let mut cpu = self.cpu();
-        let end = match self.run_cpu(&mut cpu) {
-            Ok(Turn::Next(next)) => return next,
-            Ok(Turn::Answered) => {
-                drop(cpu);
-                if let Some(observer) = &self.observer {
-                    observer.answered();
+        let draining = match cpu.draining.take() {
+            Some(draining) => draining,
+            None => match self.run_cpu(&mut cpu) {
+                Ok(Turn::Next(next)) => return next,
+                Ok(Turn::Answered) => {
+                    drop(cpu);
+                    if let Some(observer) = &self.observer {
+                        observer.answered();
+                    }
+                    return Next::Blocked(None);
                 }
-                return Next::Blocked(None);
-            }
-            Err(end) => end,
+                Err(end) => Draining::new(end),
+            },
         };
-        self.console.finish(&mut || {
-            self.answer_inspectors(&mut cpu, true);
-            !self.abandon.load(Ordering::SeqCst)
-        });
+        self.answer_inspectors(&mut cpu, true);
+        let end = match self.drain(&mut cpu, draining) {
+            Ok(end) => end,
+            Err(until) => return Next::Blocked(Some(until)),
+        };
         self.phases.lock().expect("no panic while held").run = cpu.first_entry.map(|first| first.elapsed());
         drop(cpu);
         match end {
