@@ -3,4 +3,5 @@
 pub use hv::bench::floor;
 pub mod host_http;
 pub mod host_io;
+pub mod neighbour;
 pub mod pair;

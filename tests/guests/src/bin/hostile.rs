@@ -54,6 +54,7 @@ fn main() -> u8 {
         "changing-requests" => changing_requests(),
         "never-reads-responses" => never_reads_responses(),
         "bad-frames" => bad_frames(),
+        "frame-storm" => frame_storm(),
         "net-index-jump" => net_index_jump(),
         "shared-info-scribble" => scribble(),
         "sleeps-in-its-turn" => sleep_in_its_turn(),
@@ -419,6 +420,33 @@ fn bad_frames() {
         // SAFETY: a slot of this ring, which the host has filled.
         let response = unsafe { read_volatile(at as *const NetResponse) };
         assert!(response.status < 0, "frame {n} was accepted");
+    }
+}
+
+/// Sends as fast as it can: asks the network where its gateway is, and does not listen to the answer.
+fn frame_storm() -> ! {
+    const QUESTION: [u8; 42] = [
+        0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0, 0, 1, 8, 6, // Ethernet: broadcast, ARP
+        0, 1, 8, 0, 6, 4, 0, 1, // who has
+        2, 0, 0, 0, 0, 1, 10, 0, 2, 15, // our addresses
+        0, 0, 0, 0, 0, 0, 10, 0, 2, 2, // the gateway's
+    ];
+    let frame = Vec::from(QUESTION).leak();
+    let ring = ring(NET, 0);
+    for n in 0..ring.requests {
+        let slot = (ring.address.0 as usize + REQUEST_SLOTS + n as usize * size_of::<NetRequest>())
+            as *mut NetRequest;
+        let request =
+            NetRequest { address: GuestAddr(frame.as_ptr() as u64), len: frame.len() as u32, id: n };
+        // SAFETY: a slot of this ring.
+        unsafe { write_volatile(slot, request) };
+    }
+    loop {
+        // All that are answered are asked again, and the answers are taken.
+        let answered = read32(ring, 64);
+        write32(ring, FRONT_LINE, answered.wrapping_add(ring.requests));
+        write32(ring, FRONT_LINE + 8, answered);
+        hypercall::event_send(ring.event);
     }
 }
 

@@ -1,0 +1,75 @@
+//! ⚠ What a guest's client notices of the guest's neighbours: its 99th percentile beside each attack, against the
+//! same alone, in windows that take turns. On both platforms, with as many workers as there are processors.
+//!
+//! `cargo bench -p hv-benches --bench neighbours [-- PART]` measures those whose name has the part in it.
+
+#[path = "neighbours/guests.rs"]
+mod guests;
+#[path = "neighbours/server.rs"]
+mod server;
+
+use hv_benches::neighbour::{Pairs, be_elsewhere, window};
+use std::time::Duration;
+
+/// How long a window is, and how many pairs of them there are.
+const WINDOW: Duration = Duration::from_millis(600);
+const PAIRS: usize = 5;
+/// What an attack, or its end, is given to become what it is.
+const SETTLE: Duration = Duration::from_millis(100);
+
+/// What is attacked, and by whom.
+struct Selection {
+    part: String,
+}
+
+impl Selection {
+    /// Measures the client's question alone and beside an attack, which lasts as long as what `attack` returns.
+    fn measure<A>(&self, platform: &str, what: &str, ask: &mut dyn FnMut(), mut attack: impl FnMut() -> A) {
+        if !format!("{platform} {what}").contains(&self.part) {
+            return;
+        }
+        let mut pairs = Pairs::default();
+        for _ in 0..PAIRS {
+            let alone = window(WINDOW, ask);
+            let attacked = attack();
+            std::thread::sleep(SETTLE);
+            let beside = window(WINDOW, ask);
+            drop(attacked);
+            std::thread::sleep(SETTLE);
+            pairs.add(alone, beside);
+        }
+        println!("{}", pairs.line(platform, what));
+    }
+}
+
+fn main() {
+    let part = std::env::args().skip(1).find(|argument| !argument.starts_with('-')).unwrap_or_default();
+    if std::env::var_os("HV_BIN").is_none() {
+        // SAFETY: there is no other thread yet.
+        unsafe { std::env::set_var("HV_BIN", hv_tests::release_hv()) };
+    }
+    let selection = Selection { part };
+    for (platform, wish) in [("kvm", hv::platform::Wish::Kvm), ("process", hv::platform::Wish::Process)] {
+        match hv::platform::choose(wish) {
+            Ok(choice) => guests::measure(&selection, platform, choice.platform),
+            Err(error) => {
+                println!("skipped: needs the platform {platform}: {error}");
+                continue;
+            }
+        }
+        server::measure(&selection, platform);
+    }
+}
+
+/// Runs the client of a neighbour as if it were elsewhere; says so if it cannot be.
+fn as_client<R: Send>(run: impl FnOnce() -> R + Send) -> R {
+    std::thread::scope(|scope| {
+        let client = scope.spawn(|| {
+            if !be_elsewhere() {
+                println!("note: the client has no priority: its own wait for a processor is in the figures");
+            }
+            run()
+        });
+        client.join().expect("it does not panic")
+    })
+}
