@@ -80,9 +80,11 @@ impl Pairs {
 }
 
 /// Has this thread run before all others whenever it is ready, as if it had a processor of its own: the client of
-/// a real neighbour is on another machine. Returns whether the host allows that.
+/// a real neighbour is on another machine. Threads that it starts are ordinary ones. Returns whether the host allows that.
 pub fn be_elsewhere() -> bool {
     let first = libc::sched_param { sched_priority: 1 };
     // SAFETY: the struct lives during the call; 0 is this thread.
-    unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const first) == 0 }
+    unsafe {
+        libc::sched_setscheduler(0, libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, &raw const first) == 0
+    }
 }

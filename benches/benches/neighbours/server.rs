@@ -43,7 +43,9 @@ impl Drop for Clients {
 }
 
 /// Clients that ask for something that takes longer than they stay.
-struct Impatient(Vec<Client>);
+struct Impatient {
+    _clients: Vec<Client>,
+}
 
 impl Impatient {
     fn start(count: usize, port: u16, path: &str) -> Impatient {
@@ -52,7 +54,7 @@ impl Impatient {
             client.send(format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n").as_bytes()).expect("it reads");
             client
         };
-        Impatient((0..count).map(ask).collect())
+        Impatient { _clients: (0..count).map(ask).collect() }
     }
 }
 
