@@ -100,14 +100,14 @@ pub fn run(bytes: &[u8]) {
             },
             _ => {
                 let mut turns = 3;
-                console.finish(&|| false);
+                console.finish(&mut || false);
                 while turns > 0 && source.poll(Instant::now()).is_some() {
                     turns -= 1;
                 }
             }
         }
     }
-    console.finish(&|| false);
+    console.finish(&mut || false);
     room.check();
 }
 
