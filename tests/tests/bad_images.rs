@@ -2,7 +2,7 @@
 //! names what is wrong and what to do, and prints nothing else.
 
 use hv_tests::refusal::{finished, hello, hv_run, refused, text};
-use hv_tests::{can_run_guests, guest, has_tools, hv_as_ordinary_user};
+use hv_tests::{can_run_guests, guest, has_tools, hv, hv_as_ordinary_user};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -250,6 +250,25 @@ fn images_that_are_not_there() {
     let parts = ["helo", "no such guest", "guest-examples/", "hello", "web"];
     refused(hv_run(Path::new("helo"), &[]).current_dir(env!("CARGO_MANIFEST_DIR")), &parts);
     refused(&mut hv_run(Path::new(""), &[]), &[]);
+}
+
+/// Building runs what the sources bring along, so it is not for whatever folder has the right name.
+#[test]
+fn sources_of_strangers_are_not_built() {
+    let folder = TempDir::new().unwrap();
+    let sources = folder.path().join("guest-examples");
+    fs::create_dir_all(sources.join("src/bin")).unwrap();
+    fs::write(sources.join("Cargo.toml"), "[package]\nname = \"hv-guest-examples\"\n[workspace]\n").unwrap();
+    fs::write(sources.join("src/bin/hello.rs"), "fn main() {}\n").unwrap();
+    fs::write(sources.join("build.rs"), "fn main() { std::fs::write(\"built\", \"\").unwrap() }\n").unwrap();
+    let program = folder.path().join("hv");
+    fs::copy(hv(), &program).unwrap();
+    let mut elsewhere = Command::new(program);
+    elsewhere.args(["run", "hello"]).current_dir(folder.path());
+    refused(&mut elsewhere, &["hello", "no such file", "inside the checkout"]);
+    let mut own = Command::new(hv());
+    refused(own.args(["run", "helo"]).current_dir(folder.path()), &["no such guest", "echo", "web"]);
+    assert!(!sources.join("built").exists() && !sources.join("target").exists());
 }
 
 #[test]

@@ -1,4 +1,7 @@
 //! Images by name: the guests of `guest-examples/`, built on demand.
+//!
+//! Building runs programs that the sources bring along. So guests are only built from the sources that hv itself was
+//! built from, never from a folder that happens to have the right name.
 
 use crate::escape::escape;
 use std::path::{Path, PathBuf};
@@ -10,14 +13,14 @@ pub(super) enum GuestError {
     #[error("{}: no such file; give the path of a built guest, or the bare name of one in guest-examples/", escape(.0))]
     NoFile(String),
     #[error(
-        "{}: no such file, and no folder guest-examples/ above this one to look for a guest of that name",
+        "{}: no such file; guests are built by name only inside the checkout that hv was built in: give the path of a built one",
         escape(.0)
     )]
     NoExamples(String),
     #[error("{}: no such file, and no such guest in guest-examples/ (there are: {known})", escape(name))]
     Unknown { name: String, known: String },
     #[error(
-        "no folder guest-examples/ above this one to build the bench guests from; name built ones with --guests FOLDER"
+        "the bench guests are built only inside the checkout that hv was built in; name built ones with --guests FOLDER"
     )]
     NoBenchGuests,
     #[error("cannot run cargo to build the guest: {0}; install Rust, or give the path of a built image")]
@@ -50,16 +53,15 @@ pub(super) fn is_name(image: &str) -> bool {
     !image.contains('/') && !image.contains('.')
 }
 
-/// The nearest folder with `guest-examples/`, above the current one or above hv itself.
+/// The checkout that hv was built in, if the current folder or hv itself is inside it.
 fn workspace() -> Option<PathBuf> {
-    let here = std::env::current_dir().ok();
-    let program = std::env::current_exe().ok();
-    [here, program].into_iter().flatten().find_map(|start| {
-        start
-            .ancestors()
-            .find(|folder| folder.join("guest-examples/Cargo.toml").is_file())
-            .map(Path::to_path_buf)
-    })
+    let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).parent()?.canonicalize().ok()?;
+    let is_inside = |path: std::io::Result<PathBuf>| {
+        path.and_then(|path| path.canonicalize()).is_ok_and(|path| path.starts_with(&checkout))
+    };
+    let found = checkout.join("guest-examples/Cargo.toml").is_file()
+        && (is_inside(std::env::current_dir()) || is_inside(std::env::current_exe()));
+    found.then_some(checkout)
 }
 
 /// Names of the guests in a workspace, sorted.
