@@ -1,11 +1,12 @@
 //! Disks, end to end: images made by the host's own tools, used by guests.
 
 use hv_tests::serve::{Serve, probe};
-use hv_tests::{Finished, Running, can_run_guests, guest, has_tools, ran, run, system_tool, tool};
+use hv_tests::{Finished, Running, can_run_guests, guest, has_tools, platform, ran, run, system_tool, tool};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 use tempfile::TempDir;
@@ -173,6 +174,35 @@ fn a_read_only_disk_refuses_writes() {
         assert_eq!(fs::metadata(&disk).unwrap().len(), 1 << 20, "the disk has grown");
         let bytes = fs::read(&disk).unwrap();
         assert!(bytes[512..].iter().all(|&byte| byte == 0x5a), "more than was asked for has changed");
+    }
+}
+
+#[test]
+fn writes_beyond_the_limit_of_file_sizes_fail_and_nothing_else_does() {
+    // There, the guest's memory is a file as well.
+    if !can_run_guests() || platform() == "process" {
+        return;
+    }
+    let folder = folder();
+    let disk = path(&folder, "disk.img");
+    fs::File::create(&disk).unwrap().set_len(4 << 20).unwrap();
+    for uring in [true, false] {
+        let limited = |arguments: &[&str]| {
+            let mut command = in_way("disk", &[&disk], ("", uring), arguments).unwrap();
+            let limit = libc::rlimit { rlim_cur: 1 << 20, rlim_max: 1 << 20 };
+            // SAFETY: the call is async-signal-safe, and only reads the limit that the closure owns.
+            unsafe {
+                command.pre_exec(move || match libc::setrlimit(libc::RLIMIT_FSIZE, &limit) {
+                    0 => Ok(()),
+                    _ => Err(std::io::Error::last_os_error()),
+                })
+            };
+            finished(command)
+        };
+        let end = limited(&["7", "4"]).expect(1);
+        assert!(end.err.contains("write:"), "{}", end.err);
+        limited(&["7", "1"]).expect(0);
+        limited(&["check", "7", "1"]).expect(0);
     }
 }
 
