@@ -29,6 +29,7 @@ pub mod note;
 pub mod ring;
 pub mod shared_info;
 pub mod start_info;
+pub mod tasks;
 
 pub use addr::{EventPort, GuestAddr};
 pub use error::Errno;

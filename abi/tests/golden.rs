@@ -16,6 +16,10 @@ use hv_abi::note::{NOTE_NAME, NOTE_TYPE, Note};
 use hv_abi::ring::{self, Layout};
 use hv_abi::shared_info::{Clock, EVENT_WORDS, RED_ZONE, SharedInfo};
 use hv_abi::start_info::{CpuFeatures, MAGIC, StartInfo};
+use hv_abi::tasks::{
+    TASK_RUNS, TASK_TEXT_MAX, TASK_WAITS, TASK_WAITS_FOR_EVENT, TASK_WAITS_FOR_TIME, TASKS_NOTE_TYPE,
+    TASKS_VERSION, TaskInfo, TasksNote,
+};
 use hv_abi::{ABI_VERSION, AbiVersion, Errno, EventPort, GuestAddr, Hypercall, PAGE_SIZE};
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -44,6 +48,30 @@ fn note() {
     let note = Note::new(256 << 10, 1 << 20);
     golden(&note, "03000000 10000000 01000000 68760000  0100 0300 00000400 0000100000000000");
     assert_eq!((NOTE_NAME, NOTE_TYPE), (*b"hv\0", 1));
+}
+
+#[test]
+fn tasks() {
+    golden(
+        &TasksNote { version: TASKS_VERSION, reserved: 0, distance: -2 },
+        "01000000 00000000 feffffffffffffff",
+    );
+    let info = TaskInfo {
+        next: address(1),
+        name: address(2),
+        name_size: 3,
+        state: TASK_WAITS | TASK_WAITS_FOR_TIME | TASK_WAITS_FOR_EVENT,
+        file: address(4),
+        file_size: 5,
+        line: 6,
+        deadline: 7,
+        event: 8,
+        reserved: 0,
+    };
+    let bytes = "0122334455667788 0222334455667788 03000000 07000000
+                 0422334455667788 05000000 06000000 0700000000000000 08000000 00000000";
+    golden(&info, bytes);
+    assert_eq!((TASKS_NOTE_TYPE, TASKS_VERSION, TASK_RUNS, TASK_TEXT_MAX), (2, 1, 0, 256));
 }
 
 #[test]

@@ -152,6 +152,7 @@ pub(crate) fn dispatch() {
 pub(crate) fn register(port: EventPort, waker: &Waker) {
     if let Some(slot) = WAKERS.get(port.0 as usize) {
         unmask(port);
+        crate::executor::waits_for_event(port);
         slot.register(waker);
     }
 }
@@ -255,6 +256,7 @@ impl Shared {
             if !waiting.iter().any(|waker| waker.will_wake(context.waker())) {
                 waiting.push(context.waker().clone());
             }
+            crate::executor::waits_for_event(self.port);
             Poll::Pending
         })
         .await;

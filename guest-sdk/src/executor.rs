@@ -5,15 +5,21 @@
 //! all of that comes to nothing waits, once, for the next event or the next
 //! timer: a look around first, then the `block` hypercall (see [`event::wait`]).
 
+mod tasks;
+
+pub(crate) use tasks::{waits_for_event, waits_for_time};
+
 use crate::{event, rt, timer};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::future::Future;
+use core::panic::Location;
 use core::pin::{Pin, pin};
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::task::{Context, Poll, RawWaker, RawWakerVTable, Waker};
 use embassy_executor::raw;
 use spin::{LazyLock, Mutex};
+use tasks::Listed;
 
 /// A guest has one processor, and nothing interrupts it but [upcalls](event::upcall),
 /// in guests that ask for them: they are all that has to be kept out.
@@ -80,9 +86,11 @@ fn main_waker() -> Waker {
 ///
 /// When called from async code: a task that keeps the executor would wait for
 /// tasks that the executor cannot run.
+#[track_caller]
 pub fn block_on<F: Future>(future: F) -> F::Output {
     assert!(!RUNNING.swap(true, Ordering::Relaxed), "block_on was called from async code; use .await there");
-    let mut future = pin!(future);
+    let mut future = pin!(Listed::new::<F>(future, Location::caller()));
+    future.as_mut().link();
     let waker = main_waker();
     let mut context = Context::from_waker(&waker);
     WOKEN.store(true, Ordering::Relaxed);
@@ -117,6 +125,7 @@ pub(crate) fn is_running() -> bool {
 
 /// Runs an async `main`: what `#[entry]` expands to.
 #[doc(hidden)]
+#[track_caller]
 pub fn run_main<F>(main: impl FnOnce(Spawner) -> F) -> u8
 where
     F: Future<Output: rt::Termination>,
@@ -137,6 +146,7 @@ pub fn spawner() -> Spawner {
 
 impl Spawner {
     /// See [`spawn`].
+    #[track_caller]
     pub fn spawn(self, future: impl Future<Output = ()> + 'static) {
         spawn(future);
     }
@@ -164,15 +174,23 @@ unsafe impl Send for FreeStorage {}
 /// Runs a future beside everything else, until it ends or the guest does.
 ///
 /// Tasks run while `main` is in [`block_on`] or, in an async `main`, awaits.
+#[track_caller]
 pub fn spawn(future: impl Future<Output = ()> + 'static) {
+    start(future, Location::caller());
+}
+
+fn start<F: Future<Output = ()> + 'static>(future: F, spawned: &'static Location<'static>) {
     let reused = FREE.lock().pop();
     let storage = reused.map_or_else(|| &*Box::leak(Box::new(raw::TaskStorage::new())), |free| free.0);
-    let task: Task = Box::pin(async move {
+    let task = async move {
         future.await;
         // The last thing the task does: nothing runs between this and the
         // moment when embassy marks the storage as unused.
         FREE.lock().push(FreeStorage(storage));
-    });
+    };
+    let mut task = Box::pin(Listed::new::<F>(task, spawned));
+    task.as_mut().link();
+    let task: Task = task;
     match storage.spawn(|| task) {
         Ok(token) => EXECUTOR.0.spawner().spawn(token),
         Err(_) => unreachable!("a storage in the list of free ones has no task"),

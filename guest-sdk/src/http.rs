@@ -24,6 +24,7 @@ use crate::net::{self, Serve, Stack, TcpSocket};
 /// # Errors
 ///
 /// As [`net::serve`].
+#[track_caller]
 pub fn serve<H>(stack: Stack<'static>, port: u16, how: Serve, handler: H) -> Result<(), net::Error>
 where
     H: AsyncFn(&Request<'_>) -> Response + 'static,

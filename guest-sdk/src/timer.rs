@@ -70,6 +70,7 @@ impl Driver for Clock {
     }
 
     fn schedule_wake(&self, at: u64, waker: &Waker) {
+        crate::executor::waits_for_time(at);
         QUEUE.lock().schedule(at, waker);
     }
 }

@@ -52,8 +52,12 @@ impl Elf {
 
     /// File offset of hv's note.
     fn note(&self) -> usize {
-        let notes = self.headers(PT_NOTE).into_iter().map(|at| self.u64(at + 8) as usize);
-        notes.into_iter().find(|&at| &self.0[at + 12..at + 16] == b"hv\0\0").expect("it is a guest")
+        let segments = self.headers(PT_NOTE).into_iter();
+        let segments = segments.map(|at| (self.u64(at + 8) as usize, self.u64(at + 32) as usize));
+        // With the note of the list of tasks beside it.
+        let mut places = segments.flat_map(|(at, size)| (at..at + size).step_by(8));
+        let is_note = |at: usize| self.0[at + 8..].starts_with(b"\x01\0\0\0hv\0\0");
+        places.find(|&at| is_note(at)).expect("it is a guest")
     }
 
     /// File offset of the first relocation.

@@ -111,8 +111,7 @@ fn a_timeout_ends_an_endless_loop() {
     let out = ran("hostile", &["--timeout", "200ms"], &["endless-loop"]).expect(124);
     let (state, end) = out.err.rsplit_once("hv: ").unwrap();
     assert_eq!(end, "the guest was ended by --timeout\n");
-    assert!(state.starts_with("guest hostile, virtual CPU 0: running\n  rax "), "{state}");
-    assert!(state.contains("  rip ") && state.contains("hostile::main"), "{state}");
+    assert!(state.starts_with("guest hostile, virtual CPU 0: ") && state.contains("  rip "), "{state}");
 }
 
 #[test]
@@ -145,6 +144,84 @@ fn sigquit_shows_where_a_guest_is_and_it_goes_on() {
             assert!(vcpu["registers"]["rip"].as_u64().unwrap() > 0, "{way}: {vcpu}");
             (vcpu["activity"] == activity).then_some(())
         });
+        guest.signal(libc::SIGTERM);
+        assert_eq!(guest.wait().code(), Some(143), "{way}");
+    }
+}
+
+#[test]
+fn every_task_is_shown_with_what_it_waits_for() {
+    if !can_run_guests() {
+        return;
+    }
+    let folder = tempfile::TempDir::new().unwrap();
+    let mut images = vec![hv_tests::guest("probe")];
+    if hv_tests::has_tools(&["strip"]) {
+        let stripped = folder.path().join("probe");
+        hv_tests::tool(std::process::Command::new("strip").arg(&images[0]).arg("-o").arg(&stripped));
+        images.push(stripped);
+    }
+    for image in images {
+        let mut command = hv_tests::command();
+        command.arg("run").arg(image).args(["--format", "json", "--", "tasks"]).stdin(Stdio::null());
+        let mut guest = Running::new(&mut command);
+        let mut line = String::new();
+        BufReader::new(guest.child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let mut states = BufReader::new(guest.child.stderr.take().unwrap()).lines();
+        // When it has printed its line, one of them has not run yet.
+        let tasks = eventually("all tasks to wait", || {
+            guest.signal(libc::SIGQUIT);
+            let state: serde_json::Value = serde_json::from_str(&states.next().unwrap().unwrap()).unwrap();
+            let tasks = state["state"]["tasks"].clone();
+            let shown = tasks["shown"].as_array().unwrap();
+            shown.iter().all(|task| task["state"]["waits"].is_object()).then_some(tasks)
+        });
+        check_tasks(&tasks);
+    }
+}
+
+/// Whether these are the tasks of the probe.
+#[track_caller]
+fn check_tasks(tasks: &serde_json::Value) {
+    assert!(tasks["further"] == 0 && tasks["missing"].is_null(), "{tasks}");
+    let shown = tasks["shown"].as_array().unwrap();
+    let names =
+        ["probe::tasks::{{closure}}", "hv_guest::event::shutdown", "embassy_time::timer::Timer", "Pending"];
+    assert_eq!(shown.len(), names.len(), "{tasks}");
+    for (task, name) in shown.iter().zip(names) {
+        assert!(task["name"].as_str().unwrap().contains(name), "{name}: {task}");
+        assert!(task["file"].as_str().unwrap().ends_with("probe.rs"), "{task}");
+    }
+    let lines: Vec<_> = shown.iter().map(|task| task["line"].as_u64().unwrap()).collect();
+    assert!(lines.is_sorted() && lines[0] < lines[1], "in the order of their spawning: {lines:?}");
+    let waits = |n: usize, what| shown[n]["state"]["waits"][what].clone();
+    for n in [0, 3] {
+        assert!(waits(n, "event").is_null() && waits(n, "deadline_in_ns").is_null(), "for another: {tasks}");
+    }
+    assert!(waits(1, "event") == 1 && waits(1, "raised_by") == "a request to shut down", "{tasks}");
+    assert!((1..=100_000_000_000_000).contains(&waits(2, "deadline_in_ns").as_i64().unwrap()), "{tasks}");
+}
+
+#[test]
+fn a_broken_list_of_tasks_is_cut_and_escaped() {
+    if !can_run_guests() {
+        return;
+    }
+    for (way, missing) in [("0", "only so many are counted"), ("1", "leads to where it has no memory")] {
+        let mut guest = Running::new(&mut run("hostile", &[], &["broken-tasks", way]));
+        let mut line = String::new();
+        BufReader::new(guest.child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        guest.signal(libc::SIGQUIT);
+        let mut text = String::new();
+        let mut errors = BufReader::new(guest.child.stderr.take().unwrap());
+        while !text.ends_with(&format!("{missing}\n")) {
+            assert_ne!(errors.read_line(&mut text).unwrap(), 0, "{text}");
+        }
+        let tasks: Vec<_> = text.lines().filter(|line| line.starts_with("  task")).collect();
+        let further = text.lines().filter(|line| line.starts_with("  and 3840 further tasks")).count();
+        assert_eq!((tasks.len(), further), [(257, 1), (1, 0)][way.parse::<usize>().unwrap()], "{text}");
+        assert!(!text.contains('\u{1b}') && !text.contains("\nhv: error: forged"), "{text}");
+        assert!(text.lines().all(|line| line.len() < 4096), "{text}");
         guest.signal(libc::SIGTERM);
         assert_eq!(guest.wait().code(), Some(143), "{way}");
     }

@@ -120,6 +120,9 @@ impl Queue {
             return Err(Errno::Io);
         }
         let Some(id) = state.free.pop() else {
+            if waker.is_some() {
+                crate::executor::waits_for_event(self.port);
+            }
             state.queued.extend(waker.cloned());
             return Ok(None);
         };
@@ -152,6 +155,9 @@ impl Queue {
         let state = &mut *self.state();
         let slot = &mut state.slots[usize::from(id)];
         let Some(status) = slot.status.take() else {
+            if waker.is_some() {
+                crate::executor::waits_for_event(self.port);
+            }
             match (&mut slot.waker, waker) {
                 (Some(old), Some(new)) => old.clone_from(new),
                 (old, new) => *old = new.cloned(),

@@ -160,6 +160,7 @@ impl Default for Serve {
 /// # Errors
 ///
 /// [`Error::NoMemory`] if there is no room for the buffers.
+#[track_caller]
 pub fn serve<H>(stack: Stack<'static>, port: u16, how: Serve, handler: H) -> Result<(), Error>
 where
     H: AsyncFn(&mut TcpSocket<'_>) + 'static,

@@ -200,7 +200,7 @@ pub struct ForegroundArgs {
     /// The most that it gets of the processors, in percent of one core; 0 is no cap.
     #[arg(long, value_name = "PERCENT", default_value_t = 0)]
     pub cap: u32,
-    /// End the guest after this time: 500ms, 5s, 2m; a bare number is seconds. Where it is then is printed, as at
+    /// End the guest after this time: 500ms, 5s, 2m; a bare number is seconds. Where it is then, and what its tasks wait for, is printed, as at
     /// SIGQUIT (Ctrl-\), which does not end it.
     #[arg(long, value_name = "TIME", value_parser = units::time)]
     pub timeout: Option<Duration>,

@@ -1,6 +1,7 @@
 //! Where a guest is that goes on: registers and backtrace of its virtual CPU, for whoever asks what it does.
 
 use super::cpu_copy::CpuCopy;
+use super::tasks::Tasks;
 use super::{Cpu, Domain};
 use crate::background::Work;
 use crate::crash::{Backtrace, Frame, Registers};
@@ -24,6 +25,8 @@ pub struct GuestState {
     pub guest: String,
     /// One for each virtual CPU.
     pub vcpus: Vec<VcpuState>,
+    /// What its executor runs.
+    pub tasks: Tasks,
 }
 
 /// Where a virtual CPU is.
@@ -83,7 +86,7 @@ impl fmt::Display for GuestState {
         for (number, vcpu) in self.vcpus.iter().enumerate() {
             write!(f, "guest {}, virtual CPU {number}: {vcpu}", escape(&self.guest))?;
         }
-        Ok(())
+        write!(f, "{}", self.tasks)
     }
 }
 
@@ -122,6 +125,7 @@ struct Inspection {
     deadline_in_ns: Option<u64>,
     registers: Registers,
     cpu: CpuCopy,
+    tasks: Tasks,
     inspectors: Vec<Inspector>,
 }
 
@@ -134,7 +138,7 @@ impl Inspection {
             backtrace: backtrace.frames,
             missing: backtrace.missing,
         };
-        let state = GuestState { guest: self.guest, vcpus: vec![vcpu] };
+        let state = GuestState { guest: self.guest, vcpus: vec![vcpu], tasks: self.tasks };
         self.inspectors.into_iter().for_each(|inspector| inspector(&state));
     }
 }
@@ -179,6 +183,7 @@ impl Domain {
             deadline_in_ns: deadline.map(|at| at.saturating_sub(self.now())),
             registers,
             cpu: self.body().copy_cpu(Some(registers)),
+            tasks: self.tasks(),
             inspectors,
         });
         let engine = self.engine.upgrade();

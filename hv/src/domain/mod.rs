@@ -27,6 +27,7 @@ mod outcome;
 mod recycle;
 mod restore;
 mod saved;
+mod tasks;
 mod upcall;
 
 pub use builder::{Builder, DEFAULT_MEMORY, MAX_MEMORY, MAX_STRINGS, MIN_STACK, StartError};
@@ -37,6 +38,7 @@ pub use inspect::{Activity, GuestState, Inspector, VcpuState};
 pub use outcome::{BootPhases, Counters, Outcome, Stop};
 pub use restore::{Restore, RestoreError};
 pub use saved::{CaptureError, Places, Saved};
+pub use tasks::{Task as GuestTask, TaskState, Tasks};
 
 pub(crate) use assemble::is_base;
 use autopsy::{Body, Remains};

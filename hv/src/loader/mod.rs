@@ -87,6 +87,8 @@ pub struct Image {
     whole: OnceLock<Vec<u8>>,
     known: Known,
     note: NoteDesc,
+    /// Where the head of the list of tasks is, from the image's base; nothing that was checked.
+    tasks: Option<u64>,
     size: u64,
     alignment: u64,
     entry: u64,
@@ -149,6 +151,11 @@ impl Image {
     /// What was found in its symbols so far.
     pub(crate) fn known(&self) -> &Known {
         &self.known
+    }
+
+    /// Where the image says that the head of its list of tasks is, from the image's base. Nothing that was checked.
+    pub(crate) fn tasks(&self) -> Option<u64> {
+        self.tasks
     }
 
     /// What the guest's builder tells the host.

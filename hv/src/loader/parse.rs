@@ -7,11 +7,13 @@ use super::{
 use crate::crash::Known;
 use crate::memory::Access;
 use hv_abi::note::{NOTE_NAME, NOTE_TYPE, NoteDesc};
+use hv_abi::tasks::{TASKS_NOTE_TYPE, TASKS_VERSION, TasksNote};
 use hv_abi::{ABI_VERSION, PAGE_SIZE};
 use object::elf::{self, FileHeader64, ProgramHeader64};
 use object::pod;
 use object::read::elf::NoteIterator;
 use object::{LittleEndian as LE, Pod};
+use std::mem::offset_of;
 use std::ops::Range;
 use std::sync::OnceLock;
 use zerocopy::FromBytes;
@@ -27,7 +29,7 @@ pub(super) fn image(bytes: Vec<u8>) -> Result<Image, ImageError> {
     let headers = program_headers(&bytes, file)?;
     let kinds = Kinds::sort(headers)?;
     // The version comes before all that a version might change.
-    let note = note(&bytes, &kinds.notes)?;
+    let (note, tasks) = notes(&bytes, &kinds.notes)?;
     if let Some(header) = kinds.tls {
         return Err(ImageError::ThreadLocal { address: header.p_vaddr.get(LE) });
     }
@@ -48,7 +50,7 @@ pub(super) fn image(bytes: Vec<u8>) -> Result<Image, ImageError> {
         None => Vec::new(),
     };
     let (file, whole, known) = (None, OnceLock::new(), Known::default());
-    Ok(Image { file, whole, known, note, size, alignment, entry, loads, segments, relocations, bytes })
+    Ok(Image { file, whole, known, note, tasks, size, alignment, entry, loads, segments, relocations, bytes })
 }
 
 /// How many bytes of a file that begins like `bytes` its program headers name:
@@ -205,9 +207,9 @@ impl<'a> Kinds<'a> {
     }
 }
 
-/// Finds the hv note, and judges the version in it.
-fn note(bytes: &[u8], headers: &[&Header]) -> Result<NoteDesc, ImageError> {
-    let mut found = None;
+/// Finds the hv note, and judges the version in it; and where the list of tasks is, if another note says so.
+fn notes(bytes: &[u8], headers: &[&Header]) -> Result<(NoteDesc, Option<u64>), ImageError> {
+    let (mut found, mut tasks) = (None, None);
     for header in headers {
         let offset = header.p_offset.get(LE);
         let segment = &bytes[file_range(bytes, header, "a note segment")?];
@@ -217,11 +219,18 @@ fn note(bytes: &[u8], headers: &[&Header]) -> Result<NoteDesc, ImageError> {
         for note in notes {
             let note = note.map_err(|_| malformed("a note in it is longer than the segment"))?;
             // `name` is without the NUL that `NOTE_NAME` ends in.
-            if note.name() != &NOTE_NAME[..NOTE_NAME.len() - 1] || note.n_type(LE).0 != NOTE_TYPE {
+            if note.name() != &NOTE_NAME[..NOTE_NAME.len() - 1] {
                 continue;
             }
-            if found.replace(note.desc()).is_some() {
-                return Err(ImageError::Duplicate { what: "the hv note" });
+            match note.n_type(LE).0 {
+                NOTE_TYPE if found.replace(note.desc()).is_some() => {
+                    return Err(ImageError::Duplicate { what: "the hv note" });
+                }
+                TASKS_NOTE_TYPE => {
+                    let offset = note.desc().as_ptr().addr() - segment.as_ptr().addr();
+                    tasks = task_list(note.desc(), header.p_vaddr.get(LE).wrapping_add(offset as u64));
+                }
+                _ => {}
             }
         }
     }
@@ -232,7 +241,15 @@ fn note(bytes: &[u8], headers: &[&Header]) -> Result<NoteDesc, ImageError> {
     if !ABI_VERSION.can_run(desc.version()) {
         return Err(ImageError::version(desc.version()));
     }
-    Ok(desc)
+    Ok((desc, tasks))
+}
+
+/// Where the head of the list of tasks is by a note at this address, from the image's base. Only people
+/// want to know, so a note that is not understood does no harm.
+fn task_list(desc: &[u8], address: u64) -> Option<u64> {
+    let (note, _) = TasksNote::read_from_prefix(desc).ok()?;
+    let field = address.wrapping_add(offset_of!(TasksNote, distance) as u64);
+    (note.version == TASKS_VERSION).then(|| field.wrapping_add_signed(note.distance))
 }
 
 /// Judges the loadable segments; also gives the greatest alignment of any.

@@ -9,6 +9,7 @@ use hv_guest::abi::device::{BLOCK, CONSOLE, DeviceInfo, NET, RingInfo};
 use hv_guest::abi::io::block::{self, BlockRequest, BlockResponse, Segment};
 use hv_guest::abi::io::net::{NetRequest, NetResponse};
 use hv_guest::abi::ring::{FRONT_LINE, Layout, REQUEST_SLOTS};
+use hv_guest::abi::tasks::TaskInfo;
 use hv_guest::abi::{EventPort, GuestAddr, Hypercall, event::POWER};
 use hv_guest::prelude::*;
 use hv_guest::{event, hypercall, rt, time};
@@ -57,6 +58,7 @@ fn main() -> u8 {
         "frame-storm" => frame_storm(),
         "net-index-jump" => net_index_jump(),
         "shared-info-scribble" => scribble(),
+        "broken-tasks" => broken_tasks(number.unwrap_or(0)),
         "sleeps-in-its-turn" => sleep_in_its_turn(),
         _ => {
             println!("no such violation: {violation}");
@@ -65,6 +67,36 @@ fn main() -> u8 {
     }
     println!("survived");
     0
+}
+
+/// Replaces the list of its tasks: by two that follow each other for ever, or by one that is nowhere.
+fn broken_tasks(way: u64) -> ! {
+    unsafe extern "C" {
+        static mut hv_task_list: u64;
+    }
+    let name = "\u{1b}[2Jthis\nhv: error: forged".as_ptr() as u64;
+    let task = |next| TaskInfo {
+        next: GuestAddr(next),
+        name: GuestAddr(name),
+        name_size: if next == 0 { 26 } else { u32::MAX },
+        state: !0,
+        file: GuestAddr(u64::MAX - 5),
+        file_size: u32::MAX,
+        line: 7,
+        deadline: u64::MAX,
+        event: u32::MAX,
+        reserved: 0,
+    };
+    let first = Box::leak(Box::new(task(0)));
+    let second = Box::leak(Box::new(task(core::ptr::from_ref(first) as u64)));
+    first.next = GuestAddr(core::ptr::from_ref(second) as u64);
+    let head = [core::ptr::from_ref(first) as u64, u64::MAX - 5][way as usize];
+    // SAFETY: it is the SDK's, which runs nothing any more.
+    unsafe { write_volatile(&raw mut hv_task_list, head) };
+    println!("broken");
+    loop {
+        core::hint::spin_loop();
+    }
 }
 
 /// Ends its turn and sleeps, without a word to hv's thread, which waits for it: on the platform process. On KVM

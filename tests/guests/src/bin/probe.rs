@@ -4,6 +4,7 @@
 
 use hv_guest::block::{self, Disk};
 use hv_guest::embassy_futures::join::join;
+use hv_guest::embassy_time;
 use hv_guest::embedded_io_async::Write;
 use hv_guest::net::{self, IpEndpoint, Stack, TcpSocket};
 use hv_guest::prelude::*;
@@ -28,6 +29,7 @@ fn main() -> u8 {
             .for_each(|n| eprintln!("line {n}")),
         "hypercalls" => return hypercalls(args.next().and_then(|n| n.parse().ok()).unwrap_or(1000)),
         "doorbells" => doorbells(args.next().and_then(|n| n.parse().ok()).unwrap_or(1000)),
+        "tasks" => tasks(),
         "disks" => disks(),
         "disk-errors" => disk_errors(),
         "disk-log" => disk_log(),
@@ -41,6 +43,20 @@ fn main() -> u8 {
         }
     }
     0
+}
+
+/// Tasks that wait, each for something else; one that has ended, and one that has not begun.
+fn tasks() {
+    block_on(async {
+        hv_guest::spawn(async {});
+        hv_guest::spawn(hv_guest::shutdown());
+        hv_guest::spawn(embassy_time::Timer::after_secs(100_000));
+        hv_guest::executor::yield_now().await;
+        hv_guest::spawn(core::future::pending());
+        println!("waiting");
+        // The last one runs when this one has to wait.
+        core::future::pending::<()>().await;
+    });
 }
 
 /// Copies, fills and compares of every length and overlap against loops by the byte.

@@ -1,0 +1,198 @@
+//! ⚠ The list of tasks that the host shows when somebody asks where the guest is ([`hv_abi::tasks`]).
+//!
+//! A task's entry is a part of its own memory, so that there is room for every task, and a poll writes to no memory
+//! that it would not write to anyhow.
+
+use core::future::Future;
+use core::marker::PhantomPinned;
+use core::mem::offset_of;
+use core::panic::Location;
+use core::pin::Pin;
+use core::ptr::null_mut;
+use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use core::task::{Context, Poll};
+use hv_abi::tasks::{
+    TASK_RUNS, TASK_WAITS, TASK_WAITS_FOR_EVENT, TASK_WAITS_FOR_TIME, TASKS_NOTE_TYPE, TASKS_VERSION,
+    TaskInfo, TasksNote,
+};
+
+/// The head of the list, and what the host does not look at.
+#[repr(C)]
+struct List {
+    first: AtomicPtr<Entry>,
+    last: AtomicPtr<Entry>,
+    /// The task that is being polled; null outside of tasks.
+    current: AtomicPtr<Entry>,
+}
+
+const _: () = assert!(offset_of!(List, first) == 0);
+
+// With a name that debuggers find.
+#[unsafe(export_name = "hv_task_list")]
+static LIST: List = List {
+    first: AtomicPtr::new(null_mut()),
+    last: AtomicPtr::new(null_mut()),
+    current: AtomicPtr::new(null_mut()),
+};
+
+// The note that says where the list is. Only the linker knows the distance between two sections.
+core::arch::global_asm!(
+    ".pushsection .note.hv, \"a\", @note",
+    ".balign 8",
+    ".long 3, {size}, {kind}",
+    ".asciz \"hv\"",
+    ".balign 4",
+    ".long {version}, 0",
+    ".quad {list} - .",
+    ".popsection",
+    size = const size_of::<TasksNote>(),
+    kind = const TASKS_NOTE_TYPE,
+    version = const TASKS_VERSION,
+    list = sym LIST,
+);
+
+/// [`TaskInfo`], and what the host does not look at.
+#[repr(C)]
+struct Entry {
+    next: AtomicPtr<Entry>,
+    name: *const u8,
+    name_size: u32,
+    state: AtomicU32,
+    file: *const u8,
+    file_size: u32,
+    line: u32,
+    deadline: AtomicU64,
+    event: AtomicU32,
+    reserved: u32,
+    previous: AtomicPtr<Entry>,
+    /// It is in the list.
+    linked: bool,
+    /// Its neighbours in the list point to it.
+    _pinned: PhantomPinned,
+}
+
+const _: () = {
+    assert!(offset_of!(Entry, state) == offset_of!(TaskInfo, state));
+    assert!(offset_of!(Entry, line) == offset_of!(TaskInfo, line));
+    assert!(offset_of!(Entry, deadline) == offset_of!(TaskInfo, deadline));
+    assert!(offset_of!(Entry, event) == offset_of!(TaskInfo, event));
+    assert!(offset_of!(Entry, previous) == size_of::<TaskInfo>());
+};
+
+impl Entry {
+    fn new(name: &'static str, spawned: &'static Location<'static>) -> Entry {
+        Entry {
+            next: AtomicPtr::new(null_mut()),
+            name: name.as_ptr(),
+            name_size: name.len() as u32,
+            state: AtomicU32::new(TASK_RUNS),
+            file: spawned.file().as_ptr(),
+            file_size: spawned.file().len() as u32,
+            line: spawned.line(),
+            deadline: AtomicU64::new(0),
+            event: AtomicU32::new(0),
+            reserved: 0,
+            previous: AtomicPtr::new(null_mut()),
+            linked: false,
+            _pinned: PhantomPinned,
+        }
+    }
+
+    /// Appends the entry to the list. The host may look between any two stores: what it gets to is whole.
+    ///
+    /// # Safety
+    ///
+    /// The entry is pinned, so that it is dropped before its memory is used for something else; and it is not linked.
+    unsafe fn link(this: *mut Entry) {
+        let last = LIST.last.load(Ordering::Relaxed);
+        // SAFETY: the caller's promise; what is in the list is pinned, too, and leaves it when it is dropped.
+        unsafe {
+            (*this).linked = true;
+            (*this).previous.store(last, Ordering::Relaxed);
+            let from = if last.is_null() { &LIST.first } else { &(*last).next };
+            from.store(this, Ordering::Release);
+        }
+        LIST.last.store(this, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        if !self.linked {
+            return;
+        }
+        let (next, previous) = (self.next.load(Ordering::Relaxed), self.previous.load(Ordering::Relaxed));
+        // SAFETY: what is in the list is pinned, and leaves it here; only this processor looks at it meanwhile.
+        unsafe {
+            let from = if previous.is_null() { &LIST.first } else { &(*previous).next };
+            from.store(next, Ordering::Release);
+            let back = if next.is_null() { &LIST.last } else { &(*next).previous };
+            back.store(previous, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A future that is in the list from [`link`](Self::link) until it is dropped.
+pub(super) struct Listed<F> {
+    future: F,
+    entry: Entry,
+}
+
+impl<F: Future> Listed<F> {
+    /// Of a task whose future is of the type `T`: `future` may be that, or have more around it.
+    pub(super) fn new<T>(future: F, spawned: &'static Location<'static>) -> Self {
+        Listed { future, entry: Entry::new(core::any::type_name::<T>(), spawned) }
+    }
+
+    /// To be called once.
+    pub(super) fn link(self: Pin<&mut Self>) {
+        // SAFETY: nothing is moved out. The entry is pinned as a part of the whole; it is not linked before.
+        unsafe { Entry::link(&raw mut self.get_unchecked_mut().entry) }
+    }
+}
+
+impl<F: Future> Future for Listed<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        // SAFETY: nothing is moved out: the future is pinned as a part of the whole.
+        let this: *mut Self = unsafe { self.get_unchecked_mut() };
+        // SAFETY: the pointer is that of a reference which nothing else uses here. Neighbours in the list change atomics of the
+        // entry only.
+        let (entry, future) = unsafe { (&raw mut (*this).entry, Pin::new_unchecked(&mut (*this).future)) };
+        let before = LIST.current.load(Ordering::Relaxed);
+        LIST.current.store(entry, Ordering::Relaxed);
+        // SAFETY: as above.
+        let state = unsafe { &(*entry).state };
+        state.store(TASK_RUNS, Ordering::Relaxed);
+        let result = future.poll(context);
+        state.store(state.load(Ordering::Relaxed) | TASK_WAITS, Ordering::Relaxed);
+        LIST.current.store(before, Ordering::Relaxed);
+        result
+    }
+}
+
+fn current() -> Option<&'static Entry> {
+    // SAFETY: the task that is being polled is there until its poll is over, and the reference is used by the two functions below only.
+    unsafe { LIST.current.load(Ordering::Relaxed).as_ref() }
+}
+
+/// The task that is being polled waits for a time, if for nothing else before.
+pub(crate) fn waits_for_time(deadline: u64) {
+    if let Some(entry) = current() {
+        let state = entry.state.load(Ordering::Relaxed);
+        if state & TASK_WAITS_FOR_TIME == 0 || deadline < entry.deadline.load(Ordering::Relaxed) {
+            entry.deadline.store(deadline, Ordering::Relaxed);
+        }
+        entry.state.store(state | TASK_WAITS_FOR_TIME, Ordering::Relaxed);
+    }
+}
+
+/// The task that is being polled waits for an event.
+pub(crate) fn waits_for_event(port: hv_abi::EventPort) {
+    if let Some(entry) = current() {
+        entry.event.store(port.0, Ordering::Relaxed);
+        let state = entry.state.load(Ordering::Relaxed);
+        entry.state.store(state | TASK_WAITS_FOR_EVENT, Ordering::Relaxed);
+    }
+}
