@@ -5,7 +5,7 @@ mod hostile;
 mod refusals;
 
 use super::*;
-use builder::{Builder, R, RELRO, RW, X};
+use builder::{Builder, NOTE, R, RELRO, RW, X};
 use hv_abi::PAGE_SIZE;
 use object::elf;
 
@@ -172,4 +172,28 @@ fn what_is_no_file_is_refused_with_its_path() {
     let huge = path.join("huge");
     File::create(&huge).unwrap().set_len(MAX_FILE_SIZE + 1).unwrap();
     assert!(text(&huge).contains("is larger than 256 MiB"), "{}", text(&huge));
+}
+
+#[test]
+fn a_second_note_says_where_the_tasks_are_or_does_no_harm() {
+    let tasks = |version: u32, distance: i64, size: u32| {
+        let mut builder = Builder::valid();
+        let end = builder.note.len() as u64;
+        for word in [3, size, 2] {
+            builder.note.extend(u32::to_le_bytes(word));
+        }
+        builder.note.extend(b"hv\0\0");
+        builder.note.extend([version.to_le_bytes(), [0; 4]].as_flattened());
+        builder.note.extend(distance.to_le_bytes());
+        (builder.headers[NOTE].file, builder.headers[NOTE].memory) = (end + 16 + u64::from(size), end + 32);
+        let field = builder.headers[NOTE].address + end + 24;
+        (Image::parse(builder.build()).unwrap().tasks(), field)
+    };
+    let (found, field) = tasks(1, 0x100, 16);
+    assert_eq!(found, Some(field + 0x100));
+    assert_eq!(tasks(1, -8, 16).0, Some(field - 8));
+    assert!(tasks(1, i64::MIN, 16).0.is_some(), "whoever looks there finds no memory");
+    assert_eq!(tasks(2, 0x100, 16).0, None, "another version");
+    assert_eq!(tasks(1, 0x100, 8).0, None, "too short");
+    assert_eq!(Image::parse(Builder::valid().build()).unwrap().tasks(), None);
 }
