@@ -266,7 +266,9 @@ fn sources_of_strangers_are_not_built() {
     fs::write(sources.join("src/bin/hello.rs"), "fn main() {}\n").unwrap();
     fs::write(sources.join("build.rs"), "fn main() { std::fs::write(\"built\", \"\").unwrap() }\n").unwrap();
     let program = folder.path().join("hv");
-    fs::copy(hv(), &program).unwrap();
+    // By another process: a program that is being written cannot be started, and children of other tests would keep the
+    // descriptor for a moment.
+    hv_tests::tool(Command::new("cp").arg(hv()).arg(&program));
     let mut elsewhere = Command::new(program);
     elsewhere.args(["run", "hello"]).current_dir(folder.path());
     refused(&mut elsewhere, &["hello", "no such file", "inside the checkout"]);
