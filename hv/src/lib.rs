@@ -25,6 +25,7 @@ pub mod limits;
 pub mod loader;
 pub mod memory;
 pub mod platform;
+mod prompt;
 mod rate_limit;
 pub mod reactor;
 pub mod sched;

@@ -41,7 +41,9 @@ impl Domain {
         let bell = vcpu.doorbell(self.console_port).and_then(|bell| Ok((bell.try_clone()?, bell)));
         let (bell, descriptor) =
             bell.inspect_err(|error| tracing::warn!("no doorbell for the console: {error}")).ok()?;
-        let source = engine.reactor.add(Box::new(ConsoleSource::new(self.console.clone(), bell)));
+        let source = engine
+            .reactor
+            .add_for(&self.source_owner, Box::new(ConsoleSource::new(self.console.clone(), bell)));
         self.sources.lock().expect("no panic while held").push(source);
         Some(Bell::new(self.console_port, Target::Descriptor(descriptor)))
     }

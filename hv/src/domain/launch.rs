@@ -120,6 +120,7 @@ impl Launch {
                 }),
                 engine: Arc::downgrade(&engine.inner),
                 sources: Mutex::default(),
+                source_owner: engine.inner.reactor.owner(Some(domain.clone())),
                 entity: OnceLock::new(),
                 me: domain.clone(),
                 ordered: AtomicBool::new(false),
@@ -140,7 +141,9 @@ impl Launch {
         hub.set_owner(Arc::downgrade(&owner));
         let entity = engine.inner.scheduler.add(domain.clone(), self.share);
         let _ = domain.entity.set(Arc::downgrade(&entity));
-        let sources = connected.sources.into_iter().map(|source| engine.inner.reactor.add(source)).collect();
+        let reactor = &engine.inner.reactor;
+        let add = |source| reactor.add_for(&domain.source_owner, source);
+        let sources = connected.sources.into_iter().map(add).collect();
         *domain.sources.lock().expect("nobody else has it yet") = sources;
         if !held {
             entity.wake();

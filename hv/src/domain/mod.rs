@@ -57,7 +57,7 @@ use crate::hypercall::{self, Action};
 use crate::loader::Image;
 use crate::memory::GuestMemory;
 use crate::platform::{Access, Exit, Fault, Kick, Vcpu};
-use crate::reactor::SourceId;
+use crate::reactor::{Payer, SourceId, SourceOwner};
 use crate::sched::{Entity, Next, Task};
 use hv_abi::device::DeviceInfo;
 use hv_abi::shared_info::Clock;
@@ -92,8 +92,9 @@ pub(crate) struct Domain {
     /// Where its error output goes, if not to the console.
     errors: Option<Mutex<Box<dyn Output>>>,
     engine: Weak<Inner>,
-    /// What the I/O thread drives for this guest.
+    /// What the I/O thread drives for this guest, and as whose.
     sources: Mutex<Vec<SourceId>>,
+    source_owner: SourceOwner,
     /// Looked at after every exit; says that `order` holds something.
     ordered: AtomicBool,
     order: Mutex<Option<Order>>,
@@ -453,6 +454,14 @@ impl Task for Domain {
 
     fn slept(&self) -> Duration {
         self.kicker.slept()
+    }
+}
+
+impl Payer for Domain {
+    fn charge(&self, time: Duration) {
+        if let Some(entity) = self.entity.get().and_then(Weak::upgrade) {
+            entity.charge(time);
+        }
     }
 }
 

@@ -4,9 +4,12 @@
 //! with its device, a network. The reactor owns it, calls it from one thread,
 //! and never blocks in it.
 //!
+//! Sources belong to owners, guests mostly, between which the thread divides its time ([`fair`]); they are charged for it.
+//!
 //! Nobody waits for a source without a limit. One that is removed while the host still works for it (a
 //! disk that does not answer) stays here until that is over, and nothing is freed before.
 
+mod fair;
 mod run;
 
 use crate::jail::{self, Kind};
@@ -15,8 +18,8 @@ use mio::event::Event;
 use mio::{Interest, Poll, Registry, Token, Waker};
 use run::{Command, Loop, Tell, WAKER};
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -104,6 +107,20 @@ impl Registrar {
     }
 }
 
+/// Whoever pays for what the I/O thread does.
+pub trait Payer: Send + Sync {
+    /// The I/O thread has spent this time. Called on that thread; must not block.
+    fn charge(&self, time: Duration);
+}
+
+/// What sources belong to that share their part of the I/O thread.
+#[derive(Clone)]
+pub(crate) struct SourceOwner {
+    number: u64,
+    /// Nobody, for hv's own sources.
+    payer: Option<Weak<dyn Payer>>,
+}
+
 /// Identifies a source of a [`Reactor`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SourceId(u32);
@@ -113,6 +130,7 @@ pub struct Reactor {
     commands: Sender<Command>,
     waker: Arc<Waker>,
     next: AtomicU32,
+    owners: AtomicU64,
     closing: Arc<AtomicUsize>,
     thread: Option<JoinHandle<()>>,
 }
@@ -129,7 +147,14 @@ impl Reactor {
         let closing = Arc::new(AtomicUsize::new(0));
         let count = closing.clone();
         let thread = jail::spawn(Kind::Io, "hv-io", move || Loop::new(poll, receiver, count).run())?;
-        Ok(Reactor { commands, waker, next: AtomicU32::new(0), closing, thread: Some(thread) })
+        Ok(Reactor {
+            commands,
+            waker,
+            next: AtomicU32::new(0),
+            owners: AtomicU64::new(0),
+            closing,
+            thread: Some(thread),
+        })
     }
 
     fn send(&self, command: Command) {
@@ -139,11 +164,21 @@ impl Reactor {
         }
     }
 
-    /// Hands a source to the I/O thread. An error of its
+    /// A new owner of sources, whose time is charged to `payer`.
+    pub(crate) fn owner(&self, payer: Option<Weak<dyn Payer>>) -> SourceOwner {
+        SourceOwner { number: self.owners.fetch_add(1, Ordering::Relaxed), payer }
+    }
+
+    /// Hands a source of hv's own to the I/O thread. An error of its
     /// [`start`](Source::start) is logged, and the source dropped.
     pub fn add(&self, source: Box<dyn Source>) -> SourceId {
+        self.add_for(&self.owner(None), source)
+    }
+
+    /// [`add`](Self::add) for a source of this owner.
+    pub(crate) fn add_for(&self, owner: &SourceOwner, source: Box<dyn Source>) -> SourceId {
         let slot = self.next.fetch_add(1, Ordering::Relaxed);
-        self.send(Command::Add(slot, source));
+        self.send(Command::Add(slot, owner.clone(), source));
         SourceId(slot)
     }
 

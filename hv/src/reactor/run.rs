@@ -1,19 +1,21 @@
 //! The loop of the I/O thread.
 
-use super::{Registrar, Source};
+use super::fair::FairQueue;
+use super::{Registrar, Source, SourceOwner};
 use crossbeam_channel::{Receiver, Sender};
+use mio::event::Event;
 use mio::{Events, Poll, Token};
 use std::collections::{BTreeSet, HashMap};
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 /// Hears, on the I/O thread, whether something has come to its end.
 pub(crate) type Tell = Box<dyn FnOnce(bool) + Send>;
 
 pub(super) enum Command {
-    Add(u32, Box<dyn Source>),
+    Add(u32, SourceOwner, Box<dyn Source>),
     /// Close the source, and say so when it is dropped.
     Remove(u32, Tell),
     /// Settle the source until this moment, and say whether it has.
@@ -42,8 +44,14 @@ enum Mode {
     Closing(Tell),
 }
 
+/// After this long, the loop looks who else has something to do.
+const LOOK_AROUND: Duration = Duration::from_micros(100);
+
 struct Driven {
     source: Box<dyn Source>,
+    owner: SourceOwner,
+    /// Whether it is in line to be called.
+    queued: bool,
     deadline: Option<Instant>,
     mode: Mode,
     /// After which time it is looked at again while it settles or closes.
@@ -85,6 +93,7 @@ pub(super) struct Loop {
     commands: Receiver<Command>,
     sources: HashMap<u32, Driven>,
     deadlines: BTreeSet<(Instant, u32)>,
+    queue: FairQueue,
     /// How many of the sources are closing.
     closing: Arc<AtomicUsize>,
     /// It ends once there are no sources.
@@ -94,53 +103,97 @@ pub(super) struct Loop {
 impl Loop {
     pub(super) fn new(poll: Poll, commands: Receiver<Command>, closing: Arc<AtomicUsize>) -> Self {
         let (sources, deadlines) = (HashMap::new(), BTreeSet::new());
-        Loop { poll, commands, sources, deadlines, closing, stopping: false }
+        let queue = FairQueue::default();
+        Loop { poll, commands, sources, deadlines, queue, closing, stopping: false }
     }
 
     pub(super) fn run(mut self) {
         let mut events = Events::with_capacity(256);
-        // The sources that had events or are due in this round.
-        let mut called = Vec::new();
         while !(self.stopping && self.sources.is_empty()) {
-            let timeout = self
-                .deadlines
-                .first()
-                .map(|&(deadline, _)| deadline.saturating_duration_since(Instant::now()));
+            let timeout = match self.queue.is_empty() {
+                true => self.deadlines.first().map(|(at, _)| at.saturating_duration_since(Instant::now())),
+                false => Some(Duration::ZERO),
+            };
             if let Err(error) = self.poll.poll(&mut events, timeout)
                 && error.kind() != io::ErrorKind::Interrupted
             {
                 tracing::error!("epoll_wait: {error}");
                 return;
             }
-            called.clear();
+            let mut now = Instant::now();
             for event in &events {
-                if event.token() == WAKER {
-                    continue;
-                }
-                let slot = (event.token().0 >> 32) as u32;
-                if let Some(driven) = self.sources.get_mut(&slot) {
-                    // What a paused source is told is not lost: it looks at everything when it goes on.
-                    driven.source.ready(event.token().0 as u32, event);
-                    called.push(slot);
+                if event.token() != WAKER {
+                    now = self.ready(event, now);
                 }
             }
-            let now = Instant::now();
-            called.extend(self.deadlines.iter().take_while(|(at, _)| *at <= now).map(|&(_, slot)| slot));
-            called.sort_unstable();
-            called.dedup();
+            while let Some(&(at, slot)) = self.deadlines.first()
+                && at <= now
+            {
+                self.set_deadline(slot, None);
+                self.enqueue(slot);
+            }
             while let Ok(command) = self.commands.try_recv() {
-                called.extend(self.obey(command));
+                if let Some(slot) = self.obey(command) {
+                    self.enqueue(slot);
+                }
             }
-            for &slot in &called {
-                self.call(slot, now);
+            let until = now + LOOK_AROUND;
+            while now < until
+                && let Some((owner, slot)) = self.queue.next()
+            {
+                now = self.serve(owner, slot, now);
             }
+        }
+    }
+
+    /// Tells a source of an event; it is in line from then on. Returns the time.
+    fn ready(&mut self, event: &Event, now: Instant) -> Instant {
+        let slot = (event.token().0 >> 32) as u32;
+        let Some(driven) = self.sources.get_mut(&slot) else { return now };
+        // What a paused source is told is not lost: it looks at everything when it goes on.
+        driven.source.ready(event.token().0 as u32, event);
+        let owner = driven.owner.clone();
+        self.enqueue(slot);
+        self.charge(&owner, now)
+    }
+
+    /// Calls a source that was in line. Returns the time.
+    fn serve(&mut self, number: u64, slot: u32, now: Instant) -> Instant {
+        let Some(driven) = self.sources.get_mut(&slot) else {
+            // It was closed meanwhile.
+            self.queue.charge(number, 0);
+            return now;
+        };
+        driven.queued = false;
+        let owner = driven.owner.clone();
+        self.call(slot, now);
+        self.charge(&owner, now)
+    }
+
+    /// Charges an owner for the time since a moment. Returns what time it is.
+    fn charge(&mut self, owner: &SourceOwner, since: Instant) -> Instant {
+        let now = Instant::now();
+        if let Some(owed) = self.queue.charge(owner.number, (now - since).as_nanos() as u64)
+            && let Some(payer) = owner.payer.as_ref().and_then(Weak::upgrade)
+        {
+            payer.charge(Duration::from_nanos(owed));
+        }
+        now
+    }
+
+    /// Has a source called when it is its owner's turn.
+    fn enqueue(&mut self, slot: u32) {
+        if let Some(driven) = self.sources.get_mut(&slot)
+            && !std::mem::replace(&mut driven.queued, true)
+        {
+            self.queue.push(driven.owner.number, slot);
         }
     }
 
     /// Carries out a command. Returns the source that is to be called for it.
     fn obey(&mut self, command: Command) -> Option<u32> {
         match command {
-            Command::Add(slot, source) => return self.add(slot, source),
+            Command::Add(slot, owner, source) => return self.add(slot, owner, source),
             Command::Remove(slot, tell) => {
                 self.close(slot, tell);
                 return Some(slot);
@@ -190,12 +243,19 @@ impl Loop {
             Mode::Closing(_) if !driven.source.close() => Some(driven.later(now)),
             Mode::Closing(_) => return self.drop_closed(slot),
         };
-        self.set_deadline(slot, deadline);
+        match deadline {
+            Some(at) if at <= now => {
+                self.set_deadline(slot, None);
+                self.enqueue(slot);
+            }
+            _ => self.set_deadline(slot, deadline),
+        }
     }
 
     fn drop_closed(&mut self, slot: u32) {
         self.set_deadline(slot, None);
-        let Some(Driven { source, mode, .. }) = self.sources.remove(&slot) else { return };
+        let Some(Driven { source, mode, owner, .. }) = self.sources.remove(&slot) else { return };
+        self.queue.leave(owner.number);
         drop(source);
         self.closing.fetch_sub(1, Ordering::Relaxed);
         if let Mode::Closing(tell) = mode {
@@ -203,13 +263,15 @@ impl Loop {
         }
     }
 
-    fn add(&mut self, slot: u32, mut source: Box<dyn Source>) -> Option<u32> {
+    fn add(&mut self, slot: u32, owner: SourceOwner, mut source: Box<dyn Source>) -> Option<u32> {
         let started = Registrar::new(self.poll.registry(), slot).and_then(|io| source.start(io));
         if let Err(error) = started {
             tracing::error!("a device could not be started: {error}");
             return None;
         }
-        self.sources.insert(slot, Driven { source, deadline: None, mode: Mode::Running, look: LOOK });
+        self.queue.join(owner.number);
+        let driven = Driven { source, owner, queued: false, deadline: None, mode: Mode::Running, look: LOOK };
+        self.sources.insert(slot, driven);
         Some(slot)
     }
 
@@ -221,5 +283,51 @@ impl Loop {
         if let Some(new) = deadline {
             self.deadlines.insert((new, slot));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reactor::Reactor;
+    use std::sync::mpsc;
+
+    /// A source that always has something to do, or once.
+    struct Counted {
+        always: bool,
+        called: mpsc::Sender<&'static str>,
+        name: &'static str,
+    }
+
+    impl Source for Counted {
+        fn start(&mut self, _: Registrar) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn ready(&mut self, _: u32, _: &Event) {}
+
+        fn poll(&mut self, now: Instant) -> Option<Instant> {
+            let _ = self.called.send(self.name);
+            self.always.then_some(now)
+        }
+    }
+
+    #[test]
+    fn a_busy_source_waits_for_others() {
+        let reactor = Reactor::new().unwrap();
+        let (called, calls) = mpsc::channel();
+        let busy = reactor.owner(None);
+        let add = |owner: &SourceOwner, name, always| {
+            reactor.add_for(owner, Box::new(Counted { always, called: called.clone(), name }))
+        };
+        let ids: Vec<_> = (0..8).map(|_| add(&busy, "busy", true)).collect();
+        assert!((0..10_000).all(|_| calls.recv() == Ok("busy")));
+        // What comes meanwhile is in line behind at most those calls that were made before the thread looked.
+        add(&reactor.owner(None), "other", false);
+        assert!(calls.iter().any(|name| name == "other"));
+        reactor.remove(&ids);
+        drop(reactor);
+        drop(called);
+        assert!(calls.iter().count() > 0);
     }
 }

@@ -26,7 +26,6 @@ mod policy;
 mod share;
 #[cfg(test)]
 mod tests;
-mod thread;
 mod ticker;
 
 pub use policy::{GRAIN, SLICE};
@@ -242,6 +241,11 @@ impl Entity {
     /// Makes the task run (again) soon, unless it has ended.
     pub fn wake(&self) {
         self.shared.change(|core, now| core.policy.wake(self.id, now));
+    }
+
+    /// Charges the task for what others have done for it, of its share and its cap; it is not its CPU time.
+    pub fn charge(&self, time: Duration) {
+        self.shared.change(|core, now| core.policy.charge(self.id, time.as_nanos() as u64, now));
     }
 
     /// Gives the task another share, from now on.

@@ -1,9 +1,9 @@
 //! The thread that watches for deadlines and ends of slices while all others are busy.
 
 use super::policy::Time;
-use super::thread::be_prompt;
 use super::{Shared, park_until};
 use crate::jail::{self, Kind};
+use crate::prompt::be_prompt;
 use std::sync::{Arc, Weak};
 use std::thread::Thread;
 use std::time::Duration;

@@ -14,6 +14,7 @@ use super::table::{Ground, Table};
 use crate::engine::Engine;
 use crate::jail::{self, Kind};
 use crate::limits;
+use crate::prompt::be_prompt;
 use std::error::Error;
 use std::io;
 use std::sync::{Arc, OnceLock};
@@ -101,6 +102,7 @@ fn serve(options: Options, plan: descriptors::Plan, log: &Log) -> Result<bool, S
         relayouts,
     };
     let (connections, header_time) = (config.connections, config.header_time);
+    be_prompt();
     jail::enter(Kind::Serve);
     let (ground, table) = deploy(config, ground)?;
     let server = Arc::new(Server::new(ground, books, table, requests));

@@ -44,7 +44,7 @@ pub const ROUND_REQUESTS: usize = 16;
 /// the page cache is copied while the round goes on.
 pub const ROUND_BYTES: u64 = 1 << 20;
 /// After this long, other sources of the reactor get their turn.
-pub const POLL_TIME: Duration = Duration::from_micros(300);
+pub const POLL_TIME: Duration = Duration::from_micros(100);
 /// When to try again what the host could not take.
 const RETRY: Duration = Duration::from_millis(1);
 

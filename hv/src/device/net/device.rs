@@ -13,7 +13,7 @@ use mio::unix::SourceFd;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use vmm_sys_util::eventfd::EventFd;
 
 /// Key of the transmit ring's doorbell; networks use keys below [`FIRST_DEVICE_KEY`].
@@ -26,6 +26,8 @@ pub const FIRST_DEVICE_KEY: u32 = u32::MAX - 15;
 /// Most frames that one round takes from the guest, and most buffers that it
 /// fills: then other guests' devices have their turn.
 const BUDGET: usize = 256;
+/// A round ends after this long, too.
+const ROUND_TIME: Duration = Duration::from_micros(100);
 /// Requests that are taken from the transmit ring, or buffers that are filled, before the guest is told.
 const BATCH: usize = 32;
 
@@ -178,6 +180,9 @@ impl NetDevice {
             ring.responses.push(&responses[..count])?;
             if ring.requests.release() | ring.responses.publish() {
                 channel.notify();
+            }
+            if now.elapsed() >= ROUND_TIME {
+                break Stop::Budget;
             }
         };
         Ok(stop)

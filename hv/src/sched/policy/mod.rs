@@ -317,6 +317,18 @@ impl<T> Policy<T> {
         None
     }
 
+    /// Others have worked for a task for so many nanoseconds: as if it had run, of its time and of its cap.
+    pub(super) fn charge(&mut self, id: Id, used: u64, now: Time) {
+        let entry = self.entry(id);
+        let before = entry.virtual_time;
+        entry.virtual_time += scale(used, entry.share);
+        entry.budget.spend(used, now);
+        let after = entry.virtual_time;
+        if self.waiting.remove(&(before, id)) {
+            self.waiting.insert((after, id));
+        }
+    }
+
     /// Where a task that has just run may be at least: whatever turn of
     /// another it waited for, and [`LAG`] of its own time besides.
     fn least(&self, id: Id) -> VirtualTime {

@@ -455,3 +455,20 @@ proptest! {
         prop_assert_eq!((machine.policy.waiting(), machine.policy.alarms()), (0, 0));
     }
 }
+
+#[test]
+fn what_others_do_for_a_task_is_of_its_share_and_of_its_cap() {
+    let charged = |jobs: [Job; 2]| {
+        let mut machine = Machine::new(1, jobs);
+        // A quarter of the time, in pieces.
+        for step in 1..=10_000 {
+            machine.run(step * MS);
+            machine.policy.charge(machine.ids[0], MS / 4, machine.now);
+        }
+        machine.all_used().into_iter().map(|used| used as f64 / (10 * SECOND) as f64).collect::<Vec<_>>()
+    };
+    let shared = charged([spinner(256, 0), spinner(256, 0)]);
+    close(shared[0] + 0.25, shared[1], 0.02, "of its share");
+    let capped = charged([spinner(256, 40), spinner(256, 0)]);
+    close(capped[0], 0.15, 0.02, "of its cap");
+}

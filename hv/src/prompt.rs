@@ -1,4 +1,4 @@
-//! ⚠ What the scheduler asks of the host's, for the thread that it is on: manners.
+//! ⚠ Threads that run for microseconds at a time and are waited for: what they ask of the host's scheduler.
 
 /// Has the host run this thread as soon as it wakes up, as is right for one
 /// that runs for microseconds at a time.
@@ -7,7 +7,7 @@
 /// slice; otherwise this thread would wait for the end of a slice of a worker, some
 /// milliseconds, each time that both processors are busy. And timers, which Linux
 /// bundles within 50 µs, are exact. Where a kernel refuses, things are slower, not wrong.
-pub(super) fn be_prompt() {
+pub(crate) fn be_prompt() {
     /// The shortest slice that Linux gives, in nanoseconds.
     const SLICE: u64 = 100_000;
     /// `struct sched_attr` as of its first version (Linux 3.14), sched_setattr(2).

@@ -1,0 +1,203 @@
+//! Whose source the I/O thread serves next: pure decisions, a time is a number of nanoseconds, an owner and a source
+//! are numbers.
+//!
+//! *Start-time fair queuing*, as for the processors ([`sched`](crate::sched)): each owner (a guest) has a virtual time,
+//! which advances by the time that the thread spends for its sources; of the owners that have something to do, the
+//! one with the least is next. So an owner that keeps the thread busy is deferred as soon as another has something
+//! to do that has used less, and that one waits for one call at most. Nobody saves up for later: an owner that comes
+//! back stands at most [`CREDIT`] before those that were busy meanwhile.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+
+/// How far an owner that has had nothing to do may stand before the others, in nanoseconds: the time of one call.
+const CREDIT: u64 = 100_000;
+
+/// What a call costs at least: nobody is called for nothing for ever.
+const LEAST: u64 = 500;
+
+/// What the thread has spent for an owner.
+#[derive(Default)]
+struct Account {
+    virtual_time: u64,
+    /// How many sources it has.
+    sources: usize,
+    /// Those that have something to do, in the order of coming.
+    ready: VecDeque<u32>,
+    /// What it has not been charged for yet elsewhere.
+    owed: u64,
+}
+
+/// Owners and their sources that have something to do.
+#[derive(Default)]
+pub(super) struct FairQueue {
+    accounts: HashMap<u64, Account>,
+    ready: BTreeSet<(u64, u64)>,
+    /// Where the owner stood that was served last.
+    virtual_time: u64,
+}
+
+impl FairQueue {
+    /// An owner has one more source.
+    pub(super) fn join(&mut self, owner: u64) {
+        self.accounts.entry(owner).or_default().sources += 1;
+    }
+
+    /// One of an owner's sources is gone, and is not in line.
+    pub(super) fn leave(&mut self, owner: u64) {
+        let Some(account) = self.accounts.get_mut(&owner) else { return };
+        account.sources -= 1;
+        if account.sources == 0 {
+            self.ready.remove(&(account.virtual_time, owner));
+            self.accounts.remove(&owner);
+        }
+    }
+
+    /// A source that is not in line has something to do.
+    pub(super) fn push(&mut self, owner: u64, source: u32) {
+        let Some(account) = self.accounts.get_mut(&owner) else { return };
+        account.ready.push_back(source);
+        if account.ready.len() == 1 {
+            account.virtual_time = account.virtual_time.max(self.virtual_time.saturating_sub(CREDIT));
+            self.ready.insert((account.virtual_time, owner));
+        }
+    }
+
+    /// Takes the source that is next out of the line. Its owner has to be [charged](Self::charge) before anything else.
+    pub(super) fn next(&mut self) -> Option<(u64, u32)> {
+        let (virtual_time, owner) = self.ready.pop_first()?;
+        self.virtual_time = self.virtual_time.max(virtual_time);
+        let source = self.accounts.get_mut(&owner)?.ready.pop_front()?;
+        Some((owner, source))
+    }
+
+    /// The thread has spent so much time for an owner. Returns all that it is yet to be charged elsewhere, once that
+    /// is worth the while.
+    pub(super) fn charge(&mut self, owner: u64, time: u64) -> Option<u64> {
+        const WORTH: u64 = 200_000;
+        let account = self.accounts.get_mut(&owner)?;
+        self.ready.remove(&(account.virtual_time, owner));
+        account.virtual_time += time.max(LEAST);
+        if !account.ready.is_empty() {
+            self.ready.insert((account.virtual_time, owner));
+        }
+        account.owed += time;
+        (account.owed >= WORTH).then(|| std::mem::take(&mut account.owed))
+    }
+
+    /// Whether nobody has anything to do.
+    pub(super) fn is_empty(&self) -> bool {
+        self.ready.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A thread that serves sources, each of which takes a fixed time per call.
+    struct Simulated {
+        queue: FairQueue,
+        now: u64,
+        /// Time that was spent for each owner.
+        spent: HashMap<u64, u64>,
+    }
+
+    impl Simulated {
+        /// Owners with so many sources each, numbered `owner * 100 + n`.
+        fn new(owners: &[(u64, usize)]) -> Self {
+            let mut queue = FairQueue::default();
+            for &(owner, sources) in owners {
+                (0..sources).for_each(|_| queue.join(owner));
+            }
+            Simulated { queue, now: 0, spent: HashMap::new() }
+        }
+
+        /// Serves one source for this long. Returns which.
+        fn serve(&mut self, time: impl Fn(u64) -> u64) -> u32 {
+            let (owner, source) = self.queue.next().expect("somebody is ready");
+            self.now += time(owner);
+            self.queue.charge(owner, time(owner));
+            *self.spent.entry(owner).or_default() += time(owner);
+            source
+        }
+    }
+
+    #[test]
+    fn who_always_wants_to_be_served_has_the_same_time_as_others_however_many_sources_it_has() {
+        let mut thread = Simulated::new(&[(1, 1), (2, 8)]);
+        thread.queue.push(1, 100);
+        (0..8).for_each(|n| thread.queue.push(2, 200 + n));
+        while thread.now < 100_000_000 {
+            let source = thread.serve(|owner| if owner == 1 { 20_000 } else { 100_000 });
+            thread.queue.push(u64::from(source / 100), source);
+        }
+        let (one, two) = (thread.spent[&1], thread.spent[&2]);
+        assert!(one.abs_diff(two) <= 200_000, "{one} {two}");
+    }
+
+    #[test]
+    fn a_neighbour_waits_for_one_call_however_many_are_busy() {
+        let busy: Vec<_> = (2..50).map(|owner| (owner, 3)).collect();
+        let mut thread = Simulated::new(&[&[(1, 1)][..], &busy].concat());
+        for &(owner, sources) in &busy {
+            (0..sources).for_each(|n| thread.queue.push(owner, owner as u32 * 100 + n as u32));
+        }
+        let mut waited = Vec::new();
+        for round in 0..3000 {
+            let busy = thread.serve(|_| 100_000);
+            thread.queue.push(u64::from(busy / 100), busy);
+            // 20 µs of 3 ms: less than a 49th.
+            if round % 30 == 0 {
+                thread.queue.push(1, 100);
+                let before = thread.now;
+                loop {
+                    let source = thread.serve(|owner| if owner == 1 { 20_000 } else { 100_000 });
+                    if source == 100 {
+                        break;
+                    }
+                    thread.queue.push(u64::from(source / 100), source);
+                }
+                waited.push(thread.now - before);
+            }
+        }
+        // At first nobody has had anything yet.
+        assert!(waited[5..].iter().all(|&waited| waited == 20_000), "{waited:?}");
+    }
+
+    #[test]
+    fn nobody_saves_up() {
+        let mut thread = Simulated::new(&[(1, 1), (2, 1)]);
+        for _ in 0..1000 {
+            thread.queue.push(2, 200);
+            thread.serve(|_| 100_000);
+        }
+        // The first comes back from a long sleep, and keeps the thread busy: no more than its credit comes first.
+        thread.queue.push(1, 100);
+        thread.queue.push(2, 200);
+        let first: Vec<_> = (0..8)
+            .map(|_| {
+                let source = thread.serve(|_| 50_000);
+                thread.queue.push(u64::from(source / 100), source);
+                source
+            })
+            .collect();
+        assert!(first.iter().filter(|&&source| source == 100).count() <= 6, "{first:?}");
+        assert!(first.contains(&200), "{first:?}");
+    }
+
+    #[test]
+    fn what_is_gone_is_not_served_and_everything_is_charged() {
+        let mut thread = Simulated::new(&[(1, 1), (2, 1)]);
+        thread.queue.push(2, 200);
+        assert_eq!(thread.queue.next(), Some((2, 200)));
+        assert_eq!(thread.queue.charge(2, 150_000), None);
+        assert_eq!(thread.queue.charge(2, 60_000), Some(210_000));
+        thread.queue.leave(2);
+        assert_eq!(thread.queue.charge(2, 1_000_000), None);
+        assert!(thread.queue.is_empty());
+        thread.queue.push(2, 200);
+        assert!(thread.queue.is_empty(), "it is not there any more");
+        thread.queue.push(1, 100);
+        assert!(!thread.queue.is_empty());
+    }
+}
