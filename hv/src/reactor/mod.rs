@@ -4,7 +4,7 @@
 //! with its device, a network. The reactor owns it, calls it from one thread,
 //! and never blocks in it.
 //!
-//! Sources belong to owners, guests mostly, between which the thread divides its time ([`fair`]); they are charged for it.
+//! Sources belong to owners, guests mostly, between which the thread divides its time (`fair`); they are charged for it.
 //!
 //! Nobody waits for a source without a limit. One that is removed while the host still works for it (a
 //! disk that does not answer) stays here until that is over, and nothing is freed before.
