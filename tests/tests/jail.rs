@@ -36,6 +36,20 @@ fn the_list_is_the_one_that_was_agreed_on() {
     }
 }
 
+/// To find out how much memory a guest has takes the longer the more it has.
+#[test]
+fn the_thread_that_speaks_http_may_not_walk_guest_memory() {
+    for platform in ["kvm", "process"] {
+        let printed = printed(&["--platform", platform]);
+        let may = |kind: &str| {
+            let mut lines = printed.lines().skip_while(|line| !line.starts_with(&format!("{kind}: ")));
+            assert!(lines.next().is_some(), "{kind}");
+            lines.take_while(|line| line.starts_with(' ')).any(|line| line.contains("PAGEMAP_SCAN"))
+        };
+        assert!(!may("serve") && may("keeper"), "{platform}");
+    }
+}
+
 /// The logs are those of the whole suite, or of a part that should do; `.ci/jail-usage` makes them.
 #[test]
 fn every_allowed_call_is_used() {

@@ -256,6 +256,11 @@ fn metrics_are_of_the_text_format_and_right() {
         assert_eq!(of(&format!("{gauge}{{function=\"probe\"}}")), 0.0);
     }
     assert!(of("hv_guest_memory_bytes{function=\"probe\",kind=\"shared\"}") > 0.0);
+    // Measured for whoever asks next.
+    eventually("memory to be measured", || {
+        serve.get("/ok").expect(200);
+        (serve.metric("hv_guest_memory_bytes{function=\"probe\",kind=\"private\"}") > 0.0).then_some(())
+    });
     assert!(of("process_resident_memory_bytes") > 0.0 && of("process_open_fds") > 3.0);
     serve.end();
 }

@@ -1,10 +1,11 @@
 //! The thread that does for a function what takes time: making virtual machines,
-//! closing them, and looking after the limits of requests.
+//! closing them, measuring their memory, and looking after the limits of requests.
 
 use super::call::Slot;
 use super::{Failure, Inner, Shell};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,8 @@ const LOOK: Duration = Duration::from_millis(5);
 
 pub(super) struct Keeper {
     jobs: Sender<Job>,
+    /// It was asked for a survey, and has not begun.
+    surveying: AtomicBool,
     watched: Mutex<Watched>,
 }
 
@@ -22,6 +25,8 @@ enum Job {
     Dispose(Arc<Shell>),
     /// There is a request to watch.
     Look,
+    /// Measure the memory of some guests.
+    Survey,
     Stop,
 }
 
@@ -37,7 +42,8 @@ impl Keeper {
     /// A keeper, and what its thread takes its work from.
     pub(super) fn new() -> (Self, Jobs) {
         let (jobs, receiver) = unbounded();
-        (Keeper { jobs, watched: Mutex::default() }, Jobs(receiver))
+        let keeper = Keeper { jobs, surveying: AtomicBool::new(false), watched: Mutex::default() };
+        (keeper, Jobs(receiver))
     }
 
     fn send(&self, job: Job) {
@@ -51,6 +57,13 @@ impl Keeper {
 
     pub(super) fn dispose(&self, shell: Arc<Shell>) {
         self.send(Job::Dispose(shell));
+    }
+
+    /// Has memory of guests measured, soon: nobody waits for that.
+    pub(super) fn survey(&self) {
+        if !self.surveying.swap(true, Ordering::SeqCst) {
+            self.send(Job::Survey);
+        }
     }
 
     pub(super) fn stop(&self) {
@@ -110,6 +123,11 @@ impl Jobs {
             match job {
                 Ok(Job::Start(number, slot)) => start(&inner, number, slot),
                 Ok(Job::Dispose(shell)) => shell.close(),
+                Ok(Job::Survey) => {
+                    inner.keeper.surveying.store(false, Ordering::SeqCst);
+                    // What has to be done for a request comes first.
+                    inner.survey(&|| !self.0.is_empty());
+                }
                 Ok(Job::Look) | Err(RecvTimeoutError::Timeout) => {}
                 Ok(Job::Stop) | Err(RecvTimeoutError::Disconnected) => {
                     // What was asked for before that has been done.
@@ -145,7 +163,7 @@ fn start(inner: &Arc<Inner>, number: u64, slot: Option<Arc<Slot>>) {
         }
     };
     inner.shells().live.insert(number, Some(shell.clone()));
-    if inner.stopped.load(std::sync::atomic::Ordering::SeqCst) {
+    if inner.stopped.load(Ordering::SeqCst) {
         if let Some(slot) = slot {
             slot.fail(Failure::Stopped);
         }

@@ -25,8 +25,8 @@ pub struct Stats {
     pub ended: u64,
     /// How often guests that are live left to hv, by reason.
     pub exits: BTreeMap<&'static str, u64>,
-    /// Bytes of memory that belong to single guests, as far as they have been measured: a few machines each time
-    /// that somebody asks, one after the other.
+    /// Bytes of memory that belong to single guests, as far as they have been measured: asking has a few machines
+    /// measured, one after the other, on another thread, for whoever asks next.
     pub private: u64,
     /// Bytes of memory that they share.
     pub shared: u64,
@@ -77,14 +77,19 @@ impl Inner {
         self.snapshot.learn(guest);
     }
 
-    /// Measures the memory of those whose turn it is.
-    fn measure(&self, shells: &[Arc<Shell>]) {
+    /// Measures the memory of those whose turn it is, at least of one, until something else has to be done.
+    pub(super) fn survey(&self, busy: &dyn Fn() -> bool) {
+        let shells: Vec<Arc<Shell>> = self.shells().live.values().flatten().cloned().collect();
         let mut numbers: Vec<_> = shells.iter().map(|shell| shell.number).collect();
         numbers.sort_unstable();
         let mut next = self.totals.survey.lock().expect("no panic while held").next(&numbers, Instant::now());
         next.sort_unstable();
-        let due = shells.iter().filter(|shell| next.binary_search(&shell.number).is_ok());
-        due.for_each(|shell| shell.measure());
+        for shell in shells.iter().filter(|shell| next.binary_search(&shell.number).is_ok()) {
+            shell.measure();
+            if busy() {
+                return;
+            }
+        }
     }
 
     pub(super) fn stats(&self) -> Stats {
@@ -92,7 +97,7 @@ impl Inner {
             let shells = self.shells();
             (shells.live.values().flatten().cloned().collect(), shells.idle.len())
         };
-        self.measure(&shells);
+        self.keeper.survey();
         let mut exits = BTreeMap::new();
         for (name, count) in shells.iter().flat_map(|shell| shell.counters()) {
             *exits.entry(name).or_default() += count;

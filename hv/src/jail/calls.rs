@@ -408,8 +408,10 @@ const MAKER: &[Row] = &[
 const PROCESS: &[Row] = &[
     any(S::ppoll, "whether the process of a guest still lives").on(Platform::Process),
     any(S::prlimit64, "the processor time of a guest's process").on(Platform::Process),
-    any(S::lseek, "which memory of a guest is filled").on(Platform::Process),
 ];
+
+/// How much memory a guest has, whose memory is shared with its process.
+const FILLED: &[Row] = &[any(S::lseek, "which memory of a guest is filled").on(Platform::Process)];
 
 /// Making the process of a guest, and its memory.
 const MAKE_PROCESS: &[Row] = &[
@@ -433,18 +435,28 @@ const MAKE_DOORBELLS: &[Row] = &[
 /// Rows beyond those of all kinds, in groups.
 fn groups(kind: Kind) -> &'static [&'static [Row]] {
     match kind {
-        Kind::Run => &[GUEST, REPORT, CONSOLE, PAGES, PROCESS, STATS],
-        Kind::Snapshot => &[GUEST, CONSOLE, CAPTURE, PAGES, FILES, SNAPSHOT, PROCESS, MAKE_PROCESS],
-        Kind::Serve => &[SERVE, PAGES, PROCESS],
-        Kind::Cpu => &[GUEST, OUTPUT, RESET, PAGES, PROCESS, MAKE_PROCESS],
+        Kind::Run => &[GUEST, REPORT, CONSOLE, PAGES, PROCESS, FILLED, STATS],
+        Kind::Snapshot => &[GUEST, CONSOLE, CAPTURE, PAGES, FILES, SNAPSHOT, PROCESS, FILLED, MAKE_PROCESS],
+        Kind::Serve => &[SERVE, PROCESS],
+        Kind::Cpu => &[GUEST, OUTPUT, RESET, PAGES, PROCESS, FILLED, MAKE_PROCESS],
         Kind::Report => &[REPORT],
         Kind::Io => &[IO],
         Kind::Disk => &[DISK],
         Kind::Tick => &[TICK],
-        Kind::Keeper => &[MACHINE, RESET, RING, PROCESS, MAKE_PROCESS, MAKE_DOORBELLS],
-        Kind::Deploy => {
-            &[MACHINE, RESET, CAPTURE, PAGES, RING, FILES, DEPLOY, PROCESS, MAKE_PROCESS, MAKE_DOORBELLS]
-        }
+        Kind::Keeper => &[MACHINE, RESET, PAGES, RING, PROCESS, FILLED, MAKE_PROCESS, MAKE_DOORBELLS],
+        Kind::Deploy => &[
+            MACHINE,
+            RESET,
+            CAPTURE,
+            PAGES,
+            RING,
+            FILES,
+            DEPLOY,
+            PROCESS,
+            FILLED,
+            MAKE_PROCESS,
+            MAKE_DOORBELLS,
+        ],
         Kind::Log => &[LOG],
         Kind::Maker => &[MAKER],
     }
