@@ -4,6 +4,7 @@ use hv_tests::refusal::misused;
 use hv_tests::{Running, can_run_guests, command, guest, has_tools, hv, platform, ran, run, tool};
 use std::fs::File;
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
 /// What a command prints on a terminal, with these variables.
@@ -47,6 +48,14 @@ fn sighup_ends_a_guest_unless_it_is_ignored() {
         return;
     }
     let started = |command: &mut Command| {
+        // The tests themselves may have been started by nohup(1).
+        // SAFETY: the call is async-signal-safe, and takes no memory.
+        unsafe {
+            command.pre_exec(|| {
+                libc::signal(libc::SIGHUP, libc::SIG_DFL);
+                Ok(())
+            })
+        };
         let mut guest = Running::new(command);
         let mut lines = BufReader::new(guest.child.stdout.take().unwrap()).lines();
         lines.next().unwrap().unwrap();
