@@ -328,6 +328,7 @@ mod tests {
         reactor.remove(&ids);
         drop(reactor);
         drop(called);
-        assert!(calls.iter().count() > 0);
+        // It ends once all of them are dropped; who had something to do once was called once.
+        assert!(calls.iter().all(|name| name == "busy"));
     }
 }
