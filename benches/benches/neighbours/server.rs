@@ -66,6 +66,8 @@ fn config(storage: Option<&Stalling>, debug: &std::path::Path) -> String {
     text += &function("neighbour", "/hello", &guest("fn-hello"), "");
     text += &function("attacker", "/*", &guest("fn-probe"), "");
     text += &function("debug", "/panic", debug, "");
+    // A request goes on when its client is gone: it has to be over before the next window without attack.
+    text += &function("spinner", "/hang", &guest("fn-probe"), "wall_time = \"700ms\"");
     if let Some(storage) = storage {
         let disk = format!("{},ro", storage.disk().display());
         let more = format!("wall_time = \"100ms\"\nconcurrency = 8\ndisks = [{disk:?}]");
