@@ -2,6 +2,7 @@
 
 use super::fair::FairQueue;
 use super::{Registrar, Source, SourceOwner};
+use crate::cpu_clock::CpuClock;
 use crossbeam_channel::{Receiver, Sender};
 use mio::event::Event;
 use mio::{Events, Poll, Token};
@@ -46,6 +47,37 @@ enum Mode {
 
 /// After this long, the loop looks who else has something to do.
 const LOOK_AROUND: Duration = Duration::from_micros(100);
+
+/// Tells how much of an interval this thread has worked, and was not waiting for a processor.
+struct WorkClock {
+    clock: CpuClock,
+    /// Where it stood when it was last read.
+    read: Duration,
+    /// Intervals since then that were taken as they are.
+    unread: Duration,
+}
+
+impl WorkClock {
+    /// A shorter interval is not worth the system call.
+    const SHORT: Duration = Duration::from_micros(50);
+
+    fn new() -> Self {
+        let clock = CpuClock::of_this_thread();
+        WorkClock { clock, read: clock.read(), unread: Duration::ZERO }
+    }
+
+    /// How much of an interval that ends now was work, at most.
+    fn worked(&mut self, elapsed: Duration) -> Duration {
+        if elapsed < Self::SHORT {
+            self.unread += elapsed;
+            return elapsed;
+        }
+        let read = self.clock.read();
+        let most = (read - self.read).saturating_sub(self.unread);
+        (self.read, self.unread) = (read, Duration::ZERO);
+        elapsed.min(most)
+    }
+}
 
 struct Driven {
     source: Box<dyn Source>,
@@ -94,6 +126,8 @@ pub(super) struct Loop {
     sources: HashMap<u32, Driven>,
     deadlines: BTreeSet<(Instant, u32)>,
     queue: FairQueue,
+    /// From the time that the loop runs.
+    work: Option<WorkClock>,
     /// How many of the sources are closing.
     closing: Arc<AtomicUsize>,
     /// It ends once there are no sources.
@@ -104,10 +138,11 @@ impl Loop {
     pub(super) fn new(poll: Poll, commands: Receiver<Command>, closing: Arc<AtomicUsize>) -> Self {
         let (sources, deadlines) = (HashMap::new(), BTreeSet::new());
         let queue = FairQueue::default();
-        Loop { poll, commands, sources, deadlines, queue, closing, stopping: false }
+        Loop { poll, commands, sources, deadlines, queue, work: None, closing, stopping: false }
     }
 
     pub(super) fn run(mut self) {
+        self.work = Some(WorkClock::new());
         let mut events = Events::with_capacity(256);
         while !(self.stopping && self.sources.is_empty()) {
             let timeout = match self.queue.is_empty() {
@@ -170,10 +205,11 @@ impl Loop {
         self.charge(&owner, now)
     }
 
-    /// Charges an owner for the time since a moment. Returns what time it is.
+    /// Charges an owner for this thread's work since a moment. Returns what time it is.
     fn charge(&mut self, owner: &SourceOwner, since: Instant) -> Instant {
         let now = Instant::now();
-        if let Some(owed) = self.queue.charge(owner.number, (now - since).as_nanos() as u64)
+        let worked = self.work.as_mut().map_or(now - since, |work| work.worked(now - since));
+        if let Some(owed) = self.queue.charge(owner.number, worked.as_nanos() as u64)
             && let Some(payer) = owner.payer.as_ref().and_then(Weak::upgrade)
         {
             payer.charge(Duration::from_nanos(owed));

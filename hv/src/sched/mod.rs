@@ -194,7 +194,7 @@ impl Core {
     /// and that somebody watches for what comes next.
     fn settle(&mut self, shared: &Arc<Shared>, now: Time) -> Calls {
         let mut calls = self.dispatch(now);
-        if let Some(at) = self.assign(&mut calls) {
+        if let Some(at) = self.assign(&mut calls, now) {
             calls.unpark.extend(self.ticker.watch(at, shared));
         }
         calls
@@ -215,16 +215,16 @@ impl Core {
     }
 
     /// The next time that something has to be done, if no idle thread watches for it.
-    fn unwatched(&self) -> Option<Time> {
+    fn unwatched(&self, now: Time) -> Option<Time> {
         // Without anybody in `work`, nothing can be done then either.
-        let at = if self.workers > 0 { self.policy.next_event(self.free)? } else { return None };
+        let at = if self.workers > 0 { self.policy.next_event(self.free, now)? } else { return None };
         let watched = self.idle.iter().any(|idle| idle.watches.is_some_and(|watches| watches <= at));
         (!watched).then_some(at)
     }
 
     /// Has an idle thread watch. Returns what is left to the ticker.
-    fn assign(&mut self, calls: &mut Calls) -> Option<Time> {
-        let at = self.unwatched()?;
+    fn assign(&mut self, calls: &mut Calls, now: Time) -> Option<Time> {
+        let at = self.unwatched(now)?;
         let Some(idle) = self.idle.last_mut() else { return Some(at) };
         idle.watches = Some(at);
         calls.unpark.push(idle.thread.clone());
@@ -358,7 +358,7 @@ impl Scheduler {
                     core = shared.core();
                 }
             } else {
-                let watches = core.unwatched();
+                let watches = core.unwatched(now);
                 core.idle.push(Idle { thread: this.clone(), watches });
                 let calls = core.settle(shared, now);
                 drop(core);

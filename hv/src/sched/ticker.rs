@@ -55,7 +55,7 @@ fn run(shared: &Weak<Shared>) {
         let mut core = strong.core();
         core.policy.tick(now);
         let mut calls = core.dispatch(now);
-        let watches = core.assign(&mut calls);
+        let watches = core.assign(&mut calls, now);
         core.ticker.watches = watches.unwrap_or(Time::MAX);
         drop(core);
         calls.make();

@@ -102,6 +102,8 @@ struct Entry<T> {
     used: u64,
     share: Share,
     state: State,
+    /// It has woken up, and has not run since.
+    prompt: bool,
     /// Where it stands in the set of alarms.
     alarm: Option<Time>,
     budget: Budget,
@@ -117,8 +119,8 @@ struct Turn {
     slice_end: Time,
     /// When it ends anyway: its cap.
     budget_end: Time,
-    /// Somebody has told the task.
-    asked: bool,
+    /// When somebody told the task.
+    asked: Option<Time>,
 }
 
 /// The tasks of a scheduler, each with something of the caller's.
@@ -150,7 +152,7 @@ impl<T> Policy<T> {
     pub(super) fn add(&mut self, share: Share, payload: T, now: Time) -> Id {
         let budget = Budget::new(share.cap().unwrap_or(100), now);
         let entry =
-            Entry { virtual_time: 0, used: 0, share, state: State::Blocked, alarm: None, budget, payload };
+            Entry { virtual_time: 0, used: 0, share, state: State::Blocked, prompt: false, alarm: None, budget, payload };
         Id(u32::try_from(self.tasks.insert(entry)).expect("fewer than 2^32 tasks"))
     }
 
@@ -228,6 +230,7 @@ impl<T> Policy<T> {
         let entry = self.entry(id);
         let credit = scale(SLICE_NANOS, entry.share);
         entry.virtual_time = entry.virtual_time.max(virtual_time.saturating_sub(credit));
+        entry.prompt = true;
         if self.queue(id, now) {
             self.hurry(id, now);
         }
@@ -254,7 +257,7 @@ impl<T> Policy<T> {
     /// of one that is ahead of it.
     fn hurry(&mut self, id: Id, now: Time) {
         let own = self.entry(id).virtual_time;
-        let ending = self.running.iter().filter(|turn| turn.asked || turn.slice_end <= now).count();
+        let ending = self.running.iter().filter(|turn| turn.is_ending(now)).count();
         // Turns that end soon are for those that stand before it.
         if self.waiting.range(..(own, id)).take(ending).count() < ending {
             return;
@@ -264,7 +267,7 @@ impl<T> Policy<T> {
             let entry = &tasks[turn.id.0 as usize];
             entry.virtual_time + scale(now.saturating_sub(turn.since).max(GRAIN_NANOS), entry.share)
         };
-        let going_on = self.running.iter_mut().filter(|turn| !turn.asked && turn.slice_end > now);
+        let going_on = self.running.iter_mut().filter(|turn| turn.asked.is_none() && turn.slice_end > now);
         if let Some(turn) = going_on.max_by_key(|turn| reached(turn))
             && reached(turn) > own
         {
@@ -272,13 +275,25 @@ impl<T> Policy<T> {
         }
     }
 
+    /// Another task got the turn that was meant for one that woke up, or that turn does not end: the next
+    /// one is to end for it.
+    fn hurry_again(&mut self, now: Time) {
+        if let Some(&(_, id)) = self.waiting.first()
+            && self.entry(id).prompt
+        {
+            self.hurry(id, now);
+        }
+    }
+
     /// Chooses the next task to run; its turn begins now.
     pub(super) fn pick(&mut self, now: Time) -> Option<Id> {
         let (virtual_time, id) = self.waiting.pop_first()?;
         self.virtual_time = self.virtual_time.max(virtual_time);
-        self.entry(id).state = State::Running;
+        let entry = self.entry(id);
+        (entry.state, entry.prompt) = (State::Running, false);
         let budget_end = self.budget_end(id, now);
-        self.running.push(Turn { id, since: now, slice_end: now + SLICE_NANOS, budget_end, asked: false });
+        self.running.push(Turn { id, since: now, slice_end: now + SLICE_NANOS, budget_end, asked: None });
+        self.hurry_again(now);
         Some(id)
     }
 
@@ -353,14 +368,20 @@ impl<T> Policy<T> {
     /// are about to choose a task.
     pub(super) fn overdue(&mut self, free: usize, now: Time) -> Vec<Id> {
         let crowded = self.waiting.len() > free;
-        let ends = |turn: &&mut Turn| !turn.asked && turn.end(crowded) <= now;
-        self.running.iter_mut().filter(ends).map(|turn| (turn.asked = true, turn.id).1).collect()
+        if crowded {
+            self.hurry_again(now);
+        }
+        let ends = |turn: &&mut Turn| turn.asked.is_none() && turn.end(crowded) <= now;
+        self.running.iter_mut().filter(ends).map(|turn| (turn.asked = Some(now), turn.id).1).collect()
     }
 
     /// When [`tick`](Self::tick) or [`overdue`](Self::overdue) will next have something to do.
-    pub(super) fn next_event(&self, free: usize) -> Option<Time> {
+    pub(super) fn next_event(&self, free: usize, now: Time) -> Option<Time> {
         let crowded = self.waiting.len() > free;
-        let turns = self.running.iter().filter(|turn| !turn.asked).map(|turn| turn.end(crowded));
+        let turns = self.running.iter().filter_map(|turn| match turn.asked {
+            None => Some(turn.end(crowded)),
+            Some(asked) => Some(asked + GRAIN_NANOS).filter(|&at| crowded && at > now),
+        });
         let alarm = self.alarms.first().map(|&(at, _)| at);
         turns.chain(alarm).filter(|&at| at != Time::MAX).min()
     }
@@ -390,5 +411,11 @@ impl<T> Policy<T> {
 impl Turn {
     fn end(&self, crowded: bool) -> Time {
         if crowded { self.slice_end.min(self.budget_end) } else { self.budget_end }
+    }
+
+    /// Whether it is about to end, as long as others wait. One that does not although its task was told
+    /// has lost its processor to somebody outside.
+    fn is_ending(&self, now: Time) -> bool {
+        self.asked.map_or(self.slice_end <= now, |asked| now < asked + GRAIN_NANOS)
     }
 }

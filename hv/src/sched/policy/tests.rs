@@ -94,7 +94,7 @@ impl Machine {
                 turn.2 = Some(turn.2.unwrap_or(Time::MAX).min(self.now + self.lag));
             }
             let ends = self.running.iter().filter_map(|turn| turn.2);
-            let next = ends.chain(self.policy.next_event(0)).chain([until]).min().unwrap();
+            let next = ends.chain(self.policy.next_event(0, self.now)).chain([until]).min().unwrap();
             assert!(next > self.now || self.running.iter().any(|turn| turn.2 == Some(next)), "time goes on");
             self.now = next.max(self.now);
             for at in (0..self.running.len()).rev() {
@@ -228,6 +228,30 @@ fn who_wakes_up_does_not_wait_for_slices() {
         let most = GRAIN_NANOS + machine.lag;
         assert!(latency <= most, "{spinners} spinners on {processors}: {latency} ns");
     }
+}
+
+#[test]
+fn who_wakes_up_waits_neither_for_one_that_is_behind_nor_for_one_that_has_no_processor() {
+    // Of three that always want to run, the first is ahead; the task that wakes up often is between it and the others.
+    let mut machine = Machine::new(2, [spinner(256, 0), spinner(256, 0), job(256, 0, 50_000, MS)]);
+    machine.policy.charge(machine.ids[0], 50 * MS, 0);
+    machine.run(10 * MS);
+    machine.jobs[2].latency = 0;
+    machine.run(50 * MS);
+    let latency = machine.jobs[2].latency;
+    assert!(latency <= 2 * (GRAIN_NANOS + machine.lag), "{latency} ns");
+
+    // One that was told to end its turn, and does not.
+    let mut policy = Policy::new();
+    let ids: Vec<_> = (0..3).map(|n| policy.add(Share::default(), n, 0)).collect();
+    (0..2).for_each(|n| policy.wake(ids[n], 0));
+    (0..2).for_each(|_| assert!(policy.pick(0).is_some()));
+    let told = policy.running[0].id;
+    policy.running[0].slice_end = MS;
+    policy.wake(ids[2], MS);
+    assert_eq!(policy.overdue(0, MS), [told]);
+    assert_eq!(policy.next_event(0, MS), Some(MS + GRAIN_NANOS));
+    assert_eq!(policy.overdue(0, MS + GRAIN_NANOS), [policy.running[1].id]);
 }
 
 #[test]
