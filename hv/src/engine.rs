@@ -50,7 +50,13 @@ impl Engine {
             0 => None,
             _ => Some(Background::start(Kind::Report, "hv-report", REPORTS)?),
         };
-        let reactor = Reactor::new()?;
+        let reactor = Reactor::with_own_processor({
+            let scheduler = scheduler.clone();
+            // With a processor to spare, the host's scheduler finds it.
+            let scarce =
+                std::thread::available_parallelism().is_ok_and(|processors| processors.get() <= workers);
+            Box::new(move |needed| scheduler.spare(needed && scarce))
+        })?;
         Ok(Engine {
             inner: Arc::new(Inner {
                 platform: Box::new(platform),

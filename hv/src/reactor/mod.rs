@@ -10,6 +10,7 @@
 //! disk that does not answer) stays here until that is over, and nothing is freed before.
 
 mod fair;
+mod load;
 mod run;
 
 use crate::jail::{self, Kind};
@@ -107,6 +108,9 @@ impl Registrar {
     }
 }
 
+/// Hears, on the I/O thread, whether that needs a processor of its own.
+pub(crate) type OwnProcessor = Box<dyn Fn(bool) + Send>;
+
 /// Whoever pays for what the I/O thread does.
 pub trait Payer: Send + Sync {
     /// The I/O thread has spent this time. Called on that thread; must not block.
@@ -141,12 +145,19 @@ const REMOVAL: Duration = Duration::from_millis(20);
 impl Reactor {
     /// Starts the I/O thread.
     pub fn new() -> io::Result<Self> {
+        Self::with_own_processor(Box::new(|_| {}))
+    }
+
+    /// [`new`](Self::new) for a thread that says when it needs a processor of its own, and when that is over.
+    pub(crate) fn with_own_processor(own_processor: OwnProcessor) -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let (commands, receiver) = unbounded();
         let closing = Arc::new(AtomicUsize::new(0));
         let count = closing.clone();
-        let thread = jail::spawn(Kind::Io, "hv-io", move || Loop::new(poll, receiver, count).run())?;
+        let thread = jail::spawn(Kind::Io, "hv-io", move || {
+            Loop::new(poll, receiver, count, own_processor).run();
+        })?;
         Ok(Reactor {
             commands,
             waker,

@@ -1,8 +1,10 @@
 //! The loop of the I/O thread.
 
 use super::fair::FairQueue;
-use super::{Registrar, Source, SourceOwner};
+use super::load::Load;
+use super::{OwnProcessor, Registrar, Source, SourceOwner};
 use crate::cpu_clock::CpuClock;
+use crate::prompt::{be_first_while_light, look_at_load};
 use crossbeam_channel::{Receiver, Sender};
 use mio::event::Event;
 use mio::{Events, Poll, Token};
@@ -130,23 +132,45 @@ pub(super) struct Loop {
     work: Option<WorkClock>,
     /// How many of the sources are closing.
     closing: Arc<AtomicUsize>,
+    /// Told whether this thread needs a processor of its own.
+    own_processor: OwnProcessor,
     /// It ends once there are no sources.
     stopping: bool,
 }
 
 impl Loop {
-    pub(super) fn new(poll: Poll, commands: Receiver<Command>, closing: Arc<AtomicUsize>) -> Self {
+    pub(super) fn new(
+        poll: Poll,
+        commands: Receiver<Command>,
+        closing: Arc<AtomicUsize>,
+        own_processor: OwnProcessor,
+    ) -> Self {
         let (sources, deadlines) = (HashMap::new(), BTreeSet::new());
         let queue = FairQueue::default();
-        Loop { poll, commands, sources, deadlines, queue, work: None, closing, stopping: false }
+        Loop {
+            poll,
+            commands,
+            sources,
+            deadlines,
+            queue,
+            work: None,
+            closing,
+            own_processor,
+            stopping: false,
+        }
     }
 
     pub(super) fn run(mut self) {
         self.work = Some(WorkClock::new());
+        let clock = CpuClock::of_this_thread();
         let mut events = Events::with_capacity(256);
+        let mut now = Instant::now();
+        let mut load = Load::new(now, clock.read());
+        be_first_while_light();
         while !(self.stopping && self.sources.is_empty()) {
+            let next = self.deadlines.first().map(|&(at, _)| at).into_iter().chain(load.deadline()).min();
             let timeout = match self.queue.is_empty() {
-                true => self.deadlines.first().map(|(at, _)| at.saturating_duration_since(Instant::now())),
+                true => next.map(|at| at.saturating_duration_since(now)),
                 false => Some(Duration::ZERO),
             };
             if let Err(error) = self.poll.poll(&mut events, timeout)
@@ -155,7 +179,8 @@ impl Loop {
                 tracing::error!("epoll_wait: {error}");
                 return;
             }
-            let mut now = Instant::now();
+            let begin = Instant::now();
+            now = begin;
             for event in &events {
                 if event.token() != WAKER {
                     now = self.ready(event, now);
@@ -177,6 +202,10 @@ impl Loop {
                 && let Some((owner, slot)) = self.queue.next()
             {
                 now = self.serve(owner, slot, now);
+            }
+            look_at_load();
+            if let Some(needed) = load.note(now - begin, now, || clock.read()) {
+                (self.own_processor)(needed);
             }
         }
     }

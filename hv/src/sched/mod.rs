@@ -22,6 +22,7 @@
 //! has nothing to run, or else the *ticker*, a thread that is made the first
 //! time that all others are busy. It costs a guest that is alone nothing.
 
+mod core;
 mod policy;
 mod share;
 #[cfg(test)]
@@ -31,10 +32,11 @@ mod ticker;
 pub use policy::{GRAIN, SLICE};
 pub use share::{DEFAULT_WEIGHT, Share, ShareError};
 
+use self::core::{Calls, Core, Idle};
 use crate::cpu_clock::CpuClock;
 use policy::{After, Id, Policy, Time};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::thread::Thread;
 use std::time::{Duration, Instant};
 use ticker::Ticker;
 
@@ -119,43 +121,11 @@ impl Turn {
     }
 }
 
-/// A thread in [`Scheduler::work`] that has nothing to run.
-struct Idle {
-    thread: Thread,
-    /// When it will look again by itself.
-    watches: Option<Time>,
-}
-
-struct Core {
-    policy: Policy<Slot>,
-    /// The last one is the next to be woken: its caches are the warmest.
-    idle: Vec<Idle>,
-    /// Threads that were idle and are about to choose a task.
-    free: usize,
-    /// Threads in [`Scheduler::work`].
-    workers: usize,
-    /// Counts the reasons to look at end conditions again.
-    nudges: u64,
-    ticker: Ticker,
-}
-
-/// What is to be done once the lock is released.
-#[derive(Default)]
-struct Calls {
-    unpark: Vec<Thread>,
-    preempt: Vec<Arc<dyn Task>>,
-}
-
-impl Calls {
-    fn make(self) {
-        self.unpark.iter().for_each(Thread::unpark);
-        self.preempt.iter().for_each(|task| task.preempt());
-    }
-}
-
 struct Shared {
     core: Mutex<Core>,
     start: Instant,
+    /// Whether no thread is without a task.
+    crowded: Arc<AtomicBool>,
 }
 
 impl Shared {
@@ -186,54 +156,6 @@ impl Shared {
 impl Drop for Shared {
     fn drop(&mut self) {
         self.core.get_mut().expect("no panic while held").ticker.end();
-    }
-}
-
-impl Core {
-    /// Sees to it that what is in line is run, that turns end when they should,
-    /// and that somebody watches for what comes next.
-    fn settle(&mut self, shared: &Arc<Shared>, now: Time) -> Calls {
-        let mut calls = self.dispatch(now);
-        if let Some(at) = self.assign(&mut calls, now) {
-            calls.unpark.extend(self.ticker.watch(at, shared));
-        }
-        calls
-    }
-
-    fn dispatch(&mut self, now: Time) -> Calls {
-        let mut calls = Calls::default();
-        while self.policy.waiting() > self.free
-            && let Some(idle) = self.idle.pop()
-        {
-            self.free += 1;
-            calls.unpark.push(idle.thread);
-        }
-        for id in self.policy.overdue(self.free, now) {
-            calls.preempt.extend(self.policy.payload(id).task.clone());
-        }
-        calls
-    }
-
-    /// The next time that something has to be done, if no idle thread watches for it.
-    fn unwatched(&self, now: Time) -> Option<Time> {
-        // Without anybody in `work`, nothing can be done then either.
-        let at = if self.workers > 0 { self.policy.next_event(self.free, now)? } else { return None };
-        let watched = self.idle.iter().any(|idle| idle.watches.is_some_and(|watches| watches <= at));
-        (!watched).then_some(at)
-    }
-
-    /// Has an idle thread watch. Returns what is left to the ticker.
-    fn assign(&mut self, calls: &mut Calls, now: Time) -> Option<Time> {
-        let at = self.unwatched(now)?;
-        let Some(idle) = self.idle.last_mut() else { return Some(at) };
-        idle.watches = Some(at);
-        calls.unpark.push(idle.thread.clone());
-        None
-    }
-
-    fn nudge(&mut self, calls: &mut Calls) {
-        self.nudges += 1;
-        calls.unpark.extend(self.idle.iter().map(|idle| idle.thread.clone()));
     }
 }
 
@@ -286,10 +208,12 @@ impl Default for Scheduler {
             idle: Vec::new(),
             free: 0,
             workers: 0,
+            spared: false,
             nudges: 0,
             ticker: Ticker::default(),
         };
-        Scheduler { shared: Arc::new(Shared { core: Mutex::new(core), start: Instant::now() }) }
+        let crowded = Arc::default();
+        Scheduler { shared: Arc::new(Shared { core: Mutex::new(core), start: Instant::now(), crowded }) }
     }
 }
 
@@ -301,11 +225,26 @@ impl Scheduler {
         Arc::new(Entity { id, shared: self.shared.clone() })
     }
 
+    /// Whether all of several threads have a task, or are about to.
+    pub fn crowded(&self) -> Arc<AtomicBool> {
+        self.shared.crowded.clone()
+    }
+
     /// Makes threads in [`work`](Self::work) look at their `done` again.
     pub fn nudge(&self) {
         let mut calls = Calls::default();
         self.shared.core().nudge(&mut calls);
         calls.make();
+    }
+
+    /// Whether to leave one processor of several to somebody else.
+    pub fn spare(&self, spare: bool) {
+        self.shared.change(|core, now| {
+            core.spared = spare;
+            if core.policy.running() > core.most() {
+                core.policy.end_one(now);
+            }
+        });
     }
 
     /// [Nudges](Self::nudge) once this time has come, unless what is returned
@@ -338,7 +277,7 @@ impl Scheduler {
             }
             let now = shared.now();
             core.policy.tick(now);
-            if let Some(id) = core.policy.pick(now) {
+            if let Some(id) = core.choose(now) {
                 let slot = core.policy.payload(id);
                 let task = slot.task.clone().expect("what has ended is not chosen");
                 slot.turn = Some(Turn { thread: clock, begin, apart: task.clock() });

@@ -330,3 +330,38 @@ fn time_slept_in_a_turn_is_charged_as_if_it_was_used() {
     let used = entity.cpu_time();
     assert!((5..6).contains(&used.as_secs()), "{used:?}");
 }
+
+#[test]
+fn a_processor_that_is_lent_runs_no_tasks_until_it_is_given_back() {
+    let scheduler = Scheduler::default();
+    let tasks: Vec<Arc<Spins>> = (0..3).map(|_| Arc::default()).collect();
+    let entities: Vec<_> = tasks.iter().map(|task| add(&scheduler, task.clone())).collect();
+    let over = AtomicBool::new(false);
+    let running = || scheduler.shared.core().policy.running();
+    let eventually = |condition: &dyn Fn() -> bool| {
+        let until = Instant::now() + Duration::from_secs(10);
+        while !condition() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert!(condition());
+    };
+    std::thread::scope(|scope| {
+        let workers: Vec<_> =
+            (0..2).map(|_| scope.spawn(|| scheduler.work(&|| over.load(Ordering::SeqCst)))).collect();
+        eventually(&|| running() == 2);
+        assert!(scheduler.crowded().load(Ordering::SeqCst));
+        scheduler.spare(true);
+        eventually(&|| running() == 1);
+        // All go on in turns, one at a time.
+        let turns = |task: &Arc<Spins>| task.turns.load(Ordering::SeqCst);
+        let before: Vec<_> = tasks.iter().map(turns).collect();
+        eventually(&|| tasks.iter().zip(&before).all(|(task, &before)| turns(task) > before + 2));
+        assert!(running() <= 1);
+        scheduler.spare(false);
+        eventually(&|| running() == 2);
+        over.store(true, Ordering::SeqCst);
+        drop(entities);
+        scheduler.nudge();
+        workers.into_iter().for_each(|worker| worker.join().unwrap());
+    });
+}

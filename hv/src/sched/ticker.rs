@@ -3,7 +3,7 @@
 use super::policy::Time;
 use super::{Shared, park_until};
 use crate::jail::{self, Kind};
-use crate::prompt::be_prompt;
+use crate::prompt::{be_first, be_prompt};
 use std::sync::{Arc, Weak};
 use std::thread::Thread;
 use std::time::Duration;
@@ -50,6 +50,7 @@ impl Ticker {
 
 fn run(shared: &Weak<Shared>) {
     be_prompt();
+    be_first(true);
     while let Some(strong) = shared.upgrade() {
         let now = strong.now();
         let mut core = strong.core();

@@ -13,7 +13,7 @@
 //! Four additions:
 //!
 //! - A task that wakes up keeps its virtual time, but starts at most one slice of its own
-//!   behind that of the whole. So it stands before those that always want to
+//!   behind the last of those that want to run. So it stands before those that always want to
 //!   run, unless it has used more than its share; and it saves up no more than that
 //!   slice, however long it sleeps.
 //! - A turn is a [`SLICE`] while others wait. It ends sooner for a task that wakes up
@@ -34,6 +34,7 @@
 mod budget;
 #[cfg(test)]
 mod tests;
+mod wake;
 
 use super::Share;
 use budget::Budget;
@@ -47,6 +48,9 @@ pub const SLICE: Duration = Duration::from_millis(2);
 /// How long a task runs at least, if it wants to: a change costs some
 /// microseconds, and on software KVM some tens.
 pub const GRAIN: Duration = Duration::from_micros(200);
+
+/// How long a task that is told to takes to give way at most, unless it has lost its processor.
+const YIELD_NANOS: u64 = 100_000;
 
 /// CPU time that a task may be owed that was not waiting meanwhile.
 const LAG: Duration = Duration::from_millis(100);
@@ -68,6 +72,11 @@ type VirtualTime = u128;
 
 fn scale(used: u64, share: Share) -> VirtualTime {
     (u128::from(used) << 16) / u128::from(share.weight())
+}
+
+/// CPU time that advances a virtual time by so much.
+fn unscale(advance: VirtualTime, share: Share) -> u64 {
+    u64::try_from((advance * u128::from(share.weight())) >> 16).unwrap_or(u64::MAX)
 }
 
 /// What a task does after its turn.
@@ -151,8 +160,16 @@ impl<T> Policy<T> {
     /// A new task, blocked.
     pub(super) fn add(&mut self, share: Share, payload: T, now: Time) -> Id {
         let budget = Budget::new(share.cap().unwrap_or(100), now);
-        let entry =
-            Entry { virtual_time: 0, used: 0, share, state: State::Blocked, prompt: false, alarm: None, budget, payload };
+        let entry = Entry {
+            virtual_time: 0,
+            used: 0,
+            share,
+            state: State::Blocked,
+            prompt: false,
+            alarm: None,
+            budget,
+            payload,
+        };
         Id(u32::try_from(self.tasks.insert(entry)).expect("fewer than 2^32 tasks"))
     }
 
@@ -214,28 +231,6 @@ impl<T> Policy<T> {
         }
     }
 
-    /// A task that did not want to run, or was not allowed to, gets in line.
-    fn start(&mut self, id: Id, now: Time) {
-        if self.waiting.is_empty() {
-            // Nobody else wanted what those that run have had.
-            let tasks = &self.tasks;
-            let reached = self.running.iter().map(|turn| {
-                let entry = &tasks[turn.id.0 as usize];
-                let whole = now.saturating_sub(turn.since) / SLICE_NANOS * SLICE_NANOS;
-                entry.virtual_time + scale(whole, entry.share)
-            });
-            self.virtual_time = reached.fold(self.virtual_time, VirtualTime::max);
-        }
-        let virtual_time = self.virtual_time;
-        let entry = self.entry(id);
-        let credit = scale(SLICE_NANOS, entry.share);
-        entry.virtual_time = entry.virtual_time.max(virtual_time.saturating_sub(credit));
-        entry.prompt = true;
-        if self.queue(id, now) {
-            self.hurry(id, now);
-        }
-    }
-
     /// Puts a task in line, or has it wait until its cap allows that.
     fn queue(&mut self, id: Id, now: Time) -> bool {
         let entry = self.entry(id);
@@ -251,38 +246,6 @@ impl<T> Policy<T> {
         let key = (entry.virtual_time, id);
         self.waiting.insert(key);
         true
-    }
-
-    /// Sees to it that a task that woke up need not wait for the end of a slice
-    /// of one that is ahead of it.
-    fn hurry(&mut self, id: Id, now: Time) {
-        let own = self.entry(id).virtual_time;
-        let ending = self.running.iter().filter(|turn| turn.is_ending(now)).count();
-        // Turns that end soon are for those that stand before it.
-        if self.waiting.range(..(own, id)).take(ending).count() < ending {
-            return;
-        }
-        let tasks = &self.tasks;
-        let reached = |turn: &Turn| {
-            let entry = &tasks[turn.id.0 as usize];
-            entry.virtual_time + scale(now.saturating_sub(turn.since).max(GRAIN_NANOS), entry.share)
-        };
-        let going_on = self.running.iter_mut().filter(|turn| turn.asked.is_none() && turn.slice_end > now);
-        if let Some(turn) = going_on.max_by_key(|turn| reached(turn))
-            && reached(turn) > own
-        {
-            turn.slice_end = turn.slice_end.min(turn.since + GRAIN_NANOS);
-        }
-    }
-
-    /// Another task got the turn that was meant for one that woke up, or that turn does not end: the next
-    /// one is to end for it.
-    fn hurry_again(&mut self, now: Time) {
-        if let Some(&(_, id)) = self.waiting.first()
-            && self.entry(id).prompt
-        {
-            self.hurry(id, now);
-        }
     }
 
     /// Chooses the next task to run; its turn begins now.
@@ -375,15 +338,29 @@ impl<T> Policy<T> {
         self.running.iter_mut().filter(ends).map(|turn| (turn.asked = Some(now), turn.id).1).collect()
     }
 
+    /// Has the turn of the task end that has had most: there is a processor less.
+    pub(super) fn end_one(&mut self, now: Time) {
+        let tasks = &self.tasks;
+        let going_on = self.running.iter_mut().filter(|turn| turn.asked.is_none());
+        if let Some(turn) = going_on.max_by_key(|turn| tasks[turn.id.0 as usize].virtual_time) {
+            turn.budget_end = now;
+        }
+    }
+
     /// When [`tick`](Self::tick) or [`overdue`](Self::overdue) will next have something to do.
     pub(super) fn next_event(&self, free: usize, now: Time) -> Option<Time> {
         let crowded = self.waiting.len() > free;
         let turns = self.running.iter().filter_map(|turn| match turn.asked {
             None => Some(turn.end(crowded)),
-            Some(asked) => Some(asked + GRAIN_NANOS).filter(|&at| crowded && at > now),
+            Some(asked) => Some(asked + YIELD_NANOS).filter(|&at| crowded && at > now),
         });
         let alarm = self.alarms.first().map(|&(at, _)| at);
         turns.chain(alarm).filter(|&at| at != Time::MAX).min()
+    }
+
+    /// Number of tasks that run.
+    pub(super) fn running(&self) -> usize {
+        self.running.len()
     }
 
     /// Number of tasks in line.
@@ -416,6 +393,6 @@ impl Turn {
     /// Whether it is about to end, as long as others wait. One that does not although its task was told
     /// has lost its processor to somebody outside.
     fn is_ending(&self, now: Time) -> bool {
-        self.asked.map_or(self.slice_end <= now, |asked| now < asked + GRAIN_NANOS)
+        self.asked.map_or(self.slice_end <= now, |asked| now < asked + YIELD_NANOS)
     }
 }

@@ -250,8 +250,8 @@ fn who_wakes_up_waits_neither_for_one_that_is_behind_nor_for_one_that_has_no_pro
     policy.running[0].slice_end = MS;
     policy.wake(ids[2], MS);
     assert_eq!(policy.overdue(0, MS), [told]);
-    assert_eq!(policy.next_event(0, MS), Some(MS + GRAIN_NANOS));
-    assert_eq!(policy.overdue(0, MS + GRAIN_NANOS), [policy.running[1].id]);
+    assert_eq!(policy.next_event(0, MS), Some(MS + YIELD_NANOS));
+    assert_eq!(policy.overdue(0, MS + YIELD_NANOS), [policy.running[1].id]);
 }
 
 #[test]
@@ -343,7 +343,7 @@ fn wake_ups_are_not_lost_and_ends_are_final() {
     assert_eq!((policy.alarms(), policy.pick(2)), (0, Some(id)));
     // Woken before its deadline: that is disarmed.
     policy.stop(id, 10, After::Blocked(Some(MS)), 3);
-    assert_eq!((policy.alarms(), policy.next_event(0)), (1, Some(MS)));
+    assert_eq!((policy.alarms(), policy.next_event(0, 0)), (1, Some(MS)));
     policy.wake(id, 4);
     assert_eq!((policy.alarms(), policy.pick(4)), (0, Some(id)));
     policy.stop(id, 10, After::Ended, 5);

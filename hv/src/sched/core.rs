@@ -1,0 +1,104 @@
+//! What the lock of a scheduler protects: the policy, and the threads that have nothing to run.
+
+use super::policy::{Id, Policy, Time};
+use super::ticker::Ticker;
+use super::{Shared, Slot, Task};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::Thread;
+
+/// A thread in [`Scheduler::work`] that has nothing to run.
+pub(super) struct Idle {
+    pub(super) thread: Thread,
+    /// When it will look again by itself.
+    pub(super) watches: Option<Time>,
+}
+
+pub(super) struct Core {
+    pub(super) policy: Policy<Slot>,
+    /// The last one is the next to be woken: its caches are the warmest.
+    pub(super) idle: Vec<Idle>,
+    /// Threads that were idle and are about to choose a task.
+    pub(super) free: usize,
+    /// Threads in [`Scheduler::work`].
+    pub(super) workers: usize,
+    /// One thread less than there are is to run tasks.
+    pub(super) spared: bool,
+    /// Counts the reasons to look at end conditions again.
+    pub(super) nudges: u64,
+    pub(super) ticker: Ticker,
+}
+
+/// What is to be done once the lock is released.
+#[derive(Default)]
+pub(super) struct Calls {
+    unpark: Vec<Thread>,
+    preempt: Vec<Arc<dyn Task>>,
+}
+
+impl Calls {
+    pub(super) fn make(self) {
+        self.unpark.iter().for_each(Thread::unpark);
+        self.preempt.iter().for_each(|task| task.preempt());
+    }
+}
+
+impl Core {
+    /// Sees to it that what is in line is run, that turns end when they should,
+    /// and that somebody watches for what comes next.
+    pub(super) fn settle(&mut self, shared: &Arc<Shared>, now: Time) -> Calls {
+        let mut calls = self.dispatch(now);
+        shared.crowded.store(self.idle.is_empty() && self.workers > 1, Ordering::Relaxed);
+        if let Some(at) = self.assign(&mut calls, now) {
+            calls.unpark.extend(self.ticker.watch(at, shared));
+        }
+        calls
+    }
+
+    pub(super) fn dispatch(&mut self, now: Time) -> Calls {
+        let mut calls = Calls::default();
+        while self.policy.waiting() > self.free
+            && self.policy.running() + self.free < self.most()
+            && let Some(idle) = self.idle.pop()
+        {
+            self.free += 1;
+            calls.unpark.push(idle.thread);
+        }
+        for id in self.policy.overdue(self.free, now) {
+            calls.preempt.extend(self.policy.payload(id).task.clone());
+        }
+        calls
+    }
+
+    /// How many tasks may run at once.
+    pub(super) fn most(&self) -> usize {
+        if self.spared && self.workers > 1 { self.workers - 1 } else { self.workers }
+    }
+
+    /// The task that is to run now on a thread that has none.
+    pub(super) fn choose(&mut self, now: Time) -> Option<Id> {
+        if self.policy.running() < self.most() { self.policy.pick(now) } else { None }
+    }
+
+    /// The next time that something has to be done, if no idle thread watches for it.
+    pub(super) fn unwatched(&self, now: Time) -> Option<Time> {
+        // Without anybody in `work`, nothing can be done then either.
+        let at = if self.workers > 0 { self.policy.next_event(self.free, now)? } else { return None };
+        let watched = self.idle.iter().any(|idle| idle.watches.is_some_and(|watches| watches <= at));
+        (!watched).then_some(at)
+    }
+
+    /// Has an idle thread watch. Returns what is left to the ticker.
+    pub(super) fn assign(&mut self, calls: &mut Calls, now: Time) -> Option<Time> {
+        let at = self.unwatched(now)?;
+        let Some(idle) = self.idle.last_mut() else { return Some(at) };
+        idle.watches = Some(at);
+        calls.unpark.push(idle.thread.clone());
+        None
+    }
+
+    pub(super) fn nudge(&mut self, calls: &mut Calls) {
+        self.nudges += 1;
+        calls.unpark.extend(self.idle.iter().map(|idle| idle.thread.clone()));
+    }
+}

@@ -1,0 +1,70 @@
+//! Tasks that wake up: where they stand in line, and whose turn ends for them.
+
+use super::{GRAIN_NANOS, Id, Policy, SLICE_NANOS, Time, Turn, VirtualTime, scale, unscale};
+
+impl<T> Policy<T> {
+    /// A task that did not want to run, or was not allowed to, gets in line.
+    pub(super) fn start(&mut self, id: Id, now: Time) {
+        if self.waiting.is_empty() {
+            // Nobody else wanted what those that run have had.
+            let tasks = &self.tasks;
+            let reached = self.running.iter().map(|turn| {
+                let entry = &tasks[turn.id.0 as usize];
+                let whole = now.saturating_sub(turn.since) / SLICE_NANOS * SLICE_NANOS;
+                entry.virtual_time + scale(whole, entry.share)
+            });
+            self.virtual_time = reached.fold(self.virtual_time, VirtualTime::max);
+        }
+        let last = self.last(now);
+        let entry = self.entry(id);
+        let credit = scale(SLICE_NANOS, entry.share);
+        entry.virtual_time = entry.virtual_time.max(last.saturating_sub(credit));
+        entry.prompt = true;
+        if self.queue(id, now) {
+            self.hurry(id, now);
+        }
+    }
+
+    /// Where the task stands that has had least of those that want to run.
+    fn last(&self, now: Time) -> VirtualTime {
+        let running = self.running.iter().map(|turn| {
+            let entry = &self.tasks[turn.id.0 as usize];
+            entry.virtual_time + scale(now.saturating_sub(turn.since), entry.share)
+        });
+        let waiting = self.waiting.first().map(|&(at, _)| at);
+        running.chain(waiting).fold(self.virtual_time, VirtualTime::min)
+    }
+
+    /// Sees to it that a task that woke up need not wait for the end of a slice
+    /// of one that is ahead of it.
+    fn hurry(&mut self, id: Id, now: Time) {
+        let own = self.entry(id).virtual_time;
+        let ending = self.running.iter().filter(|turn| turn.is_ending(now)).count();
+        // Turns that end soon are for those that stand before it.
+        if self.waiting.range(..(own, id)).take(ending).count() < ending {
+            return;
+        }
+        let tasks = &self.tasks;
+        let reached = |turn: &Turn| {
+            let entry = &tasks[turn.id.0 as usize];
+            entry.virtual_time + scale(now.saturating_sub(turn.since).max(GRAIN_NANOS), entry.share)
+        };
+        let going_on = self.running.iter_mut().filter(|turn| turn.asked.is_none() && turn.slice_end > now);
+        if let Some(turn) = going_on.max_by_key(|turn| reached(turn))
+            && let entry = &tasks[turn.id.0 as usize]
+            && let ahead = unscale(own.saturating_sub(entry.virtual_time), entry.share)
+        {
+            turn.slice_end = turn.slice_end.min(turn.since + ahead.max(GRAIN_NANOS));
+        }
+    }
+
+    /// Another task got the turn that was meant for one that woke up, or that turn does not end: the next
+    /// one is to end for it.
+    pub(super) fn hurry_again(&mut self, now: Time) {
+        if let Some(&(_, id)) = self.waiting.first()
+            && self.entry(id).prompt
+        {
+            self.hurry(id, now);
+        }
+    }
+}
