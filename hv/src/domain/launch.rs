@@ -122,6 +122,7 @@ impl Launch {
                 sources: Mutex::default(),
                 source_owner: engine.inner.reactor.owner(Some(domain.clone())),
                 entity: OnceLock::new(),
+                crowded: engine.inner.scheduler.crowded(),
                 me: domain.clone(),
                 ordered: AtomicBool::new(false),
                 order: Mutex::default(),

@@ -86,6 +86,8 @@ pub(crate) struct Domain {
     /// Whether the guest runs, or is about to without looking at its events again.
     inside: AtomicBool,
     entity: OnceLock<Weak<Entity>>,
+    /// Whether other guests wait for a processor, or could any time.
+    crowded: Arc<AtomicBool>,
     me: Weak<Domain>,
     console: Arc<Console>,
     console_port: EventPort,

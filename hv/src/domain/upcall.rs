@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 impl Domain {
     /// Takes the guest to its handler if events wait for it there, then runs it until it exits.
     pub(super) fn enter(&self, cpu: &mut Cpu) -> Result<Exit, End> {
+        cpu.vcpu.set_crowded(self.crowded.load(Ordering::Relaxed));
         // From here on whoever raises an event kicks; what was raised before is seen now.
         self.inside.store(true, Ordering::SeqCst);
         let exit = match self.hub.take_upcall().map(|handler| cpu.vcpu.redirect(handler)) {

@@ -192,6 +192,7 @@ const SNAPSHOT: &[Row] = &[
 ];
 
 const SERVE: &[Row] = &[
+    with(S::sched_setattr, 0, 0, "this thread", "it comes first while it has little to do"),
     any(S::epoll_wait, "connections, signals, time"),
     any(S::epoll_ctl, "connections"),
     with(S::accept4, 3, 0x80800, "SOCK_NONBLOCK | SOCK_CLOEXEC", "connections"),
@@ -222,6 +223,7 @@ const fn socket(family: i32, name: &'static str, kind: (i32, &'static str), why:
 }
 
 const IO: &[Row] = &[
+    with(S::sched_setattr, 0, 0, "this thread", "it comes first while it has little to do"),
     any(S::epoll_wait, "doorbells, descriptors and timers"),
     any(S::epoll_ctl, "descriptors of devices"),
     with(
@@ -298,8 +300,7 @@ const DISK: &[Row] = &[
 ];
 
 const TICK: &[Row] = &[
-    any(S::sched_getattr, "it is to wake up on time"),
-    any(S::sched_setattr, "it is to wake up on time"),
+    with(S::sched_setattr, 0, 0, "this thread", "it is to wake up on time"),
     with(S::prctl, 0, libc::PR_SET_TIMERSLACK as u32, "PR_SET_TIMERSLACK", "it is to wake up on time"),
 ];
 

@@ -39,7 +39,7 @@ mod trap;
 pub use places::{Place, PlaceError, Use};
 pub use row::{Check, Row};
 
-use crate::prompt::be_prompt;
+use crate::prompt::{be_patient, be_prompt};
 use maker::Maker;
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
 use std::io;
@@ -306,9 +306,11 @@ pub(crate) fn spawn(
     body: impl FnOnce() + Send + 'static,
 ) -> io::Result<JoinHandle<()>> {
     let body = move || {
-        if kind == Kind::Io {
-            // Before there is a filter: it need not allow this.
-            be_prompt();
+        // Before there is a filter: it need not allow this.
+        match kind {
+            Kind::Io => be_prompt(),
+            Kind::Report => be_patient(),
+            _ => {}
         }
         enter(kind);
         body();

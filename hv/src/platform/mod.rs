@@ -103,6 +103,11 @@ pub trait Vcpu: Send {
     /// Runs the guest until it exits.
     fn run(&mut self) -> Exit;
 
+    /// Whether threads wait for processors, so that the virtual CPU had better not spin where it could sleep.
+    fn set_crowded(&mut self, crowded: bool) {
+        let _ = crowded;
+    }
+
     /// Sets what the hypercall of the last exit returns when the guest goes on.
     fn set_result(&mut self, value: i64);
 

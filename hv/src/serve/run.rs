@@ -14,7 +14,7 @@ use super::table::{Ground, Table};
 use crate::engine::Engine;
 use crate::jail::{self, Kind};
 use crate::limits;
-use crate::prompt::be_prompt;
+use crate::prompt::{be_first_while_light, be_prompt, look_at_load};
 use std::error::Error;
 use std::io;
 use std::sync::{Arc, OnceLock};
@@ -88,7 +88,8 @@ fn serve(options: Options, plan: descriptors::Plan, log: &Log) -> Result<bool, S
     });
     // One thread is enough for what guests on dozens of others can answer, and
     // spares a hop between threads at each step.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().on_thread_park(look_at_load).build()?;
     let context = runtime.enter();
     // Who cannot listen shall know before the guests are booted.
     let listeners = listeners(&config)?;
@@ -103,6 +104,7 @@ fn serve(options: Options, plan: descriptors::Plan, log: &Log) -> Result<bool, S
     };
     let (connections, header_time) = (config.connections, config.header_time);
     be_prompt();
+    be_first_while_light();
     jail::enter(Kind::Serve);
     let (ground, table) = deploy(config, ground)?;
     let server = Arc::new(Server::new(ground, books, table, requests));

@@ -137,6 +137,15 @@ impl Page {
         self.memory.host_write(self.at(field::DOORBELLS) + u64::from(port), &[doorbell]);
     }
 
+    /// Whether both sides are to sleep at once instead of spinning first.
+    pub(super) fn set_impatient(&mut self, impatient: bool) {
+        let spin = if impatient { 0 } else { spin() };
+        if spin != self.spin {
+            self.spin = spin;
+            self.put(field::SPIN, spin);
+        }
+    }
+
     /// Gives the guest its turn.
     pub(super) fn give(&self) {
         if self.turn().swap(turn::GUEST, Ordering::AcqRel) == turn::HOST_GUEST_SLEEPS {

@@ -124,6 +124,10 @@ impl ProcessVcpu {
 }
 
 impl Vcpu for ProcessVcpu {
+    fn set_crowded(&mut self, crowded: bool) {
+        self.page.set_impatient(crowded);
+    }
+
     fn run(&mut self) -> Exit {
         let kicker = self.kicker.clone();
         match kicker.running(|| self.turn()) {
