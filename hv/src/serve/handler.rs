@@ -5,6 +5,7 @@ use super::exchange::{Bridge, Broken, Conversation, Exchange};
 use super::gate::Refused;
 use super::head::{self, AnswerHead, REQUEST_ID};
 use super::own::{self, CLOSE, Own};
+use super::pace::Pace;
 use super::record::Record;
 use super::reply::Reply;
 use super::server::Server;
@@ -30,11 +31,18 @@ pub(super) async fn public(
 ) -> Response<Reply> {
     let mut record = server.record(client, &request);
     let (request, mut upload) = split(&server, request);
-    if let Some(page) = own::public(&server, client, &request) {
+    if let Some(page) = own::public(&server, client, &request).await {
         return say(page, upload.as_ref(), record);
     }
-    match serve(&server, client, request, &mut upload, &mut record).await {
-        Err(refusal) => say(refusal, upload.as_ref(), record),
+    let mut pace = None;
+    match serve(&server, client, request, &mut upload, &mut record, &mut pace).await {
+        Err(refusal) => {
+            // What no guest has worked for costs whoever asks again and again nothing else.
+            if record.instance.is_none() {
+                pace.as_deref().unwrap_or(server.refusals()).wait().await;
+            }
+            say(refusal, upload.as_ref(), record)
+        }
         Ok((head, conversation, served)) => {
             record.status = Some(head.status);
             let id = record.id().clone();
@@ -59,7 +67,7 @@ pub(super) async fn admin(
 ) -> Response<Reply> {
     let record = server.record(client, &request);
     let (request, upload) = split(&server, request);
-    say(own::admin(&server, &request), upload.as_ref(), record)
+    say(own::admin(&server, &request).await, upload.as_ref(), record)
 }
 
 /// A request and its body, if it has one.
@@ -78,13 +86,14 @@ fn say(own: Own, upload: Option<&Upload>, record: Record) -> Response<Reply> {
 }
 
 /// Brings a request to its function, and the head of the answer back. What was
-/// not used of the body is left there if it fails.
+/// not used of the body is left there if it fails, and at which pace the function refuses.
 async fn serve(
     server: &Server,
     client: IpAddr,
     request: Request<()>,
     upload: &mut Option<Upload>,
     record: &mut Record,
+    pace: &mut Option<Arc<Pace>>,
 ) -> Result<(AnswerHead, Conversation, Arc<Served>), Own> {
     if server.is_draining() {
         let refusal = Own::new(StatusCode::SERVICE_UNAVAILABLE, "the server is shutting down");
@@ -94,6 +103,7 @@ async fn serve(
     let served =
         server.find(parts.uri.path()).ok_or_else(|| Own::new(StatusCode::NOT_FOUND, "no function here"))?;
     record.function = Some(served.name().clone());
+    *pace = Some(served.refusals().clone());
     let config = served.config();
     if !config.methods.is_empty() && !config.methods.contains(&parts.method) {
         let allow = config.methods.iter().map(|method| method.as_str()).collect::<Vec<_>>().join(", ");

@@ -28,6 +28,7 @@ mod listener;
 mod log;
 mod metrics;
 mod own;
+mod pace;
 mod rare;
 mod record;
 mod reply;

@@ -69,33 +69,29 @@ impl Own {
 }
 
 /// The page at this path, if it is one of the front's own.
-fn page(server: &Server, path: &str, method: &Method) -> Option<Own> {
-    let make = match path {
-        "/healthz" => health,
-        "/metrics" => metrics,
-        _ => return None,
-    };
-    Some(match *method {
-        Method::GET | Method::HEAD => make(server),
-        _ => {
-            Own::new(StatusCode::METHOD_NOT_ALLOWED, "this path takes GET and HEAD").with(ALLOW, "GET, HEAD")
-        }
-    })
+async fn page(server: &Server, path: &str, method: &Method) -> Option<Own> {
+    if !matches!(path, "/healthz" | "/metrics") {
+        return None;
+    }
+    if !matches!(*method, Method::GET | Method::HEAD) {
+        let refusal = Own::new(StatusCode::METHOD_NOT_ALLOWED, "this path takes GET and HEAD");
+        return Some(refusal.with(ALLOW, "GET, HEAD"));
+    }
+    Some(if path == "/healthz" { health(server) } else { metrics(server).await })
 }
 
 /// The page that a request on the listener of the administrator asks for.
-pub(super) fn admin(server: &Server, request: &Request<()>) -> Own {
-    page(server, request.uri().path(), request.method())
-        .unwrap_or_else(|| Own::new(StatusCode::NOT_FOUND, "only /metrics and /healthz are here"))
+pub(super) async fn admin(server: &Server, request: &Request<()>) -> Own {
+    let page = page(server, request.uri().path(), request.method()).await;
+    page.unwrap_or_else(|| Own::new(StatusCode::NOT_FOUND, "only /metrics and /healthz are here"))
 }
 
 /// The page that a request on a listener of functions asks for, if it does and
 /// they are shown there. Metrics are for this host alone then.
-pub(super) fn public(server: &Server, client: IpAddr, request: &Request<()>) -> Option<Own> {
+pub(super) async fn public(server: &Server, client: IpAddr, request: &Request<()>) -> Option<Own> {
     if server.has_admin() {
         return None;
     }
-    let page = page(server, request.uri().path(), request.method())?;
     // A proxy on this host speaks for clients elsewhere.
     let proxied = ["forwarded", "via", "x-forwarded-for"];
     let proxied = proxied.iter().any(|name| request.headers().contains_key(*name));
@@ -103,7 +99,7 @@ pub(super) fn public(server: &Server, client: IpAddr, request: &Request<()>) -> 
         let text = "metrics are for this host alone; set `admin` to show them elsewhere";
         return Some(Own::new(StatusCode::FORBIDDEN, text));
     }
-    Some(page)
+    page(server, request.uri().path(), request.method()).await
 }
 
 fn health(server: &Server) -> Own {
@@ -113,7 +109,7 @@ fn health(server: &Server) -> Own {
     Own::new(StatusCode::OK, "ok")
 }
 
-fn metrics(server: &Server) -> Own {
+async fn metrics(server: &Server) -> Own {
     let kind = HeaderValue::from_static(MEDIA_TYPE);
-    Own { status: StatusCode::OK, text: server.metrics(), kind, fields: Vec::new(), last: false }
+    Own { status: StatusCode::OK, text: server.metrics().await, kind, fields: Vec::new(), last: false }
 }

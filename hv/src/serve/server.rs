@@ -2,8 +2,10 @@
 #![forbid(unsafe_code)]
 
 use super::head;
+use super::pace::{Pace, PacedText};
 use super::record::{Books, Ids, Record};
 use super::table::{Ground, Served, Table};
+use crate::prompt::look_at_load;
 use http::{HeaderValue, Request};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,6 +22,9 @@ pub(super) struct Server {
     ids: Ids,
     has_admin: bool,
     patience: Duration,
+    metrics: PacedText,
+    /// Of refusals that concern no function.
+    refusals: Pace,
 }
 
 impl Server {
@@ -27,9 +32,19 @@ impl Server {
     pub(super) fn new(ground: Ground, books: Arc<Books>, table: Table, process: u32) -> Server {
         let has_admin = table.config.admin.is_some();
         let patience = table.config.header_time;
-        let ids = Ids::new(process);
+        let (ids, metrics) = (Ids::new(process), PacedText::default());
         let table = RwLock::new(Arc::new(table));
-        Server { ground, books, table, draining: AtomicBool::new(false), ids, has_admin, patience }
+        Server {
+            ground,
+            books,
+            table,
+            draining: AtomicBool::new(false),
+            ids,
+            has_admin,
+            patience,
+            metrics,
+            refusals: Pace::default(),
+        }
     }
 
     pub(super) fn table(&self) -> Arc<Table> {
@@ -56,6 +71,11 @@ impl Server {
         self.patience
     }
 
+    /// When the next refusal that concerns no function may be answered.
+    pub(super) fn refusals(&self) -> &Pace {
+        &self.refusals
+    }
+
     pub(super) fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
     }
@@ -66,14 +86,18 @@ impl Server {
 
     /// The record of a request that has just come.
     pub(super) fn record<B>(&self, client: IpAddr, request: &Request<B>) -> Record {
+        look_at_load();
         let id = head::request_id(request.headers())
             .unwrap_or_else(|| HeaderValue::from_maybe_shared(self.ids.make()).expect("digits and a dash"));
         Record::new(self.books.clone(), client, request.method().clone(), request.uri().clone(), id)
     }
 
     /// The page `/metrics`.
-    pub(super) fn metrics(&self) -> Vec<u8> {
-        let closing = self.ground.engine.closing_devices();
-        self.books.metrics.text(&self.table().readings(), closing, self.books.log.dropped())
+    pub(super) async fn metrics(&self) -> Vec<u8> {
+        let make = || {
+            let closing = self.ground.engine.closing_devices();
+            self.books.metrics.text(&self.table().readings(), closing, self.books.log.dropped())
+        };
+        self.metrics.get(make).await
     }
 }

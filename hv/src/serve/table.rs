@@ -8,6 +8,7 @@ use super::events::Events;
 use super::gate::Gate;
 use super::layout::Layout;
 use super::metrics::Reading;
+use super::pace::Pace;
 use super::rare::Rare;
 use super::route::Routes;
 use crate::engine::Engine;
@@ -23,6 +24,7 @@ pub(super) struct Served {
     config: FunctionConfig,
     deployed: Arc<Deployed>,
     gate: Gate,
+    refusals: Arc<Pace>,
     events: Events,
     /// Lines that say that no guest could be started.
     lacks: Rare,
@@ -86,6 +88,11 @@ impl Served {
 
     pub(super) fn config(&self) -> &FunctionConfig {
         &self.config
+    }
+
+    /// When requests are refused that no guest has worked for.
+    pub(super) fn refusals(&self) -> &Arc<Pace> {
+        &self.refusals
     }
 
     pub(super) fn gate(&self) -> &Gate {
@@ -213,6 +220,7 @@ impl Ground {
     fn serve(&self, function: &FunctionConfig, deployed: Arc<Deployed>) -> Served {
         Served {
             name: function.name.as_str().into(),
+            refusals: Arc::default(),
             gate: Gate::new(
                 function.deployment.concurrency,
                 self.guests.clone(),
