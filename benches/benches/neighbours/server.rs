@@ -8,7 +8,7 @@ use hv_tests::serve::Serve;
 use hv_tests::stalling::Stalling;
 use std::net::TcpStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 /// Clients of an attacked server that ask for the same again and again, as fast as they are answered.
@@ -18,16 +18,16 @@ struct Clients {
 }
 
 impl Clients {
-    fn start(count: usize, port: u16, path: &'static str) -> Clients {
+    fn start(count: usize, port: u16, path: impl Fn() -> String + Clone + Send + 'static) -> Clients {
         let stop = Arc::new(AtomicBool::new(false));
         let client = |_| {
-            let stop = stop.clone();
+            let (stop, path) = (stop.clone(), path.clone());
             std::thread::spawn(move || {
                 let mut client = None;
                 while !stop.load(Ordering::Relaxed) {
                     // One that has been closed is opened again.
                     let open = client.take().or_else(|| Client::connect(port).ok());
-                    client = open.and_then(|mut open| open.ask("GET", path, "", b"").ok().map(|_| open));
+                    client = open.and_then(|mut open| open.ask("GET", &path(), "", b"").ok().map(|_| open));
                 }
             })
         };
@@ -93,7 +93,9 @@ pub(crate) fn measure(selection: &Selection, platform: &str) {
             client.ask("GET", "/hello", "", b"").expect("it answers").expect(200);
         };
         let mut clients = |what: &str, count: usize, path: &'static str| {
-            selection.measure(platform, &format!("serve: {what}"), ask, || Clients::start(count, port, path));
+            selection.measure(platform, &format!("serve: {what}"), ask, || {
+                Clients::start(count, port, || path.to_owned())
+            });
         };
         clients("requests that are well", 1, "/ok");
         clients("a crash per request", 4, "/crash");
@@ -110,11 +112,17 @@ pub(crate) fn measure(selection: &Selection, platform: &str) {
         if let Some(storage) = &storage {
             selection.measure(platform, "serve: a disk that does not answer", ask, || {
                 storage.stall();
-                (Released(storage), Clients::start(4, port, "/read"))
+                (Released(storage), Clients::start(4, port, unread))
             });
         }
     });
     serve.end();
+}
+
+/// A request for a part of the disk (in units of 4 KiB) that nobody has read, so that it is not in the page cache.
+fn unread() -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    format!("/read?at={}", NEXT.fetch_add(1024, Ordering::Relaxed))
 }
 
 /// Has a storage answer again when this is dropped.
