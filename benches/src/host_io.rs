@@ -1,4 +1,5 @@
 //! ⚠ The host's own file I/O: io_uring on the same file, as a floor for disks.
+#![allow(unsafe_code, reason = "io_uring")]
 
 use io_uring::{IoUring, opcode, types};
 use std::alloc::{Layout, alloc_zeroed, dealloc};

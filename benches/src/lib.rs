@@ -1,4 +1,5 @@
 //! What the benches share: the floor, and how two things are compared.
+#![deny(unsafe_code)]
 
 pub use hv::bench::floor;
 pub mod host_http;

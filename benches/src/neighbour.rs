@@ -3,6 +3,7 @@
 //! A window is some hundreds of milliseconds of questions, one after the other with pauses, and is summed up by its
 //! median and its 99th percentile. Windows with and without the attack stand side by side, so that a host that
 //! drifts hits both.
+#![allow(unsafe_code, reason = "a priority")]
 
 use std::time::{Duration, Instant};
 

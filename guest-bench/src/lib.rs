@@ -4,6 +4,7 @@
 //! its [operations](operation::Operation); hv reads the list, gives each the
 //! devices that it asks for, and starts a guest for each round of each. How to
 //! add an operation: `docs/measuring.md`.
+#![deny(unsafe_code)]
 #![no_std]
 
 extern crate alloc;

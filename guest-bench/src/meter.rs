@@ -1,4 +1,5 @@
 //! ⚠ How an operation is timed, and how hv hears of it.
+#![allow(unsafe_code, reason = "time stamps")]
 
 use crate::histogram::Histogram;
 use alloc::format;

@@ -1,4 +1,5 @@
 //! ⚠ Arguments and environment.
+#![allow(unsafe_code, reason = "arguments where the host has put them")]
 
 use crate::rt;
 

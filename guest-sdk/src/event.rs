@@ -1,4 +1,5 @@
 //! ⚠ Event channels, guest side.
+#![allow(unsafe_code, reason = "the page of events, which the host shares")]
 
 pub mod upcall;
 

@@ -4,6 +4,7 @@
 //! woken, then hands events and expired timers to their wakers, and only when
 //! all of that comes to nothing waits, once, for the next event or the next
 //! timer: a look around first, then the `block` hypercall (see [`event::wait`]).
+#![allow(unsafe_code, reason = "tasks that wake each other by address")]
 
 mod tasks;
 

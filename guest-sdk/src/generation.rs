@@ -3,6 +3,7 @@
 //! The host writes a number of its own into the shared-info page of every
 //! guest that it restores or clones, together with random bytes. Whoever holds
 //! something that must not be the same in two guests compares the number with the one that it saw last.
+#![allow(unsafe_code, reason = "a word that the host changes")]
 
 use crate::{event, rt};
 use core::sync::atomic::{AtomicU64, Ordering};

@@ -1,6 +1,7 @@
 //! ⚠ Calls through the hypercall page.
 //!
 //! The raw calls, as `docs/abi.md` has them. Most guests use the modules above.
+#![allow(unsafe_code, reason = "calls through the hypercall page")]
 
 use crate::rt;
 use hv_abi::hypercall::{ERROR_OUTPUT_MAX, Hypercall, STUB_SIZE};

@@ -28,6 +28,7 @@
 //! Modules marked ⚠ at their top hold all of it, each use with the reason why
 //! it is sound: start, hypercalls, shared pages, rings, the heap, the executor
 //! and the network's buffers.
+#![deny(unsafe_code)]
 #![no_std]
 
 extern crate alloc;

@@ -8,6 +8,7 @@
 //! What is not here the linker takes from the host's libc, so that the program links, and hv refuses the
 //! image with the names of the function and of the crate that calls it: a linker's own message has
 //! neither the crate nor what to do.
+#![allow(unsafe_code, reason = "functions with the names and signatures of C")]
 
 use crate::{hypercall, random, time};
 use core::ffi::{CStr, c_char, c_int, c_long, c_uint, c_ulong, c_void};

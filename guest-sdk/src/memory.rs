@@ -1,4 +1,5 @@
 //! ⚠ The heap, and the memory routines that compiled code calls.
+#![allow(unsafe_code, reason = "the allocator, and the memory routines of compiled code")]
 
 use crate::rt;
 use core::alloc::Layout;

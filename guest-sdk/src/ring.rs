@@ -1,4 +1,5 @@
 //! ⚠ Rings, seen from the guest.
+#![allow(unsafe_code, reason = "memory that the host shares")]
 
 use core::sync::atomic::{AtomicU32, Ordering, fence};
 use hv_abi::device::RingInfo;

@@ -1,4 +1,5 @@
 //! ⚠ From the entry point to `main`, and the note that makes a program a guest.
+#![allow(unsafe_code, reason = "the entry point, the note, and what the host has written before it")]
 
 use core::sync::atomic::{AtomicPtr, Ordering};
 use hv_abi::device::DeviceInfo;

@@ -1,4 +1,5 @@
 //! ⚠ Time: a monotonic clock that never leaves the guest, the wall clock, and sleep.
+#![allow(unsafe_code, reason = "the clock, which the host shares")]
 
 use crate::{event, rt};
 use core::sync::atomic::{AtomicU32, Ordering, fence};

@@ -1,4 +1,5 @@
 //! ⚠ The guest's clock: a linear function of the time-stamp counter.
+#![allow(unsafe_code, reason = "`rdtsc`")]
 
 use hv_abi::shared_info::Clock;
 use std::sync::OnceLock;

@@ -1,4 +1,5 @@
 //! ⚠ Clocks of processor time.
+#![allow(unsafe_code, reason = "clocks of the CPU time of threads and processes")]
 
 use std::time::Duration;
 

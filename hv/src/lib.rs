@@ -1,4 +1,5 @@
 //! hv: a paravirtual hypervisor for Rust unikernels.
+#![deny(unsafe_code)]
 #![warn(missing_docs)]
 
 mod background;

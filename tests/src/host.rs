@@ -1,4 +1,5 @@
 //! ⚠ Hosts that lack something: a program whose system calls fail as they would there.
+#![allow(unsafe_code, reason = "a filter of system calls")]
 
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,

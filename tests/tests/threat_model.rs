@@ -3,8 +3,8 @@
 use hv::platform::process::ALLOWED;
 use hv_abi::Hypercall;
 use hv_abi::event::PORTS;
-use std::collections::HashSet;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, HashSet};
+use std::path::{Path, PathBuf};
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -67,30 +67,90 @@ fn names(cell: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// The names of all tests below these folders: functions behind a line `#[test]`.
-fn tests_below(folders: &[&str]) -> HashSet<String> {
+/// Calls `see` with each source file below these folders, and its text.
+fn sources(folders: &[&str], mut see: impl FnMut(&Path, &str)) {
     let mut folders: Vec<_> = folders.iter().map(|folder| root().join(folder)).collect();
-    let mut tests = HashSet::new();
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
             let path = entry.path();
             if path.is_dir() {
                 folders.push(path);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
-                let text = std::fs::read_to_string(path).unwrap();
-                let mut lines = text.lines().map(str::trim);
-                while let Some(line) = lines.next() {
-                    if line != "#[test]" {
-                        continue;
-                    }
-                    // Further attributes may stand in between.
-                    let function = lines.find_map(|line| line.strip_prefix("fn "));
-                    tests.extend(function.and_then(|rest| rest.split('(').next()).map(str::to_owned));
-                }
+                see(&path, &std::fs::read_to_string(&path).unwrap());
             }
         }
     }
+}
+
+/// The names of all tests below these folders: functions behind a line `#[test]`.
+fn tests_below(folders: &[&str]) -> HashSet<String> {
+    let mut tests = HashSet::new();
+    sources(folders, |_, text| {
+        let mut lines = text.lines().map(str::trim);
+        while let Some(line) = lines.next() {
+            if line != "#[test]" {
+                continue;
+            }
+            // Further attributes may stand in between.
+            let function = lines.find_map(|line| line.strip_prefix("fn "));
+            tests.extend(function.and_then(|rest| rest.split('(').next()).map(str::to_owned));
+        }
+    });
     tests
+}
+
+/// For what a file may contain unsafe code, as its attribute says.
+fn unsafe_for(text: &str) -> Option<&str> {
+    let (_, reason) = text.split_once("[allow(unsafe_code, reason = \"")?;
+    Some(reason.split_once("\")]").expect("the attribute is one line").0)
+}
+
+#[test]
+fn the_tables_of_unsafe_code_are_those_of_the_files() {
+    let document = std::fs::read_to_string(root().join("docs/threat-model.md")).unwrap();
+    let (_, rest) =
+        document.split_once("| file (`hv/src`) | what for | relies on |\n|---|---|---|\n").unwrap();
+    let (table, rest) = rest.split_once("\n\n").unwrap();
+    let told: BTreeMap<_, _> = table
+        .lines()
+        .map(|row| {
+            let cells: Vec<_> = row.trim_matches('|').split(" | ").map(str::trim).collect();
+            assert_eq!(cells.len(), 3, "three cells: {row}");
+            (cells[0].trim_matches('`').to_owned(), cells[1].to_owned())
+        })
+        .collect();
+    let (mut found, mut guests) = (BTreeMap::new(), Vec::new());
+    sources(&["hv/src"], |path, text| {
+        let name = path.strip_prefix(root().join("hv/src")).unwrap().to_str().unwrap().to_owned();
+        if !name.contains("tests") {
+            assert_eq!(unsafe_for(text).is_some(), text.starts_with("//! ⚠"), "{name}");
+            found.extend(unsafe_for(text).map(|reason| (name, reason.to_owned())));
+        }
+    });
+    assert_eq!(told, found);
+    sources(&["guest-sdk/src"], |path, text| {
+        assert_eq!(unsafe_for(text).is_some(), text.starts_with("//! ⚠"), "{}", path.display());
+        let name = path.strip_prefix(root().join("guest-sdk/src")).unwrap().with_extension("");
+        guests.extend(unsafe_for(text).map(|_| format!("`{}`", name.display())));
+    });
+    guests.sort_unstable();
+    let list = rest.split_once("In the guest SDK (⚠ as well): ").unwrap().1.split_once('.').unwrap().0;
+    assert_eq!(list.split(", ").collect::<Vec<_>>(), guests);
+    // Without these, the attributes would mean nothing.
+    for (crate_root, lint) in [
+        ("hv/src/lib.rs", "deny"),
+        ("hv/src/main.rs", "forbid"),
+        ("hv/src/platform/process/stub/main.rs", "deny"),
+        ("abi/src/lib.rs", "forbid"),
+        ("guest-sdk/src/lib.rs", "deny"),
+        ("guest-sdk/http/src/lib.rs", "forbid"),
+        ("guest-sdk/function/src/lib.rs", "forbid"),
+        ("guest-sdk/ext/src/lib.rs", "forbid"),
+        ("guest-sdk/macros/src/lib.rs", "forbid"),
+    ] {
+        let text = std::fs::read_to_string(root().join(crate_root)).unwrap();
+        assert!(text.contains(&format!("#![{lint}(unsafe_code)]")), "{crate_root}: {lint}");
+    }
 }
 
 #[test]

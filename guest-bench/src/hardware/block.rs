@@ -2,6 +2,7 @@
 //!
 //! Transport and queue are those of the crate virtio-drivers. Its own block
 //! driver has room for five requests; this one has room for 42.
+#![allow(unsafe_code, reason = "buffers that a device writes")]
 
 use super::memory::Memory;
 use super::{BLOCK, MmioError, MmioTransport, NonNull, REGISTERS, VirtIOHeader};

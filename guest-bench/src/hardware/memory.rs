@@ -1,5 +1,6 @@
 //! ⚠ The guest's memory as virtio devices address it: guest-physical address 0
 //! is the first byte of the guest's window.
+#![allow(unsafe_code, reason = "memory that devices share")]
 
 use alloc::alloc::{alloc_zeroed, dealloc, handle_alloc_error};
 use core::alloc::Layout;

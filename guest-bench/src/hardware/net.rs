@@ -6,6 +6,7 @@
 //!
 //! The crate looks at the device's flag without a barrier after the queue's index (see the disk's
 //! `notify`): very rarely a frame lies there until the next one, which TCP sends again.
+#![allow(unsafe_code, reason = "buffers that a device writes")]
 
 use super::memory::Memory;
 use super::{MmioTransport, NET, NonNull, REGISTERS, VirtIOHeader};

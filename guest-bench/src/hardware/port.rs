@@ -2,6 +2,7 @@
 //!
 //! Whether a guest may do so is the host's decision: a port that was not opened
 //! to it ends it with a crash report. To memory these instructions do nothing.
+#![allow(unsafe_code, reason = "instructions that read and write ports")]
 
 use core::arch::asm;
 

@@ -1,4 +1,5 @@
 //! ⚠ The UART, by the crate uart_16550.
+#![allow(unsafe_code, reason = "a port of a device")]
 
 use crate::meter::failed;
 use alloc::string::String;

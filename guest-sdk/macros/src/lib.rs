@@ -1,4 +1,5 @@
 //! The `#[entry]` attribute of the hv guest SDK.
+#![forbid(unsafe_code)]
 
 use proc_macro::TokenStream;
 use quote::quote;

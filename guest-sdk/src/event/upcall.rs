@@ -10,6 +10,7 @@
 //!
 //! Code that must not be interrupted holds a [`mask`]. A handler is not interrupted by another
 //! unless it says so ([`unmask`]).
+#![allow(unsafe_code, reason = "handlers that interrupt the program")]
 
 use super::{mask as event_mask, pending, unmask as unmask_event, words};
 use crate::{hypercall, rt};

@@ -2,6 +2,7 @@
 //!
 //! A task's entry is a part of its own memory, so that there is room for every task, and a poll writes to no memory
 //! that it would not write to anyhow.
+#![allow(unsafe_code, reason = "the list of tasks that the host reads")]
 
 use core::future::Future;
 use core::marker::PhantomPinned;

@@ -3,6 +3,7 @@
 //! The first touch of a page is what memory costs in a guest. Buffers for the
 //! largest frames and the busiest sockets are mostly never filled, so nothing
 //! here is zeroed.
+#![allow(unsafe_code, reason = "memory for frames and sockets")]
 
 use alloc::alloc::{Layout, alloc};
 

@@ -3,6 +3,7 @@
 //! What any monitor with this guest model has to do at least: make a VM, give
 //! it memory, make a virtual CPU, set its CPUID and registers, and run. The
 //! guest is a few instructions that write to a port.
+#![allow(unsafe_code, reason = "the memory slot of a VM of bare KVM calls, whose guest is hv's own")]
 
 use crate::platform::kvm::{create_vm, task_type};
 use kvm_bindings::{

@@ -1,4 +1,5 @@
 //! ⚠ Ctrl-C, SIGTERM, SIGHUP, SIGQUIT and `--timeout`, on the I/O thread.
+#![allow(unsafe_code, reason = "asking whether SIGHUP is ignored")]
 
 use super::args::Format;
 use crate::domain::{Controller, GuestState, Stop};

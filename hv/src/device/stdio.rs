@@ -1,4 +1,5 @@
 //! ⚠ This process's own standard streams, and buffers, as ends of a console.
+#![allow(unsafe_code, reason = "`poll`, `read`, `write` on standard streams")]
 
 use super::console::{Input, Output};
 use std::io;

@@ -1,4 +1,5 @@
 //! ⚠ From tables to seccomp filters, and the filter of a thread.
+#![allow(unsafe_code, reason = "asking whether there are filters")]
 
 use super::{Kind, Platform, calls};
 use libc::{BPF_ABS, BPF_JA, BPF_JEQ, BPF_JGE, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W};

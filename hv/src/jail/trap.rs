@@ -10,6 +10,7 @@
 //!
 //! A thread that has blocked its signals, as the C library does for some instructions when it makes
 //! a thread, is ended by SIGSYS itself, without the line.
+#![allow(unsafe_code, reason = "the handler of SIGSYS; the allocator's number of arenas")]
 
 use super::Kind;
 use std::cell::Cell;

@@ -12,6 +12,7 @@
 //!    all other access is by volatile copies ([`vm_memory::VolatileSlice`]),
 //!    so concurrent writes by a guest yield odd values but no undefined ones.
 //! 3. Every offset is checked against the mapping's size before use.
+#![allow(unsafe_code, reason = "guest memory: mapping, atomics, volatile copies")]
 
 mod private;
 mod ring;

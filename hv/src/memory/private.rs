@@ -4,6 +4,7 @@
 //! template's. The kernel tells them apart by `PAGEMAP_SCAN` (since 6.7; ioctl
 //! of `/proc/PID/pagemap`, Documentation/admin-guide/mm/pagemap.rst) or by that
 //! file's entries.
+#![allow(unsafe_code, reason = "asking which pages of a mapping are private")]
 
 use super::GuestMemory;
 use hv_abi::PAGE_SIZE;

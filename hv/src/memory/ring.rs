@@ -1,6 +1,7 @@
 //! ⚠ Rings in guest memory.
 //!
 //! The `unsafe` blocks rely on the invariants of the [module above](super).
+#![allow(unsafe_code, reason = "the indices of rings as atomics, and their slots as bytes")]
 
 use super::GuestMemory;
 use hv_abi::ring::{Layout, SharedMemory};

@@ -4,6 +4,7 @@
 //!
 //! 1. The child of a fork makes system calls and touches the shared word, and nothing else: this
 //!    process may have other threads.
+#![allow(unsafe_code, reason = "the other process of the futex floor")]
 
 use crate::bench::guest::Guests;
 use crate::bench::operation::{Group, Operation, OperationError, Round, Spec};

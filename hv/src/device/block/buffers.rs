@@ -1,4 +1,5 @@
 //! ⚠ Judged ranges of guest memory, on their way to and from the kernel.
+#![allow(unsafe_code, reason = "scatter lists over guest memory")]
 
 use crate::memory::GuestMemory;
 use hv_abi::Errno;

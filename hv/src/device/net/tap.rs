@@ -1,6 +1,7 @@
 //! ⚠ `--net tap=NAME`: an existing tap device of the host.
 //!
 //! The one `unsafe` here is the ioctl that attaches to the device.
+#![allow(unsafe_code, reason = "the ioctl that attaches to a tap device")]
 
 use super::Network;
 use crate::escape::escape;

@@ -1,4 +1,5 @@
 //! ⚠ Questions that only a system call answers.
+#![allow(unsafe_code, reason = "questions that only a system call answers")]
 
 use std::fs::File;
 use std::io;

@@ -1,4 +1,5 @@
 //! ⚠ A guest's memory as the crates of rust-vmm see memory: by guest-physical address.
+#![allow(unsafe_code, reason = "guest memory for virtio queues")]
 
 use crate::memory::GuestMemory;
 use std::sync::Arc;

@@ -1,4 +1,5 @@
 //! ⚠ Accesses to emulated hardware, as KVM tells them in its `kvm_run` page.
+#![allow(unsafe_code, reason = "port and MMIO accesses in `kvm_run`")]
 
 use crate::platform::{Access, Space};
 use kvm_bindings::{KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVM_EXIT_MMIO, kvm_run};

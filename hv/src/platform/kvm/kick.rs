@@ -4,6 +4,7 @@
 //! signal's handler sets `immediate_exit` of whatever CPU its thread is
 //! running, which closes the gap between looking at the flag and entering the
 //! kernel: the signal either interrupts `KVM_RUN` or keeps it from starting.
+#![allow(unsafe_code, reason = "a signal handler, and the signal to a thread of hv")]
 
 use crate::platform::Kick;
 use kvm_bindings::kvm_run;

@@ -5,6 +5,7 @@
 //! 1. The memory slot's user-space mapping outlives the VM: [`KvmVcpu`] owns
 //!    both, and drops the memory after the descriptors.
 //! 2. `kvm_run` is mapped as long as the `VcpuFd`.
+#![allow(unsafe_code, reason = "the memory slot, the floating-point state, one ioctl")]
 
 use super::area::Area;
 use super::kick::Kicker;

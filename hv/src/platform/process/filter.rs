@@ -1,4 +1,5 @@
 //! ⚠ What system calls the process of a guest can make.
+#![allow(unsafe_code, reason = "asking whether the kernel takes filters")]
 
 use super::shared::{FIRST_DOORBELL, MAX_DOORBELLS, PAGE, field, turn};
 use seccompiler::{

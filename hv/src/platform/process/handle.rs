@@ -1,4 +1,5 @@
 //! ⚠ The process of a guest, as hv has it: a descriptor, and its clock.
+#![allow(unsafe_code, reason = "signals, by their numbers")]
 
 use crate::cpu_clock::CpuClock;
 use rustix::event::{PollFd, PollFlags, Timespec};

@@ -1,4 +1,5 @@
 //! ⚠ The engine on threads, for disks with an overlay, and for hosts whose kernel refuses io_uring.
+#![allow(unsafe_code, reason = "`preadv`, `pwritev`, `fallocate` and the like")]
 
 use super::job::{HOLE, Job, Pieces, Step};
 use super::{Completion, Engine};

@@ -13,6 +13,7 @@
 //!    (bounce buffer, scatter list, a share of the guest's mapping) on the heap.
 //! 2. A place has at most one step in the ring, and the ring has an entry for
 //!    every place: the submission queue never overflows.
+#![allow(unsafe_code, reason = "io_uring")]
 
 use super::job::{Job, Pieces, Step};
 use super::{Completion, Engine};

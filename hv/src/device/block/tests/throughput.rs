@@ -1,4 +1,5 @@
 //! Figures for whoever works on the device: `cargo test --release -- --ignored --nocapture block::tests::throughput`.
+#![allow(unsafe_code, reason = "io_uring beside the device")]
 
 use super::*;
 use crate::device::block::Disk;

@@ -4,6 +4,7 @@
 //! stub where it shares the page with hv. Inside of the stub it only sets `PENDING`, which
 //! is looked at on each way out. A kick between that look and the first instruction
 //! of the guest goes back to the look: `hv_return` and `hv_resume` have no effect up to their last instruction.
+#![allow(unsafe_code, reason = "its assembly")]
 
 use crate::shared::{FIRST_DOORBELL, PAGE, field, kind};
 use crate::{supervisor, turns};

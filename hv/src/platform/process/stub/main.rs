@@ -16,6 +16,7 @@
 //! 3. Nothing of this runs in hv: what goes wrong here ends one guest.
 #![no_std]
 #![no_main]
+#![deny(unsafe_code)]
 
 #[path = "../shared.rs"]
 #[allow(dead_code, reason = "the other half is hv's")]
@@ -34,5 +35,6 @@ fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
 }
 
 /// What precompiled code refers to for unwinding, which never happens here.
+#[allow(unsafe_code, reason = "a name that the compiler knows")]
 #[unsafe(no_mangle)]
 extern "C" fn rust_eh_personality() {}

@@ -1,4 +1,5 @@
 //! ⚠ Messages to hv and from it.
+#![allow(unsafe_code, reason = "its messages")]
 
 use crate::shared::{MAX_DOORBELLS, MESSAGE_WORDS, REPLY_WORDS, SOCKET};
 use crate::sys;

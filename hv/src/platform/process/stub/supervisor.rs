@@ -1,6 +1,7 @@
 //! ⚠ The first process: it makes zygotes, and sees nothing of any guest.
 //!
 //! All others are its children, and end with it: a zygote that hv ends takes no guest with it.
+#![allow(unsafe_code, reason = "its first process")]
 
 use crate::message::{receive, reply as tell};
 use crate::shared::{SOCKET, reply};

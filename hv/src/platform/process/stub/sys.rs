@@ -1,4 +1,5 @@
 //! ⚠ System calls, by their numbers (x86-64, `arch/x86/entry/syscalls/syscall_64.tbl` of Linux).
+#![allow(unsafe_code, reason = "its system calls")]
 
 use core::arch::asm;
 

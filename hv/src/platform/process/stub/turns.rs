@@ -1,4 +1,5 @@
 //! ⚠ Taking turns with hv, and what interrupts the guest's.
+#![allow(unsafe_code, reason = "its turns")]
 
 use crate::entry::{self, Place};
 use crate::shared::{KICK, MAX_XSAVE, PAGE, field, kind, turn};

@@ -1,4 +1,5 @@
 //! ⚠ From an empty process to a guest.
+#![allow(unsafe_code, reason = "its way to a guest")]
 
 use crate::message::{greet, receive, reply as tell};
 use crate::shared::{FIRST_DOORBELL, MEMORY, MESSAGE_WORDS, PAGE, SOCKET, reply};

@@ -5,6 +5,7 @@
 //! 1. Between its making and its exec, the new process shares this process' memory and runs on a
 //!    stack of its own, while the thread that makes it waits. What it runs meanwhile is
 //!    [`become_supervisor`], which makes system calls and nothing else.
+#![allow(unsafe_code, reason = "making the process that the others are forked from")]
 
 use super::Namespaces;
 use crate::platform::PlatformError;

@@ -11,6 +11,7 @@
 //! Whatever is not as it should be *poisons* the zygote: hv ends it and the process that waits, closes the socket, and so
 //! hears of neither any more, and has the supervisor make another one. The start is tried once more with
 //! that. Guests that run are not concerned: they are children of the supervisor.
+#![allow(unsafe_code, reason = "doorbells as borrowed descriptors")]
 
 mod channel;
 #[cfg(feature = "fuzzing")]
