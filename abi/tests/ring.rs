@@ -310,7 +310,7 @@ proptest! {
     }
 
     #[test]
-    fn taking_up_a_ring_judges_what_it_finds(
+    fn taking_up_a_ring_validates_what_it_finds(
         words in prop::array::uniform8(prop_oneof![any::<u32>(), 0..20u32]),
         steps in prop::collection::vec(step(), 0..20),
     ) {

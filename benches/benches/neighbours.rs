@@ -49,7 +49,9 @@ fn main() {
         unsafe { std::env::set_var("HV_BIN", hv_tests::release_hv()) };
     }
     let selection = Selection { part };
-    for (platform, wish) in [("kvm", hv::platform::Wish::Kvm), ("process", hv::platform::Wish::Process)] {
+    for (platform, wish) in
+        [("kvm", hv::platform::Preference::Kvm), ("process", hv::platform::Preference::Process)]
+    {
         match hv::platform::choose(wish) {
             Ok(choice) => guests::measure(&selection, platform, choice.platform),
             Err(error) => {

@@ -1,9 +1,9 @@
 //! What hv itself does for each request of a disk, without guest, exit or disk:
-//! moving it through a ring, and judging it.
+//! moving it through a ring, and validating it.
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use hv::bench::operations::ring::Ends;
-use hv::device::block::judge;
+use hv::device::block::validate;
 use hv::memory::{Access, GuestMemory};
 use hv_abi::io::block::{BlockConfig, BlockRequest, OP_READ, Segment};
 use hv_abi::{GuestAddr, PAGE_SIZE};
@@ -57,11 +57,11 @@ fn benches(criterion: &mut Criterion) {
     for segments in [1, 128] {
         let (request, list) = read(segments);
         memory.host_write(0, &list);
-        judge(&request, &config, &memory).expect("the request is a good one");
-        group.bench_function(format!("judge a read of {segments} segments"), |b| {
+        validate(&request, &config, &memory).expect("the request is a good one");
+        group.bench_function(format!("validate a read of {segments} segments"), |b| {
             b.iter_batched(
                 || request,
-                |request| black_box(judge(&request, &config, &memory)),
+                |request| black_box(validate(&request, &config, &memory)),
                 BatchSize::SmallInput,
             );
         });

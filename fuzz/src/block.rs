@@ -77,7 +77,7 @@ pub fn run(bytes: &[u8]) {
     drive(&mut rig, &mut input);
     rig.settle();
     rig.room.check();
-    if rig.room.is_condemned() {
+    if rig.room.is_terminated() {
         return;
     }
     rig.room.clear();

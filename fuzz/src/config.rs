@@ -31,7 +31,7 @@ fn resolve(name: &str) -> Result<PathBuf, String> {
 }
 
 fn file(text: &str) {
-    match serve::judge_config(Path::new("/nowhere/hv.toml"), text, &resolve) {
+    match serve::validate_config(Path::new("/nowhere/hv.toml"), text, &resolve) {
         Ok(config) => {
             assert!(!config.listen.is_empty() && config.connections > 0 && !config.drain.is_zero());
             for function in &config.functions {

@@ -13,7 +13,7 @@ use zerocopy::IntoBytes;
 
 const ENTRIES: u32 = 2048;
 
-/// Who waits for the answer. It judges heads as `hv serve` does, and asserts the order of the calls.
+/// Who waits for the answer. It validates heads as `hv serve` does, and asserts the order of the calls.
 struct Client {
     room: Arc<AtomicUsize>,
     head: bool,
@@ -24,11 +24,11 @@ impl Answer for Client {
     fn head(&mut self, head: &[u8]) -> Result<(), String> {
         assert!(!self.head && !self.over && !head.is_empty() && head.len() <= HEAD_MAX as usize);
         self.head = true;
-        let judged = serve::judge_answer(head);
-        if let Err(reason) = &judged {
+        let validated = serve::validate_answer(head);
+        if let Err(reason) = &validated {
             assert!(!reason.contains(['\n', '\r']), "{reason:?}");
         }
-        judged
+        validated
     }
 
     fn body(&mut self, bytes: &[u8]) -> usize {

@@ -7,7 +7,7 @@ use hv::memory::Access;
 /// A small guest, as the linker made it.
 const GUEST: &[u8] = include_bytes!("../../tests/golden/snapshot-v1/image");
 
-/// Images that are larger than this are judged, but not loaded.
+/// Images that are larger than this are validated, but not loaded.
 const LOADED: u64 = 4 << 20;
 
 /// Runs the target.
@@ -18,7 +18,7 @@ pub fn run(bytes: &[u8]) {
         _ => changed(GUEST, &mut input),
     };
     let Ok(image) = Image::parse(file) else { return };
-    judge(&image);
+    validate(&image);
 }
 
 /// `bytes` with some of them changed, and maybe cut.
@@ -45,7 +45,7 @@ fn put(bytes: &mut [u8], at: usize, part: &[u8]) {
 }
 
 /// What has to hold of an image that was taken.
-pub(crate) fn judge(image: &Image) {
+pub(crate) fn validate(image: &Image) {
     let size = image.size();
     assert!(size <= MAX_IMAGE_SIZE.next_multiple_of(4096) && size.is_multiple_of(4096));
     assert!(image.alignment().is_power_of_two() && image.alignment() >= 4096);

@@ -95,7 +95,7 @@ pub fn run(bytes: &[u8]) {
         }
     }
     device.poll(Instant::now());
-    assert_eq!(device.is_dead(), room.is_condemned());
+    assert_eq!(device.is_dead(), room.is_terminated());
     room.check();
 }
 

@@ -24,15 +24,15 @@ const SENTINEL: u8 = 0xa5;
 /// Counts what the back end tells of its guest.
 #[derive(Default)]
 pub(crate) struct Diary {
-    condemned: AtomicUsize,
+    terminated: AtomicUsize,
 }
 
 impl Owner for Diary {
     fn wake(&self) {}
     fn interrupt(&self) {}
-    fn condemn(&self, reason: String) {
+    fn terminate(&self, reason: String) {
         assert!(reason.len() < 500 && !reason.contains('\n'), "{reason:?}");
-        self.condemned.fetch_add(1, Ordering::Relaxed);
+        self.terminated.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -60,9 +60,9 @@ impl Room {
         Room { memory, hub, diary }
     }
 
-    /// Whether the guest was condemned.
-    pub(crate) fn is_condemned(&self) -> bool {
-        self.diary.condemned.load(Ordering::Relaxed) > 0
+    /// Whether the guest was terminated.
+    pub(crate) fn is_terminated(&self) -> bool {
+        self.diary.terminated.load(Ordering::Relaxed) > 0
     }
 
     /// Nobody has written, on the guest's behalf, where it cannot write itself.

@@ -1,7 +1,7 @@
 //! Snapshots: the file `state` as bytes, and a folder whose parts say something else than they did,
 //! with checksums that are right.
 
-use crate::image::{changed, judge};
+use crate::image::{changed, validate};
 use crate::{Input, Seed};
 use hv::fuzzing::snapshot as door;
 use hv::memory::{Access, GuestMemory};
@@ -104,7 +104,7 @@ fn open(state: &[u8]) {
     }
     snapshot.hot_pages().iter().for_each(|range| memory.populate(range.clone()));
     assert!(places.image + snapshot.image().size() <= memory.size());
-    judge(snapshot.image());
+    validate(snapshot.image());
 }
 
 /// The golden snapshot, and a change of each part.

@@ -78,7 +78,7 @@ pub fn run(bytes: &[u8]) {
         let before = rest;
         let Some(record) = DiskRecord::load(&mut rest) else { break };
         let taken = &before[..before.len() - rest.len()];
-        judge(&record, taken);
+        validate(&record, taken);
         for known in known {
             assert_eq!(record.check(&known.disk).is_ok(), fits(taken, known), "{record}");
         }
@@ -86,7 +86,7 @@ pub fn run(bytes: &[u8]) {
 }
 
 /// What holds of every record, whoever wrote it.
-fn judge(record: &DiskRecord, bytes: &[u8]) {
+fn validate(record: &DiskRecord, bytes: &[u8]) {
     let mut again = Vec::new();
     record.save(&mut again);
     assert_eq!(again, bytes);

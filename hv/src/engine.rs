@@ -106,9 +106,9 @@ impl Engine {
 
 impl Inner {
     /// Has the thread that runs guests while it waits for one of them look at how that stands.
-    pub(crate) fn nudge_waiting(&self) {
+    pub(crate) fn notify_waiting(&self) {
         if self.workers.is_empty() {
-            self.scheduler.nudge();
+            self.scheduler.notify();
         }
     }
 }
@@ -117,7 +117,7 @@ impl Drop for Inner {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::SeqCst);
         for _ in &self.workers {
-            self.scheduler.nudge();
+            self.scheduler.notify();
         }
         for worker in self.workers.drain(..) {
             // The last owner may be a guest's task on this very thread.

@@ -15,7 +15,7 @@ pub trait Owner: Send + Sync {
     /// A guest that runs has to be taken to its handler: follows [`wake`](Self::wake).
     fn interrupt(&self);
     /// The guest broke the protocol of one of its devices and has to end.
-    fn condemn(&self, reason: String);
+    fn terminate(&self, reason: String);
 }
 
 /// The event channels of one guest, over its shared-info page.
@@ -92,7 +92,7 @@ impl Hub {
         self.memory.atomic_u32(self.shared_info + offset_of!(SharedInfo, upcall_mask) as u64)
     }
 
-    /// Gives the guest this handler, an address that was judged; `None` takes it away.
+    /// Gives the guest this handler, an address that was validated; `None` takes it away.
     pub fn set_handler(&self, handler: Option<GuestAddr>) {
         self.handler.store(handler.map_or(0, |address| address.0), Ordering::SeqCst);
     }
@@ -145,13 +145,13 @@ impl Channel {
 
     /// Reports that the guest's ring indices make no sense: the guest ends with a crash report.
     pub fn violation(&self, device: &str, violation: Violation) {
-        self.condemn(format!("{device}: {violation}"));
+        self.terminate(format!("{device}: {violation}"));
     }
 
     /// Ends the guest with a crash report that gives this reason.
-    pub fn condemn(&self, reason: String) {
+    pub fn terminate(&self, reason: String) {
         if let Some(owner) = self.hub.owner() {
-            owner.condemn(reason);
+            owner.terminate(reason);
         }
     }
 }
@@ -179,7 +179,7 @@ mod tests {
             self.interrupts.fetch_add(1, Ordering::Relaxed);
         }
 
-        fn condemn(&self, _: String) {}
+        fn terminate(&self, _: String) {}
     }
 
     /// A hub whose guest masks everything, as at its start.

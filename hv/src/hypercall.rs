@@ -1,6 +1,6 @@
 //! Hypercalls: decode, one short match, one action.
 //!
-//! Numbers and arguments are the guest's: each is judged here, and nothing
+//! Numbers and arguments are the guest's: each is validated here, and nothing
 //! that a guest passes can fail in any way but an errno or its own end.
 
 use crate::clock;

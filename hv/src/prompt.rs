@@ -1,8 +1,5 @@
 //! ⚠ Threads that run for microseconds at a time and are waited for: what they ask of the host's scheduler.
-#![allow(
-    unsafe_code,
-    reason = "slice, priority and timer slack of the ticker, the I/O thread, the thread that speaks HTTP and the one that writes crash reports"
-)]
+#![allow(unsafe_code, reason = "slice, priority and timer slack of threads that others wait for")]
 
 use crate::cpu_clock::CpuClock;
 use std::cell::RefCell;

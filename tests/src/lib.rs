@@ -92,10 +92,10 @@ pub fn platform() -> &'static str {
     })
 }
 
-fn wish() -> hv::platform::Wish {
+fn wish() -> hv::platform::Preference {
     match platform() {
-        "process" => hv::platform::Wish::Process,
-        _ => hv::platform::Wish::Kvm,
+        "process" => hv::platform::Preference::Process,
+        _ => hv::platform::Preference::Kvm,
     }
 }
 

@@ -33,7 +33,7 @@ pub fn calls(log: &str) -> Vec<Call> {
         let under = match confined.get(thread) {
             Some(kind) => Some(*kind),
             // A thread that is made late has the filter of the one that made it, until it puts on its own.
-            None if ["disk", "tick", "keeper", "deploy"].contains(&kind) => Some("maker"),
+            None if ["disk", "tick", "pool", "deploy"].contains(&kind) => Some("maker"),
             // Until it has its name, it has the maker's.
             None if kind == "maker" && confined.values().any(|kind| *kind == "maker") => Some("maker"),
             None => None,
@@ -91,7 +91,7 @@ fn kind_of(comm: &str) -> Option<&'static str> {
     Some(match comm {
         "hv-io" => "io",
         "hv-tick" => "tick",
-        "hv-keeper" => "keeper",
+        "hv-pool" => "pool",
         "hv-deploy" | "hv-ending" => "deploy",
         "hv-log" => "log",
         "hv-maker" => "maker",

@@ -119,7 +119,7 @@ fn nothing_that_a_guest_hides_is_found_by_the_next() {
         return;
     }
     let (_engine, function) = deploy("fn-probe", one());
-    // Places and how many words of the secret are there. Within one guest, the seeker finds them.
+    // Offsets and how many words of the secret are there. Within one guest, the seeker finds them.
     let places = |found: String| -> Vec<(String, u64)> {
         let place = |line: &str| line.rsplit_once(' ').map(|(name, n)| (name.to_owned(), n.parse().unwrap()));
         found.lines().filter_map(place).collect()

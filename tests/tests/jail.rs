@@ -46,7 +46,7 @@ fn the_thread_that_speaks_http_may_not_walk_guest_memory() {
             assert!(lines.next().is_some(), "{kind}");
             lines.take_while(|line| line.starts_with(' ')).any(|line| line.contains("PAGEMAP_SCAN"))
         };
-        assert!(!may("serve") && may("keeper"), "{platform}");
+        assert!(!may("serve") && may("pool"), "{platform}");
     }
 }
 

@@ -49,7 +49,7 @@ fn choose(number: u64) -> &'static (&'static str, u64, &'static [u16]) {
         .expect("within the sum")
 }
 
-/// Asks, and judges the answer. An error is a connection that ended, which has to be
+/// Asks, and validates the answer. An error is a connection that ended, which has to be
 /// the server's way to say that an answer broke off.
 fn ask(client: &mut Client, number: u64, before: Option<u64>) -> io::Result<()> {
     let (what, _, statuses) = choose(number);

@@ -94,7 +94,7 @@ impl FrameHeader {
     }
 
     /// The kind, if kind and length are ones that the protocol has.
-    pub const fn judge(self) -> Option<FrameKind> {
+    pub const fn validate(self) -> Option<FrameKind> {
         match FrameKind::from_number(self.kind) {
             Some(kind) if kind.allows(self.len) => Some(kind),
             _ => None,
@@ -122,17 +122,17 @@ mod tests {
 
     #[test]
     fn frames_of_other_kinds_and_lengths_are_refused() {
-        let judge = |kind, len| FrameHeader { kind, len }.judge();
-        assert_eq!(judge(1, HEAD_MAX), Some(FrameKind::Head));
-        assert_eq!(judge(1, HEAD_MAX + 1), None);
-        assert_eq!(judge(1, 0), None);
-        assert_eq!(judge(2, BODY_MAX), Some(FrameKind::Body));
-        assert_eq!(judge(2, u32::MAX), None);
-        assert_eq!(judge(2, 0), None);
-        assert_eq!(judge(3, 0), Some(FrameKind::End));
-        assert_eq!(judge(3, 1), None);
-        assert_eq!(judge(4, 0), Some(FrameKind::Cancel));
-        assert_eq!(judge(0, 0), None);
-        assert_eq!(judge(5, 0), None);
+        let validate = |kind, len| FrameHeader { kind, len }.validate();
+        assert_eq!(validate(1, HEAD_MAX), Some(FrameKind::Head));
+        assert_eq!(validate(1, HEAD_MAX + 1), None);
+        assert_eq!(validate(1, 0), None);
+        assert_eq!(validate(2, BODY_MAX), Some(FrameKind::Body));
+        assert_eq!(validate(2, u32::MAX), None);
+        assert_eq!(validate(2, 0), None);
+        assert_eq!(validate(3, 0), Some(FrameKind::End));
+        assert_eq!(validate(3, 1), None);
+        assert_eq!(validate(4, 0), Some(FrameKind::Cancel));
+        assert_eq!(validate(0, 0), None);
+        assert_eq!(validate(5, 0), None);
     }
 }

@@ -35,7 +35,7 @@
 //!
 //! Neither side believes the other's indices: a producer's index more than
 //! `entries` ahead, or one that went back, is a [`Violation`]. Entries are
-//! copied out once and judged afterwards.
+//! copied out once and validated afterwards.
 
 mod ends;
 mod queue;

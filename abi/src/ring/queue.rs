@@ -57,8 +57,8 @@ impl Place {
     }
 }
 
-/// Judges an index of the other end: it may only have moved on from `low`, up to `high`.
-const fn judge(found: u32, low: u32, high: u32) -> Result<u32, Violation> {
+/// Validates an index of the other end: it may only have moved on from `low`, up to `high`.
+const fn validate(found: u32, low: u32, high: u32) -> Result<u32, Violation> {
     if found.wrapping_sub(low) <= high.wrapping_sub(low) {
         Ok(found)
     } else {
@@ -79,7 +79,7 @@ pub struct Producer<M, T> {
     /// Next slot to fill; everything before `published` is the consumer's to see.
     prod: u32,
     published: u32,
-    /// The consumer's index as last judged.
+    /// The consumer's index as last validated.
     cons: u32,
     entry: PhantomData<fn(T)>,
 }
@@ -92,14 +92,14 @@ impl<M: SharedMemory, T: IntoBytes + Immutable> Producer<M, T> {
     /// Takes up a queue where an earlier producer of the same memory left it.
     pub(super) fn resume(memory: M, place: Place) -> Result<Self, Violation> {
         let prod = memory.load(place.prod());
-        let cons = judge(memory.load(place.cons()), prod.wrapping_sub(place.entries), prod)?;
+        let cons = validate(memory.load(place.cons()), prod.wrapping_sub(place.entries), prod)?;
         Ok(Producer { memory, place, prod, published: prod, cons, entry: PhantomData })
     }
 
     /// Number of entries that can be written now.
     pub fn room(&mut self) -> Result<u32, Violation> {
         let found = self.memory.load(self.place.cons());
-        self.cons = judge(found, self.cons, self.published)?;
+        self.cons = validate(found, self.cons, self.published)?;
         Ok(self.place.entries - self.prod.wrapping_sub(self.cons))
     }
 
@@ -163,7 +163,7 @@ pub struct Consumer<M, T> {
     /// Next slot to take; `released` is what the producer has been told.
     cons: u32,
     released: u32,
-    /// The producer's index as last judged.
+    /// The producer's index as last validated.
     prod: u32,
     entry: PhantomData<fn() -> T>,
 }
@@ -176,14 +176,14 @@ impl<M: SharedMemory, T: FromBytes + IntoBytes> Consumer<M, T> {
     /// Takes up a queue where an earlier consumer of the same memory left it.
     pub(super) fn resume(memory: M, place: Place) -> Result<Self, Violation> {
         let cons = memory.load(place.cons());
-        let prod = judge(memory.load(place.prod()), cons, cons.wrapping_add(place.entries))?;
+        let prod = validate(memory.load(place.prod()), cons, cons.wrapping_add(place.entries))?;
         Ok(Consumer { memory, place, cons, released: cons, prod, entry: PhantomData })
     }
 
     /// Number of entries that wait.
     pub fn available(&mut self) -> Result<u32, Violation> {
         let found = self.memory.load(self.place.prod());
-        self.prod = judge(found, self.prod, self.cons.wrapping_add(self.place.entries))?;
+        self.prod = validate(found, self.prod, self.cons.wrapping_add(self.place.entries))?;
         Ok(self.prod.wrapping_sub(self.cons))
     }
 

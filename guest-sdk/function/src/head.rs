@@ -4,7 +4,7 @@
 const USUAL_FIELDS: usize = 16;
 const MOST_FIELDS: usize = 128;
 
-/// The head of a request, judged; its fields are looked up where they stand.
+/// The head of a request, validated; its fields are looked up where they stand.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Head<'a> {
     pub(crate) method: &'a str,
@@ -14,7 +14,7 @@ pub(crate) struct Head<'a> {
 }
 
 impl<'a> Head<'a> {
-    /// Judges a head. What is not one is to be refused with the status that comes instead.
+    /// Validates a head. What is not one is to be refused with the status that comes instead.
     pub(crate) fn parse(bytes: &'a [u8]) -> Result<Head<'a>, u16> {
         match parse::<USUAL_FIELDS>(bytes) {
             Err(431) => parse_many(bytes),

@@ -96,7 +96,7 @@ impl<M: SharedMemory> Input<M> {
         }
         self.have = 0;
         let header = FrameHeader::read_from_bytes(&self.header).unwrap_or_default();
-        Poll::Ready(match header.judge() {
+        Poll::Ready(match header.validate() {
             Some(kind) => Ok((kind, header.len)),
             None => Err(self.broken()),
         })

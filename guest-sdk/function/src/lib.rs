@@ -7,7 +7,7 @@
 //! # What a short request costs
 //!
 //! A function is mostly run in a fresh clone of a snapshot, where the first
-//! write to each page is dear, and dearer than some hundred instructions. So an answer is written
+//! write to each page is dear, and more expensive than some hundred instructions. So an answer is written
 //! straight into the ring, piece by piece, and shown to the host once, with one
 //! doorbell; nothing is buffered, formatted or allocated on the way that the
 //! handler did not ask for, and header fields are looked up in the head itself

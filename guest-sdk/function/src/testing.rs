@@ -109,13 +109,13 @@ pub(crate) struct Answer {
     pub(crate) frames: usize,
 }
 
-/// Judges a stream of answers as the host does, and takes them apart.
+/// Validates a stream of answers as the host does, and takes them apart.
 pub(crate) fn answers(mut bytes: &[u8]) -> Vec<Answer> {
     let mut answers: Vec<Answer> = Vec::new();
     let mut ended = true;
     while !bytes.is_empty() {
         let (header, rest) = FrameHeader::read_from_prefix(bytes).expect("a whole header");
-        let kind = header.judge().expect("a frame of the protocol");
+        let kind = header.validate().expect("a frame of the protocol");
         let (content, rest) = rest.split_at(header.len as usize);
         bytes = rest;
         match kind {

@@ -47,7 +47,7 @@ pub enum CloneError {
     NoAnswer(String),
     /// A clone could not be used again.
     #[error("a clone could not be used again: {0}")]
-    Recycle(String),
+    Reset(String),
 }
 
 /// A snapshot of a function's guest, and what its clones run on.
@@ -143,7 +143,7 @@ impl CloneGuest {
     ///
     /// When the host refuses it.
     pub fn renew(&self) -> Result<(), CloneError> {
-        self.guest.recycle().map_err(|error| CloneError::Recycle(error.to_string()))?;
+        self.guest.reset().map_err(|error| CloneError::Reset(error.to_string()))?;
         self.guest.renew().map_err(CloneError::Random)
     }
 

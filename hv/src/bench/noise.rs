@@ -91,7 +91,7 @@ impl Watch {
             others_percent: others.clamp(0.0, 100.0),
             warnings: Vec::new(),
         };
-        noise.warnings = noise.judge(cfg!(debug_assertions));
+        noise.warnings = noise.assess(cfg!(debug_assertions));
         noise
     }
 }
@@ -110,7 +110,7 @@ fn jitter() -> f64 {
 
 impl Noise {
     /// Reasons not to rely on the figures.
-    fn judge(&self, debug_build: bool) -> Vec<String> {
+    fn assess(&self, debug_build: bool) -> Vec<String> {
         let mut warnings = Vec::new();
         if debug_build {
             warnings.push("hv was built without optimisation; use `cargo run --release -- bench`".into());
@@ -159,10 +159,10 @@ mod tests {
             others_percent: 2.0,
             warnings: Vec::new(),
         };
-        assert_eq!(noise.judge(false), Vec::<String>::new());
-        assert!(noise.judge(true)[0].contains("--release"));
+        assert_eq!(noise.assess(false), Vec::<String>::new());
+        assert!(noise.assess(true)[0].contains("--release"));
         (noise.jitter_percent, noise.steal_percent, noise.others_percent) = (40.0, 3.0, 50.0);
-        let warnings = noise.judge(false);
+        let warnings = noise.assess(false);
         assert_eq!(warnings.len(), 3);
         assert!(
             warnings[0].contains("40 %") && warnings[1].contains("3.0 %") && warnings[2].contains("50 %")

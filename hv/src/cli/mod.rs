@@ -13,6 +13,7 @@ mod serve;
 mod signals;
 mod snapshot;
 mod stats;
+mod values;
 mod warnings;
 
 pub use args::{

@@ -1,15 +1,15 @@
 //! `--platform`: what guests run on.
 
 use super::args::{PlatformArgs, PlatformKind};
-use crate::platform::{Choice, Platform, PlatformError, Wish, choose};
+use crate::platform::{Choice, Platform, PlatformError, Preference, choose};
 use std::io::Write;
 
 /// The platform that was asked for, or the best; says so where that is not KVM.
 pub(super) fn platform(args: PlatformArgs) -> Result<Box<dyn Platform>, PlatformError> {
     let wish = match args.platform {
-        PlatformKind::Auto => Wish::Auto,
-        PlatformKind::Kvm => Wish::Kvm,
-        PlatformKind::Process => Wish::Process,
+        PlatformKind::Auto => Preference::Auto,
+        PlatformKind::Kvm => Preference::Kvm,
+        PlatformKind::Process => Preference::Process,
     };
     let Choice { platform, no_kvm, no_namespaces } = choose(wish)?;
     if let Some(reason) = no_kvm {

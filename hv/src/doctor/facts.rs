@@ -56,7 +56,7 @@ pub struct Memory {
     pub group: Option<u64>,
 }
 
-/// All that [`judge`](super::judge) needs to know.
+/// All that [`assess`](super::assess) needs to know.
 #[derive(Clone, Debug)]
 pub struct Facts {
     /// The processor and the kernel.

@@ -1,15 +1,15 @@
 //! What this host offers to guests, what that means, and what to do about each lack.
 //!
-//! [`probe`] asks the host and gives [`Facts`]; [`judge`] turns them into a [`Report`], by
+//! [`probe`] asks the host and gives [`Facts`]; [`assess`] turns them into a [`Report`], by
 //! nothing but what they say; [`text`] prints it. The command is `hv doctor`.
 
+mod assess;
 mod facts;
-mod judge;
 pub mod probe;
 pub mod text;
 
+pub use assess::assess;
 pub use facts::{Facts, Limit, Measured, Memory, Process, Tap, Virtualization};
-pub use judge::judge;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -57,5 +57,5 @@ pub struct Report {
 
 /// Looks at this host. Takes some tenths of a second.
 pub fn examine() -> Report {
-    judge(&probe::probe())
+    assess(&probe::probe())
 }

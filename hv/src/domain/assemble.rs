@@ -1,10 +1,10 @@
-//! From wishes to a running guest: judge, lay out, load, start, connect.
+//! From wishes to a running guest: validate, lay out, load, start, connect.
 
 use super::builder::{MAX_MEMORY, MIN_STACK, Strings};
 use super::devices::Devices;
 use super::launch::Launch;
 use super::layout::{Layout, Needs};
-use super::{Builder, Guest, Places, StartError};
+use super::{Builder, Guest, Offsets, StartError};
 use crate::engine::Engine;
 use crate::hypercall;
 use crate::memory::GuestMemory;
@@ -36,7 +36,7 @@ pub(super) fn spawn(mut wishes: Builder, engine: &Engine) -> Result<Guest, Start
             at(layout.stack.end),
             at(layout.start_info),
         ),
-        places: Places {
+        places: Offsets {
             image: layout.image,
             stack: layout.stack.start,
             devices: layout.devices,

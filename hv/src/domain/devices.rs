@@ -119,7 +119,7 @@ pub(super) struct Devices {
 }
 
 impl Devices {
-    /// Judges what was asked for; the console comes first.
+    /// Validates what was asked for; the console comes first.
     pub(super) fn new(backends: Vec<Backend>) -> Self {
         let mut devices: Vec<Device> = Vec::with_capacity(backends.len() + 1);
         let mut event = event::FIRST_DEVICE.0;
@@ -136,7 +136,7 @@ impl Devices {
         Devices { all: devices, fresh: true }
     }
 
-    /// The devices of a guest that goes on: of this table, judged before, with
+    /// The devices of a guest that goes on: of this table, validated before, with
     /// these back ends in its order, the console excepted.
     pub(super) fn resume(
         table: &[DeviceInfo],
@@ -343,7 +343,7 @@ impl Devices {
 /// How often a doorbell comes as an exit before the platform is asked to bind it.
 ///
 /// A bound doorbell is several times cheaper to ring, and makes a VM 250 µs
-/// dearer to start and 15 ms dearer to close (`docs/performance.md`): not worth
+/// more expensive to start and 15 ms more expensive to close (`docs/performance.md`): not worth
 /// it for a guest that prints a line and ends.
 pub(super) const RINGS_BEFORE_BINDING: u32 = 32;
 

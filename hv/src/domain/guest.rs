@@ -54,7 +54,7 @@ impl Guest {
             if !self.engine.has_workers()
                 && let Ok(_driver) = self.engine.inner.driver.try_lock()
             {
-                let _alarm = until.map(|until| self.engine.inner.scheduler.nudge_at(until));
+                let _alarm = until.map(|until| self.engine.inner.scheduler.notify_at(until));
                 self.engine.inner.scheduler.work(&|| late() || look(&self.domain.status()).is_some());
             }
             let status = self.domain.status();

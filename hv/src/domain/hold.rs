@@ -42,7 +42,7 @@ impl Domain {
         drop(status);
         self.changed.notify_all();
         if let Some(engine) = self.engine.upgrade() {
-            engine.nudge_waiting();
+            engine.notify_waiting();
         }
         Some(Next::Blocked(None))
     }

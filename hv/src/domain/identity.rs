@@ -1,6 +1,6 @@
 //! What makes a clone another guest than its siblings.
 
-use super::Places;
+use super::Offsets;
 use crate::clock;
 use crate::event::Hub;
 use crate::memory::GuestMemory;
@@ -33,7 +33,7 @@ impl Identity {
     pub(crate) fn give(
         &self,
         memory: &GuestMemory,
-        places: &Places,
+        places: &Offsets,
         hub: &Hub,
         khz: u32,
         time: u64,

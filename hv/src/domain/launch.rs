@@ -2,7 +2,7 @@
 
 use super::devices::Devices;
 use super::{
-    BootPhases, ConnectError, Counters, Cpu, Domain, Guest, Identity, Observer, Order, Places, Saved,
+    BootPhases, ConnectError, Counters, Cpu, Domain, Guest, Identity, Observer, Offsets, Order, Saved,
     StartError, Status, Stop,
 };
 use crate::clock;
@@ -27,7 +27,7 @@ pub(super) struct Launch {
     pub(super) name: String,
     pub(super) image: Arc<Image>,
     pub(super) memory: Arc<GuestMemory>,
-    pub(super) places: Places,
+    pub(super) places: Offsets,
     /// Where its virtual CPU begins.
     pub(super) cpu: CpuState,
     pub(super) devices: Devices,

@@ -17,7 +17,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 /// Where in a guest's memory things are that the host returns to: offsets from its start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub struct Places {
+pub struct Offsets {
     /// Address 0 of the image.
     pub image: u64,
     /// The lowest byte of the stack.
@@ -35,9 +35,9 @@ pub struct Places {
 }
 
 /// Bytes of the places in snapshots of guests before ABI 1.2, which have no upcalls.
-const WITHOUT_UPCALL: usize = size_of::<Places>() - 8;
+const WITHOUT_UPCALL: usize = size_of::<Offsets>() - 8;
 
-impl Places {
+impl Offsets {
     /// Reads the saved form, of this or an older version.
     pub(crate) fn load(bytes: &[u8]) -> Option<Self> {
         match bytes.len() {
@@ -69,7 +69,7 @@ pub struct Saved {
     /// Its clock, in nanoseconds since its start.
     pub time: u64,
     /// Where things are.
-    pub places: Places,
+    pub places: Offsets,
     /// Its device table.
     pub devices: Vec<DeviceInfo>,
 }
@@ -166,7 +166,7 @@ impl Domain {
             base: self.memory.base().0,
             cpu: state,
             time: clock.time_at(clock::tsc()),
-            places: Places { upcall, ..self.places },
+            places: Offsets { upcall, ..self.places },
             devices: self.table.clone(),
         };
         let mut made = Template::make(self.memory.base(), self.memory.size())?;

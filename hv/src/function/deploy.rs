@@ -1,6 +1,6 @@
 //! From an image or a snapshot to a function that takes requests.
 
-use super::{Function, Inner, Keeper, Options, Shells};
+use super::{Function, Inner, Options, PoolManager, Shells};
 use crate::device::block::Disk;
 use crate::device::function::FunctionDevice;
 use crate::device::stdio::Buffer;
@@ -121,22 +121,22 @@ impl Function {
         if let Some(disk) = options.disks.iter().find(|disk| disk.share().is_none()) {
             return Err(DeployError::Disk(disk.path().to_owned()));
         }
-        let (keeper, jobs) = Keeper::new();
+        let (pool_manager, jobs) = PoolManager::new();
         let inner = Arc::new(Inner {
             engine: engine.clone(),
             snapshot,
             options,
             shells: Mutex::new(Shells::default()),
-            keeper,
+            pool_manager,
             totals: Default::default(),
             backoff: Mutex::default(),
             stopped: AtomicBool::new(false),
         });
         let weak = Arc::downgrade(&inner);
-        jail::spawn(Kind::Keeper, "hv-keeper", move || jobs.work(&weak)).map_err(DeployError::Thread)?;
+        jail::spawn(Kind::PoolManager, "hv-pool", move || jobs.work(&weak)).map_err(DeployError::Thread)?;
         for _ in 0..inner.options.warm.min(inner.options.instances) {
             let number = inner.shells().reserve();
-            inner.keeper.start(number, None);
+            inner.pool_manager.start(number, None);
         }
         Ok(Function { inner })
     }

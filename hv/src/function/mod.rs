@@ -13,7 +13,7 @@
 mod backoff;
 mod call;
 mod deploy;
-mod keeper;
+mod pool_manager;
 mod shell;
 mod stats;
 mod survey;
@@ -32,7 +32,7 @@ use crate::sched::Share;
 use crate::snapshot::Snapshot;
 use backoff::Backoff;
 use call::Slot;
-use keeper::Keeper;
+use pool_manager::PoolManager;
 use shell::Shell;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -132,7 +132,7 @@ struct Inner {
     snapshot: Arc<Snapshot>,
     options: Options,
     shells: Mutex<Shells>,
-    keeper: Keeper,
+    pool_manager: PoolManager,
     totals: stats::Totals,
     backoff: Mutex<Backoff>,
     stopped: AtomicBool,
@@ -171,7 +171,7 @@ impl Function {
         };
         inner.totals.cold();
         let slot = Slot::starting(head, answer);
-        inner.keeper.start(number, Some(slot.clone()));
+        inner.pool_manager.start(number, Some(slot.clone()));
         Ok(Call::starting(slot))
     }
 
@@ -212,7 +212,7 @@ impl Drop for Function {
         };
         live.iter().for_each(|shell| shell.stop(Failure::Stopped));
         live.iter().for_each(|shell| self.inner.close(shell));
-        self.inner.keeper.stop();
+        self.inner.pool_manager.stop();
     }
 }
 
@@ -239,7 +239,7 @@ impl Inner {
         shells.idle.retain(|(idle, _)| idle.number != shell.number);
         drop(shells);
         // Closing a VM takes a millisecond or more: not on the thread of a guest.
-        self.keeper.dispose(shell.clone());
+        self.pool_manager.dispose(shell.clone());
     }
 }
 

@@ -100,7 +100,7 @@ impl Shell {
             request.exchange = self.device.begin(head, answer);
             request.exchange
         };
-        inner.keeper.watch(self, exchange);
+        inner.pool_manager.watch(self, exchange);
         guest.wake();
         exchange
     }
@@ -211,7 +211,7 @@ impl Shell {
                     return;
                 }
             }
-            match guest.recycle() {
+            match guest.reset() {
                 Ok(pages) => self.pages.store(pages, Ordering::Relaxed),
                 Err(error) => {
                     tracing::debug!("a virtual machine is not used again: {error}");

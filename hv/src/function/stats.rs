@@ -97,7 +97,7 @@ impl Inner {
             let shells = self.shells();
             (shells.live.values().flatten().cloned().collect(), shells.idle.len())
         };
-        self.keeper.survey();
+        self.pool_manager.survey();
         let mut exits = BTreeMap::new();
         for (name, count) in shells.iter().flat_map(|shell| shell.counters()) {
             *exits.entry(name).or_default() += count;

@@ -72,7 +72,7 @@ pub enum Kind {
     /// The thread that ends turns.
     Tick,
     /// The thread that makes and closes a function's machines.
-    Keeper,
+    PoolManager,
     /// A thread that boots functions and closes them, at the start and when the configuration has changed.
     Deploy,
     /// The thread that writes the access log.
@@ -92,7 +92,7 @@ impl Kind {
         Kind::Io,
         Kind::Disk,
         Kind::Tick,
-        Kind::Keeper,
+        Kind::PoolManager,
         Kind::Deploy,
         Kind::Log,
         Kind::Maker,
@@ -109,7 +109,7 @@ impl Kind {
             Kind::Io => "io",
             Kind::Disk => "disk",
             Kind::Tick => "tick",
-            Kind::Keeper => "keeper",
+            Kind::PoolManager => "pool",
             Kind::Deploy => "deploy",
             Kind::Log => "log",
             Kind::Maker => "maker",
@@ -127,7 +127,7 @@ impl Kind {
             Kind::Io => "I/O thread: back ends of devices",
             Kind::Disk => "threads of disks without io_uring",
             Kind::Tick => "thread that ends turns",
-            Kind::Keeper => "makes and closes the machines of a function",
+            Kind::PoolManager => "makes and closes the machines of a function",
             Kind::Deploy => "boots functions, and closes those that are gone",
             Kind::Log => "writes the access log",
             Kind::Maker => "makes threads, and may do what these may: a filter is inherited",
@@ -138,13 +138,13 @@ impl Kind {
     /// orders. A forbidden call of theirs fails with EPERM, and with it what they are doing; all else goes on.
     /// Any other kind may have been taken over by a guest, so hv ends.
     pub const fn is_apart(self) -> bool {
-        matches!(self, Kind::Keeper | Kind::Deploy | Kind::Log)
+        matches!(self, Kind::PoolManager | Kind::Deploy | Kind::Log)
     }
 
     /// Kinds of threads that are made later than their process's own filter, which has this main thread.
     const fn late(self) -> &'static [Kind] {
         match self {
-            Kind::Serve => &[Kind::Disk, Kind::Tick, Kind::Keeper, Kind::Deploy],
+            Kind::Serve => &[Kind::Disk, Kind::Tick, Kind::PoolManager, Kind::Deploy],
             _ => &[Kind::Disk, Kind::Tick],
         }
     }

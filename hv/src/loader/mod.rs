@@ -1,11 +1,11 @@
-//! Guest images: judged, relocated and laid out, before any of it runs.
+//! Guest images: validated, relocated and laid out, before any of it runs.
 //!
 //! An image is a static position-independent ELF program for x86-64 with the
 //! note of [`hv_abi::note`]. The format is that of the System V gABI (chapters
 //! "Object Files" and "Program Loading"), the relocations those of its
 //! processor supplement for AMD64.
 //!
-//! The file is hostile until proven otherwise: [`Image::parse`] judges
+//! The file is hostile until proven otherwise: [`Image::parse`] validates
 //! everything that the rest relies on, and an [`Image`] cannot be had in any
 //! other way. It reads the program headers and the dynamic section only;
 //! sections and symbols are for [`crate::crash`], and for the message to the
@@ -100,7 +100,7 @@ pub struct Image {
 }
 
 impl Image {
-    /// Reads and judges the image in the file at `path`, of at most [`MAX_FILE_SIZE`] bytes.
+    /// Reads and validates the image in the file at `path`, of at most [`MAX_FILE_SIZE`] bytes.
     pub fn open(path: &Path) -> Result<Image, OpenError> {
         let failed = |source| OpenError::Read { path: path.to_owned(), source };
         // Not to hang on a pipe that nobody writes to; files do not care.
@@ -136,7 +136,7 @@ impl Image {
         }
     }
 
-    /// Judges the bytes of an ELF file. No bytes whatsoever make it panic.
+    /// Validates the bytes of an ELF file. No bytes whatsoever make it panic.
     pub fn parse(bytes: Vec<u8>) -> Result<Image, ImageError> {
         parse::image(bytes)
     }

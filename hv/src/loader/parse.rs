@@ -1,4 +1,4 @@
-//! The judge of images: from bytes to an [`Image`] whose every number was checked.
+//! The validate of images: from bytes to an [`Image`] whose every number was checked.
 
 use super::{
     Image, ImageError, Load, MAX_ALIGNMENT, MAX_IMAGE_SIZE, MAX_SEGMENTS, Segment, page_down, page_up,
@@ -23,7 +23,7 @@ type Header = ProgramHeader64<LE>;
 /// Most program headers of any kind; linkers make about a dozen.
 const MAX_HEADERS: usize = 64;
 
-/// Judges a whole file.
+/// Validates a whole file.
 pub(super) fn image(bytes: Vec<u8>) -> Result<Image, ImageError> {
     let file = file_header(&bytes)?;
     let headers = program_headers(&bytes, file)?;
@@ -54,7 +54,7 @@ pub(super) fn image(bytes: Vec<u8>) -> Result<Image, ImageError> {
 }
 
 /// How many bytes of a file that begins like `bytes` its program headers name:
-/// more cannot change the judgement.
+/// more cannot change the validation.
 pub(super) fn needed(bytes: &[u8]) -> u64 {
     let headers = match file_header(bytes).and_then(|file| program_headers(bytes, file)) {
         Ok(headers) => headers,
@@ -101,7 +101,7 @@ fn file_header(bytes: &[u8]) -> Result<&FileHeader64<LE>, ImageError> {
     if start != elf::ELFMAG {
         return Err(ImageError::NotElf { start: start.to_vec() });
     }
-    // The identification says how to read the rest, so it is judged before the size is.
+    // The identification says how to read the rest, so it is validated before the size is.
     match bytes.get(4) {
         Some(&class) if class != elf::ELFCLASS64.0 => return Err(ImageError::NotClass64 { class }),
         _ => {}
@@ -207,7 +207,7 @@ impl<'a> Kinds<'a> {
     }
 }
 
-/// Finds the hv note, and judges the version in it; and where the list of tasks is, if another note says so.
+/// Finds the hv note, and validates the version in it; and where the list of tasks is, if another note says so.
 fn notes(bytes: &[u8], headers: &[&Header]) -> Result<(NoteDesc, Option<u64>), ImageError> {
     let (mut found, mut tasks) = (None, None);
     for header in headers {
@@ -252,7 +252,7 @@ fn task_list(desc: &[u8], address: u64) -> Option<u64> {
     (note.version == TASKS_VERSION).then(|| field.wrapping_add_signed(note.distance))
 }
 
-/// Judges the loadable segments; also gives the greatest alignment of any.
+/// Validates the loadable segments; also gives the greatest alignment of any.
 fn loads(bytes: &[u8], headers: &[&Header]) -> Result<(Vec<Load>, u64), ImageError> {
     let mut loads = Vec::<Load>::with_capacity(headers.len());
     let mut alignment = PAGE_SIZE;

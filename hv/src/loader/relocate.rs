@@ -77,7 +77,7 @@ impl Dynamic {
     }
 }
 
-/// Judges all relocations of an image of `size` bytes, and sorts them by their targets.
+/// Validates all relocations of an image of `size` bytes, and sorts them by their targets.
 pub(super) fn relocations(
     bytes: &[u8],
     section: Range<usize>,
@@ -85,19 +85,19 @@ pub(super) fn relocations(
     size: u64,
 ) -> Result<Vec<Relocation>, ImageError> {
     let dynamic = Dynamic::read(bytes, section)?;
-    let mut judge = Judge { loads, size, recent: 0, relocations: Vec::new() };
+    let mut validate = Validator { loads, size, recent: 0, relocations: Vec::new() };
     let rela =
         [(dynamic.rela, dynamic.rela_size, "DT_RELA"), (dynamic.jmprel, dynamic.jmprel_size, "DT_JMPREL")];
     for (address, table_size, tag) in rela {
-        let entries = judge.table::<Rela64<LE>>(bytes, tag, address, table_size)?;
-        judge.relocations.reserve(entries.len());
+        let entries = validate.table::<Rela64<LE>>(bytes, tag, address, table_size)?;
+        validate.relocations.reserve(entries.len());
         for entry in entries {
-            judge.rela(entry)?;
+            validate.rela(entry)?;
         }
     }
-    let entries = judge.table::<object::U64<LE>>(bytes, "DT_RELR", dynamic.relr, dynamic.relr_size)?;
-    judge.relr(bytes, entries)?;
-    let mut relocations = judge.relocations;
+    let entries = validate.table::<object::U64<LE>>(bytes, "DT_RELR", dynamic.relr, dynamic.relr_size)?;
+    validate.relr(bytes, entries)?;
+    let mut relocations = validate.relocations;
     // Linkers sort them already. A stable sort keeps the last of two for a word the last.
     if !relocations.is_sorted_by_key(|relocation| relocation.target) {
         relocations.sort_by_key(|relocation| relocation.target);
@@ -105,7 +105,7 @@ pub(super) fn relocations(
     Ok(relocations)
 }
 
-struct Judge<'a> {
+struct Validator<'a> {
     loads: &'a [Load],
     size: u64,
     /// Index of the segment that the last target was in; the next one is mostly in it too.
@@ -113,7 +113,7 @@ struct Judge<'a> {
     relocations: Vec<Relocation>,
 }
 
-impl Judge<'_> {
+impl Validator<'_> {
     /// The table of `size` bytes at an address of the image.
     fn table<'b, T: object::Pod>(
         &self,
@@ -177,7 +177,7 @@ impl Judge<'_> {
     }
 
     fn packed(&mut self, bytes: &[u8], target: u64) -> Result<(), ImageError> {
-        let load = self.judge(target)?;
+        let load = self.validate(target)?;
         let at = load.file.start + (target - load.memory.start) as usize;
         // Memory that is not in the file holds zero.
         let word =
@@ -186,7 +186,7 @@ impl Judge<'_> {
     }
 
     /// The segment that the word at `target` is in, if it may be relocated.
-    fn judge(&mut self, target: u64) -> Result<&Load, ImageError> {
+    fn validate(&mut self, target: u64) -> Result<&Load, ImageError> {
         if !target.is_multiple_of(8) {
             return Err(ImageError::RelocationAlignment { target });
         }
@@ -206,7 +206,7 @@ impl Judge<'_> {
     }
 
     fn add(&mut self, target: u64, addend: u64) -> Result<(), ImageError> {
-        self.judge(target)?;
+        self.validate(target)?;
         // The address right behind the image is where a slice may end.
         if addend > self.size {
             return Err(ImageError::RelocationAddend { target, addend, size: self.size });

@@ -193,7 +193,7 @@ impl GuestMemory {
             && self.map.last().is_none_or(|(last, _)| last.end <= range.start)
     }
 
-    /// Judges a range that a guest named: its offset, if all of it allows `access`.
+    /// Validates a range that a guest named: its offset, if all of it allows `access`.
     pub fn check(&self, address: GuestAddr, len: u64, access: Access) -> Result<u64, Errno> {
         let start = address.0.checked_sub(self.base).ok_or(Errno::Fault)?;
         let end = start.checked_add(len).ok_or(Errno::Fault)?;
@@ -249,7 +249,7 @@ impl GuestMemory {
         self.slice(offset, bytes.len()).copy_to(bytes);
     }
 
-    /// A judged range as the kernel wants it for direct transfers into or out
+    /// A validated range as the kernel wants it for direct transfers into or out
     /// of guest memory. It is valid while `self` lives; the guest may change
     /// the bytes meanwhile.
     pub fn iovec(&self, address: GuestAddr, len: u64, access: Access) -> Result<libc::iovec, Errno> {
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn ranges_are_judged_by_what_the_guest_itself_may_do() {
+    fn ranges_are_validated_by_what_the_guest_itself_may_do() {
         let m = memory();
         let at = |page: u64| GuestAddr(0x10000 + page * PAGE_SIZE);
         assert_eq!(m.check(at(1), 3 * PAGE_SIZE, Access::READ), Ok(PAGE_SIZE));

@@ -6,7 +6,7 @@ use super::{Platform, PlatformError};
 
 /// A wish for a platform.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Wish {
+pub enum Preference {
     /// The best that this host has: KVM, or else processes.
     #[default]
     Auto,
@@ -30,15 +30,15 @@ pub struct Choice {
 ///
 /// # Errors
 ///
-/// When the host refuses it; of [`Wish::Auto`], why it refuses each.
-pub fn choose(wish: Wish) -> Result<Choice, PlatformError> {
+/// When the host refuses it; of [`Preference::Auto`], why it refuses each.
+pub fn choose(wish: Preference) -> Result<Choice, PlatformError> {
     let no_kvm = match wish {
-        Wish::Process => None,
-        Wish::Auto | Wish::Kvm => match KvmPlatform::new() {
+        Preference::Process => None,
+        Preference::Auto | Preference::Kvm => match KvmPlatform::new() {
             Ok(platform) => {
                 return Ok(Choice { platform: Box::new(platform), no_kvm: None, no_namespaces: None });
             }
-            Err(error) if wish == Wish::Kvm => return Err(error),
+            Err(error) if wish == Preference::Kvm => return Err(error),
             Err(error) => Some(error),
         },
     };

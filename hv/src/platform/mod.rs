@@ -16,7 +16,7 @@ use crate::cpu_clock::CpuClock;
 pub use crate::crash::Registers;
 use crate::memory::GuestMemory;
 pub use access::{Access, Opening, Space};
-pub use choose::{Choice, Wish, choose};
+pub use choose::{Choice, Preference, choose};
 use hv_abi::{EventPort, GuestAddr};
 pub use state::{CpuState, Fpu};
 use std::sync::Arc;
@@ -146,7 +146,7 @@ pub trait Vcpu: Send {
     /// with [`Exit::Doorbell`].
     ///
     /// It makes each ring several times cheaper; on KVM, it makes closing the
-    /// VM some 15 ms dearer.
+    /// VM some 15 ms more expensive.
     fn bind_doorbell(&mut self, port: EventPort, descriptor: &EventFd) -> std::io::Result<()>;
 
     /// Completes the read of an [`Exit::Access`] with this value.
@@ -188,14 +188,14 @@ pub trait Kick: Send + Sync {
 /// Why a virtual CPU stopped running.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// The guest made a hypercall: its number, unjudged, and its arguments.
+    /// The guest made a hypercall: its number, unvalidated, and its arguments.
     Hypercall {
         /// The number.
         number: u32,
         /// RDI, RSI, RDX.
         arguments: [u64; 3],
     },
-    /// The guest rang a doorbell that has no descriptor: the port, unjudged.
+    /// The guest rang a doorbell that has no descriptor: the port, unvalidated.
     Doorbell(u32),
     /// The guest touched emulated hardware that was [opened](Opening) to it.
     Access(Access),

@@ -72,7 +72,7 @@ impl CpuState {
 
     /// What of it a virtual CPU may take over, whoever wrote it: without bits that
     /// a processor refuses or that are not ring 3's.
-    pub fn judged(mut self) -> Self {
+    pub fn validated(mut self) -> Self {
         self.rflags = self.rflags & FLAGS | FLAGS_ALWAYS;
         self.fpu.mxcsr &= MXCSR;
         (self.fpu.reserved, self.fpu.mxcsr_mask, self.fpu.unused) = (0, 0, [0; 12]);
@@ -114,13 +114,13 @@ mod tests {
     #[test]
     fn bits_that_are_not_the_guests_are_dropped() {
         let mut state = CpuState::at_entry(1, 2, 3);
-        assert_eq!(state.clone().judged(), state);
+        assert_eq!(state.clone().validated(), state);
         state.rflags = u64::MAX;
         state.fpu.mxcsr = u32::MAX;
-        let judged = state.judged();
+        let validated = state.validated();
         let (trap, iopl, nested) = (1 << 8, 3 << 12, 1 << 14);
-        assert_eq!(judged.rflags & (trap | iopl | nested), 0);
-        assert_eq!(judged.rflags >> 16, 0);
-        assert_eq!(judged.fpu.mxcsr, 0xffff);
+        assert_eq!(validated.rflags & (trap | iopl | nested), 0);
+        assert_eq!(validated.rflags >> 16, 0);
+        assert_eq!(validated.fpu.mxcsr, 0xffff);
     }
 }

@@ -25,7 +25,7 @@ pub(super) struct Core {
     /// One thread less than there are is to run tasks.
     pub(super) spared: bool,
     /// Counts the reasons to look at end conditions again.
-    pub(super) nudges: u64,
+    pub(super) notifications: u64,
     pub(super) ticker: Ticker,
 }
 
@@ -97,8 +97,8 @@ impl Core {
         None
     }
 
-    pub(super) fn nudge(&mut self, calls: &mut Calls) {
-        self.nudges += 1;
+    pub(super) fn notify(&mut self, calls: &mut Calls) {
+        self.notifications += 1;
         calls.unpark.extend(self.idle.iter().map(|idle| idle.thread.clone()));
     }
 }

@@ -209,7 +209,7 @@ impl Default for Scheduler {
             free: 0,
             workers: 0,
             spared: false,
-            nudges: 0,
+            notifications: 0,
             ticker: Ticker::default(),
         };
         let crowded = Arc::default();
@@ -231,9 +231,9 @@ impl Scheduler {
     }
 
     /// Makes threads in [`work`](Self::work) look at their `done` again.
-    pub fn nudge(&self) {
+    pub fn notify(&self) {
         let mut calls = Calls::default();
-        self.shared.core().nudge(&mut calls);
+        self.shared.core().notify(&mut calls);
         calls.make();
     }
 
@@ -247,16 +247,16 @@ impl Scheduler {
         });
     }
 
-    /// [Nudges](Self::nudge) once this time has come, unless what is returned
+    /// [Notifies](Self::notify) once this time has come, unless what is returned
     /// has been dropped.
-    pub fn nudge_at(&self, at: Instant) -> Arc<Entity> {
+    pub fn notify_at(&self, at: Instant) -> Arc<Entity> {
         let entity = self.add(Arc::new(Alarm(at)), Share::default());
         entity.wake();
         entity
     }
 
     /// Runs ready tasks on this thread until `done`, which is looked at first,
-    /// whenever a task has ended, and when [nudged](Self::nudge).
+    /// whenever a task has ended, and when [notified](Self::notify).
     pub fn work(&self, done: &dyn Fn() -> bool) {
         let (shared, this) = (&self.shared, std::thread::current());
         let clock = CpuClock::of_this_thread();
@@ -266,8 +266,8 @@ impl Scheduler {
         let mut core = shared.core();
         core.workers += 1;
         loop {
-            if seen != Some(core.nudges) {
-                seen = Some(core.nudges);
+            if seen != Some(core.notifications) {
+                seen = Some(core.notifications);
                 drop(core);
                 let done = done();
                 core = shared.core();
@@ -336,7 +336,7 @@ impl Scheduler {
         if next == Next::Ended {
             task = core.policy.payload(id).task.take();
             let mut calls = Calls::default();
-            core.nudge(&mut calls);
+            core.notify(&mut calls);
             calls.make();
         }
         let removed = core.policy.stop(id, used.as_nanos() as u64, after, now);
@@ -349,7 +349,7 @@ impl Scheduler {
     }
 }
 
-/// A task that ends at some time: that is a nudge.
+/// A task that ends at some time: that is a notify.
 struct Alarm(Instant);
 
 impl Task for Alarm {

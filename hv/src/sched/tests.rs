@@ -90,7 +90,7 @@ impl Workers {
 impl Drop for Workers {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::SeqCst);
-        self.scheduler.nudge();
+        self.scheduler.notify();
         self.threads.drain(..).for_each(|thread| thread.join().unwrap());
     }
 }
@@ -169,10 +169,10 @@ fn a_thread_leaves_at_the_time_it_wants() {
     let scheduler = Scheduler::default();
     let _spins = [add(&scheduler, Arc::new(Spins::default())), add(&scheduler, Arc::new(Spins::default()))];
     let until = Instant::now() + Duration::from_millis(20);
-    let alarm = scheduler.nudge_at(until);
+    let alarm = scheduler.notify_at(until);
     scheduler.work(&|| Instant::now() >= until);
     drop(alarm);
-    drop(scheduler.nudge_at(Instant::now() + Duration::from_secs(1_000_000)));
+    drop(scheduler.notify_at(Instant::now() + Duration::from_secs(1_000_000)));
     assert_eq!(scheduler.timers(), 0);
 }
 
@@ -361,7 +361,7 @@ fn a_processor_that_is_lent_runs_no_tasks_until_it_is_given_back() {
         eventually(&|| running() == 2);
         over.store(true, Ordering::SeqCst);
         drop(entities);
-        scheduler.nudge();
+        scheduler.notify();
         workers.into_iter().for_each(|worker| worker.join().unwrap());
     });
 }

@@ -1,14 +1,14 @@
-//! What judges texts, for the fuzz targets.
+//! What validates texts, for the fuzz targets.
 
 use super::config::{Config, ConfigError, Resolve};
 use std::path::Path;
 
 /// Whether a function's answer may begin with this head; if not, why.
-pub fn judge_answer(head: &[u8]) -> Result<(), String> {
-    super::head::judge_answer(head).map(drop)
+pub fn validate_answer(head: &[u8]) -> Result<(), String> {
+    super::head::validate_answer(head).map(drop)
 }
 
-/// Judges a configuration as if it stood in the file at `path`.
-pub fn judge_config(path: &Path, text: &str, resolve: Resolve<'_>) -> Result<Config, ConfigError> {
+/// Validates a configuration as if it stood in the file at `path`.
+pub fn validate_config(path: &Path, text: &str, resolve: Resolve<'_>) -> Result<Config, ConfigError> {
     super::config::of_text(path, text, resolve)
 }

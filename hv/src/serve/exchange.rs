@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::gate::Seat;
-use super::head::{AnswerHead, has_body, judge_answer};
+use super::head::{AnswerHead, has_body, validate_answer};
 use super::upload::{Upload, UploadError};
 use crate::function::{Answer, Call, Failure};
 use bytes::Bytes;
@@ -95,7 +95,7 @@ impl Bridge {
 
 impl Answer for Bridge {
     fn head(&mut self, head: &[u8]) -> Result<(), String> {
-        let head = judge_answer(head)?;
+        let head = validate_answer(head)?;
         let bodiless = !has_body(&self.method, head.status);
         self.tell(|state| {
             state.bodiless = bodiless;

@@ -2,9 +2,9 @@
 #![forbid(unsafe_code)]
 
 use super::exchange::{Bridge, Broken, Conversation, Exchange};
+use super::front_response::{self, CLOSE, FrontResponse};
 use super::gate::Refused;
 use super::head::{self, AnswerHead, REQUEST_ID};
-use super::own::{self, CLOSE, Own};
 use super::pace::Pace;
 use super::record::Record;
 use super::reply::Reply;
@@ -31,7 +31,7 @@ pub(super) async fn public(
 ) -> Response<Reply> {
     let mut record = server.record(client, &request);
     let (request, mut upload) = split(&server, request);
-    if let Some(page) = own::public(&server, client, &request).await {
+    if let Some(page) = front_response::public(&server, client, &request).await {
         return say(page, upload.as_ref(), record);
     }
     let mut pace = None;
@@ -67,7 +67,7 @@ pub(super) async fn admin(
 ) -> Response<Reply> {
     let record = server.record(client, &request);
     let (request, upload) = split(&server, request);
-    say(own::admin(&server, &request).await, upload.as_ref(), record)
+    say(front_response::admin(&server, &request).await, upload.as_ref(), record)
 }
 
 /// A request and its body, if it has one.
@@ -78,7 +78,7 @@ fn split(server: &Server, request: Request<Incoming>) -> (Request<()>, Option<Up
 }
 
 /// An answer of the front's own to a request with this body.
-fn say(own: Own, upload: Option<&Upload>, record: Record) -> Response<Reply> {
+fn say(own: FrontResponse, upload: Option<&Upload>, record: Record) -> Response<Reply> {
     match upload {
         Some(upload) if !upload.is_sure_to_end() => own.last().into_response(record),
         _ => own.into_response(record),
@@ -94,22 +94,22 @@ async fn serve(
     upload: &mut Option<Upload>,
     record: &mut Record,
     pace: &mut Option<Arc<Pace>>,
-) -> Result<(AnswerHead, Conversation, Arc<Served>), Own> {
+) -> Result<(AnswerHead, Conversation, Arc<Served>), FrontResponse> {
     if server.is_draining() {
-        let refusal = Own::new(StatusCode::SERVICE_UNAVAILABLE, "the server is shutting down");
+        let refusal = FrontResponse::new(StatusCode::SERVICE_UNAVAILABLE, "the server is shutting down");
         return Err(refusal.later().last());
     }
     let (parts, ()) = request.into_parts();
-    let served =
-        server.find(parts.uri.path()).ok_or_else(|| Own::new(StatusCode::NOT_FOUND, "no function here"))?;
+    let served = server
+        .find(parts.uri.path())
+        .ok_or_else(|| FrontResponse::new(StatusCode::NOT_FOUND, "no function here"))?;
     record.function = Some(served.name().clone());
     *pace = Some(served.refusals().clone());
     let config = served.config();
     if !config.methods.is_empty() && !config.methods.contains(&parts.method) {
         let allow = config.methods.iter().map(|method| method.as_str()).collect::<Vec<_>>().join(", ");
-        return Err(
-            Own::new(StatusCode::METHOD_NOT_ALLOWED, format!("this path takes {allow}")).with(ALLOW, &allow)
-        );
+        return Err(FrontResponse::new(StatusCode::METHOD_NOT_ALLOWED, format!("this path takes {allow}"))
+            .with(ALLOW, &allow));
     }
     if let Some(upload) = upload
         && !upload.allow(config.body)
@@ -118,13 +118,16 @@ async fn serve(
     }
     let mut bytes = Vec::with_capacity(512);
     head::write_request(&parts, client, record.id(), &mut bytes).map_err(|head::TooLong| {
-        Own::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "the head of the request is too long")
+        FrontResponse::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "the head of the request is too long")
     })?;
     let seat = served.gate().enter().await.map_err(|refused| match refused {
         Refused::Full => {
-            Own::new(StatusCode::TOO_MANY_REQUESTS, "too many requests wait for this function").later()
+            FrontResponse::new(StatusCode::TOO_MANY_REQUESTS, "too many requests wait for this function")
+                .later()
         }
-        Refused::Late => Own::new(StatusCode::SERVICE_UNAVAILABLE, "no guest was free in time").later(),
+        Refused::Late => {
+            FrontResponse::new(StatusCode::SERVICE_UNAVAILABLE, "no guest was free in time").later()
+        }
     })?;
     let exchange = Arc::new(Exchange::default());
     let bridge = Bridge { exchange: exchange.clone(), method: parts.method, _seat: seat };
@@ -144,14 +147,14 @@ async fn serve(
     }
 }
 
-fn too_large(served: &Served) -> Own {
+fn too_large(served: &Served) -> FrontResponse {
     let limit = served.config().body;
-    Own::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is larger than {limit} bytes"))
+    FrontResponse::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is larger than {limit} bytes"))
 }
 
 /// Notes why there is no whole answer, and says what the client is told if it
 /// has heard nothing yet.
-pub(super) fn note_broken(broken: Broken, served: &Served, record: &mut Record) -> Own {
+pub(super) fn note_broken(broken: Broken, served: &Served, record: &mut Record) -> FrontResponse {
     match broken {
         Broken::Failed { failure, uploading } => failed(&failure, uploading, served, record),
         Broken::Upload(UploadError::TooLarge) => {
@@ -159,12 +162,12 @@ pub(super) fn note_broken(broken: Broken, served: &Served, record: &mut Record) 
             too_large(served)
         }
         Broken::Upload(UploadError::Client) => {
-            Own::new(StatusCode::BAD_REQUEST, "the body of the request did not come to its end")
+            FrontResponse::new(StatusCode::BAD_REQUEST, "the body of the request did not come to its end")
         }
         Broken::Headless => {
             record.note_failure("headless");
             note(served, record, "it ended an answer without a head");
-            Own::new(StatusCode::BAD_GATEWAY, "the function gave no answer")
+            FrontResponse::new(StatusCode::BAD_GATEWAY, "the function gave no answer")
         }
     }
 }
@@ -189,7 +192,7 @@ fn kind(failure: &Failure, uploading: bool) -> &'static str {
 }
 
 /// Notes how a guest failed; `uploading`: while the client was still sending.
-fn failed(failure: &Failure, uploading: bool, served: &Served, record: &mut Record) -> Own {
+fn failed(failure: &Failure, uploading: bool, served: &Served, record: &mut Record) -> FrontResponse {
     record.note_failure(kind(failure, uploading));
     match failure {
         Failure::Crashed(report) => {
@@ -197,30 +200,35 @@ fn failed(failure: &Failure, uploading: bool, served: &Served, record: &mut Reco
             let id = record.new_crash_id();
             let request = record.id().to_str().unwrap_or_default();
             served.events().crashed(&id, served.name(), request, report);
-            let refusal = Own::new(StatusCode::BAD_GATEWAY, format!("the function crashed; crash id {id}"));
+            let refusal =
+                FrontResponse::new(StatusCode::BAD_GATEWAY, format!("the function crashed; crash id {id}"));
             let refusal = refusal.with(CRASH_ID, &id);
             record.crash = Some(id);
             refusal
         }
         Failure::Exited(code) => {
             note(served, record, &format!("the guest exited with code {code} instead of answering"));
-            Own::new(StatusCode::BAD_GATEWAY, "the function ended without an answer")
+            FrontResponse::new(StatusCode::BAD_GATEWAY, "the function ended without an answer")
         }
         Failure::WallTime if uploading => {
-            Own::new(StatusCode::REQUEST_TIMEOUT, "the body of the request took too long").last()
+            FrontResponse::new(StatusCode::REQUEST_TIMEOUT, "the body of the request took too long").last()
         }
-        Failure::WallTime => Own::new(StatusCode::GATEWAY_TIMEOUT, "the function took too long"),
-        Failure::CpuTime => Own::new(StatusCode::GATEWAY_TIMEOUT, "the function used too much CPU time"),
+        Failure::WallTime => FrontResponse::new(StatusCode::GATEWAY_TIMEOUT, "the function took too long"),
+        Failure::CpuTime => {
+            FrontResponse::new(StatusCode::GATEWAY_TIMEOUT, "the function used too much CPU time")
+        }
         Failure::BackOff(rest) => {
             let seconds = rest.as_secs() + 1;
             let text =
                 format!("the function has crashed many times in a row; it is tried again in {seconds} s");
-            Own::new(StatusCode::SERVICE_UNAVAILABLE, text).retry_after(seconds)
+            FrontResponse::new(StatusCode::SERVICE_UNAVAILABLE, text).retry_after(seconds)
         }
         Failure::NoRoom(_) | Failure::Full => {
             served.note_no_room(|| limits::explain(failure));
-            Own::new(StatusCode::SERVICE_UNAVAILABLE, "no guest could be started").later()
+            FrontResponse::new(StatusCode::SERVICE_UNAVAILABLE, "no guest could be started").later()
         }
-        Failure::Stopped => Own::new(StatusCode::SERVICE_UNAVAILABLE, "the function was stopped").later(),
+        Failure::Stopped => {
+            FrontResponse::new(StatusCode::SERVICE_UNAVAILABLE, "the function was stopped").later()
+        }
     }
 }

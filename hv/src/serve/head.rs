@@ -1,4 +1,4 @@
-//! Heads of messages: the client's for the guest, and the guest's, judged.
+//! Heads of messages: the client's for the guest, and the guest's, validated.
 #![forbid(unsafe_code)]
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -95,16 +95,16 @@ fn field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     }
 }
 
-/// The head of an answer that has been judged.
+/// The head of an answer that has been validated.
 #[derive(Debug)]
 pub(super) struct AnswerHead {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
 }
 
-/// Judges what a guest wrote as the head of its answer. An error is the
+/// Validates what a guest wrote as the head of its answer. An error is the
 /// guest's fault, in one line.
-pub(super) fn judge_answer(bytes: &[u8]) -> Result<AnswerHead, String> {
+pub(super) fn validate_answer(bytes: &[u8]) -> Result<AnswerHead, String> {
     let mut fields = [httparse::EMPTY_HEADER; MAX_ANSWER_FIELDS];
     let mut response = httparse::Response::new(&mut fields);
     let wrong = |what: &str| format!("the head of its answer {what}");
@@ -204,7 +204,7 @@ mod tests {
 
     #[test]
     fn answers_keep_their_own_fields_only() {
-        let head = judge_answer(
+        let head = validate_answer(
             b"HTTP/1.1 418 Teapot\r\nContent-Type: text/tea\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\
               Connection: upgrade, x-a\r\nUpgrade: h2c\r\nX-A: 1\r\nSet-Cookie: a\r\nSet-Cookie: b\r\n\r\n",
         )
@@ -231,7 +231,7 @@ mod tests {
             ("GET / HTTP/1.1\r\n\r\n", "no HTTP"),
             (&many, "more than 64"),
         ] {
-            let error = judge_answer(head.as_bytes()).unwrap_err();
+            let error = validate_answer(head.as_bytes()).unwrap_err();
             assert!(error.contains(part), "{head:?}: {error}");
         }
     }
@@ -239,8 +239,8 @@ mod tests {
     proptest! {
         #[test]
         fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-            let _ = judge_answer(&bytes);
-            let _ = judge_answer(&[b"HTTP/1.1 200 OK\r\n", bytes.as_slice(), b"\r\n\r\n"].concat());
+            let _ = validate_answer(&bytes);
+            let _ = validate_answer(&[b"HTTP/1.1 200 OK\r\n", bytes.as_slice(), b"\r\n\r\n"].concat());
         }
     }
 }

@@ -33,7 +33,7 @@ const MAX_FIELDS: usize = 100;
 
 /// What a listener shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Face {
+pub(super) enum ListenerKind {
     /// Functions.
     Public,
     /// hv's own pages.
@@ -96,7 +96,7 @@ impl Connections {
 
     /// Accepts connections until the server drains. Beyond the most that may be
     /// open, clients wait in the kernel's backlog.
-    pub(super) async fn accept(self, listener: TcpListener, face: Face) {
+    pub(super) async fn accept(self, listener: TcpListener, face: ListenerKind) {
         let mut drain = self.drain.clone();
         let serve = async {
             loop {
@@ -123,7 +123,7 @@ impl Connections {
         mut self,
         stream: TcpStream,
         client: SocketAddr,
-        face: Face,
+        face: ListenerKind,
         _seat: OwnedSemaphorePermit,
     ) {
         // Answers are written whole; the kernel ends a connection whose client takes nothing.
@@ -141,8 +141,8 @@ impl Connections {
             let (server, client) = (server.clone(), client.ip());
             async move {
                 Ok::<Response<_>, Infallible>(match face {
-                    Face::Public => handler::public(server, client, request).await,
-                    Face::Admin => handler::admin(server, client, request).await,
+                    ListenerKind::Public => handler::public(server, client, request).await,
+                    ListenerKind::Admin => handler::admin(server, client, request).await,
                 })
             }
         });

@@ -183,7 +183,7 @@ impl Metrics {
                 memory.with_label_values(&[name[0], kind]).set(bytes as i64);
             }
         }
-        Own::get().gauges(&now);
+        ProcessMetrics::get().gauges(&now);
         let mut text = Vec::new();
         for registry in [&self.registry, &now] {
             if let Err(error) = TextEncoder::new().encode(&registry.gather(), &mut text) {
@@ -195,7 +195,7 @@ impl Metrics {
 }
 
 /// What the kernel says of this process. Opened once: a server in its jail opens nothing.
-struct Own {
+struct ProcessMetrics {
     memory: Option<File>,
     descriptors: Option<Mutex<Dir>>,
     threads: Option<Mutex<Dir>>,
@@ -204,18 +204,18 @@ struct Own {
 
 /// Opens what a server in its jail could no longer open.
 pub(super) fn prepare() {
-    Own::get();
+    ProcessMetrics::get();
 }
 
-impl Own {
-    fn get() -> &'static Own {
-        static OWN: OnceLock<Own> = OnceLock::new();
-        OWN.get_or_init(Own::open)
+impl ProcessMetrics {
+    fn get() -> &'static ProcessMetrics {
+        static PROCESS: OnceLock<ProcessMetrics> = OnceLock::new();
+        PROCESS.get_or_init(ProcessMetrics::open)
     }
 
-    fn open() -> Own {
+    fn open() -> ProcessMetrics {
         let folder = |path| Some(Mutex::new(Dir::new(File::open(path).ok()?).ok()?));
-        Own {
+        ProcessMetrics {
             memory: File::open("/proc/self/statm").ok(),
             descriptors: folder("/proc/self/fd"),
             threads: folder("/proc/self/task"),

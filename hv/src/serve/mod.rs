@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!  client ── listener ── handler ── route ── gate ── function (a guest)
-//!            connection  judges     path     seats      │
+//!            connection  validates     path     seats      │
 //!               └──────── reply ◄── exchange ◄──────────┘
 //! ```
 //!
@@ -20,6 +20,7 @@ pub mod door;
 mod error;
 mod events;
 mod exchange;
+mod front_response;
 mod gate;
 mod handler;
 mod head;
@@ -27,7 +28,7 @@ mod layout;
 mod listener;
 mod log;
 mod metrics;
-mod own;
+
 mod pace;
 mod rare;
 mod record;

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant, SystemTime};
 pub(super) const CLIENT_GONE: u16 = 499;
 
 /// What the records of a server share.
-pub(super) struct Books {
+pub(super) struct Telemetry {
     pub(super) log: Log,
     pub(super) format: LogFormat,
     pub(super) metrics: Metrics,
@@ -44,7 +44,7 @@ impl Ids {
 
 /// One request, as far as it has come.
 pub(super) struct Record {
-    books: Arc<Books>,
+    books: Arc<Telemetry>,
     start: Instant,
     client: IpAddr,
     method: Method,
@@ -84,7 +84,13 @@ struct Line<'a> {
 }
 
 impl Record {
-    pub(super) fn new(books: Arc<Books>, client: IpAddr, method: Method, uri: Uri, id: HeaderValue) -> Self {
+    pub(super) fn new(
+        books: Arc<Telemetry>,
+        client: IpAddr,
+        method: Method,
+        uri: Uri,
+        id: HeaderValue,
+    ) -> Self {
         books.metrics.started();
         Record {
             books,

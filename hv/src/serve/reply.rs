@@ -20,7 +20,7 @@ pub(super) struct Reply {
 }
 
 enum Content {
-    Own(Bytes),
+    FrontResponse(Bytes),
     Guest(Conversation, Arc<Served>),
 }
 
@@ -33,7 +33,7 @@ impl Reply {
     pub(super) fn own(text: impl Into<Bytes>, mut record: Record) -> Self {
         // It is as good as given: nobody takes it back.
         record.done = true;
-        Reply { content: Content::Own(text.into()), record, broken: false }
+        Reply { content: Content::FrontResponse(text.into()), record, broken: false }
     }
 
     pub(super) fn guest(conversation: Conversation, served: Arc<Served>, record: Record) -> Self {
@@ -64,7 +64,7 @@ impl Body for Reply {
             return Poll::Ready(Some(Err(BrokenOff)));
         }
         let chunk = match &mut this.content {
-            Content::Own(text) => Some(std::mem::take(text)).filter(|text| !text.is_empty()),
+            Content::FrontResponse(text) => Some(std::mem::take(text)).filter(|text| !text.is_empty()),
             Content::Guest(conversation, served) => match ready!(conversation.poll_body(context)) {
                 None => None,
                 Some(Ok(chunk)) => Some(chunk),
@@ -91,7 +91,7 @@ impl Body for Reply {
 
     fn size_hint(&self) -> SizeHint {
         let exact = match &self.content {
-            Content::Own(text) => Some(text.len() as u64),
+            Content::FrontResponse(text) => Some(text.len() as u64),
             Content::Guest(conversation, _) => conversation.remaining(),
         };
         exact.map_or_else(SizeHint::default, SizeHint::with_exact)

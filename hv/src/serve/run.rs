@@ -5,12 +5,12 @@ use super::config::{Config, ConfigError, LogFormat, LogTarget};
 use super::descriptors;
 use super::error::ServeError;
 use super::events::Events;
-use super::listener::{Connections, Face, listen};
+use super::listener::{Connections, ListenerKind, listen};
 use super::log::{self, Log};
 use super::metrics::{self, Metrics};
-use super::record::{Books, Ids};
+use super::record::{Ids, Telemetry};
 use super::server::Server;
-use super::table::{Ground, Table};
+use super::table::{ServerContext, Table};
 use crate::engine::Engine;
 use crate::jail::{self, Kind};
 use crate::limits;
@@ -80,7 +80,7 @@ fn serve(options: Options, plan: descriptors::Plan, log: &Log) -> Result<bool, S
     let mut random = [0; 8];
     rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty()).map_err(io::Error::from)?;
     let [requests, crashes] = [0, 4].map(|at| u32::from_le_bytes([0, 1, 2, 3].map(|n| random[at + n])));
-    let books = Arc::new(Books {
+    let books = Arc::new(Telemetry {
         log: log.clone(),
         format: config.log_format,
         metrics: Metrics::new(),
@@ -95,7 +95,7 @@ fn serve(options: Options, plan: descriptors::Plan, log: &Log) -> Result<bool, S
     let listeners = listeners(&config)?;
     let signals = Signals::catch()?;
     let (relayouts, due) = mpsc::unbounded_channel();
-    let ground = Ground {
+    let ground = ServerContext {
         engine: options.engine,
         events: events.clone(),
         guests: Arc::new(Semaphore::new(plan.guests)),
@@ -113,7 +113,7 @@ fn serve(options: Options, plan: descriptors::Plan, log: &Log) -> Result<bool, S
     let connections = Connections::new(server.clone(), connections, header_time, draining);
     let drained = runtime.block_on(async {
         for (listener, face) in listeners {
-            let what = if face == Face::Public { "functions" } else { "admin" };
+            let what = if face == ListenerKind::Public { "functions" } else { "admin" };
             events.listening(what, listener.local_addr()?);
             tokio::spawn(connections.clone().accept(listener, face));
         }
@@ -128,9 +128,9 @@ fn serve(options: Options, plan: descriptors::Plan, log: &Log) -> Result<bool, S
 }
 
 /// All addresses of a configuration, listened on.
-fn listeners(config: &Config) -> Result<Vec<(TcpListener, Face)>, ServeError> {
-    let public = config.listen.iter().map(|address| ("listen", *address, Face::Public));
-    let admin = config.admin.iter().map(|address| ("admin", *address, Face::Admin));
+fn listeners(config: &Config) -> Result<Vec<(TcpListener, ListenerKind)>, ServeError> {
+    let public = config.listen.iter().map(|address| ("listen", *address, ListenerKind::Public));
+    let admin = config.admin.iter().map(|address| ("admin", *address, ListenerKind::Admin));
     public.chain(admin).map(|(key, address, face)| Ok((listen(key, address)?, face))).collect()
 }
 
@@ -159,7 +159,7 @@ pub fn rehearse(config: Config, engine: Engine, events: LogFormat) -> Result<(),
     }
     drop(context);
     let (log, writer) = Log::open(&LogTarget::Off)?;
-    let ground = Ground {
+    let ground = ServerContext {
         engine,
         events: Events::new(log, events),
         guests: Arc::new(Semaphore::new(plan.guests)),
@@ -174,7 +174,7 @@ pub fn rehearse(config: Config, engine: Engine, events: LogFormat) -> Result<(),
 }
 
 /// Deploys all functions, on a thread that may open their files.
-fn deploy(config: Config, ground: Ground) -> Result<(Ground, Table), ServeError> {
+fn deploy(config: Config, ground: ServerContext) -> Result<(ServerContext, Table), ServeError> {
     let (deployed, wait) = crossbeam_channel::bounded(1);
     jail::spawn(Kind::Deploy, "hv-deploy", move || {
         let table = Table::deploy(config, &ground, None);

@@ -3,8 +3,8 @@
 
 use super::head;
 use super::pace::{Pace, PacedText};
-use super::record::{Books, Ids, Record};
-use super::table::{Ground, Served, Table};
+use super::record::{Ids, Record, Telemetry};
+use super::table::{Served, ServerContext, Table};
 use crate::prompt::look_at_load;
 use http::{HeaderValue, Request};
 use std::net::IpAddr;
@@ -14,8 +14,8 @@ use std::time::Duration;
 
 /// A running server.
 pub(super) struct Server {
-    pub(super) ground: Ground,
-    pub(super) books: Arc<Books>,
+    pub(super) ground: ServerContext,
+    pub(super) books: Arc<Telemetry>,
     table: RwLock<Arc<Table>>,
     draining: AtomicBool,
     /// For requests that came without.
@@ -29,7 +29,7 @@ pub(super) struct Server {
 
 impl Server {
     /// A server of these functions; `process` is a random number.
-    pub(super) fn new(ground: Ground, books: Arc<Books>, table: Table, process: u32) -> Server {
+    pub(super) fn new(ground: ServerContext, books: Arc<Telemetry>, table: Table, process: u32) -> Server {
         let has_admin = table.config.admin.is_some();
         let patience = table.config.header_time;
         let (ids, metrics) = (Ids::new(process), PacedText::default());

@@ -71,7 +71,7 @@ pub(super) struct Changes {
 }
 
 /// What all tables of a server have in common.
-pub(super) struct Ground {
+pub(super) struct ServerContext {
     pub(super) engine: Engine,
     pub(super) events: Events,
     /// Seats for live guests.
@@ -140,7 +140,7 @@ impl Table {
     /// Blocks until all functions are ready.
     pub(super) fn deploy(
         config: Config,
-        ground: &Ground,
+        ground: &ServerContext,
         old: Option<&Table>,
     ) -> Result<(Table, Changes), ServeError> {
         let old = old.map_or(&[][..], |old| &old.served);
@@ -179,7 +179,7 @@ impl Table {
 
     /// The same functions, of which one was booted again from the image and the disks that it has, so that its guests
     /// are somewhere else. `None` if it is not there any more, or cannot be booted: it is kept then.
-    pub(super) fn relayout(&self, name: &str, ground: &Ground) -> Option<Table> {
+    pub(super) fn relayout(&self, name: &str, ground: &ServerContext) -> Option<Table> {
         let place = self.served.iter().position(|served| *served.name == *name)?;
         let old = &self.served[place];
         match ground.start(&old.config, Some(old.function())) {
@@ -216,7 +216,7 @@ impl Table {
     }
 }
 
-impl Ground {
+impl ServerContext {
     fn serve(&self, function: &FunctionConfig, deployed: Arc<Deployed>) -> Served {
         Served {
             name: function.name.as_str().into(),

@@ -1,12 +1,12 @@
 //! The file `state` of a snapshot: a fixed header, and the sections that it lists.
 //!
-//! The file is judged in the order in which it can be: is it a snapshot at all, is it of a
+//! The file is validated in the order in which it can be: is it a snapshot at all, is it of a
 //! version that this one reads, is it whole, and only then what it says.
 //!
 //! Checksums (XXH3, 64 bits) find bits that flipped and files that were cut.
 //! They do not prove where a snapshot is from: whoever changes a snapshot can
 //! write new checksums, too. So nothing relies on them for safety; what a snapshot says
-//! is judged as if a guest had written it. That it *is* the guest that was saved, only
+//! is validated as if a guest had written it. That it *is* the guest that was saved, only
 //! its owner's care for the folder can promise.
 
 use super::Features;
@@ -31,7 +31,7 @@ pub(super) const MAX_SIZE: u64 = 4 << 20;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Part {
     Cpu,
-    Places,
+    Offsets,
     Access,
     Devices,
     Name,
@@ -42,7 +42,7 @@ pub(super) enum Part {
 
 pub(super) const PARTS: [(Part, &str); 7] = [
     (Part::Cpu, "the virtual CPU"),
-    (Part::Places, "the places"),
+    (Part::Offsets, "the places"),
     (Part::Access, "the access map"),
     (Part::Devices, "the device table"),
     (Part::Name, "the name"),
@@ -160,7 +160,7 @@ impl Parsed<'_> {
     }
 }
 
-/// Takes the file apart, as far as that needs no judgement about guests.
+/// Takes the file apart, as far as that needs no validation about guests.
 pub(super) fn parse(bytes: &[u8]) -> Result<Parsed<'_>, Refused> {
     if !bytes.starts_with(&MAGIC[..bytes.len().min(MAGIC.len())]) || bytes.is_empty() {
         return Err(Refused::Foreign);

@@ -1,9 +1,9 @@
-//! Reading a snapshot from a folder. Everything in it is judged before it is used.
+//! Reading a snapshot from a folder. Everything in it is validated before it is used.
 
 use super::header::{CHUNK, MAX_SIZE, Parsed, Part, Refused, parse};
 use super::{Features, IMAGE, MEMORY, STATE, Snapshot};
 use crate::device::block::DiskRecord;
-use crate::domain::{Places, Saved, is_base};
+use crate::domain::{Offsets, Saved, is_base};
 use crate::engine::Engine;
 use crate::escape::escape;
 use crate::loader::{Image, ImageError, MAX_FILE_SIZE};
@@ -124,7 +124,7 @@ pub(super) fn open(dir: &Path, platform: &dyn Platform, host: Features) -> Resul
     }
     let mut memory = Template::make(GuestAddr(saved.base), size)?;
     access(&parsed, &mut memory).map_err(damaged)?;
-    saved.judge(&memory, &image).map_err(damaged)?;
+    saved.validate(&memory, &image).map_err(damaged)?;
     load(&dir.join(MEMORY), &parsed, &memory)?;
     platform.prepare(&memory, saved.places.hypercall_page)?;
     let template = Arc::new(Template::seal(memory)?);
@@ -219,10 +219,10 @@ fn list<T: FromBytes + FromZeros + IntoBytes + Clone + zerocopy::Immutable>(byte
     bytes.chunks_exact(size_of::<T>()).map(|bytes| T::read_from_bytes(bytes).ok()).collect()
 }
 
-/// The guest that `state` tells of, not yet judged.
+/// The guest that `state` tells of, not yet validated.
 fn guest(parsed: &Parsed<'_>) -> Result<(Saved, Vec<DiskRecord>), &'static str> {
     let name = String::from_utf8(parsed.part(Part::Name).to_vec()).map_err(|_| "the name")?;
-    let places = Places::load(parsed.part(Part::Places)).ok_or("the places")?;
+    let places = Offsets::load(parsed.part(Part::Offsets)).ok_or("the places")?;
     let cpu = CpuState::read_from_bytes(parsed.part(Part::Cpu)).map_err(|_| "the virtual CPU")?;
     let devices: Vec<DeviceInfo> = list(parsed.part(Part::Devices)).ok_or("the device table")?;
     let mut rest = parsed.part(Part::Disks);

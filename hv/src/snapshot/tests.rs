@@ -54,7 +54,7 @@ impl Copy {
 }
 
 /// What must hold of every snapshot that is taken, whoever made it.
-fn judge(snapshot: &Snapshot) {
+fn validate(snapshot: &Snapshot) {
     let memory = GuestMemory::of_template(snapshot.template()).unwrap();
     let saved = snapshot.saved();
     let write = Access::READ | Access::WRITE;
@@ -86,7 +86,7 @@ fn judge(snapshot: &Snapshot) {
 #[test]
 fn the_golden_snapshot_is_read() {
     let snapshot = Copy::new().open().unwrap();
-    judge(&snapshot);
+    validate(&snapshot);
     assert_eq!(snapshot.saved().name, "golden");
     assert!(snapshot.features().is_empty() && snapshot.disks().is_empty());
 }
@@ -104,7 +104,7 @@ fn what_is_read_is_written_again() {
     assert_eq!(before.facts, after.facts);
     for (part, name) in PARTS {
         // The handler of upcalls, which ABI 1.1 did not have, and this guest has not either.
-        let more: &[u8] = if part == Part::Places { &[0; 8] } else { &[] };
+        let more: &[u8] = if part == Part::Offsets { &[0; 8] } else { &[] };
         assert_eq!([before.part(part), more].concat(), after.part(part), "{name}");
     }
 }
@@ -227,7 +227,7 @@ proptest! {
         COPY.with(|copy| {
             copy.write(STATE, &forge(&state(), &forgeries));
             match copy.open() {
-                Ok(snapshot) => judge(&snapshot),
+                Ok(snapshot) => validate(&snapshot),
                 Err(error) => assert_eq!(error.to_string().lines().count(), 1, "{error}"),
             }
         });
@@ -251,7 +251,7 @@ proptest! {
         match copy.open() {
             Ok(snapshot) => {
                 prop_assert_eq!(name, STATE, "only between its sections");
-                judge(&snapshot);
+                validate(&snapshot);
             }
             Err(error) => prop_assert!(error.to_string().contains(copy.0.path().to_str().unwrap()), "{}", error),
         }
@@ -280,18 +280,18 @@ fn forged_ranges_over_the_hosts_pages_are_refused() {
     assert!(refused.ends_with("state: damaged: the size of a ring"), "{refused}");
     let refused = with(Part::Devices, &|bytes| bytes[8..16].fill(0));
     assert!(refused.ends_with("state: damaged: the place of a ring"), "{refused}");
-    let refused = with(Part::Places, &|bytes| bytes[32..40].fill(0));
+    let refused = with(Part::Offsets, &|bytes| bytes[32..40].fill(0));
     assert!(refused.ends_with("state: damaged: the place of the hypercall page"), "{refused}");
     let word = |value: u64| move |bytes: &mut Vec<u8>| bytes.extend_from_slice(&value.to_le_bytes());
     for handler in [PAGE_SIZE, 1 << 40, 1 << 63, u64::MAX] {
-        let refused = with(Part::Places, &word(handler));
+        let refused = with(Part::Offsets, &word(handler));
         assert!(refused.ends_with("state: damaged: the handler of upcalls"), "{refused}");
     }
-    let hypercall_page = u64::read_from_bytes(&parse(&bytes).unwrap().part(Part::Places)[32..40]).unwrap();
+    let hypercall_page = u64::read_from_bytes(&parse(&bytes).unwrap().part(Part::Offsets)[32..40]).unwrap();
     copy.write(STATE, &{
         let parsed = parse(&bytes).unwrap();
         let mut parts = PARTS.map(|(part, _)| (part, parsed.part(part).to_vec()));
-        word(hypercall_page)(&mut parts[Part::Places as usize].1);
+        word(hypercall_page)(&mut parts[Part::Offsets as usize].1);
         compose(parsed.facts, &parts)
     });
     assert_eq!(copy.open().unwrap().saved().places.upcall, hypercall_page, "code, if an odd choice");

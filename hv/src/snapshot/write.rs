@@ -110,7 +110,7 @@ impl Snapshot {
         PARTS.map(|(part, _)| {
             let bytes = match part {
                 Part::Cpu => saved.cpu.as_bytes().to_vec(),
-                Part::Places => saved.places.as_bytes().to_vec(),
+                Part::Offsets => saved.places.as_bytes().to_vec(),
                 Part::Access => self.template.saved_map().as_bytes().to_vec(),
                 Part::Devices => saved.devices.as_bytes().to_vec(),
                 Part::Name => saved.name.as_bytes().to_vec(),

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 const WAYS: [[&str; 2]; 2] = [["kvm", "process"], ["process", "kvm"]];
 
 fn can_run_both() -> bool {
-    let kvm = hv::platform::choose(hv::platform::Wish::Kvm);
+    let kvm = hv::platform::choose(hv::platform::Preference::Kvm);
     if let Err(error) = &kvm {
         println!("skipped: needs the platform kvm: {error}");
     }

@@ -4,7 +4,7 @@ use alloc::string::ToString;
 use proptest::prelude::*;
 
 /// The status that refuses it; 0 for a request, 1 for the start of one.
-fn judge(bytes: &[u8]) -> u16 {
+fn validate(bytes: &[u8]) -> u16 {
     match parse(bytes) {
         Parsed::Request(..) => 0,
         Parsed::Incomplete(_) => 1,
@@ -48,7 +48,7 @@ fn bodies() {
         _ => panic!("the body is missing"),
     };
     assert_eq!(needed, head.len() + 5);
-    let with = |fields: &str| judge(format!("POST / HTTP/1.1\r\n{fields}\r\n\r\n").as_bytes());
+    let with = |fields: &str| validate(format!("POST / HTTP/1.1\r\n{fields}\r\n\r\n").as_bytes());
     assert_eq!(with("Content-Length: 0"), 0);
     assert_eq!(with(&format!("Content-Length: {MAX_BODY}")), 1);
     assert_eq!(with(&format!("Content-Length: {}", MAX_BODY + 1)), 413);
@@ -74,18 +74,18 @@ fn what_is_refused() {
         "GET / HTTP/1.1\r\nX: \x00\r\n\r\n",
         "\x16\x03\x01\x02\x00",
     ] {
-        assert_eq!(judge(wrong.as_bytes()), 400, "{wrong:?}");
+        assert_eq!(validate(wrong.as_bytes()), 400, "{wrong:?}");
     }
-    assert_eq!(judge(b"GET / HTTP/2.0\r\n\r\n"), 505);
+    assert_eq!(validate(b"GET / HTTP/2.0\r\n\r\n"), 505);
     let fields = |count: usize| {
         let fields: String = (0..count).map(|n| format!("F{n}: x\r\n")).collect();
-        judge(format!("GET / HTTP/1.1\r\n{fields}\r\n").as_bytes())
+        validate(format!("GET / HTTP/1.1\r\n{fields}\r\n").as_bytes())
     };
     assert_eq!(fields(FIELDS), 0);
     assert_eq!(fields(FIELDS + 1), 431);
     let long = format!("GET /{} HTTP/1.1\r\n\r\n", "a".repeat(2 * MAX_HEAD));
-    assert_eq!(judge(&long.as_bytes()[..MAX_HEAD - 1]), 1);
-    assert_eq!(judge(&long.as_bytes()[..MAX_HEAD]), 431);
+    assert_eq!(validate(&long.as_bytes()[..MAX_HEAD - 1]), 1);
+    assert_eq!(validate(&long.as_bytes()[..MAX_HEAD]), 431);
 }
 
 #[test]
@@ -97,7 +97,7 @@ fn every_start_of_a_request_is_incomplete() {
             _ => panic!("{end}"),
         }
     }
-    assert_eq!(judge(request), 0);
+    assert_eq!(validate(request), 0);
 }
 
 #[test]
@@ -132,12 +132,12 @@ fn percent_encoding() {
 
 proptest! {
     #[test]
-    fn any_bytes_are_judged(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
-        judge(&bytes);
+    fn any_bytes_are_validated(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+        validate(&bytes);
     }
 
     #[test]
-    fn almost_a_request_is_judged(
+    fn almost_a_request_is_validated(
         at in 0usize..70,
         with in proptest::collection::vec(any::<u8>(), 0..4),
     ) {

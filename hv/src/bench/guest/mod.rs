@@ -80,7 +80,7 @@ struct Run {
 }
 
 impl Guests {
-    /// Judges the images, and makes an engine on this platform and everything that bench guests can ask for.
+    /// Validates the images, and makes an engine on this platform and everything that bench guests can ask for.
     ///
     /// # Errors
     ///

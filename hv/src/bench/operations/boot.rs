@@ -35,7 +35,7 @@ struct Find {
 pub(super) fn operations(guests: &Rc<Guests>) -> Result<Vec<Box<dyn Operation>>, OperationError> {
     let what = "Bare KVM calls for one virtual machine of 16 MiB, up to its first exit.";
     let bare = Bare { spec: spec("boot-floor", None, what), floor: Floor::new()? };
-    let what = "A guest from an image that is judged and loaded, up to its first hypercall.";
+    let what = "A guest from an image that is validated and loaded, up to its first hypercall.";
     let start = Start { spec: spec("boot", Some("boot-floor"), what), guests: guests.clone() };
     let what =
         "A guest that probes a UART, an ATA disk, virtio block and virtio net, from its start to its end.";

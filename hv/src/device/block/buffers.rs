@@ -1,4 +1,4 @@
-//! ⚠ Judged ranges of guest memory, on their way to and from the kernel.
+//! ⚠ Validated ranges of guest memory, on their way to and from the kernel.
 #![allow(unsafe_code, reason = "scatter lists over guest memory")]
 
 use crate::memory::GuestMemory;
@@ -7,7 +7,7 @@ use hv_abi::io::block::Segment;
 use libc::iovec;
 use std::sync::Arc;
 
-/// A scatter list over guest memory, judged when it was made. It keeps the
+/// A scatter list over guest memory, validated when it was made. It keeps the
 /// memory mapped, so the kernel may work on it for as long as the list exists.
 #[derive(Debug)]
 pub struct Buffers {
@@ -32,7 +32,7 @@ enum Pieces {
 unsafe impl Send for Buffers {}
 
 impl Buffers {
-    /// Judges each segment by what the guest itself may do there, and `Errno::Fault`s otherwise.
+    /// Validates each segment by what the guest itself may do there, and `Errno::Fault`s otherwise.
     pub fn new(
         memory: &Arc<GuestMemory>,
         segments: &[Segment],

@@ -20,7 +20,7 @@
 use super::disk::{Debt, Disk, Unanswered};
 use super::engine::{self, Completion, Engine, EngineError, EngineKind};
 use super::overlay::Overlay;
-use super::request::judge;
+use super::request::validate;
 pub use super::spin::MAX_SPIN;
 use super::spin::Spin;
 use crate::event::Channel;
@@ -242,13 +242,13 @@ impl BlockDevice {
         Ok(count > 0)
     }
 
-    /// Judges and submits what was taken, until the round moves enough bytes.
+    /// Validates and submits what was taken, until the round moves enough bytes.
     fn submit(&mut self) {
         let mut bytes = 0;
         while self.next < self.taken.len() && bytes < ROUND_BYTES && self.engine.room() > 0 {
             let request = &self.taken[self.next];
             self.next += 1;
-            match judge(request, &self.config, &self.memory) {
+            match validate(request, &self.config, &self.memory) {
                 Ok(plan) => {
                     bytes += plan.bytes();
                     self.engine.submit(plan, request.id);

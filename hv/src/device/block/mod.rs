@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! command line ─ spec ─▶ disk (or folder ─▶ disk)
-//! ring ─ device ─ request: judged once ─▶ plan ─▶ engine ─ io_uring | threads ─▶ disk
+//! ring ─ device ─ request: validated once ─▶ plan ─▶ engine ─ io_uring | threads ─▶ disk
 //! ```
 //!
 //! A disk can have an [`overlay`]: a guest's own writes, which the disk does not see.
@@ -10,7 +10,7 @@
 //! The order of the rooms is the order of trust: [`device`] copies a request
 //! out of the ring, [`request`] turns the copy into a [`Plan`] or refuses it,
 //! and an [`engine`] only ever sees plans. ⚠ `unsafe` is found in
-//! [`buffers`] (moving judged ranges between threads) and in the two engines
+//! [`buffers`] (moving validated ranges between threads) and in the two engines
 //! (handing them to the kernel), nowhere else.
 pub mod buffers;
 pub mod device;
@@ -31,5 +31,5 @@ pub use device::{BlockDevice, BlockError, Parts};
 pub use disk::{Disk, DiskError};
 pub use engine::{EngineError, EngineKind};
 pub use record::{DiskRecord, RecordError};
-pub use request::{Plan, judge};
+pub use request::{Plan, validate};
 pub use spec::{DiskSpec, SpecError};

@@ -1,4 +1,4 @@
-//! Judging requests: from what a guest wrote to what an engine may do.
+//! Validating requests: from what a guest wrote to what an engine may do.
 //!
 //! Everything here is about one copy of the request; the guest's own may
 //! change meanwhile and is not looked at again.
@@ -57,14 +57,18 @@ impl Plan {
     }
 }
 
-/// Judges a request against the disk and the guest's memory.
+/// Validates a request against the disk and the guest's memory.
 ///
 /// - [`Errno::NotSupported`]: an operation that there is not, or a discard on a disk without it;
 /// - [`Errno::ReadOnly`]: a change of a disk that is read-only;
 /// - [`Errno::Invalid`]: sectors outside the disk, a count of segments or a
 ///   length that is zero, too large or not whole sectors;
 /// - [`Errno::Fault`]: memory that the guest itself could not touch this way.
-pub fn judge(request: &BlockRequest, config: &BlockConfig, memory: &Arc<GuestMemory>) -> Result<Plan, Errno> {
+pub fn validate(
+    request: &BlockRequest,
+    config: &BlockConfig,
+    memory: &Arc<GuestMemory>,
+) -> Result<Plan, Errno> {
     let features = BlockFeatures::from_bits_truncate(config.features);
     if matches!(request.op, OP_WRITE | OP_DISCARD | OP_WRITE_ZEROES)
         && features.contains(BlockFeatures::READ_ONLY)

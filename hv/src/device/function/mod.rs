@@ -231,7 +231,7 @@ impl State {
         if let Err(breach) = work(ring, &mut self.exchange) {
             let channel = ring.channel.clone();
             self.ring = None;
-            channel.condemn(format!("function device: {breach}"));
+            channel.terminate(format!("function device: {breach}"));
         }
     }
 }

@@ -103,13 +103,13 @@ impl Receiver {
         self.end_frame(exchange)
     }
 
-    /// Judges a header.
+    /// Validates a header.
     fn begin_frame(&mut self, exchange: &Option<Exchange>) -> Result<(), Breach> {
         let Some(exchange) = exchange else { return Err("it answered when nobody had asked".into()) };
         if exchange.answer_ended {
             return Err("it went on after the end of its answer".into());
         }
-        let Some(kind) = self.header.judge() else {
+        let Some(kind) = self.header.validate() else {
             let FrameHeader { kind, len } = self.header;
             return Err(Breach::Frame(format!("there is no frame of kind {kind} with {len} bytes")));
         };
@@ -125,7 +125,7 @@ impl Receiver {
     fn end_frame(&mut self, exchange: &mut Option<Exchange>) -> Result<Step, Breach> {
         self.header_read = 0;
         let Some(exchange) = exchange else { return Ok(Step::Again) };
-        match self.header.judge() {
+        match self.header.validate() {
             Some(FrameKind::Head) => {
                 self.head_passed = true;
                 let head = std::mem::take(&mut self.head);

@@ -65,7 +65,7 @@ enum Stop {
 ///
 /// # Trust
 ///
-/// Requests are copied out of the ring once and judged: a frame or buffer
+/// Requests are copied out of the ring once and validated: a frame or buffer
 /// outside the guest's memory is answered with [`Errno::Fault`], a length that
 /// no frame can have with [`Errno::Invalid`]. Ring indices that make no sense
 /// end the guest; from then on the device touches neither ring nor network.
@@ -121,10 +121,14 @@ impl NetDevice {
     }
 
     /// One round: frames out, due work, frames in. Returns when to come again.
-    fn round(&mut self, network: &mut dyn Network, now: Instant) -> Result<Option<Instant>, Condemned> {
-        let sent = self.transmit_round(network, now).map_err(Condemned::transmit)?;
+    fn round(
+        &mut self,
+        network: &mut dyn Network,
+        now: Instant,
+    ) -> Result<Option<Instant>, ProtocolViolation> {
+        let sent = self.transmit_round(network, now).map_err(ProtocolViolation::transmit)?;
         network.poll(now);
-        let received = self.receive_round(network).map_err(Condemned::receive)?;
+        let received = self.receive_round(network).map_err(ProtocolViolation::receive)?;
         if let Some(capture) = &mut self.capture {
             capture.flush();
         }
@@ -203,9 +207,9 @@ impl NetDevice {
         filling.stopped.unwrap_or(Ok(Stop::Idle))
     }
 
-    fn condemn(&mut self, condemned: &Condemned) {
-        let queue = if condemned.transmit { &self.transmit } else { &self.receive };
-        queue.channel.violation(&queue.name, condemned.violation);
+    fn terminate(&mut self, terminated: &ProtocolViolation) {
+        let queue = if terminated.transmit { &self.transmit } else { &self.receive };
+        queue.channel.violation(&queue.name, terminated.violation);
         // The doorbells of a guest that ends must not cost anything any more.
         if let Some(io) = self.io.take() {
             for queue in [&self.transmit, &self.receive] {
@@ -216,17 +220,17 @@ impl NetDevice {
 }
 
 /// A violation, and whose ring it was.
-struct Condemned {
+struct ProtocolViolation {
     transmit: bool,
     violation: Violation,
 }
 
-impl Condemned {
+impl ProtocolViolation {
     fn transmit(violation: Violation) -> Self {
-        Condemned { transmit: true, violation }
+        ProtocolViolation { transmit: true, violation }
     }
     fn receive(violation: Violation) -> Self {
-        Condemned { transmit: false, violation }
+        ProtocolViolation { transmit: false, violation }
     }
 }
 
@@ -366,8 +370,8 @@ impl Source for NetDevice {
                 self.network = Some(network);
                 deadline
             }
-            Err(condemned) => {
-                self.condemn(&condemned);
+            Err(terminated) => {
+                self.terminate(&terminated);
                 None
             }
         }

@@ -56,7 +56,7 @@ impl Network for FakeNetwork {
 #[derive(Default)]
 struct FakeOwner {
     wakes: AtomicUsize,
-    condemned: Mutex<Vec<String>>,
+    terminated: Mutex<Vec<String>>,
 }
 
 impl Owner for FakeOwner {
@@ -64,8 +64,8 @@ impl Owner for FakeOwner {
         self.wakes.fetch_add(1, Ordering::Relaxed);
     }
     fn interrupt(&self) {}
-    fn condemn(&self, reason: String) {
-        self.condemned.lock().unwrap().push(reason);
+    fn terminate(&self, reason: String) {
+        self.terminated.lock().unwrap().push(reason);
     }
 }
 
@@ -150,8 +150,8 @@ impl Rig {
         all
     }
 
-    fn condemned(&self) -> Vec<String> {
-        self.owner.condemned.lock().unwrap().clone()
+    fn terminated(&self) -> Vec<String> {
+        self.owner.terminated.lock().unwrap().clone()
     }
 }
 
@@ -266,7 +266,7 @@ fn an_index_that_jumps_ends_the_guest_once() {
         rig.rings[ring].store(0, 1 << 20);
         assert_eq!(rig.poll(), None);
         assert!(rig.device.is_dead());
-        let reasons = rig.condemned();
+        let reasons = rig.terminated();
         assert_eq!(reasons.len(), 1, "{reasons:?}");
         let name = ["net0 transmit ring", "net0 receive ring"][ring];
         assert!(reasons[0].contains(name), "{reasons:?}");
@@ -274,7 +274,7 @@ fn an_index_that_jumps_ends_the_guest_once() {
         let before = rig.rings[ring].load(BACK_LINE);
         assert_eq!(rig.poll(), None);
         assert_eq!(rig.rings[ring].load(BACK_LINE), before);
-        assert_eq!(rig.condemned().len(), 1);
+        assert_eq!(rig.terminated().len(), 1);
     }
 }
 
@@ -371,12 +371,12 @@ fn doorbells_drive_the_device_in_the_reactor_and_storms_are_harmless() {
     rig.rings[0].store(0, 1 << 20);
     doorbells[0].write(1).unwrap();
     let start = Instant::now();
-    while rig.owner.condemned.lock().unwrap().is_empty() {
+    while rig.owner.terminated.lock().unwrap().is_empty() {
         assert!(start.elapsed().as_secs() < 60, "the violation was not noticed");
         doorbells[0].write(1).unwrap();
         std::thread::yield_now();
     }
     doorbells[1].write(1).unwrap();
     reactor.remove(&[id]);
-    assert_eq!(rig.owner.condemned.lock().unwrap().len(), 1);
+    assert_eq!(rig.owner.terminated.lock().unwrap().len(), 1);
 }

@@ -1,5 +1,5 @@
 //! A virtio block device (virtio 1.2, section 5.2) over hv's own engine of a
-//! disk: requests are judged and carried out as those of paravirtual disks are.
+//! disk: requests are validated and carried out as those of paravirtual disks are.
 #![forbid(unsafe_code)]
 
 use super::Shared;
@@ -7,7 +7,7 @@ use super::registers::Identity;
 use super::view::View;
 use crate::device::block::device::{POLL_TIME, ROUND_REQUESTS};
 use crate::device::block::engine::{Completion, Engine};
-use crate::device::block::judge;
+use crate::device::block::validate;
 use crate::reactor::{Registrar, Source};
 use hv_abi::io::block::{BlockConfig, BlockFeatures, BlockRequest, OP_FLUSH, OP_READ, OP_WRITE, Segment};
 use hv_abi::{Errno, GuestAddr};
@@ -87,7 +87,7 @@ impl Block {
                 continue;
             };
             self.waiting[usize::from(token as u16)] = waiting;
-            match judge(&request, &self.config, self.view.owner()) {
+            match validate(&request, &self.config, self.view.owner()) {
                 Ok(plan) => self.engine.submit(plan, token),
                 Err(errno) => self.done.push(Completion { token, result: Err(errno) }),
             }

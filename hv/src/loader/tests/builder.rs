@@ -24,7 +24,7 @@ pub(super) struct Header {
     pub(super) align: u64,
 }
 
-/// Places of the headers in [`Builder::headers`].
+/// Offsets of the headers in [`Builder::headers`].
 pub(super) const R: usize = 0;
 pub(super) const X: usize = 1;
 pub(super) const RW: usize = 2;

@@ -366,7 +366,7 @@ fn too_many_relocations() {
 }
 
 #[test]
-fn packed_relocations_are_judged_too() {
+fn packed_relocations_are_validated_too() {
     let packed = |relr: Vec<u64>| {
         spoilt(|b| {
             b.rela.clear();

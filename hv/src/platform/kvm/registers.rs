@@ -62,7 +62,7 @@ pub(super) fn state(regs: &kvm_regs, xsave: &kvm_xsave) -> CpuState {
         rflags,
         fpu,
     }
-    .judged()
+    .validated()
 }
 
 /// Segments, tables and control registers: the same for every guest of this area at every exit, but

@@ -34,7 +34,7 @@ const REGISTERS: usize = 18;
 /// What the guest says of the end of its turn, copied once.
 #[derive(FromBytes, Clone, Copy)]
 #[repr(C)]
-pub(super) struct Said {
+pub(super) struct ExitArgs {
     turn: u32,
     pub(super) kind: u32,
     pub(super) number: u32,
@@ -202,10 +202,10 @@ impl Page {
     }
 
     /// What the guest says of the end of its turn.
-    pub(super) fn said(&self) -> Said {
-        let mut bytes = [0; size_of::<Said>()];
+    pub(super) fn exit_args(&self) -> ExitArgs {
+        let mut bytes = [0; size_of::<ExitArgs>()];
         self.memory.host_read(self.offset(), &mut bytes);
-        Said::read_from_bytes(&bytes).expect("the sizes are equal")
+        ExitArgs::read_from_bytes(&bytes).expect("the sizes are equal")
     }
 
     pub(super) fn set_result(&self, value: i64) {
@@ -230,7 +230,7 @@ impl Page {
             state.as_mut_bytes()[..REGISTERS * 8].copy_from_slice(words.as_bytes());
             state.fpu = fpu;
         }
-        state.judged()
+        state.validated()
     }
 
     /// Has the guest go on elsewhere.
@@ -243,8 +243,8 @@ impl Page {
     }
 }
 
-impl Said {
-    /// The fault that it says, judged.
+impl ExitArgs {
+    /// The fault that it says, validated.
     pub(super) fn fault(&self) -> Fault {
         let [vector, error, address] = self.arguments;
         // The processor has 32 exceptions; another number is the guest's invention.

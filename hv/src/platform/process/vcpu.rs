@@ -135,18 +135,18 @@ impl Vcpu for ProcessVcpu {
             Some(Err(fault)) => return Exit::Fault(fault),
             Some(Ok(())) => {}
         }
-        let said = self.page.said();
+        let exit = self.page.exit_args();
         let fresh = std::mem::take(&mut self.fresh);
-        self.kind = said.kind;
-        self.arguments = said.arguments;
-        match said.kind {
-            kind::HYPERCALL => Exit::Hypercall { number: said.number, arguments: said.arguments },
-            kind::DOORBELL => Exit::Doorbell(said.number),
+        self.kind = exit.kind;
+        self.arguments = exit.arguments;
+        match exit.kind {
+            kind::HYPERCALL => Exit::Hypercall { number: exit.number, arguments: exit.arguments },
+            kind::DOORBELL => Exit::Doorbell(exit.number),
             kind::INTERRUPTED => {
                 self.kicker.answered();
                 Exit::Interrupted
             }
-            kind::FAULT => Exit::Fault(said.fault()),
+            kind::FAULT => Exit::Fault(exit.fault()),
             // Later it can only be a guest that says so.
             kind::UNCONFINED if fresh => Exit::Failed(
                 "the kernel refused the guest's system-call filter (seccomp); `hv doctor` says more".into(),

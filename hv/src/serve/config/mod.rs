@@ -1,12 +1,13 @@
-//! The configuration: `hv.toml` or arguments in, judged values out.
+//! The configuration: `hv.toml` or arguments in, validated values out.
 //!
 //! Pure but for reading the file and looking whether images are there.
 #![forbid(unsafe_code)]
 
 mod error;
 mod file;
-mod judge;
+mod function;
 mod source;
+mod validate;
 
 pub use error::{ConfigError, Place, Problem};
 
@@ -224,23 +225,23 @@ impl Stamp {
 /// An error is one line.
 pub type Resolve<'a> = &'a dyn Fn(&str) -> Result<PathBuf, String>;
 
-/// Reads and judges a file. Paths in it are relative to `folder`, the one that the file is in: absolute, since
+/// Reads and validates a file. Paths in it are relative to `folder`, the one that the file is in: absolute, since
 /// a server in its jail cannot ask for the current folder.
 pub fn load(path: &Path, folder: &Path, resolve: Resolve<'_>) -> Result<Config, ConfigError> {
     let text = std::fs::read_to_string(path).map_err(|error| ConfigError {
         place: Place::File(path.into()),
         problem: Problem::Unreadable(error),
     })?;
-    judge::judge(path, folder, &text, resolve)
+    validate::validate(path, folder, &text, resolve)
 }
 
-/// Judges a text as if it stood in the file at `path`.
+/// Validates a text as if it stood in the file at `path`.
 #[cfg(feature = "fuzzing")]
 pub(super) fn of_text(path: &Path, text: &str, resolve: Resolve<'_>) -> Result<Config, ConfigError> {
-    judge::judge(path, path.parent().unwrap_or(Path::new("")), text, resolve)
+    validate::validate(path, path.parent().unwrap_or(Path::new("")), text, resolve)
 }
 
 /// The small case: functions as arguments, `/path=IMAGE` each; all else as it is by default.
 pub fn of_arguments(functions: &[String], resolve: Resolve<'_>) -> Result<Config, ConfigError> {
-    judge::judge_arguments(functions, resolve)
+    validate::validate_arguments(functions, resolve)
 }

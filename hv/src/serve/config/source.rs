@@ -1,14 +1,14 @@
 //! What a function is made of: an image with its memory, arguments and disks, or a snapshot.
 
 use super::file::{Function, Scalar};
-use super::judge::{Judge, value};
+use super::validate::{Validator, value};
 use super::*;
 use crate::device::block::SpecError;
 use crate::domain::{DEFAULT_MEMORY, MAX_MEMORY, MIN_STACK};
 use crate::escape::escape;
 use toml::Spanned;
 
-impl Judge<'_> {
+impl Validator<'_> {
     /// What the function is made of.
     pub(super) fn source(&self, name: &Spanned<String>, function: &Function) -> Result<Source, ConfigError> {
         let named = name.get_ref();
@@ -109,7 +109,7 @@ impl Judge<'_> {
 
     fn disks(&self, function: &Function) -> Result<Vec<DiskSpec>, ConfigError> {
         let Some(list) = &function.disks else { return Ok(Vec::new()) };
-        let judge = |text: &String| {
+        let overlay = |text: &String| {
             let fail = |why| self.fail(list, value("disks", format!("\"{text}\""), why));
             let mut spec: DiskSpec = text.parse().map_err(|error: SpecError| fail(error.to_string()))?;
             spec.path = self.beside(&spec.path.to_string_lossy());
@@ -123,6 +123,6 @@ impl Judge<'_> {
             }
             Ok(spec)
         };
-        list.get_ref().0.iter().map(judge).collect()
+        list.get_ref().0.iter().map(overlay).collect()
     }
 }

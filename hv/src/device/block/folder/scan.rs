@@ -1,4 +1,4 @@
-//! What a folder holds, judged before anything of it is copied.
+//! What a folder holds, validated before anything of it is copied.
 #![forbid(unsafe_code)]
 
 use super::{FolderError, MAX_BYTES, MAX_DEPTH, MAX_ENTRIES, MAX_FILE};

@@ -16,15 +16,15 @@ fn each(test: impl Fn(&mut Rig)) {
     }
 }
 
-fn assert_condemned(rig: &mut Rig) {
+fn assert_terminated(rig: &mut Rig) {
     assert!(rig.device.poll(Instant::now()).is_none());
-    let condemned = rig.diary.condemned.lock().unwrap().clone();
-    assert_eq!(condemned.len(), 1, "{condemned:?}");
-    assert!(condemned[0].starts_with("block device 3: ring index"), "{condemned:?}");
+    let terminated = rig.diary.terminated.lock().unwrap().clone();
+    assert_eq!(terminated.len(), 1, "{terminated:?}");
+    assert!(terminated[0].starts_with("block device 3: ring index"), "{terminated:?}");
     // It stays dead, and says so once.
     rig.ring.store(REQUESTS_PROD, 1);
     assert!(rig.device.poll(Instant::now()).is_none());
-    assert_eq!(rig.diary.condemned.lock().unwrap().len(), 1);
+    assert_eq!(rig.diary.terminated.lock().unwrap().len(), 1);
 }
 
 #[test]
@@ -32,7 +32,7 @@ fn request_index_too_far_ahead() {
     for index in [ENTRIES + 1, u32::MAX, 1 << 31] {
         each(|rig| {
             rig.ring.store(REQUESTS_PROD, index);
-            assert_condemned(rig);
+            assert_terminated(rig);
         });
     }
 }
@@ -42,7 +42,7 @@ fn request_index_goes_back() {
     each(|rig| {
         assert_eq!(rig.transfer(OP_FLUSH, 0, &[]), Ok(0));
         rig.ring.store(REQUESTS_PROD, 0);
-        assert_condemned(rig);
+        assert_terminated(rig);
     });
 }
 
@@ -50,7 +50,7 @@ fn request_index_goes_back() {
 fn response_index_ahead_of_the_responses() {
     each(|rig| {
         rig.ring.store(RESPONSES_CONS, 1);
-        assert_condemned(rig);
+        assert_terminated(rig);
     });
 }
 
@@ -63,7 +63,7 @@ fn index_breaks_while_requests_are_in_flight() {
         rig.ring.store(RESPONSES_CONS, 77);
         rig.device.poll(Instant::now());
         rig.device.poll(Instant::now());
-        assert_eq!(rig.diary.condemned.lock().unwrap().len(), 1);
+        assert_eq!(rig.diary.terminated.lock().unwrap().len(), 1);
     });
 }
 
@@ -84,7 +84,7 @@ fn responses_are_never_fetched() {
         }
         assert_eq!(rig.device.in_flight(), 0, "nothing is taken without room for its response");
         assert_eq!(rig.front.requests.room().unwrap(), 0);
-        assert!(rig.diary.condemned.lock().unwrap().is_empty());
+        assert!(rig.diary.terminated.lock().unwrap().is_empty());
         // With room it goes on.
         assert_eq!(rig.wait(2 * ENTRIES as usize).len(), 2 * ENTRIES as usize);
     });
@@ -98,7 +98,7 @@ fn doorbells_without_requests() {
             rig.device.poll(Instant::now());
         }
         assert_eq!(rig.transfer(OP_FLUSH, 0, &[]), Ok(0));
-        assert!(rig.diary.condemned.lock().unwrap().is_empty());
+        assert!(rig.diary.terminated.lock().unwrap().is_empty());
     });
 }
 
@@ -127,7 +127,7 @@ fn the_guest_scribbles_over_the_devices_own_line() {
         for _ in 0..1000 {
             rig.device.poll(Instant::now());
         }
-        assert!(rig.diary.condemned.lock().unwrap().is_empty());
+        assert!(rig.diary.terminated.lock().unwrap().is_empty());
     });
 }
 

@@ -3,9 +3,9 @@
 mod disks;
 mod hostile;
 mod io;
-mod judging;
 mod overlays;
 mod throughput;
+mod validating;
 
 use super::device::MAX_SPIN;
 use super::engine::EngineKind;
@@ -45,7 +45,7 @@ fn memory() -> Arc<GuestMemory> {
 #[derive(Default)]
 struct Diary {
     wakes: Mutex<u32>,
-    condemned: Mutex<Vec<String>>,
+    terminated: Mutex<Vec<String>>,
 }
 
 impl Owner for Diary {
@@ -53,8 +53,8 @@ impl Owner for Diary {
         *self.wakes.lock().unwrap() += 1;
     }
     fn interrupt(&self) {}
-    fn condemn(&self, reason: String) {
-        self.condemned.lock().unwrap().push(reason);
+    fn terminate(&self, reason: String) {
+        self.terminated.lock().unwrap().push(reason);
     }
 }
 

@@ -60,7 +60,7 @@ fn is_unanswered(addr: Ipv4Addr) -> bool {
     to_all || addr.is_multicast() || addr.is_broadcast() || addr.is_unspecified() || addr == GUEST
 }
 
-/// Judges a frame; `None` if it is of no use here.
+/// Validates a frame; `None` if it is of no use here.
 pub(super) fn parse(frame: &[u8]) -> Option<Inbound<'_>> {
     let frame = EthernetFrame::new_checked(frame).ok()?;
     match frame.ethertype() {

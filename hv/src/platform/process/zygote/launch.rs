@@ -47,7 +47,7 @@ impl Child {
 }
 
 /// What the new process needs on its way to be the stub.
-struct Way {
+struct LaunchArgs {
     socket: c_int,
     program: c_int,
     namespaces: bool,
@@ -160,7 +160,7 @@ fn named_program() -> io::Result<OwnedFd> {
 fn make(socket: &OwnedFd, program: &OwnedFd, namespaces: bool) -> Result<c_int, NotMade> {
     let (socket, program) = (out_of_the_way(socket)?, out_of_the_way(program)?);
     let (socket_fd, program_fd) = (socket.as_raw_fd(), program.as_raw_fd());
-    let way = Way { socket: socket_fd, program: program_fd, namespaces, error: AtomicI32::new(0) };
+    let args = LaunchArgs { socket: socket_fd, program: program_fd, namespaces, error: AtomicI32::new(0) };
     let mut flags = libc::CLONE_VM | libc::CLONE_VFORK;
     if namespaces {
         flags |= libc::CLONE_NEWUSER | libc::CLONE_NEWNS | libc::CLONE_NEWNET;
@@ -175,13 +175,13 @@ fn make(socket: &OwnedFd, program: &OwnedFd, namespaces: bool) -> Result<c_int, 
         libc::sigfillset(all.as_mut_ptr());
         libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr());
         let top = stack.as_mut_ptr().add(STACK).map_addr(|top| top & !15);
-        let pid = libc::clone(become_supervisor, top.cast(), flags, (&raw const way).cast_mut().cast());
+        let pid = libc::clone(become_supervisor, top.cast(), flags, (&raw const args).cast_mut().cast());
         let error = io::Error::last_os_error();
         libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), ptr::null_mut());
         if pid < 0 {
             return Err(NotMade::Process(error));
         }
-        let error = way.error.load(Ordering::Relaxed);
+        let error = args.error.load(Ordering::Relaxed);
         if error != 0 {
             wait(pid);
             return Err(NotMade::Program(io::Error::from_raw_os_error(error)));
@@ -220,21 +220,21 @@ fn out_of_the_way(descriptor: &OwnedFd) -> Result<OwnedFd, NotMade> {
     })
 }
 
-/// Takes the new process from hv's program to the stub, or leaves the error in its [`Way`].
-extern "C" fn become_supervisor(way: *mut c_void) -> c_int {
+/// Takes the new process from hv's program to the stub, or leaves the error in its [`LaunchArgs`].
+extern "C" fn become_supervisor(args: *mut c_void) -> c_int {
     const PROGRAM: c_int = 1;
     const NAME: &CStr = c"hv-supervisor";
     const NOWHERE: &CStr = c"/proc";
     let null = ptr::null();
-    // SAFETY: `way` lives (invariant 1); every pointer is to a constant or to this stack. What fails
+    // SAFETY: `args` lives (invariant 1); every pointer is to a constant or to this stack. What fails
     // of the mounts leaves the host's files where they are, which the process cannot open anyway.
     unsafe {
-        let way = &*way.cast::<Way>();
+        let args = &*args.cast::<LaunchArgs>();
         libc::setsid();
-        libc::dup2(way.socket, shared::SOCKET);
-        libc::dup3(way.program, PROGRAM, libc::O_CLOEXEC);
+        libc::dup2(args.socket, shared::SOCKET);
+        libc::dup3(args.program, PROGRAM, libc::O_CLOEXEC);
         libc::syscall(libc::SYS_close_range, 2, u32::MAX, 0);
-        if way.namespaces {
+        if args.namespaces {
             let root = c"/".as_ptr();
             let private = libc::MS_REC | libc::MS_PRIVATE;
             let nothing = libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
@@ -259,7 +259,7 @@ extern "C" fn become_supervisor(way: *mut c_void) -> c_int {
             environment.as_ptr(),
             libc::AT_EMPTY_PATH,
         );
-        way.error.store(*libc::__errno_location(), Ordering::Relaxed);
+        args.error.store(*libc::__errno_location(), Ordering::Relaxed);
         libc::_exit(127)
     }
 }

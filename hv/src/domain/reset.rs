@@ -14,7 +14,7 @@ use std::time::Duration;
 
 /// Why a virtual machine cannot be used again.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum RecycleError {
+pub(crate) enum ResetError {
     #[error(transparent)]
     Platform(#[from] PlatformError),
     #[error("a ring of the snapshot is broken: {0}")]
@@ -52,10 +52,10 @@ impl Guest {
 
     /// Takes a clone that is held, and whose devices have [settled](Self::settle), back to its snapshot, and
     /// returns how many pages it had written.
-    pub(crate) fn recycle(&self) -> Result<u64, RecycleError> {
+    pub(crate) fn reset(&self) -> Result<u64, ResetError> {
         let domain = &*self.domain;
         if domain.ordered.load(Ordering::SeqCst) {
-            return Err(RecycleError::Ordered);
+            return Err(ResetError::Ordered);
         }
         let cpu = &mut *domain.cpu();
         let origin = domain.origin.as_ref().expect("a clone");
@@ -65,7 +65,7 @@ impl Guest {
         cpu.vcpu.halt();
         let pages = domain.memory.reset();
         if !sources.iter().all(|&source| reactor.renew(source)) {
-            return Err(RecycleError::Devices);
+            return Err(ResetError::Devices);
         }
         sources.iter().for_each(|&source| reactor.resume(source));
         cpu.vcpu.reset(&origin.cpu)?;

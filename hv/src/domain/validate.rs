@@ -1,4 +1,4 @@
-//! Judging what a file says about a guest, before anything relies on it.
+//! Validating what a file says about a guest, before anything relies on it.
 
 use super::Saved;
 use super::devices::rings_of;
@@ -19,11 +19,11 @@ const RESULT: u64 = 8;
 
 impl Saved {
     /// Whether this can be a guest of this image in this memory, whose base, size
-    /// and access map were judged before. Says what cannot be.
+    /// and access map were validated before. Says what cannot be.
     ///
-    /// Everything that the host will read or write without looking again is judged here. What the guest
+    /// Everything that the host will read or write without looking again is validated here. What the guest
     /// itself could have done is not: its memory and registers may hold anything.
-    pub(crate) fn judge(&self, memory: &GuestMemory, image: &Image) -> Result<(), &'static str> {
+    pub(crate) fn validate(&self, memory: &GuestMemory, image: &Image) -> Result<(), &'static str> {
         let places = &self.places;
         let inside = |offset: u64, len: u64, access| {
             // Far below an overflow: bases are below 2^47.
@@ -40,7 +40,7 @@ impl Saved {
             (self.time <= i64::MAX as u64, "the clock"),
             (self.name.len() <= NAME_MAX && !self.name.contains(char::is_control), "the name"),
             (memory.check(GuestAddr(self.cpu.rip), 1, Access::EXECUTE).is_ok(), "the instruction pointer"),
-            (self.cpu == self.cpu.clone().judged(), "the registers"),
+            (self.cpu == self.cpu.clone().validated(), "the registers"),
             (
                 places.image.is_multiple_of(PAGE_SIZE)
                     && places.image.checked_add(image.size()).is_some_and(|end| end <= memory.size()),
@@ -66,14 +66,14 @@ impl Saved {
                 "the place of the device table",
             ),
         ])?;
-        self.judge_devices(&|info: &RingInfo, len: usize| {
+        self.check_devices(&|info: &RingInfo, len: usize| {
             info.address.0.is_multiple_of(ALIGNMENT as u64)
                 && memory.check(info.address, len as u64, write).is_ok()
         })
     }
 
     /// `inside` says whether a ring of so many bytes may be where it is.
-    fn judge_devices(&self, inside: &dyn Fn(&RingInfo, usize) -> bool) -> Result<(), &'static str> {
+    fn check_devices(&self, inside: &dyn Fn(&RingInfo, usize) -> bool) -> Result<(), &'static str> {
         let mut events = HashSet::new();
         for (n, device) in self.devices.iter().enumerate() {
             let before = self.devices[..n].iter().filter(|other| other.kind == device.kind).count();

@@ -9,7 +9,7 @@ use super::{Facts, Finding, Report, State};
 use std::time::Duration;
 
 /// What a host with these facts offers.
-pub fn judge(facts: &Facts) -> Report {
+pub fn assess(facts: &Facts) -> Report {
     let platform = match (&facts.kvm.hypercall, &facts.process.hypercall) {
         (Ok(_), _) => Some("kvm"),
         (Err(_), Ok(_)) => Some("process"),

@@ -1,11 +1,10 @@
-//! From the shape of the file to judged values.
+//! From the shape of the file to validated values.
 
 use super::error::of_parser;
-use super::file::{File, Function, Scalar};
+use super::file::{File, Scalar};
 use super::*;
 use crate::domain::DEFAULT_MEMORY;
 use crate::escape::escape;
-use crate::sched::ShareError;
 use crate::units;
 use std::collections::BTreeMap;
 use toml::Spanned;
@@ -13,35 +12,29 @@ use toml::Spanned;
 /// Paths that hv answers itself where there is no `admin`.
 pub(in crate::serve) const OWN_PATHS: [&str; 2] = ["/healthz", "/metrics"];
 
-/// Longest name of a function.
-const MAX_NAME: usize = 64;
-
-/// Largest body that can be allowed.
-const MAX_BODY: u64 = 1 << 40;
-
-/// Judges the text of a file. Paths in it are relative to `folder`.
-pub(super) fn judge(
+/// Validates the text of a file. Paths in it are relative to `folder`.
+pub(super) fn validate(
     path: &Path,
     folder: &Path,
     text: &str,
     resolve: Resolve<'_>,
 ) -> Result<Config, ConfigError> {
-    let judge = Judge { path, folder, text, resolve };
+    let validator = Validator { path, folder, text, resolve };
     let file: File = toml::from_str(text).map_err(|error| {
         let problem = of_parser(error.message());
         let place = match error.span() {
-            Some(span) => judge.place(span.start),
+            Some(span) => validator.place(span.start),
             None => Place::File(path.into()),
         };
         ConfigError { place, problem }
     })?;
-    judge.file(file)
+    validator.file(file)
 }
 
-/// Judges arguments of the form `/path=IMAGE`.
-pub(super) fn judge_arguments(functions: &[String], resolve: Resolve<'_>) -> Result<Config, ConfigError> {
-    let judge = Judge { path: Path::new(""), folder: Path::new(""), text: "", resolve };
-    let mut config = judge.settings(&File::default())?;
+/// Validates arguments of the form `/path=IMAGE`.
+pub(super) fn validate_arguments(functions: &[String], resolve: Resolve<'_>) -> Result<Config, ConfigError> {
+    let validator = Validator { path: Path::new(""), folder: Path::new(""), text: "", resolve };
+    let mut config = validator.settings(&File::default())?;
     let mut names = BTreeMap::<String, usize>::new();
     for argument in functions {
         let place = Place::Argument(format!("--function {argument}"));
@@ -81,11 +74,11 @@ pub(super) fn judge_arguments(functions: &[String], resolve: Resolve<'_>) -> Res
             idle: DEFAULT_IDLE,
         });
     }
-    judge.together(config)
+    validator.together(config)
 }
 
 impl Deployment {
-    fn new(source: Source, stamp: Stamp) -> Deployment {
+    pub(super) fn new(source: Source, stamp: Stamp) -> Deployment {
         Deployment {
             source,
             stamp,
@@ -105,7 +98,7 @@ pub(super) fn value(key: &'static str, value: impl ToString, why: impl Into<Stri
 }
 
 /// Whether a route may have this path.
-fn check_path(path: &str, admin: bool) -> Result<(), &'static str> {
+pub(super) fn check_path(path: &str, admin: bool) -> Result<(), &'static str> {
     let prefix = path.strip_suffix('*').unwrap_or(path);
     if !path.starts_with('/') {
         return Err("a path starts with /, as in /hello or /files/*");
@@ -124,14 +117,14 @@ fn check_path(path: &str, admin: bool) -> Result<(), &'static str> {
     Ok(())
 }
 
-pub(super) struct Judge<'a> {
-    path: &'a Path,
+pub(super) struct Validator<'a> {
+    pub(super) path: &'a Path,
     folder: &'a Path,
     text: &'a str,
     pub(super) resolve: Resolve<'a>,
 }
 
-impl Judge<'_> {
+impl Validator<'_> {
     pub(super) fn place(&self, offset: usize) -> Place {
         let before = self.text.as_bytes().iter().take(offset);
         Place::Line(self.path.into(), 1 + before.filter(|&&byte| byte == b'\n').count())
@@ -141,7 +134,7 @@ impl Judge<'_> {
         ConfigError { place: self.place(at.span().start), problem }
     }
 
-    fn time(
+    pub(super) fn time(
         &self,
         key: &'static str,
         text: &Option<Spanned<Scalar>>,
@@ -172,7 +165,11 @@ impl Judge<'_> {
     }
 
     /// A number of at least 1.
-    fn count(&self, key: &'static str, number: &Option<Spanned<u32>>) -> Result<Option<usize>, ConfigError> {
+    pub(super) fn count(
+        &self,
+        key: &'static str,
+        number: &Option<Spanned<u32>>,
+    ) -> Result<Option<usize>, ConfigError> {
         match number {
             Some(number) if *number.get_ref() == 0 => {
                 Err(self.fail(number, value(key, 0, "nothing would ever be answered; use 1 or more")))
@@ -181,7 +178,7 @@ impl Judge<'_> {
         }
     }
 
-    fn address(&self, key: &'static str, text: &str) -> Result<SocketAddr, Problem> {
+    pub(super) fn address(&self, key: &'static str, text: &str) -> Result<SocketAddr, Problem> {
         text.parse().map_err(|_| {
             value(
                 key,
@@ -256,156 +253,7 @@ impl Judge<'_> {
         self.folder.join(path)
     }
 
-    fn function(
-        &self,
-        name: &Spanned<String>,
-        function: &Function,
-        config: &Config,
-    ) -> Result<FunctionConfig, ConfigError> {
-        let named = name.get_ref();
-        let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-        if named.is_empty() || named.len() > MAX_NAME || !named.chars().all(plain) {
-            let why = format!("use 1 to {MAX_NAME} letters, digits, dots, underscores and dashes");
-            return Err(self.fail(name, value("function", format!("\"{named}\""), why)));
-        }
-        let missing =
-            |key, example| self.fail(name, Problem::Missing { function: named.clone(), key, example });
-        let paths = function.path.as_ref().ok_or_else(|| missing("path", "path = \"/hello\""))?;
-        if paths.get_ref().0.is_empty() {
-            return Err(self.fail(paths, value("path", "[]", "name at least one path")));
-        }
-        for path in &paths.get_ref().0 {
-            check_path(path, config.admin.is_some())
-                .map_err(|why| self.fail(paths, value("path", format!("\"{path}\""), why)))?;
-        }
-        let isolation = self.isolation(function)?;
-        let concurrency = self.count("concurrency", &function.concurrency)?.unwrap_or(DEFAULT_CONCURRENCY);
-        if let (Some(at), Some(guests)) = (&function.concurrency, config.guests)
-            && concurrency > guests
-        {
-            let why = format!("the whole server has guests = {guests}; lower this or raise that");
-            return Err(self.fail(at, value("concurrency", concurrency, why)));
-        }
-        let body = self.size("body", &function.body)?.unwrap_or(DEFAULT_BODY);
-        if let Some(at) = &function.body
-            && body > MAX_BODY
-        {
-            let written = format!("\"{}\"", at.get_ref().0);
-            return Err(self.fail(at, value("body", written, "use at most 1024G")));
-        }
-        let queue = function.queue.as_ref().map_or(DEFAULT_QUEUE, |queue| *queue.get_ref() as usize);
-        if let Some(at) = &function.queue_time
-            && queue == 0
-        {
-            return Err(self.fail(
-                at,
-                Problem::Conflict {
-                    key: "queue_time",
-                    with: "queue = 0",
-                    remedy: "remove it, or let requests wait with queue = 1 or more",
-                },
-            ));
-        }
-        let source = self.source(name, function)?;
-        let file = source.path();
-        let stamp = Stamp::of(file).map_err(|error| {
-            self.fail(name, Problem::Image(format!("{}: {error}; check its permissions", escape(file))))
-        })?;
-        let default = Deployment::new(source, stamp);
-        let wall_time = self.time("wall_time", &function.wall_time)?.unwrap_or(default.wall_time);
-        let cpu_time = self.time("cpu_time", &function.cpu_time)?;
-        if let (Some(at), Some(cpu_time)) = (&function.cpu_time, cpu_time)
-            && cpu_time > wall_time
-        {
-            let why = format!(
-                "one virtual CPU cannot use more time than passes: wall_time is {wall_time:?}; lower this or raise that"
-            );
-            return Err(self.fail(at, value("cpu_time", format!("{cpu_time:?}"), why)));
-        }
-        Ok(FunctionConfig {
-            name: named.clone(),
-            place: self.place(name.span().start),
-            paths: paths.get_ref().0.clone(),
-            methods: self.methods(function)?,
-            deployment: Deployment {
-                isolation,
-                cpu_time: cpu_time.unwrap_or(default.cpu_time.min(wall_time)),
-                wall_time,
-                ready_time: self.time("ready_time", &function.ready_time)?.unwrap_or(default.ready_time),
-                share: self.share(function)?,
-                concurrency,
-                console: self.console(function)?,
-                ..default
-            },
-            body,
-            queue,
-            queue_time: self.time("queue_time", &function.queue_time)?.unwrap_or(DEFAULT_QUEUE_TIME),
-            idle: self.time("idle", &function.idle)?.unwrap_or(DEFAULT_IDLE),
-        })
-    }
-
-    fn isolation(&self, function: &Function) -> Result<Isolation, ConfigError> {
-        let isolation = match &function.isolation {
-            None => Isolation::Request,
-            Some(text) => match text.get_ref().as_str() {
-                "request" => Isolation::Request,
-                "instance" => Isolation::Instance,
-                other => {
-                    let why = "use request (each in a fresh instance) or instance (one after the other in the same)";
-                    return Err(self.fail(text, value("isolation", format!("\"{other}\""), why)));
-                }
-            },
-        };
-        Ok(isolation)
-    }
-
-    fn share(&self, function: &Function) -> Result<Share, ConfigError> {
-        let default = Share::default();
-        let weight = function.weight.as_ref().map_or(default.weight(), |weight| *weight.get_ref());
-        let cap = function.cap.as_ref().map_or(0, |cap| *cap.get_ref());
-        Share::new(weight, cap).map_err(|error| {
-            let (key, at) = match error {
-                ShareError::Weight(_) => ("weight", &function.weight),
-                ShareError::Cap(_) => ("cap", &function.cap),
-            };
-            let place = at.as_ref().map_or(Place::File(self.path.into()), |at| self.place(at.span().start));
-            ConfigError { place, problem: Problem::Share { key, error } }
-        })
-    }
-
-    fn console(&self, function: &Function) -> Result<bool, ConfigError> {
-        match function.console.as_ref().map(|text| (text, text.get_ref().as_str())) {
-            None | Some((_, "log")) => Ok(true),
-            Some((_, "off")) => Ok(false),
-            Some((text, other)) => {
-                Err(self.fail(text, value("console", format!("\"{other}\""), "use log or off")))
-            }
-        }
-    }
-
-    fn methods(&self, function: &Function) -> Result<Vec<Method>, ConfigError> {
-        let Some(list) = &function.methods else { return Ok(Vec::new()) };
-        let mut methods = Vec::new();
-        for text in &list.get_ref().0 {
-            let upper = !text.bytes().any(|byte| byte.is_ascii_lowercase());
-            let method = Method::from_bytes(text.as_bytes()).ok().filter(|_| upper).ok_or_else(|| {
-                let why = "write methods as in a request: GET, POST …";
-                self.fail(list, value("methods", format!("\"{text}\""), why))
-            })?;
-            methods.push(method);
-        }
-        if methods.is_empty() {
-            let why = "no request would ever fit; remove it to take all methods";
-            return Err(self.fail(list, value("methods", "[]", why)));
-        }
-        // Whoever can GET can ask for the head alone.
-        if methods.contains(&Method::GET) && !methods.contains(&Method::HEAD) {
-            methods.push(Method::HEAD);
-        }
-        Ok(methods)
-    }
-
-    /// What can only be judged when everything is known.
+    /// What can only be checked when everything is known.
     fn together(&self, config: Config) -> Result<Config, ConfigError> {
         if config.functions.is_empty() {
             let place = Place::File(self.path.into());

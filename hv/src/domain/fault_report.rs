@@ -23,7 +23,7 @@ pub(super) struct Body<'a> {
 
 impl Body<'_> {
     /// The report of an exception or its like.
-    pub(super) fn of_fault(&self, fault: &Fault, mut registers: Registers) -> Remains {
+    pub(super) fn of_fault(&self, fault: &Fault, mut registers: Registers) -> FaultRecord {
         match fault {
             Fault::Shutdown => return self.remains("triple fault".into(), None),
             Fault::Port(port) => {
@@ -59,8 +59,8 @@ impl Body<'_> {
     }
 
     /// What is left of a guest that ends for this reason.
-    pub(super) fn remains(&self, reason: String, registers: Option<Registers>) -> Remains {
-        Remains { guest: self.name.into(), reason, cpu: self.copy_cpu(registers) }
+    pub(super) fn remains(&self, reason: String, registers: Option<Registers>) -> FaultRecord {
+        FaultRecord { guest: self.name.into(), reason, cpu: self.copy_cpu(registers) }
     }
 
     /// A virtual CPU with these registers, for a backtrace.
@@ -150,13 +150,13 @@ impl Body<'_> {
 }
 
 /// All that a crash report is made of, taken from a guest so that nobody has to wait for the report.
-pub(super) struct Remains {
+pub(super) struct FaultRecord {
     guest: String,
     reason: String,
     cpu: CpuCopy,
 }
 
-impl Remains {
+impl FaultRecord {
     /// The report, with all that is found out within the budget.
     pub(super) fn report(self) -> CrashReport {
         let backtrace = self.cpu.backtrace();

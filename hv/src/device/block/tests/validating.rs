@@ -1,7 +1,7 @@
 //! What is refused, and why, each by its name; and whatever else random bytes may ask for.
 
 use super::*;
-use crate::device::block::request::{Plan, Span, judge};
+use crate::device::block::request::{Plan, Span, validate};
 use hv_abi::io::block::*;
 use proptest::prelude::*;
 use zerocopy::FromBytes;
@@ -29,12 +29,12 @@ fn indirect(count: u16, address: u64, len: u32) -> BlockRequest {
     BlockRequest { segment_count: count, ..request(OP_READ, 0, &[segment(address, len)]) }
 }
 
-fn judged(request: &BlockRequest) -> Result<Plan, Errno> {
-    judge(request, &config(BlockFeatures::DISCARD), &memory())
+fn validated(request: &BlockRequest) -> Result<Plan, Errno> {
+    validate(request, &config(BlockFeatures::DISCARD), &memory())
 }
 
 fn refused(request: &BlockRequest) -> Errno {
-    judged(request).map(|plan| panic!("{plan:?}")).unwrap_err()
+    validated(request).map(|plan| panic!("{plan:?}")).unwrap_err()
 }
 
 fn read(address: u64, len: u32) -> BlockRequest {
@@ -51,7 +51,7 @@ fn memory_outside() {
 
 #[test]
 fn memory_up_to_the_last_byte_and_past_it() {
-    assert!(judged(&read(END - 512, 512)).is_ok());
+    assert!(validated(&read(END - 512, 512)).is_ok());
     for past in [1, 511] {
         assert_eq!(refused(&read(END - 512 + past, 512)), Errno::Fault);
     }
@@ -69,7 +69,7 @@ fn memory_over_an_unmapped_page() {
 fn memory_that_the_guest_may_only_read() {
     assert_eq!(refused(&read(READ_ONLY, 512)), Errno::Fault);
     assert_eq!(refused(&read(READ_ONLY - 512, 1024)), Errno::Fault);
-    assert!(judged(&request(OP_WRITE, 0, &[segment(READ_ONLY, 512)])).is_ok());
+    assert!(validated(&request(OP_WRITE, 0, &[segment(READ_ONLY, 512)])).is_ok());
 }
 
 #[test]
@@ -87,10 +87,10 @@ fn lengths_of_zero_of_almost_4_gib_and_of_no_whole_sectors() {
 
 #[test]
 fn more_than_a_transfer_may_move() {
-    assert!(judged(&read(DATA, 64 << 10)).is_ok());
+    assert!(validated(&read(DATA, 64 << 10)).is_ok());
     assert_eq!(refused(&read(DATA, (64 << 10) + 512)), Errno::Invalid);
     let half = segment(DATA, 32 << 10);
-    assert!(judged(&request(OP_READ, 0, &[half, half])).is_ok());
+    assert!(validated(&request(OP_READ, 0, &[half, half])).is_ok());
     assert_eq!(refused(&request(OP_READ, 0, &[half, segment(DATA, (32 << 10) + 512)])), Errno::Invalid);
     let huge = segment(DATA, u32::MAX - 511);
     assert_eq!(refused(&request(OP_READ, 0, &[huge, huge])), Errno::Invalid);
@@ -104,10 +104,10 @@ fn counts_of_segments_of_none_and_of_too_many() {
     }
     let few = BlockConfig { max_segments: 1, ..config(BlockFeatures::empty()) };
     let two = request(OP_READ, 0, &[segment(DATA, 512); 2]);
-    assert_eq!(judge(&two, &few, &memory()).err(), Some(Errno::Invalid));
+    assert_eq!(validate(&two, &few, &memory()).err(), Some(Errno::Invalid));
     let boundless = BlockConfig { max_segments: u32::MAX, ..few };
     let many = indirect(MAX_SEGMENTS as u16 + 1, LIST, 16 * (MAX_SEGMENTS as u32 + 1));
-    assert_eq!(judge(&many, &boundless, &memory()).err(), Some(Errno::Invalid));
+    assert_eq!(validate(&many, &boundless, &memory()).err(), Some(Errno::Invalid));
 }
 
 #[test]
@@ -125,7 +125,7 @@ fn a_list_outside_of_memory_or_of_another_length() {
 fn sectors_past_the_end() {
     let at = |op, sector| request(op, sector, &[segment(DATA, 1024)]);
     for op in [OP_READ, OP_WRITE] {
-        assert!(judged(&at(op, SECTORS - 2)).is_ok());
+        assert!(validated(&at(op, SECTORS - 2)).is_ok());
         for sector in [SECTORS - 1, SECTORS, u64::MAX, u64::MAX - 1, u64::MAX / 512, 1 << 55, 1 << 63] {
             assert_eq!(refused(&at(op, sector)), Errno::Invalid, "{sector}");
         }
@@ -148,7 +148,7 @@ fn spans_past_the_end_or_of_nothing() {
         ] {
             assert_eq!(refused(&span(sector, count)), Errno::Invalid, "{sector} {count}");
         }
-        let Ok(Plan::Discard(all) | Plan::WriteZeroes(all)) = judged(&span(0, SECTORS)) else { panic!() };
+        let Ok(Plan::Discard(all) | Plan::WriteZeroes(all)) = validated(&span(0, SECTORS)) else { panic!() };
         assert_eq!(all, Span { offset: 0, len: SECTORS * 512 });
     }
 }
@@ -165,23 +165,26 @@ fn changes_of_a_read_only_disk() {
     let config = config(BlockFeatures::READ_ONLY);
     for op in [OP_WRITE, OP_DISCARD, OP_WRITE_ZEROES] {
         let request = BlockRequest { count: 1, ..request(op, 0, &[segment(DATA, 512)]) };
-        assert_eq!(judge(&request, &config, &memory()).err(), Some(Errno::ReadOnly));
+        assert_eq!(validate(&request, &config, &memory()).err(), Some(Errno::ReadOnly));
     }
-    assert!(judge(&read(DATA, 512), &config, &memory()).is_ok());
-    assert!(matches!(judge(&request(OP_FLUSH, 0, &[]), &config, &memory()), Ok(Plan::Flush)));
+    assert!(validate(&read(DATA, 512), &config, &memory()).is_ok());
+    assert!(matches!(validate(&request(OP_FLUSH, 0, &[]), &config, &memory()), Ok(Plan::Flush)));
 }
 
 #[test]
 fn a_discard_where_there_is_none() {
     let request = BlockRequest { count: 1, ..request(OP_DISCARD, 0, &[]) };
-    assert_eq!(judge(&request, &config(BlockFeatures::empty()), &memory()).err(), Some(Errno::NotSupported));
+    assert_eq!(
+        validate(&request, &config(BlockFeatures::empty()), &memory()).err(),
+        Some(Errno::NotSupported)
+    );
 }
 
 #[test]
 fn reserved_fields_say_nothing() {
     let plain = read(DATA, 512);
     let odd = BlockRequest { reserved: 1, reserved2: 2, count: 3, ..plain };
-    assert!(judged(&odd).is_ok());
+    assert!(validated(&odd).is_ok());
 }
 
 /// Numbers near where something begins or ends, and any others.
@@ -229,7 +232,7 @@ proptest! {
             let end = offset.checked_add(len);
             len > 0 && (offset | len).is_multiple_of(512) && end.is_some_and(|end| end <= SECTORS * 512)
         };
-        let (transfer, access) = match judge(&request, &config, &memory) {
+        let (transfer, access) = match validate(&request, &config, &memory) {
             Err(_) | Ok(Plan::Flush) => return Ok(()),
             Ok(Plan::Discard(span) | Plan::WriteZeroes(span)) => {
                 prop_assert!(within(span.offset, span.len) && features & 1 == 0);

@@ -17,7 +17,7 @@ pub(super) const CLOSE: HeaderValue = HeaderValue::from_static("close");
 
 /// An answer of the front: a line of text, mostly.
 #[derive(Debug)]
-pub(super) struct Own {
+pub(super) struct FrontResponse {
     status: StatusCode,
     text: Vec<u8>,
     kind: HeaderValue,
@@ -25,11 +25,11 @@ pub(super) struct Own {
     last: bool,
 }
 
-impl Own {
+impl FrontResponse {
     /// A line of text.
     pub(super) fn new(status: StatusCode, line: impl Into<String>) -> Self {
         let text = (line.into() + "\n").into_bytes();
-        Own { status, text, kind: TEXT, fields: Vec::new(), last: false }
+        FrontResponse { status, text, kind: TEXT, fields: Vec::new(), last: false }
     }
 
     pub(super) fn with(mut self, name: HeaderName, value: &str) -> Self {
@@ -69,26 +69,26 @@ impl Own {
 }
 
 /// The page at this path, if it is one of the front's own.
-async fn page(server: &Server, path: &str, method: &Method) -> Option<Own> {
+async fn page(server: &Server, path: &str, method: &Method) -> Option<FrontResponse> {
     if !matches!(path, "/healthz" | "/metrics") {
         return None;
     }
     if !matches!(*method, Method::GET | Method::HEAD) {
-        let refusal = Own::new(StatusCode::METHOD_NOT_ALLOWED, "this path takes GET and HEAD");
+        let refusal = FrontResponse::new(StatusCode::METHOD_NOT_ALLOWED, "this path takes GET and HEAD");
         return Some(refusal.with(ALLOW, "GET, HEAD"));
     }
     Some(if path == "/healthz" { health(server) } else { metrics(server).await })
 }
 
 /// The page that a request on the listener of the administrator asks for.
-pub(super) async fn admin(server: &Server, request: &Request<()>) -> Own {
+pub(super) async fn admin(server: &Server, request: &Request<()>) -> FrontResponse {
     let page = page(server, request.uri().path(), request.method()).await;
-    page.unwrap_or_else(|| Own::new(StatusCode::NOT_FOUND, "only /metrics and /healthz are here"))
+    page.unwrap_or_else(|| FrontResponse::new(StatusCode::NOT_FOUND, "only /metrics and /healthz are here"))
 }
 
 /// The page that a request on a listener of functions asks for, if it does and
 /// they are shown there. Metrics are for this host alone then.
-pub(super) async fn public(server: &Server, client: IpAddr, request: &Request<()>) -> Option<Own> {
+pub(super) async fn public(server: &Server, client: IpAddr, request: &Request<()>) -> Option<FrontResponse> {
     if server.has_admin() {
         return None;
     }
@@ -97,19 +97,25 @@ pub(super) async fn public(server: &Server, client: IpAddr, request: &Request<()
     let proxied = proxied.iter().any(|name| request.headers().contains_key(*name));
     if request.uri().path() == "/metrics" && (proxied || !client.to_canonical().is_loopback()) {
         let text = "metrics are for this host alone; set `admin` to show them elsewhere";
-        return Some(Own::new(StatusCode::FORBIDDEN, text));
+        return Some(FrontResponse::new(StatusCode::FORBIDDEN, text));
     }
     page(server, request.uri().path(), request.method()).await
 }
 
-fn health(server: &Server) -> Own {
+fn health(server: &Server) -> FrontResponse {
     if server.is_draining() {
-        return Own::new(StatusCode::SERVICE_UNAVAILABLE, "draining");
+        return FrontResponse::new(StatusCode::SERVICE_UNAVAILABLE, "draining");
     }
-    Own::new(StatusCode::OK, "ok")
+    FrontResponse::new(StatusCode::OK, "ok")
 }
 
-async fn metrics(server: &Server) -> Own {
+async fn metrics(server: &Server) -> FrontResponse {
     let kind = HeaderValue::from_static(MEDIA_TYPE);
-    Own { status: StatusCode::OK, text: server.metrics().await, kind, fields: Vec::new(), last: false }
+    FrontResponse {
+        status: StatusCode::OK,
+        text: server.metrics().await,
+        kind,
+        fields: Vec::new(),
+        last: false,
+    }
 }

@@ -45,13 +45,13 @@ fn rich() -> Facts {
 }
 
 fn find(facts: &Facts, name: &str) -> Finding {
-    let found = judge(facts).findings.into_iter().find(|finding| finding.name == name);
+    let found = assess(facts).findings.into_iter().find(|finding| finding.name == name);
     found.unwrap_or_else(|| panic!("there is a finding {name}"))
 }
 
 #[test]
 fn a_rich_host_lacks_nothing() {
-    let report = judge(&rich());
+    let report = assess(&rich());
     assert_eq!((report.can_run, report.platform), (true, Some("kvm")));
     for finding in &report.findings {
         assert_eq!((finding.state, &finding.remedy), (State::Ok, &None), "{finding:?}");
@@ -84,7 +84,7 @@ fn whatever_is_not_ok_has_a_remedy() {
         rdrand: false,
         ..rich()
     };
-    let report = judge(&poor);
+    let report = assess(&poor);
     assert_eq!((report.can_run, report.platform), (false, None));
     for finding in &report.findings {
         assert!(finding.state != State::Ok && finding.remedy.is_some(), "{finding:?}");
@@ -99,7 +99,7 @@ fn whatever_is_not_ok_has_a_remedy() {
 #[test]
 fn without_kvm_there_are_processes() {
     let facts = Facts { kvm: Virtualization { hypercall: Err("none".into()) }, ..rich() };
-    assert_eq!(judge(&facts).platform, Some("process"));
+    assert_eq!(assess(&facts).platform, Some("process"));
     assert_eq!(find(&facts, "platform-auto").state, State::Weaker);
 }
 
@@ -130,7 +130,7 @@ fn the_setting_that_forbids_namespaces_is_named() {
 
 #[test]
 fn the_table_has_colours_only_where_they_are_wanted() {
-    let report = judge(&rich());
+    let report = assess(&rich());
     assert!(text::table(&report, true).contains("\x1b[32mok"));
     assert!(!text::table(&report, false).contains('\x1b'));
 }

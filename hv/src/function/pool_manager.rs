@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 /// How often a request that is under way is looked at. Most are over before the first look.
 const LOOK: Duration = Duration::from_millis(5);
 
-pub(super) struct Keeper {
+pub(super) struct PoolManager {
     jobs: Sender<Job>,
     /// It was asked for a survey, and has not begun.
     surveying: AtomicBool,
@@ -38,12 +38,12 @@ struct Watched {
     awake: bool,
 }
 
-impl Keeper {
-    /// A keeper, and what its thread takes its work from.
+impl PoolManager {
+    /// A pool manager, and what its thread takes its work from.
     pub(super) fn new() -> (Self, Jobs) {
         let (jobs, receiver) = unbounded();
-        let keeper = Keeper { jobs, surveying: AtomicBool::new(false), watched: Mutex::default() };
-        (keeper, Jobs(receiver))
+        let pool_manager = PoolManager { jobs, surveying: AtomicBool::new(false), watched: Mutex::default() };
+        (pool_manager, Jobs(receiver))
     }
 
     fn send(&self, job: Job) {
@@ -124,7 +124,7 @@ impl Jobs {
                 Ok(Job::Start(number, slot)) => start(&inner, number, slot),
                 Ok(Job::Dispose(shell)) => shell.close(),
                 Ok(Job::Survey) => {
-                    inner.keeper.surveying.store(false, Ordering::SeqCst);
+                    inner.pool_manager.surveying.store(false, Ordering::SeqCst);
                     // What has to be done for a request comes first.
                     inner.survey(&|| !self.0.is_empty());
                 }
@@ -134,7 +134,7 @@ impl Jobs {
                     return;
                 }
             }
-            next = inner.keeper.look();
+            next = inner.pool_manager.look();
             // The next start finds a machine, if it leaves the time.
             if self.0.is_empty() {
                 prepare(&inner);
