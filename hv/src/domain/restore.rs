@@ -3,7 +3,7 @@
 use super::builder::StartError;
 use super::devices::{Backend, Devices};
 use super::launch::Launch;
-use super::{Guest, Identity, Observer};
+use super::{Guest, Identity, Observer, Snapshot};
 use crate::device::block::{Disk, EngineKind};
 use crate::device::console::{Input, Output};
 use crate::device::function::FunctionDevice;
@@ -13,7 +13,6 @@ use crate::engine::Engine;
 use crate::escape::escape;
 use crate::memory::GuestMemory;
 use crate::sched::Share;
-use crate::snapshot::Snapshot;
 use hv_abi::io::block::{BlockConfig, BlockFeatures};
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -1,12 +1,11 @@
 //! What of a guest is saved, beside its memory: each part in its own form.
 
-use super::{Domain, Guest};
+use super::{Domain, Guest, Snapshot};
 use crate::clock;
 use crate::loader::Image;
 use crate::memory::{Template, TemplateError};
 use crate::platform::{CpuState, PlatformError};
 use crate::reactor::SourceId;
-use crate::snapshot::Snapshot;
 use hv_abi::device::DeviceInfo;
 use hv_abi::{GuestAddr, PAGE_SIZE};
 use std::ops::Range;

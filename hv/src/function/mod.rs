@@ -18,15 +18,13 @@ mod shell;
 mod stats;
 mod survey;
 
-pub use crate::device::function::Answer;
+pub use crate::device::function::{Answer, Failure};
 pub use call::Call;
 pub use deploy::{DeployError, boot, try_clone};
 pub use stats::Stats;
 
-use crate::crash::CrashReport;
 use crate::device::block::Disk;
 use crate::device::console::Output;
-use crate::domain::StartError;
 use crate::engine::Engine;
 use crate::sched::Share;
 use crate::snapshot::Snapshot;
@@ -91,35 +89,6 @@ impl Default for Options {
             disks: Arc::new([]),
         }
     }
-}
-
-/// Why there is no answer, or only the beginning of one.
-#[derive(Debug, thiserror::Error)]
-pub enum Failure {
-    /// The guest crashed.
-    #[error("the guest crashed: {}", .0.reason)]
-    Crashed(Box<CrashReport>),
-    /// The guest ended by itself instead of answering.
-    #[error("the guest ended with exit code {0} instead of answering")]
-    Exited(u8),
-    /// [`Options::wall_time`] is over.
-    #[error("the time for one request is over")]
-    WallTime,
-    /// [`Options::cpu_time`] is used up.
-    #[error("the processor time for one request is used up")]
-    CpuTime,
-    /// [`Options::instances`] guests are there already.
-    #[error("as many guests as allowed are busy")]
-    Full,
-    /// It has crashed many times in a row, and is not tried for this long.
-    #[error("the function crashes always: it is tried again in {0:?}")]
-    BackOff(Duration),
-    /// The host cannot start another guest.
-    #[error("no further guest can be started: {0}")]
-    NoRoom(#[source] Box<StartError>),
-    /// The function is being shut down.
-    #[error("the function is being shut down")]
-    Stopped,
 }
 
 /// A deployed function. Dropping it ends its guests; calls under way fail.

@@ -1,5 +1,7 @@
 //! Where the answers of a function go.
 
+use super::failure::Failure;
+
 /// Takes the answer of one request, piece by piece.
 ///
 /// The methods are called from the threads that run guests, one at a time, and
@@ -11,14 +13,14 @@ pub trait Answer: Send {
     fn head(&mut self, head: &[u8]) -> Result<(), String>;
 
     /// Some of the body. Returns how many bytes were taken; when it is fewer, the rest is
-    /// offered again after [`Call::resume`](crate::function::Call::resume).
+    /// offered again once somebody says that there is room.
     fn body(&mut self, bytes: &[u8]) -> usize;
 
     /// The answer is complete. Nothing comes after this.
     fn end(&mut self);
 
     /// There will be no (complete) answer. Nothing comes after this.
-    fn failed(&mut self, failure: crate::function::Failure);
+    fn failed(&mut self, failure: Failure);
 
     /// There is room for more of the request's body, after a time without.
     fn writable(&mut self);
@@ -32,7 +34,7 @@ pub struct Unanswered {
 
 impl Unanswered {
     /// Tells the one who waits for the answer, unless it has it.
-    pub fn fail(mut self, failure: impl FnOnce() -> crate::function::Failure) {
+    pub fn fail(mut self, failure: impl FnOnce() -> Failure) {
         if !self.ended {
             self.answer.failed(failure());
         }

@@ -11,9 +11,11 @@
 mod answer;
 #[cfg(feature = "fuzzing")]
 pub mod door;
+mod failure;
 mod receive;
 
 pub use answer::{Answer, Unanswered};
+pub use failure::Failure;
 
 use crate::event::Channel;
 use crate::memory::RingMemory;

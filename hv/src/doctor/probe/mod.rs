@@ -5,8 +5,9 @@ mod guest;
 
 use super::facts::{Facts, Limit, Memory, Process, Tap, Virtualization};
 use crate::bench::machine::Machine;
+use crate::platform::kvm::KvmPlatform;
 use crate::platform::process::Namespaces;
-use crate::{KvmPlatform, ProcessPlatform};
+use crate::platform::process::ProcessPlatform;
 use rustix::process::{Resource, getrlimit};
 use std::fs::{self, OpenOptions};
 use std::io::ErrorKind;
