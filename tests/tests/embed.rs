@@ -144,7 +144,7 @@ fn machines_that_were_made_beforehand_run_guests_as_others_do() {
 }
 
 #[test]
-fn a_guest_that_is_held_and_let_go_at_once_goes_on() {
+fn a_guest_that_is_paused_and_resumed_at_once_goes_on() {
     if !can_run_guests() {
         return;
     }
@@ -153,10 +153,10 @@ fn a_guest_that_is_held_and_let_go_at_once_goes_on() {
     // In a process, most of the time is that the host takes to give it a processor again.
     let rounds = if hv_tests::platform() == "process" { 1_500 } else { 6_000 };
     for round in 0..rounds {
-        guest.hold();
+        guest.pause();
         // Anything from before to after the turn in which the worker notices.
         (0..round % 300 * 10).for_each(|_| std::hint::spin_loop());
-        guest.release();
+        guest.resume();
         let (begin, some) = (Instant::now(), guest.cpu_time() + Duration::from_micros(50));
         while guest.cpu_time() < some {
             let outcome = guest.outcome();
@@ -187,12 +187,12 @@ fn a_paused_guest_is_inspected_and_stays_paused() {
             .any(|frame| frame.function.as_deref() == Some("hostile::main"))
             .then_some(())
     });
-    guest.hold();
-    assert!(guest.wait_held(LIMIT));
+    guest.pause();
+    assert!(guest.wait_paused(LIMIT));
     let paused = inspect();
     assert_eq!(paused.activity, Activity::Paused);
     assert_eq!(inspect(), paused, "it has not moved");
-    guest.release();
+    guest.resume();
     assert_eq!(inspect().activity, Activity::Running);
 }
 

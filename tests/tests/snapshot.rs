@@ -466,9 +466,9 @@ fn make_the_golden_snapshot() {
     image[at + 4..at + 8].copy_from_slice(&(24_u32 << 10).to_le_bytes());
     let engine = hv_tests::engine(0);
     let image = Image::parse(image).unwrap();
-    let builder = Builder::new(image).name("golden").argument("kept").memory(164 << 10).hold_at_ready();
+    let builder = Builder::new(image).name("golden").argument("kept").memory(164 << 10).pause_at_ready();
     let guest = builder.spawn(&engine).unwrap();
-    assert!(guest.wait_held(Duration::from_secs(10)) && guest.outcome().is_none());
+    assert!(guest.wait_paused(Duration::from_secs(10)) && guest.outcome().is_none());
     let mut snapshot: Snapshot = guest.capture().unwrap();
     // It looks for no feature of the processor.
     snapshot.set_features(Features::default());

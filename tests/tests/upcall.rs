@@ -166,8 +166,8 @@ fn a_handler_is_saved_with_its_guest() {
     }
     let engine = engine(1);
     let (builder, output) = builder(&["clone"]);
-    let first = builder.hold_at_ready().spawn(&engine).unwrap();
-    assert!(first.wait_held(Duration::from_secs(60)));
+    let first = builder.pause_at_ready().spawn(&engine).unwrap();
+    assert!(first.wait_paused(Duration::from_secs(60)));
     assert_eq!(output.text(), "before\n");
     let snapshot = first.capture().unwrap();
     assert_ne!(snapshot.saved().places.upcall, 0);

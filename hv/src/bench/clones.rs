@@ -126,7 +126,7 @@ impl CloneGuest {
         self.guest.set_running();
         self.device.begin(HEAD, Box::new(Complete(complete.clone())));
         self.guest.wake();
-        self.guest.wait_held(LIMIT);
+        self.guest.wait_paused(LIMIT);
         drop(self.device.take());
         if complete.load(Ordering::SeqCst) {
             return Ok(());

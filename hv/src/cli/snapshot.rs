@@ -45,7 +45,7 @@ pub(super) fn run(args: SnapshotArgs) -> Result<u8, Box<dyn Error>> {
         builder = builder.function(FunctionDevice::new());
     }
     if args.after.is_none() {
-        builder = builder.hold_at_ready();
+        builder = builder.pause_at_ready();
     }
     let platform = platform(args.boot.platform)?;
     let mut places = vec![jail::beside(&args.output, Use::All)];
@@ -57,7 +57,7 @@ pub(super) fn run(args: SnapshotArgs) -> Result<u8, Box<dyn Error>> {
     let guest = builder.spawn(&engine)?;
     let signal = run::watch(&engine, &guest, &args.foreground)?;
     crate::jail::enter(Kind::Snapshot);
-    if let Some(stop) = hold(&guest, &args)? {
+    if let Some(stop) = pause(&guest, &args)? {
         return Ok(run::exit_of(stop, &signal));
     }
     let boot = begin.elapsed();
@@ -73,15 +73,15 @@ pub(super) fn run(args: SnapshotArgs) -> Result<u8, Box<dyn Error>> {
 }
 
 /// Waits until the guest is held where it is to be saved. Tells if somebody stopped it before.
-fn hold(guest: &Guest, args: &SnapshotArgs) -> Result<Option<Stop>, Unready> {
+fn pause(guest: &Guest, args: &SnapshotArgs) -> Result<Option<Stop>, Unready> {
     /// Much longer than it takes to stop a guest.
     const STOPPED: Duration = Duration::from_secs(60);
     match args.after {
-        None if !guest.wait_held(args.ready_timeout) => return Err(Unready::Late(args.ready_timeout)),
+        None if !guest.wait_paused(args.ready_timeout) => return Err(Unready::Late(args.ready_timeout)),
         None => {}
-        Some(after) if !guest.wait_held(after) => {
-            guest.hold();
-            guest.wait_held(STOPPED);
+        Some(after) if !guest.wait_paused(after) => {
+            guest.pause();
+            guest.wait_paused(STOPPED);
         }
         Some(_) => {}
     }

@@ -54,7 +54,7 @@ pub(super) fn spawn(mut wishes: Builder, engine: &Engine) -> Result<Guest, Start
         errors: wishes.errors,
         input: wishes.input,
         share,
-        hold_at_ready: wishes.hold_at_ready,
+        pause_at_ready: wishes.pause_at_ready,
         resumed: None,
         observer: None,
         load: begin.elapsed(),

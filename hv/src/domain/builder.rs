@@ -121,7 +121,7 @@ pub struct Builder {
     pub(super) input: Option<Box<dyn Input>>,
     pub(super) devices: Vec<Backend>,
     pub(super) emulated: Vec<Emulated>,
-    pub(super) hold_at_ready: bool,
+    pub(super) pause_at_ready: bool,
 }
 
 impl Builder {
@@ -141,7 +141,7 @@ impl Builder {
             input: None,
             devices: Vec::new(),
             emulated: Vec::new(),
-            hold_at_ready: false,
+            pause_at_ready: false,
         }
     }
 
@@ -241,8 +241,8 @@ impl Builder {
     }
 
     /// Has the guest held when it says that it is ready.
-    pub fn hold_at_ready(mut self) -> Self {
-        self.hold_at_ready = true;
+    pub fn pause_at_ready(mut self) -> Self {
+        self.pause_at_ready = true;
         self
     }
 

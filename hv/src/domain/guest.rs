@@ -23,11 +23,11 @@ impl Guest {
         self.wait_until(None, |status| status.outcome.clone()).expect("there is no time limit")
     }
 
-    /// Waits until the guest is held (see [`Builder::hold_at_ready`](super::Builder::hold_at_ready) and
-    /// [`hold`](Self::hold)), or has ended. Returns false when neither has happened within this time.
-    pub fn wait_held(&self, within: Duration) -> bool {
+    /// Waits until the guest is paused (see [`Builder::pause_at_ready`](super::Builder::pause_at_ready) and
+    /// [`pause`](Self::pause)), or has ended. Returns false when neither has happened within this time.
+    pub fn wait_paused(&self, within: Duration) -> bool {
         let until = Instant::now() + within;
-        self.wait_until(Some(until), |status| (status.held || status.outcome.is_some()).then_some(()))
+        self.wait_until(Some(until), |status| (status.paused || status.outcome.is_some()).then_some(()))
             .is_some()
     }
 
@@ -37,13 +37,13 @@ impl Guest {
     }
 
     /// Stops the guest where it is, without its noticing.
-    pub fn hold(&self) {
-        self.domain.hold();
+    pub fn pause(&self) {
+        self.domain.pause();
     }
 
-    /// Lets a guest that is held run on.
-    pub fn release(&self) {
-        self.domain.release();
+    /// Lets a guest that is paused run on.
+    pub fn resume(&self) {
+        self.domain.resume();
     }
 
     fn wait_until<T>(&self, until: Option<Instant>, look: impl Fn(&Status) -> Option<T>) -> Option<T> {

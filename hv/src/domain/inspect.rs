@@ -171,7 +171,7 @@ impl Domain {
         }
         let activity = match cpu.blocked {
             _ if ended => Activity::Ended,
-            _ if self.status().held => Activity::Paused,
+            _ if self.status().paused => Activity::Paused,
             Some(_) => Activity::Blocked,
             None => Activity::Running,
         };

@@ -36,7 +36,7 @@ pub(super) struct Launch {
     pub(super) errors: Option<Box<dyn Output>>,
     pub(super) input: Option<Box<dyn Input>>,
     pub(super) share: Share,
-    pub(super) hold_at_ready: bool,
+    pub(super) pause_at_ready: bool,
     /// For one that goes on: what was saved, and what makes it another guest
     /// than that one.
     pub(super) resumed: Option<(Arc<Saved>, Identity)>,
@@ -90,7 +90,7 @@ impl Launch {
         };
         let channel = hub.channel(console_port);
         // A function waits for its first request where it is.
-        let held = self.observer.is_some();
+        let paused = self.observer.is_some();
         let domain = Arc::new_cyclic(|domain: &Weak<Domain>| {
             let closed = closed(domain.clone());
             Domain {
@@ -127,11 +127,11 @@ impl Launch {
                 ordered: AtomicBool::new(false),
                 order: Mutex::default(),
                 abandon: AtomicBool::new(false),
-                hold_at_ready: AtomicBool::new(self.hold_at_ready),
+                pause_at_ready: AtomicBool::new(self.pause_at_ready),
                 answered: AtomicBool::new(false),
-                hold: AtomicBool::new(held),
+                pause_ordered: AtomicBool::new(paused),
                 inspectors: Default::default(),
-                status: Mutex::new(Status { held, outcome: None }),
+                status: Mutex::new(Status { paused, outcome: None }),
                 changed: Condvar::new(),
                 observer: self.observer,
                 counters: Counters::default(),
@@ -146,7 +146,7 @@ impl Launch {
         let add = |source| reactor.add_for(&domain.source_owner, source);
         let sources = connected.sources.into_iter().map(add).collect();
         *domain.sources.lock().expect("nobody else has it yet") = sources;
-        if !held {
+        if !paused {
             entity.wake();
         }
         Ok(Guest { domain, entity, engine: engine.clone() })

@@ -19,13 +19,14 @@ mod end;
 mod fault_report;
 mod features;
 mod guest;
-mod hold;
+
 mod hot;
 mod identity;
 mod inspect;
 mod launch;
 mod layout;
 mod outcome;
+mod pause;
 mod reset;
 mod restore;
 mod run;
@@ -104,12 +105,12 @@ pub(crate) struct Domain {
     order: Mutex<Option<Order>>,
     /// Ends even a wait for the reader of the console.
     abandon: AtomicBool,
-    /// Whether to be held at the next [`Ready`](hv_abi::Hypercall::Ready).
-    hold_at_ready: AtomicBool,
+    /// Whether to be paused at the next [`Ready`](hv_abi::Hypercall::Ready).
+    pause_at_ready: AtomicBool,
     /// Another thread has found an answer complete.
     answered: AtomicBool,
-    /// Whether to be held as soon as possible.
-    hold: AtomicBool,
+    /// Whether to be paused as soon as possible.
+    pause_ordered: AtomicBool,
     inspectors: inspect::Inspectors,
     status: Mutex<Status>,
     /// Signalled when `status` changes.
@@ -122,17 +123,17 @@ pub(crate) struct Domain {
 /// How a guest stands.
 #[derive(Default)]
 struct Status {
-    /// It does not run until it is released.
-    held: bool,
+    /// It does not run until it is resumed.
+    paused: bool,
     outcome: Option<Outcome>,
 }
 
 /// Whoever has a function's guest: hears of its answers and of its end, on the
 /// thread that runs it.
 pub(crate) trait Observer: Send + Sync {
-    /// Whether the guest is to be held after each answer.
+    /// Whether the guest is to be paused after each answer.
     fn one_answer(&self) -> bool;
-    /// The guest has completed an answer, and is held if it is to be.
+    /// The guest has completed an answer, and is paused if it is to be.
     fn answered(&self);
     /// The guest has ended.
     fn ended(&self, outcome: &Outcome);
@@ -141,7 +142,7 @@ pub(crate) trait Observer: Send + Sync {
 /// What ended a turn.
 enum Turn {
     Next(Next),
-    /// An answer was completed, and the guest is held.
+    /// An answer was completed, and the guest is paused.
     Answered,
 }
 

@@ -26,7 +26,7 @@ pub(crate) enum ResetError {
 }
 
 impl Guest {
-    /// Has the devices of a clone that is held finish what they have taken on, and calls `then`, on a thread
+    /// Has the devices of a clone that is paused finish what they have taken on, and calls `then`, on a thread
     /// that must not block, with whether they have within this time. Returns false, and does not call it, if
     /// there are none that have to.
     pub(crate) fn settle(&self, within: Duration, then: impl FnOnce(bool) + Send + 'static) -> bool {
@@ -50,7 +50,7 @@ impl Guest {
         count > 0
     }
 
-    /// Takes a clone that is held, and whose devices have [settled](Self::settle), back to its snapshot, and
+    /// Takes a clone that is paused, and whose devices have [settled](Self::settle), back to its snapshot, and
     /// returns how many pages it had written.
     pub(crate) fn reset(&self) -> Result<u64, ResetError> {
         let domain = &*self.domain;
@@ -78,11 +78,11 @@ impl Guest {
                 device.renew()?;
             }
         }
-        domain.hold_at_ready.store(false, Ordering::SeqCst);
+        domain.pause_at_ready.store(false, Ordering::SeqCst);
         Ok(pages)
     }
 
-    /// Makes a clone that is held another guest than all before it, and lets it run from the next
+    /// Makes a clone that is paused another guest than all before it, and lets it run from the next
     /// [`wake`](Self::wake) on.
     pub(crate) fn renew(&self) -> std::io::Result<()> {
         let domain = &*self.domain;
@@ -94,9 +94,9 @@ impl Guest {
         Ok(())
     }
 
-    /// Lets a clone that is held, and has not run yet, run from the next [`wake`](Self::wake) on.
+    /// Lets a clone that is paused, and has not run yet, run from the next [`wake`](Self::wake) on.
     pub(crate) fn set_running(&self) {
-        self.domain.let_go();
+        self.domain.allow_to_run();
     }
 
     /// Has its own thread deal with an answer that another thread found complete.

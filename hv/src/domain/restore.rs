@@ -134,7 +134,7 @@ impl Restore {
         self
     }
 
-    /// Who hears of its answers. The guest is held until it gets a request.
+    /// Who hears of its answers. The guest is paused until it gets a request.
     pub(crate) fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
         self.observer = Some(observer);
         self
@@ -166,7 +166,7 @@ impl Restore {
             errors: self.errors,
             input: self.input,
             share: self.share,
-            hold_at_ready: false,
+            pause_at_ready: false,
             resumed: Some((saved.clone(), Identity::fresh().map_err(StartError::Random)?)),
             observer: self.observer,
             load: begin.elapsed(),

@@ -37,9 +37,9 @@ impl Domain {
         {
             return Ok(turn);
         }
-        if self.hold.load(Ordering::SeqCst)
+        if self.pause_ordered.load(Ordering::SeqCst)
             && !self.ordered.load(Ordering::SeqCst)
-            && let Some(next) = self.stay_held()
+            && let Some(next) = self.stay_paused()
         {
             return Ok(Turn::Next(next));
         }
@@ -92,8 +92,8 @@ impl Domain {
                 Action::Ready => {
                     self.note_phase(cpu, |phases| &mut phases.ready);
                     cpu.vcpu.set_result(0);
-                    if self.hold_at_ready.swap(false, Ordering::SeqCst) {
-                        return Ok(Turn::Next(self.held()));
+                    if self.pause_at_ready.swap(false, Ordering::SeqCst) {
+                        return Ok(Turn::Next(self.pause_here()));
                     }
                 }
                 Action::SetUpcall(handler) => {
@@ -136,7 +136,7 @@ impl Domain {
     fn after_answer(&self) -> Option<Turn> {
         let observer = self.observer.as_ref()?;
         if observer.one_answer() {
-            self.held();
+            self.pause_here();
             return Some(Turn::Answered);
         }
         observer.answered();

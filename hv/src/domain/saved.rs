@@ -121,9 +121,9 @@ impl Guest {
         self.domain.sources.lock().expect("no panic while held").clone()
     }
 
-    /// Saves a guest that is [held](Self::wait_held): its devices finish what they
+    /// Saves a guest that is [paused](Self::wait_paused): its devices finish what they
     /// have taken on, and everything that it is goes into the snapshot. The guest
-    /// stays held.
+    /// stays paused.
     pub fn capture(&self) -> Result<Snapshot, CaptureError> {
         let captured = self.capture_and_end();
         for source in self.sources() {
@@ -149,7 +149,7 @@ impl Domain {
         platform: &dyn crate::platform::Platform,
     ) -> Result<(Saved, Arc<Template>, Arc<Image>), CaptureError> {
         let cpu = &mut *self.cpu();
-        if !self.status().held {
+        if !self.status().paused {
             return Err(CaptureError::NotHeld);
         }
         self.console.finish(&mut || !self.abandon.load(std::sync::atomic::Ordering::SeqCst));

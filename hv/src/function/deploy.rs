@@ -55,14 +55,14 @@ pub enum DeployError {
 
 /// Boots a guest, gives it a function device, and saves it when it is ready for its first request.
 pub fn boot(engine: &Engine, guest: Builder, within: Duration) -> Result<Snapshot, DeployError> {
-    let guest = guest.function(FunctionDevice::new()).hold_at_ready().spawn(engine)?;
+    let guest = guest.function(FunctionDevice::new()).pause_at_ready().spawn(engine)?;
     ready(&guest, within)?;
     Ok(guest.capture()?)
 }
 
 /// Waits until a guest that is to be held there says that it is ready.
 pub(crate) fn ready(guest: &Guest, within: Duration) -> Result<(), DeployError> {
-    if !guest.wait_held(within) {
+    if !guest.wait_paused(within) {
         return Err(DeployError::NotReady(within));
     }
     match guest.outcome() {

@@ -6,7 +6,7 @@ use crate::engine::Engine;
 use crate::platform::kvm::KvmPlatform;
 use std::path::Path;
 
-/// Nobody. A guest that has one is held until it gets a request.
+/// Nobody. A guest that has one is paused until it gets a request.
 struct Nobody;
 
 impl Observer for Nobody {
