@@ -21,7 +21,10 @@ pub(super) fn process(
     if no_jail {
         return Ok(());
     }
-    let platform = if platform.shares_memory() { Platform::Process } else { Platform::Kvm };
+    let platform = match platform.kind() {
+        crate::platform::Kind::Process => Platform::Process,
+        _ => Platform::Kvm,
+    };
     for missing in jail::jail(Plan { main, platform, late, places })? {
         tracing::warn!("{missing}");
     }

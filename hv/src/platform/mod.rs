@@ -38,10 +38,27 @@ pub struct Start<'a> {
     pub opening: Option<&'a Opening>,
 }
 
+/// What a guest is on a platform: who treats platforms differently asks for this, not for what it entails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Kind {
+    /// A virtual machine of KVM.
+    Kvm,
+    /// A process.
+    Process,
+    /// Something else, of who embeds hv.
+    Other,
+}
+
 /// A way to run guests.
 pub trait Platform: Send + Sync {
     /// Its name on the command line.
     fn name(&self) -> &'static str;
+
+    /// What its guests are.
+    fn kind(&self) -> Kind {
+        Kind::Other
+    }
 
     /// Whether guest memory has to be such that other processes can map it.
     fn shares_memory(&self) -> bool {
@@ -75,6 +92,10 @@ pub trait Platform: Send + Sync {
 impl Platform for Box<dyn Platform> {
     fn name(&self) -> &'static str {
         (**self).name()
+    }
+
+    fn kind(&self) -> Kind {
+        (**self).kind()
     }
 
     fn shares_memory(&self) -> bool {

@@ -180,6 +180,10 @@ impl Platform for KvmPlatform {
         "kvm"
     }
 
+    fn kind(&self) -> crate::platform::Kind {
+        crate::platform::Kind::Kvm
+    }
+
     fn prepare(&self, memory: &GuestMemory, hypercall_page: u64) -> Result<(), PlatformError> {
         area::Area::of(memory).build(memory, self.tss)?;
         memory.host_write(hypercall_page, &stubs::page());

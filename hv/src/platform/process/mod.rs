@@ -123,6 +123,10 @@ impl Platform for ProcessPlatform {
         "process"
     }
 
+    fn kind(&self) -> crate::platform::Kind {
+        crate::platform::Kind::Process
+    }
+
     fn shares_memory(&self) -> bool {
         true
     }
