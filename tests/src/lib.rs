@@ -9,9 +9,12 @@ pub mod host;
 pub mod http;
 pub mod refusal;
 pub mod serve;
+mod skips;
 pub mod snapshot;
 pub mod stalling;
 pub mod trace;
+
+pub use skips::skip;
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::{TcpListener, UdpSocket};
@@ -117,7 +120,7 @@ pub fn can_run_guests() -> bool {
     match hv::platform::choose(wish()) {
         Ok(_) => true,
         Err(error) => {
-            println!("skipped: needs the platform {}: {error}", platform());
+            crate::skip(format_args!("needs the platform {}: {error}", platform()));
             false
         }
     }
@@ -130,7 +133,7 @@ pub fn has_tools(tools: &[&str]) -> bool {
             .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(tool).is_file()))
             || ["/usr/sbin", "/sbin"].iter().any(|folder| Path::new(folder).join(tool).is_file());
         if !found {
-            println!("skipped: needs {tool}");
+            crate::skip(format_args!("needs {tool}"));
         }
         found
     })
@@ -360,7 +363,7 @@ pub fn hv_as_ordinary_user(arguments: &[&str]) -> Option<Command> {
     // The folder that the program is in may be root's alone.
     let tried = as_nobody(&["--version"]).output();
     if !tried.is_ok_and(|output| output.status.success()) {
-        println!("skipped: needs an hv that other users may run: {}", hv().display());
+        crate::skip(format_args!("needs an hv that other users may run: {}", hv().display()));
         return None;
     }
     Some(as_nobody(arguments))

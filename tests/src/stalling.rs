@@ -49,7 +49,7 @@ impl Stalling {
         match fuser::spawn_mount2(served, folder.path(), &options) {
             Ok(session) => Some(Stalling { folder, state, session: Some(session) }),
             Err(error) => {
-                println!("skipped: needs FUSE: {error}");
+                crate::skip(format_args!("needs FUSE: {error}"));
                 None
             }
         }

@@ -184,7 +184,7 @@ fn with_mounts(prepare: &str, argument: &str, command: &Command) -> Option<Comma
     };
     let tried = finished(&mut shell(prepare));
     if tried.code() != Some(0) {
-        println!("skipped: needs the right to mount: {}", tried.err.trim());
+        hv_tests::skip(format_args!("needs the right to mount: {}", tried.err.trim()));
         return None;
     }
     let mut shell = shell(&format!("{prepare} && shift && exec \"$@\""));
@@ -228,7 +228,7 @@ fn ports_in_use() {
 fn privileged_ports() {
     let first = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap_or_default();
     if first.trim().parse::<u16>().is_ok_and(|first| first <= 1) {
-        println!("skipped: needs a host where ports below 1024 are privileged");
+        hv_tests::skip("needs a host where ports below 1024 are privileged");
         return;
     }
     let guest = guest("hello");
@@ -354,7 +354,7 @@ fn a_user_without_the_right_to_kvm() {
     // SAFETY: no memory is passed.
     let root = unsafe { libc::geteuid() } == 0;
     if !root && can_run_guests() || kvm.as_ref().map_or(true, |mode| mode & 0o6 != 0) {
-        println!("skipped: needs a /dev/kvm that is not for everybody");
+        hv_tests::skip("needs a /dev/kvm that is not for everybody");
         return;
     }
     let guest = guest("hello");

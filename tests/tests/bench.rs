@@ -364,7 +364,7 @@ fn without_kvm_there_is_one_line() {
         return;
     }
     if !Command::new("unshare").args(["--mount", "true"]).status().is_ok_and(|status| status.success()) {
-        println!("skipped: needs the right to make mounts of its own");
+        hv_tests::skip("needs the right to make mounts of its own");
         return;
     }
     let (hv, guests) = (hv(), guest("bench"));

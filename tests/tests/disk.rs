@@ -53,7 +53,7 @@ fn in_way(name: &str, disks: &[&str], way: (&str, bool), arguments: &[&str]) -> 
         let tried = ran("probe", &options, &["exit"]);
         if tried.code() == Some(2) {
             assert!(tried.err.contains("page cache"), "{}", tried.err);
-            println!("skipped: {}", tried.err.trim());
+            hv_tests::skip(format_args!("needs a file system with O_DIRECT: {}", tried.err.trim()));
             return None;
         }
     }

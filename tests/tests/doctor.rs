@@ -208,7 +208,7 @@ fn no_programs_in_memory() {
         .arg("echo 2 > /proc/sys/vm/memfd_noexec")
         .output();
     if !tried.is_ok_and(|tried| tried.status.success()) {
-        println!("skipped: needs the right to set vm.memfd_noexec of a PID namespace");
+        hv_tests::skip("needs the right to set vm.memfd_noexec of a PID namespace");
         return;
     }
     // What the kernel says beside that a program has no flag is no line of hv's.

@@ -91,7 +91,7 @@ fn ways() -> Vec<(User, &'static str)> {
             match tried.code() {
                 Some(0) => ways.push((user, platform)),
                 // Namespaces that may not be made, a device that may not be opened.
-                _ => println!("skipped: needs {platform} for {user:?}: {}", tried.err.trim()),
+                _ => hv_tests::skip(format_args!("needs {platform} for {user:?}: {}", tried.err.trim())),
             }
         }
     }
@@ -205,7 +205,7 @@ fn once(stranger: &Stranger, line: &str, clients: &[&Shown]) {
         return;
     }
     if line.contains("tap=") && !stranger.start("test -w /dev/net/tun").succeeds() {
-        println!("skipped: needs a /dev/net/tun that this user may open");
+        hv_tests::skip("needs a /dev/net/tun that this user may open");
         return;
     }
     let live = stranger.start(line);

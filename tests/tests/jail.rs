@@ -54,7 +54,7 @@ fn the_thread_that_speaks_http_may_not_walk_guest_memory() {
 #[test]
 fn every_allowed_call_is_used() {
     let Some(logs) = std::env::var_os("HV_JAIL_TRACES") else {
-        println!("skipped: needs logs of system calls: run .ci/jail-usage");
+        hv_tests::skip("needs logs of system calls: run .ci/jail-usage");
         return;
     };
     let calls = trace::folder(Path::new(&logs));
@@ -168,7 +168,7 @@ fn statistics_of_an_ordinary_users_guest_are_whole() {
     let Some(mut command) = hv_as_ordinary_user(&["run", copy.to_str().unwrap(), "--stats"]) else { return };
     let end = Running::new(&mut command).finish();
     if end.err.contains("/dev/kvm") {
-        println!("skipped: needs a /dev/kvm that other users may open");
+        hv_tests::skip("needs a /dev/kvm that other users may open");
         return;
     }
     let end = end.expect(0);
@@ -188,7 +188,7 @@ fn on_a_host(without: &[&str]) -> Option<Finished> {
     let mut command = Command::new("strace");
     // With calls in the logs of `.ci/jail-usage`, hv is traced already.
     if std::env::var_os("HV_BIN").is_some_and(|hv| fs::read(hv).is_ok_and(|bytes| bytes.starts_with(b"#!"))) {
-        println!("skipped: needs an hv that is not traced");
+        hv_tests::skip("needs an hv that is not traced");
         return None;
     }
     command.args(["-f", "-qq", "-o"]).arg(log.path());
@@ -426,7 +426,7 @@ fn a_process_that_opens_files() {
     let missing =
         jail::jail(Plan { main: Kind::Serve, platform: Platform::Kvm, late: false, places }).unwrap();
     if missing.contains(&Missing::Landlock) {
-        println!("skipped: needs Landlock");
+        hv_tests::skip("needs Landlock");
         return;
     }
     jail::enter(Kind::Deploy);
@@ -514,7 +514,7 @@ fn a_reload_reads_no_folder_that_was_not_named_before() {
     serve.reload(&format!("[function.hello]\npath = \"/*\"\nimage = {copy:?}\n"));
     let said = serve.said("restart it", 1);
     if !said.contains("Permission denied") {
-        println!("skipped: needs Landlock");
+        hv_tests::skip("needs Landlock");
         return;
     }
     assert!(said.contains(copy.to_str().unwrap()), "{said}");

@@ -145,7 +145,7 @@ fn a_folder_on_another_file_system_than_temporary_files() {
         return;
     }
     let Ok(other) = tempfile::tempdir_in("/dev/shm") else {
-        println!("skipped: needs /dev/shm");
+        hv_tests::skip("needs /dev/shm");
         return;
     };
     files(other.path());

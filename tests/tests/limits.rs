@@ -27,7 +27,7 @@ impl Pids {
                 return Some(group);
             }
         }
-        println!("skipped: needs a control group with pids.max");
+        hv_tests::skip("needs a control group with pids.max");
         None
     }
 
@@ -119,7 +119,9 @@ fn a_server_without_processes_answers_503_and_says_why_now_and_then() {
     group.allow(&group.count().to_string());
     let statuses = ask(&serve, 12);
     if !statuses.contains(&503) {
-        println!("skipped: this kernel makes neither a thread nor a process for a guest: {statuses:?}");
+        hv_tests::skip(format_args!(
+            "this kernel makes neither a thread nor a process for a guest: {statuses:?}"
+        ));
         return;
     }
     // What is there goes on.

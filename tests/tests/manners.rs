@@ -139,7 +139,7 @@ fn a_host_without_proc_runs_guests() {
     }
     // SAFETY: no memory is passed.
     if unsafe { libc::geteuid() } != 0 {
-        println!("skipped: needs root");
+        hv_tests::skip("needs root");
         return;
     }
     let mut unshare = Command::new("unshare");

@@ -243,7 +243,7 @@ fn the_hosts_files_say_whom_to_ask() {
     }
     // SAFETY: no memory is passed.
     if unsafe { libc::geteuid() } != 0 {
-        println!("skipped: needs root");
+        hv_tests::skip("needs root");
         return;
     }
     let folder = tempfile::TempDir::new().unwrap();
@@ -377,7 +377,7 @@ impl Namespace {
         let name = format!("hvtest{}", std::process::id());
         let added = Running::new(Command::new("ip").args(["netns", "add", &name])).finish();
         if added.code() != Some(0) {
-            println!("skipped: needs the right to make network namespaces: {}", added.err.trim());
+            hv_tests::skip(format_args!("needs the right to make network namespaces: {}", added.err.trim()));
             return None;
         }
         let namespace = Namespace(name);
@@ -392,7 +392,7 @@ impl Namespace {
         ] {
             let done = namespace.run("ip", arguments);
             if done.code() != Some(0) {
-                println!("skipped: needs a tap device: {}", done.err.trim());
+                hv_tests::skip(format_args!("needs a tap device: {}", done.err.trim()));
                 return None;
             }
         }

@@ -387,7 +387,7 @@ fn a_full_disk_leaves_nothing() {
     };
     let possible = Running::new(&mut script("1M", "true")).finish();
     if possible.code() != Some(0) {
-        println!("skipped: needs user and mount namespaces: {}", possible.err.trim());
+        hv_tests::skip(format_args!("needs user and mount namespaces: {}", possible.err.trim()));
         return;
     }
     let save = format!("{} snapshot {} -o {here}/snap --memory 64M -- big", text(hv()), text(&guest("snap")));

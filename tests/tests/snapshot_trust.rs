@@ -246,7 +246,7 @@ fn a_path_in_a_snapshot_opens_no_folder_for_a_server() {
     server.reload(&format!("[function.g]\npath = \"/g\"\nimage = {copy:?}\n"));
     let said = server.said("restart it", 1);
     if !said.contains("Permission denied") {
-        println!("skipped: needs Landlock");
+        hv_tests::skip("needs Landlock");
         return;
     }
     assert!(said.contains(text(&copy)), "{said}");

@@ -10,7 +10,7 @@ const WAYS: [[&str; 2]; 2] = [["kvm", "process"], ["process", "kvm"]];
 fn can_run_both() -> bool {
     let kvm = hv::platform::choose(hv::platform::Preference::Kvm);
     if let Err(error) = &kvm {
-        println!("skipped: needs the platform kvm: {error}");
+        hv_tests::skip(format_args!("needs the platform kvm: {error}"));
     }
     kvm.is_ok() && can_run_guests()
 }

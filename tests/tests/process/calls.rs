@@ -227,7 +227,7 @@ fn a_process_has_no_rights_and_no_descriptors_but_its_doorbells() {
     assert_eq!(field("Threads"), "1", "{status}");
     // Its descriptors can be seen by root only: a process that gave up its rights shows nothing.
     match std::fs::read_dir(format!("/proc/{process}/fd")) {
-        Err(error) => println!("skipped: needs the right to see descriptors: {error}"),
+        Err(error) => hv_tests::skip(format_args!("needs the right to see descriptors: {error}")),
         Ok(descriptors) => {
             for descriptor in descriptors {
                 let target = std::fs::read_link(descriptor.unwrap().path()).unwrap();
