@@ -376,7 +376,7 @@ fn wrk_is_answered_without_an_error() {
     let url = format!("http://127.0.0.1:{}/hello", serve.port);
     let text = tool(Command::new("wrk").args(["-t2", "-c16", "-d2s", &url])).text();
     assert!(!text.contains("Non-2xx") && !text.contains("Socket errors"), "{text}");
-    assert!(serve.metric("hv_shell_hits_total") > 0.0);
+    assert!(serve.metric("hv_pool_hits_total") > 0.0);
     serve.end();
 }
 

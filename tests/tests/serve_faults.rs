@@ -199,7 +199,7 @@ fn every_request_is_answered_and_nothing_is_left() {
     let storage = storage.as_ref();
     // What is made once is there after the first storm, and machines end when they are idle.
     let measure = || {
-        eventually("idle machines to end", || (serve.metric("hv_shells{") == 0.0).then_some(()));
+        eventually("idle machines to end", || (serve.metric("hv_guests_pooled{") == 0.0).then_some(()));
         eventually("connections to end", || (serve.metric("hv_connections") == 1.0).then_some(()));
         (serve.count("fd"), serve.count("task"), serve.resident())
     };

@@ -59,7 +59,7 @@ fn a_reload_replaces_routes_and_keeps_what_is_the_same() {
     long.send(b"\r\n").unwrap();
     long.answer("GET").unwrap().expect(200);
     // A machine that was just used is not ready at once.
-    eventually("the machine", || (serve.metric("hv_shells{function=\"a\"") >= 1.0).then_some(()));
+    eventually("the machine", || (serve.metric("hv_guests_pooled{function=\"a\"") >= 1.0).then_some(()));
     assert_eq!(status(&mut client, "/count"), 200, "the connection lives on");
     assert_eq!(serve.metric("hv_cold_starts_total{function=\"a\"}"), 1.0, "its machine lives on");
 
@@ -241,7 +241,7 @@ fn metrics_are_of_the_text_format_and_right() {
     assert_eq!(of("hv_answers_total{function=\"probe\"}"), 10.0);
     assert_eq!(of("hv_guests_ended_total{function=\"probe\"}"), 1.0);
     let starts =
-        of("hv_shell_hits_total{function=\"probe\"}") + of("hv_cold_starts_total{function=\"probe\"}");
+        of("hv_pool_hits_total{function=\"probe\"}") + of("hv_cold_starts_total{function=\"probe\"}");
     assert_eq!(starts, 11.0);
     let count = of("hv_request_seconds_count{function=\"probe\"}");
     assert_eq!(count, 11.0);

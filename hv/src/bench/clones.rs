@@ -137,7 +137,7 @@ impl CloneGuest {
         }))
     }
 
-    /// Takes it back to the snapshot and makes it another clone: what a warm shell does between two requests.
+    /// Takes it back to the snapshot and makes it another clone: what a pooled instance does between two requests.
     ///
     /// # Errors
     ///

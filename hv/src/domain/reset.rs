@@ -1,4 +1,4 @@
-//! Warm shells: the virtual machine of a clone that is done serves the next one.
+//! Pooled instances: the virtual machine of a clone that is done serves the next one.
 //!
 //! A clone can leave traces in its memory, in its virtual CPU, in the host's end of its rings, and in
 //! what the host keeps about it. All of it goes back to the snapshot here; what

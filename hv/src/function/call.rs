@@ -1,6 +1,6 @@
 //! A request under way, as its sender sees it.
 
-use super::Shell;
+use super::Instance;
 use crate::device::function::Answer;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
@@ -12,9 +12,9 @@ pub struct Call {
 }
 
 enum Place {
-    /// In this exchange of this shell.
-    Running(Weak<Shell>, u64),
-    /// Waiting for a shell at first.
+    /// In this exchange of this instance.
+    Running(Weak<Instance>, u64),
+    /// Waiting for an instance at first.
     Slot(Arc<Slot>),
 }
 
@@ -30,7 +30,7 @@ enum State {
         /// Somebody was told that there is no room.
         waits: bool,
     },
-    Running(Weak<Shell>, u64),
+    Running(Weak<Instance>, u64),
     Cancelled,
 }
 
@@ -45,7 +45,7 @@ impl Slot {
     }
 
     /// The machine is there. Returns false if nobody wants it any more.
-    pub(super) fn begin(&self, shell: &Arc<Shell>) -> bool {
+    pub(super) fn begin(&self, instance: &Arc<Instance>) -> bool {
         let mut state = self.state();
         let State::Starting { head, mut answer, ended, waits } =
             std::mem::replace(&mut *state, State::Cancelled)
@@ -55,11 +55,11 @@ impl Slot {
         if waits {
             answer.writable();
         }
-        let number = shell.begin(&head, answer);
-        *state = State::Running(Arc::downgrade(shell), number);
+        let number = instance.begin(&head, answer);
+        *state = State::Running(Arc::downgrade(instance), number);
         drop(state);
         if ended {
-            shell.device.finish(number, true);
+            instance.device.finish(number, true);
         }
         true
     }
@@ -74,8 +74,8 @@ impl Slot {
 }
 
 impl Call {
-    pub(super) fn running(shell: &Arc<Shell>, number: u64) -> Self {
-        Call { place: Place::Running(Arc::downgrade(shell), number), complete: false }
+    pub(super) fn running(instance: &Arc<Instance>, number: u64) -> Self {
+        Call { place: Place::Running(Arc::downgrade(instance), number), complete: false }
     }
 
     pub(super) fn starting(slot: Arc<Slot>) -> Self {
@@ -83,11 +83,11 @@ impl Call {
     }
 
     /// Where the request is, once it is somewhere.
-    fn shell(&self) -> Option<(Arc<Shell>, u64)> {
+    fn instance(&self) -> Option<(Arc<Instance>, u64)> {
         match &self.place {
-            Place::Running(shell, number) => Some((shell.upgrade()?, *number)),
+            Place::Running(instance, number) => Some((instance.upgrade()?, *number)),
             Place::Slot(slot) => match &*slot.state() {
-                State::Running(shell, number) => Some((shell.upgrade()?, *number)),
+                State::Running(instance, number) => Some((instance.upgrade()?, *number)),
                 _ => None,
             },
         }
@@ -107,7 +107,7 @@ impl Call {
             *waits = true;
             return 0;
         }
-        self.shell().map_or(body.len(), |(shell, number)| shell.device.send(number, body))
+        self.instance().map_or(body.len(), |(instance, number)| instance.device.send(number, body))
     }
 
     /// The request's body is complete.
@@ -119,22 +119,22 @@ impl Call {
             *ended = true;
             return;
         }
-        if let Some((shell, number)) = self.shell() {
-            shell.device.finish(number, true);
+        if let Some((instance, number)) = self.instance() {
+            instance.device.finish(number, true);
         }
     }
 
     /// There is room for more of the answer, after [`Answer::body`] took fewer bytes than given.
     pub fn resume(&self) {
-        if let Some((shell, number)) = self.shell() {
-            shell.resume(number);
+        if let Some((instance, number)) = self.instance() {
+            instance.resume(number);
         }
     }
 
     /// Processor time that the guest has used for this request.
     pub fn cpu_time(&self) -> Option<std::time::Duration> {
-        let (shell, number) = self.shell()?;
-        shell.cpu_time(number)
+        let (instance, number) = self.instance()?;
+        instance.cpu_time(number)
     }
 }
 
@@ -147,8 +147,8 @@ impl Drop for Call {
                 return;
             }
         }
-        if let Some((shell, number)) = self.shell() {
-            shell.abandon(number);
+        if let Some((instance, number)) = self.instance() {
+            instance.abandon(number);
         }
     }
 }

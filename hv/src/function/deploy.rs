@@ -1,6 +1,6 @@
 //! From an image or a snapshot to a function that takes requests.
 
-use super::{Function, Inner, Options, PoolManager, Shells};
+use super::{Function, Inner, Options, Pool, PoolManager};
 use crate::device::block::Disk;
 use crate::device::function::FunctionDevice;
 use crate::device::stdio::Buffer;
@@ -126,7 +126,7 @@ impl Function {
             engine: engine.clone(),
             snapshot,
             options,
-            shells: Mutex::new(Shells::default()),
+            pool: Mutex::new(Pool::default()),
             pool_manager,
             totals: Default::default(),
             backoff: Mutex::default(),
@@ -135,7 +135,7 @@ impl Function {
         let weak = Arc::downgrade(&inner);
         jail::spawn(Kind::PoolManager, "hv-pool", move || jobs.work(&weak)).map_err(DeployError::Thread)?;
         for _ in 0..inner.options.warm.min(inner.options.instances) {
-            let number = inner.shells().reserve();
+            let number = inner.pool().reserve();
             inner.pool_manager.start(number, None);
         }
         Ok(Function { inner })

@@ -6,15 +6,15 @@
 //! ```text
 //!            call             request in the ring         answer complete
 //!  idle ───────────► running ─────────────────► … ────────────────────────► reset ──► idle
-//!   ▲     no shell is idle                                │ crash, time over
+//!   ▲     no instance is idle                             │ crash, time over
 //!   └──── a new clone (its own thread makes it)           └──────────► closed
 //! ```
 
 mod backoff;
 mod call;
 mod deploy;
+mod instance;
 mod pool_manager;
-mod shell;
 mod stats;
 mod survey;
 
@@ -30,8 +30,8 @@ use crate::sched::Share;
 use crate::snapshot::Snapshot;
 use backoff::Backoff;
 use call::Slot;
+use instance::Instance;
 use pool_manager::PoolManager;
-use shell::Shell;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -100,7 +100,7 @@ struct Inner {
     engine: Engine,
     snapshot: Arc<Snapshot>,
     options: Options,
-    shells: Mutex<Shells>,
+    pool: Mutex<Pool>,
     pool_manager: PoolManager,
     totals: stats::Totals,
     backoff: Mutex<Backoff>,
@@ -108,11 +108,11 @@ struct Inner {
 }
 
 #[derive(Default)]
-struct Shells {
-    /// All that there are, by number; a number without a shell is one that is being made.
-    live: HashMap<u64, Option<Arc<Shell>>>,
+struct Pool {
+    /// All that there are, by number; a number without an instance is one that is being made.
+    live: HashMap<u64, Option<Arc<Instance>>>,
     /// Those that wait for a request; the last one is the warmest.
-    idle: Vec<(Arc<Shell>, Instant)>,
+    idle: Vec<(Arc<Instance>, Instant)>,
     next: u64,
 }
 
@@ -127,16 +127,16 @@ impl Function {
         }
         inner.backoff().admit(Instant::now()).map_err(Failure::BackOff)?;
         let number = {
-            let mut shells = inner.shells();
-            if let Some((shell, _)) = shells.idle.pop() {
-                drop(shells);
+            let mut pool = inner.pool();
+            if let Some((instance, _)) = pool.idle.pop() {
+                drop(pool);
                 inner.totals.warm();
-                return Ok(Call::running(&shell, shell.begin(head, answer)));
+                return Ok(Call::running(&instance, instance.begin(head, answer)));
             }
-            if shells.live.len() >= inner.options.instances {
+            if pool.live.len() >= inner.options.instances {
                 return Err(Failure::Full);
             }
-            shells.reserve()
+            pool.reserve()
         };
         inner.totals.cold();
         let slot = Slot::starting(head, answer);
@@ -146,13 +146,13 @@ impl Function {
 
     /// Ends guests that have been idle since before this moment, beyond [`Options::warm`].
     pub fn reap(&self, idle_since: Instant) {
-        let mut shells = self.inner.shells();
-        let spare = shells.idle.len().saturating_sub(self.inner.options.warm);
+        let mut pool = self.inner.pool();
+        let spare = pool.idle.len().saturating_sub(self.inner.options.warm);
         // The first ones have been idle the longest.
-        let count = shells.idle.iter().take(spare).take_while(|(_, since)| *since < idle_since).count();
-        let reaped: Vec<_> = shells.idle.drain(..count).collect();
-        drop(shells);
-        reaped.iter().for_each(|(shell, _)| self.inner.close(shell));
+        let count = pool.idle.iter().take(spare).take_while(|(_, since)| *since < idle_since).count();
+        let reaped: Vec<_> = pool.idle.drain(..count).collect();
+        drop(pool);
+        reaped.iter().for_each(|(instance, _)| self.inner.close(instance));
     }
 
     /// What it is doing and has done.
@@ -175,44 +175,44 @@ impl Drop for Function {
     fn drop(&mut self) {
         self.inner.stopped.store(true, Ordering::SeqCst);
         let live: Vec<_> = {
-            let mut shells = self.inner.shells();
-            shells.idle.clear();
-            shells.live.values().flatten().cloned().collect()
+            let mut pool = self.inner.pool();
+            pool.idle.clear();
+            pool.live.values().flatten().cloned().collect()
         };
-        live.iter().for_each(|shell| shell.stop(Failure::Stopped));
-        live.iter().for_each(|shell| self.inner.close(shell));
+        live.iter().for_each(|instance| instance.stop(Failure::Stopped));
+        live.iter().for_each(|instance| self.inner.close(instance));
         self.inner.pool_manager.stop();
     }
 }
 
 impl Inner {
-    fn shells(&self) -> MutexGuard<'_, Shells> {
-        self.shells.lock().expect("no panic while held")
+    fn pool(&self) -> MutexGuard<'_, Pool> {
+        self.pool.lock().expect("no panic while held")
     }
 
     fn backoff(&self) -> MutexGuard<'_, Backoff> {
         self.backoff.lock().expect("no panic while held")
     }
 
-    /// A shell has nothing to do any more, and is as good as new.
-    fn put_back(&self, shell: Arc<Shell>) {
+    /// An instance has nothing to do any more, and is as good as new.
+    fn put_back(&self, instance: Arc<Instance>) {
         if !self.stopped.load(Ordering::SeqCst) {
-            self.shells().idle.push((shell, Instant::now()));
+            self.pool().idle.push((instance, Instant::now()));
         }
     }
 
-    /// Takes a shell out of service.
-    fn close(&self, shell: &Arc<Shell>) {
-        let mut shells = self.shells();
-        shells.live.remove(&shell.number);
-        shells.idle.retain(|(idle, _)| idle.number != shell.number);
-        drop(shells);
+    /// Takes an instance out of service.
+    fn close(&self, instance: &Arc<Instance>) {
+        let mut pool = self.pool();
+        pool.live.remove(&instance.number);
+        pool.idle.retain(|(idle, _)| idle.number != instance.number);
+        drop(pool);
         // Closing a VM takes a millisecond or more: not on the thread of a guest.
-        self.pool_manager.dispose(shell.clone());
+        self.pool_manager.dispose(instance.clone());
     }
 }
 
-impl Shells {
+impl Pool {
     fn reserve(&mut self) -> u64 {
         self.next += 1;
         self.live.insert(self.next, None);

@@ -2,7 +2,7 @@
 //! closing them, measuring their memory, and looking after the limits of requests.
 
 use super::call::Slot;
-use super::{Failure, Inner, Shell};
+use super::{Failure, Inner, Instance};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,9 +20,9 @@ pub(super) struct PoolManager {
 }
 
 enum Job {
-    /// Make the shell of this number, for this request or to be kept.
+    /// Make the instance of this number, for this request or to be kept.
     Start(u64, Option<Arc<Slot>>),
-    Dispose(Arc<Shell>),
+    Dispose(Arc<Instance>),
     /// There is a request to watch.
     Look,
     /// Measure the memory of some guests.
@@ -33,7 +33,7 @@ enum Job {
 #[derive(Default)]
 struct Watched {
     /// When to look at which request next, in that order.
-    requests: VecDeque<(Instant, Weak<Shell>, u64)>,
+    requests: VecDeque<(Instant, Weak<Instance>, u64)>,
     /// The thread knows that there is something to watch.
     awake: bool,
 }
@@ -55,8 +55,8 @@ impl PoolManager {
         self.send(Job::Start(number, slot));
     }
 
-    pub(super) fn dispose(&self, shell: Arc<Shell>) {
-        self.send(Job::Dispose(shell));
+    pub(super) fn dispose(&self, instance: Arc<Instance>) {
+        self.send(Job::Dispose(instance));
     }
 
     /// Has memory of guests measured, soon: nobody waits for that.
@@ -74,9 +74,9 @@ impl PoolManager {
         self.watched.lock().expect("no panic while held")
     }
 
-    pub(super) fn watch(&self, shell: &Arc<Shell>, exchange: u64) {
+    pub(super) fn watch(&self, instance: &Arc<Instance>, exchange: u64) {
         let mut watched = self.watched();
-        watched.requests.push_back((Instant::now() + LOOK, Arc::downgrade(shell), exchange));
+        watched.requests.push_back((Instant::now() + LOOK, Arc::downgrade(instance), exchange));
         if !std::mem::replace(&mut watched.awake, true) {
             drop(watched);
             self.send(Job::Look);
@@ -86,7 +86,7 @@ impl PoolManager {
     /// Looks at the requests whose time has come. Returns when to do so again.
     fn look(&self) -> Option<Instant> {
         loop {
-            let (shell, exchange) = {
+            let (instance, exchange) = {
                 let mut watched = self.watched();
                 let Some((at, ..)) = watched.requests.front() else {
                     watched.awake = false;
@@ -95,11 +95,11 @@ impl PoolManager {
                 if *at > Instant::now() {
                     return Some(*at);
                 }
-                let (_, shell, exchange) = watched.requests.pop_front()?;
-                (shell, exchange)
+                let (_, instance, exchange) = watched.requests.pop_front()?;
+                (instance, exchange)
             };
-            if shell.upgrade().is_some_and(|shell| shell.check(exchange)) {
-                self.watched().requests.push_back((Instant::now() + LOOK, shell, exchange));
+            if instance.upgrade().is_some_and(|instance| instance.check(exchange)) {
+                self.watched().requests.push_back((Instant::now() + LOOK, instance, exchange));
             }
         }
     }
@@ -122,7 +122,7 @@ impl Jobs {
             let Some(inner) = function.upgrade() else { return };
             match job {
                 Ok(Job::Start(number, slot)) => start(&inner, number, slot),
-                Ok(Job::Dispose(shell)) => shell.close(),
+                Ok(Job::Dispose(instance)) => instance.close(),
                 Ok(Job::Survey) => {
                     inner.pool_manager.surveying.store(false, Ordering::SeqCst);
                     // What has to be done for a request comes first.
@@ -151,10 +151,10 @@ fn prepare(inner: &Inner) {
 }
 
 fn start(inner: &Arc<Inner>, number: u64, slot: Option<Arc<Slot>>) {
-    let shell = match Shell::start(inner, number) {
-        Ok(shell) => shell,
+    let instance = match Instance::start(inner, number) {
+        Ok(instance) => instance,
         Err(error) => {
-            inner.shells().live.remove(&number);
+            inner.pool().live.remove(&number);
             match slot {
                 Some(slot) => slot.fail(Failure::NoRoom(Box::new(error))),
                 None => tracing::warn!("a virtual machine to be kept could not be made: {error}"),
@@ -162,13 +162,13 @@ fn start(inner: &Arc<Inner>, number: u64, slot: Option<Arc<Slot>>) {
             return;
         }
     };
-    inner.shells().live.insert(number, Some(shell.clone()));
+    inner.pool().live.insert(number, Some(instance.clone()));
     if inner.stopped.load(Ordering::SeqCst) {
         if let Some(slot) = slot {
             slot.fail(Failure::Stopped);
         }
-        shell.close();
-    } else if !slot.is_some_and(|slot| slot.begin(&shell)) {
-        inner.put_back(shell);
+        instance.close();
+    } else if !slot.is_some_and(|slot| slot.begin(&instance)) {
+        inner.put_back(instance);
     }
 }

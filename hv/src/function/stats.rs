@@ -1,7 +1,7 @@
 //! What a function is doing and has done.
 
 use super::survey::Survey;
-use super::{Inner, Shell};
+use super::{Inner, Instance};
 use crate::domain::Guest;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -79,13 +79,13 @@ impl Inner {
 
     /// Measures the memory of those whose turn it is, at least of one, until something else has to be done.
     pub(super) fn survey(&self, busy: &dyn Fn() -> bool) {
-        let shells: Vec<Arc<Shell>> = self.shells().live.values().flatten().cloned().collect();
-        let mut numbers: Vec<_> = shells.iter().map(|shell| shell.number).collect();
+        let instances: Vec<Arc<Instance>> = self.pool().live.values().flatten().cloned().collect();
+        let mut numbers: Vec<_> = instances.iter().map(|instance| instance.number).collect();
         numbers.sort_unstable();
         let mut next = self.totals.survey.lock().expect("no panic while held").next(&numbers, Instant::now());
         next.sort_unstable();
-        for shell in shells.iter().filter(|shell| next.binary_search(&shell.number).is_ok()) {
-            shell.measure();
+        for instance in instances.iter().filter(|instance| next.binary_search(&instance.number).is_ok()) {
+            instance.measure();
             if busy() {
                 return;
             }
@@ -93,18 +93,18 @@ impl Inner {
     }
 
     pub(super) fn stats(&self) -> Stats {
-        let (shells, idle): (Vec<Arc<Shell>>, usize) = {
-            let shells = self.shells();
-            (shells.live.values().flatten().cloned().collect(), shells.idle.len())
+        let (instances, idle): (Vec<Arc<Instance>>, usize) = {
+            let instances = self.pool();
+            (instances.live.values().flatten().cloned().collect(), instances.idle.len())
         };
         self.pool_manager.survey();
         let mut exits = BTreeMap::new();
-        for (name, count) in shells.iter().flat_map(|shell| shell.counters()) {
+        for (name, count) in instances.iter().flat_map(|instance| instance.counters()) {
             *exits.entry(name).or_default() += count;
         }
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Stats {
-            live: shells.len(),
+            live: instances.len(),
             idle,
             warm: load(&self.totals.warm),
             cold: load(&self.totals.cold),
@@ -112,7 +112,7 @@ impl Inner {
             ended: load(&self.totals.ended),
             back_off: self.backoff().remaining(Instant::now()),
             exits,
-            private: shells.iter().map(|shell| shell.resident()).sum(),
+            private: instances.iter().map(|instance| instance.resident()).sum(),
             shared: self.snapshot.template().resident(),
             time: Duration::from_nanos(load(&self.totals.nanos)),
         }

@@ -135,10 +135,10 @@ impl Metrics {
         let total = |name, help| counters(&now, name, help, &["function"]);
         let live = gauge("hv_guests_live", "Guests that answer a request now.");
         let idle = gauge("hv_guests_idle", "Instances that wait for their next request.");
-        let shells = gauge("hv_shells", "Virtual machines that wait for their next guest.");
+        let pooled = gauge("hv_guests_pooled", "Virtual machines that wait for their next guest.");
         let queue = gauge("hv_queue", "Requests that wait for a guest.");
         let answered = total("hv_answers_total", "Requests that guests have answered completely.");
-        let warm = total("hv_shell_hits_total", "Requests that found a machine or an instance waiting.");
+        let warm = total("hv_pool_hits_total", "Requests that found a machine or an instance waiting.");
         let cold = total("hv_cold_starts_total", "Requests for which a machine was made.");
         let ended =
             total("hv_guests_ended_total", "Guests that ended before their time, for whatever reason.");
@@ -162,7 +162,7 @@ impl Metrics {
             let name = [reading.function.as_str()];
             let (fresh, kept) = if reading.fresh { (reading.idle, 0) } else { (0, reading.idle) };
             for (gauge, value) in
-                [(&live, reading.live), (&idle, kept), (&shells, fresh), (&queue, reading.waiting)]
+                [(&live, reading.live), (&idle, kept), (&pooled, fresh), (&queue, reading.waiting)]
             {
                 gauge.with_label_values(&name).set(value as i64);
             }

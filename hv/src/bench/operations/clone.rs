@@ -32,7 +32,7 @@ pub(super) fn operations(clones: &Rc<Clones>) -> Vec<Box<dyn Operation>> {
     let cold = Cold { spec: spec("clone-cold", "boot-floor", what), clones: clones.clone(), ready: false };
     let what = "The same in a virtual machine that was made beforehand and has had no guest: memory, request, complete answer.";
     let ready = Cold { spec: spec("clone-ready", "boot-floor", what), clones: clones.clone(), ready: true };
-    let what = "The same in a warm shell: memory, registers and rings reset, new identity, request, complete answer.";
+    let what = "The same in a pooled instance: memory, registers and rings reset, new identity, request, complete answer.";
     let warm = Warm { spec: spec("clone-warm", "boot-floor", what), clones: clones.clone() };
     vec![Box::new(cold), Box::new(ready), Box::new(warm)]
 }

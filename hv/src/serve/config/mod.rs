@@ -133,7 +133,7 @@ impl FunctionConfig {
 }
 
 /// What makes a function a running one. While this stays equal, a reload keeps
-/// the function as it is, with its warm shells.
+/// the function as it is, with its pooled instances.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Deployment {
     /// Image or snapshot.

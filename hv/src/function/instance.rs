@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 const SETTLING: Duration = Duration::from_secs(1);
 
 /// One virtual machine, with the guest that is in it at the time.
-pub(super) struct Shell {
+pub(super) struct Instance {
     pub(super) number: u64,
     pub(super) device: Arc<FunctionDevice>,
     inner: Weak<Inner>,
@@ -38,10 +38,10 @@ struct Request {
     reason: Option<Failure>,
 }
 
-impl Shell {
+impl Instance {
     /// Makes a clone that waits for its first request.
     pub(super) fn start(inner: &Arc<Inner>, number: u64) -> Result<Arc<Self>, StartError> {
-        let shell = Arc::new(Shell {
+        let instance = Arc::new(Instance {
             number,
             device: FunctionDevice::new(),
             inner: Arc::downgrade(inner),
@@ -52,7 +52,7 @@ impl Shell {
             resident: AtomicU64::new(0),
             request: Mutex::default(),
         });
-        let observer = Watch { shell: Arc::downgrade(&shell), isolation: inner.options.isolation };
+        let observer = Watch { instance: Arc::downgrade(&instance), isolation: inner.options.isolation };
         let options = &inner.options;
         let errors = options.errors.as_ref().map(|errors| errors());
         let mut restore = Restore::new(inner.snapshot.clone()).boxed_outputs((options.outputs)(), errors);
@@ -60,12 +60,12 @@ impl Shell {
             restore = restore.disk(disk.share().expect("`Function::new` has looked"));
         }
         let guest = restore
-            .function(shell.device.clone())
+            .function(instance.device.clone())
             .share(inner.options.share)
             .observer(Arc::new(observer))
             .spawn(&inner.engine)?;
-        *shell.guest.lock().expect("nobody else has it yet") = Some(Arc::new(guest));
-        Ok(shell)
+        *instance.guest.lock().expect("nobody else has it yet") = Some(Arc::new(guest));
+        Ok(instance)
     }
 
     fn guest(&self) -> Option<Arc<Guest>> {
@@ -76,7 +76,7 @@ impl Shell {
         self.request.lock().expect("no panic while held")
     }
 
-    /// Begins a request, in a shell that is idle. Returns its number.
+    /// Begins a request, in an instance that is idle. Returns its number.
     pub(super) fn begin(self: &Arc<Self>, head: &[u8], mut answer: Box<dyn Answer>) -> u64 {
         let (Some(guest), Some(inner)) = (self.guest(), self.inner.upgrade()) else {
             answer.failed(Failure::Stopped);
@@ -206,8 +206,8 @@ impl Shell {
             if !settled {
                 inner.note_hot_pages(&guest);
                 // A disk may take its time, which the thread that is here has none of.
-                let shell = Arc::downgrade(&self);
-                if guest.settle(SETTLING, move |settled| Shell::devices_settled(&shell, settled)) {
+                let instance = Arc::downgrade(&self);
+                if guest.settle(SETTLING, move |settled| Instance::devices_settled(&instance, settled)) {
                     return;
                 }
             }
@@ -224,14 +224,14 @@ impl Shell {
     }
 
     /// The devices of the guest that has answered have nothing under way any more; or still have.
-    fn devices_settled(shell: &Weak<Shell>, settled: bool) {
-        let Some(shell) = shell.upgrade() else { return };
-        if settled && let Some(guest) = shell.guest() {
-            shell.settled.store(true, Ordering::SeqCst);
+    fn devices_settled(instance: &Weak<Instance>, settled: bool) {
+        let Some(instance) = instance.upgrade() else { return };
+        if settled && let Some(guest) = instance.guest() {
+            instance.settled.store(true, Ordering::SeqCst);
             guest.note_answered();
-        } else if let Some(inner) = shell.inner.upgrade() {
+        } else if let Some(inner) = instance.inner.upgrade() {
             tracing::debug!("a virtual machine is not used again: its devices do not come to an end");
-            inner.close(&shell);
+            inner.close(&instance);
         }
     }
 
@@ -253,17 +253,17 @@ impl Shell {
     }
 }
 
-/// Hears of what the guest does. The guest keeps it; the function keeps the shell.
+/// Hears of what the guest does. The guest keeps it; the function keeps the instance.
 struct Watch {
-    shell: Weak<Shell>,
+    instance: Weak<Instance>,
     isolation: Isolation,
 }
 
 impl Watch {
-    fn both(&self) -> Option<(Arc<Shell>, Arc<Inner>)> {
-        let shell = self.shell.upgrade()?;
-        let inner = shell.inner.upgrade()?;
-        Some((shell, inner))
+    fn both(&self) -> Option<(Arc<Instance>, Arc<Inner>)> {
+        let instance = self.instance.upgrade()?;
+        let inner = instance.inner.upgrade()?;
+        Some((instance, inner))
     }
 }
 
@@ -273,14 +273,14 @@ impl Observer for Watch {
     }
 
     fn answered(&self) {
-        if let Some((shell, inner)) = self.both() {
-            shell.answered(&inner);
+        if let Some((instance, inner)) = self.both() {
+            instance.answered(&inner);
         }
     }
 
     fn ended(&self, outcome: &Outcome) {
-        if let Some((shell, inner)) = self.both() {
-            shell.ended(&inner, outcome);
+        if let Some((instance, inner)) = self.both() {
+            instance.ended(&inner, outcome);
         }
     }
 }
