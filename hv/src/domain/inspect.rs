@@ -52,7 +52,7 @@ pub enum Activity {
     Running,
     /// It waits for an event or a time, in the block hypercall.
     Blocked,
-    /// It is kept from running, until [`Guest::release`](super::Guest::release).
+    /// It does not run until [`Guest::resume`](super::Guest::resume).
     Paused,
     /// The guest has ended. Its console has still to be read by whoever reads it.
     Ended,
