@@ -111,6 +111,8 @@ struct Entry<T> {
     used: u64,
     share: Share,
     state: State,
+    /// It has not wanted to run yet.
+    fresh: bool,
     /// It has woken up, and has not run since.
     prompt: bool,
     /// Where it stands in the set of alarms.
@@ -165,6 +167,7 @@ impl<T> Policy<T> {
             used: 0,
             share,
             state: State::Blocked,
+            fresh: true,
             prompt: false,
             alarm: None,
             budget,

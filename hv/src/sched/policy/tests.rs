@@ -255,6 +255,29 @@ fn who_wakes_up_waits_neither_for_one_that_is_behind_nor_for_one_that_has_no_pro
 }
 
 #[test]
+fn tasks_that_come_and_go_leave_time_to_those_that_stay() {
+    let mut machine = Machine::new(1, [spinner(256, 0)]);
+    machine.run(SECOND);
+    let before = machine.used(0);
+    // Each is there for a millisecond of work, and the next one comes when it has gone.
+    for _ in 0..1000 {
+        let job = machine.jobs.len();
+        machine.add(job_of(MS));
+        while machine.jobs[job].used < MS {
+            machine.run(machine.now + MS / 10);
+        }
+        machine.remove(job);
+    }
+    let stayed = machine.used(0) - before;
+    assert!(stayed >= 150 * MS, "{} ms beside a second of others", stayed / MS);
+}
+
+/// A task that works for so long, and then sleeps.
+fn job_of(work: u64) -> Job {
+    job(256, 0, work, 1000 * SECOND)
+}
+
+#[test]
 fn several_that_wake_up_at_once_share_what_is_cut_short() {
     let jobs = (0..8).map(|n| if n < 4 { spinner(256, 0) } else { job(256, 0, 10_000, 50 * MS) });
     let mut machine = Machine::new(2, jobs);

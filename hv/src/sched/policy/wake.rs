@@ -17,8 +17,12 @@ impl<T> Policy<T> {
         }
         let last = self.last(now);
         let entry = self.entry(id);
-        let credit = scale(SLICE_NANOS, entry.share);
-        entry.virtual_time = entry.virtual_time.max(last.saturating_sub(credit));
+        let earliest = match std::mem::replace(&mut entry.fresh, false) {
+            // Behind the last: of tasks that come and go, each would stand before those that stay otherwise.
+            true => last + 1,
+            false => last.saturating_sub(scale(SLICE_NANOS, entry.share)),
+        };
+        entry.virtual_time = entry.virtual_time.max(earliest);
         entry.prompt = true;
         if self.queue(id, now) {
             self.hurry(id, now);
@@ -32,7 +36,7 @@ impl<T> Policy<T> {
             entry.virtual_time + scale(now.saturating_sub(turn.since), entry.share)
         });
         let waiting = self.waiting.first().map(|&(at, _)| at);
-        running.chain(waiting).fold(self.virtual_time, VirtualTime::min)
+        running.chain(waiting).min().unwrap_or(self.virtual_time)
     }
 
     /// Sees to it that a task that woke up need not wait for the end of a slice
