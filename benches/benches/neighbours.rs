@@ -49,10 +49,10 @@ fn main() {
         unsafe { std::env::set_var("HV_BIN", hv_tests::release_hv()) };
     }
     let selection = Selection { part };
-    for (platform, wish) in
+    for (platform, preference) in
         [("kvm", hv::platform::Preference::Kvm), ("process", hv::platform::Preference::Process)]
     {
-        match hv::platform::choose(wish) {
+        match hv::platform::choose(preference) {
             Ok(choice) => guests::measure(&selection, platform, choice.platform),
             Err(error) => {
                 println!("skipped: needs the platform {platform}: {error}");

@@ -95,7 +95,7 @@ pub fn platform() -> &'static str {
     })
 }
 
-fn wish() -> hv::platform::Preference {
+fn preference() -> hv::platform::Preference {
     match platform() {
         "process" => hv::platform::Preference::Process,
         _ => hv::platform::Preference::Kvm,
@@ -111,13 +111,13 @@ pub fn command() -> Command {
 
 /// An engine in this process.
 pub fn engine(workers: usize) -> hv::Engine {
-    let choice = hv::platform::choose(wish()).expect("`can_run_guests` has tried");
+    let choice = hv::platform::choose(preference()).expect("`can_run_guests` has tried");
     hv::Engine::new(choice.platform, workers).expect("an engine can be made")
 }
 
 /// Whether guests can run here; says why not.
 pub fn can_run_guests() -> bool {
-    match hv::platform::choose(wish()) {
+    match hv::platform::choose(preference()) {
         Ok(_) => true,
         Err(error) => {
             crate::skip(format_args!("needs the platform {}: {error}", platform()));

@@ -6,12 +6,12 @@ use std::io::Write;
 
 /// The platform that was asked for, or the best; says so where that is not KVM.
 pub(super) fn platform(args: PlatformArgs) -> Result<Box<dyn Platform>, PlatformError> {
-    let wish = match args.platform {
+    let preference = match args.platform {
         PlatformKind::Auto => Preference::Auto,
         PlatformKind::Kvm => Preference::Kvm,
         PlatformKind::Process => Preference::Process,
     };
-    let Choice { platform, no_kvm, no_namespaces } = choose(wish)?;
+    let Choice { platform, no_kvm, no_namespaces } = choose(preference)?;
     if let Some(reason) = no_kvm {
         // If nobody reads standard error, there is nobody to tell.
         let _ = writeln!(std::io::stderr(), "hv: guests run as processes, without KVM: {reason}");

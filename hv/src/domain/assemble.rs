@@ -1,4 +1,4 @@
-//! From wishes to a running guest: validate, lay out, load, start, connect.
+//! From a configuration to a running guest: validate, lay out, load, start, connect.
 
 use super::builder::{MAX_MEMORY, MIN_STACK, Strings};
 use super::devices::Devices;
@@ -20,19 +20,19 @@ use std::time::Instant;
 use zerocopy::IntoBytes;
 
 /// Starts the guest that was described.
-pub(super) fn spawn(mut wishes: Builder, engine: &Engine) -> Result<Guest, StartError> {
+pub(super) fn spawn(mut config: Builder, engine: &Engine) -> Result<Guest, StartError> {
     let begin = Instant::now();
-    let share = Share::new(wishes.weight, wishes.cap)?;
-    let strings = wishes.strings()?;
-    let mut devices = Devices::new(std::mem::take(&mut wishes.devices));
-    let layout = lay_out(&wishes, &strings, &devices)?;
+    let share = Share::new(config.weight, config.cap)?;
+    let strings = config.strings()?;
+    let mut devices = Devices::new(std::mem::take(&mut config.devices));
+    let layout = lay_out(&config, &strings, &devices)?;
     let shared = engine.inner.platform.shares_memory();
-    let memory = load(&wishes, &strings, &mut devices, &layout, shared)?;
+    let memory = load(&config, &strings, &mut devices, &layout, shared)?;
     engine.inner.platform.prepare(&memory, layout.hypercall_page)?;
     let at = |offset: u64| memory.base().0 + offset;
     Launch {
         cpu: CpuState::at_entry(
-            at(layout.image + wishes.image.entry()),
+            at(layout.image + config.image.entry()),
             at(layout.stack.end),
             at(layout.start_info),
         ),
@@ -45,16 +45,16 @@ pub(super) fn spawn(mut wishes: Builder, engine: &Engine) -> Result<Guest, Start
             shared_info: layout.shared_info,
             upcall: 0,
         },
-        name: wishes.name,
-        image: wishes.image,
+        name: config.name,
+        image: config.image,
         memory,
         devices,
-        emulated: wishes.emulated,
-        output: wishes.output,
-        errors: wishes.errors,
-        input: wishes.input,
+        emulated: config.emulated,
+        output: config.output,
+        errors: config.errors,
+        input: config.input,
         share,
-        pause_at_ready: wishes.pause_at_ready,
+        pause_at_ready: config.pause_at_ready,
         resumed: None,
         observer: None,
         load: begin.elapsed(),
@@ -63,41 +63,41 @@ pub(super) fn spawn(mut wishes: Builder, engine: &Engine) -> Result<Guest, Start
 }
 
 /// Finds room for everything, or says how much memory would do.
-fn lay_out(wishes: &Builder, strings: &Strings, devices: &Devices) -> Result<Layout, StartError> {
-    if !wishes.memory.is_multiple_of(PAGE_SIZE) || wishes.memory > MAX_MEMORY {
-        return Err(StartError::MemorySize(wishes.memory));
+fn lay_out(config: &Builder, strings: &Strings, devices: &Devices) -> Result<Layout, StartError> {
+    if !config.memory.is_multiple_of(PAGE_SIZE) || config.memory > MAX_MEMORY {
+        return Err(StartError::MemorySize(config.memory));
     }
-    if let Some(stack) = wishes.stack
+    if let Some(stack) = config.stack
         && (!stack.is_multiple_of(PAGE_SIZE) || !(MIN_STACK..=MAX_MEMORY).contains(&stack))
     {
         return Err(StartError::StackSize(stack));
     }
-    let note = wishes.image.note();
+    let note = config.image.note();
     let too_small = |needed: u64| StartError::MemoryTooSmall {
-        name: wishes.name.clone(),
-        given: wishes.memory >> 10,
+        name: config.name.clone(),
+        given: config.memory >> 10,
         needed: needed.div_ceil(1024),
     };
-    if wishes.memory < note.min_memory {
+    if config.memory < note.min_memory {
         return Err(too_small(note.min_memory.next_multiple_of(PAGE_SIZE)));
     }
     Layout::new(&Needs {
-        memory_size: wishes.memory,
+        memory_size: config.memory,
         devices: devices.all.len(),
         arguments: strings.arguments.len(),
         environment: strings.environment.len(),
         rings: &devices.ring_sizes(),
-        image_size: wishes.image.size(),
-        image_alignment: wishes.image.alignment(),
-        segments: wishes.image.segments(),
-        stack_size: wishes.stack.unwrap_or_else(|| note.stack_size.into()),
+        image_size: config.image.size(),
+        image_alignment: config.image.alignment(),
+        segments: config.image.segments(),
+        stack_size: config.stack.unwrap_or_else(|| note.stack_size.into()),
     })
     .map_err(|error| too_small(error.needed))
 }
 
 /// Makes the guest's memory, with everything in it but what the platform adds.
 fn load(
-    wishes: &Builder,
+    config: &Builder,
     strings: &Strings,
     devices: &mut Devices,
     layout: &Layout,
@@ -107,10 +107,10 @@ fn load(
     let mut seed = [0; 32];
     hypercall::random(&mut place).map_err(StartError::Random)?;
     hypercall::random(&mut seed).map_err(StartError::Random)?;
-    let base = random_base(u64::from_le_bytes(place), wishes.memory);
+    let base = random_base(u64::from_le_bytes(place), config.memory);
     let mut memory = match shared {
-        true => GuestMemory::new_shared(base, wishes.memory)?,
-        false => GuestMemory::new(base, wishes.memory)?,
+        true => GuestMemory::new_shared(base, config.memory)?,
+        false => GuestMemory::new(base, config.memory)?,
     };
     for (range, access) in &layout.access {
         memory.allow(range.clone(), *access);
@@ -120,7 +120,7 @@ fn load(
         memory.populate(range);
     }
     let at = |offset: u64| GuestAddr(memory.base().0 + offset);
-    let image = &wishes.image;
+    let image = &config.image;
     image.load(at(layout.image).0, &mut |offset, bytes| memory.host_write(layout.image + offset, bytes));
     devices.place(memory.base(), &layout.rings);
     let table = devices.table();

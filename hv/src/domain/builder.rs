@@ -1,4 +1,4 @@
-//! What somebody wishes of a guest.
+//! The configuration of a guest to be.
 
 use super::devices::{Backend, ConnectError};
 use super::{Guest, RestoreError, assemble};

@@ -4,7 +4,7 @@ use super::kvm::KvmPlatform;
 use super::process::{Namespaces, ProcessPlatform};
 use super::{Platform, PlatformError};
 
-/// A wish for a platform.
+/// Which platform somebody prefers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Preference {
     /// The best that this host has: KVM, or else processes.
@@ -26,19 +26,19 @@ pub struct Choice {
     pub no_namespaces: Option<String>,
 }
 
-/// Makes the platform that was wished for.
+/// Makes the preferred platform.
 ///
 /// # Errors
 ///
 /// When the host refuses it; of [`Preference::Auto`], why it refuses each.
-pub fn choose(wish: Preference) -> Result<Choice, PlatformError> {
-    let no_kvm = match wish {
+pub fn choose(preference: Preference) -> Result<Choice, PlatformError> {
+    let no_kvm = match preference {
         Preference::Process => None,
         Preference::Auto | Preference::Kvm => match KvmPlatform::new() {
             Ok(platform) => {
                 return Ok(Choice { platform: Box::new(platform), no_kvm: None, no_namespaces: None });
             }
-            Err(error) if wish == Preference::Kvm => return Err(error),
+            Err(error) if preference == Preference::Kvm => return Err(error),
             Err(error) => Some(error),
         },
     };

@@ -15,7 +15,7 @@ pub(super) struct Kicker {
     running: AtomicBool,
     process: Mutex<Process>,
     alert: Alert,
-    /// A kick found the guest asleep in a turn whose end it had not exit.
+    /// A kick found the guest asleep in a turn whose end it had not said.
     slept: AtomicBool,
     /// Nanoseconds that the guest is charged: see [`Kick::slept`].
     charged: AtomicU64,

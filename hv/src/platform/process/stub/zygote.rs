@@ -125,7 +125,7 @@ fn map(address: u64, len: u64, offset: u64, protection: u64) -> i64 {
     let flags = MAP_SHARED | MAP_FIXED_NOREPLACE;
     // SAFETY: NOREPLACE: nothing that is there is replaced.
     let at = unsafe { sys::mmap(address, len, protection, flags, MEMORY as u64, offset) };
-    // A kernel before 4.17 takes the address as a wish.
+    // A kernel before 4.17 takes the address as a hint.
     if at >= 0 && at as u64 != address { -17 } else { at.min(0) }
 }
 
