@@ -3,11 +3,12 @@
 
 use crate::cpu_clock::CpuClock;
 use std::cell::RefCell;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 /// The shortest slice that Linux gives, in nanoseconds.
 const SLICE: u64 = 100_000;
-/// The niceness of these threads, where hv may choose it.
+/// The niceness of these threads, where hv may choose it and nobody has asked for another.
 const NICE: i32 = -10;
 /// SCHED_FLAG_RESET_ON_FORK: threads that this one makes are ordinary ones.
 const RESET_ON_FORK: u64 = 1;
@@ -46,6 +47,22 @@ impl Attributes {
     }
 }
 
+/// The niceness that hv was started with. Asked for before there is a jail, which does not allow that.
+pub(crate) fn niceness() -> i32 {
+    static NICENESS: OnceLock<i32> = OnceLock::new();
+    // SAFETY: the call takes no memory; 0 is this process. What cannot be found out is -1, which is as good as 0.
+    *NICENESS.get_or_init(|| unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) })
+}
+
+/// The attributes of a prompt thread without real-time priority, as far as the host allows them. Who has started hv
+/// with a niceness of its own keeps that.
+fn be_ordinary() {
+    let own = niceness();
+    let preferred = if own > 0 { own } else { own.min(NICE) };
+    // Less than it is takes a privilege (CAP_SYS_NICE, or RLIMIT_NICE).
+    let _ = Attributes::ordinary(preferred).set() || Attributes::ordinary(own).set();
+}
+
 /// Has the host run this thread as soon as it wakes up, as is right for one
 /// that runs for microseconds at a time.
 ///
@@ -54,8 +71,7 @@ impl Attributes {
 /// milliseconds, each time that both processors are busy. And timers, which Linux
 /// bundles within 50 µs, are exact. Where a kernel refuses, things are slower, not wrong.
 pub(crate) fn be_prompt() {
-    // Niceness below zero takes a privilege (CAP_SYS_NICE, or RLIMIT_NICE).
-    let _ = Attributes::ordinary(NICE).set() || Attributes::ordinary(0).set();
+    be_ordinary();
     // SAFETY: sets the slack of this thread's timers, nothing else.
     unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1 as libc::c_ulong) };
 }
@@ -66,10 +82,9 @@ pub(crate) fn be_prompt() {
 /// taken by Linux before it has lost its turn to others for as long, and then waits for the clock's next tick, 4 ms
 /// or less, if another thread wakes up in between. Where hv lacks the privilege (CAP_SYS_NICE, or RLIMIT_RTPRIO), it stays as it is.
 pub(crate) fn be_first(first: bool) {
-    if first {
-        let _ = Attributes::first().set();
-    } else {
-        let _ = Attributes::ordinary(NICE).set() || Attributes::ordinary(0).set();
+    match first && niceness() <= 0 {
+        true => drop(Attributes::first().set()),
+        false => be_ordinary(),
     }
 }
 
@@ -118,6 +133,41 @@ pub(crate) fn look_at_load() {
 
 /// Has this thread run only when others leave it time, or a little of theirs: what it does may take long.
 pub(crate) fn be_patient() {
-    const NICE: i32 = 10;
-    let _ = Attributes { nice: NICE, ..Attributes::default() }.set();
+    const MORE: i32 = 10;
+    const MOST: i32 = 19;
+    let _ = Attributes { nice: (niceness() + MORE).min(MOST), ..Attributes::default() }.set();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy() -> i32 {
+        // SAFETY: the call takes no memory; 0 is this thread.
+        unsafe { libc::sched_getscheduler(0) & !libc::SCHED_RESET_ON_FORK }
+    }
+
+    #[test]
+    fn a_thread_comes_first_until_it_has_much_to_do() {
+        let thread = std::thread::spawn(|| {
+            be_prompt();
+            assert_eq!(policy(), libc::SCHED_OTHER);
+            be_first_while_light();
+            if policy() != libc::SCHED_FIFO {
+                println!("skipped: needs the right to real-time priority");
+                return;
+            }
+            let until = Instant::now() + Duration::from_secs(10);
+            while policy() == libc::SCHED_FIFO && Instant::now() < until {
+                look_at_load();
+            }
+            assert_eq!(policy(), libc::SCHED_OTHER, "it works all the time");
+            while policy() != libc::SCHED_FIFO && Instant::now() < until {
+                std::thread::sleep(WINDOW);
+                look_at_load();
+            }
+            assert_eq!(policy(), libc::SCHED_FIFO, "it sleeps");
+        });
+        thread.join().unwrap();
+    }
 }

@@ -150,6 +150,7 @@ impl Reactor {
 
     /// [`new`](Self::new) for a thread that says when it needs a processor of its own, and when that is over.
     pub(crate) fn with_own_processor(own_processor: OwnProcessor) -> io::Result<Self> {
+        crate::prompt::niceness();
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let (commands, receiver) = unbounded();
