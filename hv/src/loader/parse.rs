@@ -1,4 +1,4 @@
-//! The validate of images: from bytes to an [`Image`] whose every number was checked.
+//! Validation of images: from bytes to an [`Image`] whose every number was checked.
 
 use super::{
     Image, ImageError, Load, MAX_ALIGNMENT, MAX_IMAGE_SIZE, MAX_SEGMENTS, Segment, page_down, page_up,

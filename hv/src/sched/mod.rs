@@ -349,7 +349,7 @@ impl Scheduler {
     }
 }
 
-/// A task that ends at some time: that is a notify.
+/// A task that ends at some time, which notifies.
 struct Alarm(Instant);
 
 impl Task for Alarm {

@@ -96,14 +96,14 @@ impl Connections {
 
     /// Accepts connections until the server drains. Beyond the most that may be
     /// open, clients wait in the kernel's backlog.
-    pub(super) async fn accept(self, listener: TcpListener, face: ListenerKind) {
+    pub(super) async fn accept(self, listener: TcpListener, kind: ListenerKind) {
         let mut drain = self.drain.clone();
         let serve = async {
             loop {
                 let seat = self.seats.clone().acquire_owned().await.expect("nobody closes the semaphore");
                 match listener.accept().await {
                     Ok((stream, client)) => {
-                        tokio::spawn(self.clone().converse(stream, client, face, seat));
+                        tokio::spawn(self.clone().converse(stream, client, kind, seat));
                     }
                     Err(error) => {
                         tracing::warn!("cannot accept connections for now: {error}");
@@ -123,7 +123,7 @@ impl Connections {
         mut self,
         stream: TcpStream,
         client: SocketAddr,
-        face: ListenerKind,
+        kind: ListenerKind,
         _seat: OwnedSemaphorePermit,
     ) {
         // Answers are written whole; the kernel ends a connection whose client takes nothing.
@@ -136,11 +136,11 @@ impl Connections {
             return;
         }
         let server = &self.server;
-        server.books.metrics.connections.inc();
+        server.telemetry.metrics.connections.inc();
         let service = service_fn(|request| {
             let (server, client) = (server.clone(), client.ip());
             async move {
-                Ok::<Response<_>, Infallible>(match face {
+                Ok::<Response<_>, Infallible>(match kind {
                     ListenerKind::Public => handler::public(server, client, request).await,
                     ListenerKind::Admin => handler::admin(server, client, request).await,
                 })
@@ -157,7 +157,7 @@ impl Connections {
         if let Err(error) = result {
             tracing::debug!("connection of {client}: {error}");
         }
-        server.books.metrics.connections.dec();
+        server.telemetry.metrics.connections.dec();
     }
 }
 

@@ -44,7 +44,7 @@ impl Ids {
 
 /// One request, as far as it has come.
 pub(super) struct Record {
-    books: Arc<Telemetry>,
+    telemetry: Arc<Telemetry>,
     start: Instant,
     client: IpAddr,
     method: Method,
@@ -85,15 +85,15 @@ struct Line<'a> {
 
 impl Record {
     pub(super) fn new(
-        books: Arc<Telemetry>,
+        telemetry: Arc<Telemetry>,
         client: IpAddr,
         method: Method,
         uri: Uri,
         id: HeaderValue,
     ) -> Self {
-        books.metrics.started();
+        telemetry.metrics.started();
         Record {
-            books,
+            telemetry,
             start: Instant::now(),
             client: client.to_canonical(),
             method,
@@ -115,12 +115,12 @@ impl Record {
 
     /// Counts that the function gave no whole answer, for this reason.
     pub(super) fn note_failure(&self, kind: &str) {
-        self.books.metrics.failed(self.function.as_deref().unwrap_or("-"), kind);
+        self.telemetry.metrics.failed(self.function.as_deref().unwrap_or("-"), kind);
     }
 
     /// A name for a crash that this request has met.
     pub(super) fn new_crash_id(&self) -> String {
-        self.books.crashes.make()
+        self.telemetry.crashes.make()
     }
 
     /// The path as it stands in the request, with what would break a line or a quotation escaped.
@@ -137,7 +137,7 @@ impl Record {
         let time = humantime::format_rfc3339_millis(SystemTime::now());
         let id = self.id.to_str().unwrap_or_default();
         let function = self.function.as_deref();
-        let result = match self.books.format {
+        let result = match self.telemetry.format {
             LogFormat::Json => {
                 let line = Line {
                     time: time.to_string(),
@@ -183,7 +183,7 @@ impl Drop for Record {
             _ => CLIENT_GONE,
         };
         let function = self.function.as_deref().unwrap_or("-");
-        self.books.metrics.finished(function, status, duration);
-        self.books.log.access(|out| self.write(status, duration, out));
+        self.telemetry.metrics.finished(function, status, duration);
+        self.telemetry.log.access(|out| self.write(status, duration, out));
     }
 }

@@ -80,7 +80,7 @@ fn serve(options: Options, plan: descriptors::Plan, log: &Log) -> Result<bool, S
     let mut random = [0; 8];
     rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty()).map_err(io::Error::from)?;
     let [requests, crashes] = [0, 4].map(|at| u32::from_le_bytes([0, 1, 2, 3].map(|n| random[at + n])));
-    let books = Arc::new(Telemetry {
+    let telemetry = Arc::new(Telemetry {
         log: log.clone(),
         format: config.log_format,
         metrics: Metrics::new(),
@@ -95,7 +95,7 @@ fn serve(options: Options, plan: descriptors::Plan, log: &Log) -> Result<bool, S
     let listeners = listeners(&config)?;
     let signals = Signals::catch()?;
     let (relayouts, due) = mpsc::unbounded_channel();
-    let ground = ServerContext {
+    let server_context = ServerContext {
         engine: options.engine,
         events: events.clone(),
         guests: Arc::new(Semaphore::new(plan.guests)),
@@ -106,16 +106,16 @@ fn serve(options: Options, plan: descriptors::Plan, log: &Log) -> Result<bool, S
     be_prompt();
     be_first_while_light();
     jail::enter(Kind::Serve);
-    let (ground, table) = deploy(config, ground)?;
-    let server = Arc::new(Server::new(ground, books, table, requests));
+    let (server_context, table) = deploy(config, server_context)?;
+    let server = Arc::new(Server::new(server_context, telemetry, table, requests));
     drop(context);
     let (drain, draining) = watch::channel(false);
     let connections = Connections::new(server.clone(), connections, header_time, draining);
     let drained = runtime.block_on(async {
-        for (listener, face) in listeners {
-            let what = if face == ListenerKind::Public { "functions" } else { "admin" };
+        for (listener, kind) in listeners {
+            let what = if kind == ListenerKind::Public { "functions" } else { "admin" };
             events.listening(what, listener.local_addr()?);
-            tokio::spawn(connections.clone().accept(listener, face));
+            tokio::spawn(connections.clone().accept(listener, kind));
         }
         let reaper = tokio::spawn(reap(server.clone()));
         let drained = live(&server, &connections, (signals, due), options.reader, &drain).await;
@@ -131,7 +131,7 @@ fn serve(options: Options, plan: descriptors::Plan, log: &Log) -> Result<bool, S
 fn listeners(config: &Config) -> Result<Vec<(TcpListener, ListenerKind)>, ServeError> {
     let public = config.listen.iter().map(|address| ("listen", *address, ListenerKind::Public));
     let admin = config.admin.iter().map(|address| ("admin", *address, ListenerKind::Admin));
-    public.chain(admin).map(|(key, address, face)| Ok((listen(key, address)?, face))).collect()
+    public.chain(admin).map(|(key, address, kind)| Ok((listen(key, address)?, kind))).collect()
 }
 
 /// Whether it wants to listen twice on the same port.
@@ -159,7 +159,7 @@ pub fn rehearse(config: Config, engine: Engine, events: LogFormat) -> Result<(),
     }
     drop(context);
     let (log, writer) = Log::open(&LogTarget::Off)?;
-    let ground = ServerContext {
+    let server_context = ServerContext {
         engine,
         events: Events::new(log, events),
         guests: Arc::new(Semaphore::new(plan.guests)),
@@ -168,17 +168,17 @@ pub fn rehearse(config: Config, engine: Engine, events: LogFormat) -> Result<(),
         relayouts: mpsc::unbounded_channel().0,
     };
     jail::enter(Kind::Serve);
-    let result = deploy(config, ground);
+    let result = deploy(config, server_context);
     writer.finish();
     result.map(drop)
 }
 
 /// Deploys all functions, on a thread that may open their files.
-fn deploy(config: Config, ground: ServerContext) -> Result<(ServerContext, Table), ServeError> {
+fn deploy(config: Config, server_context: ServerContext) -> Result<(ServerContext, Table), ServeError> {
     let (deployed, wait) = crossbeam_channel::bounded(1);
     jail::spawn(Kind::Deploy, "hv-deploy", move || {
-        let table = Table::deploy(config, &ground, None);
-        let _ = deployed.send(table.map(|(table, _)| (ground, table)));
+        let table = Table::deploy(config, &server_context, None);
+        let _ = deployed.send(table.map(|(table, _)| (server_context, table)));
     })?;
     wait.recv().map_err(|_| io::Error::other("the thread that deploys functions has ended"))?
 }
@@ -231,7 +231,7 @@ async fn live(
             }
             _ = signals.quit.recv() => {
                 let table = server.table();
-                table.readings().iter().for_each(|reading| server.ground.events.state(reading));
+                table.readings().iter().for_each(|reading| server.server_context.events.state(reading));
                 continue;
             }
             Some(name) = due.recv() => Box::new(move || relayout(&server, &name)),
@@ -240,7 +240,7 @@ async fn live(
         changing = Some(tokio::spawn(after(changing.take(), change)));
     }
     let at_most = server.table().config.drain;
-    let events = &server.ground.events;
+    let events = &server.server_context.events;
     server.drain();
     let _ = drain.send(true);
     events.draining(connections.open(), at_most);
@@ -270,29 +270,29 @@ async fn after(before: Option<JoinHandle<()>>, change: Box<dyn FnOnce() + Send>)
 
 /// Boots a function again whose guests have crashed often, so that they are somewhere else.
 fn relayout(server: &Server, name: &str) {
-    if let Some(table) = server.table().relayout(name, &server.ground) {
+    if let Some(table) = server.table().relayout(name, &server.server_context) {
         drop(server.replace(table));
     }
 }
 
 /// Reads the configuration again, and serves what it says; or goes on as before.
 fn reload(server: &Server, reader: &Reader) {
-    let ground = &server.ground;
+    let server_context = &server.server_context;
     let old = server.table();
-    server.books.log.reopen();
+    server.telemetry.log.reopen();
     let table = reader().map_err(ServeError::from).and_then(|config| {
         plan(&config)?;
-        Table::deploy(config, ground, Some(&old))
+        Table::deploy(config, server_context, Some(&old))
     });
-    server.books.metrics.reloaded(table.is_ok());
+    server.telemetry.metrics.reloaded(table.is_ok());
     match table {
-        Err(error) => ground.events.reload_refused(&told(&error)),
+        Err(error) => server_context.events.reload_refused(&told(&error)),
         Ok((table, changes)) => {
             let fixed = fixed_changes(&old.config, &table.config);
             drop(server.replace(table));
-            ground.events.reloaded(changes.deployed, changes.kept, changes.removed);
+            server_context.events.reloaded(changes.deployed, changes.kept, changes.removed);
             if !fixed.is_empty() {
-                ground.events.needs_restart(&fixed);
+                server_context.events.needs_restart(&fixed);
             }
         }
     }

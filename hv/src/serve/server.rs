@@ -14,8 +14,8 @@ use std::time::Duration;
 
 /// A running server.
 pub(super) struct Server {
-    pub(super) ground: ServerContext,
-    pub(super) books: Arc<Telemetry>,
+    pub(super) server_context: ServerContext,
+    pub(super) telemetry: Arc<Telemetry>,
     table: RwLock<Arc<Table>>,
     draining: AtomicBool,
     /// For requests that came without.
@@ -29,14 +29,19 @@ pub(super) struct Server {
 
 impl Server {
     /// A server of these functions; `process` is a random number.
-    pub(super) fn new(ground: ServerContext, books: Arc<Telemetry>, table: Table, process: u32) -> Server {
+    pub(super) fn new(
+        server_context: ServerContext,
+        telemetry: Arc<Telemetry>,
+        table: Table,
+        process: u32,
+    ) -> Server {
         let has_admin = table.config.admin.is_some();
         let patience = table.config.header_time;
         let (ids, metrics) = (Ids::new(process), PacedText::default());
         let table = RwLock::new(Arc::new(table));
         Server {
-            ground,
-            books,
+            server_context,
+            telemetry,
             table,
             draining: AtomicBool::new(false),
             ids,
@@ -89,14 +94,14 @@ impl Server {
         look_at_load();
         let id = head::request_id(request.headers())
             .unwrap_or_else(|| HeaderValue::from_maybe_shared(self.ids.make()).expect("digits and a dash"));
-        Record::new(self.books.clone(), client, request.method().clone(), request.uri().clone(), id)
+        Record::new(self.telemetry.clone(), client, request.method().clone(), request.uri().clone(), id)
     }
 
     /// The page `/metrics`.
     pub(super) async fn metrics(&self) -> Vec<u8> {
         let make = || {
-            let closing = self.ground.engine.closing_devices();
-            self.books.metrics.text(&self.table().readings(), closing, self.books.log.dropped())
+            let closing = self.server_context.engine.closing_devices();
+            self.telemetry.metrics.text(&self.table().readings(), closing, self.telemetry.log.dropped())
         };
         self.metrics.get(make).await
     }

@@ -140,7 +140,7 @@ impl Table {
     /// Blocks until all functions are ready.
     pub(super) fn deploy(
         config: Config,
-        ground: &ServerContext,
+        server_context: &ServerContext,
         old: Option<&Table>,
     ) -> Result<(Table, Changes), ServeError> {
         let old = old.map_or(&[][..], |old| &old.served);
@@ -160,10 +160,10 @@ impl Table {
                 }
                 None => {
                     changes.deployed += 1;
-                    Arc::new(ground.start(function, None)?)
+                    Arc::new(server_context.start(function, None)?)
                 }
             };
-            served.push(Arc::new(ground.serve(function, deployed)));
+            served.push(Arc::new(server_context.serve(function, deployed)));
         }
         changes.removed =
             old.iter().filter(|old| served.iter().all(|served| served.name != old.name)).count();
@@ -179,18 +179,18 @@ impl Table {
 
     /// The same functions, of which one was booted again from the image and the disks that it has, so that its guests
     /// are somewhere else. `None` if it is not there any more, or cannot be booted: it is kept then.
-    pub(super) fn relayout(&self, name: &str, ground: &ServerContext) -> Option<Table> {
+    pub(super) fn relayout(&self, name: &str, server_context: &ServerContext) -> Option<Table> {
         let place = self.served.iter().position(|served| *served.name == *name)?;
         let old = &self.served[place];
-        match ground.start(&old.config, Some(old.function())) {
+        match server_context.start(&old.config, Some(old.function())) {
             Ok(deployed) => {
                 let mut served = self.served.clone();
-                served[place] = Arc::new(ground.serve(&old.config, Arc::new(deployed)));
+                served[place] = Arc::new(server_context.serve(&old.config, Arc::new(deployed)));
                 Some(Table::of(self.config.clone(), served))
             }
             Err(error) => {
                 old.deployed.layout.keep(Instant::now());
-                ground.events.relayout_failed(name, &error.to_string());
+                server_context.events.relayout_failed(name, &error.to_string());
                 None
             }
         }
