@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!  client ── listener ── handler ── route ── gate ── function (a guest)
-//!            connection  validates     path     seats      │
+//!            connection  validates  path     seats      │
 //!               └──────── reply ◄── exchange ◄──────────┘
 //! ```
 //!
