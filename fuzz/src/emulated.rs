@@ -4,9 +4,9 @@ use crate::net::Mirror;
 use crate::{Input, Seed};
 use hv::device::block::{Disk, DiskSpec, EngineKind};
 use hv::device::stdio::Buffer;
-use hv::emulated::Emulated;
+use hv::domain::Bus;
+use hv::emulated::{Emulated, Hardware};
 use hv::event::Hub;
-use hv::fuzzing::emulated::Machine;
 use hv::memory::GuestMemory;
 use hv::platform::{Access, Space};
 use hv_abi::GuestAddr;
@@ -38,7 +38,8 @@ pub fn run(bytes: &[u8]) {
         Emulated::Uart(Box::new(Buffer::new(100))),
         Emulated::Ata(DISK.reopen().expect("the file")),
     ];
-    let mut machine = Machine::new(devices, &memory, &hub).expect("a machine");
+    let mut hardware = Hardware::new(devices);
+    let mut sources = hardware.connect(&memory, &hub).expect("hardware").sources;
     while input.more() {
         let which = input.byte();
         let value = |input: &mut Input<'_>| (which & 0x40 == 0).then(|| input.number());
@@ -72,13 +73,13 @@ pub fn run(bytes: &[u8]) {
                 continue;
             }
             _ => {
-                for source in &mut machine.sources {
+                for source in &mut sources {
                     source.poll(Instant::now());
                 }
                 continue;
             }
         };
-        let answer = machine.access(&access);
+        let answer = hardware.access(&access);
         assert_eq!(answer.is_some(), access.value.is_none());
     }
 }

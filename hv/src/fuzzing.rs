@@ -2,7 +2,6 @@
 //! own, and are there with the feature `fuzzing` only.
 
 pub use crate::device::function::door as function;
-pub use crate::emulated::door as emulated;
 pub use crate::platform::process::door as zygote;
 pub use crate::serve::door as serve;
 pub use crate::snapshot::door as snapshot;

@@ -1,7 +1,7 @@
 //! Emulated hardware: closed to every guest, and to each one that has some, but for its own.
 
 use hv::device::stdio::Buffer;
-use hv::emulated::Emulated;
+use hv::emulated::{Emulated, Hardware};
 use hv::{Builder, Engine, Image, KvmPlatform, Outcome};
 use hv_tests::{can_run_guests, guest};
 use std::sync::Arc;
@@ -23,8 +23,8 @@ impl Host {
     fn access(&self, what: &str, address: u64, devices: Vec<Emulated>) -> Outcome {
         let mut builder =
             Builder::new(self.hostile.clone()).memory(4 << 20).argument(what).argument(&address.to_string());
-        for device in devices {
-            builder = builder.emulated(device);
+        if !devices.is_empty() {
+            builder = builder.bus(Box::new(Hardware::new(devices)));
         }
         builder.spawn(&self.engine).unwrap().wait()
     }

@@ -49,7 +49,7 @@ pub(super) fn spawn(mut config: Builder, engine: &Engine) -> Result<Guest, Start
         image: config.image,
         memory,
         devices,
-        emulated: config.emulated,
+        bus: config.bus,
         output: config.output,
         errors: config.errors,
         input: config.input,

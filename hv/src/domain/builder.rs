@@ -1,5 +1,6 @@
 //! The configuration of a guest to be.
 
+use super::bus::{Bus, BusError};
 use super::devices::{Backend, ConnectError};
 use super::{Guest, RestoreError, assemble};
 use crate::device::block::{Disk, EngineKind};
@@ -7,7 +8,6 @@ use crate::device::console::{Input, Output};
 use crate::device::function::FunctionDevice;
 use crate::device::net::{Capture, Network};
 use crate::device::stdio::Buffer;
-use crate::emulated::{Emulated, EmulatedError};
 use crate::engine::Engine;
 use crate::loader::Image;
 use crate::memory::{MapError, TemplateError};
@@ -72,9 +72,9 @@ pub enum StartError {
     /// A device could not be started.
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    /// An emulated device could not be made.
+    /// Emulated hardware could not be made.
     #[error(transparent)]
-    Emulated(#[from] EmulatedError),
+    Bus(#[from] BusError),
     /// The snapshot is one of a guest with other devices.
     #[error(transparent)]
     Restore(#[from] RestoreError),
@@ -120,7 +120,7 @@ pub struct Builder {
     pub(super) errors: Option<Box<dyn Output>>,
     pub(super) input: Option<Box<dyn Input>>,
     pub(super) devices: Vec<Backend>,
-    pub(super) emulated: Vec<Emulated>,
+    pub(super) bus: Option<Box<dyn Bus>>,
     pub(super) pause_at_ready: bool,
 }
 
@@ -140,7 +140,7 @@ impl Builder {
             errors: None,
             input: None,
             devices: Vec::new(),
-            emulated: Vec::new(),
+            bus: None,
             pause_at_ready: false,
         }
     }
@@ -232,11 +232,9 @@ impl Builder {
         self
     }
 
-    /// An emulated device, at most one of each kind: opens its ports or its page to this guest, for
-    /// `hv bench` to compare with. It is not part of snapshots.
-    #[doc(hidden)]
-    pub fn emulated(mut self, device: Emulated) -> Self {
-        self.emulated.push(device);
+    /// Emulated hardware, on platforms that can have it.
+    pub fn bus(mut self, bus: Box<dyn Bus>) -> Self {
+        self.bus = Some(bus);
         self
     }
 

@@ -1,5 +1,6 @@
 //! From a guest whose memory is ready to one that runs.
 
+use super::bus::{Bus, BusError, Wiring};
 use super::devices::Devices;
 use super::{
     BootPhases, ConnectError, Counters, Cpu, Domain, Guest, Identity, Observer, Offsets, Order, Saved,
@@ -7,13 +8,11 @@ use super::{
 };
 use crate::clock;
 use crate::device::console::{Console, ConsoleRing, Input, OnClosed, Output};
-use crate::emulated::{self, Emulated, EmulatedError, Hardware};
 use crate::engine::Engine;
 use crate::event::{Hub, Owner};
 use crate::loader::Image;
 use crate::memory::GuestMemory;
-use crate::platform::{CpuState, Start, Vcpu};
-use crate::reactor::Source;
+use crate::platform::{CpuState, Start};
 use crate::sched::Share;
 use hv_abi::shared_info::SharedInfo;
 use std::mem::offset_of;
@@ -31,7 +30,7 @@ pub(super) struct Launch {
     /// Where its virtual CPU begins.
     pub(super) cpu: CpuState,
     pub(super) devices: Devices,
-    pub(super) emulated: Vec<Emulated>,
+    pub(super) bus: Option<Box<dyn Bus>>,
     pub(super) output: Box<dyn Output>,
     pub(super) errors: Option<Box<dyn Output>>,
     pub(super) input: Option<Box<dyn Input>>,
@@ -52,7 +51,7 @@ impl Launch {
         let memory = self.memory;
         let hub = Hub::new(memory.clone(), self.places.shared_info);
         hub.set_handler(self.places.handler(memory.base()));
-        let opening = emulated::opening(&self.emulated);
+        let opening = self.bus.as_ref().map(|bus| bus.opening());
         let mut vcpu = engine.inner.platform.start(&Start {
             memory: &memory,
             hypercall_page: self.places.hypercall_page,
@@ -76,12 +75,13 @@ impl Launch {
         let table = self.devices.table();
         let console_ring = self.devices.take_console();
         let mut connected = self.devices.connect(&memory, &hub, &mut *vcpu)?;
-        let hardware = match opening {
-            Some(_) => {
-                Some(connect_emulated(self.emulated, &memory, &hub, &mut *vcpu, &mut connected.sources)?)
+        if let Some(bus) = &mut self.bus {
+            let Wiring { sources, bells } = bus.connect(&memory, &hub)?;
+            connected.sources.extend(sources);
+            for (address, bell) in bells {
+                vcpu.bind_address(address, &bell).map_err(|error| BusError(error.into()))?;
             }
-            None => None,
-        };
+        }
         let console_port = console_ring.event();
         let ring = console_ring.memory(&memory);
         let ring = match fresh {
@@ -110,7 +110,7 @@ impl Launch {
                 inside: AtomicBool::new(false),
                 cpu: Mutex::new(Cpu {
                     vcpu,
-                    hardware,
+                    bus: self.bus,
                     bells: connected.bells,
                     console_rings: 0,
                     blocked: None,
@@ -151,22 +151,6 @@ impl Launch {
         }
         Ok(Guest { domain, entity, engine: engine.clone() })
     }
-}
-
-/// Makes emulated devices, and has their notifications signal descriptors where the platform can.
-fn connect_emulated(
-    devices: Vec<Emulated>,
-    memory: &Arc<GuestMemory>,
-    hub: &Arc<Hub>,
-    vcpu: &mut dyn Vcpu,
-    sources: &mut Vec<Box<dyn Source>>,
-) -> Result<Hardware, StartError> {
-    let emulated::Connected { hardware, sources: more, bells } = emulated::connect(devices, memory, hub)?;
-    sources.extend(more);
-    for (address, bell) in bells {
-        vcpu.bind_address(address, &bell).map_err(EmulatedError::Host)?;
-    }
-    Ok(hardware)
 }
 
 /// Ends a guest when nobody reads its console any more, or when there is no room for what it says.

@@ -11,6 +11,7 @@
 
 mod assemble;
 mod builder;
+mod bus;
 mod cpu_copy;
 mod devices;
 mod doorbell;
@@ -37,6 +38,7 @@ mod upcall;
 mod validate;
 
 pub use builder::{Builder, DEFAULT_MEMORY, MAX_MEMORY, MAX_STRINGS, MIN_STACK, StartError};
+pub use bus::{Bus, BusError, Wiring};
 pub use devices::ConnectError;
 pub use features::Features;
 pub use guest::{Controller, Guest};
@@ -55,7 +57,6 @@ use fault_report::FaultRecord;
 
 use crate::clock;
 use crate::device::console::{Console, Output};
-use crate::emulated::Hardware;
 use crate::engine::Inner;
 use crate::event::{Hub, Owner};
 use crate::loader::Image;
@@ -163,8 +164,8 @@ enum Order {
 
 struct Cpu {
     vcpu: Box<dyn Vcpu>,
-    /// Emulated devices: only guests of `hv bench` have any.
-    hardware: Option<Hardware>,
+    /// Emulated hardware: only guests of `hv bench` have any.
+    bus: Option<Box<dyn Bus>>,
     /// Doorbells that may still come as exits; not the console's at first.
     bells: Vec<Bell>,
     /// Doorbells of the console that came while this thread drove it.

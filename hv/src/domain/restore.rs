@@ -161,7 +161,7 @@ impl Restore {
             places: saved.places,
             cpu: saved.cpu.clone(),
             devices,
-            emulated: Vec::new(),
+            bus: None,
             output: self.output,
             errors: self.errors,
             input: self.input,

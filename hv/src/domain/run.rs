@@ -146,10 +146,10 @@ impl Domain {
     /// The guest touched emulated hardware: nothing that guests without it can do.
     fn access(&self, cpu: &mut Cpu, access: &Access) -> Result<(), End> {
         self.counters.access(access.space);
-        let Some(hardware) = &mut cpu.hardware else {
+        let Some(bus) = &mut cpu.bus else {
             return Err(self.crash(cpu, format!("the host failed: an access without a device: {access:x?}")));
         };
-        if let Some(value) = hardware.access(access) {
+        if let Some(value) = bus.access(access) {
             cpu.vcpu.answer(value);
         }
         Ok(())

@@ -1,7 +1,7 @@
 //! Emulated hardware: what `hv bench` compares paravirtual devices with.
 //!
 //! Nothing here is for guests that do work. A guest sees such a device only if
-//! [`Builder::emulated`](crate::Builder::emulated) gives it one, and then
+//! [`Builder::bus`](crate::Builder::bus) gives it one, and then
 //! exactly that device's ports or page ([`Opening`]); for every other guest they
 //! are closed by the processor (I/O bitmap, page tables), and nothing of this code is reached.
 //!
@@ -21,8 +21,6 @@
 //! notification register reaches by an ioeventfd.
 
 mod ata;
-#[cfg(feature = "fuzzing")]
-pub mod door;
 mod timer;
 mod uart;
 mod virtio;
@@ -30,17 +28,16 @@ mod virtio;
 use crate::device::block::{Disk, EngineError, EngineKind};
 use crate::device::console::Output;
 use crate::device::net::Network;
+use crate::domain::{Bus, BusError, Wiring};
 use crate::event::Hub;
 use crate::memory::GuestMemory;
 use crate::platform::{Access, Opening, Space};
-use crate::reactor::Source;
 use hv_abi::EventPort;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 pub use virtio::ViewError;
-use vmm_sys_util::eventfd::EventFd;
 
 /// What a virtio net device raises.
 const NET_EVENT: EventPort = EventPort(1022);
@@ -94,68 +91,64 @@ impl Emulated {
     }
 }
 
-/// What a guest may reach that has these devices; `None` without any.
-pub(crate) fn opening(devices: &[Emulated]) -> Option<Opening> {
-    let mut opening = Opening::default();
-    for (space, range) in devices.iter().map(Emulated::place) {
-        let pages = &mut opening.pages;
-        match space {
-            Space::Port => opening.ports.push(range.start as u16..range.end as u16),
-            Space::Memory if pages.is_empty() => *pages = range,
-            Space::Memory => *pages = pages.start.min(range.start)..pages.end.max(range.end),
-        }
-    }
-    (!devices.is_empty()).then_some(opening)
-}
-
 /// The emulated devices of a guest, as its virtual CPU sees them.
-pub(crate) struct Hardware(Vec<(Space, Range<u64>, Box<dyn Registers>)>);
-
-/// What has to be set up beside the registers.
-pub(crate) struct Connected {
-    pub(crate) hardware: Hardware,
-    /// For the I/O thread.
-    pub(crate) sources: Vec<Box<dyn Source>>,
-    /// Addresses whose writes signal a descriptor.
-    pub(crate) bells: Vec<(u64, EventFd)>,
-}
-
-/// Makes the devices of a guest with this memory.
-pub(crate) fn connect(
+#[derive(Default)]
+pub struct Hardware {
+    /// Devices that are not connected yet.
     devices: Vec<Emulated>,
-    memory: &Arc<GuestMemory>,
-    hub: &Arc<Hub>,
-) -> Result<Connected, EmulatedError> {
-    let mut connected = Connected { hardware: Hardware(Vec::new()), sources: Vec::new(), bells: Vec::new() };
-    for device in devices {
-        let (space, range) = device.place();
-        let registers: Box<dyn Registers> = match device {
-            Emulated::Uart(output) => Box::new(uart::Uart::new(output)),
-            Emulated::Ata(file) => Box::new(ata::Ata::new(file)?),
-            Emulated::Timer => Box::new(timer::Timer::new()),
-            Emulated::VirtioBlock(disk, engine) => {
-                let parts = virtio::block(disk, engine, memory)?;
-                connected.bells.push((range.start + virtio::NOTIFY, parts.bell));
-                connected.sources.push(parts.source);
-                parts.registers
-            }
-            Emulated::VirtioNet(network) => {
-                let parts = virtio::net(network, memory, hub.channel(NET_EVENT))?;
-                connected.bells.push((range.start + virtio::NOTIFY, parts.bell));
-                connected.sources.push(parts.source);
-                parts.registers
-            }
-        };
-        connected.hardware.0.push((space, range, registers));
-    }
-    Ok(connected)
+    registers: Vec<(Space, Range<u64>, Box<dyn Registers>)>,
 }
 
 impl Hardware {
-    /// Makes the access. Returns what a read gets: all ones where nothing answers, as on a bus.
-    pub(crate) fn access(&mut self, access: &Access) -> Option<u64> {
+    /// These devices, at most one of each kind.
+    pub fn new(devices: Vec<Emulated>) -> Self {
+        Hardware { devices, registers: Vec::new() }
+    }
+
+    fn make(&mut self, memory: &Arc<GuestMemory>, hub: &Arc<Hub>) -> Result<Wiring, EmulatedError> {
+        let mut wiring = Wiring::default();
+        for device in self.devices.drain(..) {
+            let (space, range) = device.place();
+            let mut wire = |parts: virtio::Parts| {
+                wiring.bells.push((range.start + virtio::NOTIFY, parts.bell));
+                wiring.sources.push(parts.source);
+                parts.registers
+            };
+            let registers: Box<dyn Registers> = match device {
+                Emulated::Uart(output) => Box::new(uart::Uart::new(output)),
+                Emulated::Ata(file) => Box::new(ata::Ata::new(file)?),
+                Emulated::Timer => Box::new(timer::Timer::new()),
+                Emulated::VirtioBlock(disk, engine) => wire(virtio::block(disk, engine, memory)?),
+                Emulated::VirtioNet(network) => wire(virtio::net(network, memory, hub.channel(NET_EVENT))?),
+            };
+            self.registers.push((space, range, registers));
+        }
+        Ok(wiring)
+    }
+}
+
+impl Bus for Hardware {
+    fn opening(&self) -> Opening {
+        let mut opening = Opening::default();
+        for (space, range) in self.devices.iter().map(Emulated::place) {
+            let pages = &mut opening.pages;
+            match space {
+                Space::Port => opening.ports.push(range.start as u16..range.end as u16),
+                Space::Memory if pages.is_empty() => *pages = range,
+                Space::Memory => *pages = pages.start.min(range.start)..pages.end.max(range.end),
+            }
+        }
+        opening
+    }
+
+    fn connect(&mut self, memory: &Arc<GuestMemory>, hub: &Arc<Hub>) -> Result<Wiring, BusError> {
+        self.make(memory, hub).map_err(|error| BusError(error.into()))
+    }
+
+    /// What a read gets is all ones where nothing answers, as on a bus.
+    fn access(&mut self, access: &Access) -> Option<u64> {
         let device = self
-            .0
+            .registers
             .iter_mut()
             .find(|(space, range, _)| *space == access.space && range.contains(&access.address));
         match (device, access.value) {

@@ -3,6 +3,7 @@
 use super::*;
 use crate::device::block::DiskSpec;
 use crate::device::net::user::{UserConfig, UserNet};
+use crate::reactor::Source;
 use hv_abi::GuestAddr;
 use proptest::prelude::*;
 use std::time::Instant;
@@ -11,8 +12,13 @@ const BLOCK: u64 = 0xd000_0000;
 const NET: u64 = 0xd000_1000;
 const MEMORY: u64 = 1 << 20;
 
-/// A guest's devices, and its memory.
-fn machine() -> (Connected, Arc<GuestMemory>, tempfile::NamedTempFile) {
+/// A guest's devices, what the I/O thread drives of them, and its memory.
+struct Machine {
+    hardware: Hardware,
+    sources: Vec<Box<dyn Source>>,
+}
+
+fn machine() -> (Machine, Arc<GuestMemory>, tempfile::NamedTempFile) {
     let memory = Arc::new(GuestMemory::new(GuestAddr(1 << 40), MEMORY).unwrap());
     let file = tempfile::NamedTempFile::new().unwrap();
     file.as_file().set_len(64 << 10).unwrap();
@@ -26,7 +32,9 @@ fn machine() -> (Connected, Arc<GuestMemory>, tempfile::NamedTempFile) {
         Emulated::Ata(file.reopen().unwrap()),
     ];
     let hub = Hub::new(memory.clone(), MEMORY - 4096);
-    (connect(devices, &memory, &hub).unwrap(), memory, file)
+    let mut hardware = Hardware::new(devices);
+    let sources = hardware.connect(&memory, &hub).unwrap().sources;
+    (Machine { hardware, sources }, memory, file)
 }
 
 fn write(hardware: &mut Hardware, address: u64, value: u32) {
@@ -55,13 +63,13 @@ fn start(hardware: &mut Hardware, device: u64, queues: u32, size: u32, place: im
 
 #[test]
 fn only_what_is_there_is_opened() {
-    assert_eq!(opening(&[]), None);
-    let opened = opening(&[Emulated::Timer]).unwrap();
+    let opening = |device| Hardware::new(vec![device]).opening();
+    let opened = opening(Emulated::Timer);
     assert_eq!((opened.ports.as_slice(), opened.pages), (std::slice::from_ref(&(0x608..0x60c)), 0..0));
     let disk = tempfile::NamedTempFile::new().unwrap();
     disk.as_file().set_len(4096).unwrap();
     let disk = Disk::open(&DiskSpec::new(disk.path())).unwrap();
-    let opened = opening(&[Emulated::VirtioBlock(disk, EngineKind::Threads)]).unwrap();
+    let opened = opening(Emulated::VirtioBlock(disk, EngineKind::Threads));
     assert_eq!((opened.ports, opened.pages), (vec![], BLOCK..BLOCK + 0x1000));
 }
 

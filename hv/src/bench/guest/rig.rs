@@ -7,7 +7,7 @@ use crate::device::block::{Disk, DiskSpec, EngineKind};
 use crate::device::console::Input;
 use crate::device::net::user::{UserConfig, UserNet};
 use crate::domain::Builder;
-use crate::emulated::Emulated;
+use crate::emulated::{Emulated, Hardware};
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
 };
@@ -102,23 +102,27 @@ impl Rigs {
     /// Gives a guest what the rig says; a UART sends to `output`.
     pub(super) fn fit(&self, builder: Builder, rig: Rig, output: &Tail) -> Result<Builder, GuestError> {
         let uart = || Emulated::Uart(Box::new(output.clone()));
+        fn hardware<const N: usize>(devices: [Emulated; N]) -> Box<Hardware> {
+            Box::new(Hardware::new(devices.into()))
+        }
         let timer = |source| GuestError::Rig { what: "timer", source };
         Ok(match rig {
             Rig::Plain => builder,
             Rig::Disk => builder.disk(self.open_disk()?),
             Rig::Echo | Rig::Sink => builder.network(network()?, None),
             Rig::Ticks => builder.input(Ticks::new().map_err(timer)?),
-            Rig::Uart => builder.emulated(uart()),
-            Rig::Ata => builder.emulated(self.ata()?),
-            Rig::VirtioDisk => builder.emulated(self.virtio_disk()?),
-            Rig::VirtioEcho | Rig::VirtioSink => builder.emulated(Emulated::VirtioNet(network()?)),
-            Rig::Timer => builder.emulated(Emulated::Timer),
+            Rig::Uart => builder.bus(hardware([uart()])),
+            Rig::Ata => builder.bus(hardware([self.ata()?])),
+            Rig::VirtioDisk => builder.bus(hardware([self.virtio_disk()?])),
+            Rig::VirtioEcho | Rig::VirtioSink => builder.bus(hardware([Emulated::VirtioNet(network()?)])),
+            Rig::Timer => builder.bus(hardware([Emulated::Timer])),
             Rig::All => builder.disk(self.open_disk()?).network(network()?, None),
-            Rig::AllEmulated => builder
-                .emulated(uart())
-                .emulated(self.ata()?)
-                .emulated(self.virtio_disk()?)
-                .emulated(Emulated::VirtioNet(network()?)),
+            Rig::AllEmulated => builder.bus(hardware([
+                uart(),
+                self.ata()?,
+                self.virtio_disk()?,
+                Emulated::VirtioNet(network()?),
+            ])),
         })
     }
 
