@@ -2,11 +2,11 @@
 //! moving it through a ring, and validating it.
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use hv::bench::operations::ring::Ends;
 use hv::device::block::validate;
 use hv::memory::{Access, GuestMemory};
 use hv_abi::io::block::{BlockConfig, BlockRequest, OP_READ, Segment};
 use hv_abi::{GuestAddr, PAGE_SIZE};
+use hv_bench::operations::ring::Ends;
 use std::hint::black_box;
 use std::sync::Arc;
 

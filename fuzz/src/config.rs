@@ -2,11 +2,11 @@
 
 use crate::{Input, Seed};
 use clap::Parser;
-use hv::cli::Cli;
+use hv_cli::Cli;
 use hv::device::block::DiskSpec;
 use hv::device::net::Publish;
-use hv::fuzzing::serve;
-use hv::units;
+use hv_serve::door as serve;
+use hv_host::units;
 use std::path::{Path, PathBuf};
 
 /// Runs the target.
@@ -20,7 +20,7 @@ pub fn run(bytes: &[u8]) {
         2 => arguments(&text),
         _ => {
             let functions: Vec<_> = text.split('\n').map(str::to_owned).collect();
-            let _ = hv::serve::config::of_arguments(&functions, &resolve);
+            let _ = hv_serve::config::of_arguments(&functions, &resolve);
         }
     }
 }

@@ -5,7 +5,7 @@ use crate::{Input, Seed};
 use hv::device::block::{Disk, DiskSpec, EngineKind};
 use hv::device::stdio::Buffer;
 use hv::domain::Bus;
-use hv::emulated::{Emulated, Hardware};
+use hv_bench::emulated::{Emulated, Hardware};
 use hv::event::Hub;
 use hv::memory::GuestMemory;
 use hv::platform::{Access, Space};

@@ -3,8 +3,9 @@
 use crate::rig::{self, Front, Room};
 use crate::{Input, Seed};
 use hv::device::function::{Answer, FunctionDevice};
-use hv::function::Failure;
-use hv::fuzzing::{function as door, serve};
+use hv_function::Failure;
+use hv_core::fuzzing::function as door;
+use hv_serve::door as serve;
 use hv_abi::io::function::{FrameHeader, FrameKind, HEAD_MAX};
 use hv_abi::ring::Layout;
 use std::sync::Arc;

@@ -3,7 +3,7 @@
 
 use crate::image::{changed, validate};
 use crate::{Input, Seed};
-use hv::fuzzing::snapshot as door;
+use hv_core::fuzzing::snapshot as door;
 use hv::memory::{Access, GuestMemory};
 use hv::platform::Platform;
 use hv::platform::fake::FakePlatform;

@@ -2,7 +2,7 @@
 //! says anything and closes its end.
 
 use crate::{Input, Seed};
-use hv::fuzzing::zygote::{self as door, Case, RECEIVED, Said};
+use hv_core::fuzzing::zygote::{self as door, Case, RECEIVED, Said};
 use std::io::pipe;
 use std::os::fd::AsRawFd;
 

@@ -131,7 +131,7 @@ impl Meter {
         self.phases(|count, recorder| operate(count / length, recorder))
     }
 
-    /// Prints the result in the form that hv reads (`hv/src/bench/guest/wire.rs`).
+    /// Prints the result in the form that hv reads (`hv/bench/src/guest/wire.rs`).
     pub fn print(&self) {
         // What the operation itself printed may have left a line open.
         println!("\n@result 1");

@@ -1,44 +1,13 @@
 //! hv: a paravirtual hypervisor for Rust unikernels.
-#![deny(unsafe_code)]
-#![warn(missing_docs)]
+//!
+//! This is what a program needs that runs guests itself. The parts of the `hv` command are crates of their own, which the feature
+//! `command` brings; without it, nothing is compiled but the hypervisor.
+#![forbid(unsafe_code)]
 
-mod background;
-pub mod bench;
-pub mod cli;
-pub mod clock;
-pub mod cpu_clock;
-pub mod crash;
-pub mod device;
-pub mod doctor;
-pub mod domain;
-#[doc(hidden)]
-pub mod emulated;
-pub mod engine;
-pub mod escape;
-pub mod event;
-pub mod function;
-#[cfg(feature = "fuzzing")]
-#[doc(hidden)]
-pub mod fuzzing;
-mod hypercall;
-pub mod jail;
-pub mod limits;
-pub mod loader;
-pub mod memory;
-pub mod platform;
-mod prompt;
-mod rate_limit;
-pub mod reactor;
-pub mod sched;
-pub mod serve;
-pub mod snapshot;
-pub mod units;
-
-pub use domain::{Builder, Controller, Guest, Outcome, Restore, StartError, Stop};
-pub use engine::Engine;
-pub use escape::escape;
-pub use loader::Image;
-pub use platform::kvm::KvmPlatform;
-pub use platform::process::ProcessPlatform;
-pub use sched::Share;
-pub use snapshot::Snapshot;
+pub use hv_core::{
+    Builder, Controller, Engine, Guest, Image, KvmPlatform, Outcome, ProcessPlatform, Restore, Share,
+    Snapshot, StartError, Stop,
+};
+pub use hv_core::{crash, device, domain, engine, event, loader, memory, platform, reactor, sched, snapshot};
+pub use hv_host::escape;
+pub use hv_jail as jail;

@@ -1,6 +1,6 @@
-//! The `hv` command: a thin shell around [`hv::cli`].
+//! The `hv` command.
 #![forbid(unsafe_code)]
 
 fn main() -> std::process::ExitCode {
-    hv::cli::main()
+    hv_cli::main()
 }

@@ -1,8 +1,8 @@
 //! `hv bench`: the result in all of its forms, and what is refused.
 
-use hv::bench::operation::Group;
-use hv::bench::result::{Measurement, Results, SCHEMA};
-use hv::bench::stats::Spread;
+use hv_bench::operation::Group;
+use hv_bench::result::{Measurement, Results, SCHEMA};
+use hv_bench::stats::Spread;
 use hv_tests::refusal::{refused, text};
 use hv_tests::{Finished, Running, can_run_guests, guest, has_tools, hv};
 use std::fs;

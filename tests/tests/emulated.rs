@@ -1,8 +1,8 @@
 //! Emulated hardware: closed to every guest, and to each one that has some, but for its own.
 
 use hv::device::stdio::Buffer;
-use hv::emulated::{Emulated, Hardware};
 use hv::{Builder, Engine, Image, KvmPlatform, Outcome};
+use hv_bench::emulated::{Emulated, Hardware};
 use hv_tests::{can_run_guests, guest};
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
 //! Functions: requests answered in clones, through the library.
 
-use hv::function::{Answer, Call, Failure, Function, Isolation, Options};
 use hv::{Builder, Engine, Image};
+use hv_function::{Answer, Call, Failure, Function, Isolation, Options};
 use hv_tests::{can_run_guests, guest};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -45,7 +45,7 @@ fn deploy(name: &str, options: Options) -> (Engine, Function) {
     let engine = hv_tests::engine(1);
     let image = Image::open(&guest(name)).unwrap();
     let snapshot =
-        hv::function::boot(&engine, Builder::new(image).name(name), Duration::from_secs(10)).unwrap();
+        hv_function::boot(&engine, Builder::new(image).name(name), Duration::from_secs(10)).unwrap();
     let function = Function::new(&engine, Arc::new(snapshot), options).unwrap();
     (engine, function)
 }

@@ -2,9 +2,9 @@
 
 use hv::device::console::Output;
 use hv::device::net::Network;
-use hv::jail::{self, Kind, Missing, Place, Plan, Platform, Use};
 use hv::{Builder, Engine, Image, KvmPlatform};
 use hv_abi::io::net::NetConfig;
+use hv_jail::{self as jail, Kind, Missing, Place, Plan, Platform, Use};
 use hv_tests::serve::{Serve, probe};
 use hv_tests::{
     Finished, Running, can_run_guests, eventually, guest, has_tools, hv, hv_as_ordinary_user, ran, run, trace,

@@ -177,7 +177,7 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
 
 #[test]
 fn no_message_of_hv_prints_a_path_as_it_is() {
-    let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("../hv/src");
+    let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("../hv");
     let mut files = Vec::new();
     sources(&top, &mut files);
     assert!(files.len() > 100);
@@ -185,11 +185,11 @@ fn no_message_of_hv_prints_a_path_as_it_is() {
         let name = text(file.strip_prefix(&top).unwrap());
         let source = fs::read_to_string(&file).unwrap();
         let source = source.split("#[cfg(test)]\nmod tests {").next().unwrap();
-        if name != "escape.rs" && !name.split('/').any(|part| part.starts_with("tests")) {
-            assert!(
-                !source.contains(".display()"),
-                "hv/src/{name} prints a path by `.display()`: use `escape`"
-            );
+        if name != "host/src/escape.rs"
+            && name != "core/build.rs"
+            && !name.split('/').any(|part| part.starts_with("tests"))
+        {
+            assert!(!source.contains(".display()"), "hv/{name} prints a path by `.display()`: use `escape`");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Drivers of the hardware that hv emulates for comparison (`hv/src/emulated`).
+//! Drivers of the hardware that hv emulates for comparison (`hv/bench/src/emulated`).
 //!
 //! A guest that was not given a device must not touch its registers: the
 //! processor keeps it from doing so, and it crashes.

@@ -8,7 +8,7 @@ use core::ptr::{read_volatile, write_volatile};
 use hv_guest::prelude::*;
 use hv_guest::{hypercall, rt};
 
-/// The page of turns, and offsets of its fields (`hv/src/platform/process/shared.rs`).
+/// The page of turns, and offsets of its fields (`hv/stub/src/lib.rs`).
 const PAGE: u64 = 0x2000_0000;
 const KIND: u64 = 4;
 const NUMBER: u64 = 8;

@@ -1,0 +1,354 @@
+//! `hv bench density`: what the Nth guest costs, and how fast all answer then.
+//!
+//! Clones of one function are started one after the other, each answers a
+//! request, and all stay live. In ten steps on the way, some of those that are
+//! live answer another one; in the end all of them do.
+//!
+//! Empty virtual machines are made beforehand ([`Engine::reserve`](hv_core::Engine::reserve) says
+//! why); what that takes for each is told apart. On request, the host's memory is touched once beforehand
+//! (`backing.rs` says why).
+#![forbid(unsafe_code)]
+
+use super::backing::Backing;
+use super::clones::{CloneError, CloneGuest, Clones};
+use super::stats::{Samples, Spread};
+use super::table::{digits, host, time};
+use hv_host::machine::Machine;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use serde::Serialize;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Steps of the curve.
+const STEPS: u32 = 10;
+/// Guests that answer at each step.
+const ASKED: usize = 200;
+/// Descriptors that are not for guests.
+const OWN_DESCRIPTORS: u64 = 64;
+/// Mappings of a guest in this process: its memory, and its virtual CPU's page.
+const MAPPINGS: u64 = 2;
+/// Free memory that is not touched beforehand, in bytes.
+const SPARE: u64 = 1 << 30;
+/// Host memory that a guest may take, in bytes: a generous guess, to refuse what cannot work.
+const GUESS: u64 = 700 << 10;
+
+/// Why density cannot be measured.
+#[derive(Debug, thiserror::Error)]
+pub enum DensityError {
+    /// No such number of guests.
+    #[error("--guests {0}: use a number from 10 on")]
+    Few(u32),
+    /// Each guest holds a descriptor.
+    #[error(
+        "--guests {guests}: each guest holds a file descriptor, and the limit is {limit}; raise it (ulimit -n) or use --guests {fit}"
+    )]
+    Descriptors {
+        /// What was asked for.
+        guests: u32,
+        /// The hard limit.
+        limit: u64,
+        /// What would go.
+        fit: u64,
+    },
+    /// Each guest has two mappings.
+    #[error(
+        "--guests {guests}: each guest needs two mappings, and a process may have {limit}; raise it (sysctl vm.max_map_count) or use --guests {fit}"
+    )]
+    Mappings {
+        /// What was asked for.
+        guests: u32,
+        /// The limit.
+        limit: u64,
+        /// What would go.
+        fit: u64,
+    },
+    /// Not enough memory.
+    #[error(
+        "--guests {guests}: that needs about {needed} MiB of memory, and {available} MiB are free; use --guests {fit}"
+    )]
+    Memory {
+        /// What was asked for.
+        guests: u32,
+        /// MiB.
+        needed: u64,
+        /// MiB.
+        available: u64,
+        /// What would go.
+        fit: u64,
+    },
+    /// The host or a guest failed.
+    #[error(transparent)]
+    Clone(#[from] CloneError),
+}
+
+/// Version of the JSON.
+pub const SCHEMA: u32 = 1;
+
+/// What came out. Times are in nanoseconds, memory in bytes.
+#[derive(Clone, Debug, Serialize)]
+pub struct Density {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// Where.
+    pub machine: Machine,
+    /// Guests that were live in the end.
+    pub guests: u32,
+    /// Guests that answered once more when all were live.
+    pub answered: u32,
+    /// Time to make one empty virtual machine, before there were guests.
+    pub reserve_ns: f64,
+    /// If the host's free memory was touched beforehand: time for the first touch of a page of it, and for a touch
+    /// of the same memory given anew. The difference is what the host below takes, if there is one.
+    pub touch_ns: Option<[f64; 2]>,
+    /// Memory that all guests share.
+    pub shared: u64,
+    /// The curve, from few guests to many.
+    pub points: Vec<Point>,
+    /// Start of the last tenth by that of the first: ratio of the medians.
+    pub last_by_first: f64,
+}
+
+/// With this many guests live.
+#[derive(Clone, Debug, Serialize)]
+pub struct Point {
+    /// How many.
+    pub live: u32,
+    /// Start to first answer, of the guests of this step.
+    pub start_ns: Times,
+    /// Request to answer, of some that were live.
+    pub answer_ns: Times,
+    /// Memory in this process that is one guest's alone, on average.
+    pub private: u64,
+    /// All that one guest takes from the host, the kernel's part included, on average.
+    pub whole: u64,
+}
+
+/// Percentiles of times.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Times {
+    /// The median, and the tenth and ninetieth percentile.
+    pub spread: Spread,
+    /// 99 % do not exceed it.
+    pub p99: f64,
+}
+
+impl Times {
+    fn of(samples: &Samples) -> Times {
+        let [median, low, high, p99] = [50.0, 10.0, 90.0, 99.0].map(|percent| samples.percentile(percent));
+        Times { spread: Spread { median, low, high }, p99 }
+    }
+}
+
+/// Hears how far it is.
+pub trait Progress {
+    /// So much of the memory for the guests has been touched, in bytes.
+    fn touched(&mut self, bytes: u64, of: u64);
+
+    /// So many guests are live.
+    fn live(&mut self, guests: u32, of: u32);
+}
+
+/// Measures with `guests` clones of the function in this image; if `touch`, once all free memory of the host
+/// has been touched. Then what is free changes for reasons of the host below, too, and the memory of a guest is a rough figure.
+///
+/// The guests are left to the end of the process: to close ten thousand virtual machines one by
+/// one takes the kernel minutes.
+///
+/// # Errors
+///
+/// When the host has no room for so many, or fails.
+pub fn measure(
+    image: &Path,
+    guests: u32,
+    touch: bool,
+    progress: &mut dyn Progress,
+) -> Result<Density, DensityError> {
+    check(guests)?;
+    let clones = Clones::new(image, 0)?;
+    // Three quarters of a guest's memory is taken when it starts, the rest with its machine.
+    let later = u64::from(guests) * GUESS / 4 * 3;
+    let mut backing = touch.then(|| {
+        let all = memory_of("MemFree:").saturating_sub(SPARE).max(u64::from(guests) * GUESS);
+        let mut backing = Backing::touch(all, &mut |bytes| progress.touched(bytes, all));
+        backing.keep(later);
+        backing
+    });
+    let held = |backing: &Option<Backing>| backing.as_ref().map_or(0, Backing::held);
+    let before = available_memory() + held(&backing);
+    let begin = Instant::now();
+    let reserved = clones.reserve(guests as usize);
+    let reserve = begin.elapsed();
+
+    let mut live: Vec<CloneGuest> = Vec::with_capacity(guests as usize);
+    let mut points = Vec::new();
+    for step in 1..=STEPS {
+        let upto = (u64::from(guests) * u64::from(step) / u64::from(STEPS)) as usize;
+        let mut starts = Samples::default();
+        if let Some(backing) = &mut backing {
+            backing.keep(later.saturating_sub(upto as u64 * GUESS / 4 * 3));
+        }
+        while live.len() < upto {
+            let (clone, took) = timed(|| {
+                let clone = clones.start()?;
+                clone.ask()?;
+                Ok::<_, CloneError>(clone)
+            })?;
+            starts.record(took, 1);
+            live.push(clone);
+        }
+        // Spread over all that are live.
+        let every = (live.len() / ASKED).max(1);
+        let mut answers = Samples::default();
+        for clone in live.iter().step_by(every) {
+            answers.record(timed(|| clone.ask())?.1, 1);
+        }
+        let asked = live.iter().step_by(every);
+        let private: u64 = asked.clone().map(CloneGuest::private).sum::<u64>() / asked.count().max(1) as u64;
+        // What was reserved for guests that have not come yet is theirs.
+        let part = live.len().max(reserved.min(guests as usize)) as u64;
+        let used = before.saturating_sub(available_memory() + held(&backing));
+        points.push(Point {
+            live: live.len() as u32,
+            start_ns: Times::of(&starts),
+            answer_ns: Times::of(&answers),
+            private,
+            whole: used / if live.len() == guests as usize { live.len() as u64 } else { part },
+        });
+        progress.live(live.len() as u32, guests);
+    }
+    let mut answered = 0;
+    for clone in &live {
+        clone.ask()?;
+        answered += 1;
+    }
+    let median = |point: Option<&Point>| point.map_or(0.0, |point| point.start_ns.spread.median);
+    let last_by_first = median(points.last()) / median(points.first());
+    let shared = clones.shared();
+    std::mem::forget(live);
+    std::mem::forget(clones);
+    Ok(Density {
+        schema: SCHEMA,
+        machine: Machine::of_this_host(),
+        guests,
+        answered,
+        reserve_ns: reserve.as_nanos() as f64 / reserved.max(1) as f64,
+        touch_ns: backing.map(|backing| backing.touch_ns),
+        shared,
+        points,
+        last_by_first,
+    })
+}
+
+/// The table: heads, then a row for each step.
+pub fn rows(density: &Density) -> Vec<Vec<String>> {
+    let heads = ["live", "start p50", "p99", "answer p50", "p99", "own", "with the kernel's"];
+    let mut rows = vec![heads.map(String::from).to_vec()];
+    for point in &density.points {
+        let of = |times: &Times| [time(times.spread.median), time(times.p99)];
+        let [start, start_tail] = of(&point.start_ns);
+        let [answer, answer_tail] = of(&point.answer_ns);
+        let (own, whole) = (memory(point.private as f64), memory(point.whole as f64));
+        rows.push(vec![point.live.to_string(), start, start_tail, answer, answer_tail, own, whole]);
+    }
+    rows
+}
+
+/// The table and what is below it, for a terminal.
+pub fn text(density: &Density) -> String {
+    let mut text = host(&density.machine).join("\n") + "\n\n";
+    for row in rows(density) {
+        let cells: Vec<_> = row.iter().map(|cell| format!("{cell:>17}")).collect();
+        text += &(cells.join("").trim_end().to_owned() + "\n");
+    }
+    text += &format!(
+        "\n{} guests answered once more when all were live\n\
+         start of the last tenth by that of the first: {:.2}\n\
+         made beforehand: an empty virtual machine for each, {} each\n\
+         shared by all: {}\n",
+        density.answered,
+        density.last_by_first,
+        time(density.reserve_ns),
+        memory(density.shared as f64),
+    );
+    if let Some([first, again]) = density.touch_ns {
+        let [first, again] = [first, again].map(time);
+        text +=
+            &format!("touched beforehand: the host's free memory, {first} a page at first, {again} again\n");
+    }
+    text
+}
+
+/// Bytes with a unit that suits them.
+pub fn memory(bytes: f64) -> String {
+    match bytes {
+        b if b < 1024.0 => format!("{b:.0} B"),
+        b if b < 1024.0 * 1024.0 => format!("{} KiB", digits(b / 1024.0)),
+        b => format!("{} MiB", digits(b / 1024.0 / 1024.0)),
+    }
+}
+
+fn timed<T, E>(work: impl FnOnce() -> Result<T, E>) -> Result<(T, f64), E> {
+    let begin = Instant::now();
+    let result = work()?;
+    let took: Duration = begin.elapsed();
+    Ok((result, took.as_nanos() as f64))
+}
+
+/// Finds out beforehand what would fail halfway.
+fn check(guests: u32) -> Result<(), DensityError> {
+    if guests < STEPS {
+        return Err(DensityError::Few(guests));
+    }
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    let limit = match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum,
+        Err(_) => limit.current,
+    }
+    .unwrap_or(u64::MAX);
+    let wanted = u64::from(guests);
+    if wanted + OWN_DESCRIPTORS > limit {
+        return Err(DensityError::Descriptors { guests, limit, fit: limit.saturating_sub(OWN_DESCRIPTORS) });
+    }
+    let mappings = std::fs::read_to_string("/proc/sys/vm/max_map_count")
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(65_530);
+    const OWN_MAPPINGS: u64 = 1000;
+    if wanted * MAPPINGS + OWN_MAPPINGS > mappings {
+        let fit = mappings.saturating_sub(OWN_MAPPINGS) / MAPPINGS;
+        return Err(DensityError::Mappings { guests, limit: mappings, fit });
+    }
+    let available = available_memory();
+    if wanted * GUESS > available {
+        let (needed, fit) = ((wanted * GUESS) >> 20, available / GUESS);
+        return Err(DensityError::Memory { guests, needed, available: available >> 20, fit });
+    }
+    Ok(())
+}
+
+/// Bytes that the host could still give, as the kernel estimates it.
+fn available_memory() -> u64 {
+    memory_of("MemAvailable:")
+}
+
+/// Bytes of a line of /proc/meminfo (proc(5)); everything, if there is no such line.
+fn memory_of(line: &str) -> u64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let rest = text.lines().find_map(|candidate| candidate.strip_prefix(line));
+    let kib = rest.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
+    kib.map_or(u64::MAX, |kib| kib << 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_host_has_no_room_for_is_refused_beforehand() {
+        assert!(matches!(check(3), Err(DensityError::Few(3))));
+        let error = check(u32::MAX).unwrap_err().to_string();
+        assert!(error.starts_with("--guests 4294967295: ") && error.contains("use --guests "), "{error}");
+        assert!(check(10).is_ok());
+    }
+}

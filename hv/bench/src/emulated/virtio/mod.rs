@@ -1,0 +1,87 @@
+//! virtio devices behind virtio-mmio registers (virtio 1.2, section 4.2), with
+//! queues of the crate virtio-queue.
+//!
+//! What monitors usually do, and nothing beyond it: a write to the notification
+//! register is an ioeventfd that wakes the I/O thread; while that works on a
+//! queue it says so in the queue's flags, and the driver does not notify.
+
+mod block;
+mod net;
+mod registers;
+mod view;
+
+pub use view::ViewError;
+
+use super::EmulatedError;
+use hv_core::device::block::{Disk, EngineKind, engine};
+use hv_core::device::net::Network;
+use hv_core::event::Channel;
+use hv_core::memory::GuestMemory;
+use hv_core::reactor::Source;
+use registers::Registers;
+use std::sync::{Arc, Mutex, MutexGuard};
+use view::View;
+use virtio_queue::Queue;
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+/// Offset of the notification register.
+pub(super) const NOTIFY: u64 = 0x50;
+
+/// Most entries of a queue.
+const QUEUE_SIZE: u16 = 256;
+
+/// A device, ready to be connected.
+pub(super) struct Parts {
+    pub(super) registers: Box<dyn super::Registers>,
+    pub(super) source: Box<dyn Source>,
+    /// What a write to the notification register is to signal.
+    pub(super) bell: EventFd,
+}
+
+/// What registers and queues share: the queues, once the driver has set the device going.
+#[derive(Default)]
+struct Shared(Mutex<Running>);
+
+#[derive(Default)]
+struct Running {
+    /// Empty while the device is not to work.
+    queues: Vec<Queue>,
+    /// Grows each time that the driver sets the device going.
+    epoch: u32,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Running> {
+        self.0.lock().expect("no panic while held")
+    }
+}
+
+fn bell() -> std::io::Result<EventFd> {
+    EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)
+}
+
+/// A block device: hv's own engine behind a virtio queue.
+pub(super) fn block(disk: Disk, kind: EngineKind, memory: &Arc<GuestMemory>) -> Result<Parts, EmulatedError> {
+    let (shared, bell) = (Arc::<Shared>::default(), bell()?);
+    let config = disk.config();
+    let engine = engine::open(Arc::new(disk), QUEUE_SIZE.into(), kind)?;
+    let registers =
+        Registers::new(block::identity(&config), View::new(memory)?, shared.clone(), bell.try_clone()?);
+    let rung = bell.try_clone()?;
+    let source = Box::new(block::Block::new(shared, View::new(memory)?, engine, config, bell));
+    Ok(Parts { registers: Box::new(registers), source, bell: rung })
+}
+
+/// A net device: one of hv's networks behind two virtio queues.
+pub(super) fn net(
+    network: Box<dyn Network>,
+    memory: &Arc<GuestMemory>,
+    channel: Channel,
+) -> Result<Parts, EmulatedError> {
+    let (shared, bell) = (Arc::<Shared>::default(), bell()?);
+    let identity = net::identity(&network.config());
+    let registers = Registers::new(identity, View::new(memory)?, shared.clone(), bell.try_clone()?);
+    let rung = bell.try_clone()?;
+    let source = Box::new(net::Net::new(shared, View::new(memory)?, network, bell, channel));
+    Ok(Parts { registers: Box::new(registers), source, bell: rung })
+}

@@ -1,0 +1,67 @@
+//! What leaving a guest costs any monitor: an exit from a guest of nothing but KVM calls.
+
+use crate::floor::{Floor, FloorVm, Program};
+use crate::operation::{Group, Operation, OperationError, Round, Spec};
+use crate::stats::{Samples, cpu_time, cycles_to_nanos};
+use hv_host::clock::tsc;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+struct Exit {
+    spec: Spec,
+    vm: RefCell<FloorVm>,
+}
+
+pub(super) fn operations() -> Result<Vec<Box<dyn Operation>>, OperationError> {
+    let floor = Floor::new()?;
+    let exit = |name: &str, program, against: Option<&str>, what: &str| {
+        let spec = Spec {
+            name: name.into(),
+            group: Group::Exits,
+            against: against.map(Into::into),
+            bytes: 0,
+            curve: None,
+            what: what.into(),
+        };
+        let vm = RefCell::new(floor.start(program, None)?);
+        Ok::<_, OperationError>(Box::new(Exit { spec, vm }) as Box<dyn Operation>)
+    };
+    Ok(vec![
+        exit(
+            "pio-exit",
+            Program::Exits,
+            None,
+            "A write to an I/O port: out to the monitor and back, with bare KVM calls.",
+        )?,
+        exit(
+            "mmio-exit",
+            Program::Stores,
+            Some("pio-exit"),
+            "A store to an address without memory: KVM decodes it, and tells the monitor. Bare KVM calls.",
+        )?,
+    ])
+}
+
+impl Operation for Exit {
+    fn spec(&self) -> &Spec {
+        &self.spec
+    }
+
+    fn round(&self, count: u64) -> Result<Round, OperationError> {
+        let vm = &mut *self.vm.borrow_mut();
+        let mut samples = Samples::default();
+        for _ in 0..count / 10 {
+            vm.run()?;
+        }
+        let (start, cpu) = (Instant::now(), cpu_time());
+        for _ in 0..count {
+            let start = tsc();
+            vm.run()?;
+            samples.record(cycles_to_nanos((tsc() - start) as f64), 1);
+        }
+        let (time, cpu) = (start.elapsed(), cpu_time() - cpu);
+        let exits = BTreeMap::from([("kvm_run".to_owned(), count)]);
+        Ok(Round { operations: count, time, lasted: time, cpu, exits, samples })
+    }
+}

@@ -1,0 +1,143 @@
+//! The command line: arguments in, exit code out.
+#![deny(unsafe_code)]
+
+mod args;
+mod bench;
+mod colour;
+mod doctor;
+mod guests;
+mod jail;
+mod platform;
+mod restore;
+mod run;
+mod serve;
+mod signals;
+mod snapshot;
+mod stats;
+mod values;
+mod warnings;
+
+pub use args::{
+    BenchArgs, BootArgs, Cli, Command, DoctorArgs, ForegroundArgs, JailArgs, NetArgs, RestoreArgs, RunArgs,
+    ServeArgs, SnapshotArgs,
+};
+
+use clap::error::ContextValue;
+use clap::{ColorChoice, CommandFactory, FromArgMatches};
+use hv_host::escape::escape;
+use hv_host::limits;
+use std::ffi::{OsStr, OsString};
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::process::ExitCode;
+
+/// Exit codes of `hv` beyond the guest's own; the README has the same table.
+pub mod exit {
+    /// `hv doctor`: guests cannot run on this host.
+    pub const NO_GUESTS: u8 = 1;
+    /// hv refused to start: bad arguments, image, disk, network or host.
+    pub const REFUSED: u8 = 2;
+    /// Standard output could not be written: a full disk, a limit; a line on standard error says which. The
+    /// number is that of sysexits.h.
+    pub const OUTPUT_FAILED: u8 = 74;
+    /// The guest crashed; the report is on standard error.
+    pub const CRASHED: u8 = 101;
+    /// `--timeout` ended the guest, as timeout(1) says it.
+    pub const TIMEOUT: u8 = 124;
+    /// SIGHUP ended the guest.
+    pub const HUNG_UP: u8 = 129;
+    /// Ctrl-C ended the guest.
+    pub const INTERRUPTED: u8 = 130;
+    /// The reader of standard output went away, as a shell reports SIGPIPE.
+    pub const OUTPUT_CLOSED: u8 = 141;
+    /// SIGTERM ended the guest.
+    pub const TERMINATED: u8 = 143;
+    /// A thread of hv tried a system call that its jail forbids; see [`hv_jail`](hv_jail).
+    pub const JAILED: u8 = hv_jail::EXIT;
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let cli = match parse(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(error) => misused(error),
+    };
+    warnings::log(cli.verbose);
+    // Asked here: in its jail, hv asks nothing of a terminal.
+    let colour = colour::on(&std::io::stderr());
+    if let Err(error) = signals::survive_file_limits() {
+        return refuse(error.into(), colour);
+    }
+    let result = match cli.command {
+        Command::Run(args) => run::run(*args),
+        Command::Snapshot(args) => snapshot::run(*args),
+        Command::Restore(args) => restore::run(*args),
+        Command::Bench(args) => bench::run(args),
+        Command::Serve(args) => serve::run(*args),
+        Command::Jail(args) => jail::run(&args),
+        Command::Doctor(args) => doctor::run(args),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "hv", &mut script);
+            std::io::stdout().write_all(&script).map(|()| 0).map_err(Into::into)
+        }
+    };
+    result.map_or_else(|error| refuse(error, colour), ExitCode::from)
+}
+
+/// The arguments as they are understood; what is said of them is in colour only for those who want it.
+fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    let colour = if colour::is_wanted() { ColorChoice::Auto } else { ColorChoice::Never };
+    Cli::from_arg_matches(&Cli::command().color(colour).try_get_matches_from(arguments)?)
+}
+
+/// Lets clap explain what is wrong, or print its help, and exits as it wants to: with 2 for what is wrong.
+///
+/// Its messages repeat arguments as they are. So it is asked again about the same arguments [escaped](escape): what is
+/// wrong with them is the same.
+fn misused(error: clap::Error) -> ! {
+    if !error.use_stderr() {
+        error.exit();
+    }
+    let arguments = std::env::args_os().map(|argument| escape(&argument).to_string().into());
+    let mut error = parse(arguments).err().unwrap_or(error);
+    // Values of environment variables are no arguments.
+    let values: Vec<_> = error
+        .context()
+        .filter_map(|(kind, value)| match value {
+            ContextValue::String(text) => Some((kind, ContextValue::String(escape(text).to_string()))),
+            _ => None,
+        })
+        .collect();
+    for (kind, value) in values {
+        error.insert(kind, value);
+    }
+    error.exit()
+}
+
+/// Says in one line why hv does not do it.
+fn refuse(error: Box<dyn std::error::Error>, colour: bool) -> ExitCode {
+    let label = if colour { "\x1b[1;31merror\x1b[0m" } else { "error" };
+    // If nobody reads standard error any more, there is nobody to tell.
+    // An error of a library may name something from outside, too.
+    let _ = writeln!(std::io::stderr(), "hv: {label}: {}", escape(&limits::explain(&*error)));
+    ExitCode::from(exit::REFUSED)
+}
+
+/// Writes lines of the log, each of which comes whole, and shows what of it is no text for a line.
+struct OneLine<W>(W);
+
+impl<W: Write> Write for OneLine<W> {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        let (text, end) = match line.strip_suffix(b"\n") {
+            Some(text) => (text, "\n"),
+            None => (line, ""),
+        };
+        write!(self.0, "{}{end}", escape(OsStr::from_bytes(text)))?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.0.flush()
+    }
+}

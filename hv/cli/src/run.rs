@@ -1,0 +1,201 @@
+//! `hv run`: one guest in the foreground.
+
+use super::args::{BootArgs, ForegroundArgs, Format, NetArgs, NetKind, RunArgs};
+use super::platform::platform;
+use super::signals::Signals;
+use super::{exit, guests, jail, stats};
+use hv_core::device::block::{Disk, DiskSpec};
+use hv_core::device::net::user::{UserConfig, UserNet};
+use hv_core::device::net::{Capture, Network, Tap};
+use hv_core::device::stdio::{Stderr, Stdin, Stdout};
+use hv_core::domain::{Builder, Guest, Outcome, Stop};
+use hv_core::engine::Engine;
+use hv_core::loader::Image;
+use hv_jail::Kind;
+use std::error::Error;
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
+
+/// A network, and where its frames are to be written.
+pub(super) type NetworkAndCapture = (Box<dyn Network>, Option<Capture>);
+
+/// Sees a disk that was opened.
+pub(super) type EachDisk<'a> = dyn FnMut(&DiskSpec, &Disk) -> Result<(), Box<dyn Error>> + 'a;
+
+/// Boots the guest, waits for its end, and returns hv's exit code.
+pub(super) fn run(args: RunArgs) -> Result<u8, Box<dyn Error>> {
+    let builder = builder(&args.boot, &args.net, &args.foreground, &mut |_, _| Ok(()))?;
+    // Without threads of its own, the engine runs the guest on this one.
+    let platform = platform(args.boot.platform)?;
+    // Everything is open; what is left are the files of overlays.
+    let places = jail::overlays(args.boot.disks.iter()).into_iter().collect();
+    // For the threads of disks, and the one that keeps the cap.
+    let late = !args.boot.disks.is_empty() || args.foreground.cap > 0;
+    jail::process(args.foreground.no_jail, &*platform, Kind::Run, late, places)?;
+    let engine = Engine::new(platform, 0)?;
+    let guest = builder.spawn(&engine)?;
+    foreground(&engine, &guest, &args.foreground)
+}
+
+/// Describes the guest of a command line; `each_disk` sees its disks.
+pub(super) fn builder(
+    boot: &BootArgs,
+    net: &NetArgs,
+    foreground: &ForegroundArgs,
+    each_disk: &mut EachDisk<'_>,
+) -> Result<Builder, Box<dyn Error>> {
+    refuse_what_has_not_come(boot)?;
+    let path = guests::resolve(&boot.image)?;
+    let image = Image::open(&path)?;
+    let name = path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy();
+
+    let mut builder = Builder::new(image).name(name).memory(boot.memory);
+    builder = builder.output(Stdout).error_output(Stderr).input(Stdin);
+    builder = builder.weight(foreground.weight).cap(foreground.cap);
+    if let Some(stack) = boot.stack {
+        builder = builder.stack(stack);
+    }
+    for argument in &boot.arguments {
+        builder = builder.argument(argument);
+    }
+    for (key, value) in &boot.variables {
+        builder = builder.variable(key, value);
+    }
+    for spec in &boot.disks {
+        let disk = Disk::open(spec)?;
+        each_disk(spec, &disk)?;
+        builder = builder.disk(disk);
+    }
+    if let Some((network, capture)) = network(net)? {
+        builder = builder.network(network, capture);
+    }
+    Ok(builder)
+}
+
+/// Has signals and the time limit end a guest, or tell where it is. Tells which signal ended it.
+pub(super) fn watch(
+    engine: &Engine,
+    guest: &Guest,
+    args: &ForegroundArgs,
+) -> std::io::Result<Arc<AtomicI32>> {
+    let signal = Arc::new(AtomicI32::new(0));
+    let signals = Signals::new(guest.controller(), args.timeout, signal.clone(), args.format)?;
+    engine.add_source(Box::new(signals));
+    Ok(signal)
+}
+
+/// Waits for the end of a guest, reports it, and returns hv's exit code.
+pub(super) fn foreground(
+    engine: &Engine,
+    guest: &Guest,
+    args: &ForegroundArgs,
+) -> Result<u8, Box<dyn Error>> {
+    let signal = watch(engine, guest, args)?;
+    hv_jail::enter(Kind::Run);
+    let outcome = guest.wait();
+    report(args, guest, &outcome);
+    Ok(match outcome {
+        Outcome::Exited(code) => code,
+        Outcome::Crashed(_) => exit::CRASHED,
+        Outcome::Stopped(stop) => exit_of(stop, &signal),
+    })
+}
+
+/// The exit code after a guest that was stopped; says why if nobody else can know.
+pub(super) fn exit_of(stop: Stop, signal: &AtomicI32) -> u8 {
+    match stop {
+        Stop::Timeout => exit::TIMEOUT,
+        Stop::OutputClosed => exit::OUTPUT_CLOSED,
+        Stop::OutputFailed(number) => {
+            let error = std::io::Error::from_raw_os_error(number);
+            let _ = writeln!(
+                std::io::stderr(),
+                "hv: error: standard output cannot be written, and the guest was ended: {error}"
+            );
+            exit::OUTPUT_FAILED
+        }
+        Stop::Interrupted | Stop::Dropped => match signal.load(Ordering::SeqCst) {
+            signal_hook::consts::SIGTERM => exit::TERMINATED,
+            signal_hook::consts::SIGHUP => exit::HUNG_UP,
+            _ => exit::INTERRUPTED,
+        },
+    }
+}
+
+/// Options that the command line has, and this version does not do.
+fn refuse_what_has_not_come(args: &BootArgs) -> Result<(), String> {
+    if args.vcpus != 1 {
+        return Err(format!("--vcpus {}: this version runs guests with one virtual CPU", args.vcpus));
+    }
+    Ok(())
+}
+
+/// The network that was asked for.
+pub(super) fn network(args: &NetArgs) -> Result<Option<NetworkAndCapture>, Box<dyn Error>> {
+    let kind = match &args.net {
+        Some(kind) => kind,
+        None if !args.publish.is_empty() => &NetKind::User { host_loopback: false },
+        None if args.pcap.is_some() => {
+            return Err("--pcap: the guest has no network to capture; add --net".into());
+        }
+        None => return Ok(None),
+    };
+    let capture = args.pcap.as_deref().map(|path: &Path| Capture::create(path)).transpose()?;
+    let network: Box<dyn Network> = match kind {
+        NetKind::User { host_loopback } => {
+            let mut config = UserConfig::new(random_mac()?);
+            config.host_loopback = *host_loopback;
+            config.publish = args.publish.clone();
+            let network = UserNet::new(config)?;
+            // Where the kernel chose the port, somebody has to say which.
+            let chosen =
+                args.publish.iter().zip(network.published()).filter(|(asked, _)| asked.host.port() == 0);
+            for (_, publish) in chosen {
+                let _ = writeln!(std::io::stderr(), "hv: published {publish}");
+            }
+            Box::new(network)
+        }
+        NetKind::Tap(_) if !args.publish.is_empty() => {
+            return Err("--publish: ports are published by `--net user`; on a tap the guest has an address of its own".into());
+        }
+        NetKind::Tap(name) => Box::new(Tap::open(name, random_mac()?)?),
+        NetKind::Switch(name) => {
+            return Err(
+                format!("--net switch={name}: this version has no switches; use user or tap=NAME").into()
+            );
+        }
+    };
+    Ok(Some((network, capture)))
+}
+
+/// A random hardware address: locally administered, unicast.
+fn random_mac() -> std::io::Result<[u8; 6]> {
+    let mut mac = [0; 6];
+    hv_core::hypercall::random(&mut mac)?;
+    mac[0] = mac[0] & 0xfc | 0x02;
+    Ok(mac)
+}
+
+/// Prints the crash report and the statistics on standard error.
+fn report(args: &ForegroundArgs, guest: &Guest, outcome: &Outcome) {
+    let mut text = String::new();
+    match (args.format, outcome) {
+        (Format::Text, Outcome::Crashed(report)) => text += &report.to_string(),
+        (Format::Text, Outcome::Stopped(Stop::Timeout)) => text += "hv: the guest was ended by --timeout\n",
+        _ => {}
+    }
+    if args.stats && args.format == Format::Text {
+        text += &stats::text(guest);
+    }
+    if args.format == Format::Json && (args.stats || matches!(outcome, Outcome::Crashed(_))) {
+        let mut object = serde_json::json!({ "outcome": outcome });
+        if args.stats {
+            object["stats"] = stats::json(guest);
+        }
+        text += &format!("{object}\n");
+    }
+    // If nobody reads standard error any more, there is nobody to tell.
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}

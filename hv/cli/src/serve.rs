@@ -1,0 +1,164 @@
+//! `hv serve`: functions behind HTTP.
+
+use super::args::{Format, ServeArgs};
+use super::platform::platform;
+use super::{exit, guests, jail};
+use hv_core::device::block::DiskSpec;
+use hv_core::engine::Engine;
+use hv_jail::{Kind, Place, Use};
+use hv_serve as serve;
+use hv_serve::config::{self, Config, ConfigError, FunctionConfig, LogFormat, LogTarget, Problem};
+use hv_serve::{Options, ServeError};
+use std::collections::HashMap;
+use std::error::Error;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+/// Serves until a signal ends it, and returns hv's exit code.
+pub(super) fn run(args: ServeArgs) -> Result<u8, Box<dyn Error>> {
+    let (images, folder) = (Images::default(), folder(&args)?);
+    let config = read(&args, &folder, &images)?;
+    // Raises the limit of descriptors, which is final from then on.
+    let guests = serve::check(&config).map_err(ServeError::from)?;
+    let platform = platform(args.platform)?;
+    jail::process(args.no_jail, &*platform, Kind::Serve, true, places(&args, &config))?;
+    let engine = Engine::new(platform, serve::threads())?;
+    let events = log_format(args.format);
+    if args.check {
+        let text = summary(&config, guests, args.format);
+        serve::rehearse(config, engine, events)?;
+        std::io::stdout().write_all(text.as_bytes())?;
+        return Ok(0);
+    }
+    let temporary = args.no_jail || takes_temporary_files(&config);
+    let reader = Box::new(move || {
+        let config = read(&args, &folder, &images)?;
+        if temporary { Ok(config) } else { without_temporary_files(config) }
+    });
+    let drained = serve::run(Options { config, engine, events, reader })?;
+    Ok(if drained { 0 } else { exit::TERMINATED })
+}
+
+/// The folder of the configuration, by a path that leads there from anywhere.
+fn folder(args: &ServeArgs) -> std::io::Result<PathBuf> {
+    match args.config.as_ref().and_then(|file| file.parent()) {
+        None => Ok(PathBuf::new()),
+        Some(folder) if folder == Path::new("") => std::env::current_dir(),
+        Some(folder) => std::path::absolute(folder),
+    }
+}
+
+/// What the arguments and the file that they name say together.
+fn read(args: &ServeArgs, folder: &Path, images: &Images) -> Result<Config, ConfigError> {
+    let resolve = |image: &str| images.resolve(image);
+    let mut config = match &args.config {
+        Some(file) => config::load(file, folder, &resolve)?,
+        None => config::of_arguments(&args.functions, &resolve)?,
+    };
+    if !args.listen.is_empty() {
+        config.listen.clone_from(&args.listen);
+    }
+    if let Some(log) = &args.log {
+        config.log = LogTarget::of(log);
+    }
+    if let Some(format) = args.log_format {
+        config.log_format = log_format(format);
+    }
+    Ok(config)
+}
+
+/// Images that were built, by the names that they were asked for.
+#[derive(Default)]
+struct Images(Mutex<HashMap<String, PathBuf>>);
+
+impl Images {
+    /// As for `hv run`: a path, or the name of a guest that is built first. In its jail, hv
+    /// runs no cargo: a name leads where it led before.
+    fn resolve(&self, image: &str) -> Result<PathBuf, String> {
+        let mut known = self.0.lock().expect("no panic while held");
+        if hv_jail::is_on() && guests::is_name(image) {
+            return known.get(image).cloned().ok_or_else(|| {
+                format!("{image}: a server in its jail builds no guests; give the path of a built image, or restart it")
+            });
+        }
+        let path = guests::resolve(image).map_err(|error| error.to_string())?;
+        known.insert(image.into(), path.clone());
+        Ok(path)
+    }
+}
+
+/// Whether disks of functions take temporary files.
+fn takes_temporary_files(config: &Config) -> bool {
+    config.functions.iter().any(|function| takes_temporary_file(function).is_some())
+}
+
+/// The first disk of a function that takes a temporary file.
+fn takes_temporary_file(function: &FunctionConfig) -> Option<&DiskSpec> {
+    function.deployment.source.disks().iter().find(|disk| disk.takes_temporary_file())
+}
+
+/// Refuses what a server cannot serve whose jail has no place for temporary files.
+fn without_temporary_files(config: Config) -> Result<Config, ConfigError> {
+    let refused =
+        config.functions.iter().find_map(|function| Some((function, takes_temporary_file(function)?)));
+    match refused {
+        None => Ok(config),
+        Some((function, disk)) => Err(ConfigError {
+            place: function.place.clone(),
+            problem: Problem::TemporaryFile { function: function.name.clone(), disk: disk.path.clone() },
+        }),
+    }
+}
+
+/// What a server opens while it runs, also at reloads: folders of files, since a new
+/// version of a file often is another one that gets its name.
+fn places(args: &ServeArgs, config: &Config) -> Vec<Place> {
+    let mut places = Vec::new();
+    if takes_temporary_files(config) {
+        places.push(jail::temporary());
+    }
+    places.extend(args.config.iter().map(|file| jail::beside(file, Use::Read)));
+    if let LogTarget::File(path) = &config.log {
+        places.push(jail::beside(path, Use::Write));
+    }
+    for function in &config.functions {
+        let source = &function.deployment.source;
+        places.push(jail::beside(source.path(), Use::Read));
+        // What a snapshot says opens nothing: only disks that the configuration names.
+        places.extend(source.disks().iter().map(|disk| jail::at(&disk.path, Use::Read)));
+    }
+    // Many functions have their image in the same folder.
+    places.sort_by(|a, b| a.path.cmp(&b.path));
+    places.dedup();
+    // What is not there is refused by whoever wants to open it.
+    places.retain(|place| place.path.exists());
+    places
+}
+
+fn log_format(format: Format) -> LogFormat {
+    match format {
+        Format::Text => LogFormat::Text,
+        Format::Json => LogFormat::Json,
+    }
+}
+
+/// What is served.
+fn summary(config: &Config, guests: usize, format: Format) -> String {
+    match format {
+        Format::Text => {
+            let mut text = String::new();
+            for function in &config.functions {
+                text += &format!("{}: {}\n", function.name, function.paths.join(" "));
+            }
+            text + &format!("{} functions, at most {guests} requests in guests\n", config.functions.len())
+        }
+        Format::Json => {
+            let functions = config.functions.iter();
+            let functions: Vec<_> = functions
+                .map(|function| serde_json::json!({"name": function.name, "paths": function.paths}))
+                .collect();
+            format!("{}\n", serde_json::json!({"functions": functions, "guests": guests}))
+        }
+    }
+}

@@ -1,0 +1,294 @@
+//! A disk: an open file or block device of the host.
+#![forbid(unsafe_code)]
+
+mod error;
+mod open;
+
+pub use error::DiskError;
+
+use super::folder;
+use super::overlay::Overlay;
+use super::spec::DiskSpec;
+use hv_abi::io::block::{BlockConfig, BlockFeatures, MAX_SEGMENTS};
+use hv_host::escape::escape;
+use hv_jail as jail;
+use hv_jail::Kind;
+use open::{container, direct_alignment, lock, may_block, open_file};
+use rustix::fs::FlockOperation;
+use std::fs::{File, Metadata};
+use std::io::{self, ErrorKind, Seek, SeekFrom};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::unix::fs::{FileExt, FileTypeExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use xxhash_rust::xxh3::Xxh3;
+
+/// Most bytes that one read or write moves. Larger transfers are not faster,
+/// and one request must not keep the reactor copying for long.
+pub const MAX_TRANSFER: u32 = 1 << 20;
+
+/// A disk that is open, locked against other writers, and known to be whole sectors.
+#[derive(Debug)]
+pub struct Disk {
+    /// The same for all that share the disk. Taken when it is dropped.
+    file: Option<Arc<File>>,
+    path: PathBuf,
+    size: u64,
+    sector_size: u32,
+    read_only: bool,
+    memory_alignment: usize,
+    overlay: Option<Arc<Overlay>>,
+    /// The fingerprint of a folder's image, which never changes; calculated when it is asked for first.
+    folder: Option<Arc<OnceLock<u64>>>,
+    /// Whether its file system makes whoever reads wait, whatever they ask for.
+    may_block: bool,
+    /// The same for all that share the disk.
+    unanswered: Arc<Unanswered>,
+}
+
+/// Counts the guests of a disk that have ended and left requests to it that it has not answered.
+#[derive(Debug, Default)]
+pub(super) struct Unanswered(AtomicUsize);
+
+/// One of them, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Debt(Arc<Unanswered>);
+
+impl Unanswered {
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// One more.
+    pub(super) fn add(self: &Arc<Self>) -> Debt {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Debt(self.clone())
+    }
+}
+
+impl Drop for Debt {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Disk {
+    /// Opens the disk, and locks its file (advisory, `flock`): exclusively if it
+    /// is to be written, shared if not, or if only its overlay is.
+    pub fn open(spec: &DiskSpec) -> Result<Disk, DiskError> {
+        let path = spec.path.clone();
+        let metadata = match std::fs::metadata(&path) {
+            Ok(metadata) => metadata,
+            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                return Err(DiskError::Missing { path });
+            }
+            Err(source) => return Err(DiskError::Unreadable { path, source }),
+        };
+        let kind = metadata.file_type();
+        if kind.is_dir() {
+            return Disk::open_folder(spec);
+        }
+        if !kind.is_file() && !kind.is_block_device() {
+            return Err(DiskError::NotADisk { path });
+        }
+        let mut file = open_file(spec, &metadata)?;
+        lock(&file, spec)?;
+        // The end of a block device is not in its metadata.
+        let size = match file.seek(SeekFrom::End(0)) {
+            Ok(size) => size,
+            Err(source) => return Err(DiskError::Unreadable { path, source }),
+        };
+        let sector_size = spec.sector_size;
+        if size == 0 {
+            return Err(DiskError::Empty { path });
+        }
+        if !spec.raw
+            && let Some(format) = container(&file, spec, size)?
+        {
+            return Err(DiskError::Container { path, format });
+        }
+        if !size.is_multiple_of(sector_size.into()) {
+            return Err(DiskError::Uneven { path, size, sector_size });
+        }
+        let memory_alignment = if spec.direct { direct_alignment(&file, spec)? } else { 1 };
+        Ok(Disk {
+            may_block: kind.is_file() && may_block(&file),
+            file: Some(Arc::new(file)),
+            path,
+            size,
+            sector_size,
+            read_only: spec.read_only,
+            memory_alignment,
+            overlay: overlay(spec, size),
+            folder: None,
+            unanswered: Arc::default(),
+        })
+    }
+
+    fn open_folder(spec: &DiskSpec) -> Result<Disk, DiskError> {
+        let path = spec.path.clone();
+        if spec.direct {
+            return Err(DiskError::DirectFolder { path });
+        }
+        let (file, size) = folder::image(&path, spec.sector_size)?;
+        let sector_size = spec.sector_size;
+        let overlay = overlay(spec, size);
+        let read_only = overlay.is_none();
+        Ok(Disk {
+            file: Some(Arc::new(file)),
+            path,
+            size,
+            sector_size,
+            read_only,
+            memory_alignment: 1,
+            overlay,
+            folder: Some(Arc::default()),
+            may_block: false,
+            unanswered: Arc::default(),
+        })
+    }
+
+    /// The same disk for another guest, with an overlay of its own if it has one; `None` if one
+    /// of them could change what the other sees.
+    pub fn share(&self) -> Option<Disk> {
+        let Disk {
+            file,
+            path,
+            size,
+            sector_size,
+            read_only,
+            memory_alignment,
+            overlay,
+            folder,
+            may_block,
+            unanswered,
+        } = self;
+        (*read_only || overlay.is_some()).then(|| Disk {
+            folder: folder.clone(),
+            may_block: *may_block,
+            unanswered: unanswered.clone(),
+            file: file.clone(),
+            path: path.clone(),
+            size: *size,
+            sector_size: *sector_size,
+            read_only: *read_only,
+            memory_alignment: *memory_alignment,
+            overlay: overlay.as_ref().map(|_| Arc::new(Overlay::new(*size, *sector_size))),
+        })
+    }
+
+    /// What the guest is told about the disk.
+    pub fn config(&self) -> BlockConfig {
+        let features = if self.read_only { BlockFeatures::READ_ONLY } else { BlockFeatures::DISCARD };
+        BlockConfig {
+            sectors: self.size / u64::from(self.sector_size),
+            sector_size: self.sector_size,
+            features: features.bits(),
+            max_transfer: MAX_TRANSFER,
+            max_segments: MAX_SEGMENTS as u32,
+        }
+    }
+
+    /// The path that the disk was opened by.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What the host's kernel says of the file that is open.
+    pub fn metadata(&self) -> io::Result<Metadata> {
+        self.file().metadata()
+    }
+
+    /// Whether it is the image of a folder.
+    pub(super) fn is_folder(&self) -> bool {
+        self.folder.is_some()
+    }
+
+    /// XXH3 of all bytes, for the image of a folder; 0 for any other disk.
+    pub(super) fn folder_fingerprint(&self) -> io::Result<u64> {
+        let Some(known) = &self.folder else { return Ok(0) };
+        if let Some(fingerprint) = known.get() {
+            return Ok(*fingerprint);
+        }
+        let (mut hash, mut bytes, mut at) = (Xxh3::new(), vec![0; MAX_TRANSFER as usize], 0);
+        loop {
+            match self.file().read_at(&mut bytes, at)? {
+                0 => return Ok(*known.get_or_init(|| hash.digest())),
+                count => {
+                    hash.update(&bytes[..count]);
+                    at += count as u64;
+                }
+            }
+        }
+    }
+
+    /// Size in bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Bytes of a sector.
+    pub fn sector_size(&self) -> u32 {
+        self.sector_size
+    }
+
+    /// Where the guest's writes go, if not to the file.
+    pub fn overlay(&self) -> Option<&Arc<Overlay>> {
+        self.overlay.as_ref()
+    }
+
+    /// Whether its file system cannot be asked for what is there without waiting for what is not.
+    pub(super) fn may_block(&self) -> bool {
+        self.may_block
+    }
+
+    fn file(&self) -> &Arc<File> {
+        self.file.as_ref().expect("taken by drop only")
+    }
+
+    /// Guests that ended and left requests to it that it has not answered yet.
+    pub(super) fn unanswered(&self) -> &Arc<Unanswered> {
+        &self.unanswered
+    }
+
+    /// What the addresses of buffers have to be multiples of: 1 through the page cache.
+    pub fn memory_alignment(&self) -> usize {
+        self.memory_alignment
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let Some(file) = self.file.take().and_then(Arc::into_inner) else { return };
+        // A ring that is closed lets go of its files some time later only;
+        // the next guest need not wait for that.
+        let close = move || {
+            let _ = rustix::fs::flock(file, FlockOperation::Unlock);
+        };
+        if !self.may_block {
+            return close();
+        }
+        // Its file system may have to ask a server, which is not for the thread that is here.
+        if let Err(e) = jail::spawn(Kind::Disk, "disk end", close) {
+            tracing::debug!("disk {}: no thread to close it: {e}", escape(&self.path));
+        }
+    }
+}
+
+impl AsFd for Disk {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file().as_fd()
+    }
+}
+
+impl AsRawFd for Disk {
+    fn as_raw_fd(&self) -> RawFd {
+        self.file().as_raw_fd()
+    }
+}
+
+fn overlay(spec: &DiskSpec, size: u64) -> Option<Arc<Overlay>> {
+    spec.overlay.then(|| Arc::new(Overlay::new(size, spec.sector_size)))
+}

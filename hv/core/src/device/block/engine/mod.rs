@@ -1,0 +1,132 @@
+//! Engines: asynchronous work on a disk.
+//!
+//! An engine has a fixed number of places; a plan occupies one from
+//! [`Engine::submit`] until its outcome is fetched. What is in flight keeps
+//! guest memory alive, and an engine that is dropped waits for it, so the
+//! kernel never writes to memory that was given back. A disk may never answer: whoever must not
+//! wait [closes](Engine::close) the engine and keeps it until nothing is in flight.
+//!
+//! What can block goes where it keeps nobody from anything: a file whose file system cannot be asked
+//! without waiting (network file systems, FUSE) gets threads of its own, since the kernel's threads behind io_uring are
+//! the same for all rings of a thread, and few.
+
+mod job;
+mod threads;
+mod uring;
+
+use super::disk::Disk;
+use super::request::Plan;
+use hv_abi::Errno;
+use hv_host::escape::escape;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Most requests in flight on one disk.
+pub const MAX_IN_FLIGHT: u32 = 256;
+
+/// The outcome of a plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Completion {
+    /// The token that came with the plan.
+    pub token: u64,
+    /// Whether all of it was done.
+    pub result: Result<(), Errno>,
+}
+
+/// Carries out plans on one disk. The descriptor becomes readable when
+/// outcomes wait; nothing blocks but `drop`.
+pub trait Engine: AsRawFd + Send {
+    /// Number of plans that can be submitted now.
+    fn room(&self) -> usize;
+
+    /// Number of plans whose outcome has not been fetched.
+    fn in_flight(&self) -> usize;
+
+    /// Takes a plan. It may only start with the next [`kick`](Self::kick).
+    /// Panics without room.
+    fn submit(&mut self, plan: Plan, token: u64);
+
+    /// Starts what was submitted. Returns false if the host cannot take all of
+    /// it now: then it is to be called again, a little later.
+    #[must_use = "what was not started has to be kicked again"]
+    fn kick(&mut self) -> bool;
+
+    /// Appends the outcomes that wait. May leave further steps to the next `kick`.
+    fn complete(&mut self, done: &mut Vec<Completion>);
+
+    /// Whether `complete` or `kick` has something to do; cheap.
+    fn has_news(&mut self) -> bool;
+
+    /// Takes note that the descriptor was readable.
+    fn acknowledge(&mut self);
+
+    /// Begins no further step: what is in flight ends with the step that it is at.
+    fn close(&mut self);
+}
+
+/// Which engine to use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EngineKind {
+    /// io_uring where the host's kernel allows it, threads elsewhere, or if
+    /// the environment has `HV_NO_IO_URING=1`.
+    #[default]
+    Auto,
+    /// io_uring, or an error.
+    Uring,
+    /// A few threads that make blocking calls.
+    Threads,
+}
+
+/// Why an engine could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The kernel has no io_uring, or a policy forbids it.
+    #[error("the host's kernel refuses io_uring: {0}; unset the choice of engine to use threads")]
+    Uring(#[source] io::Error),
+    /// No more descriptors, usually.
+    #[error("cannot make an event descriptor for a disk: {0}")]
+    Event(#[source] io::Error),
+    /// It still owes answers to guests that have ended.
+    #[error(
+        "disk {}: it does not answer: {unanswered} guests have ended and left requests to it; bring its storage back",
+        escape(path)
+    )]
+    Unanswered {
+        /// The disk's file.
+        path: PathBuf,
+        /// Guests that did not live to see their answers.
+        unanswered: usize,
+    },
+}
+
+/// Most guests that may have left requests to a disk unanswered before no other may use it.
+pub const MAX_UNANSWERED: usize = 16;
+
+/// An engine for the disk, with places for `entries` plans (at most [`MAX_IN_FLIGHT`]).
+pub fn open(disk: Arc<Disk>, entries: u32, kind: EngineKind) -> Result<Box<dyn Engine>, EngineError> {
+    let unanswered = disk.unanswered().count();
+    if unanswered >= MAX_UNANSWERED {
+        return Err(EngineError::Unanswered { path: disk.path().to_owned(), unanswered });
+    }
+    let entries = entries.clamp(1, MAX_IN_FLIGHT);
+    let kind = match kind {
+        EngineKind::Auto if std::env::var_os("HV_NO_IO_URING").is_some_and(|v| v == "1") => {
+            EngineKind::Threads
+        }
+        // What goes where is decided at each step, which only threads can.
+        _ if disk.overlay().is_some() => EngineKind::Threads,
+        EngineKind::Auto if disk.may_block() => EngineKind::Threads,
+        kind => kind,
+    };
+    if kind != EngineKind::Threads {
+        match uring::Uring::new(disk.clone(), entries) {
+            Ok(engine) => return Ok(Box::new(engine)),
+            Err(e) if kind == EngineKind::Uring => return Err(EngineError::Uring(e)),
+            Err(e) => tracing::debug!("disk {}: no io_uring ({e}), using threads", escape(disk.path())),
+        }
+    }
+    let engine = threads::Threads::new(disk, entries).map_err(EngineError::Event)?;
+    Ok(Box::new(engine))
+}

@@ -1,0 +1,242 @@
+//! ⚠ The engine on threads, for disks with an overlay, and for hosts whose kernel refuses io_uring.
+#![allow(unsafe_code, reason = "`preadv`, `pwritev`, `fallocate` and the like")]
+
+use super::job::{HOLE, Job, Pieces, Step};
+use super::{Completion, Engine};
+use crate::device::block::disk::Disk;
+use crate::device::block::overlay::Overlay;
+use crate::device::block::request::Plan;
+use crossbeam_channel::{Receiver, Sender, bounded};
+use hv_abi::Errno;
+use hv_host::escape::escape;
+use hv_jail as jail;
+use hv_jail::Kind;
+use libc::{c_int, iovec, off_t};
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+/// Threads of one disk; they start with the first request.
+const WORKERS: usize = 4;
+
+/// See the [module](self).
+pub(super) struct Threads {
+    disk: Arc<Disk>,
+    entries: usize,
+    in_flight: usize,
+    /// Taken away to end the workers.
+    jobs: Option<Sender<(u64, Job)>>,
+    outcomes: Receiver<Completion>,
+    shared: Arc<Shared>,
+    workers: Vec<JoinHandle<()>>,
+}
+
+/// What the workers have.
+struct Shared {
+    disk: Arc<Disk>,
+    jobs: Receiver<(u64, Job)>,
+    outcomes: Sender<Completion>,
+    /// Counts outcomes that were sent.
+    event: EventFd,
+    /// Nobody wants outcomes any more: jobs end where they are.
+    closing: AtomicBool,
+}
+
+impl Threads {
+    /// Threads for the disk, with this many places.
+    pub(super) fn new(disk: Arc<Disk>, entries: u32) -> io::Result<Self> {
+        let entries = entries as usize;
+        let (jobs, waiting) = bounded(entries);
+        let (sender, outcomes) = bounded(entries);
+        let event = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
+        let shared = Arc::new(Shared {
+            disk: disk.clone(),
+            jobs: waiting,
+            outcomes: sender,
+            event,
+            closing: AtomicBool::new(false),
+        });
+        Ok(Threads { disk, entries, in_flight: 0, jobs: Some(jobs), outcomes, shared, workers: Vec::new() })
+    }
+
+    fn start(&mut self) {
+        for index in 0..WORKERS.min(self.entries) {
+            let shared = self.shared.clone();
+            let worker = jail::spawn(Kind::Disk, format!("disk {index}"), move || shared.work());
+            match worker {
+                Ok(worker) => self.workers.push(worker),
+                Err(e) => tracing::warn!("disk {}: cannot start a thread: {e}", escape(self.disk.path())),
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn work(&self) {
+        for (token, job) in &self.jobs {
+            let result = self.run(job);
+            // Both are there for as long as anyone wants to know: there is room
+            // for every place, and a counter does not fill up.
+            let _ = self.outcomes.send(Completion { token, result });
+            let _ = self.event.write(1);
+        }
+    }
+
+    fn run(&self, mut job: Job) -> Result<(), Errno> {
+        loop {
+            if self.closing.load(Ordering::Relaxed) {
+                return Err(Errno::Io);
+            }
+            let result = call(&self.disk, job.step());
+            if let Some(outcome) = job.done(result) {
+                return outcome;
+            }
+        }
+    }
+}
+
+/// Makes a step, and returns what io_uring would: the count, or `-errno`.
+fn call(disk: &Disk, step: Step<'_>) -> i32 {
+    match disk.overlay() {
+        None => on_file(disk.as_raw_fd(), step),
+        Some(overlay) => on_overlay(disk.as_raw_fd(), overlay, step),
+    }
+}
+
+/// The same where writes go to an overlay: the part of the step at its start
+/// that one of the two files can do, if not all of it.
+fn on_overlay(base: RawFd, overlay: &Overlay, step: Step<'_>) -> i32 {
+    // An overlay does not outlive its guest.
+    if matches!(step, Step::Sync) {
+        return 0;
+    }
+    let top = match overlay.file() {
+        Ok(file) => file,
+        Err(error) => return -error.raw_os_error().unwrap_or(libc::EIO),
+    };
+    match step {
+        Step::Read(pieces, offset) => {
+            let (written, len) = overlay.run(offset, pieces.len());
+            let mut room = Vec::new();
+            let from = if written { top.as_raw_fd() } else { base };
+            on_file(from, Step::Read(pieces.first(len, &mut room), offset))
+        }
+        Step::Write(_, offset) => match on_file(top.as_raw_fd(), step) {
+            count @ 1.. => match overlay.wrote(offset, count as u64) {
+                // Less than a sector: as good as nothing.
+                0 => -libc::ENOSPC,
+                whole => whole as i32,
+            },
+            failed => failed,
+        },
+        // A hole that counts as written reads as zeroes.
+        Step::Allocate(_, span) => match on_file(top.as_raw_fd(), Step::Allocate(HOLE, span)) {
+            0 => {
+                overlay.wrote(span.offset, span.len);
+                0
+            }
+            failed => failed,
+        },
+        Step::Sync => 0,
+    }
+}
+
+fn on_file(fd: RawFd, step: Step<'_>) -> i32 {
+    let result = match step {
+        Step::Read(pieces, offset) => with(pieces, |v, n| {
+            // SAFETY: the step's memory lives until its job is told the result,
+            // and no Rust reference is made to what the kernel writes.
+            unsafe { libc::preadv(fd, v, n, offset as off_t) }
+        }),
+        Step::Write(pieces, offset) => with(pieces, |v, n| {
+            // SAFETY: as above; the kernel only reads.
+            unsafe { libc::pwritev(fd, v, n, offset as off_t) }
+        }),
+        // SAFETY: touches no memory.
+        Step::Sync => unsafe { libc::fdatasync(fd) as isize },
+        // SAFETY: touches no memory.
+        Step::Allocate(mode, span) => unsafe {
+            libc::fallocate(fd, mode, span.offset as off_t, span.len as off_t) as isize
+        },
+    };
+    if result >= 0 {
+        return result as i32;
+    }
+    -io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)
+}
+
+fn with(pieces: Pieces<'_>, call: impl FnOnce(*const iovec, c_int) -> isize) -> isize {
+    match pieces {
+        Pieces::One(one) => call(&one, 1),
+        Pieces::Many(many) => call(many.as_ptr(), many.len() as c_int),
+    }
+}
+
+impl AsRawFd for Threads {
+    fn as_raw_fd(&self) -> RawFd {
+        self.shared.event.as_raw_fd()
+    }
+}
+
+impl Engine for Threads {
+    fn room(&self) -> usize {
+        self.entries - self.in_flight
+    }
+
+    fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    fn submit(&mut self, plan: Plan, token: u64) {
+        assert!(self.room() > 0, "the caller has looked for room");
+        self.in_flight += 1;
+        if self.workers.is_empty() {
+            self.start();
+        }
+        if self.workers.is_empty() {
+            // Without a thread there is nobody to ask later either.
+            let _ = self.shared.outcomes.send(Completion { token, result: Err(Errno::Again) });
+            let _ = self.shared.event.write(1);
+            return;
+        }
+        let job = Job::new(plan, self.disk.memory_alignment());
+        if let Some(jobs) = &self.jobs {
+            let _ = jobs.send((token, job));
+        }
+    }
+
+    fn kick(&mut self) -> bool {
+        true
+    }
+
+    fn complete(&mut self, done: &mut Vec<Completion>) {
+        let before = done.len();
+        done.extend(self.outcomes.try_iter());
+        self.in_flight -= done.len() - before;
+    }
+
+    fn has_news(&mut self) -> bool {
+        !self.outcomes.is_empty()
+    }
+
+    fn acknowledge(&mut self) {
+        let _ = self.shared.event.read();
+    }
+
+    fn close(&mut self) {
+        self.shared.closing.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.close();
+        self.jobs = None;
+        for worker in self.workers.drain(..) {
+            let _ = worker.join();
+        }
+    }
+}

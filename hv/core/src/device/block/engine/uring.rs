@@ -1,0 +1,289 @@
+//! ⚠ The engine on io_uring.
+//!
+//! Completions are fetched right after each submission, since reads from the
+//! page cache are done by then. For the others, readiness is that of the
+//! ring's own descriptor: unlike an eventfd registered with the ring, it is
+//! not readable when everything has been fetched already, so the common case
+//! costs no wake-up.
+//!
+//! # Invariants that the `unsafe` blocks rely on
+//!
+//! 1. A place's job is neither dropped nor touched between the submission of
+//!    its step and the arrival of that step's completion. A job owns its memory
+//!    (bounce buffer, scatter list, a share of the guest's mapping) on the heap.
+//! 2. A place has at most one step in the ring, and the ring has an entry for
+//!    every place: the submission queue never overflows.
+#![allow(unsafe_code, reason = "io_uring")]
+
+use super::job::{Job, Pieces, Step};
+use super::{Completion, Engine};
+use crate::device::block::disk::Disk;
+use crate::device::block::request::Plan;
+use hv_host::escape::escape;
+use io_uring::register::Restriction;
+use io_uring::{IoUring, opcode, squeue, types};
+use std::io;
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+
+/// The disk's index in the ring's table of files.
+const FILE: types::Fixed = types::Fixed(0);
+
+struct Place {
+    token: u64,
+    job: Option<Job>,
+}
+
+/// See the [module](self).
+pub(super) struct Uring {
+    ring: ManuallyDrop<IoUring>,
+    disk: Arc<Disk>,
+    /// As many as the ring has entries. Leaked with the ring if the kernel will not end its work.
+    places: ManuallyDrop<Box<[Place]>>,
+    free: Vec<u32>,
+    /// Steps in the submission queue that the kernel has not taken.
+    queued: usize,
+    /// A failure that does not pass was logged.
+    reported: bool,
+    /// Jobs end where they are.
+    closing: bool,
+}
+
+impl Uring {
+    /// A ring for the disk, with this many places.
+    pub(super) fn new(disk: Arc<Disk>, entries: u32) -> io::Result<Self> {
+        let (ring, _) = ring(entries, disk.as_raw_fd())?;
+        let places = (0..entries).map(|_| Place { token: 0, job: None }).collect();
+        Ok(Uring {
+            ring: ManuallyDrop::new(ring),
+            disk,
+            places: ManuallyDrop::new(places),
+            free: (0..entries).rev().collect(),
+            queued: 0,
+            reported: false,
+            closing: false,
+        })
+    }
+
+    /// Queues the next step of a place's job.
+    fn push(&mut self, place: u32) {
+        let Some(job) = &mut self.places[place as usize].job else { return };
+        let entry = entry(job.step()).user_data(place.into());
+        // SAFETY: the step's memory lives, in its place, until its completion
+        // has arrived (invariant 1); the file is in the ring's own table.
+        let pushed = unsafe { self.ring.submission().push(&entry) };
+        pushed.expect("the ring has an entry for every place (invariant 2)");
+        self.queued += 1;
+    }
+
+    /// Enters the kernel with what is queued, for `want` completions to come.
+    fn enter(&mut self, want: usize) -> io::Result<()> {
+        let taken = self.ring.submit_and_wait(want)?;
+        self.queued = self.queued.saturating_sub(taken);
+        Ok(())
+    }
+
+    /// Fetches completions.
+    fn reap(&mut self, done: &mut Vec<Completion>) {
+        loop {
+            let Some(completion) = self.ring.completion().next() else { break };
+            let index = completion.user_data() as u32;
+            let place = &mut self.places[index as usize];
+            let Some(job) = &mut place.job else { continue };
+            match job.done(completion.result()) {
+                None if !self.closing => self.push(index),
+                outcome => {
+                    place.job = None;
+                    self.free.push(index);
+                    done.push(Completion { token: place.token, result: outcome.unwrap_or(Ok(())) });
+                }
+            }
+        }
+    }
+}
+
+/// A ring with one file, and whether the kernel lets it do nothing but an engine's work on that file: what is submitted
+/// passes no system call filter.
+fn ring(entries: u32, file: RawFd) -> io::Result<(IoUring, bool)> {
+    let mut builder = IoUring::builder();
+    let invalid = |error: &io::Error| error.raw_os_error() == Some(libc::EINVAL);
+    // A kernel before 5.19 does not know the first two flags, one before 5.10 not the last.
+    let made = match builder.setup_coop_taskrun().setup_taskrun_flag().setup_r_disabled().build(entries) {
+        Err(error) if invalid(&error) => IoUring::builder().setup_r_disabled().build(entries),
+        made => made,
+    };
+    let (ring, disabled) = match made {
+        Err(error) if invalid(&error) => (IoUring::new(entries)?, false),
+        made => (made?, true),
+    };
+    let submitter = ring.submitter();
+    submitter.register_files(&[file])?;
+    if disabled {
+        submitter.register_restrictions(&mut restrictions())?;
+        submitter.register_enable_rings()?;
+    }
+    Ok((ring, disabled))
+}
+
+/// The operations of [`entry`], on registered files only; and giving these back.
+fn restrictions() -> [Restriction; 9] {
+    /// `IORING_UNREGISTER_FILES`
+    const UNREGISTER_FILES: u8 = 3;
+    let fixed = squeue::Flags::FIXED_FILE.bits();
+    [
+        Restriction::register_op(UNREGISTER_FILES),
+        Restriction::sqe_op(opcode::Read::CODE),
+        Restriction::sqe_op(opcode::Readv::CODE),
+        Restriction::sqe_op(opcode::Write::CODE),
+        Restriction::sqe_op(opcode::Writev::CODE),
+        Restriction::sqe_op(opcode::Fsync::CODE),
+        Restriction::sqe_op(opcode::Fallocate::CODE),
+        Restriction::sqe_flags_allowed(fixed),
+        Restriction::sqe_flags_required(fixed),
+    ]
+}
+
+fn entry(step: Step<'_>) -> squeue::Entry {
+    match step {
+        Step::Read(Pieces::One(piece), offset) => {
+            opcode::Read::new(FILE, piece.iov_base.cast(), piece.iov_len as u32).offset(offset).build()
+        }
+        Step::Read(Pieces::Many(pieces), offset) => {
+            opcode::Readv::new(FILE, pieces.as_ptr(), pieces.len() as u32).offset(offset).build()
+        }
+        Step::Write(Pieces::One(piece), offset) => {
+            opcode::Write::new(FILE, piece.iov_base.cast(), piece.iov_len as u32).offset(offset).build()
+        }
+        Step::Write(Pieces::Many(pieces), offset) => {
+            opcode::Writev::new(FILE, pieces.as_ptr(), pieces.len() as u32).offset(offset).build()
+        }
+        Step::Sync => opcode::Fsync::new(FILE).flags(types::FsyncFlags::DATASYNC).build(),
+        Step::Allocate(mode, span) => {
+            opcode::Fallocate::new(FILE, span.len).offset(span.offset).mode(mode).build()
+        }
+    }
+}
+
+impl AsRawFd for Uring {
+    fn as_raw_fd(&self) -> RawFd {
+        self.ring.as_raw_fd()
+    }
+}
+
+impl Engine for Uring {
+    fn room(&self) -> usize {
+        self.free.len()
+    }
+
+    fn in_flight(&self) -> usize {
+        self.places.len() - self.free.len()
+    }
+
+    fn submit(&mut self, plan: Plan, token: u64) {
+        let index = self.free.pop().expect("the caller has looked for room");
+        let job = Job::new(plan, self.disk.memory_alignment());
+        self.places[index as usize] = Place { token, job: Some(job) };
+        self.push(index);
+    }
+
+    fn kick(&mut self) -> bool {
+        let submission = self.ring.submission();
+        let work = submission.taskrun() || submission.cq_overflow();
+        drop(submission);
+        if self.queued == 0 && !work {
+            return true;
+        }
+        match self.enter(0) {
+            Ok(()) => self.queued == 0,
+            // Short of memory, or completions have to be fetched first.
+            Err(e) if is_passing(&e) => false,
+            Err(e) => {
+                if !std::mem::replace(&mut self.reported, true) {
+                    tracing::error!("disk {}: io_uring_enter: {e}", escape(self.disk.path()));
+                }
+                false
+            }
+        }
+    }
+
+    fn complete(&mut self, done: &mut Vec<Completion>) {
+        self.reap(done);
+    }
+
+    fn has_news(&mut self) -> bool {
+        if !self.ring.completion().is_empty() || self.queued > 0 {
+            return true;
+        }
+        let submission = self.ring.submission();
+        submission.taskrun() || submission.cq_overflow()
+    }
+
+    fn acknowledge(&mut self) {}
+
+    fn close(&mut self) {
+        self.closing = true;
+    }
+}
+
+fn is_passing(e: &io::Error) -> bool {
+    matches!(e.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY))
+}
+
+impl Drop for Uring {
+    fn drop(&mut self) {
+        let mut done = Vec::new();
+        self.closing = true;
+        while self.in_flight() > 0 {
+            self.reap(&mut done);
+            done.clear();
+            if self.in_flight() == 0 {
+                break;
+            }
+            match self.enter(1) {
+                Ok(()) => {}
+                Err(e) if is_passing(&e) => std::thread::yield_now(),
+                Err(e) => {
+                    // The kernel may still write: neither the ring nor what its work uses may go.
+                    std::mem::forget(self.disk.clone());
+                    tracing::error!("disk {}: cannot wait for its requests: {e}", escape(self.disk.path()));
+                    return;
+                }
+            }
+        }
+        // So that a block device is free at once: closing the ring takes its time.
+        let _ = self.ring.submitter().unregister_files();
+        // SAFETY: dropped here only, and nothing is in flight: the kernel has
+        // no pointer into a place's memory any more.
+        unsafe {
+            ManuallyDrop::drop(&mut self.ring);
+            ManuallyDrop::drop(&mut self.places);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ring_does_nothing_but_work_on_its_file() {
+        let file = tempfile::tempfile().unwrap();
+        let Ok((mut ring, true)) = ring(4, file.as_raw_fd()) else {
+            println!("skipped: needs an io_uring with restrictions (Linux 5.10)");
+            return;
+        };
+        let mut result = |entry: squeue::Entry| {
+            // SAFETY: the entries below point to no memory.
+            unsafe { ring.submission().push(&entry) }.unwrap();
+            ring.submit_and_wait(1).unwrap();
+            ring.completion().next().unwrap().result()
+        };
+        assert_eq!(result(entry(Step::Sync)), 0);
+        assert_eq!(result(opcode::Nop::new().build()), -libc::EACCES);
+        assert_eq!(result(opcode::Close::new(types::Fd(file.as_raw_fd())).build()), -libc::EACCES);
+        let not_registered = opcode::Fsync::new(types::Fd(file.as_raw_fd())).build();
+        assert_eq!(result(not_registered), -libc::EACCES);
+        assert!(ring.submitter().register_files(&[file.as_raw_fd()]).is_err());
+    }
+}

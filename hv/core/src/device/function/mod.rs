@@ -1,0 +1,272 @@
+//! The function device: one request after the other into a guest, answers out.
+//!
+//! The guest's own thread drives it, at the guest's doorbells, and whoever has
+//! bytes for it: it needs no descriptor and no I/O thread, so that a request
+//! costs one crossing of the boundary. Frames are in [`hv_abi::io::function`].
+//!
+//! Nothing is buffered but a head that waits for room and one piece of an answer
+//! that its reader had no room for; a request's body goes into the ring or
+//! stays with whoever sends it.
+
+mod answer;
+#[cfg(feature = "fuzzing")]
+pub mod door;
+mod failure;
+mod receive;
+
+pub use answer::{Answer, Unanswered};
+pub use failure::Failure;
+
+use crate::event::Channel;
+use crate::memory::RingMemory;
+use hv_abi::io::function::{BODY_MAX, FrameHeader, FrameKind, HEAD_MAX};
+use hv_abi::ring::{Back, Layout, Violation};
+use receive::Receiver;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard};
+use zerocopy::IntoBytes;
+
+/// Bytes of an empty frame.
+const HEADER: u32 = size_of::<FrameHeader>() as u32;
+
+/// The back end of one guest's function device.
+#[derive(Default)]
+pub struct FunctionDevice {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    ring: Option<Ring>,
+    exchange: Option<Exchange>,
+    /// How many there were: the number of the last one.
+    exchanges: u64,
+}
+
+struct Ring {
+    back: Back<RingMemory, u8, u8>,
+    memory: RingMemory,
+    layout: Layout,
+    channel: Channel,
+    receiver: Receiver,
+    /// What goes into the ring before anything else, as soon as there is room: at
+    /// most the end of one request and the head of the next.
+    outbox: VecDeque<u8>,
+}
+
+/// A request under way.
+struct Exchange {
+    answer: Box<dyn Answer>,
+    request_ended: bool,
+    answer_ended: bool,
+    /// Somebody was told that there is no room.
+    writer_waits: bool,
+}
+
+/// What came of a doorbell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Served {
+    /// Nothing that matters to others.
+    Running,
+    /// The answer has just been completed.
+    Answered,
+}
+
+/// The guest broke the protocol.
+#[derive(Debug, thiserror::Error)]
+enum Breach {
+    #[error(transparent)]
+    Ring(#[from] Violation),
+    #[error("{0}")]
+    Frame(String),
+}
+
+impl From<&str> for Breach {
+    fn from(reason: &str) -> Self {
+        Breach::Frame(reason.into())
+    }
+}
+
+impl FunctionDevice {
+    /// A device that no guest has yet.
+    pub fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no panic while held")
+    }
+
+    /// Connects the device to a guest's ring: a fresh one, or one that was saved.
+    pub(crate) fn connect(
+        &self,
+        memory: RingMemory,
+        layout: &Layout,
+        channel: Channel,
+        fresh: bool,
+    ) -> Result<(), Violation> {
+        let back =
+            if fresh { Back::new(memory.clone(), layout) } else { Back::resume(memory.clone(), layout)? };
+        let (receiver, outbox) = (Receiver::default(), VecDeque::new());
+        let mut ring = Ring { back, memory, layout: *layout, channel, receiver, outbox };
+        // A restored guest may have published something: the first look at the ring finds it.
+        let _ = ring.back.requests.wait_for_entries()?;
+        self.state().ring = Some(ring);
+        Ok(())
+    }
+
+    /// Takes the device back to where its ring's memory is, after that was reset.
+    pub(crate) fn renew(&self) -> Result<(), Violation> {
+        let Some(Ring { memory, layout, channel, .. }) = self.state().ring.take() else { return Ok(()) };
+        self.connect(memory, &layout, channel, false)
+    }
+
+    /// Whether the answer of this exchange is still to come.
+    pub fn is_busy_with(&self, number: u64) -> bool {
+        let state = self.state();
+        state.exchange.as_ref().is_some_and(|exchange| !exchange.answer_ended) && state.exchanges == number
+    }
+
+    /// Begins a request with this head, of 1 to [`HEAD_MAX`] bytes. Panics if one is under way.
+    /// Returns the number of the exchange.
+    pub fn begin(&self, head: &[u8], answer: Box<dyn Answer>) -> u64 {
+        assert!(!head.is_empty() && head.len() <= HEAD_MAX as usize);
+        let frame = FrameHeader::new(FrameKind::Head, head.len() as u32);
+        let state = &mut *self.state();
+        assert!(state.exchange.is_none(), "one request at a time");
+        state.exchanges += 1;
+        state.exchange =
+            Some(Exchange { answer, request_ended: false, answer_ended: false, writer_waits: false });
+        state.guarded(|ring, _| {
+            ring.outbox.extend(frame.as_bytes());
+            ring.outbox.extend(head);
+            ring.flush().map(drop)
+        });
+        state.exchanges
+    }
+
+    /// Sends some of the request's body, and tells how many bytes were taken.
+    /// When it is fewer, [`Answer::writable`] says when to go on. Of an exchange
+    /// that is over, everything is taken.
+    pub fn send(&self, number: u64, body: &[u8]) -> usize {
+        let mut sent = body.len();
+        self.state().of(number, |ring, exchange| {
+            sent = 0;
+            while sent < body.len() {
+                let Some(exchange) = exchange else { break };
+                if exchange.request_ended || exchange.answer_ended {
+                    break;
+                }
+                let room = if ring.flush()? { ring.back.responses.room()? } else { 0 };
+                if room <= HEADER {
+                    if ring.back.responses.wait_for_room(HEADER + 1)? && ring.outbox.is_empty() {
+                        continue;
+                    }
+                    exchange.writer_waits = true;
+                    return Ok(());
+                }
+                let count = (body.len() - sent).min((room - HEADER).min(BODY_MAX) as usize);
+                let frame = FrameHeader::new(FrameKind::Body, count as u32);
+                ring.back.responses.push(frame.as_bytes())?;
+                ring.back.responses.push(&body[sent..sent + count])?;
+                ring.publish();
+                sent += count;
+            }
+            // Nobody wants the rest.
+            sent = body.len();
+            Ok(())
+        });
+        sent
+    }
+
+    /// Ends the request: completely, or because the requester has gone away.
+    pub fn finish(&self, number: u64, complete: bool) {
+        self.state().of(number, |ring, exchange| match exchange {
+            Some(exchange) => ring.end_request(exchange, complete),
+            None => Ok(()),
+        });
+    }
+
+    /// Takes what the guest has published: at its doorbell, or when the
+    /// answer's reader has room again.
+    pub fn ring(&self) -> Served {
+        let mut served = Served::Running;
+        self.state().guarded(|ring, exchange| {
+            if ring.receiver.receive(&mut ring.back.requests, &ring.channel, exchange)? {
+                served = Served::Answered;
+                if let Some(exchange) = exchange {
+                    // The rest of the request is of no use to anybody.
+                    ring.end_request(exchange, false)?;
+                }
+            }
+            let flushed = ring.flush()?;
+            if let Some(exchange) = exchange
+                && exchange.writer_waits
+                && (exchange.answer_ended || flushed && ring.back.responses.room()? > HEADER)
+            {
+                exchange.writer_waits = false;
+                exchange.answer.writable();
+            }
+            Ok(())
+        });
+        served
+    }
+
+    /// Takes the exchange off the device: what is left of it is whose answer it was.
+    pub fn take(&self) -> Option<Unanswered> {
+        let exchange = self.state().exchange.take()?;
+        Some(Unanswered { answer: exchange.answer, ended: exchange.answer_ended })
+    }
+}
+
+impl State {
+    /// Works on the exchange of this number, unless it is over.
+    fn of(&mut self, number: u64, work: impl FnOnce(&mut Ring, &mut Option<Exchange>) -> Result<(), Breach>) {
+        if self.exchange.is_some() && self.exchanges == number {
+            self.guarded(work);
+        }
+    }
+
+    /// Works on a live ring, and ends a guest that breaks the protocol.
+    fn guarded(&mut self, work: impl FnOnce(&mut Ring, &mut Option<Exchange>) -> Result<(), Breach>) {
+        let Some(ring) = &mut self.ring else { return };
+        if let Err(breach) = work(ring, &mut self.exchange) {
+            let channel = ring.channel.clone();
+            self.ring = None;
+            channel.terminate(format!("function device: {breach}"));
+        }
+    }
+}
+
+impl Ring {
+    fn publish(&mut self) {
+        if self.back.responses.publish() {
+            self.channel.notify();
+        }
+    }
+
+    fn end_request(&mut self, exchange: &mut Exchange, complete: bool) -> Result<(), Breach> {
+        if !std::mem::replace(&mut exchange.request_ended, true) {
+            let kind = if complete { FrameKind::End } else { FrameKind::Cancel };
+            self.outbox.extend(FrameHeader::new(kind, 0).as_bytes());
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    /// Puts into the ring what waits for room. Returns whether all of it is there.
+    fn flush(&mut self) -> Result<bool, Breach> {
+        while !self.outbox.is_empty() {
+            let count = self.back.responses.push(self.outbox.as_slices().0)?;
+            self.outbox.drain(..count);
+            self.publish();
+            if count == 0 && !self.back.responses.wait_for_room(1)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests;

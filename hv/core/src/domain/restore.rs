@@ -1,0 +1,177 @@
+//! From a snapshot to a guest that goes on.
+
+use super::builder::StartError;
+use super::devices::{Backend, Devices};
+use super::launch::Launch;
+use super::{Guest, Identity, Observer, Snapshot};
+use crate::device::block::{Disk, EngineKind};
+use crate::device::console::{Input, Output};
+use crate::device::function::FunctionDevice;
+use crate::device::net::{Capture, Network};
+use crate::device::stdio::Buffer;
+use crate::engine::Engine;
+use crate::memory::GuestMemory;
+use crate::sched::Share;
+use hv_abi::io::block::{BlockConfig, BlockFeatures};
+use hv_host::escape::escape;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Why a snapshot cannot be restored with these devices.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// Other devices than the guest had.
+    #[error("the guest that was saved has {}; it has to get the same again", kinds(.wanted))]
+    Devices {
+        /// The kinds of the guest's devices, the console left out.
+        wanted: Vec<u32>,
+    },
+    /// Another disk than the guest had.
+    #[error("disk {index} ({}) has {}; the guest that was saved had one of {}", escape(path), shape(.given), shape(.saved))]
+    Disk {
+        /// Counts the disks from 0.
+        index: u32,
+        /// The disk.
+        path: PathBuf,
+        /// What it is.
+        given: Box<BlockConfig>,
+        /// What it was.
+        saved: Box<BlockConfig>,
+    },
+}
+
+fn shape(config: &BlockConfig) -> String {
+    let read_only = BlockFeatures::from_bits_truncate(config.features).contains(BlockFeatures::READ_ONLY);
+    let kind = if read_only { "read-only" } else { "writable" };
+    format!("{} sectors of {} bytes, {kind}", config.sectors, config.sector_size)
+}
+
+fn kinds(kinds: &[u32]) -> String {
+    use hv_abi::device::{BLOCK, FUNCTION, NET};
+    let name = |kind: &u32| match *kind {
+        BLOCK => "a disk".to_string(),
+        NET => "a network".to_string(),
+        FUNCTION => "a function device".to_string(),
+        kind => format!("a device of kind {kind}"),
+    };
+    match kinds {
+        [] => "no devices but the console".into(),
+        kinds => kinds.iter().map(name).collect::<Vec<_>>().join(", "),
+    }
+}
+
+/// Describes a guest that goes on from a snapshot, then starts it. Any number
+/// of guests can go on from one: they share every page that they do not write.
+pub struct Restore {
+    snapshot: Arc<Snapshot>,
+    output: Box<dyn Output>,
+    errors: Option<Box<dyn Output>>,
+    input: Option<Box<dyn Input>>,
+    devices: Vec<Backend>,
+    share: Share,
+    observer: Option<Arc<dyn Observer>>,
+}
+
+impl Restore {
+    /// A guest that goes on from here, with output that is dropped.
+    pub fn new(snapshot: Arc<Snapshot>) -> Self {
+        Restore {
+            snapshot,
+            output: Box::new(Buffer::new(0)),
+            errors: None,
+            input: None,
+            devices: Vec::new(),
+            share: Share::default(),
+            observer: None,
+        }
+    }
+
+    /// Where its console's output goes.
+    pub fn output(mut self, output: impl Output + 'static) -> Self {
+        self.output = Box::new(output);
+        self
+    }
+
+    /// Where its log records and errors go. Without this they go where the console's output goes.
+    pub fn error_output(mut self, output: impl Output + 'static) -> Self {
+        self.errors = Some(Box::new(output));
+        self
+    }
+
+    /// Both outputs, for who has them in boxes.
+    pub fn boxed_outputs(mut self, output: Box<dyn Output>, errors: Option<Box<dyn Output>>) -> Self {
+        (self.output, self.errors) = (output, errors);
+        self
+    }
+
+    /// Where its console's input comes from. Without one, the input is at its end.
+    pub fn input(mut self, input: impl Input + 'static) -> Self {
+        self.input = Some(Box::new(input));
+        self
+    }
+
+    /// Its next disk, in the order of the guest that was saved.
+    pub fn disk(mut self, disk: Disk) -> Self {
+        self.devices.push(Backend::Block(disk, EngineKind::Auto));
+        self
+    }
+
+    /// Its next network, whose frames are also written to `capture`.
+    pub fn network(mut self, network: Box<dyn Network>, capture: Option<Capture>) -> Self {
+        self.devices.push(Backend::Net(network, capture));
+        self
+    }
+
+    /// Its function device.
+    pub fn function(mut self, device: Arc<FunctionDevice>) -> Self {
+        self.devices.push(Backend::Function(device));
+        self
+    }
+
+    /// Its share of the processors.
+    pub fn share(mut self, share: Share) -> Self {
+        self.share = share;
+        self
+    }
+
+    /// Who hears of its answers. The guest is paused until it gets a request.
+    pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
+        self.observer = Some(observer);
+        self
+    }
+
+    /// Starts the guest.
+    pub fn spawn(self, engine: &Engine) -> Result<Guest, StartError> {
+        let begin = Instant::now();
+        let saved = self.snapshot.saved();
+        let template = self.snapshot.template();
+        let memory = match engine.inner.platform.shares_memory() {
+            true => GuestMemory::copy_of_template(template)?,
+            false => GuestMemory::of_template(template)?,
+        };
+        for range in self.snapshot.hot_pages().iter() {
+            memory.populate(range.clone());
+        }
+        let devices = Devices::resume(&saved.devices, memory.base(), self.devices)?;
+        devices.rewrite(&memory, saved);
+        Launch {
+            name: saved.name.clone(),
+            image: self.snapshot.image().clone(),
+            memory: Arc::new(memory),
+            places: saved.places,
+            cpu: saved.cpu.clone(),
+            devices,
+            bus: None,
+            output: self.output,
+            errors: self.errors,
+            input: self.input,
+            share: self.share,
+            pause_at_ready: false,
+            resumed: Some((saved.clone(), Identity::fresh().map_err(StartError::Random)?)),
+            observer: self.observer,
+            load: begin.elapsed(),
+        }
+        .start(engine)
+    }
+}

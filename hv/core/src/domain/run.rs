@@ -1,0 +1,206 @@
+//! The run loop: a guest's turn on a thread, from one exit to the next.
+
+use super::drain::Draining;
+use super::{BootPhases, Cpu, Domain, End, Outcome, Turn};
+use crate::device::function::Served;
+use crate::hypercall::{self, Action};
+use crate::platform::{Access, Exit};
+use crate::sched::{Next, Task};
+use hv_abi::{Errno, EventPort};
+use hv_host::cpu_clock::CpuClock;
+use std::io::ErrorKind;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+impl Domain {
+    /// How a `Block` until `deadline` stands: over, with its result, or not until.
+    fn block(&self, deadline: u64) -> Result<i64, Option<Instant>> {
+        if self.hub.any_pending() {
+            return Ok(1);
+        }
+        if deadline == u64::MAX {
+            return Err(None);
+        }
+        let now = self.now();
+        if deadline <= now {
+            return Ok(0);
+        }
+        // A deadline too far for the host's clock is as good as none.
+        Err(Instant::now().checked_add(Duration::from_nanos(deadline - now)))
+    }
+
+    /// Runs the guest until it has to wait, gives way, or ends.
+    fn run_cpu(&self, cpu: &mut Cpu) -> Result<Turn, End> {
+        self.answer_inspectors(cpu, false);
+        if self.answered.swap(false, Ordering::SeqCst)
+            && let Some(turn) = self.after_answer()
+        {
+            return Ok(turn);
+        }
+        if self.pause_ordered.load(Ordering::SeqCst)
+            && !self.ordered.load(Ordering::SeqCst)
+            && let Some(next) = self.stay_paused()
+        {
+            return Ok(Turn::Next(next));
+        }
+        if let Some(deadline) = cpu.blocked {
+            if self.ordered.load(Ordering::SeqCst) {
+                return Err(self.obey(cpu));
+            }
+            match self.block(deadline) {
+                Ok(result) => cpu.vcpu.set_result(result),
+                Err(until) => return Ok(Turn::Next(Next::Blocked(until))),
+            }
+            cpu.blocked = None;
+        }
+        cpu.first_entry.get_or_insert_with(Instant::now);
+        loop {
+            let exit = self.enter(cpu)?;
+            if self.ordered.load(Ordering::SeqCst) {
+                return Err(self.obey(cpu));
+            }
+            let (number, arguments) = match exit {
+                Exit::Hypercall { number, arguments } => (number, arguments),
+                Exit::Doorbell(port) => {
+                    if !std::mem::replace(&mut cpu.called, true) {
+                        self.note_phase(cpu, |phases| &mut phases.first_hypercall);
+                    }
+                    if self.ring(cpu, EventPort(port)) == Served::Answered
+                        && let Some(turn) = self.after_answer()
+                    {
+                        return Ok(turn);
+                    }
+                    continue;
+                }
+                Exit::Access(access) => {
+                    self.access(cpu, &access)?;
+                    continue;
+                }
+                Exit::Interrupted => {
+                    self.counters.interruption();
+                    return Ok(Turn::Next(Next::Ready));
+                }
+                Exit::Fault(fault) => return Err(self.fault(cpu, &fault)),
+                Exit::Failed(reason) => return Err(self.crash(cpu, format!("the host failed: {reason}"))),
+            };
+            self.counters.hypercall(number);
+            if !std::mem::replace(&mut cpu.called, true) {
+                self.note_phase(cpu, |phases| &mut phases.first_hypercall);
+            }
+            match hypercall::dispatch(&self.memory, number, arguments) {
+                Action::Return(value) => cpu.vcpu.set_result(value),
+                Action::Ready => {
+                    self.note_phase(cpu, |phases| &mut phases.ready);
+                    cpu.vcpu.set_result(0);
+                    if self.pause_at_ready.swap(false, Ordering::SeqCst) {
+                        return Ok(Turn::Next(self.pause_here()));
+                    }
+                }
+                Action::SetUpcall(handler) => {
+                    self.hub.set_handler(handler);
+                    cpu.vcpu.set_result(0);
+                }
+                Action::ErrorOutput(bytes) => cpu.vcpu.set_result(self.write_errors(&bytes)),
+                Action::Yield => {
+                    cpu.vcpu.set_result(0);
+                    return Ok(Turn::Next(Next::Ready));
+                }
+                Action::Block(deadline) => match self.block(deadline) {
+                    Ok(result) => cpu.vcpu.set_result(result),
+                    Err(until) => {
+                        cpu.blocked = Some(deadline);
+                        return Ok(Turn::Next(Next::Blocked(until)));
+                    }
+                },
+                Action::Exit(code) => return Err(End::Outcome(Outcome::Exited(code))),
+                Action::Panic(message) => return Err(self.crash(cpu, format!("panic: {message}"))),
+            }
+        }
+    }
+
+    /// Writes what fits of a text to the error output, without waiting: what the hypercall returns.
+    fn write_errors(&self, text: &[u8]) -> i64 {
+        let Some(output) = &self.errors else { return Errno::NoSys.to_status().into() };
+        match output.lock().expect("no panic while held").write(text) {
+            Ok(count) => count as i64,
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => 0,
+            Err(error) => {
+                // Nobody reads it any more, which is no reason to end the guest.
+                tracing::debug!("error output: {error}");
+                text.len() as i64
+            }
+        }
+    }
+
+    /// What follows when the guest has completed an answer, if that ends its turn.
+    fn after_answer(&self) -> Option<Turn> {
+        let observer = self.observer.as_ref()?;
+        if observer.one_answer() {
+            self.pause_here();
+            return Some(Turn::Answered);
+        }
+        observer.answered();
+        None
+    }
+
+    /// The guest touched emulated hardware: nothing that guests without it can do.
+    fn access(&self, cpu: &mut Cpu, access: &Access) -> Result<(), End> {
+        self.counters.access(access.space);
+        let Some(bus) = &mut cpu.bus else {
+            return Err(self.crash(cpu, format!("the host failed: an access without a device: {access:x?}")));
+        };
+        if let Some(value) = bus.access(access) {
+            cpu.vcpu.answer(value);
+        }
+        Ok(())
+    }
+
+    fn note_phase(&self, cpu: &Cpu, phase: impl Fn(&mut BootPhases) -> &mut Option<Duration>) {
+        let phases = &mut *self.phases.lock().expect("no panic while held");
+        phase(phases).get_or_insert_with(|| cpu.first_entry.map_or(Duration::ZERO, |first| first.elapsed()));
+    }
+}
+
+impl Task for Domain {
+    fn run(&self) -> Next {
+        let mut cpu = self.cpu();
+        let draining = match cpu.draining.take() {
+            Some(draining) => draining,
+            None => match self.run_cpu(&mut cpu) {
+                Ok(Turn::Next(next)) => return next,
+                Ok(Turn::Answered) => {
+                    drop(cpu);
+                    if let Some(observer) = &self.observer {
+                        observer.answered();
+                    }
+                    return Next::Blocked(None);
+                }
+                Err(end) => Draining::new(end),
+            },
+        };
+        self.answer_inspectors(&mut cpu, true);
+        let end = match self.drain(&mut cpu, draining) {
+            Ok(end) => end,
+            Err(until) => return Next::Blocked(Some(until)),
+        };
+        self.phases.lock().expect("no panic while held").run = cpu.first_entry.map(|first| first.elapsed());
+        drop(cpu);
+        match end {
+            End::Outcome(outcome) => self.ended(outcome),
+            End::Crash(remains) => self.crashed(remains),
+        }
+        Next::Ended
+    }
+
+    fn preempt(&self) {
+        self.kicker.kick();
+    }
+
+    fn clock(&self) -> Option<CpuClock> {
+        self.kicker.clock()
+    }
+
+    fn slept(&self) -> Duration {
+        self.kicker.slept()
+    }
+}

@@ -1,0 +1,186 @@
+//! What of a guest is saved, beside its memory: each part in its own form.
+
+use super::{Domain, Guest, Snapshot};
+use crate::loader::Image;
+use crate::memory::{Template, TemplateError};
+use crate::platform::{CpuState, PlatformError};
+use crate::reactor::SourceId;
+use hv_abi::device::DeviceInfo;
+use hv_abi::{GuestAddr, PAGE_SIZE};
+use hv_host::clock;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// Where in a guest's memory things are that the host returns to: offsets from its start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Offsets {
+    /// Address 0 of the image.
+    pub image: u64,
+    /// The lowest byte of the stack.
+    pub stack: u64,
+    /// The device table.
+    pub devices: u64,
+    /// Its entries.
+    pub device_count: u64,
+    /// The hypercall page.
+    pub hypercall_page: u64,
+    /// The shared-info page.
+    pub shared_info: u64,
+    /// The handler of upcalls, when the guest was saved; 0: it had none.
+    pub upcall: u64,
+}
+
+/// Bytes of the places in snapshots of guests before ABI 1.2, which have no upcalls.
+const WITHOUT_UPCALL: usize = size_of::<Offsets>() - 8;
+
+impl Offsets {
+    /// Reads the saved form, of this or an older version.
+    pub(crate) fn load(bytes: &[u8]) -> Option<Self> {
+        match bytes.len() {
+            WITHOUT_UPCALL => Self::read_from_bytes(&[bytes, &[0; 8]].concat()).ok(),
+            _ => Self::read_from_bytes(bytes).ok(),
+        }
+    }
+
+    /// Bytes of the stack: it ends where the page of start-info and the device table begins.
+    pub(super) fn stack_size(&self) -> u64 {
+        (self.devices / PAGE_SIZE * PAGE_SIZE).saturating_sub(self.stack)
+    }
+
+    /// Address of the handler in memory with this base.
+    pub(super) fn handler(&self, base: GuestAddr) -> Option<GuestAddr> {
+        (self.upcall != 0).then(|| GuestAddr(base.0 + self.upcall))
+    }
+}
+
+/// A guest that stands still, without its memory.
+#[derive(Clone, Debug)]
+pub struct Saved {
+    /// Its name.
+    pub name: String,
+    /// Guest address of the first byte of its memory.
+    pub base: u64,
+    /// Its virtual CPU.
+    pub cpu: CpuState,
+    /// Its clock, in nanoseconds since its start.
+    pub time: u64,
+    /// Where things are.
+    pub places: Offsets,
+    /// Its device table.
+    pub devices: Vec<DeviceInfo>,
+}
+
+impl Saved {
+    /// How many devices of a kind it has.
+    pub fn count(&self, kind: u32) -> usize {
+        self.devices.iter().filter(|device| device.kind == kind).count()
+    }
+
+    /// The pages (ranges of offsets) that the host writes whenever a guest goes on, and the guest
+    /// soon after: results of hypercalls, shared-info, and where the rings begin.
+    pub(crate) fn pages_of_the_host(&self) -> Vec<Range<u64>> {
+        let base = self.base;
+        let rings = self.devices.iter().flat_map(|device| &device.rings);
+        let rings = rings.filter(|ring| ring.address != GuestAddr(0)).map(|ring| ring.address.0 - base);
+        let mut pages: Vec<_> = [self.places.hypercall_page - 1, self.places.shared_info]
+            .into_iter()
+            .chain(rings)
+            .map(|offset| offset / PAGE_SIZE * PAGE_SIZE)
+            .collect();
+        pages.sort_unstable();
+        pages.dedup();
+        pages.into_iter().map(|page| page..page + PAGE_SIZE).collect()
+    }
+}
+
+/// How long the devices of a guest that is saved may take to finish what they have taken on.
+const SETTLING: Duration = Duration::from_secs(10);
+
+/// Why a guest could not be saved.
+#[derive(Debug, thiserror::Error)]
+pub enum CaptureError {
+    /// It runs, or has ended.
+    #[error("the guest does not stand still: hold it first")]
+    NotHeld,
+    /// Its devices do not finish what they have taken on.
+    #[error("the guest's devices have not finished its requests within {0:?}: a disk does not answer")]
+    Busy(Duration),
+    /// No room for its memory.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+    /// The platform failed.
+    #[error(transparent)]
+    Platform(#[from] PlatformError),
+}
+
+impl Guest {
+    pub(super) fn sources(&self) -> Vec<SourceId> {
+        self.domain.sources.lock().expect("no panic while held").clone()
+    }
+
+    /// Saves a guest that is [paused](Self::wait_paused): its devices finish what they
+    /// have taken on, and everything that it is goes into the snapshot. The guest
+    /// stays paused.
+    pub fn capture(&self) -> Result<Snapshot, CaptureError> {
+        let captured = self.capture_and_end();
+        for source in self.sources() {
+            self.engine.inner.reactor.resume(source);
+        }
+        captured
+    }
+
+    /// [`capture`](Self::capture) of a guest that will not go on: its devices stand still from then on. What it
+    /// had asked of them, and they had not seen, is done where it is restored, and not here as well.
+    pub fn capture_and_end(&self) -> Result<Snapshot, CaptureError> {
+        if !self.engine.inner.reactor.pause(&self.sources(), SETTLING) {
+            return Err(CaptureError::Busy(SETTLING));
+        }
+        let (saved, template, image) = self.domain.capture(&*self.engine.inner.platform)?;
+        Ok(Snapshot::new(saved, template, image))
+    }
+}
+
+impl Domain {
+    fn capture(
+        &self,
+        platform: &dyn crate::platform::Platform,
+    ) -> Result<(Saved, Arc<Template>, Arc<Image>), CaptureError> {
+        let cpu = &mut *self.cpu();
+        if !self.status().paused {
+            return Err(CaptureError::NotHeld);
+        }
+        self.console.finish(&mut || !self.abandon.load(std::sync::atomic::Ordering::SeqCst));
+        if cpu.blocked.is_some() {
+            // Restored, it returns from its wait at once, and looks again.
+            cpu.vcpu.set_result(0);
+        }
+        let state = cpu.vcpu.save()?;
+        let clock = *self.clock.lock().expect("no panic while held");
+        let upcall = self.hub.handler().map_or(0, |handler| handler.0 - self.memory.base().0);
+        let saved = Saved {
+            name: self.name.clone(),
+            base: self.memory.base().0,
+            cpu: state,
+            time: clock.time_at(clock::tsc()),
+            places: Offsets { upcall, ..self.places },
+            devices: self.table.clone(),
+        };
+        let mut made = Template::make(self.memory.base(), self.memory.size())?;
+        for (range, access) in self.memory.map() {
+            made.allow(range.clone(), *access);
+        }
+        let copied: Result<(), std::convert::Infallible> = self.memory.for_each_piece(|offset, bytes| {
+            made.host_write_pages(offset, bytes);
+            Ok(())
+        });
+        let Ok(()) = copied;
+        platform.prepare(&made, self.places.hypercall_page)?;
+        Ok((saved, Arc::new(Template::seal(made)?), self.image.clone()))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,130 @@
+//! The engine: what the guests of one process share.
+
+use crate::background::Background;
+use crate::platform::{Platform, PlatformError};
+use crate::reactor::{Reactor, Source};
+use crate::sched::Scheduler;
+use hv_jail as jail;
+use hv_jail::Kind;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+/// Most crash reports that wait to be written; each holds a copy of a stack.
+const REPORTS: usize = 16;
+
+/// A platform, the threads that run virtual CPUs, and the thread that runs
+/// their devices. Guests keep it alive; clones are the same engine.
+#[derive(Clone)]
+pub struct Engine {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) platform: Box<dyn Platform>,
+    pub(crate) scheduler: Scheduler,
+    pub(crate) reactor: Reactor,
+    /// Held by the thread that runs guests, where there are no workers.
+    pub(crate) driver: Mutex<()>,
+    /// Writes crash reports, where there are workers: these have others to run.
+    pub(crate) reports: Option<Background>,
+    workers: Vec<JoinHandle<()>>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Engine {
+    /// An engine with this many threads that run guests. With none, guests
+    /// run on the thread that waits for them.
+    pub fn new(platform: impl Platform + 'static, workers: usize) -> io::Result<Engine> {
+        let scheduler = Scheduler::default();
+        let stop = Arc::new(AtomicBool::new(false));
+        let threads = (0..workers)
+            .map(|n| {
+                let (scheduler, stop) = (scheduler.clone(), stop.clone());
+                jail::spawn(Kind::Cpu, format!("hv-cpu{n}"), move || {
+                    scheduler.work(&|| stop.load(Ordering::SeqCst));
+                })
+            })
+            .collect::<io::Result<Vec<_>>>()?;
+        let reports = match workers {
+            0 => None,
+            _ => Some(Background::start(Kind::Report, "hv-report", REPORTS)?),
+        };
+        let reactor = Reactor::with_own_processor({
+            let scheduler = scheduler.clone();
+            // With a processor to spare, the host's scheduler finds it.
+            let scarce =
+                std::thread::available_parallelism().is_ok_and(|processors| processors.get() <= workers);
+            Box::new(move |needed| scheduler.spare(needed && scarce))
+        })?;
+        Ok(Engine {
+            inner: Arc::new(Inner {
+                platform: Box::new(platform),
+                scheduler,
+                reactor,
+                driver: Mutex::default(),
+                reports,
+                workers: threads,
+                stop,
+            }),
+        })
+    }
+
+    /// Gives the I/O thread something more to drive, as long as the engine lives.
+    pub fn add_source(&self, source: Box<dyn Source>) {
+        self.inner.reactor.add(source);
+    }
+
+    /// Makes as many empty virtual machines beforehand, for guests that start later: for when there
+    /// will be thousands, since making one takes the longer the more guests there are.
+    /// Returns how many are ready; each holds a descriptor.
+    pub fn reserve(&self, machines: usize) -> usize {
+        self.inner.platform.reserve(machines)
+    }
+
+    /// Makes what the machine of any guest begins with, for the next one that starts: a machine and its virtual
+    /// CPU, without memory. One is kept until then; it holds two descriptors.
+    ///
+    /// # Errors
+    ///
+    /// When the host refuses it.
+    pub fn prepare_machine(&self) -> Result<(), PlatformError> {
+        self.inner.platform.prepare_machine()
+    }
+
+    /// Devices of guests that have ended, for which the host's kernel still works: their disks have not answered.
+    /// They hold their guests' memory and some descriptors until then.
+    pub fn closing_devices(&self) -> usize {
+        self.inner.reactor.closing()
+    }
+
+    /// Whether guests run by themselves, or only while somebody waits for one.
+    pub(crate) fn has_workers(&self) -> bool {
+        !self.inner.workers.is_empty()
+    }
+}
+
+impl Inner {
+    /// Has the thread that runs guests while it waits for one of them look at how that stands.
+    pub(crate) fn notify_waiting(&self) {
+        if self.workers.is_empty() {
+            self.scheduler.notify();
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        for _ in &self.workers {
+            self.scheduler.notify();
+        }
+        for worker in self.workers.drain(..) {
+            // The last owner may be a guest's task on this very thread.
+            if worker.thread().id() != std::thread::current().id() {
+                let _ = worker.join();
+            }
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! A scripted platform, for tests of everything above the platforms.
+
+use super::{CpuState, Exit, Kick, Platform, PlatformError, Registers, Start, Vcpu};
+use crate::memory::GuestMemory;
+use hv_abi::{EventPort, GuestAddr};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use vmm_sys_util::eventfd::EventFd;
+
+/// Runs no instruction: its virtual CPU exits with what the script says, one
+/// exit after the other, and ends with [`Exit::Failed`] after the last.
+#[derive(Default)]
+pub struct FakePlatform {
+    script: Mutex<VecDeque<Exit>>,
+    results: Arc<Mutex<Vec<i64>>>,
+    upcalls: Arc<Mutex<Vec<GuestAddr>>>,
+}
+
+impl FakePlatform {
+    /// A platform whose only guest exits like this.
+    pub fn new(script: impl IntoIterator<Item = Exit>) -> Self {
+        FakePlatform { script: Mutex::new(script.into_iter().collect()), ..FakePlatform::default() }
+    }
+
+    /// The handlers that the guest was taken to so far.
+    pub fn upcalls(&self) -> Vec<GuestAddr> {
+        self.upcalls.lock().expect("no panic while held").clone()
+    }
+
+    /// What the guest's hypercalls returned so far.
+    pub fn results(&self) -> Vec<i64> {
+        self.results.lock().expect("no panic while held").clone()
+    }
+}
+
+impl Platform for FakePlatform {
+    fn name(&self) -> &'static str {
+        "fake"
+    }
+
+    fn prepare(&self, _: &GuestMemory, _: u64) -> Result<(), PlatformError> {
+        Ok(())
+    }
+
+    fn start(&self, _: &Start<'_>) -> Result<Box<dyn Vcpu>, PlatformError> {
+        let script = std::mem::take(&mut *self.script.lock().expect("no panic while held"));
+        let (results, upcalls) = (self.results.clone(), self.upcalls.clone());
+        Ok(Box::new(FakeVcpu { script, results, upcalls, kicked: Arc::default() }))
+    }
+}
+
+struct FakeVcpu {
+    script: VecDeque<Exit>,
+    results: Arc<Mutex<Vec<i64>>>,
+    upcalls: Arc<Mutex<Vec<GuestAddr>>>,
+    kicked: Arc<Kicked>,
+}
+
+#[derive(Default)]
+struct Kicked(AtomicBool);
+
+impl Kick for Kicked {
+    fn kick(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+impl Vcpu for FakeVcpu {
+    fn run(&mut self) -> Exit {
+        if self.kicked.0.swap(false, Ordering::SeqCst) {
+            return Exit::Interrupted;
+        }
+        self.script.pop_front().unwrap_or_else(|| Exit::Failed("the script has ended".into()))
+    }
+
+    fn set_result(&mut self, value: i64) {
+        self.results.lock().expect("no panic while held").push(value);
+    }
+
+    fn registers(&mut self) -> Registers {
+        Registers::default()
+    }
+
+    fn save(&mut self) -> Result<CpuState, PlatformError> {
+        Ok(CpuState::at_entry(0, 0, 0))
+    }
+
+    fn reset(&mut self, _: &CpuState) -> Result<(), PlatformError> {
+        Ok(())
+    }
+
+    fn redirect(&mut self, handler: GuestAddr) -> Result<(), PlatformError> {
+        self.upcalls.lock().expect("no panic while held").push(handler);
+        Ok(())
+    }
+
+    fn bind_doorbell(&mut self, _: EventPort, _: &EventFd) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn tsc_khz(&self) -> u32 {
+        hv_host::clock::tsc_khz()
+    }
+
+    fn kicker(&self) -> Arc<dyn Kick> {
+        self.kicked.clone()
+    }
+}

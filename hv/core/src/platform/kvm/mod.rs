@@ -1,0 +1,219 @@
+//! The KVM platform: ring-3 guests over a small host-owned supervisor area.
+
+mod access;
+mod area;
+mod kick;
+mod paging;
+mod permission;
+mod registers;
+mod stubs;
+mod vcpu;
+
+use super::{Platform, PlatformError, Start, Vcpu};
+use crate::memory::GuestMemory;
+use kvm_bindings::{
+    CpuId, KVM_MAX_CPUID_ENTRIES, KVM_SYNC_X86_EVENTS, KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS,
+};
+use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
+use std::sync::{Mutex, MutexGuard};
+
+/// Port of synchronous hypercalls: 4-byte writes of the call's number.
+const HYPERCALL_PORT: u8 = 0xe0;
+/// Port of doorbells: 4-byte writes of the event port.
+const DOORBELL_PORT: u8 = 0xe4;
+/// Ports that only the supervisor stubs may write: base plus exception vector.
+const EXCEPTION_PORT: u8 = 0x80;
+
+/// Guests on `/dev/kvm`.
+pub struct KvmPlatform {
+    kvm: Kvm,
+    cpuid: CpuId,
+    /// See [`area::TssType`].
+    tss: area::TssType,
+    /// Empty virtual machines, made beforehand.
+    ///
+    /// To make one, the kernel takes a lock of every mapping that the process has
+    /// (`mm_take_all_locks`): with ten thousand guests and their mappings that is
+    /// milliseconds. Before there are guests it is a tenth of one.
+    reserve: Mutex<Vec<VmFd>>,
+    /// A machine with its virtual CPU that only lacks a guest.
+    spare: Mutex<Option<Machine>>,
+}
+
+/// A virtual machine with one virtual CPU and no memory.
+struct Machine {
+    // The order of the fields is the order of dropping: closing the last of the two closes the machine.
+    vcpu: VcpuFd,
+    vm: VmFd,
+}
+
+fn failed(what: &'static str) -> impl Fn(kvm_ioctls::Error) -> PlatformError {
+    move |error| PlatformError::Kvm { what, source: std::io::Error::from_raw_os_error(error.errno()) }
+}
+
+impl KvmPlatform {
+    /// Opens `/dev/kvm` and looks at what it offers.
+    pub fn new() -> Result<Self, PlatformError> {
+        let kvm = Kvm::new().map_err(|error| match error.errno() {
+            libc::ENOENT | libc::ENXIO | libc::ENODEV => PlatformError::NoKvm,
+            libc::EACCES | libc::EPERM => PlatformError::NotPermitted(permission::remedy()),
+            _ => failed("opening /dev/kvm")(error),
+        })?;
+        for (cap, name) in [
+            (Cap::UserMemory, "KVM_CAP_USER_MEMORY"),
+            (Cap::SyncRegs, "KVM_CAP_SYNC_REGS"),
+            (Cap::Ioeventfd, "KVM_CAP_IOEVENTFD"),
+            (Cap::ImmediateExit, "KVM_CAP_IMMEDIATE_EXIT"),
+        ] {
+            if !kvm.check_extension(cap) {
+                return Err(PlatformError::Lacks(name));
+            }
+        }
+        // Since Linux 4.17, all three kinds of state.
+        let kinds = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS;
+        if kvm.check_extension_int(Cap::SyncRegs) & kinds as i32 != kinds as i32 {
+            return Err(PlatformError::Lacks("KVM_CAP_SYNC_REGS for SREGS and EVENTS"));
+        }
+        let supported =
+            kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(failed("KVM_GET_SUPPORTED_CPUID"))?;
+        kick::install();
+        let cpuid = guest_cpuid(&supported);
+        Ok(KvmPlatform {
+            kvm,
+            cpuid,
+            tss: area::TssType::of_host(),
+            reserve: Mutex::default(),
+            spare: Mutex::default(),
+        })
+    }
+}
+
+impl KvmPlatform {
+    fn reserved(&self) -> MutexGuard<'_, Vec<VmFd>> {
+        self.reserve.lock().expect("no panic while held")
+    }
+
+    fn spare(&self) -> MutexGuard<'_, Option<Machine>> {
+        self.spare.lock().expect("no panic while held")
+    }
+
+    /// Makes an empty virtual machine.
+    fn make_vm(&self) -> Result<VmFd, PlatformError> {
+        create_vm(&self.kvm).map_err(|error| match error.errno() {
+            libc::EBUSY => PlatformError::Busy,
+            _ => failed("KVM_CREATE_VM")(error),
+        })
+    }
+
+    /// Makes what all guests' machines have in common.
+    fn make_machine(&self) -> Result<Machine, PlatformError> {
+        let reserved = self.reserved().pop();
+        let vm = reserved.map_or_else(|| self.make_vm(), Ok)?;
+        let mut vcpu = vm.create_vcpu(0).map_err(failed("KVM_CREATE_VCPU"))?;
+        vcpu.set_cpuid2(&self.cpuid).map_err(failed("KVM_SET_CPUID2"))?;
+        vcpu::align_tsc(&vcpu);
+        vcpu::make_thread(&mut vcpu)?;
+        Ok(Machine { vcpu, vm })
+    }
+
+    /// A machine without a guest, made beforehand or now.
+    fn take_machine(&self) -> Result<Machine, PlatformError> {
+        let spare = self.spare().take();
+        spare.map_or_else(|| self.make_machine(), Ok)
+    }
+}
+
+/// The type of TSS that this host's processors want in TR (see [`area::TssType`]).
+pub fn task_type() -> u8 {
+    area::TssType::of_host().descriptor_type()
+}
+
+/// Makes a VM. The kernel gives up with EINTR when it has something to tell
+/// this thread, such as the end of an io_uring of an earlier guest: not a
+/// failure, and over by the next try.
+pub fn create_vm(kvm: &Kvm) -> Result<VmFd, kvm_ioctls::Error> {
+    loop {
+        match kvm.create_vm() {
+            Err(error) if error.errno() == libc::EINTR => {}
+            result => return result,
+        }
+    }
+}
+
+/// What CPUID shows to guests where the platform can filter it: the processor
+/// without KVM's own leaves (a guest talks to hv, not to KVM), without what
+/// ring 3 cannot use, and without AVX, whose state guests do not have.
+fn guest_cpuid(supported: &CpuId) -> CpuId {
+    const X2APIC: u32 = 1 << 21;
+    const TSC_DEADLINE: u32 = 1 << 24;
+    const XSAVE: u32 = 1 << 26;
+    const OSXSAVE: u32 = 1 << 27;
+    const AVX: u32 = 1 << 28;
+    const F16C: u32 = 1 << 29;
+    const FMA: u32 = 1 << 12;
+    const AVX2: u32 = 1 << 5;
+    const AVX512_AND_RELATED: u32 = 0xdc23_0000;
+    const HYPERVISOR_LEAVES: std::ops::Range<u32> = 0x4000_0000..0x5000_0000;
+    let entries: Vec<_> = supported
+        .as_slice()
+        .iter()
+        .filter(|entry| !HYPERVISOR_LEAVES.contains(&entry.function) && entry.function != 0xd)
+        .map(|entry| {
+            let mut entry = *entry;
+            match (entry.function, entry.index) {
+                (1, _) => entry.ecx &= !(X2APIC | TSC_DEADLINE | XSAVE | OSXSAVE | AVX | F16C | FMA),
+                (7, 0) => {
+                    entry.ebx &= !(AVX2 | AVX512_AND_RELATED);
+                    // VAES, VPCLMULQDQ and the later AVX-512 parts.
+                    entry.ecx &= !0x0000_5f42;
+                }
+                _ => {}
+            }
+            entry
+        })
+        .collect();
+    CpuId::from_entries(&entries).expect("no more entries than KVM gave")
+}
+
+impl Platform for KvmPlatform {
+    fn name(&self) -> &'static str {
+        "kvm"
+    }
+
+    fn kind(&self) -> crate::platform::Kind {
+        crate::platform::Kind::Kvm
+    }
+
+    fn prepare(&self, memory: &GuestMemory, hypercall_page: u64) -> Result<(), PlatformError> {
+        area::Area::of(memory).build(memory, self.tss)?;
+        memory.host_write(hypercall_page, &stubs::page());
+        Ok(())
+    }
+
+    fn reserve(&self, machines: usize) -> usize {
+        let mut reserve = self.reserved();
+        while reserve.len() < machines {
+            match self.make_vm() {
+                Ok(machine) => reserve.push(machine),
+                Err(error) => {
+                    tracing::debug!("reserving virtual machines: {error}");
+                    break;
+                }
+            }
+        }
+        reserve.len()
+    }
+
+    fn prepare_machine(&self) -> Result<(), PlatformError> {
+        if self.spare().is_none() {
+            // Not under the lock: a start need not wait for it.
+            let machine = self.make_machine()?;
+            *self.spare() = Some(machine);
+        }
+        Ok(())
+    }
+
+    fn start(&self, start: &Start<'_>) -> Result<Box<dyn Vcpu>, PlatformError> {
+        Ok(Box::new(vcpu::KvmVcpu::new(self, start)?))
+    }
+}

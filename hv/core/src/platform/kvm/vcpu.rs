@@ -1,0 +1,347 @@
+//! ⚠ One virtual machine with one virtual CPU.
+//!
+//! # Invariants that the `unsafe` blocks rely on
+//!
+//! 1. The memory slot's user-space mapping outlives the VM: [`KvmVcpu`] owns
+//!    both, and drops the memory after the descriptors.
+//! 2. `kvm_run` is mapped as long as the `VcpuFd`.
+#![allow(unsafe_code, reason = "the memory slot, the floating-point state, one ioctl")]
+
+use super::area::Area;
+use super::kick::Kicker;
+use super::stubs::{self, Progress, RESULT_SIZE};
+use super::{DOORBELL_PORT, EXCEPTION_PORT, HYPERCALL_PORT, KvmPlatform, Machine, access, failed, registers};
+use crate::memory::GuestMemory;
+use crate::platform::{CpuState, Exit, Fault, Kick, PlatformError, Registers, Start, Vcpu, push_return};
+use hv_abi::{EventPort, GuestAddr, PAGE_SIZE};
+use kvm_bindings::{
+    KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, KVMIO, kvm_device_attr, kvm_regs, kvm_sregs,
+    kvm_userspace_memory_region,
+};
+use kvm_ioctls::{IoEventAddress, NoDatamatch, SyncReg, VcpuExit, VcpuFd, VmFd};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use vmm_sys_util::eventfd::EventFd;
+use vmm_sys_util::ioctl::ioctl_with_ref;
+use vmm_sys_util::ioctl_iow_nr;
+use zerocopy::FromBytes;
+
+// kvm-ioctls has this call for other processors only.
+ioctl_iow_nr!(KVM_SET_DEVICE_ATTR, KVMIO, 0xe1, kvm_device_attr);
+
+pub(super) struct KvmVcpu {
+    // The order of the fields is the order of dropping (invariant 1).
+    vcpu: VcpuFd,
+    /// Kept as long as doorbells may be bound: the virtual CPU keeps the VM alive.
+    vm: Option<VmFd>,
+    area: Area,
+    /// Offset in the memory of the hypercall page.
+    hypercall_page: u64,
+    memory: Arc<GuestMemory>,
+    kicker: Arc<Kicker>,
+    /// Segments and the rest, as they were at the start.
+    special: kvm_sregs,
+    /// What the last hypercall returned, as it was written for the guest.
+    result: i64,
+    /// Set when the last exit was an exception: its vector.
+    exception: Option<u8>,
+    /// Whether KVM may have something of the last exit to complete: the guest
+    /// may stand before an instruction that was carried out.
+    incomplete: bool,
+}
+
+impl KvmVcpu {
+    pub(super) fn new(platform: &KvmPlatform, start: &Start<'_>) -> Result<Self, PlatformError> {
+        let memory = start.memory;
+        let Machine { vcpu, vm } = platform.take_machine()?;
+        let area = Area::of(memory);
+        let region = kvm_userspace_memory_region {
+            slot: 0,
+            flags: 0,
+            guest_phys_addr: 0,
+            memory_size: memory.size() + memory.tail(),
+            userspace_addr: memory.host_address(),
+        };
+        // SAFETY: the mapping outlives the VM (invariant 1).
+        unsafe { vm.set_user_memory_region(region) }.map_err(failed("KVM_SET_USER_MEMORY_REGION"))?;
+
+        let mut special = registers::special(area, platform.tss);
+        if let Some(opening) = start.opening {
+            special.tr.limit = area.open(memory, opening, platform.tss)?.into();
+        }
+        vcpu.set_sregs(&special).map_err(failed("KVM_SET_SREGS"))?;
+        let mut vcpu = KvmVcpu {
+            vcpu,
+            vm: (start.doorbells > 0).then_some(vm),
+            area,
+            hypercall_page: start.hypercall_page,
+            memory: memory.clone(),
+            kicker: Arc::default(),
+            special,
+            result: 0,
+            exception: None,
+            incomplete: false,
+        };
+        vcpu.vcpu.set_sync_valid_reg(SyncReg::Register);
+        vcpu.set_general(start.cpu);
+        let entry = CpuState::at_entry(0, 0, 0);
+        if start.cpu.fpu != entry.fpu {
+            vcpu.set_fpu(start.cpu)?;
+        }
+        Ok(vcpu)
+    }
+
+    /// Sets the general registers, at the next entry.
+    fn set_general(&mut self, state: &CpuState) {
+        self.vcpu.sync_regs_mut().regs = registers::general(state);
+        self.vcpu.set_sync_dirty_reg(SyncReg::Register);
+    }
+
+    fn set_fpu(&self, state: &CpuState) -> Result<(), PlatformError> {
+        // SAFETY: the area is as large as the call reads: no component beyond
+        // the first two is in it, and hv enables none of dynamic size.
+        unsafe { self.vcpu.set_xsave(&registers::xsave(&state.fpu)) }.map_err(failed("KVM_SET_XSAVE"))
+    }
+
+    /// Offset in the memory of the word that results are loaded from.
+    fn result_word(&self) -> u64 {
+        self.hypercall_page - RESULT_SIZE
+    }
+
+    /// Lets KVM complete the port access of the last exit: without that, some
+    /// kinds of KVM leave the instruction pointer before it.
+    fn complete(&mut self) -> Result<(), PlatformError> {
+        self.vcpu.set_kvm_immediate_exit(1);
+        let completed = self.vcpu.run();
+        let failure = match completed {
+            Err(error) if error.errno() == libc::EINTR => None,
+            Err(error) => Some(error),
+            Ok(_) => None,
+        };
+        self.vcpu.set_kvm_immediate_exit(0);
+        self.incomplete = false;
+        failure.map_or(Ok(()), |error| Err(failed("KVM_RUN")(error)))
+    }
+
+    /// Brings a guest that is in a stub of the hypercall page back into its own code.
+    fn leave_stub(&self, regs: &mut kvm_regs) -> Result<(), PlatformError> {
+        let page = self.memory.base().0 + self.hypercall_page;
+        let Some(offset) = regs.rip.checked_sub(page).filter(|&offset| offset < PAGE_SIZE) else {
+            return Ok(());
+        };
+        match stubs::progress(offset) {
+            Progress::NotMade(stub) => {
+                regs.rip = page + stub;
+                return Ok(());
+            }
+            Progress::Made => regs.rax = self.result as u64,
+            Progress::Returning => {}
+        }
+        let mut address = [0; 8];
+        let stack = GuestAddr(regs.rsp);
+        self.memory.read(stack, &mut address).map_err(|_| PlatformError::LostStack(regs.rsp))?;
+        regs.rip = u64::from_le_bytes(address);
+        regs.rsp += 8;
+        Ok(())
+    }
+}
+
+/// Has KVM make the kernel thread that it makes for each machine at its first entry (for the recovery of huge
+/// pages). Where a limit of processes forbids that, the start is to say so, and not the guest to wait for ever.
+pub(super) fn make_thread(vcpu: &mut VcpuFd) -> Result<(), PlatformError> {
+    vcpu.set_kvm_immediate_exit(1);
+    let entered = vcpu.run().map(drop);
+    vcpu.set_kvm_immediate_exit(0);
+    match entered {
+        Err(error) if error.errno() == libc::EAGAIN => Err(PlatformError::NoThread),
+        Err(error) if error.errno() != libc::EINTR => Err(failed("KVM_RUN")(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Makes the guest's TSC the host's. Where ring 3 reads the host's counter
+/// natively there is nothing to set, and an older kernel that cannot set it
+/// fails here: both are fine, since the guest's clock only starts from it.
+pub(super) fn align_tsc(vcpu: &VcpuFd) {
+    let zero = 0u64;
+    let attribute = kvm_device_attr {
+        group: KVM_VCPU_TSC_CTRL,
+        attr: u64::from(KVM_VCPU_TSC_OFFSET),
+        addr: &raw const zero as u64,
+        flags: 0,
+    };
+    // SAFETY: the attribute and the value that it points to live until the
+    // call returns; the kernel only reads them.
+    if unsafe { ioctl_with_ref(vcpu, KVM_SET_DEVICE_ATTR(), &attribute) } != 0 {
+        tracing::debug!("KVM_VCPU_TSC_OFFSET is not supported");
+    }
+}
+
+impl Vcpu for KvmVcpu {
+    fn run(&mut self) -> Exit {
+        let run: *mut _ = self.vcpu.get_kvm_run();
+        let (vcpu, incomplete) = (&mut self.vcpu, &mut self.incomplete);
+        let exit = self.kicker.running(run, || {
+            let exit = match vcpu.run() {
+                Ok(VcpuExit::IoOut(port, data)) => Some(Ok((port, u32::read_from_bytes(data).ok()))),
+                Ok(VcpuExit::IoIn(port, _)) => Some(Ok((port, None))),
+                Ok(VcpuExit::MmioRead(address, data)) => {
+                    Some(Err(Exit::Access(access::of_memory(address, data, false))))
+                }
+                Ok(VcpuExit::MmioWrite(address, data)) => {
+                    Some(Err(Exit::Access(access::of_memory(address, data, true))))
+                }
+                Ok(VcpuExit::Shutdown) => Some(Err(Exit::Fault(Fault::Shutdown))),
+                Ok(VcpuExit::Intr) => None,
+                Ok(other) => Some(Err(Exit::Failed(format!("KVM exit {other:?}")))),
+                Err(error) if error.errno() == libc::EINTR => None,
+                Err(error) => Some(Err(Exit::Failed(format!("KVM_RUN: {error}")))),
+            };
+            // A kick that comes before KVM is asked to run completes nothing.
+            *incomplete = exit.is_some();
+            exit
+        });
+        self.exception = None;
+        let (port, value) = match exit {
+            Some(Ok(io)) => io,
+            Some(Err(exit)) => return exit,
+            None => {
+                self.vcpu.set_kvm_immediate_exit(0);
+                return Exit::Interrupted;
+            }
+        };
+        match (port as u8, value) {
+            (HYPERCALL_PORT, Some(number)) if port < 256 => {
+                let regs = &self.vcpu.sync_regs_mut().regs;
+                Exit::Hypercall { number, arguments: [regs.rdi, regs.rsi, regs.rdx] }
+            }
+            (DOORBELL_PORT, Some(value)) if port < 256 => Exit::Doorbell(value),
+            (vector, _) if port < 256 && (EXCEPTION_PORT..EXCEPTION_PORT + 32).contains(&vector) => {
+                let vector = vector - EXCEPTION_PORT;
+                self.exception = Some(vector);
+                let address = match vector {
+                    14 => self.vcpu.get_sregs().map_or(0, |sregs| sregs.cr2),
+                    _ => 0,
+                };
+                Exit::Fault(Fault::Exception {
+                    vector,
+                    error: self.area.frame(&self.memory, vector).error,
+                    address,
+                })
+            }
+            _ if port >= 256 => {
+                access::of_port(&mut self.vcpu).map_or(Exit::Fault(Fault::Port(port)), Exit::Access)
+            }
+            _ => Exit::Fault(Fault::Port(port)),
+        }
+    }
+
+    fn bind_doorbell(&mut self, port: EventPort, descriptor: &EventFd) -> io::Result<()> {
+        let address = IoEventAddress::Pio(u64::from(DOORBELL_PORT));
+        let vm = self.vm.as_ref().ok_or(io::ErrorKind::Unsupported)?;
+        vm.register_ioevent(descriptor, &address, port.0)
+            .map_err(|error| io::Error::from_raw_os_error(error.errno()))
+    }
+
+    fn bind_address(&mut self, address: u64, descriptor: &EventFd) -> io::Result<()> {
+        let vm = self.vm.as_ref().ok_or(io::ErrorKind::Unsupported)?;
+        vm.register_ioevent(descriptor, &IoEventAddress::Mmio(address), NoDatamatch)
+            .map_err(|error| io::Error::from_raw_os_error(error.errno()))
+    }
+
+    fn answer(&mut self, value: u64) {
+        access::answer(&mut self.vcpu, value);
+    }
+
+    fn set_result(&mut self, value: i64) {
+        self.result = value;
+        self.memory.atomic_u64(self.result_word()).store(value as u64, Ordering::Relaxed);
+    }
+
+    fn registers(&mut self) -> Registers {
+        let regs = self.vcpu.sync_regs_mut().regs;
+        let mut registers = Registers {
+            rax: regs.rax,
+            rbx: regs.rbx,
+            rcx: regs.rcx,
+            rdx: regs.rdx,
+            rsi: regs.rsi,
+            rdi: regs.rdi,
+            rbp: regs.rbp,
+            rsp: regs.rsp,
+            r8: regs.r8,
+            r9: regs.r9,
+            r10: regs.r10,
+            r11: regs.r11,
+            r12: regs.r12,
+            r13: regs.r13,
+            r14: regs.r14,
+            r15: regs.r15,
+            rip: regs.rip,
+            rflags: regs.rflags,
+            ..Registers::default()
+        };
+        if let Some(vector) = self.exception {
+            let frame = self.area.frame(&self.memory, vector);
+            (registers.rip, registers.rsp, registers.rflags) = (frame.rip, frame.rsp, frame.rflags);
+        }
+        registers
+    }
+
+    fn save(&mut self) -> Result<CpuState, PlatformError> {
+        self.complete()?;
+        let mut general = self.vcpu.get_regs().map_err(failed("KVM_GET_REGS"))?;
+        let xsave = self.vcpu.get_xsave().map_err(failed("KVM_GET_XSAVE"))?;
+        self.leave_stub(&mut general)?;
+        Ok(registers::state(&general, &xsave))
+    }
+
+    fn redirect(&mut self, handler: GuestAddr) -> Result<(), PlatformError> {
+        // After a kick there is mostly nothing, and this costs a quarter of an exit.
+        if self.incomplete {
+            self.complete()?;
+        }
+        let mut regs = self.vcpu.sync_regs_mut().regs;
+        if self.area.contains(regs.rip) {
+            // In an exception stub, in ring 0, where no code of the guest may go on. Or the
+            // guest jumped there, and the fault is on its way.
+            return Ok(());
+        }
+        self.leave_stub(&mut regs)?;
+        regs.rsp = push_return(&self.memory, regs.rsp, regs.rip)?;
+        regs.rip = handler.0;
+        self.vcpu.sync_regs_mut().regs = regs;
+        self.vcpu.set_sync_dirty_reg(SyncReg::Register);
+        Ok(())
+    }
+
+    fn reset(&mut self, state: &CpuState) -> Result<(), PlatformError> {
+        // A port access of the last exit is not completed first: KVM drops it
+        // when it finds the instruction pointer elsewhere, and no state that was
+        // saved is at such an instruction.
+        (self.exception, self.incomplete) = (None, false);
+        self.set_fpu(state)?;
+        // All that ring 3 can leave behind beyond that: segments, CR2, ring 0 in an exception stub, and an exception
+        // that a kick found on its way. The next entry takes it over, without calls of its own. What only
+        // ring 0 can write needs no reset: debug registers, XCR0 (CR4.OSXSAVE is off), MSRs. Without an
+        // interrupt controller a virtual CPU is always runnable, and has no interrupts and NMIs pending.
+        let sync = self.vcpu.sync_regs_mut();
+        (sync.sregs, sync.events) = (self.special, registers::no_events());
+        self.vcpu.set_sync_dirty_reg(SyncReg::SystemRegister);
+        self.vcpu.set_sync_dirty_reg(SyncReg::VcpuEvents);
+        self.set_general(state);
+        Ok(())
+    }
+
+    fn tsc_khz(&self) -> u32 {
+        self.vcpu.get_tsc_khz().unwrap_or_else(|_| hv_host::clock::tsc_khz())
+    }
+
+    fn kicker(&self) -> Arc<dyn Kick> {
+        self.kicker.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,144 @@
+//! The process platform: guests without virtualization, each in a process that can do nothing.
+//!
+//! ```text
+//! hv ── sockets ──► supervisor ──► zygote ── fork ──► guest's process
+//!  │                                                   the guest's memory, at the guest's addresses
+//!  └── the page of turns, a futex ──────────────────── the stub (`stub/`), and nothing of hv
+//! ```
+//!
+//! The guest's code runs as it is: it is a ring-3 program. Its hypercall page calls
+//! into the stub, which writes down what the guest wants, gives hv the turn, and waits for its own. A
+//! system-call filter lets it do just that: wait and wake on that one word, and
+//! signal the eventfds of its doorbells. Everything else is an exception, as all system calls are on KVM.
+//!
+//! Compared with KVM, the kernel's system-call entry and its signal and page-fault paths
+//! take the place of KVM (`docs/threat-model.md`).
+
+mod error;
+mod filter;
+mod handle;
+mod kick;
+mod page;
+#[allow(dead_code, unreachable_pub, reason = "the other half is the stub's")]
+mod vcpu;
+mod zygote;
+
+use super::{Platform, PlatformError, Start, Vcpu};
+use crate::memory::GuestMemory;
+pub use error::ProcessError;
+pub use filter::ALLOWED;
+use hv_abi::PAGE_SIZE;
+use hv_abi::hypercall::{Hypercall, STUB_SIZE};
+use object::read::elf::ElfFile64;
+use object::{Object, ObjectSymbol};
+use std::io;
+use std::sync::{Arc, OnceLock};
+use zygote::Zygote;
+#[cfg(feature = "fuzzing")]
+pub use zygote::door;
+pub use zygote::{Namespaces, Violation};
+
+/// The stub, an ELF program, made by the build script.
+static STUB: &[u8] = include_bytes!(env!("HV_STUB"));
+
+/// Guests in processes of their own.
+pub struct ProcessPlatform {
+    zygote: Arc<Zygote>,
+}
+
+fn failed(what: &'static str) -> impl Fn(io::Error) -> PlatformError {
+    move |source| ProcessError::new(what, source).into()
+}
+
+impl ProcessPlatform {
+    /// Starts the processes that all guests come from.
+    ///
+    /// # Errors
+    ///
+    /// When the host refuses what guests need, a system-call filter first of all. Without
+    /// [namespaces](Self::namespaces) it goes on.
+    pub fn new() -> Result<Self, PlatformError> {
+        // What a thread that makes guests may not find out any more when it is jailed.
+        page::spin();
+        Ok(ProcessPlatform { zygote: Arc::new(Zygote::start()?) })
+    }
+
+    /// Whether the processes have namespaces of their own, and why not.
+    pub fn namespaces(&self) -> &Namespaces {
+        self.zygote.namespaces()
+    }
+}
+
+/// Whether this host takes system-call filters, without which no guest is started.
+///
+/// # Errors
+///
+/// Why it does not.
+pub fn filters_are_possible() -> io::Result<()> {
+    filter::is_possible()
+}
+
+/// Where the hypercall page jumps to.
+struct Entries {
+    hypercall: u32,
+    event_send: u32,
+}
+
+fn entries() -> &'static Entries {
+    static ENTRIES: OnceLock<Entries> = OnceLock::new();
+    ENTRIES.get_or_init(|| {
+        let file = ElfFile64::<object::Endianness>::parse(STUB).expect("the linker made it");
+        let find = |name: &str| {
+            let symbol = file.symbols().find(|symbol| symbol.name() == Ok(name)).expect("it is in the stub");
+            u32::try_from(symbol.address()).expect("the stub is linked to the first 4 GiB")
+        };
+        Entries { hypercall: find("hv_hypercall"), event_send: find("hv_event_send") }
+    })
+}
+
+/// The hypercall page.
+///
+/// ```text
+/// every call but event_send         event_send
+///  0  mov $number, %ecx              0  mov $entry, %eax
+///  5  mov $entry, %eax               5  jmp *%rax
+/// 10  jmp *%rax
+/// ```
+fn hypercall_page() -> [u8; PAGE_SIZE as usize] {
+    let mut page = [0xcc; PAGE_SIZE as usize];
+    for (number, stub) in page.chunks_exact_mut(STUB_SIZE as usize).enumerate() {
+        let jump = |entry: u32| [&[0xb8], &entry.to_le_bytes()[..], &[0xff, 0xe0]].concat();
+        let code = match number as u32 {
+            n if n == Hypercall::EventSend as u32 => jump(entries().event_send),
+            n => [&[0xb9], &n.to_le_bytes()[..], &jump(entries().hypercall)].concat(),
+        };
+        stub[..code.len()].copy_from_slice(&code);
+    }
+    page
+}
+
+impl Platform for ProcessPlatform {
+    fn name(&self) -> &'static str {
+        "process"
+    }
+
+    fn kind(&self) -> crate::platform::Kind {
+        crate::platform::Kind::Process
+    }
+
+    fn shares_memory(&self) -> bool {
+        true
+    }
+
+    fn prepare(&self, memory: &GuestMemory, hypercall_page: u64) -> Result<(), PlatformError> {
+        memory.host_write(hypercall_page, &self::hypercall_page());
+        Ok(())
+    }
+
+    fn start(&self, start: &Start<'_>) -> Result<Box<dyn Vcpu>, PlatformError> {
+        if start.opening.is_some() {
+            return Err(PlatformError::NoHardware);
+        }
+        Ok(Box::new(vcpu::ProcessVcpu::new(self.zygote.clone(), start)?))
+    }
+}

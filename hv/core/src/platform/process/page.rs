@@ -1,0 +1,256 @@
+//! The page of turns, as hv has it: in the tail of the guest's memory.
+
+use crate::memory::GuestMemory;
+use crate::platform::{CpuState, Fault, Fpu};
+use hv_host::clock;
+use hv_stub::{field, kind, turn};
+use rustix::thread::futex::{self, Flags};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+use zerocopy::{FromBytes, IntoBytes};
+
+/// How long each side spins before it sleeps: somewhat longer than hv takes for a hypercall.
+const SPIN: Duration = Duration::from_micros(10);
+
+/// After so many turns that outlasted the spinning, hv sleeps at once…
+const PATIENCE: u32 = 8;
+/// … but for one in this many.
+const RETRY: u32 = 32;
+
+/// How long each side spins, in ticks of the time-stamp counter. Found out when it is first asked for.
+pub(super) fn spin() -> u64 {
+    static TICKS: OnceLock<u64> = OnceLock::new();
+    *TICKS.get_or_init(|| {
+        let alone = std::thread::available_parallelism().is_ok_and(|cores| cores.get() == 1);
+        let ticks = u64::from(clock::tsc_khz()) * SPIN.as_micros() as u64 / 1000;
+        if alone { 0 } else { ticks }
+    })
+}
+
+/// Words of [`CpuState`] before the FPU's.
+const REGISTERS: usize = 18;
+
+/// What the guest says of the end of its turn, copied once.
+#[derive(FromBytes, Clone, Copy)]
+#[repr(C)]
+pub(super) struct ExitArgs {
+    turn: u32,
+    pub(super) kind: u32,
+    pub(super) number: u32,
+    redirect: u32,
+    pub(super) arguments: [u64; 3],
+}
+
+/// Why hv waits no longer for the end of a guest's turn.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Wake {
+    /// The turn is over.
+    Over,
+    /// The turn is over, and hv had to find that out by itself: the guest sleeps, and has told nobody.
+    Unsaid,
+    /// The time is over, or somebody has [alerted](Alert) hv's thread.
+    Look,
+}
+
+/// Alerts the thread that waits for the end of a guest's turn: it is to look at its orders.
+pub(super) struct Alert {
+    memory: Arc<GuestMemory>,
+}
+
+impl Alert {
+    fn word(&self) -> &AtomicU32 {
+        self.memory.atomic_u32(self.memory.size() + field::TURN)
+    }
+
+    /// Whether the guest sleeps. It may do so only after it has told hv that its turn is over.
+    pub(super) fn is_asleep(&self) -> bool {
+        self.word().load(Ordering::Acquire) == turn::HOST_GUEST_SLEEPS
+    }
+
+    /// Wakes the thread.
+    pub(super) fn alert(&self) {
+        // All that sleep on the word: a guest that does looks at it, and sleeps on.
+        let _ = futex::wake(self.word(), Flags::empty(), i32::MAX as u32);
+    }
+}
+
+/// The page, with hv's side of taking turns.
+pub(super) struct Page {
+    memory: Arc<GuestMemory>,
+    /// Ticks of the time-stamp counter; 0 on a machine where spinning keeps the other one from running.
+    spin: u64,
+    /// Turns in a row that outlasted the spinning.
+    misses: u32,
+    /// When the last wait began, if it outlasted it.
+    since: Option<Instant>,
+}
+
+impl Page {
+    pub(super) fn new(memory: Arc<GuestMemory>) -> Self {
+        Page { memory, spin: spin(), misses: 0, since: None }
+    }
+
+    /// For other threads.
+    pub(super) fn alert(&self) -> Alert {
+        Alert { memory: self.memory.clone() }
+    }
+
+    /// Offset of the page in the memory.
+    pub(super) fn offset(&self) -> u64 {
+        self.memory.size()
+    }
+
+    fn at(&self, field: u64) -> u64 {
+        self.offset() + field
+    }
+
+    fn turn(&self) -> &AtomicU32 {
+        self.memory.atomic_u32(self.at(field::TURN))
+    }
+
+    fn put(&self, field: u64, value: u64) {
+        self.memory.host_write(self.at(field), &value.to_le_bytes());
+    }
+
+    fn word(&self, field: u64) -> u64 {
+        let mut bytes = [0; 8];
+        self.memory.host_read(self.at(field), &mut bytes);
+        u64::from_le_bytes(bytes)
+    }
+
+    /// Fills the page for a process that is about to start: it will begin with this state.
+    pub(super) fn prepare(&mut self, cpu: &CpuState) {
+        self.turn().store(turn::HOST, Ordering::Relaxed);
+        self.put(field::SPIN, self.spin);
+        self.put(field::ONE, 1);
+        self.memory.host_write(self.at(field::KIND), &kind::INTERRUPTED.to_le_bytes());
+        self.memory.host_write(self.at(field::REDIRECT), &0u32.to_le_bytes());
+        self.memory.host_write(self.at(field::REGISTERS), &cpu.as_bytes()[..REGISTERS * 8]);
+        self.memory.host_write(self.at(field::FPU), cpu.fpu.as_bytes());
+        self.memory.host_write(self.at(field::DOORBELLS), &[0; 1024]);
+        self.misses = 0;
+    }
+
+    /// From now on, a ring of this port signals the doorbell of this number.
+    pub(super) fn bind(&self, port: u32, doorbell: u8) {
+        self.memory.host_write(self.at(field::DOORBELLS) + u64::from(port), &[doorbell]);
+    }
+
+    /// Whether both sides are to sleep at once instead of spinning first.
+    pub(super) fn set_impatient(&mut self, impatient: bool) {
+        let spin = if impatient { 0 } else { spin() };
+        if spin != self.spin {
+            self.spin = spin;
+            self.put(field::SPIN, spin);
+        }
+    }
+
+    /// Gives the guest its turn.
+    pub(super) fn give(&self) {
+        if self.turn().swap(turn::GUEST, Ordering::AcqRel) == turn::HOST_GUEST_SLEEPS {
+            let _ = futex::wake(self.turn(), Flags::empty(), 1);
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        // Whatever a guest writes there that is not one of these ends its turn.
+        !matches!(self.turn().load(Ordering::Acquire), turn::GUEST | turn::GUEST_HOST_SLEEPS)
+    }
+
+    /// Waits until the guest's turn is over, for at most this long, which is less than a second, or until
+    /// an [`Alert`] changes what `is_alerted` says.
+    pub(super) fn wait(&mut self, limit: Duration, is_alerted: impl Fn() -> bool) -> Wake {
+        if self.misses < PATIENCE || self.misses.is_multiple_of(RETRY) {
+            let start = clock::tsc();
+            loop {
+                if self.is_over() {
+                    (self.misses, self.since) = (0, None);
+                    return Wake::Over;
+                }
+                if clock::tsc().wrapping_sub(start) >= self.spin {
+                    break;
+                }
+                std::hint::spin_loop();
+            }
+        }
+        self.misses = self.misses.wrapping_add(1);
+        let (awake, asleep) = (turn::GUEST, turn::GUEST_HOST_SLEEPS);
+        let start = Instant::now();
+        let end = start + limit;
+        self.since = Some(start);
+        let before = is_alerted();
+        let mut woken = true;
+        while !self.is_over() {
+            // A guest can wake hv, and change the word, as often as it likes: that must not make the time longer.
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() || is_alerted() != before {
+                return Wake::Look;
+            }
+            let left = futex::Timespec { tv_sec: 0, tv_nsec: left.subsec_nanos().into() };
+            let _ = self.turn().compare_exchange(awake, asleep, Ordering::AcqRel, Ordering::Acquire);
+            let waited = futex::wait(self.turn(), Flags::empty(), asleep, Some(&left));
+            woken = waited != Err(rustix::io::Errno::TIMEDOUT);
+        }
+        let sleeps = self.turn().load(Ordering::Acquire) == turn::HOST_GUEST_SLEEPS;
+        if sleeps && !woken { Wake::Unsaid } else { Wake::Over }
+    }
+
+    /// How long the last [wait](Self::wait) has been, if it was longer than the spinning.
+    pub(super) fn waited(&self) -> Duration {
+        self.since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    /// What the guest says of the end of its turn.
+    pub(super) fn exit_args(&self) -> ExitArgs {
+        let mut bytes = [0; size_of::<ExitArgs>()];
+        self.memory.host_read(self.offset(), &mut bytes);
+        ExitArgs::read_from_bytes(&bytes).expect("the sizes are equal")
+    }
+
+    pub(super) fn set_result(&self, value: i64) {
+        self.put(field::RESULT, value as u64);
+    }
+
+    /// The state at the end of the turn that ended in this way, a hypercall with its result.
+    pub(super) fn state(&self, kind: u32) -> CpuState {
+        let mut state = CpuState::at_entry(0, 0, 0);
+        let mut words = [0; REGISTERS];
+        self.memory.host_read(self.at(field::REGISTERS), words.as_mut_bytes());
+        let mut fpu = [0; size_of::<Fpu>()];
+        self.memory.host_read(self.at(field::FPU), &mut fpu);
+        let fpu = Fpu::read_from_bytes(&fpu).expect("the sizes are equal");
+        if matches!(kind, kind::HYPERCALL | kind::DOORBELL) {
+            // What a call preserves (System V ABI for AMD64, figure 3.4).
+            [_, state.rbx, _, _, _, _, state.rbp, state.rsp, ..] = words;
+            [.., state.r12, state.r13, state.r14, state.r15, state.rip, _] = words;
+            (state.fpu.fcw, state.fpu.mxcsr) = (fpu.fcw, fpu.mxcsr);
+            state.rax = self.word(field::RESULT);
+        } else {
+            state.as_mut_bytes()[..REGISTERS * 8].copy_from_slice(words.as_bytes());
+            state.fpu = fpu;
+        }
+        state.validated()
+    }
+
+    /// Has the guest go on elsewhere.
+    pub(super) fn redirect(&self, rip: u64, rsp: u64) {
+        const RSP: u64 = 7;
+        const RIP: u64 = 16;
+        self.put(field::REGISTERS + 8 * RSP, rsp);
+        self.put(field::REGISTERS + 8 * RIP, rip);
+        self.memory.host_write(self.at(field::REDIRECT), &1u32.to_le_bytes());
+    }
+}
+
+impl ExitArgs {
+    /// The fault that it says, validated.
+    pub(super) fn fault(&self) -> Fault {
+        let [vector, error, address] = self.arguments;
+        // The processor has 32 exceptions; another number is the guest's invention.
+        match u8::try_from(vector) {
+            Ok(vector @ 0..32) => Fault::Exception { vector, error, address },
+            _ => Fault::Crossing,
+        }
+    }
+}

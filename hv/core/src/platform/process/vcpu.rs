@@ -1,0 +1,239 @@
+//! A virtual CPU that is a process.
+
+use super::handle::Process;
+use super::kick::Kicker;
+use super::page::{Page, Wake};
+use super::zygote::Zygote;
+use crate::memory::GuestMemory;
+use crate::platform::{CpuState, Exit, Fault, Kick, PlatformError, Registers, Start, Vcpu, push_return};
+use hv_abi::hypercall::STUB_SIZE;
+use hv_abi::{EventPort, GuestAddr, PAGE_SIZE};
+use hv_host::clock;
+use hv_stub::{MAX_DOORBELLS, kind};
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+/// How often hv looks whether a process that has its turn still lives.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// How often hv looks at the turn of a guest that has been kicked.
+const LOOK_AFTER_KICK: Duration = Duration::from_millis(1);
+
+/// How long a guest may leave a kick unanswered, in processor time of its own. The stub answers at
+/// once; a guest that has broken its stub so that it does not is ended.
+const GRACE: Duration = Duration::from_millis(200);
+
+/// The same in elapsed time, for a process that the host does not let run: a busy host may take that long. A guest
+/// cannot sleep in its turn (`filter`).
+const GRACE_STARVED: Duration = Duration::from_secs(10);
+
+/// How often the limit of processor time moves on while a guest has its turns.
+const RENEWAL: Duration = Duration::from_millis(100);
+
+pub(super) struct ProcessVcpu {
+    zygote: Arc<Zygote>,
+    kicker: Arc<Kicker>,
+    page: Page,
+    memory: Arc<GuestMemory>,
+    /// Offset in the memory of the hypercall page.
+    hypercall_page: u64,
+    /// What the guest's doorbells signal, and how many of them are somebody's.
+    doorbells: Vec<(EventFd, Option<EventPort>)>,
+    /// Whether its process has had no turn yet.
+    fresh: bool,
+    /// How the last turn ended.
+    kind: u32,
+    /// Arguments of its hypercall.
+    arguments: [u64; 3],
+    /// When the limit of processor time was last moved on.
+    renewed: Option<Instant>,
+}
+
+impl ProcessVcpu {
+    pub(super) fn new(zygote: Arc<Zygote>, start: &Start<'_>) -> Result<Self, PlatformError> {
+        let doorbells = (0..start.doorbells.min(MAX_DOORBELLS))
+            .map(|_| Ok((EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?, None)))
+            .collect::<io::Result<Vec<_>>>()
+            .map_err(super::failed("making an eventfd"))?;
+        let mut page = Page::new(start.memory.clone());
+        page.prepare(start.cpu);
+        let process = zygote.fork(start.memory, page.offset(), doorbells.iter().map(|(bell, _)| bell))?;
+        Ok(ProcessVcpu {
+            zygote,
+            kicker: Arc::new(Kicker::new(process, page.alert())),
+            page,
+            memory: start.memory.clone(),
+            hypercall_page: start.hypercall_page,
+            doorbells,
+            fresh: true,
+            kind: kind::INTERRUPTED,
+            arguments: [0; 3],
+            renewed: None,
+        })
+    }
+
+    /// Moves the limit of processor time on: a guest that runs on when it is not its turn, and is not
+    /// given one any more, reaches it soon.
+    fn renew(&mut self) {
+        if self.renewed.is_none_or(|renewed| renewed.elapsed() >= RENEWAL) {
+            self.kicker.process().renew_limit();
+            self.renewed = Some(Instant::now());
+        }
+    }
+
+    /// Gives the guest a turn, and waits for its end.
+    fn turn(&mut self) -> Result<(), Fault> {
+        self.renew();
+        let kicker = self.kicker.clone();
+        let mut kicked = None;
+        self.page.give();
+        loop {
+            let limit = if kicker.is_requested() { LOOK_AFTER_KICK } else { LOOK };
+            match self.page.wait(limit, || kicker.is_requested()) {
+                Wake::Over if !kicker.has_slept() => return Ok(()),
+                Wake::Over | Wake::Unsaid => {
+                    kicker.charge(self.page.waited());
+                    return Ok(());
+                }
+                Wake::Look => {}
+            }
+            self.renew();
+            let process = kicker.process();
+            if !process.is_alive() {
+                return Err(Fault::Killed);
+            }
+            if kicker.is_requested() {
+                let used = process.used();
+                let (since, before) = *kicked.get_or_insert_with(|| (Instant::now(), used));
+                if used.saturating_sub(before) > GRACE || since.elapsed() > GRACE_STARVED {
+                    process.kill();
+                    return Err(Fault::Crossing);
+                }
+            }
+        }
+    }
+
+    /// Whether this instruction pointer is in the hypercall page, and where its stub starts.
+    fn stub_of(&self, rip: u64) -> Option<u64> {
+        let page = self.memory.base().0 + self.hypercall_page;
+        let offset = rip.checked_sub(page).filter(|&offset| offset < PAGE_SIZE)?;
+        Some(page + offset / STUB_SIZE * STUB_SIZE)
+    }
+}
+
+impl Vcpu for ProcessVcpu {
+    fn set_crowded(&mut self, crowded: bool) {
+        self.page.set_impatient(crowded);
+    }
+
+    fn run(&mut self) -> Exit {
+        let kicker = self.kicker.clone();
+        match kicker.running(|| self.turn()) {
+            None => return Exit::Interrupted,
+            Some(Err(fault)) => return Exit::Fault(fault),
+            Some(Ok(())) => {}
+        }
+        let exit = self.page.exit_args();
+        let fresh = std::mem::take(&mut self.fresh);
+        self.kind = exit.kind;
+        self.arguments = exit.arguments;
+        match exit.kind {
+            kind::HYPERCALL => Exit::Hypercall { number: exit.number, arguments: exit.arguments },
+            kind::DOORBELL => Exit::Doorbell(exit.number),
+            kind::INTERRUPTED => {
+                self.kicker.answered();
+                Exit::Interrupted
+            }
+            kind::FAULT => Exit::Fault(exit.fault()),
+            // Later it can only be a guest that says so.
+            kind::UNCONFINED if fresh => Exit::Failed(
+                "the kernel refused the guest's system-call filter (seccomp); `hv doctor` says more".into(),
+            ),
+            _ => Exit::Fault(Fault::Crossing),
+        }
+    }
+
+    fn set_result(&mut self, value: i64) {
+        self.page.set_result(value);
+    }
+
+    fn registers(&mut self) -> Registers {
+        let mut registers = self.page.state(self.kind).registers();
+        if self.kind == kind::HYPERCALL {
+            [registers.rdi, registers.rsi, registers.rdx] = self.arguments;
+        }
+        registers
+    }
+
+    fn save(&mut self) -> Result<CpuState, PlatformError> {
+        let mut state = self.page.state(self.kind);
+        // A call that is about to be made is made again.
+        state.rip = self.stub_of(state.rip).unwrap_or(state.rip);
+        Ok(state)
+    }
+
+    fn redirect(&mut self, handler: GuestAddr) -> Result<(), PlatformError> {
+        if self.kind == kind::FAULT {
+            return Ok(());
+        }
+        let state = self.page.state(self.kind);
+        let stack = push_return(&self.memory, state.rsp, state.rip)?;
+        self.page.redirect(handler.0, stack);
+        Ok(())
+    }
+
+    fn halt(&mut self) {
+        self.kicker.process().end();
+    }
+
+    fn reset(&mut self, state: &CpuState) -> Result<(), PlatformError> {
+        // Another process: the stub's data are the guest's to write as well.
+        self.halt();
+        self.page.prepare(state);
+        for (_, port) in &mut self.doorbells {
+            *port = None;
+        }
+        let bells = self.doorbells.iter().map(|(bell, _)| bell);
+        *self.kicker.process() = self.zygote.fork(&self.memory, self.page.offset(), bells)?;
+        (self.fresh, self.kind, self.renewed) = (true, kind::INTERRUPTED, None);
+        self.kicker.answered();
+        Ok(())
+    }
+
+    fn doorbell(&mut self, port: EventPort) -> io::Result<EventFd> {
+        let mut free = self.doorbells.iter_mut().filter(|(_, owner)| owner.is_none_or(|owner| owner == port));
+        match free.next() {
+            Some((bell, owner)) => {
+                *owner = Some(port);
+                bell.try_clone()
+            }
+            None => EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC),
+        }
+    }
+
+    fn bind_doorbell(&mut self, port: EventPort, _: &EventFd) -> io::Result<()> {
+        let number = self.doorbells.iter().position(|(_, owner)| *owner == Some(port));
+        let number = number.ok_or(io::ErrorKind::Unsupported)?;
+        self.page.bind(port.0, number as u8 + 1);
+        Ok(())
+    }
+
+    fn tsc_khz(&self) -> u32 {
+        clock::tsc_khz()
+    }
+
+    fn kicker(&self) -> Arc<dyn Kick> {
+        self.kicker.clone()
+    }
+}
+
+impl Drop for ProcessVcpu {
+    fn drop(&mut self) {
+        self.kicker.process().kill();
+    }
+}
+
+const _: () = assert!(MAX_DOORBELLS < u8::MAX as usize);
+const _: () = assert!(size_of::<Process>() <= 16);

@@ -1,0 +1,130 @@
+//! A socket to one of the processes that make guests' processes: what is sent, and what is waited for.
+#![forbid(unsafe_code)]
+
+use super::reply::{self, Expected, Message, ROOM, Reply, Violation};
+use hv_stub::MAX_DOORBELLS;
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags,
+};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use zerocopy::IntoBytes;
+
+/// How long a whole start of a guest may wait for others.
+///
+/// Counted in looks: on a host that stands still, hv does so as well, and that is one look.
+pub(super) struct Patience(u32);
+
+/// Nanoseconds of a look.
+const LOOK: i64 = 50_000_000;
+
+impl Patience {
+    /// Ten seconds. A process comes within a millisecond; on a host with many more programs than processors it takes
+    /// seconds. Two where processes are played that never come.
+    pub(super) fn new() -> Patience {
+        Patience(if cfg!(test) { 40 } else { 200 })
+    }
+
+    /// Waits until there is something to receive, or until one of the processes has ended.
+    fn wait(&mut self, socket: BorrowedFd<'_>, processes: &[BorrowedFd<'_>]) -> Result<(), Violation> {
+        let all = [&[socket], processes].concat();
+        let mut all: Vec<_> = all.into_iter().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+        let limit = Timespec { tv_sec: 0, tv_nsec: LOOK };
+        while self.0 > 0 {
+            match rustix::event::poll(&mut all, Some(&limit)) {
+                Ok(0) => self.0 -= 1,
+                // What it said before it ended counts.
+                Ok(_) if !all[0].revents().is_empty() => return Ok(()),
+                Ok(_) => return Err(Violation::Ended),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(Violation::Socket(io::Error::from(error).kind())),
+            }
+        }
+        Err(Violation::Late)
+    }
+}
+
+/// Why something was not sent.
+pub(super) enum NotSent {
+    /// The other end does not take it.
+    Violation(Violation),
+    /// hv's side lacks something: nothing has happened.
+    Refused(io::Error),
+}
+
+/// A socket of whole messages.
+pub(super) struct Channel(OwnedFd);
+
+impl Channel {
+    pub(super) fn new(socket: OwnedFd) -> Channel {
+        Channel(socket)
+    }
+
+    /// Sends a request, at once or not at all.
+    pub(super) fn send(&self, words: &[u64], descriptors: &[BorrowedFd<'_>]) -> Result<(), NotSent> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DOORBELLS + 1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !descriptors.is_empty() {
+            let pushed = control.push(SendAncillaryMessage::ScmRights(descriptors));
+            assert!(pushed, "there is room for so many");
+        }
+        let bytes = [IoSlice::new(words.as_bytes())];
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        match rustix::io::retry_on_intr(|| rustix::net::sendmsg(&self.0, &bytes, &mut control, flags)) {
+            Ok(_) => Ok(()),
+            Err(Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN) => Err(NotSent::Violation(Violation::Ended)),
+            // Nobody has taken what was sent before.
+            Err(Errno::AGAIN) => Err(NotSent::Violation(Violation::Late)),
+            Err(error) => Err(NotSent::Refused(error.into())),
+        }
+    }
+
+    /// Waits for a reply, as long as these processes live.
+    pub(super) fn receive(
+        &self,
+        patience: &mut Patience,
+        processes: &[BorrowedFd<'_>],
+        expected: &[Expected],
+    ) -> Result<Reply<OwnedFd>, Violation> {
+        let message = match self.message() {
+            // Most often it is there already, if it is a greeting.
+            Err(Violation::Socket(io::ErrorKind::WouldBlock)) => {
+                patience.wait(self.0.as_fd(), processes)?;
+                self.message()?
+            }
+            message => message?,
+        };
+        reply::check(message, expected)
+    }
+
+    /// The next message that is there.
+    pub(super) fn message(&self) -> Result<Message<OwnedFd>, Violation> {
+        let mut bytes = [0; ROOM];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2), ScmCredentials(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+        let received = rustix::io::retry_on_intr(|| {
+            rustix::net::recvmsg(&self.0, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags)
+        });
+        let received = received.map_err(|error| match error {
+            Errno::CONNRESET => Violation::Ended,
+            error => Violation::Socket(io::Error::from(error).kind()),
+        })?;
+        let (mut descriptors, mut sender) = (Vec::new(), None);
+        for message in control.drain() {
+            match message {
+                RecvAncillaryMessage::ScmRights(rights) => descriptors.extend(rights),
+                RecvAncillaryMessage::ScmCredentials(credentials) => {
+                    sender = Some(credentials.pid.as_raw_nonzero().get());
+                }
+                _ => {}
+            }
+        }
+        let truncated = received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC);
+        Ok(Message { bytes, len: received.bytes, truncated, descriptors, sender })
+    }
+}

@@ -1,0 +1,385 @@
+//! ⚠ The processes that guests' processes come from.
+//!
+//! ```text
+//! hv ── socket ──► supervisor ── fork ──► zygote ── fork ──► a process that waits for its guest
+//!  └─── socket ─────────────────────────────┴──────────────────┘
+//! ```
+//!
+//! The *supervisor* starts before hv is jailed, makes zygotes, and sees nothing of any guest. A *zygote* keeps one
+//! process that waits. That greets hv with its own pidfd, takes hv's request with the guest's memory, and answers.
+//!
+//! Whatever is not as it should be *poisons* the zygote: hv ends it and the process that waits, closes the socket, and so
+//! hears of neither any more, and has the supervisor make another one. The start is tried once more with
+//! that. Guests that run are not concerned: they are children of the supervisor.
+#![allow(unsafe_code, reason = "doorbells as borrowed descriptors")]
+
+mod channel;
+#[cfg(feature = "fuzzing")]
+pub mod door;
+mod launch;
+pub(crate) mod reply;
+mod request;
+#[cfg(test)]
+mod tests;
+
+use super::error::ProcessError;
+use super::handle::Process;
+use super::{failed, filter};
+use crate::memory::GuestMemory;
+use crate::platform::PlatformError;
+use channel::{Channel, NotSent, Patience};
+use hv_stub::reply as kind;
+use launch::Child;
+use reply::Expected;
+pub use reply::Violation;
+use rustix::process::Signal;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+/// Namespaces that the processes of guests have for themselves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Namespaces {
+    /// User, mount, network, PID, IPC and UTS namespaces.
+    Own,
+    /// The host refused them, for this reason. Processes are as confined by their filter.
+    Refused(String),
+}
+
+/// How often a start is tried with another zygote.
+const RETRIES: usize = 1;
+
+/// For how long nobody waits any more for a supervisor that does not answer.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// At most one warning of a zygote in this time.
+const BETWEEN_WARNINGS: Duration = Duration::from_secs(10);
+
+/// Where the processes of guests come from.
+pub(super) struct Zygote {
+    namespaces: Namespaces,
+    /// One start at a time.
+    state: Mutex<State>,
+}
+
+struct State {
+    /// The zygote; `None` before the first start, and after it was poisoned.
+    serving: Option<Serving>,
+    supervisor: Supervisor,
+    nonces: Nonces,
+    warnings: Warnings,
+}
+
+impl Zygote {
+    pub(super) fn start() -> Result<Zygote, PlatformError> {
+        // Before there is a process: one that cannot be confined must not run a guest.
+        filter::is_possible().map_err(ProcessError::NoFilter)?;
+        let launched = launch::launch()?;
+        let pid = launched.process.pid();
+        let supervisor = Supervisor::new(Channel::new(launched.socket), pid, launched.process);
+        Zygote::of(supervisor, launched.namespaces)
+    }
+
+    fn of(mut supervisor: Supervisor, namespaces: Namespaces) -> Result<Zygote, PlatformError> {
+        let mut nonces = Nonces::new().map_err(failed("getrandom"))?;
+        // The first is made meanwhile, and heard of by the first start.
+        supervisor.ask(&mut nonces).map_err(Failure::into_error)?;
+        let state = State { serving: None, supervisor, nonces, warnings: Warnings::default() };
+        Ok(Zygote { namespaces, state: Mutex::new(state) })
+    }
+
+    pub(super) fn namespaces(&self) -> &Namespaces {
+        &self.namespaces
+    }
+
+    /// Makes a process with this memory, which waits for its first turn.
+    pub(super) fn fork<'a>(
+        &self,
+        memory: &GuestMemory,
+        page: u64,
+        doorbells: impl Iterator<Item = &'a vmm_sys_util::eventfd::EventFd>,
+    ) -> Result<Process, PlatformError> {
+        let file = memory.shared_file().expect("this platform's memory is shared");
+        let mut words = request::words(memory, page)?;
+        // SAFETY: the descriptors live as long as the iterator's items, which outlive this call.
+        let bells = doorbells.map(|bell| unsafe { BorrowedFd::borrow_raw(bell.as_raw_fd()) });
+        let descriptors: Vec<_> = std::iter::once(file).chain(bells).collect();
+        self.state.lock().expect("no panic while held").fork(&mut words, &descriptors)
+    }
+}
+
+impl State {
+    fn fork(&mut self, words: &mut [u64], descriptors: &[BorrowedFd<'_>]) -> Result<Process, PlatformError> {
+        let mut tries = 0..=RETRIES;
+        loop {
+            let last = tries.next() == Some(RETRIES);
+            let error = match self.try_fork(words, descriptors) {
+                Err(Failure::Poisoned(violation)) => {
+                    self.warnings.warn(&violation);
+                    ProcessError::zygote(violation).into()
+                }
+                Err(Failure::Exhausted(error)) => error,
+                result => return result.map_err(Failure::into_error),
+            };
+            if last {
+                return Err(error);
+            }
+        }
+    }
+
+    /// One try. A zygote that is not as it should be is ended.
+    fn try_fork(&mut self, words: &mut [u64], descriptors: &[BorrowedFd<'_>]) -> Result<Process, Failure> {
+        let mut patience = Patience::new();
+        let mut serving = match self.serving.take() {
+            Some(serving) => serving,
+            None => self.supervisor.make_zygote(&mut patience, &mut self.nonces)?,
+        };
+        words[0] = self.nonces.next();
+        let result = serving.fork(words, descriptors, &mut patience);
+        match result {
+            Ok(_) | Err(Failure::Refused(_)) => self.serving = Some(serving),
+            Err(_) => serving.end(),
+        }
+        result
+    }
+}
+
+/// The process that makes zygotes.
+struct Supervisor {
+    channel: Channel,
+    pid: i32,
+    process: Child,
+    /// The nonce of a request that it has not answered yet.
+    asked: Option<u64>,
+    /// Until when it is not waited for.
+    pause: Option<Instant>,
+}
+
+impl Supervisor {
+    fn new(channel: Channel, pid: i32, process: Child) -> Supervisor {
+        Supervisor { channel, pid, process, asked: None, pause: None }
+    }
+
+    /// Has it make a zygote.
+    fn make_zygote(&mut self, patience: &mut Patience, nonces: &mut Nonces) -> Result<Serving, Failure> {
+        let refuse = |violation| Failure::Refused(ProcessError::supervisor(violation).into());
+        if self.pause.is_some_and(|until| Instant::now() < until) {
+            return Err(refuse(Violation::Late));
+        }
+        let (nonce, socket) = self.channel(patience, nonces).map_err(|failure| match failure {
+            // Nobody can replace it.
+            Failure::Poisoned(violation) => {
+                self.pause = Some(Instant::now() + PAUSE);
+                refuse(violation)
+            }
+            failure => failure,
+        })?;
+        let channel = Channel::new(socket);
+        let greeting = Expected { kind: kind::ZYGOTE, nonce, sender: None, descriptors: 1 };
+        let reply = channel.receive(patience, &[self.process.handle().as_fd()], &[greeting]);
+        let reply = reply.map_err(Failure::Poisoned)?;
+        match (reply.error, reply.descriptor) {
+            (None, Some(handle)) => Ok(Serving { channel, nonce, handle, next: Next::Unknown }),
+            (error, _) => Err(Failure::Refused(refused("pidfd_open", error))),
+        }
+    }
+
+    /// Asks it for a zygote. Returns the nonce of the request.
+    fn ask(&mut self, nonces: &mut Nonces) -> Result<u64, Failure> {
+        // An answer that was not waited for is still to come: it is as good as one to another request.
+        if let Some(nonce) = self.asked {
+            return Ok(nonce);
+        }
+        let nonce = nonces.next();
+        self.channel.send(&[nonce], &[]).map_err(Failure::not_sent)?;
+        Ok(*self.asked.insert(nonce))
+    }
+
+    /// The socket to a new zygote, and the nonce of the request for it.
+    fn channel(&mut self, patience: &mut Patience, nonces: &mut Nonces) -> Result<(u64, OwnedFd), Failure> {
+        let nonce = self.ask(nonces)?;
+        let expected = Expected { kind: kind::CHANNEL, nonce, sender: Some(self.pid), descriptors: 1 };
+        let reply = self.channel.receive(patience, &[self.process.handle().as_fd()], &[expected]);
+        if !matches!(reply, Err(Violation::Late)) {
+            self.asked = None;
+        }
+        let reply = reply.map_err(Failure::Poisoned)?;
+        match (reply.error, reply.descriptor) {
+            (None, Some(socket)) => Ok((nonce, socket)),
+            (error, _) => Err(Failure::Refused(refused("making a process", error))),
+        }
+    }
+}
+
+/// A zygote. When it is dropped, it ends, and so does the process that waits.
+struct Serving {
+    channel: Channel,
+    /// By which it was asked for; of the greetings on its channel.
+    nonce: u64,
+    handle: OwnedFd,
+    next: Next,
+}
+
+/// The process that waits.
+enum Next {
+    /// It has not greeted yet.
+    Unknown,
+    /// This one.
+    Waiting(Process),
+    /// The zygote could not make one, and has ended.
+    Failed(PlatformError),
+}
+
+impl Serving {
+    /// Makes the process that waits that of a guest, by the request whose nonce is the first word.
+    fn fork(
+        &mut self,
+        words: &[u64],
+        descriptors: &[BorrowedFd<'_>],
+        patience: &mut Patience,
+    ) -> Result<Process, Failure> {
+        let process = self.next(patience)?;
+        if let Err(error) = self.channel.send(words, descriptors) {
+            self.next = Next::Waiting(process);
+            return Err(Failure::not_sent(error));
+        }
+        self.ready(&process, words[0], patience).inspect_err(|_| process.kill())?;
+        Ok(process)
+    }
+
+    fn greeting(&self) -> Expected {
+        Expected { kind: kind::WAITING, nonce: self.nonce, sender: None, descriptors: 1 }
+    }
+
+    /// Takes the process that waits.
+    fn next(&mut self, patience: &mut Patience) -> Result<Process, Failure> {
+        if matches!(self.next, Next::Unknown) {
+            let reply = self.channel.receive(patience, &[self.handle.as_fd()], &[self.greeting()]);
+            self.greeted(reply.map_err(Failure::Poisoned)?);
+        }
+        match std::mem::replace(&mut self.next, Next::Unknown) {
+            Next::Waiting(process) => Ok(process),
+            Next::Failed(error) => Err(Failure::Exhausted(error)),
+            Next::Unknown => Err(Failure::Poisoned(Violation::Late)),
+        }
+    }
+
+    fn greeted(&mut self, reply: reply::Reply<OwnedFd>) {
+        self.next = match (reply.error, reply.descriptor) {
+            (None, Some(handle)) => Next::Waiting(Process::new(handle, reply.sender)),
+            (error, _) => Next::Failed(refused("making a process", error)),
+        };
+    }
+
+    /// Waits until the process has the guest's memory.
+    fn ready(&mut self, process: &Process, nonce: u64, patience: &mut Patience) -> Result<(), Failure> {
+        let answer = Expected { kind: kind::READY, nonce, sender: Some(process.number()), descriptors: 0 };
+        loop {
+            // The greeting of the next process may come first.
+            let both = [answer, self.greeting()];
+            let due = if matches!(self.next, Next::Unknown) { &both[..] } else { &both[..1] };
+            let reply =
+                self.channel.receive(patience, &[process.handle()], due).map_err(Failure::Poisoned)?;
+            if reply.kind == kind::READY {
+                return match reply.error {
+                    None => Ok(()),
+                    // It ends by itself, and its zygote goes on.
+                    error => Err(Failure::Refused(refused("mapping a guest's memory", error))),
+                };
+            }
+            self.greeted(reply);
+        }
+    }
+}
+
+impl Serving {
+    /// Ends it, and the process that waits: nobody is to hear of either any more.
+    fn end(self) {
+        // One that has greeted and was not heard yet. It would end by itself once the socket is closed, unless
+        // somebody has stopped it.
+        while let Ok(message) = self.channel.message() {
+            for handle in &message.descriptors {
+                let _ = rustix::process::pidfd_send_signal(handle, Signal::KILL);
+            }
+            if message.len == 0 {
+                break;
+            }
+        }
+    }
+}
+
+impl Drop for Serving {
+    /// Runs on whichever thread has the engine last: it may do no more than signal.
+    fn drop(&mut self) {
+        let _ = rustix::process::pidfd_send_signal(&self.handle, Signal::KILL);
+        if let Next::Waiting(process) = &self.next {
+            process.kill();
+        }
+    }
+}
+
+/// Why there is no process.
+enum Failure {
+    /// The host refuses something. The zygote goes on.
+    Refused(PlatformError),
+    /// The host refused the zygote a process, and it has ended. That may have been a while ago.
+    Exhausted(PlatformError),
+    /// Nothing more of what comes on the zygote's socket can be believed.
+    Poisoned(Violation),
+}
+
+impl Failure {
+    fn not_sent(error: NotSent) -> Failure {
+        match error {
+            NotSent::Violation(violation) => Failure::Poisoned(violation),
+            NotSent::Refused(error) => Failure::Refused(failed("asking for a process")(error)),
+        }
+    }
+
+    fn into_error(self) -> PlatformError {
+        match self {
+            Failure::Refused(error) | Failure::Exhausted(error) => error,
+            Failure::Poisoned(violation) => ProcessError::zygote(violation).into(),
+        }
+    }
+}
+
+fn refused(what: &'static str, error: Option<i32>) -> PlatformError {
+    failed(what)(error.map_or(io::ErrorKind::InvalidData.into(), io::Error::from_raw_os_error))
+}
+
+/// Numbers by which answers are told apart: none is used twice, and none of one engine is another's.
+struct Nonces(u64);
+
+impl Nonces {
+    fn new() -> io::Result<Nonces> {
+        let mut bytes = [0; 8];
+        rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+        Ok(Nonces(u64::from_le_bytes(bytes)))
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(1);
+        self.0
+    }
+}
+
+/// Tells of poisoned zygotes, and not too often.
+#[derive(Default)]
+struct Warnings {
+    last: Option<Instant>,
+    untold: u64,
+}
+
+impl Warnings {
+    fn warn(&mut self, violation: &Violation) {
+        if self.last.is_some_and(|last| last.elapsed() < BETWEEN_WARNINGS) {
+            self.untold += 1;
+            return;
+        }
+        let untold = std::mem::take(&mut self.untold);
+        tracing::warn!(untold, "platform process: a zygote was ended and is replaced: {violation}");
+        self.last = Some(Instant::now());
+    }
+}

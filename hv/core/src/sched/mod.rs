@@ -1,0 +1,369 @@
+//! Who runs when: tasks, the threads that run them, and timers.
+//!
+//! A task runs until it has a reason to stop, and holds a thread only while
+//! it runs; a blocked task is an entry in a table.
+//!
+//! ```text
+//!            wake            run                  Ready
+//!  Blocked ───────► Queued ───────► Running ─────────────► Queued
+//!     ▲              ▲  │ cap         │  │ wake
+//!     │              │  ▼             │  ▼
+//!     │           Throttled           │ Woken ── Blocked ──► Queued
+//!     │            Blocked            │
+//!     └───────────────────────────────┘
+//! ```
+//!
+//! `Woken` is what makes a wake-up between a task's decision to block and its
+//! blocking count.
+//!
+//! `policy` decides: virtual time, weights, caps, slices. What is here does it:
+//! one lock around the policy; threads that run what it chooses, and park when there
+//! is nothing. Somebody always watches for the next deadline or end of a slice: a thread that
+//! has nothing to run, or else the *ticker*, a thread that is made the first
+//! time that all others are busy. It costs a guest that is alone nothing.
+
+mod core;
+mod policy;
+mod share;
+#[cfg(test)]
+mod tests;
+mod ticker;
+
+pub use policy::{GRAIN, SLICE};
+pub use share::{DEFAULT_WEIGHT, Share, ShareError};
+
+use self::core::{Calls, Core, Idle};
+use hv_host::cpu_clock::CpuClock;
+use policy::{After, Id, Policy, Time};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+use ticker::Ticker;
+
+/// Why a task stopped running.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// It could go on.
+    Ready,
+    /// It waits for a wake-up, or for this time.
+    Blocked(Option<Instant>),
+    /// It will never run again.
+    Ended,
+}
+
+/// Something that runs in turns.
+pub trait Task: Send + Sync {
+    /// Runs until there is a reason to stop.
+    fn run(&self) -> Next;
+
+    /// Has the current [`run`](Self::run), or else the next, return
+    /// [`Next::Ready`] soon. Called from another thread.
+    fn preempt(&self);
+
+    /// The clock of a process that does the task's work apart from the thread that calls
+    /// [`run`](Self::run), if there is one.
+    fn clock(&self) -> Option<CpuClock> {
+        None
+    }
+
+    /// Elapsed time of all turns in which the task slept, and so kept its thread from other tasks. It
+    /// is charged as if it had used its processor.
+    fn slept(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
+/// A task's place in a scheduler. Dropping it takes the task out: at once, or
+/// after the turn that it has.
+pub struct Entity {
+    id: Id,
+    shared: Arc<Shared>,
+}
+
+/// What the policy keeps for each task.
+struct Slot {
+    /// Until it has ended.
+    task: Option<Arc<dyn Task>>,
+    /// While it runs.
+    turn: Option<Turn>,
+    /// Where the clock of its own process stood at the end of its last turn. What that process
+    /// does between turns, which it should not, its next turn is charged for.
+    apart: Duration,
+    /// For how much of its [sleep](Task::slept) it has been charged.
+    slept: Duration,
+}
+
+impl Slot {
+    /// What the task has slept and was not charged for yet.
+    fn take_slept(&mut self) -> Duration {
+        let slept = self.task.as_ref().map_or(self.slept, |task| task.slept());
+        slept.saturating_sub(std::mem::replace(&mut self.slept, slept))
+    }
+}
+
+/// The turn that a task has.
+#[derive(Clone, Copy)]
+struct Turn {
+    thread: CpuClock,
+    /// Where the thread's clock stood when the turn began.
+    begin: Duration,
+    /// The clock of the task's own process.
+    apart: Option<CpuClock>,
+}
+
+impl Turn {
+    /// CPU time used, if the thread's clock stands there, and where the process' clock stands.
+    fn used(&self, thread: Duration, before: Duration) -> (Duration, Duration) {
+        let apart = self.apart.map_or(before, CpuClock::read);
+        // Another process may have taken the first one's place.
+        let more = apart.checked_sub(before).unwrap_or(apart);
+        (thread - self.begin + more, apart)
+    }
+}
+
+struct Shared {
+    core: Mutex<Core>,
+    start: Instant,
+    /// Whether no thread is without a task.
+    crowded: Arc<AtomicBool>,
+}
+
+impl Shared {
+    fn core(&self) -> MutexGuard<'_, Core> {
+        self.core.lock().expect("no panic while held")
+    }
+
+    fn time(&self, at: Instant) -> Time {
+        at.saturating_duration_since(self.start).as_nanos() as Time
+    }
+
+    fn now(&self) -> Time {
+        self.time(Instant::now())
+    }
+
+    /// Changes something from outside of [`Scheduler::work`].
+    fn change<R>(self: &Arc<Self>, change: impl FnOnce(&mut Core, Time) -> R) -> R {
+        let now = self.now();
+        let mut core = self.core();
+        let result = change(&mut core, now);
+        let calls = core.settle(self, now);
+        drop(core);
+        calls.make();
+        result
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.core.get_mut().expect("no panic while held").ticker.end();
+    }
+}
+
+impl Entity {
+    /// Makes the task run (again) soon, unless it has ended.
+    pub fn wake(&self) {
+        self.shared.change(|core, now| core.policy.wake(self.id, now));
+    }
+
+    /// Charges the task for what others have done for it, of its share and its cap; it is not its CPU time.
+    pub fn charge(&self, time: Duration) {
+        self.shared.change(|core, now| core.policy.charge(self.id, time.as_nanos() as u64, now));
+    }
+
+    /// Gives the task another share, from now on.
+    pub fn set_share(&self, share: Share) {
+        self.shared.change(|core, now| core.policy.set_share(self.id, share, now));
+    }
+
+    /// CPU time that the task has used, the turn that it has included.
+    pub fn cpu_time(&self) -> Duration {
+        let mut core = self.shared.core();
+        // It runs as long as the lock is held, so its thread lives.
+        let Slot { task, turn, apart, slept } = core.policy.payload(self.id);
+        let running = turn.map_or(Duration::ZERO, |turn| {
+            let more = task.as_ref().map_or(Duration::ZERO, |task| task.slept().saturating_sub(*slept));
+            turn.used(turn.thread.read(), *apart).0 + more
+        });
+        core.policy.used(self.id) + running
+    }
+}
+
+impl Drop for Entity {
+    fn drop(&mut self) {
+        // The task is dropped without the lock: its end may take a while.
+        drop(self.shared.change(|core, _| core.policy.remove(self.id)));
+    }
+}
+
+/// A set of tasks, and what decides which of them run.
+#[derive(Clone)]
+pub struct Scheduler {
+    shared: Arc<Shared>,
+}
+
+impl Default for Scheduler {
+    fn default() -> Self {
+        let core = Core {
+            policy: Policy::new(),
+            idle: Vec::new(),
+            free: 0,
+            workers: 0,
+            spared: false,
+            notifications: 0,
+            ticker: Ticker::default(),
+        };
+        let crowded = Arc::default();
+        Scheduler { shared: Arc::new(Shared { core: Mutex::new(core), start: Instant::now(), crowded }) }
+    }
+}
+
+impl Scheduler {
+    /// Adds a task, blocked until its first [`wake`](Entity::wake).
+    pub fn add(&self, task: Arc<dyn Task>, share: Share) -> Arc<Entity> {
+        let slot = Slot { task: Some(task), turn: None, apart: Duration::ZERO, slept: Duration::ZERO };
+        let id = self.shared.core().policy.add(share, slot, self.shared.now());
+        Arc::new(Entity { id, shared: self.shared.clone() })
+    }
+
+    /// Whether all of several threads have a task, or are about to.
+    pub fn crowded(&self) -> Arc<AtomicBool> {
+        self.shared.crowded.clone()
+    }
+
+    /// Makes threads in [`work`](Self::work) look at their `done` again.
+    pub fn notify(&self) {
+        let mut calls = Calls::default();
+        self.shared.core().notify(&mut calls);
+        calls.make();
+    }
+
+    /// Whether to leave one processor of several to somebody else.
+    pub fn spare(&self, spare: bool) {
+        self.shared.change(|core, now| {
+            core.spared = spare;
+            if core.policy.running() > core.most() {
+                core.policy.end_one(now);
+            }
+        });
+    }
+
+    /// [Notifies](Self::notify) once this time has come, unless what is returned
+    /// has been dropped.
+    pub fn notify_at(&self, at: Instant) -> Arc<Entity> {
+        let entity = self.add(Arc::new(Alarm(at)), Share::default());
+        entity.wake();
+        entity
+    }
+
+    /// Runs ready tasks on this thread until `done`, which is looked at first,
+    /// whenever a task has ended, and when [notified](Self::notify).
+    pub fn work(&self, done: &dyn Fn() -> bool) {
+        let (shared, this) = (&self.shared, std::thread::current());
+        let clock = CpuClock::of_this_thread();
+        // A turn begins where the one before ended: a task pays for being chosen.
+        let mut begin = clock.read();
+        let mut seen = None;
+        let mut core = shared.core();
+        core.workers += 1;
+        loop {
+            if seen != Some(core.notifications) {
+                seen = Some(core.notifications);
+                drop(core);
+                let done = done();
+                core = shared.core();
+                if done {
+                    break;
+                }
+            }
+            let now = shared.now();
+            core.policy.tick(now);
+            if let Some(id) = core.choose(now) {
+                let slot = core.policy.payload(id);
+                let task = slot.task.clone().expect("what has ended is not chosen");
+                slot.turn = Some(Turn { thread: clock, begin, apart: task.clock() });
+                let calls = core.settle(shared, now);
+                drop(core);
+                calls.make();
+                let next = task.run();
+                drop(task);
+                let end = clock.read();
+                let gone;
+                (core, gone) = self.stop(id, end, next);
+                begin = end;
+                if gone.is_some() {
+                    drop(core);
+                    drop(gone);
+                    begin = clock.read();
+                    core = shared.core();
+                }
+            } else {
+                let watches = core.unwatched(now);
+                core.idle.push(Idle { thread: this.clone(), watches });
+                let calls = core.settle(shared, now);
+                drop(core);
+                calls.make();
+                park_until(watches.map(|at| shared.start + Duration::from_nanos(at)));
+                begin = clock.read();
+                core = shared.core();
+                match core.idle.iter().position(|idle| idle.thread.id() == this.id()) {
+                    Some(at) => drop(core.idle.remove(at)),
+                    None => core.free -= 1,
+                }
+            }
+        }
+        core.workers -= 1;
+        // Others do what this thread leaves.
+        let calls = core.settle(shared, shared.now());
+        drop(core);
+        calls.make();
+    }
+
+    /// Ends a turn, with the thread's clock at `end`. Returns the task if nobody needs it any more.
+    fn stop(&self, id: Id, end: Duration, next: Next) -> (MutexGuard<'_, Core>, Option<Arc<dyn Task>>) {
+        let now = self.shared.now();
+        let after = match next {
+            Next::Ready => After::Ready,
+            Next::Blocked(deadline) => After::Blocked(deadline.map(|at| self.shared.time(at))),
+            Next::Ended => After::Ended,
+        };
+        let mut core = self.shared.core();
+        let slot = core.policy.payload(id);
+        let turn = slot.turn.take().expect("it has one");
+        let (used, apart) = turn.used(end, slot.apart);
+        slot.apart = apart;
+        let used = used + slot.take_slept();
+        let mut task = None;
+        if next == Next::Ended {
+            task = core.policy.payload(id).task.take();
+            let mut calls = Calls::default();
+            core.notify(&mut calls);
+            calls.make();
+        }
+        let removed = core.policy.stop(id, used.as_nanos() as u64, after, now);
+        (core, task.or(removed.and_then(|slot| slot.task)))
+    }
+
+    /// Number of armed timers.
+    pub fn timers(&self) -> usize {
+        self.shared.core().policy.alarms()
+    }
+}
+
+/// A task that ends at some time, which notifies.
+struct Alarm(Instant);
+
+impl Task for Alarm {
+    fn run(&self) -> Next {
+        if Instant::now() < self.0 { Next::Blocked(Some(self.0)) } else { Next::Ended }
+    }
+
+    fn preempt(&self) {}
+}
+
+/// Waits to be unparked, or for this time. May return for no reason.
+fn park_until(at: Option<Instant>) {
+    match at {
+        Some(at) => std::thread::park_timeout(at.saturating_duration_since(Instant::now())),
+        None => std::thread::park(),
+    }
+}

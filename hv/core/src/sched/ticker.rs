@@ -1,0 +1,68 @@
+//! The thread that watches for deadlines and ends of slices while all others are busy.
+
+use super::policy::Time;
+use super::{Shared, park_until};
+use hv_host::prompt::{be_first, be_prompt};
+use hv_jail as jail;
+use hv_jail::Kind;
+use std::sync::{Arc, Weak};
+use std::thread::Thread;
+use std::time::Duration;
+
+/// The ticker, from the first time that it is needed.
+pub(super) struct Ticker {
+    thread: Option<Thread>,
+    /// When it will look by itself.
+    watches: Time,
+}
+
+impl Default for Ticker {
+    fn default() -> Self {
+        Ticker { thread: None, watches: Time::MAX }
+    }
+}
+
+impl Ticker {
+    /// Has it look at this time at the latest. Returns it if it has to be told.
+    pub(super) fn watch(&mut self, at: Time, shared: &Arc<Shared>) -> Option<Thread> {
+        if at >= self.watches {
+            return None;
+        }
+        self.watches = at;
+        if self.thread.is_some() {
+            return self.thread.clone();
+        }
+        let weak = Arc::downgrade(shared);
+        match jail::spawn(Kind::Tick, "hv-tick", move || run(&weak)) {
+            Ok(handle) => self.thread = Some(handle.thread().clone()),
+            Err(error) => {
+                tracing::error!("no thread to end time slices: {error}");
+                self.watches = Time::MAX;
+            }
+        }
+        None
+    }
+
+    /// Ends it: there is nothing to watch for any more.
+    pub(super) fn end(&mut self) {
+        self.thread.iter().for_each(Thread::unpark);
+    }
+}
+
+fn run(shared: &Weak<Shared>) {
+    be_prompt();
+    be_first(true);
+    while let Some(strong) = shared.upgrade() {
+        let now = strong.now();
+        let mut core = strong.core();
+        core.policy.tick(now);
+        let mut calls = core.dispatch(now);
+        let watches = core.assign(&mut calls, now);
+        core.ticker.watches = watches.unwrap_or(Time::MAX);
+        drop(core);
+        calls.make();
+        let until = watches.map(|at| strong.start + Duration::from_nanos(at));
+        drop(strong);
+        park_until(until);
+    }
+}

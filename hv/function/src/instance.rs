@@ -1,0 +1,286 @@
+//! A virtual machine of a function, from one request to the next.
+
+use super::{Failure, Inner, Isolation};
+use hv_core::device::function::{Answer, FunctionDevice};
+use hv_core::domain::{Guest, Observer, Outcome, Restore, StartError, Stop};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::time::{Duration, Instant};
+
+/// How long the devices of a guest that has answered may take to finish what it has asked of them.
+const SETTLING: Duration = Duration::from_secs(1);
+
+/// One virtual machine, with the guest that is in it at the time.
+pub(super) struct Instance {
+    pub(super) number: u64,
+    pub(super) device: Arc<FunctionDevice>,
+    inner: Weak<Inner>,
+    /// `None` before it is made and after it is closed.
+    guest: Mutex<Option<Arc<Guest>>>,
+    /// Whether its guest has yet to become somebody of its own.
+    used: AtomicBool,
+    /// The devices of a guest that has answered have settled.
+    settled: AtomicBool,
+    /// Pages that the last request wrote.
+    pub(super) pages: AtomicU64,
+    resident: AtomicU64,
+    request: Mutex<Request>,
+}
+
+/// The request that it answers, or has answered last.
+#[derive(Default)]
+struct Request {
+    exchange: u64,
+    began: Option<Instant>,
+    /// What the guest had used when the request began.
+    cpu_time: Duration,
+    /// Why hv ends the guest.
+    reason: Option<Failure>,
+}
+
+impl Instance {
+    /// Makes a clone that waits for its first request.
+    pub(super) fn start(inner: &Arc<Inner>, number: u64) -> Result<Arc<Self>, StartError> {
+        let instance = Arc::new(Instance {
+            number,
+            device: FunctionDevice::new(),
+            inner: Arc::downgrade(inner),
+            guest: Mutex::default(),
+            used: AtomicBool::new(false),
+            settled: AtomicBool::new(false),
+            pages: AtomicU64::new(0),
+            resident: AtomicU64::new(0),
+            request: Mutex::default(),
+        });
+        let observer = Watch { instance: Arc::downgrade(&instance), isolation: inner.options.isolation };
+        let options = &inner.options;
+        let errors = options.errors.as_ref().map(|errors| errors());
+        let mut restore = Restore::new(inner.snapshot.clone()).boxed_outputs((options.outputs)(), errors);
+        for disk in inner.options.disks.iter() {
+            restore = restore.disk(disk.share().expect("`Function::new` has looked"));
+        }
+        let guest = restore
+            .function(instance.device.clone())
+            .share(inner.options.share)
+            .observer(Arc::new(observer))
+            .spawn(&inner.engine)?;
+        *instance.guest.lock().expect("nobody else has it yet") = Some(Arc::new(guest));
+        Ok(instance)
+    }
+
+    fn guest(&self) -> Option<Arc<Guest>> {
+        self.guest.lock().expect("no panic while held").clone()
+    }
+
+    fn request(&self) -> MutexGuard<'_, Request> {
+        self.request.lock().expect("no panic while held")
+    }
+
+    /// Begins a request, in an instance that is idle. Returns its number.
+    pub(super) fn begin(self: &Arc<Self>, head: &[u8], mut answer: Box<dyn Answer>) -> u64 {
+        let (Some(guest), Some(inner)) = (self.guest(), self.inner.upgrade()) else {
+            answer.failed(Failure::Stopped);
+            return 0;
+        };
+        let exchange = {
+            let mut request = self.request();
+            request.began = Some(Instant::now());
+            request.cpu_time = guest.cpu_time();
+            request.reason = None;
+            if inner.options.isolation == Isolation::Request && self.used.swap(true, Ordering::SeqCst) {
+                if let Err(error) = guest.renew() {
+                    drop(request);
+                    answer.failed(Failure::NoRoom(Box::new(StartError::Random(error))));
+                    self.stop(Failure::Stopped);
+                    return 0;
+                }
+            } else {
+                guest.set_running();
+            }
+            request.exchange = self.device.begin(head, answer);
+            request.exchange
+        };
+        inner.pool_manager.watch(self, exchange);
+        guest.wake();
+        exchange
+    }
+
+    /// Lets the guest run on that may wait for room.
+    pub(super) fn resume(&self, exchange: u64) {
+        if self.request().exchange == exchange
+            && self.device.ring() == hv_core::device::function::Served::Answered
+            && let Some(guest) = self.guest()
+        {
+            guest.note_answered();
+        }
+    }
+
+    /// Nobody waits for the answer to this request any more.
+    pub(super) fn abandon(&self, exchange: u64) {
+        self.stop_request(exchange, Failure::Stopped);
+    }
+
+    /// Processor time used for this request so far.
+    pub(super) fn cpu_time(&self, exchange: u64) -> Option<Duration> {
+        let request = self.request();
+        let guest = self.guest()?;
+        (request.exchange == exchange).then(|| guest.cpu_time().saturating_sub(request.cpu_time))
+    }
+
+    /// Ends the guest, for this reason.
+    pub(super) fn stop(&self, reason: Failure) {
+        self.request().reason.get_or_insert(reason);
+        if let Some(guest) = self.guest() {
+            guest.stop(Stop::Dropped);
+        }
+    }
+
+    /// Ends the guest, for this reason, if it is still at this request.
+    fn stop_request(&self, exchange: u64, reason: Failure) {
+        let mut request = self.request();
+        // The lock keeps the next request from beginning, and `answered` takes it after the exchange
+        // has gone: an order that comes too late for this one keeps the machine from serving another.
+        if request.exchange == exchange && self.device.is_busy_with(exchange) {
+            request.reason.get_or_insert(reason);
+            if let Some(guest) = self.guest() {
+                guest.stop(Stop::Dropped);
+            }
+        }
+    }
+
+    /// Looks whether a request is still under way and within its limits. Returns whether to look again.
+    pub(super) fn check(&self, exchange: u64) -> bool {
+        let Some(inner) = self.inner.upgrade() else { return false };
+        if !self.device.is_busy_with(exchange) {
+            return false;
+        }
+        let began = self.request().began;
+        let over = |used: Option<Duration>, limit: Duration| used.is_some_and(|used| used > limit);
+        if over(began.map(|began| began.elapsed()), inner.options.wall_time) {
+            self.stop_request(exchange, Failure::WallTime);
+            false
+        } else if over(self.cpu_time(exchange), inner.options.cpu_time) {
+            self.stop_request(exchange, Failure::CpuTime);
+            false
+        } else {
+            true
+        }
+    }
+
+    /// Lets go of the virtual machine.
+    pub(super) fn close(&self) {
+        let guest = self.guest.lock().expect("no panic while held").take();
+        drop(guest);
+        if let Some(left) = self.device.take() {
+            left.fail(|| self.request().reason.take().unwrap_or(Failure::Stopped));
+        }
+    }
+
+    /// How often its guest left to hv, by reason.
+    pub(super) fn counters(&self) -> Vec<(&'static str, u64)> {
+        self.guest().map_or_else(Vec::new, |guest| guest.counters())
+    }
+
+    /// Measures how much memory is its alone.
+    pub(super) fn measure(&self) {
+        let bytes = self.guest().map_or(0, |guest| guest.resident_memory());
+        self.resident.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes of memory that were its alone when that was measured last.
+    pub(super) fn resident(&self) -> u64 {
+        self.resident.load(Ordering::Relaxed)
+    }
+
+    fn answered(self: Arc<Self>, inner: &Arc<Inner>) {
+        let settled = self.settled.swap(false, Ordering::SeqCst);
+        let Some(guest) = self.guest() else { return };
+        if !settled {
+            drop(self.device.take());
+            // After that: see `stop_request`.
+            let began = self.request().began;
+            inner.backoff().answered();
+            inner.totals.answered(began);
+        }
+        if inner.options.isolation == Isolation::Request {
+            if !settled {
+                inner.note_hot_pages(&guest);
+                // A disk may take its time, which the thread that is here has none of.
+                let instance = Arc::downgrade(&self);
+                if guest.settle(SETTLING, move |settled| Instance::devices_settled(&instance, settled)) {
+                    return;
+                }
+            }
+            match guest.reset() {
+                Ok(pages) => self.pages.store(pages, Ordering::Relaxed),
+                Err(error) => {
+                    tracing::debug!("a virtual machine is not used again: {error}");
+                    inner.close(&self);
+                    return;
+                }
+            }
+        }
+        inner.put_back(self);
+    }
+
+    /// The devices of the guest that has answered have nothing under way any more; or still have.
+    fn devices_settled(instance: &Weak<Instance>, settled: bool) {
+        let Some(instance) = instance.upgrade() else { return };
+        if settled && let Some(guest) = instance.guest() {
+            instance.settled.store(true, Ordering::SeqCst);
+            guest.note_answered();
+        } else if let Some(inner) = instance.inner.upgrade() {
+            tracing::debug!("a virtual machine is not used again: its devices do not come to an end");
+            inner.close(&instance);
+        }
+    }
+
+    fn ended(self: Arc<Self>, inner: &Arc<Inner>, outcome: &Outcome) {
+        let reason = self.request().reason.take();
+        if matches!((&reason, outcome), (None, Outcome::Crashed(_))) {
+            inner.backoff().crashed(Instant::now());
+        }
+        if let Some(left) = self.device.take() {
+            left.fail(|| match (reason, outcome) {
+                (Some(reason), _) => reason,
+                (None, Outcome::Crashed(report)) => Failure::Crashed(report.clone()),
+                (None, Outcome::Exited(code)) => Failure::Exited(*code),
+                (None, Outcome::Stopped(_)) => Failure::Stopped,
+            });
+        }
+        inner.totals.ended();
+        inner.close(&self);
+    }
+}
+
+/// Hears of what the guest does. The guest keeps it; the function keeps the instance.
+struct Watch {
+    instance: Weak<Instance>,
+    isolation: Isolation,
+}
+
+impl Watch {
+    fn both(&self) -> Option<(Arc<Instance>, Arc<Inner>)> {
+        let instance = self.instance.upgrade()?;
+        let inner = instance.inner.upgrade()?;
+        Some((instance, inner))
+    }
+}
+
+impl Observer for Watch {
+    fn one_answer(&self) -> bool {
+        self.isolation == Isolation::Request
+    }
+
+    fn answered(&self) {
+        if let Some((instance, inner)) = self.both() {
+            instance.answered(&inner);
+        }
+    }
+
+    fn ended(&self, outcome: &Outcome) {
+        if let Some((instance, inner)) = self.both() {
+            instance.ended(&inner, outcome);
+        }
+    }
+}

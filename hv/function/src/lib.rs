@@ -1,0 +1,225 @@
+//! Functions: guests that answer requests, each in a virtual machine of its own.
+//!
+//! A [`Function`] is a snapshot of a guest that is ready for its first request,
+//! and the virtual machines that go on from it:
+//!
+//! ```text
+//!            call             request in the ring         answer complete
+//!  idle ───────────► running ─────────────────► … ────────────────────────► reset ──► idle
+//!   ▲     no instance is idle                             │ crash, time over
+//!   └──── a new clone (its own thread makes it)           └──────────► closed
+//! ```
+#![forbid(unsafe_code)]
+
+mod backoff;
+mod call;
+mod deploy;
+mod instance;
+mod pool_manager;
+mod stats;
+mod survey;
+
+pub use call::Call;
+pub use deploy::{DeployError, boot, try_clone};
+pub use hv_core::device::function::{Answer, Failure};
+pub use stats::Stats;
+
+use backoff::Backoff;
+use call::Slot;
+use hv_core::device::block::Disk;
+use hv_core::device::console::Output;
+use hv_core::engine::Engine;
+use hv_core::sched::Share;
+use hv_core::snapshot::Snapshot;
+use instance::Instance;
+use pool_manager::PoolManager;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+/// How requests are kept apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Isolation {
+    /// A fresh guest for every request.
+    Request,
+    /// A guest answers one request after the other, until it has been idle for long.
+    Instance,
+}
+
+/// Makes the place where a guest's output goes.
+pub type Outputs = Arc<dyn Fn() -> Box<dyn Output> + Send + Sync>;
+
+/// How a function is run.
+#[derive(Clone)]
+pub struct Options {
+    /// How requests are kept apart.
+    pub isolation: Isolation,
+    /// Longest time of one request, from its head to the end of its answer.
+    pub wall_time: Duration,
+    /// Most processor time that one request may take.
+    pub cpu_time: Duration,
+    /// Most guests at one time, idle ones included.
+    pub instances: usize,
+    /// Guests (or virtual machines that are ready for one) that are made at once and kept.
+    pub warm: usize,
+    /// Their share of the processors, each.
+    pub share: Share,
+    /// Where their consoles go.
+    pub outputs: Outputs,
+    /// Where their log records and errors go; `None`: with the rest of what they print.
+    pub errors: Option<Outputs>,
+    /// The disks that the snapshot's guest has; all guests share them, so no guest may
+    /// change what others see.
+    pub disks: Arc<[Disk]>,
+}
+
+impl Default for Options {
+    /// A fresh guest for every request; 30 s, of which 10 s of processor time; 1024 guests, none of
+    /// them beforehand; consoles that nobody reads.
+    fn default() -> Self {
+        Options {
+            isolation: Isolation::Request,
+            wall_time: Duration::from_secs(30),
+            cpu_time: Duration::from_secs(10),
+            instances: 1024,
+            warm: 0,
+            share: Share::default(),
+            outputs: Arc::new(|| Box::new(hv_core::device::stdio::Buffer::new(0))),
+            errors: None,
+            disks: Arc::new([]),
+        }
+    }
+}
+
+/// A deployed function. Dropping it ends its guests; calls under way fail.
+pub struct Function {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    engine: Engine,
+    snapshot: Arc<Snapshot>,
+    options: Options,
+    pool: Mutex<Pool>,
+    pool_manager: PoolManager,
+    totals: stats::Totals,
+    backoff: Mutex<Backoff>,
+    stopped: AtomicBool,
+}
+
+#[derive(Default)]
+struct Pool {
+    /// All that there are, by number; a number without an instance is one that is being made.
+    live: HashMap<u64, Option<Arc<Instance>>>,
+    /// Those that wait for a request; the last one is the warmest.
+    idle: Vec<(Arc<Instance>, Instant)>,
+    next: u64,
+}
+
+impl Function {
+    /// Starts to answer a request in a guest of its own, or, with [`Isolation::Instance`], in one
+    /// that is idle. `head` is a request head as [`hv_abi::io::function`] has it, of 1 to
+    /// [`HEAD_MAX`](hv_abi::io::function::HEAD_MAX) bytes. Does not wait for anything.
+    pub fn call(&self, head: &[u8], answer: Box<dyn Answer>) -> Result<Call, Failure> {
+        let inner = &self.inner;
+        if inner.stopped.load(Ordering::SeqCst) {
+            return Err(Failure::Stopped);
+        }
+        inner.backoff().admit(Instant::now()).map_err(Failure::BackOff)?;
+        let number = {
+            let mut pool = inner.pool();
+            if let Some((instance, _)) = pool.idle.pop() {
+                drop(pool);
+                inner.totals.warm();
+                return Ok(Call::running(&instance, instance.begin(head, answer)));
+            }
+            if pool.live.len() >= inner.options.instances {
+                return Err(Failure::Full);
+            }
+            pool.reserve()
+        };
+        inner.totals.cold();
+        let slot = Slot::starting(head, answer);
+        inner.pool_manager.start(number, Some(slot.clone()));
+        Ok(Call::starting(slot))
+    }
+
+    /// Ends guests that have been idle since before this moment, beyond [`Options::warm`].
+    pub fn reap(&self, idle_since: Instant) {
+        let mut pool = self.inner.pool();
+        let spare = pool.idle.len().saturating_sub(self.inner.options.warm);
+        // The first ones have been idle the longest.
+        let count = pool.idle.iter().take(spare).take_while(|(_, since)| *since < idle_since).count();
+        let reaped: Vec<_> = pool.idle.drain(..count).collect();
+        drop(pool);
+        reaped.iter().for_each(|(instance, _)| self.inner.close(instance));
+    }
+
+    /// What it is doing and has done.
+    pub fn stats(&self) -> Stats {
+        self.inner.stats()
+    }
+
+    /// The disks that its guests have.
+    pub fn disks(&self) -> &Arc<[Disk]> {
+        &self.inner.options.disks
+    }
+
+    /// The snapshot that its guests go on from.
+    pub fn snapshot(&self) -> &Arc<Snapshot> {
+        &self.inner.snapshot
+    }
+}
+
+impl Drop for Function {
+    fn drop(&mut self) {
+        self.inner.stopped.store(true, Ordering::SeqCst);
+        let live: Vec<_> = {
+            let mut pool = self.inner.pool();
+            pool.idle.clear();
+            pool.live.values().flatten().cloned().collect()
+        };
+        live.iter().for_each(|instance| instance.stop(Failure::Stopped));
+        live.iter().for_each(|instance| self.inner.close(instance));
+        self.inner.pool_manager.stop();
+    }
+}
+
+impl Inner {
+    fn pool(&self) -> MutexGuard<'_, Pool> {
+        self.pool.lock().expect("no panic while held")
+    }
+
+    fn backoff(&self) -> MutexGuard<'_, Backoff> {
+        self.backoff.lock().expect("no panic while held")
+    }
+
+    /// An instance has nothing to do any more, and is as good as new.
+    fn put_back(&self, instance: Arc<Instance>) {
+        if !self.stopped.load(Ordering::SeqCst) {
+            self.pool().idle.push((instance, Instant::now()));
+        }
+    }
+
+    /// Takes an instance out of service.
+    fn close(&self, instance: &Arc<Instance>) {
+        let mut pool = self.pool();
+        pool.live.remove(&instance.number);
+        pool.idle.retain(|(idle, _)| idle.number != instance.number);
+        drop(pool);
+        // Closing a VM takes a millisecond or more: not on the thread of a guest.
+        self.pool_manager.dispose(instance.clone());
+    }
+}
+
+impl Pool {
+    fn reserve(&mut self) -> u64 {
+        self.next += 1;
+        self.live.insert(self.next, None);
+        self.next
+    }
+}
+
+#[cfg(test)]
+mod tests;

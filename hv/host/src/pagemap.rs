@@ -1,0 +1,17 @@
+//! What tells a process which of its pages were written: `/proc/self/pagemap`.
+#![forbid(unsafe_code)]
+
+use std::fs::File;
+use std::sync::OnceLock;
+
+/// The file, which is opened once. A process can open it only while it is dumpable (or root's): the jail does so before
+/// it takes that away. `None`, and a warning, where the host refuses.
+pub fn pagemap() -> Option<&'static File> {
+    static FILE: OnceLock<Option<File>> = OnceLock::new();
+    FILE.get_or_init(|| {
+        File::open("/proc/self/pagemap")
+            .inspect_err(|error| tracing::warn!("/proc/self/pagemap: {error}"))
+            .ok()
+    })
+    .as_ref()
+}

@@ -1,0 +1,207 @@
+//! Why a configuration is refused: the place, what is wrong, and the remedy, in one line.
+
+use hv_core::sched::ShareError;
+use hv_host::escape::escape;
+use hv_host::units::UnitError;
+use std::fmt;
+use std::path::PathBuf;
+
+/// Where something stands in the configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A line of a file, counted from 1.
+    Line(PathBuf, usize),
+    /// The file as a whole.
+    File(PathBuf),
+    /// An argument of the command line.
+    Argument(String),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Line(file, line) => write!(f, "{}:{line}", escape(file)),
+            Place::File(file) => write!(f, "{}", escape(file)),
+            Place::Argument(argument) => f.write_str(argument),
+        }
+    }
+}
+
+/// Why a configuration is refused.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", escape(&format!("{place}: {problem}")))]
+pub struct ConfigError {
+    /// Where.
+    pub place: Place,
+    /// What is wrong, and what to do.
+    pub problem: Problem,
+}
+
+/// What is wrong with a configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum Problem {
+    /// The file cannot be read.
+    #[error("cannot read it: {0}; give the path of a readable TOML file")]
+    Unreadable(std::io::Error),
+    /// It is not TOML, or a value has the wrong type.
+    #[error("{0}; see docs/serve.md for the keys and their values")]
+    Toml(String),
+    /// A key that there is not.
+    #[error("unknown key `{key}`; {}", hint(nearest, known))]
+    UnknownKey {
+        /// The key.
+        key: String,
+        /// The known key that looks most like it.
+        nearest: Option<String>,
+        /// All keys that may stand here.
+        known: String,
+    },
+    /// A size or time that is none.
+    #[error("{key} = \"{value}\": {error}")]
+    Unit {
+        /// The key.
+        key: &'static str,
+        /// Its value.
+        value: String,
+        /// Why.
+        error: UnitError,
+    },
+    /// A value that is not allowed.
+    #[error("{key} = {value}: {why}")]
+    Value {
+        /// The key.
+        key: &'static str,
+        /// Its value.
+        value: String,
+        /// Why not, and what to write instead.
+        why: String,
+    },
+    /// A share of the processors that cannot be.
+    #[error("{key}: {error}")]
+    Share {
+        /// The key.
+        key: &'static str,
+        /// Why.
+        error: ShareError,
+    },
+    /// A key that has to be there.
+    #[error("the function `{function}` has no `{key}`; add {example}")]
+    Missing {
+        /// The function.
+        function: String,
+        /// The key.
+        key: &'static str,
+        /// A line that would do.
+        example: &'static str,
+    },
+    /// Two functions for one path.
+    #[error("the path {path} is already the function `{other}`'s ({place}); give one of them another path")]
+    DoubleRoute {
+        /// The path.
+        path: String,
+        /// Who has it.
+        other: String,
+        /// Where that stands.
+        place: Place,
+    },
+    /// Both kinds of source.
+    #[error("the function `{function}` has both `image` and `snapshot`; remove one of them")]
+    TwoSources {
+        /// The function.
+        function: String,
+    },
+    /// A key that makes no sense beside another.
+    #[error("`{key}` does not go with {with}; {remedy}")]
+    Conflict {
+        /// The key.
+        key: &'static str,
+        /// What it does not go with.
+        with: &'static str,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// The image cannot be found or built.
+    #[error("{0}")]
+    Image(String),
+    /// The snapshot is not there.
+    #[error("snapshot = \"{0}\": no such folder; make it with `hv snapshot IMAGE -o {0}`")]
+    Snapshot(String),
+    /// No functions at all.
+    #[error(
+        "no functions; add a table such as [function.hello] with path = \"/hello\" and image = \"fn-hello\""
+    )]
+    Empty,
+    /// A disk that takes a temporary file, new to a server whose jail has no place for one.
+    #[error(
+        "the disk {} of the function `{function}` takes a temporary file, as overlays and folders do, and this server \
+         was started without such disks: its jail lets it make none; restart it",
+        escape(disk)
+    )]
+    TemporaryFile {
+        /// The function.
+        function: String,
+        /// The disk.
+        disk: PathBuf,
+    },
+    /// More machines and connections than descriptors.
+    #[error(
+        "{machines} virtual machines and {connections} connections take {needed} file descriptors, and this \
+         process may have {limit}; lower `concurrency` or `connections`, or raise the limit (ulimit -n)"
+    )]
+    Descriptors {
+        /// Machines that the functions may have together.
+        machines: usize,
+        /// Connections that may be.
+        connections: usize,
+        /// Descriptors for that.
+        needed: u64,
+        /// Descriptors that may be.
+        limit: u64,
+    },
+}
+
+fn hint(nearest: &Option<String>, known: &str) -> String {
+    match nearest {
+        Some(nearest) => format!("did you mean `{nearest}`?"),
+        None => format!("the keys here are {known}"),
+    }
+}
+
+/// Makes one line of a message of the TOML parser, and a better one of what it says of unknown keys.
+pub(super) fn of_parser(message: &str) -> Problem {
+    let message = message.split_whitespace().collect::<Vec<_>>().join(" ");
+    // The names in serde's message are the known keys of the very table.
+    let mut names = message.split('`').skip(1).step_by(2).map(str::to_owned);
+    if message.starts_with("unknown field")
+        && let Some(key) = names.next()
+    {
+        let known: Vec<String> = names.collect();
+        let nearest = nearest(&key, &known).cloned();
+        return Problem::UnknownKey { key, nearest, known: known.join(", ") };
+    }
+    Problem::Toml(message)
+}
+
+/// The candidate that somebody may have meant.
+fn nearest<'a>(key: &str, known: &'a [String]) -> Option<&'a String> {
+    let key = key.replace('-', "_");
+    known
+        .iter()
+        .map(|candidate| (strsim::damerau_levenshtein(&key, candidate), candidate))
+        .filter(|(distance, candidate)| *distance <= 1 + candidate.len() / 4)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| candidate)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_a_tab_stays_on_its_line() {
+        let place = Place::Argument("--config a\tb\nc".into());
+        let problem = Problem::Toml("no \u{1b}[31mvalue".into());
+        let message = ConfigError { place, problem }.to_string();
+        assert!(message.starts_with("--config a\\tb\\nc: no \\u{1b}[31mvalue; "), "{message}");
+    }
+}

@@ -1,0 +1,166 @@
+//! A function's table, validated.
+
+use super::file::Function;
+use super::validate::{Validator, check_path, value};
+use super::*;
+use hv_core::sched::ShareError;
+use hv_host::escape::escape;
+use toml::Spanned;
+
+/// Longest name of a function.
+const MAX_NAME: usize = 64;
+
+/// Largest body that can be allowed.
+const MAX_BODY: u64 = 1 << 40;
+
+impl Validator<'_> {
+    /// One function's table.
+    pub(super) fn function(
+        &self,
+        name: &Spanned<String>,
+        function: &Function,
+        config: &Config,
+    ) -> Result<FunctionConfig, ConfigError> {
+        let named = name.get_ref();
+        let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+        if named.is_empty() || named.len() > MAX_NAME || !named.chars().all(plain) {
+            let why = format!("use 1 to {MAX_NAME} letters, digits, dots, underscores and dashes");
+            return Err(self.fail(name, value("function", format!("\"{named}\""), why)));
+        }
+        let missing =
+            |key, example| self.fail(name, Problem::Missing { function: named.clone(), key, example });
+        let paths = function.path.as_ref().ok_or_else(|| missing("path", "path = \"/hello\""))?;
+        if paths.get_ref().0.is_empty() {
+            return Err(self.fail(paths, value("path", "[]", "name at least one path")));
+        }
+        for path in &paths.get_ref().0 {
+            check_path(path, config.admin.is_some())
+                .map_err(|why| self.fail(paths, value("path", format!("\"{path}\""), why)))?;
+        }
+        let isolation = self.isolation(function)?;
+        let concurrency = self.count("concurrency", &function.concurrency)?.unwrap_or(DEFAULT_CONCURRENCY);
+        if let (Some(at), Some(guests)) = (&function.concurrency, config.guests)
+            && concurrency > guests
+        {
+            let why = format!("the whole server has guests = {guests}; lower this or raise that");
+            return Err(self.fail(at, value("concurrency", concurrency, why)));
+        }
+        let body = self.size("body", &function.body)?.unwrap_or(DEFAULT_BODY);
+        if let Some(at) = &function.body
+            && body > MAX_BODY
+        {
+            let written = format!("\"{}\"", at.get_ref().0);
+            return Err(self.fail(at, value("body", written, "use at most 1024G")));
+        }
+        let queue = function.queue.as_ref().map_or(DEFAULT_QUEUE, |queue| *queue.get_ref() as usize);
+        if let Some(at) = &function.queue_time
+            && queue == 0
+        {
+            return Err(self.fail(
+                at,
+                Problem::Conflict {
+                    key: "queue_time",
+                    with: "queue = 0",
+                    remedy: "remove it, or let requests wait with queue = 1 or more",
+                },
+            ));
+        }
+        let source = self.source(name, function)?;
+        let file = source.path();
+        let stamp = Stamp::of(file).map_err(|error| {
+            self.fail(name, Problem::Image(format!("{}: {error}; check its permissions", escape(file))))
+        })?;
+        let default = Deployment::new(source, stamp);
+        let wall_time = self.time("wall_time", &function.wall_time)?.unwrap_or(default.wall_time);
+        let cpu_time = self.time("cpu_time", &function.cpu_time)?;
+        if let (Some(at), Some(cpu_time)) = (&function.cpu_time, cpu_time)
+            && cpu_time > wall_time
+        {
+            let why = format!(
+                "one virtual CPU cannot use more time than passes: wall_time is {wall_time:?}; lower this or raise that"
+            );
+            return Err(self.fail(at, value("cpu_time", format!("{cpu_time:?}"), why)));
+        }
+        Ok(FunctionConfig {
+            name: named.clone(),
+            place: self.place(name.span().start),
+            paths: paths.get_ref().0.clone(),
+            methods: self.methods(function)?,
+            deployment: Deployment {
+                isolation,
+                cpu_time: cpu_time.unwrap_or(default.cpu_time.min(wall_time)),
+                wall_time,
+                ready_time: self.time("ready_time", &function.ready_time)?.unwrap_or(default.ready_time),
+                share: self.share(function)?,
+                concurrency,
+                console: self.console(function)?,
+                ..default
+            },
+            body,
+            queue,
+            queue_time: self.time("queue_time", &function.queue_time)?.unwrap_or(DEFAULT_QUEUE_TIME),
+            idle: self.time("idle", &function.idle)?.unwrap_or(DEFAULT_IDLE),
+        })
+    }
+
+    fn isolation(&self, function: &Function) -> Result<Isolation, ConfigError> {
+        let isolation = match &function.isolation {
+            None => Isolation::Request,
+            Some(text) => match text.get_ref().as_str() {
+                "request" => Isolation::Request,
+                "instance" => Isolation::Instance,
+                other => {
+                    let why = "use request (each in a fresh instance) or instance (one after the other in the same)";
+                    return Err(self.fail(text, value("isolation", format!("\"{other}\""), why)));
+                }
+            },
+        };
+        Ok(isolation)
+    }
+
+    fn share(&self, function: &Function) -> Result<Share, ConfigError> {
+        let default = Share::default();
+        let weight = function.weight.as_ref().map_or(default.weight(), |weight| *weight.get_ref());
+        let cap = function.cap.as_ref().map_or(0, |cap| *cap.get_ref());
+        Share::new(weight, cap).map_err(|error| {
+            let (key, at) = match error {
+                ShareError::Weight(_) => ("weight", &function.weight),
+                ShareError::Cap(_) => ("cap", &function.cap),
+            };
+            let place = at.as_ref().map_or(Place::File(self.path.into()), |at| self.place(at.span().start));
+            ConfigError { place, problem: Problem::Share { key, error } }
+        })
+    }
+
+    fn console(&self, function: &Function) -> Result<bool, ConfigError> {
+        match function.console.as_ref().map(|text| (text, text.get_ref().as_str())) {
+            None | Some((_, "log")) => Ok(true),
+            Some((_, "off")) => Ok(false),
+            Some((text, other)) => {
+                Err(self.fail(text, value("console", format!("\"{other}\""), "use log or off")))
+            }
+        }
+    }
+
+    fn methods(&self, function: &Function) -> Result<Vec<Method>, ConfigError> {
+        let Some(list) = &function.methods else { return Ok(Vec::new()) };
+        let mut methods = Vec::new();
+        for text in &list.get_ref().0 {
+            let upper = !text.bytes().any(|byte| byte.is_ascii_lowercase());
+            let method = Method::from_bytes(text.as_bytes()).ok().filter(|_| upper).ok_or_else(|| {
+                let why = "write methods as in a request: GET, POST …";
+                self.fail(list, value("methods", format!("\"{text}\""), why))
+            })?;
+            methods.push(method);
+        }
+        if methods.is_empty() {
+            let why = "no request would ever fit; remove it to take all methods";
+            return Err(self.fail(list, value("methods", "[]", why)));
+        }
+        // Whoever can GET can ask for the head alone.
+        if methods.contains(&Method::GET) && !methods.contains(&Method::HEAD) {
+            methods.push(Method::HEAD);
+        }
+        Ok(methods)
+    }
+}

@@ -1,0 +1,98 @@
+//! How many guests the limit of file descriptors allows.
+#![forbid(unsafe_code)]
+
+use super::config::{Config, ConfigError, DEFAULT_GUESTS, Problem};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// Descriptors of the process itself: standard streams, KVM, epolls, logs, images and disks being opened.
+const OWN: u64 = 64;
+
+/// What one machine takes of them.
+struct Footprint {
+    /// The machine: a virtual CPU, or a process and its memory; and two for the doorbell of its console, once
+    /// its guest prints much.
+    machine: u64,
+    /// More, if it has disks: the virtual machine, which doorbells are bound to, or the process's end of that one.
+    with_disks: u64,
+    /// Each disk: both ends of its doorbell (and the process's), its engine, and the file of its overlay.
+    disk: u64,
+}
+
+/// That of the platform which takes more, in each way: a process. Which one it will be need not be known
+/// to say whether a configuration fits.
+const FOOTPRINT: Footprint = Footprint { machine: 4, with_disks: 1, disk: 5 };
+
+/// Descriptors of a function beside its machines: the memory of its snapshot, and each disk's file.
+const FUNCTION: u64 = 1;
+
+/// What a function takes, with so many machines.
+fn of_function(machines: u64, disks: u64) -> u64 {
+    let each = match disks {
+        0 => FOOTPRINT.machine,
+        _ => FOOTPRINT.machine + FOOTPRINT.with_disks + FOOTPRINT.disk * disks,
+    };
+    machines.saturating_mul(each).saturating_add(FUNCTION + disks)
+}
+
+/// How many virtual machines there may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Plan {
+    /// Requests in guests at a time.
+    pub(super) guests: usize,
+    /// Machines of a function beyond one for each of its requests: those that
+    /// the engine's threads are just resetting.
+    pub(super) spare: usize,
+}
+
+/// Raises the soft limit as far as it goes, and returns it.
+pub(super) fn raise_limit() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum,
+        Err(_) => limit.current,
+    }
+    .unwrap_or(u64::MAX)
+}
+
+/// Plans what `limit` descriptors are for, with `threads` that run guests.
+pub(super) fn plan(config: &Config, limit: u64, threads: usize) -> Result<Plan, ConfigError> {
+    let spare = 2 * threads;
+    let concurrency = config.functions.iter().map(|function| function.deployment.concurrency);
+    let machines: usize = concurrency.clone().map(|concurrency| concurrency.saturating_add(spare)).sum();
+    let functions = config.functions.iter().map(|function| {
+        let deployment = &function.deployment;
+        let machines = deployment.concurrency.saturating_add(spare) as u64;
+        of_function(machines, deployment.source.disks().len() as u64)
+    });
+    let needed = functions.fold(OWN + config.connections as u64, u64::saturating_add);
+    if needed > limit {
+        let problem = Problem::Descriptors { machines, connections: config.connections, needed, limit };
+        return Err(ConfigError { place: config.place.clone(), problem });
+    }
+    // A function's own limit may not be beyond the server's.
+    let guests = config.guests.unwrap_or_else(|| concurrency.max().unwrap_or(0).max(DEFAULT_GUESTS));
+    Ok(Plan { guests, spare })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::of_arguments;
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let image = std::env::current_exe().expect("a test is a file");
+        let functions = ["/a=x", "/b=x"].map(str::to_owned);
+        let config = of_arguments(&functions, &|_| Ok(image.clone())).unwrap();
+        let needed = OWN + 1024 + 2 * of_function(64 + 4, 0);
+        assert_eq!(of_function(10, 0), 10 * 4 + 1);
+        assert_eq!(of_function(10, 2), 10 * (4 + 1 + 2 * 5) + 3);
+        assert_eq!(plan(&config, needed, 2).unwrap(), Plan { guests: 1024, spare: 4 });
+        let error = plan(&config, needed - 1, 2).unwrap_err().to_string();
+        assert!(
+            error.contains(&format!("{needed} file descriptors")) && error.contains("ulimit -n"),
+            "{error}"
+        );
+    }
+}

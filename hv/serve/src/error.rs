@@ -1,0 +1,66 @@
+//! Why `hv serve` does not start, or does not go on.
+#![forbid(unsafe_code)]
+
+use super::config::{ConfigError, Place};
+use super::deploy::DeployError;
+use hv_host::escape::escape;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// Why the server does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The configuration is refused.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A function does not become ready.
+    #[error("{place}: the function `{}` cannot be deployed: {error}", escape(function))]
+    Deploy {
+        /// Where it stands in the configuration.
+        place: Place,
+        /// Its name.
+        function: String,
+        /// Why.
+        #[source]
+        error: Box<DeployError>,
+    },
+    /// An address cannot be listened on.
+    #[error("{key} = \"{address}\": {}", listen_error(error))]
+    Listen {
+        /// The key in the configuration.
+        key: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        error: io::Error,
+    },
+    /// The access log cannot be opened.
+    #[error(
+        "log = \"{}\": {error}; name a file in a folder that you may write, - for standard output, or off",
+        escape(path)
+    )]
+    Log {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        error: io::Error,
+    },
+    /// The host has no room for the server itself.
+    #[error("the host has no room for the server: {0}")]
+    Host(#[from] io::Error),
+}
+
+fn listen_error(error: &io::Error) -> String {
+    let remedy = match error.kind() {
+        io::ErrorKind::AddrInUse => "choose another port, or end what listens there",
+        io::ErrorKind::AddrNotAvailable => {
+            "no interface of this host has this address; use 127.0.0.1 or 0.0.0.0"
+        }
+        io::ErrorKind::PermissionDenied => "ports below 1024 need a right; choose a port from 1024 on",
+        _ => "choose another address",
+    };
+    format!("{error}; {remedy}")
+}

@@ -1,0 +1,257 @@
+//! One request in a guest: what passes between the guests' threads, which must
+//! never wait, and the client's connection, which does.
+#![forbid(unsafe_code)]
+
+use super::gate::Seat;
+use super::head::{AnswerHead, has_body, validate_answer};
+use super::upload::{Upload, UploadError};
+use bytes::Bytes;
+use http::Method;
+use hv_function::{Answer, Call, Failure};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+/// Most bytes of an answer that wait for the client; the guest waits then.
+const BUFFER: usize = 256 << 10;
+
+/// The guest goes on when no more than this is left.
+const LOW: usize = BUFFER / 2;
+
+/// What both sides share.
+#[derive(Debug, Default)]
+pub(super) struct Exchange {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    head: Option<AnswerHead>,
+    /// The answer's body is not for the client: it has asked for the head alone, or the status has none.
+    bodiless: bool,
+    chunks: VecDeque<Bytes>,
+    buffered: usize,
+    /// The guest was given no room and waits for [`Call::resume`].
+    paused: bool,
+    end: Option<Result<(), Failure>>,
+    reader: Option<Waker>,
+    /// The guest has room for more of the request.
+    room: bool,
+    writer: Option<Waker>,
+}
+
+impl Exchange {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no panic while held")
+    }
+
+    /// Forgets that there was room: ask this before [`Call::send`], so that
+    /// none that comes afterwards is missed.
+    pub(super) fn expect_room(&self) {
+        self.state().room = false;
+    }
+
+    /// Ready as soon as the guest has had room since [`expect_room`](Self::expect_room).
+    pub(super) fn poll_room(&self, context: &Context<'_>) -> Poll<()> {
+        let state = &mut *self.state();
+        if state.room {
+            return Poll::Ready(());
+        }
+        keep(&mut state.writer, context);
+        Poll::Pending
+    }
+}
+
+/// Notes who is to be woken.
+fn keep(waker: &mut Option<Waker>, context: &Context<'_>) {
+    match waker {
+        Some(waker) => waker.clone_from(context.waker()),
+        None => *waker = Some(context.waker().clone()),
+    }
+}
+
+/// The guest's end of an exchange. It holds the request's seat until the
+/// function lets go of it.
+pub(super) struct Bridge {
+    pub(super) exchange: Arc<Exchange>,
+    pub(super) method: Method,
+    pub(super) _seat: Seat,
+}
+
+impl Bridge {
+    /// Changes the state, and wakes the reader outside of the lock.
+    fn tell<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let mut state = self.exchange.state();
+        let result = change(&mut state);
+        let reader = state.reader.take();
+        drop(state);
+        if let Some(reader) = reader {
+            reader.wake();
+        }
+        result
+    }
+}
+
+impl Answer for Bridge {
+    fn head(&mut self, head: &[u8]) -> Result<(), String> {
+        let head = validate_answer(head)?;
+        let bodiless = !has_body(&self.method, head.status);
+        self.tell(|state| {
+            state.bodiless = bodiless;
+            state.head = Some(head);
+        });
+        Ok(())
+    }
+
+    fn body(&mut self, bytes: &[u8]) -> usize {
+        if self.exchange.state().bodiless {
+            return bytes.len();
+        }
+        self.tell(|state| {
+            let taken = bytes.len().min(BUFFER - state.buffered);
+            state.paused = taken < bytes.len();
+            if taken > 0 {
+                state.buffered += taken;
+                state.chunks.push_back(Bytes::copy_from_slice(&bytes[..taken]));
+            }
+            taken
+        })
+    }
+
+    fn end(&mut self) {
+        self.tell(|state| state.end = Some(Ok(())));
+    }
+
+    fn failed(&mut self, failure: Failure) {
+        self.tell(|state| state.end = Some(Err(failure)));
+    }
+
+    fn writable(&mut self) {
+        let mut state = self.exchange.state();
+        state.room = true;
+        let writer = state.writer.take();
+        drop(state);
+        if let Some(writer) = writer {
+            writer.wake();
+        }
+    }
+}
+
+/// The client's end of an exchange: sends the request's body, takes the answer.
+/// Dropping it before the end cancels the request.
+pub(super) struct Conversation {
+    exchange: Arc<Exchange>,
+    /// Until the guest has ended its answer.
+    call: Option<Call>,
+    /// Until the request's body has been sent, if it ever is.
+    upload: Option<Upload>,
+    /// CPU time that the guest has used for it, once it has ended.
+    cpu: Option<Duration>,
+    /// All of the answer has been taken.
+    complete: bool,
+}
+
+/// Why an answer will not be complete.
+#[derive(Debug)]
+pub(super) enum Broken {
+    /// By the guest. `uploading`: the request's body had not come yet.
+    Failed { failure: Failure, uploading: bool },
+    /// By the request's body.
+    Upload(UploadError),
+    /// The guest ended an answer that it had not begun.
+    Headless,
+}
+
+impl Conversation {
+    pub(super) fn new(exchange: Arc<Exchange>, call: Call, upload: Option<Upload>) -> Self {
+        Conversation { exchange, call: Some(call), upload, cpu: None, complete: false }
+    }
+
+    /// CPU time that the guest has used for the request, as far as it is known.
+    pub(super) fn cpu_time(&self) -> Option<Duration> {
+        self.cpu.or_else(|| self.call.as_ref()?.cpu_time())
+    }
+
+    /// Sends what can be sent of the request's body.
+    fn poll_upload(&mut self, context: &mut Context<'_>) -> Result<(), Broken> {
+        if let (Some(upload), Some(call)) = (&mut self.upload, &mut self.call)
+            && let Poll::Ready(result) = upload.poll(call, &self.exchange, context)
+        {
+            result.map_err(Broken::Upload)?;
+            self.upload = None;
+        }
+        Ok(())
+    }
+
+    /// The end of the answer, if there is one: nothing more is sent to the guest.
+    fn end(&mut self, end: Result<(), Failure>) -> Result<(), Broken> {
+        let uploading = self.upload.is_some();
+        self.cpu = self.call.take().and_then(|call| call.cpu_time());
+        end.map_err(|failure| Broken::Failed { failure, uploading })
+    }
+
+    /// The head of the answer. One that has no body is only given when the
+    /// guest has ended the answer in good order.
+    pub(super) fn poll_head(&mut self, context: &mut Context<'_>) -> Poll<Result<AnswerHead, Broken>> {
+        let uploaded = self.poll_upload(context);
+        let mut state = self.exchange.state();
+        let waits = state.bodiless && state.end.is_none();
+        match state.head.take_if(|_| !waits) {
+            Some(_) if matches!(state.end, Some(Err(_))) => {}
+            Some(head) => return Poll::Ready(Ok(head)),
+            None if state.end.is_some() => {}
+            None => {
+                keep(&mut state.reader, context);
+                drop(state);
+                return uploaded.map_or_else(|broken| Poll::Ready(Err(broken)), |()| Poll::Pending);
+            }
+        }
+        let end = state.end.take().unwrap_or(Ok(()));
+        drop(state);
+        Poll::Ready(Err(self.end(end).err().unwrap_or(Broken::Headless)))
+    }
+
+    /// The next bytes of the answer's body; `None` at its end.
+    pub(super) fn poll_body(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Broken>>> {
+        let uploaded = self.poll_upload(context);
+        let mut state = self.exchange.state();
+        if let Some(chunk) = state.chunks.pop_front() {
+            state.buffered -= chunk.len();
+            let resume = state.buffered <= LOW && std::mem::take(&mut state.paused);
+            drop(state);
+            if let (true, Some(call)) = (resume, &self.call) {
+                call.resume();
+            }
+            return Poll::Ready(Some(Ok(chunk)));
+        }
+        if let Some(end) = state.end.take() {
+            drop(state);
+            self.complete = end.is_ok();
+            return Poll::Ready(self.end(end).err().map(Err));
+        }
+        keep(&mut state.reader, context);
+        drop(state);
+        match uploaded {
+            Ok(()) => Poll::Pending,
+            Err(broken) => Poll::Ready(Some(Err(broken))),
+        }
+    }
+
+    /// What is left of the request's body, once there will be no answer from the guest.
+    pub(super) fn into_upload(self) -> Option<Upload> {
+        self.upload
+    }
+
+    /// Whether the connection has to end with this answer: it is there as a whole, and the
+    /// request's body is not, and may not come to its end.
+    pub(super) fn is_last(&self) -> bool {
+        self.remaining().is_some() && self.upload.as_ref().is_some_and(|upload| !upload.is_sure_to_end())
+    }
+
+    /// Bytes of the body, once all of them are there.
+    pub(super) fn remaining(&self) -> Option<u64> {
+        let state = self.exchange.state();
+        (self.complete || matches!(state.end, Some(Ok(())))).then_some(state.buffered as u64)
+    }
+}

@@ -1,0 +1,234 @@
+//! One request to a function: where it goes, whether it may, what comes back.
+#![forbid(unsafe_code)]
+
+use super::exchange::{Bridge, Broken, Conversation, Exchange};
+use super::front_response::{self, CLOSE, FrontResponse};
+use super::gate::Refused;
+use super::head::{self, AnswerHead, REQUEST_ID};
+use super::pace::Pace;
+use super::record::Record;
+use super::reply::Reply;
+use super::server::Server;
+use super::table::Served;
+use super::upload::{Upload, UploadError};
+use http::header::{ALLOW, CONNECTION, EXPECT, HeaderName};
+use http::{Request, Response, StatusCode};
+use hv_function::Failure;
+use hv_host::limits;
+use hyper::body::Incoming;
+use std::future::poll_fn;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// Tells a client which crash in the log is its own.
+const CRASH_ID: HeaderName = HeaderName::from_static("x-crash-id");
+
+/// Answers a request on a listener of functions.
+pub(super) async fn public(
+    server: Arc<Server>,
+    client: IpAddr,
+    request: Request<Incoming>,
+) -> Response<Reply> {
+    let mut record = server.record(client, &request);
+    let (request, mut upload) = split(&server, request);
+    if let Some(page) = front_response::public(&server, client, &request).await {
+        return say(page, upload.as_ref(), record);
+    }
+    let mut pace = None;
+    match serve(&server, client, request, &mut upload, &mut record, &mut pace).await {
+        Err(refusal) => {
+            // What no guest has worked for costs whoever asks again and again nothing else.
+            if record.instance.is_none() {
+                pace.as_deref().unwrap_or(server.refusals()).wait().await;
+            }
+            say(refusal, upload.as_ref(), record)
+        }
+        Ok((head, conversation, served)) => {
+            record.status = Some(head.status);
+            let id = record.id().clone();
+            let is_last = conversation.is_last();
+            let mut response = Response::new(Reply::guest(conversation, served, record));
+            *response.status_mut() = head.status;
+            *response.headers_mut() = head.headers;
+            response.headers_mut().insert(REQUEST_ID, id);
+            if is_last {
+                response.headers_mut().insert(CONNECTION, CLOSE);
+            }
+            response
+        }
+    }
+}
+
+/// Answers a request on the listener of the administrator.
+pub(super) async fn admin(
+    server: Arc<Server>,
+    client: IpAddr,
+    request: Request<Incoming>,
+) -> Response<Reply> {
+    let record = server.record(client, &request);
+    let (request, upload) = split(&server, request);
+    say(front_response::admin(&server, &request).await, upload.as_ref(), record)
+}
+
+/// A request and its body, if it has one.
+fn split(server: &Server, request: Request<Incoming>) -> (Request<()>, Option<Upload>) {
+    let (parts, body) = request.into_parts();
+    let upload = Upload::new(body, parts.headers.contains_key(EXPECT), server.patience());
+    (Request::from_parts(parts, ()), upload)
+}
+
+/// An answer of the front's own to a request with this body.
+fn say(own: FrontResponse, upload: Option<&Upload>, record: Record) -> Response<Reply> {
+    match upload {
+        Some(upload) if !upload.is_sure_to_end() => own.last().into_response(record),
+        _ => own.into_response(record),
+    }
+}
+
+/// Brings a request to its function, and the head of the answer back. What was
+/// not used of the body is left there if it fails, and at which pace the function refuses.
+async fn serve(
+    server: &Server,
+    client: IpAddr,
+    request: Request<()>,
+    upload: &mut Option<Upload>,
+    record: &mut Record,
+    pace: &mut Option<Arc<Pace>>,
+) -> Result<(AnswerHead, Conversation, Arc<Served>), FrontResponse> {
+    if server.is_draining() {
+        let refusal = FrontResponse::new(StatusCode::SERVICE_UNAVAILABLE, "the server is shutting down");
+        return Err(refusal.later().last());
+    }
+    let (parts, ()) = request.into_parts();
+    let served = server
+        .find(parts.uri.path())
+        .ok_or_else(|| FrontResponse::new(StatusCode::NOT_FOUND, "no function here"))?;
+    record.function = Some(served.name().clone());
+    *pace = Some(served.refusals().clone());
+    let config = served.config();
+    if !config.methods.is_empty() && !config.methods.contains(&parts.method) {
+        let allow = config.methods.iter().map(|method| method.as_str()).collect::<Vec<_>>().join(", ");
+        return Err(FrontResponse::new(StatusCode::METHOD_NOT_ALLOWED, format!("this path takes {allow}"))
+            .with(ALLOW, &allow));
+    }
+    if let Some(upload) = upload
+        && !upload.allow(config.body)
+    {
+        return Err(too_large(&served));
+    }
+    let mut bytes = Vec::with_capacity(512);
+    head::write_request(&parts, client, record.id(), &mut bytes).map_err(|head::TooLong| {
+        FrontResponse::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "the head of the request is too long")
+    })?;
+    let seat = served.gate().enter().await.map_err(|refused| match refused {
+        Refused::Full => {
+            FrontResponse::new(StatusCode::TOO_MANY_REQUESTS, "too many requests wait for this function")
+                .later()
+        }
+        Refused::Late => {
+            FrontResponse::new(StatusCode::SERVICE_UNAVAILABLE, "no guest was free in time").later()
+        }
+    })?;
+    let exchange = Arc::new(Exchange::default());
+    let bridge = Bridge { exchange: exchange.clone(), method: parts.method, _seat: seat };
+    let call = served.function().call(&bytes, Box::new(bridge));
+    let mut call = call.map_err(|failure| failed(&failure, false, &served, record))?;
+    record.instance = Some(if call.is_cold() { "cold" } else { "warm" });
+    if upload.is_none() {
+        call.end();
+    }
+    let mut conversation = Conversation::new(exchange, call, upload.take());
+    match poll_fn(|context| conversation.poll_head(context)).await {
+        Ok(head) => Ok((head, conversation, served)),
+        Err(broken) => {
+            *upload = conversation.into_upload();
+            Err(note_broken(broken, &served, record))
+        }
+    }
+}
+
+fn too_large(served: &Served) -> FrontResponse {
+    let limit = served.config().body;
+    FrontResponse::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is larger than {limit} bytes"))
+}
+
+/// Notes why there is no whole answer, and says what the client is told if it
+/// has heard nothing yet.
+pub(super) fn note_broken(broken: Broken, served: &Served, record: &mut Record) -> FrontResponse {
+    match broken {
+        Broken::Failed { failure, uploading } => failed(&failure, uploading, served, record),
+        Broken::Upload(UploadError::TooLarge) => {
+            record.note_failure("too_large");
+            too_large(served)
+        }
+        Broken::Upload(UploadError::Client) => {
+            FrontResponse::new(StatusCode::BAD_REQUEST, "the body of the request did not come to its end")
+        }
+        Broken::Headless => {
+            record.note_failure("headless");
+            note(served, record, "it ended an answer without a head");
+            FrontResponse::new(StatusCode::BAD_GATEWAY, "the function gave no answer")
+        }
+    }
+}
+
+fn note(served: &Served, record: &Record, why: &str) {
+    let request = record.id().to_str().unwrap_or_default();
+    served.events().failed(served.name(), request, why);
+}
+
+/// What metrics call a failure.
+fn kind(failure: &Failure, uploading: bool) -> &'static str {
+    match failure {
+        Failure::Crashed(_) => "crashed",
+        Failure::Exited(_) => "exited",
+        Failure::WallTime if uploading => "upload_time",
+        Failure::WallTime => "wall_time",
+        Failure::CpuTime => "cpu_time",
+        Failure::Full | Failure::NoRoom(_) => "no_room",
+        Failure::BackOff(_) => "back_off",
+        Failure::Stopped => "stopped",
+    }
+}
+
+/// Notes how a guest failed; `uploading`: while the client was still sending.
+fn failed(failure: &Failure, uploading: bool, served: &Served, record: &mut Record) -> FrontResponse {
+    record.note_failure(kind(failure, uploading));
+    match failure {
+        Failure::Crashed(report) => {
+            served.crashed();
+            let id = record.new_crash_id();
+            let request = record.id().to_str().unwrap_or_default();
+            served.events().crashed(&id, served.name(), request, report);
+            let refusal =
+                FrontResponse::new(StatusCode::BAD_GATEWAY, format!("the function crashed; crash id {id}"));
+            let refusal = refusal.with(CRASH_ID, &id);
+            record.crash = Some(id);
+            refusal
+        }
+        Failure::Exited(code) => {
+            note(served, record, &format!("the guest exited with code {code} instead of answering"));
+            FrontResponse::new(StatusCode::BAD_GATEWAY, "the function ended without an answer")
+        }
+        Failure::WallTime if uploading => {
+            FrontResponse::new(StatusCode::REQUEST_TIMEOUT, "the body of the request took too long").last()
+        }
+        Failure::WallTime => FrontResponse::new(StatusCode::GATEWAY_TIMEOUT, "the function took too long"),
+        Failure::CpuTime => {
+            FrontResponse::new(StatusCode::GATEWAY_TIMEOUT, "the function used too much CPU time")
+        }
+        Failure::BackOff(rest) => {
+            let seconds = rest.as_secs() + 1;
+            let text =
+                format!("the function has crashed many times in a row; it is tried again in {seconds} s");
+            FrontResponse::new(StatusCode::SERVICE_UNAVAILABLE, text).retry_after(seconds)
+        }
+        Failure::NoRoom(_) | Failure::Full => {
+            served.note_no_room(|| limits::explain(failure));
+            FrontResponse::new(StatusCode::SERVICE_UNAVAILABLE, "no guest could be started").later()
+        }
+        Failure::Stopped => {
+            FrontResponse::new(StatusCode::SERVICE_UNAVAILABLE, "the function was stopped").later()
+        }
+    }
+}

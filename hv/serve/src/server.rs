@@ -1,0 +1,108 @@
+//! What the connections of a server share.
+#![forbid(unsafe_code)]
+
+use super::head;
+use super::pace::{Pace, PacedText};
+use super::record::{Ids, Record, Telemetry};
+use super::table::{Served, ServerContext, Table};
+use http::{HeaderValue, Request};
+use hv_host::prompt::look_at_load;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+/// A running server.
+pub(super) struct Server {
+    pub(super) server_context: ServerContext,
+    pub(super) telemetry: Arc<Telemetry>,
+    table: RwLock<Arc<Table>>,
+    draining: AtomicBool,
+    /// For requests that came without.
+    ids: Ids,
+    has_admin: bool,
+    patience: Duration,
+    metrics: PacedText,
+    /// Of refusals that concern no function.
+    refusals: Pace,
+}
+
+impl Server {
+    /// A server of these functions; `process` is a random number.
+    pub(super) fn new(
+        server_context: ServerContext,
+        telemetry: Arc<Telemetry>,
+        table: Table,
+        process: u32,
+    ) -> Server {
+        let has_admin = table.config.admin.is_some();
+        let patience = table.config.header_time;
+        let (ids, metrics) = (Ids::new(process), PacedText::default());
+        let table = RwLock::new(Arc::new(table));
+        Server {
+            server_context,
+            telemetry,
+            table,
+            draining: AtomicBool::new(false),
+            ids,
+            has_admin,
+            patience,
+            metrics,
+            refusals: Pace::default(),
+        }
+    }
+
+    pub(super) fn table(&self) -> Arc<Table> {
+        self.table.read().expect("no panic while held").clone()
+    }
+
+    /// From now on requests go to this table's functions. Returns the old one.
+    pub(super) fn replace(&self, table: Table) -> Arc<Table> {
+        std::mem::replace(&mut *self.table.write().expect("no panic while held"), Arc::new(table))
+    }
+
+    /// The function at a path.
+    pub(super) fn find(&self, path: &str) -> Option<Arc<Served>> {
+        self.table.read().expect("no panic while held").find(path).cloned()
+    }
+
+    /// Whether hv's own pages are on a listener of their own.
+    pub(super) fn has_admin(&self) -> bool {
+        self.has_admin
+    }
+
+    /// How long a client may take for what nobody reads of a request's body.
+    pub(super) fn patience(&self) -> Duration {
+        self.patience
+    }
+
+    /// When the next refusal that concerns no function may be answered.
+    pub(super) fn refusals(&self) -> &Pace {
+        &self.refusals
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// The record of a request that has just come.
+    pub(super) fn record<B>(&self, client: IpAddr, request: &Request<B>) -> Record {
+        look_at_load();
+        let id = head::request_id(request.headers())
+            .unwrap_or_else(|| HeaderValue::from_maybe_shared(self.ids.make()).expect("digits and a dash"));
+        Record::new(self.telemetry.clone(), client, request.method().clone(), request.uri().clone(), id)
+    }
+
+    /// The page `/metrics`.
+    pub(super) async fn metrics(&self) -> Vec<u8> {
+        let make = || {
+            let closing = self.server_context.engine.closing_devices();
+            self.telemetry.metrics.text(&self.table().readings(), closing, self.telemetry.log.dropped())
+        };
+        self.metrics.get(make).await
+    }
+}

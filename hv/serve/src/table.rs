@@ -1,0 +1,257 @@
+//! What is served at the moment: functions that run, and which path leads to which.
+#![forbid(unsafe_code)]
+
+use super::config::{Config, Deployment, FunctionConfig, Source};
+use super::deploy;
+use super::error::ServeError;
+use super::events::Events;
+use super::gate::Gate;
+use super::layout::Layout;
+use super::metrics::Reading;
+use super::pace::Pace;
+use super::rare::Rare;
+use super::route::Routes;
+use hv_core::engine::Engine;
+use hv_function::{Function, Isolation};
+use hv_jail as jail;
+use hv_jail::Kind;
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::sync::{Semaphore, mpsc};
+
+/// A function that is served.
+pub(super) struct Served {
+    name: Arc<str>,
+    config: FunctionConfig,
+    deployed: Arc<Deployed>,
+    gate: Gate,
+    refusals: Arc<Pace>,
+    events: Events,
+    /// Lines that say that no guest could be started.
+    lacks: Rare,
+    relayouts: Relayouts,
+}
+
+/// Takes the names of functions that are to get another layout. Each layout asks at most once, so no more wait
+/// than there are functions.
+pub(super) type Relayouts = mpsc::UnboundedSender<Arc<str>>;
+
+/// A running function, and what it was made of.
+struct Deployed {
+    deployment: Deployment,
+    layout: Layout,
+    /// Taken when it is dropped.
+    function: Option<Function>,
+}
+
+impl Drop for Deployed {
+    fn drop(&mut self) {
+        // Closing machines takes a millisecond each, which no connection should wait for.
+        if let Some(function) = self.function.take() {
+            let ended = jail::spawn(Kind::Deploy, "hv-ending", move || drop(function));
+            if let Err(error) = ended {
+                tracing::debug!("no thread to end a function: {error}");
+            }
+        }
+    }
+}
+
+/// The functions of one configuration.
+pub(super) struct Table {
+    pub(super) config: Config,
+    served: Vec<Arc<Served>>,
+    routes: Routes<Arc<Served>>,
+}
+
+/// What became of the functions at a change of the table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Changes {
+    pub(super) deployed: usize,
+    pub(super) kept: usize,
+    pub(super) removed: usize,
+}
+
+/// What all tables of a server have in common.
+pub(super) struct ServerContext {
+    pub(super) engine: Engine,
+    pub(super) events: Events,
+    /// Seats for live guests.
+    pub(super) guests: Arc<Semaphore>,
+    /// Machines of a function beyond one for each request.
+    pub(super) spare: usize,
+    pub(super) relayouts: Relayouts,
+}
+
+impl Served {
+    pub(super) fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    pub(super) fn config(&self) -> &FunctionConfig {
+        &self.config
+    }
+
+    /// When requests are refused that no guest has worked for.
+    pub(super) fn refusals(&self) -> &Arc<Pace> {
+        &self.refusals
+    }
+
+    pub(super) fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
+    pub(super) fn events(&self) -> &Events {
+        &self.events
+    }
+
+    /// Tells, now and then, that no guest could be started, and why.
+    pub(super) fn note_no_room(&self, why: impl FnOnce() -> String) {
+        if let Some(others) = self.lacks.pass(Instant::now()) {
+            self.events.no_room(&self.name, &why(), others);
+        }
+    }
+
+    pub(super) fn function(&self) -> &Function {
+        self.deployed.function.as_ref().expect("taken by drop only")
+    }
+
+    /// A guest has crashed. Those of a snapshot stay where they are: their memory holds addresses.
+    pub(super) fn crashed(&self) {
+        let can_move = matches!(self.config.deployment.source, Source::Image { .. });
+        if can_move && self.deployed.layout.crashed(Instant::now()) {
+            // Without a receiver the server is at its end.
+            let _ = self.relayouts.send(self.name.clone());
+        }
+    }
+
+    /// What it says of itself.
+    pub(super) fn reading(&self) -> Reading {
+        Reading {
+            function: self.name.to_string(),
+            fresh: self.config.deployment.isolation == Isolation::Request,
+            waiting: self.gate.waiting(),
+            left_out: self.events.left_out(&self.name),
+            ..deploy::read(self.function())
+        }
+    }
+}
+
+impl Table {
+    /// Deploys what the configuration names, except what `old` has already and is still the same.
+    /// Blocks until all functions are ready.
+    pub(super) fn deploy(
+        config: Config,
+        server_context: &ServerContext,
+        old: Option<&Table>,
+    ) -> Result<(Table, Changes), ServeError> {
+        let old = old.map_or(&[][..], |old| &old.served);
+        let mut changes = Changes::default();
+        let mut served = Vec::new();
+        for function in &config.functions {
+            let before = old.iter().find(|served| *served.name == *function.name);
+            if let Some(same) = before.filter(|served| served.config.is_same(function)) {
+                changes.kept += 1;
+                served.push(same.clone());
+                continue;
+            }
+            let deployed = match before.filter(|served| served.deployed.deployment == function.deployment) {
+                Some(before) => {
+                    changes.kept += 1;
+                    before.deployed.clone()
+                }
+                None => {
+                    changes.deployed += 1;
+                    Arc::new(server_context.start(function, None)?)
+                }
+            };
+            served.push(Arc::new(server_context.serve(function, deployed)));
+        }
+        changes.removed =
+            old.iter().filter(|old| served.iter().all(|served| served.name != old.name)).count();
+        Ok((Table::of(config, served), changes))
+    }
+
+    fn of(config: Config, served: Vec<Arc<Served>>) -> Table {
+        let routes = served
+            .iter()
+            .flat_map(|served| served.config.paths.iter().map(|path| (path.clone(), served.clone())));
+        Table { routes: Routes::new(routes), served, config }
+    }
+
+    /// The same functions, of which one was booted again from the image and the disks that it has, so that its guests
+    /// are somewhere else. `None` if it is not there any more, or cannot be booted: it is kept then.
+    pub(super) fn relayout(&self, name: &str, server_context: &ServerContext) -> Option<Table> {
+        let place = self.served.iter().position(|served| *served.name == *name)?;
+        let old = &self.served[place];
+        match server_context.start(&old.config, Some(old.function())) {
+            Ok(deployed) => {
+                let mut served = self.served.clone();
+                served[place] = Arc::new(server_context.serve(&old.config, Arc::new(deployed)));
+                Some(Table::of(self.config.clone(), served))
+            }
+            Err(error) => {
+                old.deployed.layout.keep(Instant::now());
+                server_context.events.relayout_failed(name, &error.to_string());
+                None
+            }
+        }
+    }
+
+    /// The function at a path.
+    pub(super) fn find(&self, path: &str) -> Option<&Arc<Served>> {
+        self.routes.find(path)
+    }
+
+    pub(super) fn readings(&self) -> Vec<Reading> {
+        self.served.iter().map(|served| served.reading()).collect()
+    }
+
+    /// Ends instances and machines that have been idle for longer than their functions allow.
+    pub(super) fn reap(&self) {
+        for served in &self.served {
+            served.events.tell_left_out(&served.name);
+            if let Some(since) = Instant::now().checked_sub(served.config.idle) {
+                served.function().reap(since);
+            }
+        }
+    }
+}
+
+impl ServerContext {
+    fn serve(&self, function: &FunctionConfig, deployed: Arc<Deployed>) -> Served {
+        Served {
+            name: function.name.as_str().into(),
+            refusals: Arc::default(),
+            gate: Gate::new(
+                function.deployment.concurrency,
+                self.guests.clone(),
+                function.queue,
+                function.queue_time,
+            ),
+            config: function.clone(),
+            deployed,
+            events: self.events.clone(),
+            lacks: Rare::default(),
+            relayouts: self.relayouts.clone(),
+        }
+    }
+
+    /// Boots a function until it is ready, or opens its snapshot. `before`: the one that it takes the place of,
+    /// if only its layout is to be another.
+    fn start(&self, function: &FunctionConfig, before: Option<&Function>) -> Result<Deployed, ServeError> {
+        let start = Instant::now();
+        let result = deploy::deploy(&self.engine, function, self.spare, before, &self.events);
+        let running = result.map_err(|error| ServeError::Deploy {
+            place: function.place.clone(),
+            function: function.name.clone(),
+            error: Box::new(error),
+        })?;
+        let path = function.deployment.source.path();
+        match before {
+            Some(_) => self.events.relayout(&function.name, start.elapsed()),
+            None => self.events.deployed(&function.name, &path.to_string_lossy(), start.elapsed()),
+        }
+        let layout = Layout::new(Instant::now());
+        Ok(Deployed { deployment: function.deployment.clone(), layout, function: Some(running) })
+    }
+}

@@ -1,0 +1,131 @@
+//! The body of a request, from the client's connection to the guest.
+//!
+//! hyper closes a connection whose request was not read to its end, and does
+//! not say so beforehand: the client's next request would be lost, and maybe
+//! the answer with it, which the kernel drops when the client is still sending.
+//! So what nobody has read of a body is read and forgotten, for a limited time;
+//! and answers say `Connection: close` where that may not be enough.
+#![forbid(unsafe_code)]
+
+use super::exchange::Exchange;
+use bytes::Bytes;
+use http_body::Body;
+use hv_function::Call;
+use hyper::body::Incoming;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::time::timeout;
+
+/// A connection goes on if the rest of a body is no longer than this, or than the function allows.
+const FORGETTABLE: u64 = 1 << 20;
+
+/// A body on its way to a guest. Dropped before its end, the rest is forgotten.
+pub(super) struct Upload {
+    /// Until its end has come.
+    body: Option<Incoming>,
+    /// What the guest has not taken yet of the last chunk.
+    rest: Bytes,
+    /// Bytes that may still come.
+    allowed: u64,
+    /// The client may be waiting to be asked for it (`Expect: 100-continue`).
+    expects: bool,
+    /// Why it does not get there.
+    error: Option<UploadError>,
+    /// How long it may take to read what is forgotten.
+    patience: Duration,
+}
+
+/// Why the body does not get there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum UploadError {
+    /// It is larger than the function allows.
+    TooLarge,
+    /// The client went away, or sent no HTTP.
+    Client,
+}
+
+impl Upload {
+    /// A request's body, if it has one. `expects`: the client wants to be asked for it.
+    pub(super) fn new(body: Incoming, expects: bool, patience: Duration) -> Option<Upload> {
+        let upload =
+            Upload { body: Some(body), rest: Bytes::new(), allowed: 0, expects, error: None, patience };
+        (upload.most() != Some(0)).then_some(upload)
+    }
+
+    /// Most bytes that are still to come, if that is known.
+    fn most(&self) -> Option<u64> {
+        self.body.as_ref().map_or(Some(0), |body| body.size_hint().upper())
+    }
+
+    /// So many bytes may come. Returns whether it may be as small as that.
+    pub(super) fn allow(&mut self, bytes: u64) -> bool {
+        self.allowed = bytes;
+        self.body.as_ref().is_none_or(|body| body.size_hint().lower() <= bytes)
+    }
+
+    /// Whether the connection can go on behind it, whoever reads it.
+    pub(super) fn is_sure_to_end(&self) -> bool {
+        let bearable = self.allowed.max(FORGETTABLE);
+        !self.expects && self.error.is_none() && self.most().is_some_and(|most| most <= bearable)
+    }
+
+    /// Sends on as long as the client sends and the guest has room; ready when
+    /// the guest has been told the end, or never will be.
+    pub(super) fn poll(
+        &mut self,
+        call: &mut Call,
+        exchange: &Exchange,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<(), UploadError>> {
+        loop {
+            if let Some(error) = self.error {
+                return Poll::Ready(Err(error));
+            }
+            while !self.rest.is_empty() {
+                exchange.expect_room();
+                let taken = call.send(&self.rest);
+                drop(self.rest.split_to(taken.min(self.rest.len())));
+                if !self.rest.is_empty() {
+                    ready!(exchange.poll_room(context));
+                }
+            }
+            let Some(body) = &mut self.body else {
+                call.end();
+                return Poll::Ready(Ok(()));
+            };
+            match ready!(Pin::new(body).poll_frame(context)) {
+                None => self.body = None,
+                Some(Err(_)) => self.error = Some(UploadError::Client),
+                Some(Ok(frame)) => {
+                    self.expects = false;
+                    // Trailers have no place in the guest's protocol.
+                    let Ok(data) = frame.into_data() else { continue };
+                    match self.allowed.checked_sub(data.len() as u64) {
+                        Some(allowed) => {
+                            self.allowed = allowed;
+                            self.rest = data;
+                        }
+                        None => self.error = Some(UploadError::TooLarge),
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        let body = self.body.take().filter(|body| !body.is_end_stream());
+        if let (Some(body), Ok(runtime)) = (body, Handle::try_current()) {
+            runtime.spawn(timeout(self.patience, forget(body)));
+        }
+    }
+}
+
+/// Reads a body to its end, whatever that is.
+async fn forget(mut body: Incoming) {
+    while let Some(Ok(_)) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {}
+}
