@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use hv_core::device::function::{Answer, FunctionDevice};
-use hv_core::domain::{Builder, Guest, Observer, Outcome, Restore, StartError};
+use hv_core::domain::{Builder, Guest, Hook, Outcome, Restore, StartError};
 use hv_core::engine::Engine;
 use hv_core::loader::{Image, OpenError};
 use hv_core::platform::PlatformError;
@@ -110,7 +110,7 @@ impl Clones {
         let device = FunctionDevice::new();
         let guest = Restore::new(self.snapshot.clone())
             .function(device.clone())
-            .observer(Arc::new(OneAnswer))
+            .hook(Arc::new(OneAnswer))
             .spawn(&self.engine)?;
         Ok(CloneGuest { guest, device })
     }
@@ -162,12 +162,12 @@ impl CloneGuest {
 /// Has a guest held after each answer.
 struct OneAnswer;
 
-impl Observer for OneAnswer {
-    fn one_answer(&self) -> bool {
+impl Hook for OneAnswer {
+    fn pauses_when_done(&self) -> bool {
         true
     }
 
-    fn answered(&self) {}
+    fn done(&self) {}
 
     fn ended(&self, _: &Outcome) {}
 }

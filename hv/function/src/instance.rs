@@ -2,7 +2,7 @@
 
 use super::{Failure, Inner, Isolation};
 use hv_core::device::function::{Answer, FunctionDevice};
-use hv_core::domain::{Guest, Observer, Outcome, Restore, StartError, Stop};
+use hv_core::domain::{Guest, Hook, Outcome, Restore, StartError, Stop};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
@@ -62,7 +62,7 @@ impl Instance {
         let guest = restore
             .function(instance.device.clone())
             .share(inner.options.share)
-            .observer(Arc::new(observer))
+            .hook(Arc::new(observer))
             .spawn(&inner.engine)?;
         *instance.guest.lock().expect("nobody else has it yet") = Some(Arc::new(guest));
         Ok(instance)
@@ -111,7 +111,7 @@ impl Instance {
             && self.device.ring() == hv_core::device::function::Served::Answered
             && let Some(guest) = self.guest()
         {
-            guest.note_answered();
+            guest.note_done();
         }
     }
 
@@ -228,7 +228,7 @@ impl Instance {
         let Some(instance) = instance.upgrade() else { return };
         if settled && let Some(guest) = instance.guest() {
             instance.settled.store(true, Ordering::SeqCst);
-            guest.note_answered();
+            guest.note_done();
         } else if let Some(inner) = instance.inner.upgrade() {
             tracing::debug!("a virtual machine is not used again: its devices do not come to an end");
             inner.close(&instance);
@@ -267,12 +267,12 @@ impl Watch {
     }
 }
 
-impl Observer for Watch {
-    fn one_answer(&self) -> bool {
+impl Hook for Watch {
+    fn pauses_when_done(&self) -> bool {
         self.isolation == Isolation::Request
     }
 
-    fn answered(&self) {
+    fn done(&self) {
         if let Some((instance, inner)) = self.both() {
             instance.answered(&inner);
         }

@@ -1,6 +1,6 @@
 //! From a configuration to a running guest: validate, lay out, load, start, connect.
 
-use super::builder::{MAX_MEMORY, MIN_STACK, Strings};
+use super::builder::{MAX_MEMORY, MAX_VCPUS, MIN_STACK, Strings};
 use super::devices::Devices;
 use super::launch::Launch;
 use super::layout::{Layout, Needs};
@@ -28,23 +28,25 @@ pub(super) fn spawn(mut config: Builder, engine: &Engine) -> Result<Guest, Start
     let layout = lay_out(&config, &strings, &devices)?;
     let shared = engine.inner.platform.shares_memory();
     let memory = load(&config, &strings, &mut devices, &layout, shared)?;
-    engine.inner.platform.prepare(&memory, layout.hypercall_page)?;
     let at = |offset: u64| memory.base().0 + offset;
+    let first = CpuState::at_entry(
+        at(layout.image + config.image.entry()),
+        at(layout.stack.end),
+        at(layout.start_info),
+    );
+    let places = Offsets {
+        image: layout.image,
+        stack: layout.stack.start,
+        devices: layout.devices,
+        device_count: devices.all.len() as u64,
+        hypercall_page: layout.hypercall_page,
+        shared_info: layout.shared_info,
+        upcall: 0,
+    };
+    engine.inner.platform.prepare(&memory, &places.hypercall_pages(MAX_VCPUS))?;
     Launch {
-        cpu: CpuState::at_entry(
-            at(layout.image + config.image.entry()),
-            at(layout.stack.end),
-            at(layout.start_info),
-        ),
-        places: Offsets {
-            image: layout.image,
-            stack: layout.stack.start,
-            devices: layout.devices,
-            device_count: devices.all.len() as u64,
-            hypercall_page: layout.hypercall_page,
-            shared_info: layout.shared_info,
-            upcall: 0,
-        },
+        cpus: vec![first],
+        places,
         name: config.name,
         image: config.image,
         memory,
@@ -56,7 +58,7 @@ pub(super) fn spawn(mut config: Builder, engine: &Engine) -> Result<Guest, Start
         share,
         pause_at_ready: config.pause_at_ready,
         resumed: None,
-        observer: None,
+        hook: None,
         load: begin.elapsed(),
     }
     .start(engine)
@@ -83,6 +85,7 @@ fn lay_out(config: &Builder, strings: &Strings, devices: &Devices) -> Result<Lay
     }
     Layout::new(&Needs {
         memory_size: config.memory,
+        vcpus: MAX_VCPUS,
         devices: devices.all.len(),
         arguments: strings.arguments.len(),
         environment: strings.environment.len(),
@@ -130,7 +133,7 @@ fn load(
         abi_minor: ABI_VERSION.minor,
         size: size_of::<StartInfo>() as u32,
         cpu_features: cpu_features().bits(),
-        vcpus: 1,
+        vcpus: MAX_VCPUS as u32,
         memory_base: memory.base(),
         memory_size: memory.size(),
         image_base: at(layout.image),

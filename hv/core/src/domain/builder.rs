@@ -22,6 +22,9 @@ pub const DEFAULT_MEMORY: u64 = 16 << 20;
 /// Most memory of a guest: 64 GiB.
 pub const MAX_MEMORY: u64 = 64 << 30;
 
+/// Most virtual CPUs of a guest.
+pub const MAX_VCPUS: usize = 1;
+
 /// Least stack that a guest can be given: 16 KiB.
 pub const MIN_STACK: u64 = 16 << 10;
 

@@ -9,7 +9,7 @@ use crate::device::function::FunctionDevice;
 use crate::device::net::{Capture, NetDevice, Network, Ring};
 use crate::event::Hub;
 use crate::memory::{GuestMemory, RingMemory};
-use crate::platform::Vcpu;
+use crate::platform::Machine;
 use crate::reactor::Source;
 use hv_abi::device::{CONFIG_SIZE, Config, DeviceInfo, RingInfo};
 use hv_abi::io::block::{BlockConfig, BlockRequest, BlockResponse};
@@ -246,7 +246,7 @@ impl Device {
         self,
         memory: &Arc<GuestMemory>,
         hub: &Arc<Hub>,
-        vcpu: &mut dyn Vcpu,
+        machine: &mut dyn Machine,
         fresh: bool,
         to: &mut Connected,
     ) -> Result<(), ConnectError> {
@@ -254,7 +254,7 @@ impl Device {
         let mut next = || rings.next().expect("`describe` made the rings of this kind");
         let mut with_bell = |bells: &mut Vec<Bell>| {
             let ring = next();
-            let doorbell = vcpu.doorbell(ring.event()).map_err(ConnectError::Doorbell)?;
+            let doorbell = machine.doorbell(ring.event()).map_err(ConnectError::Doorbell)?;
             let rung = doorbell.try_clone().map_err(ConnectError::Doorbell)?;
             bells.push(Bell::new(ring.event(), Target::Descriptor(rung)));
             Ok::<_, ConnectError>((ring, doorbell))
@@ -307,11 +307,11 @@ impl Devices {
         self,
         memory: &Arc<GuestMemory>,
         hub: &Arc<Hub>,
-        vcpu: &mut dyn Vcpu,
+        machine: &mut dyn Machine,
     ) -> Result<Connected, ConnectError> {
         let mut connected = Connected::default();
         for device in self.all {
-            device.connect(memory, hub, vcpu, self.fresh, &mut connected)?;
+            device.connect(memory, hub, machine, self.fresh, &mut connected)?;
         }
         Ok(connected)
     }

@@ -1,6 +1,7 @@
 //! The end of a guest whose console's reader is slow: the rest is written while other guests run.
 
-use super::{Cpu, Domain, End};
+use super::Domain;
+use super::end::End;
 use crate::device::console::Console;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -27,19 +28,16 @@ fn look_again(console: &Console) -> Duration {
 impl Domain {
     /// Writes what the guest has printed. Returns how it has ended once that is done, or nobody waits for it any
     /// more; else when to try again. No thread waits for the reader.
-    pub(super) fn drain(&self, cpu: &mut Cpu, mut draining: Draining) -> Result<End, Instant> {
-        if self.console.drain() || self.abandon.load(Ordering::SeqCst) {
+    pub(super) fn drain(&self) -> Result<End, Instant> {
+        let mut place = self.draining.lock().expect("no panic while held");
+        let mut draining = place.take().expect("the guest has ended");
+        if self.console.drain() || self.abandoned.load(Ordering::SeqCst) {
             return Ok(draining.end);
         }
-        if !std::mem::replace(&mut draining.handed_over, true) && !self.console_handed_over(cpu) {
-            cpu.bells.extend(self.hand_console_over(&mut *cpu.vcpu));
+        if !std::mem::replace(&mut draining.handed_over, true) {
+            self.hand_console_over();
         }
-        cpu.draining = Some(draining);
+        *place = Some(draining);
         Err(Instant::now() + look_again(&self.console))
-    }
-
-    /// Whether the I/O thread drives the console.
-    fn console_handed_over(&self, cpu: &Cpu) -> bool {
-        cpu.bells.iter().any(|bell| bell.port == self.console_port)
     }
 }

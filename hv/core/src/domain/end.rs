@@ -1,16 +1,56 @@
 //! How a guest ends: what it was ordered, or what is known of its crash.
 
+use super::drain::Draining;
 use super::fault_report::{Body, FaultRecord};
-use super::{Cpu, Domain, End, Order, Outcome, Stop};
+use super::life::Event;
+use super::vcpu::Cpu;
+use super::{Domain, Outcome, Stop};
 use crate::background::Work;
 use crate::platform::Fault;
 use std::sync::Arc;
 
+/// What ended a guest.
+pub(super) enum End {
+    Outcome(Outcome),
+    /// A crash, whose report is yet to be written.
+    Crash(Box<FaultRecord>),
+}
+
+/// An order to end.
+#[derive(Clone, Debug)]
+pub(super) enum Order {
+    Stop(Stop),
+    /// A device found the guest breaking its protocol.
+    ProtocolViolation(String),
+}
+
 impl Domain {
+    /// Tells the guest to end.
+    pub(super) fn order(&self, order: Order) {
+        self.life.order(order);
+        self.kick_all();
+    }
+
+    /// A virtual CPU has ended the guest, or obeyed its order to end, and leaves it for good. Returns whether it is the last one:
+    /// then it does what is left to do. How the guest has ended is what the first one says.
+    pub(super) fn leave(&self, vcpu: usize, end: End) -> bool {
+        self.life.happen(Event::Stop);
+        let first = {
+            let draining = &mut *self.draining.lock().expect("no panic while held");
+            let first = draining.is_none();
+            draining.get_or_insert(Draining::new(end));
+            first
+        };
+        if first {
+            self.kick_others(vcpu);
+        }
+        self.life.leave(vcpu)
+    }
+
     pub(super) fn obey(&self, cpu: &mut Cpu) -> End {
         // Whoever asked before it was ordered to end wants to know where it was.
         self.answer_inspectors(cpu, false);
-        let order = self.order.lock().expect("no panic while held").clone();
+        let order = self.life.record().order.clone();
         match order {
             Some(Order::ProtocolViolation(reason)) => self.crash(cpu, reason),
             Some(Order::Stop(stop)) => End::Outcome(Outcome::Stopped(stop)),
@@ -49,11 +89,10 @@ impl Domain {
 
     /// The guest has ended: tells all who wait for that.
     pub(super) fn ended(&self, outcome: Outcome) {
-        if let Some(observer) = &self.observer {
-            observer.ended(&outcome);
+        if let Some(hook) = &self.hook {
+            hook.ended(&outcome);
         }
-        self.status().outcome = Some(outcome);
-        self.changed.notify_all();
+        self.life.finish(outcome);
     }
 }
 

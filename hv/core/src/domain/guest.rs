@@ -1,6 +1,8 @@
 //! Handles to a guest: what its owner and others can do with it.
 
-use super::{BootPhases, Domain, Inspector, Order, Outcome, Status, Stop};
+use super::end::Order;
+use super::life::{Record, State};
+use super::{BootPhases, Domain, Inspector, Outcome, Stop};
 use crate::engine::Engine;
 use crate::sched::{Entity, Share};
 use hv_abi::event::POWER;
@@ -11,7 +13,8 @@ use std::time::{Duration, Instant};
 /// A guest that was started. Dropping it ends the guest.
 pub struct Guest {
     pub(super) domain: Arc<Domain>,
-    pub(super) entity: Arc<Entity>,
+    /// Of its virtual CPUs, in their order.
+    pub(super) entities: Vec<Arc<Entity>>,
     pub(super) engine: Engine,
 }
 
@@ -20,20 +23,20 @@ impl Guest {
     /// engine's guests run on the calling thread meanwhile; of several threads
     /// that wait, on one of them.
     pub fn wait(&self) -> Outcome {
-        self.wait_until(None, |status| status.outcome.clone()).expect("there is no time limit")
+        self.wait_until(None, |record| record.outcome.clone()).expect("there is no time limit")
     }
 
     /// Waits until the guest is paused (see [`Builder::pause_at_ready`](super::Builder::pause_at_ready) and
     /// [`pause`](Self::pause)), or has ended. Returns false when neither has happened within this time.
     pub fn wait_paused(&self, within: Duration) -> bool {
         let until = Instant::now() + within;
-        self.wait_until(Some(until), |status| (status.paused || status.outcome.is_some()).then_some(()))
-            .is_some()
+        let over = |record: &Record| matches!(record.state, State::Paused | State::Ended);
+        self.wait_until(Some(until), |record| over(record).then_some(())).is_some()
     }
 
     /// How the guest ended, if it has.
     pub fn outcome(&self) -> Option<Outcome> {
-        self.domain.status().outcome.clone()
+        self.domain.life.record().outcome.clone()
     }
 
     /// Stops the guest where it is, without its noticing.
@@ -46,7 +49,7 @@ impl Guest {
         self.domain.resume();
     }
 
-    fn wait_until<T>(&self, until: Option<Instant>, look: impl Fn(&Status) -> Option<T>) -> Option<T> {
+    fn wait_until<T>(&self, until: Option<Instant>, look: impl Fn(&Record) -> Option<T>) -> Option<T> {
         /// When to see whether the thread that ran the guests has left.
         const AGAIN: Duration = Duration::from_millis(10);
         let late = || until.is_some_and(|until| Instant::now() >= until);
@@ -55,17 +58,17 @@ impl Guest {
                 && let Ok(_driver) = self.engine.inner.driver.try_lock()
             {
                 let _alarm = until.map(|until| self.engine.inner.scheduler.notify_at(until));
-                self.engine.inner.scheduler.work(&|| late() || look(&self.domain.status()).is_some());
+                self.engine.inner.scheduler.work(&|| late() || look(&self.domain.life.record()).is_some());
             }
-            let status = self.domain.status();
-            if let Some(found) = look(&status) {
+            let record = self.domain.life.record();
+            if let Some(found) = look(&record) {
                 return Some(found);
             }
             if late() {
                 return None;
             }
-            let (status, _) = self.domain.changed.wait_timeout(status, AGAIN).expect("no panic while held");
-            if let Some(found) = look(&status) {
+            let record = self.domain.life.wait(record, AGAIN);
+            if let Some(found) = look(&record) {
                 return Some(found);
             }
         }
@@ -92,10 +95,10 @@ impl Guest {
         self.domain.memory.resident()
     }
 
-    /// CPU time that its virtual CPU has used, with what hv did for it on the
-    /// same thread.
+    /// CPU time that its virtual CPUs have used, with what hv did for them on the
+    /// same threads.
     pub fn cpu_time(&self) -> Duration {
-        self.entity.cpu_time()
+        self.entities.iter().map(|entity| entity.cpu_time()).sum()
     }
 
     /// How long its start took.
@@ -129,9 +132,8 @@ impl Controller {
 
     /// Gives the guest another weight and cap, from now on.
     pub fn set_share(&self, share: Share) {
-        let entity = self.domain.upgrade().and_then(|domain| domain.entity.get().and_then(Weak::upgrade));
-        if let Some(entity) = entity {
-            entity.set_share(share);
+        if let Some(domain) = self.domain.upgrade() {
+            domain.vcpus.iter().filter_map(|vcpu| vcpu.entity()).for_each(|entity| entity.set_share(share));
         }
     }
 
@@ -155,8 +157,8 @@ impl Controller {
     /// Does not wait for the reader of the guest's console any longer.
     pub fn abandon(&self) {
         if let Some(domain) = self.domain.upgrade() {
-            domain.abandon.store(true, Ordering::SeqCst);
-            domain.wake_up();
+            domain.abandoned.store(true, Ordering::SeqCst);
+            domain.wake_all();
         }
     }
 }

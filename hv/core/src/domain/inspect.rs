@@ -1,8 +1,10 @@
 //! Where a guest is that goes on: registers and backtrace of its virtual CPU, for whoever asks what it does.
 
+use super::Domain;
 use super::cpu_copy::CpuCopy;
+use super::life::State;
 use super::tasks::Tasks;
-use super::{Cpu, Domain};
+use super::vcpu::Cpu;
 use crate::background::Work;
 use crate::crash::{Backtrace, Frame, Registers};
 use hv_host::escape::escape;
@@ -159,8 +161,7 @@ impl Domain {
     /// Has the thread that runs the guest answer as soon as it is out of the guest.
     pub(super) fn inspect(&self, inspector: Inspector) {
         self.inspectors.add(inspector);
-        self.kicker.kick();
-        self.wake_up();
+        self.kick_all();
     }
 
     /// Answers those who want to know where the guest is. By other threads if this one has other guests to run.
@@ -171,7 +172,7 @@ impl Domain {
         }
         let activity = match cpu.blocked {
             _ if ended => Activity::Ended,
-            _ if self.status().paused => Activity::Paused,
+            _ if self.life.state() == State::Paused => Activity::Paused,
             Some(_) => Activity::Blocked,
             None => Activity::Running,
         };

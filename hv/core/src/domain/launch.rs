@@ -2,22 +2,25 @@
 
 use super::bus::{Bus, BusError, Wiring};
 use super::devices::Devices;
+use super::doorbell::Doorbells;
+use super::end::Order;
+use super::life::{Event, Life};
+use super::vcpu::{VcpuHandle, VcpuTask};
 use super::{
-    BootPhases, ConnectError, Counters, Cpu, Domain, Guest, Identity, Observer, Offsets, Order, Saved,
-    StartError, Status, Stop,
+    BootPhases, ConnectError, Counters, Domain, Guest, Hook, Identity, Offsets, Saved, StartError, Stop,
 };
 use crate::device::console::{Console, ConsoleRing, Input, OnClosed, Output};
 use crate::engine::Engine;
 use crate::event::{Hub, Owner};
 use crate::loader::Image;
 use crate::memory::GuestMemory;
-use crate::platform::{CpuState, Start};
+use crate::platform::{CpuState, Start, StartVcpu, Started};
 use crate::sched::Share;
 use hv_abi::shared_info::SharedInfo;
 use hv_host::clock;
 use std::mem::offset_of;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Condvar, Mutex, OnceLock, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 use zerocopy::IntoBytes;
 
@@ -27,8 +30,8 @@ pub(super) struct Launch {
     pub(super) image: Arc<Image>,
     pub(super) memory: Arc<GuestMemory>,
     pub(super) places: Offsets,
-    /// Where its virtual CPU begins.
-    pub(super) cpu: CpuState,
+    /// Where its virtual CPUs begin: at least one.
+    pub(super) cpus: Vec<CpuState>,
     pub(super) devices: Devices,
     pub(super) bus: Option<Box<dyn Bus>>,
     pub(super) output: Box<dyn Output>,
@@ -39,7 +42,7 @@ pub(super) struct Launch {
     /// For one that goes on: what was saved, and what makes it another guest
     /// than that one.
     pub(super) resumed: Option<(Arc<Saved>, Identity)>,
-    pub(super) observer: Option<Arc<dyn Observer>>,
+    pub(super) hook: Option<Arc<dyn Hook>>,
     /// How long it took to load.
     pub(super) load: Duration,
 }
@@ -52,14 +55,15 @@ impl Launch {
         let hub = Hub::new(memory.clone(), self.places.shared_info);
         hub.set_handler(self.places.handler(memory.base()));
         let opening = self.bus.as_ref().map(|bus| bus.opening());
-        let mut vcpu = engine.inner.platform.start(&Start {
+        let pages = self.places.hypercall_pages(self.cpus.len());
+        let vcpus = pages.iter().zip(&self.cpus).map(|(page, state)| StartVcpu { page: *page, state });
+        let Started { mut machine, vcpus } = engine.inner.platform.start(&Start {
             memory: &memory,
-            hypercall_page: self.places.hypercall_page,
-            cpu: &self.cpu,
+            vcpus: &vcpus.collect::<Vec<_>>(),
             doorbells: self.devices.doorbells(),
             opening: opening.as_ref(),
         })?;
-        let khz = vcpu.tsc_khz();
+        let khz = machine.tsc_khz();
         let clock = match &self.resumed {
             Some((saved, identity)) => identity.give(&memory, &self.places, &hub, khz, saved.time),
             None => {
@@ -74,12 +78,12 @@ impl Launch {
         let fresh = self.devices.fresh();
         let table = self.devices.table();
         let console_ring = self.devices.take_console();
-        let mut connected = self.devices.connect(&memory, &hub, &mut *vcpu)?;
+        let mut connected = self.devices.connect(&memory, &hub, &mut *machine)?;
         if let Some(bus) = &mut self.bus {
             let Wiring { sources, bells } = bus.connect(&memory, &hub)?;
             connected.sources.extend(sources);
             for (address, bell) in bells {
-                vcpu.bind_address(address, &bell).map_err(|error| BusError(error.into()))?;
+                machine.bind_address(address, &bell).map_err(|error| BusError(error.into()))?;
             }
         }
         let console_port = console_ring.event();
@@ -89,13 +93,18 @@ impl Launch {
             false => ConsoleRing::resume(ring, &console_ring.layout).map_err(ConnectError::Ring)?,
         };
         let channel = hub.channel(console_port);
+        let vcpus = vcpus.into_iter().enumerate().map(|(number, vcpu)| VcpuHandle::new(number, vcpu));
+        let vcpus: Box<[_]> = vcpus.collect();
         // A function waits for its first request where it is.
-        let paused = self.observer.is_some();
+        let first = match (&self.hook, self.pause_at_ready) {
+            (Some(_), _) => Event::Pause,
+            (None, true) => Event::StartToReady,
+            (None, false) => Event::Start,
+        };
         let domain = Arc::new_cyclic(|domain: &Weak<Domain>| {
             let closed = closed(domain.clone());
             Domain {
                 console: Console::new(ring, channel, self.output, self.input, closed),
-                console_port,
                 errors: self.errors.map(Mutex::new),
                 name: self.name,
                 image: self.image,
@@ -106,50 +115,43 @@ impl Launch {
                 origin: self.resumed.map(|(origin, _)| origin),
                 khz,
                 clock: Mutex::new(clock),
-                kicker: vcpu.kicker(),
-                inside: AtomicBool::new(false),
-                cpu: Mutex::new(Cpu {
-                    vcpu,
-                    bus: self.bus,
-                    bells: connected.bells,
-                    console_rings: 0,
-                    blocked: None,
-                    first_entry: None,
-                    called: false,
-                    draining: None,
-                }),
+                life: Life::new(vcpus.len()),
+                vcpus,
+                doorbells: Mutex::new(Doorbells::new(machine, connected.bells, console_port)),
+                bus: self.bus.map(Mutex::new),
+                draining: Mutex::default(),
+                abandoned: AtomicBool::new(false),
                 engine: Arc::downgrade(&engine.inner),
                 sources: Mutex::default(),
                 source_owner: engine.inner.reactor.owner(Some(domain.clone())),
-                entity: OnceLock::new(),
                 crowded: engine.inner.scheduler.crowded(),
                 me: domain.clone(),
-                ordered: AtomicBool::new(false),
-                order: Mutex::default(),
-                abandon: AtomicBool::new(false),
-                pause_at_ready: AtomicBool::new(self.pause_at_ready),
-                answered: AtomicBool::new(false),
-                pause_ordered: AtomicBool::new(paused),
                 inspectors: Default::default(),
-                status: Mutex::new(Status { paused, outcome: None }),
-                changed: Condvar::new(),
-                observer: self.observer,
+                hook: self.hook,
+                done: AtomicBool::new(false),
                 counters: Counters::default(),
                 phases: Mutex::new(phases),
             }
         });
         let owner: Arc<dyn Owner> = domain.clone();
         hub.set_owner(Arc::downgrade(&owner));
-        let entity = engine.inner.scheduler.add(domain.clone(), self.share);
-        let _ = domain.entity.set(Arc::downgrade(&entity));
+        let entities: Vec<_> = (0..domain.vcpus.len())
+            .map(|number| {
+                let task = Arc::new(VcpuTask { domain: domain.clone(), number });
+                let entity = engine.inner.scheduler.add(task, self.share);
+                domain.vcpus[number].set_entity(&entity);
+                entity
+            })
+            .collect();
         let reactor = &engine.inner.reactor;
         let add = |source| reactor.add_for(&domain.source_owner, source);
         let sources = connected.sources.into_iter().map(add).collect();
         *domain.sources.lock().expect("nobody else has it yet") = sources;
-        if !paused {
-            entity.wake();
+        domain.life.happen(first);
+        if first != Event::Pause {
+            domain.wake_all();
         }
-        Ok(Guest { domain, entity, engine: engine.clone() })
+        Ok(Guest { domain, entities, engine: engine.clone() })
     }
 }
 

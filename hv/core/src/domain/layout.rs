@@ -4,7 +4,7 @@
 //! base  (the platform's own pages, and unmapped ones)
 //!       stack, growing down                                read, write
 //!       start-info, device table, arguments, environment   read
-//!       hypercall page                                     read, execute
+//!       hypercall page of each virtual CPU                 read, execute
 //!       shared-info                                        read, write
 //!       rings                                              read, write
 //!       (unmapped pages)
@@ -23,6 +23,7 @@
 
 use crate::loader::Segment;
 use crate::memory::Access;
+use crate::platform::{HypercallPage, reserved};
 use hv_abi::PAGE_SIZE;
 use hv_abi::device::{DeviceInfo, RingInfo};
 use hv_abi::ring;
@@ -35,18 +36,13 @@ const DEFAULT_STACK: u64 = 256 << 10;
 /// Pages that KVM maps at one fault, if it can.
 const GROUP: u64 = 8 * PAGE_SIZE;
 
-/// Left to the platform at the start of the guest's window.
-const PLATFORM: u64 = 2 * PAGE_SIZE;
-
-/// Left to the platform before the hypercall page.
-const RESULT: u64 = 8;
-
 /// Least heap of a guest.
 const MIN_HEAP: u64 = PAGE_SIZE;
 
 /// What has to find room.
 pub(super) struct Needs<'a> {
     pub(super) memory_size: u64,
+    pub(super) vcpus: usize,
     pub(super) devices: usize,
     pub(super) arguments: usize,
     pub(super) environment: usize,
@@ -106,7 +102,7 @@ impl Layout {
             size => pages(size),
         };
         // A page below the stack stays free, and the stack's last page is the first of its group.
-        let stack_top = (PLATFORM + stack_size).next_multiple_of(GROUP) + PAGE_SIZE;
+        let stack_top = (reserved(needs.vcpus) + stack_size).next_multiple_of(GROUP) + PAGE_SIZE;
         let stack = stack_top - stack_size..stack_top;
         access.push((stack.clone(), write));
 
@@ -114,10 +110,11 @@ impl Layout {
         let devices = start_info + (size_of::<StartInfo>() as u64).next_multiple_of(8);
         let arguments = devices + (needs.devices * size_of::<DeviceInfo>()) as u64;
         let environment = arguments + needs.arguments as u64;
-        let hypercall_page = pages(environment + needs.environment as u64 + RESULT);
+        let hypercall_page =
+            pages(environment + needs.environment as u64 + needs.vcpus as u64 * HypercallPage::RESULT_SIZE);
         access.push((start_info..hypercall_page, read));
 
-        let shared_info = hypercall_page + PAGE_SIZE;
+        let shared_info = hypercall_page + needs.vcpus as u64 * PAGE_SIZE;
         access.push((hypercall_page..shared_info, Access::READ | Access::EXECUTE));
 
         let mut end = shared_info + PAGE_SIZE;
@@ -171,6 +168,7 @@ mod tests {
     fn needs(memory_size: u64) -> Needs<'static> {
         Needs {
             memory_size,
+            vcpus: 1,
             devices: 3,
             arguments: 10,
             environment: 50,
@@ -192,7 +190,7 @@ mod tests {
         }
         let mapped = |offset| layout.access.iter().any(|(range, _)| range.contains(&offset));
         assert!(!mapped(0));
-        assert!(!mapped(layout.stack.start - 1) && layout.stack.start > PLATFORM);
+        assert!(!mapped(layout.stack.start - 1) && layout.stack.start > reserved(1));
         assert!(!mapped(layout.heap.start - 1));
         assert!(!mapped(layout.image - 1));
         assert!(mapped(layout.stack.start) && mapped(layout.stack.end - 1));

@@ -1,46 +1,46 @@
 //! Guests that are paused and resumed.
 
 use super::Domain;
+use super::life::{Event, State};
 use crate::sched::Next;
-use std::sync::atomic::Ordering;
 
 impl Domain {
-    /// Has the guest stop at its next turn, until it is resumed.
+    /// Has all virtual CPUs come to stand still at their next turn, until the guest is resumed.
     pub(super) fn pause(&self) {
-        self.pause_ordered.store(true, Ordering::SeqCst);
-        self.kicker.kick();
-        self.wake_up();
+        self.life.happen(Event::Pause);
+        self.kick_all();
     }
 
     /// Lets the guest go on.
     pub(super) fn resume(&self) {
         self.allow_to_run();
-        self.wake_up();
+        self.wake_all();
     }
 
-    /// From its next turn on, the guest runs.
+    /// From their next turn on, its virtual CPUs run.
     pub(super) fn allow_to_run(&self) {
-        let mut status = self.status();
-        self.pause_ordered.store(false, Ordering::SeqCst);
-        status.paused = false;
+        self.life.happen(Event::Resume);
     }
 
-    /// What a turn ends with from which on the guest is paused.
-    pub(super) fn pause_here(&self) -> Next {
-        self.pause_ordered.store(true, Ordering::SeqCst);
-        self.stay_paused().unwrap_or(Next::Ready)
+    /// Pauses the guest from a turn of this virtual CPU. What that ends with.
+    pub(super) fn pause_here(&self, vcpu: usize) -> Next {
+        self.life.happen(Event::Pause);
+        self.stand_with_others(vcpu)
     }
 
-    /// What a turn ends with in which the guest stays paused. A guest can be woken for nothing, and be
-    /// resumed by another thread in that very turn: then there is none, and the guest has to run.
-    pub(super) fn stay_paused(&self) -> Option<Next> {
-        let mut status = self.status();
-        if !self.pause_ordered.load(Ordering::SeqCst) {
-            return None;
+    /// The guest is pausing: this virtual CPU stands still, and the others are told to. What its turn ends with.
+    pub(super) fn stand_with_others(&self, vcpu: usize) -> Next {
+        self.kick_others(vcpu);
+        self.stand(vcpu).unwrap_or(Next::Ready)
+    }
+
+    /// What a turn ends with in which a virtual CPU stands still. It can be woken for nothing, and the guest be
+    /// resumed by another thread in that very turn: then there is none, and it has to run.
+    pub(super) fn stand(&self, vcpu: usize) -> Option<Next> {
+        if !self.life.stand(vcpu) {
+            // One that was never started is woken for nothing.
+            return (self.life.state() == State::Created).then_some(Next::Blocked(None));
         }
-        status.paused = true;
-        drop(status);
-        self.changed.notify_all();
         if let Some(engine) = self.engine.upgrade() {
             engine.notify_waiting();
         }

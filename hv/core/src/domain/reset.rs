@@ -4,6 +4,8 @@
 //! what the host keeps about it. All of it goes back to the snapshot here; what
 //! stays is the VM itself with its page tables, whose making is most of the cost of a clone.
 
+use super::life::State;
+use super::vcpu::VcpuHandle;
 use super::{Guest, Identity};
 use crate::platform::PlatformError;
 use hv_abi::ring::Violation;
@@ -58,31 +60,33 @@ impl Guest {
     /// returns how many pages it had written.
     pub fn reset(&self) -> Result<u64, ResetError> {
         let domain = &*self.domain;
-        if domain.ordered.load(Ordering::SeqCst) {
+        if domain.life.state() != State::Paused {
             return Err(ResetError::Ordered);
         }
-        let cpu = &mut *domain.cpu();
+        let mut cpus: Vec<_> = domain.vcpus.iter().map(VcpuHandle::cpu).collect();
         let origin = domain.origin.as_ref().expect("a clone");
         let sources = self.sources();
         let reactor = &self.engine.inner.reactor;
         // Nothing may arrive in memory that is being reset.
-        cpu.vcpu.halt();
+        cpus.iter_mut().for_each(|cpu| cpu.vcpu.halt());
         let pages = domain.memory.reset();
         if !sources.iter().all(|&source| reactor.renew(source)) {
             return Err(ResetError::Devices);
         }
         sources.iter().for_each(|&source| reactor.resume(source));
-        cpu.vcpu.reset(&origin.cpu)?;
+        for (cpu, state) in cpus.iter_mut().zip(&origin.cpus) {
+            cpu.vcpu.reset(state)?;
+            (cpu.blocked, cpu.first_entry, cpu.called) = (None, None, false);
+        }
         domain.hub.set_handler(origin.places.handler(domain.memory.base()));
-        (cpu.blocked, cpu.first_entry, cpu.called, cpu.console_rings) = (None, None, false, 0);
         domain.console.renew()?;
-        for bell in &mut cpu.bells {
-            bell.rings = 0;
+        let doorbells = &mut *domain.doorbells.lock().expect("no panic while held");
+        doorbells.reset();
+        for bell in &doorbells.bells {
             if let super::devices::Target::Function(device) = &bell.target {
                 device.renew()?;
             }
         }
-        domain.pause_at_ready.store(false, Ordering::SeqCst);
         Ok(pages)
     }
 
@@ -103,16 +107,15 @@ impl Guest {
         self.domain.allow_to_run();
     }
 
-    /// Has its own thread deal with an answer that another thread found complete.
-    pub fn note_answered(&self) {
-        self.domain.answered.store(true, Ordering::SeqCst);
-        self.domain.kicker.kick();
-        self.domain.wake_up();
+    /// Has its own thread tell the [hook](super::Hook) of work that another thread found done.
+    pub fn note_done(&self) {
+        self.domain.done.store(true, Ordering::SeqCst);
+        self.domain.kick_all();
     }
 
     /// Has it run.
     pub fn wake(&self) {
-        self.domain.wake_up();
+        self.domain.wake_all();
     }
 
     /// The ranges of its memory, tail included, that were written since it was made.

@@ -3,7 +3,7 @@
 use super::builder::StartError;
 use super::devices::{Backend, Devices};
 use super::launch::Launch;
-use super::{Guest, Identity, Observer, Snapshot};
+use super::{Guest, Hook, Identity, Snapshot};
 use crate::device::block::{Disk, EngineKind};
 use crate::device::console::{Input, Output};
 use crate::device::function::FunctionDevice;
@@ -70,7 +70,7 @@ pub struct Restore {
     input: Option<Box<dyn Input>>,
     devices: Vec<Backend>,
     share: Share,
-    observer: Option<Arc<dyn Observer>>,
+    hook: Option<Arc<dyn Hook>>,
 }
 
 impl Restore {
@@ -83,7 +83,7 @@ impl Restore {
             input: None,
             devices: Vec::new(),
             share: Share::default(),
-            observer: None,
+            hook: None,
         }
     }
 
@@ -136,8 +136,8 @@ impl Restore {
     }
 
     /// Who hears of its answers. The guest is paused until it gets a request.
-    pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
-        self.observer = Some(observer);
+    pub fn hook(mut self, hook: Arc<dyn Hook>) -> Self {
+        self.hook = Some(hook);
         self
     }
 
@@ -160,7 +160,7 @@ impl Restore {
             image: self.snapshot.image().clone(),
             memory: Arc::new(memory),
             places: saved.places,
-            cpu: saved.cpu.clone(),
+            cpus: saved.cpus.clone(),
             devices,
             bus: None,
             output: self.output,
@@ -169,7 +169,7 @@ impl Restore {
             share: self.share,
             pause_at_ready: false,
             resumed: Some((saved.clone(), Identity::fresh().map_err(StartError::Random)?)),
-            observer: self.observer,
+            hook: self.hook,
             load: begin.elapsed(),
         }
         .start(engine)

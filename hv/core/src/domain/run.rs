@@ -1,16 +1,24 @@
-//! The run loop: a guest's turn on a thread, from one exit to the next.
+//! The run loop: a turn of a virtual CPU on a thread, from one exit to the next.
 
-use super::drain::Draining;
-use super::{BootPhases, Cpu, Domain, End, Outcome, Turn};
+use super::end::End;
+use super::life::{Event, State};
+use super::vcpu::Cpu;
+use super::{BootPhases, Domain, Outcome};
 use crate::device::function::Served;
 use crate::hypercall::{self, Action};
 use crate::platform::{Access, Exit};
-use crate::sched::{Next, Task};
+use crate::sched::Next;
 use hv_abi::{Errno, EventPort};
-use hv_host::cpu_clock::CpuClock;
 use std::io::ErrorKind;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
+
+/// What ended a turn of a virtual CPU.
+pub(super) enum Turn {
+    Next(Next),
+    /// The guest has done its work, and is paused.
+    Done,
+}
 
 impl Domain {
     /// How a `Block` until `deadline` stands: over, with its result, or not until.
@@ -29,24 +37,24 @@ impl Domain {
         Err(Instant::now().checked_add(Duration::from_nanos(deadline - now)))
     }
 
-    /// Runs the guest until it has to wait, gives way, or ends.
-    fn run_cpu(&self, cpu: &mut Cpu) -> Result<Turn, End> {
+    /// Runs a virtual CPU until it has to wait, gives way, or the guest ends.
+    pub(super) fn run_cpu(&self, cpu: &mut Cpu) -> Result<Turn, End> {
         self.answer_inspectors(cpu, false);
-        if self.answered.swap(false, Ordering::SeqCst)
-            && let Some(turn) = self.after_answer()
+        if self.done.swap(false, Ordering::SeqCst)
+            && let Some(turn) = self.after_work(cpu.number)
         {
             return Ok(turn);
         }
-        if self.pause_ordered.load(Ordering::SeqCst)
-            && !self.ordered.load(Ordering::SeqCst)
-            && let Some(next) = self.stay_paused()
-        {
-            return Ok(Turn::Next(next));
+        match self.life.state() {
+            State::Starting | State::Running => {}
+            State::Created | State::Pausing | State::Paused => {
+                if let Some(next) = self.stand(cpu.number) {
+                    return Ok(Turn::Next(next));
+                }
+            }
+            State::Stopping | State::Ended => return Err(self.obey(cpu)),
         }
         if let Some(deadline) = cpu.blocked {
-            if self.ordered.load(Ordering::SeqCst) {
-                return Err(self.obey(cpu));
-            }
             match self.block(deadline) {
                 Ok(result) => cpu.vcpu.set_result(result),
                 Err(until) => return Ok(Turn::Next(Next::Blocked(until))),
@@ -56,7 +64,7 @@ impl Domain {
         cpu.first_entry.get_or_insert_with(Instant::now);
         loop {
             let exit = self.enter(cpu)?;
-            if self.ordered.load(Ordering::SeqCst) {
+            if self.life.state() == State::Stopping {
                 return Err(self.obey(cpu));
             }
             let (number, arguments) = match exit {
@@ -65,8 +73,8 @@ impl Domain {
                     if !std::mem::replace(&mut cpu.called, true) {
                         self.note_phase(cpu, |phases| &mut phases.first_hypercall);
                     }
-                    if self.ring(cpu, EventPort(port)) == Served::Answered
-                        && let Some(turn) = self.after_answer()
+                    if self.ring(EventPort(port)) == Served::Answered
+                        && let Some(turn) = self.after_work(cpu.number)
                     {
                         return Ok(turn);
                     }
@@ -92,8 +100,8 @@ impl Domain {
                 Action::Ready => {
                     self.note_phase(cpu, |phases| &mut phases.ready);
                     cpu.vcpu.set_result(0);
-                    if self.pause_at_ready.swap(false, Ordering::SeqCst) {
-                        return Ok(Turn::Next(self.pause_here()));
+                    if self.life.happen(Event::Ready) {
+                        return Ok(Turn::Next(self.stand_with_others(cpu.number)));
                     }
                 }
                 Action::SetUpcall(handler) => {
@@ -132,24 +140,24 @@ impl Domain {
         }
     }
 
-    /// What follows when the guest has completed an answer, if that ends its turn.
-    fn after_answer(&self) -> Option<Turn> {
-        let observer = self.observer.as_ref()?;
-        if observer.one_answer() {
-            self.pause_here();
-            return Some(Turn::Answered);
+    /// What follows when the guest has done its work, if that ends the turn of this virtual CPU.
+    fn after_work(&self, vcpu: usize) -> Option<Turn> {
+        let hook = self.hook.as_ref()?;
+        if hook.pauses_when_done() {
+            self.pause_here(vcpu);
+            return Some(Turn::Done);
         }
-        observer.answered();
+        hook.done();
         None
     }
 
     /// The guest touched emulated hardware: nothing that guests without it can do.
     fn access(&self, cpu: &mut Cpu, access: &Access) -> Result<(), End> {
         self.counters.access(access.space);
-        let Some(bus) = &mut cpu.bus else {
+        let Some(bus) = &self.bus else {
             return Err(self.crash(cpu, format!("the host failed: an access without a device: {access:x?}")));
         };
-        if let Some(value) = bus.access(access) {
+        if let Some(value) = bus.lock().expect("no panic while held").access(access) {
             cpu.vcpu.answer(value);
         }
         Ok(())
@@ -158,49 +166,5 @@ impl Domain {
     fn note_phase(&self, cpu: &Cpu, phase: impl Fn(&mut BootPhases) -> &mut Option<Duration>) {
         let phases = &mut *self.phases.lock().expect("no panic while held");
         phase(phases).get_or_insert_with(|| cpu.first_entry.map_or(Duration::ZERO, |first| first.elapsed()));
-    }
-}
-
-impl Task for Domain {
-    fn run(&self) -> Next {
-        let mut cpu = self.cpu();
-        let draining = match cpu.draining.take() {
-            Some(draining) => draining,
-            None => match self.run_cpu(&mut cpu) {
-                Ok(Turn::Next(next)) => return next,
-                Ok(Turn::Answered) => {
-                    drop(cpu);
-                    if let Some(observer) = &self.observer {
-                        observer.answered();
-                    }
-                    return Next::Blocked(None);
-                }
-                Err(end) => Draining::new(end),
-            },
-        };
-        self.answer_inspectors(&mut cpu, true);
-        let end = match self.drain(&mut cpu, draining) {
-            Ok(end) => end,
-            Err(until) => return Next::Blocked(Some(until)),
-        };
-        self.phases.lock().expect("no panic while held").run = cpu.first_entry.map(|first| first.elapsed());
-        drop(cpu);
-        match end {
-            End::Outcome(outcome) => self.ended(outcome),
-            End::Crash(remains) => self.crashed(remains),
-        }
-        Next::Ended
-    }
-
-    fn preempt(&self) {
-        self.kicker.kick();
-    }
-
-    fn clock(&self) -> Option<CpuClock> {
-        self.kicker.clock()
-    }
-
-    fn slept(&self) -> Duration {
-        self.kicker.slept()
     }
 }

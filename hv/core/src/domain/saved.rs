@@ -1,9 +1,11 @@
 //! What of a guest is saved, beside its memory: each part in its own form.
 
+use super::life::State;
+use super::vcpu::VcpuHandle;
 use super::{Domain, Guest, Snapshot};
 use crate::loader::Image;
 use crate::memory::{Template, TemplateError};
-use crate::platform::{CpuState, PlatformError};
+use crate::platform::{CpuState, HypercallPage, PlatformError};
 use crate::reactor::SourceId;
 use hv_abi::device::DeviceInfo;
 use hv_abi::{GuestAddr, PAGE_SIZE};
@@ -50,6 +52,11 @@ impl Offsets {
         (self.devices / PAGE_SIZE * PAGE_SIZE).saturating_sub(self.stack)
     }
 
+    /// The hypercall pages of a guest with so many virtual CPUs.
+    pub(crate) fn hypercall_pages(&self, vcpus: usize) -> Vec<HypercallPage> {
+        HypercallPage::all(self.hypercall_page, vcpus).collect()
+    }
+
     /// Address of the handler in memory with this base.
     pub(super) fn handler(&self, base: GuestAddr) -> Option<GuestAddr> {
         (self.upcall != 0).then(|| GuestAddr(base.0 + self.upcall))
@@ -63,8 +70,8 @@ pub struct Saved {
     pub name: String,
     /// Guest address of the first byte of its memory.
     pub base: u64,
-    /// Its virtual CPU.
-    pub cpu: CpuState,
+    /// Its virtual CPUs: at least one.
+    pub cpus: Vec<CpuState>,
     /// Its clock, in nanoseconds since its start.
     pub time: u64,
     /// Where things are.
@@ -103,8 +110,8 @@ const SETTLING: Duration = Duration::from_secs(10);
 #[derive(Debug, thiserror::Error)]
 pub enum CaptureError {
     /// It runs, or has ended.
-    #[error("the guest does not stand still: hold it first")]
-    NotHeld,
+    #[error("the guest does not stand still: pause it first")]
+    NotPaused,
     /// Its devices do not finish what they have taken on.
     #[error("the guest's devices have not finished its requests within {0:?}: a disk does not answer")]
     Busy(Duration),
@@ -148,22 +155,25 @@ impl Domain {
         &self,
         platform: &dyn crate::platform::Platform,
     ) -> Result<(Saved, Arc<Template>, Arc<Image>), CaptureError> {
-        let cpu = &mut *self.cpu();
-        if !self.status().paused {
-            return Err(CaptureError::NotHeld);
+        let mut cpus: Vec<_> = self.vcpus.iter().map(VcpuHandle::cpu).collect();
+        if self.life.state() != State::Paused {
+            return Err(CaptureError::NotPaused);
         }
-        self.console.finish(&mut || !self.abandon.load(std::sync::atomic::Ordering::SeqCst));
-        if cpu.blocked.is_some() {
-            // Restored, it returns from its wait at once, and looks again.
-            cpu.vcpu.set_result(0);
-        }
-        let state = cpu.vcpu.save()?;
+        self.console.finish(&mut || !self.abandoned.load(std::sync::atomic::Ordering::SeqCst));
+        let states = cpus.iter_mut().map(|cpu| {
+            if cpu.blocked.is_some() {
+                // Restored, it returns from its wait at once, and looks again.
+                cpu.vcpu.set_result(0);
+            }
+            cpu.vcpu.save()
+        });
+        let states = states.collect::<Result<Vec<_>, _>>()?;
         let clock = *self.clock.lock().expect("no panic while held");
         let upcall = self.hub.handler().map_or(0, |handler| handler.0 - self.memory.base().0);
         let saved = Saved {
             name: self.name.clone(),
             base: self.memory.base().0,
-            cpu: state,
+            cpus: states,
             time: clock.time_at(clock::tsc()),
             places: Offsets { upcall, ..self.places },
             devices: self.table.clone(),
@@ -177,7 +187,7 @@ impl Domain {
             Ok(())
         });
         let Ok(()) = copied;
-        platform.prepare(&made, self.places.hypercall_page)?;
+        platform.prepare(&made, &self.places.hypercall_pages(self.vcpus.len()))?;
         Ok((saved, Arc::new(Template::seal(made)?), self.image.clone()))
     }
 }

@@ -1,6 +1,8 @@
 //! Upcalls: taking a guest to its handler.
 
-use super::{Cpu, Domain, End};
+use super::Domain;
+use super::end::End;
+use super::vcpu::Cpu;
 use crate::platform::{Exit, PlatformError};
 use std::sync::atomic::Ordering;
 
@@ -9,7 +11,8 @@ impl Domain {
     pub(super) fn enter(&self, cpu: &mut Cpu) -> Result<Exit, End> {
         cpu.vcpu.set_crowded(self.crowded.load(Ordering::Relaxed));
         // From here on whoever raises an event kicks; what was raised before is seen now.
-        self.inside.store(true, Ordering::SeqCst);
+        let executing = &self.vcpus[cpu.number].executing;
+        executing.store(true, Ordering::SeqCst);
         let exit = match self.hub.take_upcall().map(|handler| cpu.vcpu.redirect(handler)) {
             None | Some(Ok(())) => Ok(cpu.vcpu.run()),
             // What the guest did to its stack.
@@ -18,15 +21,15 @@ impl Domain {
             }
             Some(Err(error)) => Err(self.crash(cpu, format!("the host failed: {error}"))),
         };
-        self.inside.store(false, Ordering::SeqCst);
+        executing.store(false, Ordering::SeqCst);
         exit
     }
 
-    /// Has the guest leave if it runs, to be taken to its handler. One that does not run
+    /// Has virtual CPUs leave the guest that execute, so that one is taken to its handler. One that does not execute
     /// looks for itself before it does.
-    pub(super) fn interrupt_cpu(&self) {
-        if self.inside.load(Ordering::SeqCst) {
-            self.kicker.kick();
+    pub(super) fn interrupt_cpus(&self) {
+        for vcpu in self.vcpus.iter().filter(|vcpu| vcpu.executing.load(Ordering::SeqCst)) {
+            vcpu.kicker.kick();
         }
     }
 }

@@ -4,6 +4,7 @@ use super::Saved;
 use super::devices::rings_of;
 use crate::loader::Image;
 use crate::memory::{Access, GuestMemory};
+use crate::platform::{HypercallPage, reserved};
 use hv_abi::device::{CONSOLE, RingInfo};
 use hv_abi::ring::ALIGNMENT;
 use hv_abi::shared_info::SharedInfo;
@@ -12,10 +13,6 @@ use std::collections::HashSet;
 
 /// Longest name of a guest from a file.
 const NAME_MAX: usize = 255;
-
-/// Left to the platform at the start of the guest's window, and before the hypercall page.
-const PLATFORM: u64 = 2 * PAGE_SIZE;
-const RESULT: u64 = 8;
 
 impl Saved {
     /// Whether this can be a guest of this image in this memory, whose base, size
@@ -34,13 +31,23 @@ impl Saved {
             conditions.iter().find(|(holds, _)| !holds).map_or(Ok(()), |(_, what)| Err(*what))
         };
         let table = (self.devices.len() * size_of::<hv_abi::device::DeviceInfo>()) as u64;
+        // A file with a million virtual CPUs has no such pages.
+        let calls = self.cpus.len() as u64 * PAGE_SIZE;
+        let results = self.cpus.len() as u64 * HypercallPage::RESULT_SIZE;
         all(&[
             (self.base == memory.base().0, "the base"),
-            (memory.map().first().is_some_and(|(range, _)| range.start >= PLATFORM), "the access map"),
+            (
+                memory.map().first().is_some_and(|(range, _)| range.start >= reserved(self.cpus.len())),
+                "the access map",
+            ),
             (self.time <= i64::MAX as u64, "the clock"),
             (self.name.len() <= NAME_MAX && !self.name.contains(char::is_control), "the name"),
-            (memory.check(GuestAddr(self.cpu.rip), 1, Access::EXECUTE).is_ok(), "the instruction pointer"),
-            (self.cpu == self.cpu.clone().validated(), "the registers"),
+            (!self.cpus.is_empty(), "the virtual CPUs"),
+            (
+                self.cpus.iter().all(|cpu| memory.check(GuestAddr(cpu.rip), 1, Access::EXECUTE).is_ok()),
+                "the instruction pointer",
+            ),
+            (self.cpus.iter().all(|cpu| *cpu == cpu.clone().validated()), "the registers"),
             (
                 places.image.is_multiple_of(PAGE_SIZE)
                     && places.image.checked_add(image.size()).is_some_and(|end| end <= memory.size()),
@@ -49,8 +56,8 @@ impl Saved {
             (inside(places.stack, 1, write), "the place of the stack"),
             (
                 places.hypercall_page.is_multiple_of(PAGE_SIZE)
-                    && inside(places.hypercall_page, PAGE_SIZE, Access::READ | Access::EXECUTE)
-                    && inside(places.hypercall_page.wrapping_sub(RESULT), RESULT, Access::READ),
+                    && inside(places.hypercall_page, calls, Access::READ | Access::EXECUTE)
+                    && inside(places.hypercall_page.wrapping_sub(results), results, Access::READ),
                 "the place of the hypercall page",
             ),
             (

@@ -1,6 +1,8 @@
 //! A scripted platform, for tests of everything above the platforms.
 
-use super::{CpuState, Exit, Kick, Platform, PlatformError, Registers, Start, Vcpu};
+use super::{
+    CpuState, Exit, HypercallPage, Kick, Machine, Platform, PlatformError, Registers, Start, Started, Vcpu,
+};
 use crate::memory::GuestMemory;
 use hv_abi::{EventPort, GuestAddr};
 use std::collections::VecDeque;
@@ -39,14 +41,27 @@ impl Platform for FakePlatform {
         "fake"
     }
 
-    fn prepare(&self, _: &GuestMemory, _: u64) -> Result<(), PlatformError> {
+    fn prepare(&self, _: &GuestMemory, _: &[HypercallPage]) -> Result<(), PlatformError> {
         Ok(())
     }
 
-    fn start(&self, _: &Start<'_>) -> Result<Box<dyn Vcpu>, PlatformError> {
+    fn start(&self, _: &Start<'_>) -> Result<Started, PlatformError> {
         let script = std::mem::take(&mut *self.script.lock().expect("no panic while held"));
         let (results, upcalls) = (self.results.clone(), self.upcalls.clone());
-        Ok(Box::new(FakeVcpu { script, results, upcalls, kicked: Arc::default() }))
+        let vcpu = FakeVcpu { script, results, upcalls, kicked: Arc::default() };
+        Ok(Started { machine: Box::new(FakeMachine), vcpus: vec![Box::new(vcpu)] })
+    }
+}
+
+struct FakeMachine;
+
+impl Machine for FakeMachine {
+    fn bind_doorbell(&mut self, _: EventPort, _: &EventFd) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn tsc_khz(&self) -> u32 {
+        hv_host::clock::tsc_khz()
     }
 }
 
@@ -93,14 +108,6 @@ impl Vcpu for FakeVcpu {
     fn redirect(&mut self, handler: GuestAddr) -> Result<(), PlatformError> {
         self.upcalls.lock().expect("no panic while held").push(handler);
         Ok(())
-    }
-
-    fn bind_doorbell(&mut self, _: EventPort, _: &EventFd) -> std::io::Result<()> {
-        Ok(())
-    }
-
-    fn tsc_khz(&self) -> u32 {
-        hv_host::clock::tsc_khz()
     }
 
     fn kicker(&self) -> Arc<dyn Kick> {

@@ -1,6 +1,6 @@
 //! What runs guests: one trait, and its implementations.
 //!
-//! A platform turns prepared guest memory into a virtual CPU that runs until
+//! A platform turns prepared guest memory into a [`Machine`] with [`Vcpu`]s, each of which runs until
 //! it exits with a value. It knows nothing of devices, hypercall semantics or
 //! scheduling; the rest of hv knows nothing of KVM.
 
@@ -16,7 +16,7 @@ pub use crate::crash::Registers;
 use crate::memory::GuestMemory;
 pub use access::{Access, Opening, Space};
 pub use choose::{Choice, Preference, choose};
-use hv_abi::{EventPort, GuestAddr};
+use hv_abi::{EventPort, GuestAddr, PAGE_SIZE};
 use hv_host::cpu_clock::CpuClock;
 pub use state::{CpuState, Fpu};
 use std::sync::Arc;
@@ -26,16 +26,58 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 /// Everything a platform has to know to start a guest.
 pub struct Start<'a> {
-    /// The guest's memory, loaded and [prepared](Platform::prepare).
+    /// The guest's memory, loaded and [prepared](Platform::prepare) for as many virtual CPUs.
     pub memory: &'a Arc<GuestMemory>,
-    /// Offset in the memory of the page with the call stubs.
-    pub hypercall_page: u64,
-    /// Where the virtual CPU begins.
-    pub cpu: &'a CpuState,
-    /// How many event ports [`Vcpu::bind_doorbell`] may be called for; 0 saves descriptors.
+    /// Its virtual CPUs: at least one.
+    pub vcpus: &'a [StartVcpu<'a>],
+    /// How many event ports [`Machine::bind_doorbell`] may be called for; 0 saves descriptors.
     pub doorbells: usize,
     /// What the guest may reach of emulated hardware: usually nothing.
     pub opening: Option<&'a Opening>,
+}
+
+/// Where the hypercall page of one virtual CPU is: offsets in the guest's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HypercallPage {
+    /// The page with the stubs of the calls, which the guest executes.
+    pub stubs: u64,
+    /// 8 bytes that are the platform's as well, for what a call returns; the guest can read them.
+    pub result: u64,
+}
+
+impl HypercallPage {
+    /// Bytes of a [result](Self::result).
+    pub const RESULT_SIZE: u64 = 8;
+
+    /// The pages of a guest with `count` virtual CPUs: one after the other from `first` on, their results before the first one.
+    pub fn all(first: u64, count: usize) -> impl Iterator<Item = Self> {
+        (0..count as u64).map(move |number| HypercallPage {
+            stubs: first + number * PAGE_SIZE,
+            result: first - (number + 1) * Self::RESULT_SIZE,
+        })
+    }
+}
+
+/// Bytes at the start of a guest's window that a platform has for itself, for a guest with `count` virtual CPUs.
+pub const fn reserved(count: usize) -> u64 {
+    (count as u64 + 1) * PAGE_SIZE
+}
+
+/// A virtual CPU to start with.
+#[derive(Clone, Copy, Debug)]
+pub struct StartVcpu<'a> {
+    /// Its hypercall page.
+    pub page: HypercallPage,
+    /// Where it begins.
+    pub state: &'a CpuState,
+}
+
+/// A virtual machine that is ready to run.
+pub struct Started {
+    /// What its virtual CPUs share.
+    pub machine: Box<dyn Machine>,
+    /// Its virtual CPUs, as many as were asked for.
+    pub vcpus: Vec<Box<dyn Vcpu>>,
 }
 
 /// What a guest is on a platform: who treats platforms differently asks for this, not for what it entails.
@@ -66,11 +108,14 @@ pub trait Platform: Send + Sync {
     }
 
     /// Writes what the platform needs into a guest's memory: its own tables into
-    /// the tail, and the call stubs into the page at this offset. The 8 bytes
-    /// before that page are the platform's as well; the guest can read them.
+    /// the tail, and the stubs of calls into the page of each virtual CPU.
     ///
     /// The memory may become a template: then each of its clones is prepared.
-    fn prepare(&self, memory: &GuestMemory, hypercall_page: u64) -> Result<(), PlatformError>;
+    ///
+    /// # Errors
+    ///
+    /// [`PlatformError::TooLarge`] if the platform's tables find no room.
+    fn prepare(&self, memory: &GuestMemory, pages: &[HypercallPage]) -> Result<(), PlatformError>;
 
     /// Makes as many empty virtual machines beforehand, for the next calls of [`start`](Self::start).
     /// Returns how many there are then; fewer than asked for if the host refuses more.
@@ -85,8 +130,12 @@ pub trait Platform: Send + Sync {
         Ok(())
     }
 
-    /// Makes a virtual machine with one virtual CPU, ready to run.
-    fn start(&self, start: &Start<'_>) -> Result<Box<dyn Vcpu>, PlatformError>;
+    /// Makes a virtual machine that is ready to run.
+    ///
+    /// # Errors
+    ///
+    /// When the host refuses it, or the platform cannot run such a guest.
+    fn start(&self, start: &Start<'_>) -> Result<Started, PlatformError>;
 }
 
 impl Platform for Box<dyn Platform> {
@@ -102,8 +151,8 @@ impl Platform for Box<dyn Platform> {
         (**self).shares_memory()
     }
 
-    fn prepare(&self, memory: &GuestMemory, hypercall_page: u64) -> Result<(), PlatformError> {
-        (**self).prepare(memory, hypercall_page)
+    fn prepare(&self, memory: &GuestMemory, pages: &[HypercallPage]) -> Result<(), PlatformError> {
+        (**self).prepare(memory, pages)
     }
 
     fn reserve(&self, machines: usize) -> usize {
@@ -114,9 +163,48 @@ impl Platform for Box<dyn Platform> {
         (**self).prepare_machine()
     }
 
-    fn start(&self, start: &Start<'_>) -> Result<Box<dyn Vcpu>, PlatformError> {
+    fn start(&self, start: &Start<'_>) -> Result<Started, PlatformError> {
         (**self).start(start)
     }
+}
+
+/// What the virtual CPUs of a guest share beside its memory: what their doorbells signal.
+pub trait Machine: Send {
+    /// A descriptor that [`bind_doorbell`](Self::bind_doorbell) can bind to this port.
+    ///
+    /// # Errors
+    ///
+    /// When the host has no more descriptors.
+    fn doorbell(&mut self, port: EventPort) -> std::io::Result<EventFd> {
+        let _ = port;
+        EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)
+    }
+
+    /// From now on, an [`EventSend`](hv_abi::Hypercall::EventSend) of the guest to
+    /// this port signals the descriptor, which [`doorbell`](Self::doorbell) made for it, instead of ending [`Vcpu::run`]
+    /// with [`Exit::Doorbell`].
+    ///
+    /// It makes each ring several times cheaper; on KVM, it makes closing the
+    /// VM some 15 ms more expensive.
+    ///
+    /// # Errors
+    ///
+    /// When the host refuses it, or the machine was started [without doorbells](Start::doorbells): rings go on to come as exits.
+    fn bind_doorbell(&mut self, port: EventPort, descriptor: &EventFd) -> std::io::Result<()>;
+
+    /// From now on, 4-byte writes to this guest-physical address, which is one
+    /// of an [`Opening`], signal the descriptor instead of ending [`Vcpu::run`].
+    ///
+    /// # Errors
+    ///
+    /// When the host refuses it, or the platform has no such addresses.
+    fn bind_address(&mut self, address: u64, descriptor: &EventFd) -> std::io::Result<()> {
+        let _ = (address, descriptor);
+        Err(std::io::ErrorKind::Unsupported.into())
+    }
+
+    /// Frequency of the time-stamp counter that the guest reads, in kHz.
+    fn tsc_khz(&self) -> u32;
 }
 
 /// A virtual CPU. Runs on whichever thread calls it.
@@ -139,7 +227,7 @@ pub trait Vcpu: Send {
     /// [result](Self::set_result) completed.
     fn save(&mut self) -> Result<CpuState, PlatformError>;
 
-    /// Returns once none of the guest's instructions can run any more, whatever it has done. What
+    /// Returns once none of the guest's instructions can run any more on this virtual CPU, whatever it has done. What
     /// follows is a [`reset`](Self::reset) or the end.
     fn halt(&mut self) {}
 
@@ -156,34 +244,10 @@ pub trait Vcpu: Send {
     /// A guest that is about to end with an exception is left where it is.
     fn redirect(&mut self, handler: GuestAddr) -> Result<(), PlatformError>;
 
-    /// A descriptor that [`bind_doorbell`](Self::bind_doorbell) can bind to this port.
-    fn doorbell(&mut self, port: EventPort) -> std::io::Result<EventFd> {
-        let _ = port;
-        EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)
-    }
-
-    /// From now on, the guest's [`EventSend`](hv_abi::Hypercall::EventSend) to
-    /// this port signals the descriptor, which [`doorbell`](Self::doorbell) made for it, instead of ending [`run`](Self::run)
-    /// with [`Exit::Doorbell`].
-    ///
-    /// It makes each ring several times cheaper; on KVM, it makes closing the
-    /// VM some 15 ms more expensive.
-    fn bind_doorbell(&mut self, port: EventPort, descriptor: &EventFd) -> std::io::Result<()>;
-
     /// Completes the read of an [`Exit::Access`] with this value.
     fn answer(&mut self, value: u64) {
         let _ = value;
     }
-
-    /// From now on, 4-byte writes to this guest-physical address, which is one
-    /// of an [`Opening`], signal the descriptor instead of ending [`run`](Self::run).
-    fn bind_address(&mut self, address: u64, descriptor: &EventFd) -> std::io::Result<()> {
-        let _ = (address, descriptor);
-        Err(std::io::ErrorKind::Unsupported.into())
-    }
-
-    /// Frequency of the time-stamp counter that the guest reads, in kHz.
-    fn tsc_khz(&self) -> u32;
 
     /// Makes the current or else the next [`run`](Self::run) return [`Exit::Interrupted`].
     fn kicker(&self) -> Arc<dyn Kick>;
@@ -310,3 +374,6 @@ pub enum PlatformError {
     #[error("{0} bytes of guest memory are more than this platform can map")]
     TooLarge(u64),
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,7 @@
 use super::header::{CHUNK, MAX_SIZE, Parsed, Part, Refused, parse};
 use super::{Features, IMAGE, MEMORY, STATE, Snapshot};
 use crate::device::block::DiskRecord;
-use crate::domain::{Offsets, Saved, is_base};
+use crate::domain::{MAX_VCPUS, Offsets, Saved, is_base};
 use crate::engine::Engine;
 use crate::loader::{Image, ImageError, MAX_FILE_SIZE};
 use crate::memory::{GuestMemory, SavedRange, Template, TemplateError};
@@ -126,11 +126,18 @@ pub(super) fn open(dir: &Path, platform: &dyn Platform, host: Features) -> Resul
     access(&parsed, &mut memory).map_err(damaged)?;
     saved.validate(&memory, &image).map_err(damaged)?;
     load(&dir.join(MEMORY), &parsed, &memory)?;
-    platform.prepare(&memory, saved.places.hypercall_page)?;
+    platform.prepare(&memory, &saved.places.hypercall_pages(saved.cpus.len()))?;
     let template = Arc::new(Template::seal(memory)?);
     let mut snapshot = Snapshot::new(saved, template, Arc::new(image));
     (snapshot.features, snapshot.disks) = (parsed.facts.features, disks);
     Ok(snapshot)
+}
+
+/// The virtual CPUs, one after the other.
+fn cpus(bytes: &[u8]) -> Result<Vec<CpuState>, &'static str> {
+    let states = bytes.chunks(size_of::<CpuState>()).map(CpuState::read_from_bytes);
+    let states = states.take(MAX_VCPUS + 1).collect::<Result<Vec<_>, _>>();
+    states.ok().filter(|states| (1..=MAX_VCPUS).contains(&states.len())).ok_or("the virtual CPU")
 }
 
 /// The bytes of the file of a snapshot's state.
@@ -223,7 +230,7 @@ fn list<T: FromBytes + FromZeros + IntoBytes + Clone + zerocopy::Immutable>(byte
 fn guest(parsed: &Parsed<'_>) -> Result<(Saved, Vec<DiskRecord>), &'static str> {
     let name = String::from_utf8(parsed.part(Part::Name).to_vec()).map_err(|_| "the name")?;
     let places = Offsets::load(parsed.part(Part::Offsets)).ok_or("the places")?;
-    let cpu = CpuState::read_from_bytes(parsed.part(Part::Cpu)).map_err(|_| "the virtual CPU")?;
+    let cpus = cpus(parsed.part(Part::Cpu))?;
     let devices: Vec<DeviceInfo> = list(parsed.part(Part::Devices)).ok_or("the device table")?;
     let mut rest = parsed.part(Part::Disks);
     let mut disks = Vec::new();
@@ -231,7 +238,7 @@ fn guest(parsed: &Parsed<'_>) -> Result<(Saved, Vec<DiskRecord>), &'static str> 
         disks.push(DiskRecord::load(&mut rest).ok_or("the disks")?);
     }
     let facts = &parsed.facts;
-    let saved = Saved { name, base: facts.base, cpu, time: facts.time, places, devices };
+    let saved = Saved { name, base: facts.base, cpus, time: facts.time, places, devices };
     // A program that saves a guest may keep no records.
     if !disks.is_empty() && disks.len() != saved.count(BLOCK) {
         return Err("the disks");

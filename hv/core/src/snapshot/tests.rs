@@ -67,7 +67,7 @@ fn validate(snapshot: &Snapshot) {
     }
     assert!(memory.base().0.is_multiple_of(2 << 20));
     assert!(memory.base().0 >= 512 << 30 && memory.base().0 + memory.size() < 1 << 47);
-    assert!(memory.check(GuestAddr(saved.cpu.rip), 1, Access::EXECUTE).is_ok());
+    assert!(memory.check(GuestAddr(saved.cpus[0].rip), 1, Access::EXECUTE).is_ok());
     let places = &saved.places;
     assert!(memory.check(at(places.hypercall_page), PAGE_SIZE, Access::EXECUTE).is_ok());
     assert!(memory.check(at(places.shared_info), 376, write).is_ok());

@@ -109,7 +109,7 @@ impl Snapshot {
         let saved = &self.saved;
         PARTS.map(|(part, _)| {
             let bytes = match part {
-                Part::Cpu => saved.cpu.as_bytes().to_vec(),
+                Part::Cpu => saved.cpus.as_bytes().to_vec(),
                 Part::Offsets => saved.places.as_bytes().to_vec(),
                 Part::Access => self.template.saved_map().as_bytes().to_vec(),
                 Part::Devices => saved.devices.as_bytes().to_vec(),

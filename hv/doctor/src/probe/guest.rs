@@ -3,7 +3,7 @@
 use hv_abi::hypercall::Hypercall;
 use hv_abi::{GuestAddr, PAGE_SIZE};
 use hv_core::memory::{Access, GuestMemory, MapError, TemplateError};
-use hv_core::platform::{CpuState, Exit, Platform, PlatformError, Start};
+use hv_core::platform::{CpuState, Exit, HypercallPage, Platform, PlatformError, Start, StartVcpu, Started};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -36,15 +36,13 @@ pub(super) enum GuestError {
 /// [batches](BATCH), as many as fit into `limit`.
 pub(super) fn measure(platform: &dyn Platform, limit: Duration) -> Result<Duration, GuestError> {
     let memory = Arc::new(memory(platform)?);
-    platform.prepare(&memory, HYPERCALLS)?;
+    let pages: Vec<_> = HypercallPage::all(HYPERCALLS, 1).collect();
+    platform.prepare(&memory, &pages)?;
     let cpu = CpuState::at_entry(BASE + CODE, BASE + STACK + PAGE_SIZE, 0);
-    let mut vcpu = platform.start(&Start {
-        memory: &memory,
-        hypercall_page: HYPERCALLS,
-        cpu: &cpu,
-        doorbells: 0,
-        opening: None,
-    })?;
+    let vcpus = [StartVcpu { page: pages[0], state: &cpu }];
+    let Started { mut vcpus, machine: _machine } =
+        platform.start(&Start { memory: &memory, vcpus: &vcpus, doorbells: 0, opening: None })?;
+    let vcpu = &mut vcpus[0];
     let mut call = || loop {
         match vcpu.run() {
             Exit::Hypercall { number, .. } if number == Hypercall::Nop as u32 => {

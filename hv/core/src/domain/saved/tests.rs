@@ -1,7 +1,7 @@
 //! A guest that is saved: what it wrote over the host's tables is not believed.
 
 use super::*;
-use crate::domain::{Observer, Outcome, Restore};
+use crate::domain::{Hook, Outcome, Restore};
 use crate::engine::Engine;
 use crate::platform::kvm::KvmPlatform;
 use std::path::Path;
@@ -9,12 +9,12 @@ use std::path::Path;
 /// Nobody. A guest that has one is paused until it gets a request.
 struct Nobody;
 
-impl Observer for Nobody {
-    fn one_answer(&self) -> bool {
+impl Hook for Nobody {
+    fn pauses_when_done(&self) -> bool {
         true
     }
 
-    fn answered(&self) {}
+    fn done(&self) {}
 
     fn ended(&self, _: &Outcome) {}
 }
@@ -32,13 +32,13 @@ fn the_device_table_is_the_hosts() {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/snapshot-v1");
     let snapshot = Arc::new(Snapshot::open(&golden, &engine).unwrap());
     let before = snapshot.saved().clone();
-    let guest = Restore::new(snapshot).observer(Arc::new(Nobody)).spawn(&engine).unwrap();
+    let guest = Restore::new(snapshot).hook(Arc::new(Nobody)).spawn(&engine).unwrap();
     // As a guest can whose forged snapshot lets it write there: rings far outside its memory.
     let table = vec![0xff; before.devices.len() * size_of::<DeviceInfo>()];
     guest.domain.memory.host_write(before.places.devices, &table);
     let again = guest.capture().unwrap();
     assert_eq!(again.saved().devices.as_bytes(), before.devices.as_bytes());
-    assert_eq!((again.saved().places, &again.saved().cpu), (before.places, &before.cpu));
+    assert_eq!((again.saved().places, &again.saved().cpus), (before.places, &before.cpus));
     // And it goes on from there.
-    Restore::new(Arc::new(again)).observer(Arc::new(Nobody)).spawn(&engine).unwrap();
+    Restore::new(Arc::new(again)).hook(Arc::new(Nobody)).spawn(&engine).unwrap();
 }

@@ -2,10 +2,11 @@
 //! guest and to report what becomes of it.
 //!
 //! ```text
-//! page 0   GDT, TSS with the I/O permission bitmap, IDT,    supervisor, read-write
-//!          and the stack of the exception stubs
-//! page 1   exception stubs                                  supervisor, execute
-//! page 2…  page tables                                      not mapped
+//! pages 0 to n-1   one for each virtual CPU: GDT, TSS with     supervisor, read-write
+//!                  the I/O permission bitmap, IDT, and the
+//!                  stack of the exception stubs
+//! page n           exception stubs                             supervisor, execute
+//! page n+1 …       page tables                                 not mapped
 //! ```
 //!
 //! It lies in the tail of the guest's memory: behind the last byte that the
@@ -20,14 +21,11 @@ mod opening;
 
 use super::{DOORBELL_PORT, EXCEPTION_PORT, HYPERCALL_PORT, paging};
 use crate::memory::GuestMemory;
-use crate::platform::PlatformError;
+use crate::platform::{PlatformError, reserved};
 use hv_abi::PAGE_SIZE;
 use x86_64::structures::gdt::DescriptorFlags;
 use x86_64::structures::paging::PageTableFlags as Flags;
 use zerocopy::{FromBytes, IntoBytes};
-
-/// Pages before the page tables.
-const TABLES: u64 = 2 * PAGE_SIZE;
 
 /// Selectors of the GDT below.
 pub(super) const KERNEL_CODE: u16 = 0x08;
@@ -51,7 +49,7 @@ const BITMAP_SIZE: usize = (DOORBELL_PORT as usize + 4) / 8 + 1;
 /// Bytes from one exception stub to the next.
 const STUB_SIZE: u64 = 8;
 
-/// Where the exception stack ends, from the start of the area. The processor aligns it to 16.
+/// Where the exception stack ends, from the start of a virtual CPU's page. The processor aligns it to 16.
 const STACK_TOP: u64 = PAGE_SIZE;
 
 /// The processor's frame of an exception, from the lowest address; it ends at the stack's top.
@@ -107,19 +105,84 @@ pub(super) struct Area {
     physical: u64,
     /// Virtual address.
     base: u64,
+    /// Of the guest.
+    vcpus: usize,
+}
+
+/// The page of one virtual CPU in an [`Area`].
+#[derive(Clone, Copy)]
+pub(super) struct CpuPage {
+    /// Guest-physical address.
+    physical: u64,
+    /// Virtual address.
+    base: u64,
 }
 
 impl Area {
-    /// The area of a guest with this memory.
-    pub(super) fn of(memory: &GuestMemory) -> Self {
-        Area { physical: memory.size(), base: memory.base().0 }
+    /// The area of a guest with this memory and so many virtual CPUs.
+    pub(super) fn of(memory: &GuestMemory, vcpus: usize) -> Self {
+        Area { physical: memory.size(), base: memory.base().0, vcpus }
+    }
+
+    /// The page of a virtual CPU, which are counted from 0.
+    pub(super) fn page(self, number: usize) -> CpuPage {
+        assert!(number < self.vcpus);
+        let offset = number as u64 * PAGE_SIZE;
+        CpuPage { physical: self.physical + offset, base: self.base + offset }
+    }
+
+    /// Bytes before the page tables: what is mapped.
+    fn tables(self) -> u64 {
+        reserved(self.vcpus)
+    }
+
+    /// From the start of the area.
+    fn stubs(self) -> u64 {
+        self.tables() - PAGE_SIZE
     }
 
     /// Whether code at this address is the host's own, in ring 0.
     pub(super) fn contains(self, address: u64) -> bool {
-        (self.base..self.base + TABLES).contains(&address)
+        (self.base..self.base + self.tables()).contains(&address)
     }
 
+    /// Guest-physical address of the top page table.
+    pub(super) fn top_table(self) -> u64 {
+        self.physical + self.tables()
+    }
+
+    /// Fills the area, which is zero. Fails if the tables do not fit into the tail.
+    pub(super) fn build(self, memory: &GuestMemory, tss_type: TssType) -> Result<(), PlatformError> {
+        let first = self.tables();
+        let mut tables = paging::Tables::new(self.top_table());
+        let supervisor = Flags::PRESENT | Flags::ACCESSED;
+        let data = supervisor | Flags::WRITABLE | Flags::DIRTY | Flags::NO_EXECUTE;
+        let stubs = self.stubs();
+        tables.map(self.base..self.base + stubs, self.physical, data);
+        tables.map(self.base + stubs..self.base + first, self.physical + stubs, supervisor);
+        for (range, access) in memory.map() {
+            // The layout leaves the window's first pages free for this.
+            assert!(range.start >= first, "a guest page where the host's are");
+            tables.map(
+                self.base + range.start..self.base + range.end,
+                range.start,
+                paging::guest_flags(*access),
+            );
+        }
+        if first + tables.count() as u64 * PAGE_SIZE > memory.tail() {
+            return Err(PlatformError::TooLarge(memory.size()));
+        }
+        memory.populate(self.physical..self.physical + first + tables.count() as u64 * PAGE_SIZE);
+        (0..self.vcpus).for_each(|number| self.page(number).build(memory, self.base + stubs, tss_type));
+        memory.host_write(self.physical + stubs, &self::stubs());
+        for (offset, entry) in tables.entries() {
+            memory.host_write(self.physical + first + offset, &entry.to_le_bytes());
+        }
+        Ok(())
+    }
+}
+
+impl CpuPage {
     pub(super) fn gdt(self) -> Table {
         Table { base: self.base + GDT_OFFSET, limit: (GDT_ENTRIES * 8 - 1) as u16 }
     }
@@ -130,11 +193,6 @@ impl Area {
 
     pub(super) fn tss(self) -> Table {
         Table { base: self.base + TSS_OFFSET, limit: (TSS_SIZE + BITMAP_SIZE - 1) as u16 }
-    }
-
-    /// Guest-physical address of the top page table.
-    pub(super) fn top_table(self) -> u64 {
-        self.physical + TABLES
     }
 
     /// The frame that the processor pushed for an exception of this vector.
@@ -148,36 +206,11 @@ impl Area {
         frame
     }
 
-    /// Fills the area, which is zero. Fails if the tables do not fit into the tail.
-    pub(super) fn build(self, memory: &GuestMemory, tss_type: TssType) -> Result<(), PlatformError> {
-        let mut tables = paging::Tables::new(self.top_table());
-        let supervisor = Flags::PRESENT | Flags::ACCESSED;
-        let data = supervisor | Flags::WRITABLE | Flags::DIRTY | Flags::NO_EXECUTE;
-        let page = |n: u64| self.base + n * PAGE_SIZE..self.base + (n + 1) * PAGE_SIZE;
-        tables.map(page(0), self.physical, data);
-        tables.map(page(1), self.physical + PAGE_SIZE, supervisor);
-        for (range, access) in memory.map() {
-            // The layout leaves the window's first pages free for this.
-            assert!(range.start >= TABLES, "a guest page where the host's are");
-            tables.map(
-                self.base + range.start..self.base + range.end,
-                range.start,
-                paging::guest_flags(*access),
-            );
-        }
-        if TABLES + tables.count() as u64 * PAGE_SIZE > memory.tail() {
-            return Err(PlatformError::TooLarge(memory.size()));
-        }
-        memory.populate(self.physical..self.physical + TABLES + tables.count() as u64 * PAGE_SIZE);
+    fn build(self, memory: &GuestMemory, stubs: u64, tss_type: TssType) {
         let put = |offset: u64, bytes: &[u8]| memory.host_write(self.physical + offset, bytes);
         put(GDT_OFFSET, gdt(self.tss(), tss_type).as_bytes());
         put(TSS_OFFSET, &tss(self.base + STACK_TOP));
-        put(IDT_OFFSET, idt(self.base + PAGE_SIZE).as_bytes());
-        put(PAGE_SIZE, &stubs());
-        for (offset, entry) in tables.entries() {
-            put(TABLES + offset, &entry.to_le_bytes());
-        }
-        Ok(())
+        put(IDT_OFFSET, idt(stubs).as_bytes());
     }
 }
 

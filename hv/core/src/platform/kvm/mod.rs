@@ -3,13 +3,14 @@
 mod access;
 mod area;
 mod kick;
+mod machine;
 mod paging;
 mod permission;
 mod registers;
 mod stubs;
 mod vcpu;
 
-use super::{Platform, PlatformError, Start, Vcpu};
+use super::{HypercallPage, Platform, PlatformError, Start, Started, Vcpu};
 use crate::memory::GuestMemory;
 use kvm_bindings::{
     CpuId, KVM_MAX_CPUID_ENTRIES, KVM_SYNC_X86_EVENTS, KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS,
@@ -36,12 +37,12 @@ pub struct KvmPlatform {
     /// (`mm_take_all_locks`): with ten thousand guests and their mappings that is
     /// milliseconds. Before there are guests it is a tenth of one.
     reserve: Mutex<Vec<VmFd>>,
-    /// A machine with its virtual CPU that only lacks a guest.
-    spare: Mutex<Option<Machine>>,
+    /// A machine with its first virtual CPU that only lacks a guest.
+    spare: Mutex<Option<Empty>>,
 }
 
-/// A virtual machine with one virtual CPU and no memory.
-struct Machine {
+/// A virtual machine with its first virtual CPU and no memory.
+struct Empty {
     // The order of the fields is the order of dropping: closing the last of the two closes the machine.
     vcpu: VcpuFd,
     vm: VmFd,
@@ -93,7 +94,7 @@ impl KvmPlatform {
         self.reserve.lock().expect("no panic while held")
     }
 
-    fn spare(&self) -> MutexGuard<'_, Option<Machine>> {
+    fn spare(&self) -> MutexGuard<'_, Option<Empty>> {
         self.spare.lock().expect("no panic while held")
     }
 
@@ -106,18 +107,23 @@ impl KvmPlatform {
     }
 
     /// Makes what all guests' machines have in common.
-    fn make_machine(&self) -> Result<Machine, PlatformError> {
+    fn make_machine(&self) -> Result<Empty, PlatformError> {
         let reserved = self.reserved().pop();
         let vm = reserved.map_or_else(|| self.make_vm(), Ok)?;
-        let mut vcpu = vm.create_vcpu(0).map_err(failed("KVM_CREATE_VCPU"))?;
+        let mut vcpu = self.make_vcpu(&vm, 0)?;
+        vcpu::make_thread(&mut vcpu)?;
+        Ok(Empty { vcpu, vm })
+    }
+
+    fn make_vcpu(&self, vm: &VmFd, number: usize) -> Result<VcpuFd, PlatformError> {
+        let vcpu = vm.create_vcpu(number as u64).map_err(failed("KVM_CREATE_VCPU"))?;
         vcpu.set_cpuid2(&self.cpuid).map_err(failed("KVM_SET_CPUID2"))?;
         vcpu::align_tsc(&vcpu);
-        vcpu::make_thread(&mut vcpu)?;
-        Ok(Machine { vcpu, vm })
+        Ok(vcpu)
     }
 
     /// A machine without a guest, made beforehand or now.
-    fn take_machine(&self) -> Result<Machine, PlatformError> {
+    fn take_machine(&self) -> Result<Empty, PlatformError> {
         let spare = self.spare().take();
         spare.map_or_else(|| self.make_machine(), Ok)
     }
@@ -184,9 +190,11 @@ impl Platform for KvmPlatform {
         crate::platform::Kind::Kvm
     }
 
-    fn prepare(&self, memory: &GuestMemory, hypercall_page: u64) -> Result<(), PlatformError> {
-        area::Area::of(memory).build(memory, self.tss)?;
-        memory.host_write(hypercall_page, &stubs::page());
+    fn prepare(&self, memory: &GuestMemory, pages: &[HypercallPage]) -> Result<(), PlatformError> {
+        area::Area::of(memory, pages.len()).build(memory, self.tss)?;
+        for page in pages {
+            memory.host_write(page.stubs, &stubs::page(page.stubs - page.result));
+        }
         Ok(())
     }
 
@@ -213,7 +221,24 @@ impl Platform for KvmPlatform {
         Ok(())
     }
 
-    fn start(&self, start: &Start<'_>) -> Result<Box<dyn Vcpu>, PlatformError> {
-        Ok(Box::new(vcpu::KvmVcpu::new(self, start)?))
+    fn start(&self, start: &Start<'_>) -> Result<Started, PlatformError> {
+        let Empty { vcpu, vm } = self.take_machine()?;
+        let more = (1..start.vcpus.len()).map(|number| self.make_vcpu(&vm, number));
+        let fds = std::iter::once(Ok(vcpu)).chain(more).collect::<Result<Vec<_>, _>>()?;
+        let tsc_khz = fds[0].get_tsc_khz().unwrap_or_else(|_| hv_host::clock::tsc_khz());
+        let machine = machine::KvmMachine::new(vm, start.memory, tsc_khz, start.doorbells > 0)?;
+        let area = area::Area::of(start.memory, start.vcpus.len());
+        // What is opened is opened to all of them.
+        let limit = start.opening.map(|opening| area.open(start.memory, opening, self.tss)).transpose()?;
+        let vcpus = fds.into_iter().zip(start.vcpus).enumerate().map(|(number, (fd, vcpu))| {
+            let mut special = registers::special(area, area.page(number), self.tss);
+            if let Some(limit) = limit {
+                special.tr.limit = limit.into();
+            }
+            let place = vcpu::Place { area, number, calls: vcpu.page };
+            let vcpu = vcpu::KvmVcpu::new(fd, start.memory.clone(), place, special, vcpu.state)?;
+            Ok(Box::new(vcpu) as Box<dyn Vcpu>)
+        });
+        Ok(Started { vcpus: vcpus.collect::<Result<_, PlatformError>>()?, machine: Box::new(machine) })
     }
 }

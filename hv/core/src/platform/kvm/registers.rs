@@ -1,6 +1,6 @@
 //! Registers, as KVM has them.
 
-use super::area::{self, Area};
+use super::area::{self, Area, CpuPage};
 use crate::platform::{CpuState, Fpu};
 use kvm_bindings::{
     KVM_VCPUEVENT_VALID_SHADOW, kvm_regs, kvm_segment, kvm_sregs, kvm_vcpu_events, kvm_xsave,
@@ -65,9 +65,9 @@ pub(super) fn state(regs: &kvm_regs, xsave: &kvm_xsave) -> CpuState {
     .validated()
 }
 
-/// Segments, tables and control registers: the same for every guest of this area at every exit, but
+/// Segments, tables and control registers: the same for a virtual CPU with this page at every exit, but
 /// for the data segments, which ring 3 can load.
-pub(super) fn special(area: Area, tss: area::TssType) -> kvm_sregs {
+pub(super) fn special(area: Area, page: CpuPage, tss: area::TssType) -> kvm_sregs {
     let segment = |selector: u16, type_: u8, code: bool| kvm_segment {
         base: 0,
         limit: u32::MAX,
@@ -92,8 +92,8 @@ pub(super) fn special(area: Area, tss: area::TssType) -> kvm_sregs {
         gs: data,
         ss: data,
         tr: kvm_segment {
-            base: area.tss().base,
-            limit: u32::from(area.tss().limit),
+            base: page.tss().base,
+            limit: u32::from(page.tss().limit),
             selector: area::TSS,
             type_: tss.descriptor_type(),
             present: 1,
@@ -114,9 +114,9 @@ pub(super) fn special(area: Area, tss: area::TssType) -> kvm_sregs {
         ..kvm_sregs::default()
     };
     sregs.ldt.unusable = 1;
-    sregs.gdt.base = area.gdt().base;
-    sregs.gdt.limit = area.gdt().limit;
-    sregs.idt.base = area.idt().base;
-    sregs.idt.limit = area.idt().limit;
+    sregs.gdt.base = page.gdt().base;
+    sregs.gdt.limit = page.gdt().limit;
+    sregs.idt.base = page.idt().base;
+    sregs.idt.limit = page.idt().limit;
     sregs
 }

@@ -8,7 +8,7 @@
 //! 14  ret
 //! ```
 //!
-//! A result comes back in the word before the page, which a stub loads into
+//! A result comes back in a word before the page, one for each virtual CPU, which a stub loads into
 //! RAX: writing the register itself would have KVM look for pending events at
 //! the next entry, which costs more than the rest of the call on hv's side.
 //! Numbers without a call get a stub too, so that a newer guest is told that
@@ -18,11 +18,8 @@ use super::{DOORBELL_PORT, HYPERCALL_PORT};
 use hv_abi::PAGE_SIZE;
 use hv_abi::hypercall::{Hypercall, STUB_SIZE};
 
-/// Bytes of the word before the hypercall page.
-pub(super) const RESULT_SIZE: u64 = 8;
-
-/// The page's content.
-pub(super) fn page() -> [u8; PAGE_SIZE as usize] {
+/// The content of a page whose word for results lies so many bytes before it.
+pub(super) fn page(result: u64) -> [u8; PAGE_SIZE as usize] {
     let mut page = [0xcc; PAGE_SIZE as usize];
     for (number, stub) in page.chunks_exact_mut(STUB_SIZE as usize).enumerate() {
         let n = (number as u32).to_le_bytes();
@@ -33,7 +30,7 @@ pub(super) fn page() -> [u8; PAGE_SIZE as usize] {
         stub[..7].copy_from_slice(&[0xb8, n[0], n[1], n[2], n[3], 0xe7, HYPERCALL_PORT]);
         stub[7..10].copy_from_slice(&[0x48, 0x8b, 0x05]);
         let next = (number as u64 * STUB_SIZE + 14) as i32;
-        stub[10..14].copy_from_slice(&(-(RESULT_SIZE as i32) - next).to_le_bytes());
+        stub[10..14].copy_from_slice(&(-(result as i32) - next).to_le_bytes());
         stub[14] = 0xc3;
     }
     page
@@ -80,12 +77,14 @@ mod tests {
     }
 
     #[test]
-    fn results_are_loaded_from_the_word_before_the_page() {
-        let page = page();
-        for number in (0..128u64).filter(|&n| n != u64::from(Hypercall::EventSend as u32)) {
-            let at = (number * STUB_SIZE) as usize;
-            let displacement = i32::from_le_bytes(page[at + 10..at + 14].try_into().unwrap());
-            assert_eq!(at as i64 + 14 + i64::from(displacement), -(RESULT_SIZE as i64));
+    fn results_are_loaded_from_a_word_before_the_page() {
+        for result in [8, 4096 + 16] {
+            let page = page(result);
+            for number in (0..128u64).filter(|&n| n != u64::from(Hypercall::EventSend as u32)) {
+                let at = (number * STUB_SIZE) as usize;
+                let displacement = i32::from_le_bytes(page[at + 10..at + 14].try_into().unwrap());
+                assert_eq!(at as i64 + 14 + i64::from(displacement), -(result as i64));
+            }
         }
     }
 }

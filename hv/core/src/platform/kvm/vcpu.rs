@@ -1,28 +1,21 @@
-//! ⚠ One virtual machine with one virtual CPU.
+//! ⚠ A virtual CPU.
 //!
-//! # Invariants that the `unsafe` blocks rely on
-//!
-//! 1. The memory slot's user-space mapping outlives the VM: [`KvmVcpu`] owns
-//!    both, and drops the memory after the descriptors.
-//! 2. `kvm_run` is mapped as long as the `VcpuFd`.
-#![allow(unsafe_code, reason = "the memory slot, the floating-point state, one ioctl")]
+//! Its descriptor keeps the VM alive, and so it keeps the memory (see `machine`).
+#![allow(unsafe_code, reason = "the floating-point state, one ioctl")]
 
-use super::area::Area;
+use super::area::{Area, Frame};
 use super::kick::Kicker;
-use super::stubs::{self, Progress, RESULT_SIZE};
-use super::{DOORBELL_PORT, EXCEPTION_PORT, HYPERCALL_PORT, KvmPlatform, Machine, access, failed, registers};
+use super::stubs::{self, Progress};
+use super::{DOORBELL_PORT, EXCEPTION_PORT, HYPERCALL_PORT, access, failed, registers};
 use crate::memory::GuestMemory;
-use crate::platform::{CpuState, Exit, Fault, Kick, PlatformError, Registers, Start, Vcpu, push_return};
-use hv_abi::{EventPort, GuestAddr, PAGE_SIZE};
-use kvm_bindings::{
-    KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, KVMIO, kvm_device_attr, kvm_regs, kvm_sregs,
-    kvm_userspace_memory_region,
+use crate::platform::{
+    CpuState, Exit, Fault, HypercallPage, Kick, PlatformError, Registers, Vcpu, push_return,
 };
-use kvm_ioctls::{IoEventAddress, NoDatamatch, SyncReg, VcpuExit, VcpuFd, VmFd};
-use std::io;
+use hv_abi::{GuestAddr, PAGE_SIZE};
+use kvm_bindings::{KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, KVMIO, kvm_device_attr, kvm_regs, kvm_sregs};
+use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::ioctl::ioctl_with_ref;
 use vmm_sys_util::ioctl_iow_nr;
 use zerocopy::FromBytes;
@@ -31,13 +24,9 @@ use zerocopy::FromBytes;
 ioctl_iow_nr!(KVM_SET_DEVICE_ATTR, KVMIO, 0xe1, kvm_device_attr);
 
 pub(super) struct KvmVcpu {
-    // The order of the fields is the order of dropping (invariant 1).
+    // The order of the fields is the order of dropping: the memory outlives the VM.
     vcpu: VcpuFd,
-    /// Kept as long as doorbells may be bound: the virtual CPU keeps the VM alive.
-    vm: Option<VmFd>,
-    area: Area,
-    /// Offset in the memory of the hypercall page.
-    hypercall_page: u64,
+    place: Place,
     memory: Arc<GuestMemory>,
     kicker: Arc<Kicker>,
     /// Segments and the rest, as they were at the start.
@@ -51,32 +40,29 @@ pub(super) struct KvmVcpu {
     incomplete: bool,
 }
 
-impl KvmVcpu {
-    pub(super) fn new(platform: &KvmPlatform, start: &Start<'_>) -> Result<Self, PlatformError> {
-        let memory = start.memory;
-        let Machine { vcpu, vm } = platform.take_machine()?;
-        let area = Area::of(memory);
-        let region = kvm_userspace_memory_region {
-            slot: 0,
-            flags: 0,
-            guest_phys_addr: 0,
-            memory_size: memory.size() + memory.tail(),
-            userspace_addr: memory.host_address(),
-        };
-        // SAFETY: the mapping outlives the VM (invariant 1).
-        unsafe { vm.set_user_memory_region(region) }.map_err(failed("KVM_SET_USER_MEMORY_REGION"))?;
+/// Where in a guest's memory the parts of a virtual CPU are.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    pub(super) area: Area,
+    /// The virtual CPU's, counted from 0.
+    pub(super) number: usize,
+    pub(super) calls: HypercallPage,
+}
 
-        let mut special = registers::special(area, platform.tss);
-        if let Some(opening) = start.opening {
-            special.tr.limit = area.open(memory, opening, platform.tss)?.into();
-        }
+impl KvmVcpu {
+    /// A virtual CPU that begins with this state, and with these segments and tables.
+    pub(super) fn new(
+        vcpu: VcpuFd,
+        memory: Arc<GuestMemory>,
+        place: Place,
+        special: kvm_sregs,
+        state: &CpuState,
+    ) -> Result<Self, PlatformError> {
         vcpu.set_sregs(&special).map_err(failed("KVM_SET_SREGS"))?;
         let mut vcpu = KvmVcpu {
             vcpu,
-            vm: (start.doorbells > 0).then_some(vm),
-            area,
-            hypercall_page: start.hypercall_page,
-            memory: memory.clone(),
+            place,
+            memory,
             kicker: Arc::default(),
             special,
             result: 0,
@@ -84,12 +70,17 @@ impl KvmVcpu {
             incomplete: false,
         };
         vcpu.vcpu.set_sync_valid_reg(SyncReg::Register);
-        vcpu.set_general(start.cpu);
+        vcpu.set_general(state);
         let entry = CpuState::at_entry(0, 0, 0);
-        if start.cpu.fpu != entry.fpu {
-            vcpu.set_fpu(start.cpu)?;
+        if state.fpu != entry.fpu {
+            vcpu.set_fpu(state)?;
         }
         Ok(vcpu)
+    }
+
+    /// What the processor pushed for an exception.
+    fn frame(&self, vector: u8) -> Frame {
+        self.place.area.page(self.place.number).frame(&self.memory, vector)
     }
 
     /// Sets the general registers, at the next entry.
@@ -102,11 +93,6 @@ impl KvmVcpu {
         // SAFETY: the area is as large as the call reads: no component beyond
         // the first two is in it, and hv enables none of dynamic size.
         unsafe { self.vcpu.set_xsave(&registers::xsave(&state.fpu)) }.map_err(failed("KVM_SET_XSAVE"))
-    }
-
-    /// Offset in the memory of the word that results are loaded from.
-    fn result_word(&self) -> u64 {
-        self.hypercall_page - RESULT_SIZE
     }
 
     /// Lets KVM complete the port access of the last exit: without that, some
@@ -126,7 +112,7 @@ impl KvmVcpu {
 
     /// Brings a guest that is in a stub of the hypercall page back into its own code.
     fn leave_stub(&self, regs: &mut kvm_regs) -> Result<(), PlatformError> {
-        let page = self.memory.base().0 + self.hypercall_page;
+        let page = self.memory.base().0 + self.place.calls.stubs;
         let Some(offset) = regs.rip.checked_sub(page).filter(|&offset| offset < PAGE_SIZE) else {
             return Ok(());
         };
@@ -224,11 +210,7 @@ impl Vcpu for KvmVcpu {
                     14 => self.vcpu.get_sregs().map_or(0, |sregs| sregs.cr2),
                     _ => 0,
                 };
-                Exit::Fault(Fault::Exception {
-                    vector,
-                    error: self.area.frame(&self.memory, vector).error,
-                    address,
-                })
+                Exit::Fault(Fault::Exception { vector, error: self.frame(vector).error, address })
             }
             _ if port >= 256 => {
                 access::of_port(&mut self.vcpu).map_or(Exit::Fault(Fault::Port(port)), Exit::Access)
@@ -237,26 +219,13 @@ impl Vcpu for KvmVcpu {
         }
     }
 
-    fn bind_doorbell(&mut self, port: EventPort, descriptor: &EventFd) -> io::Result<()> {
-        let address = IoEventAddress::Pio(u64::from(DOORBELL_PORT));
-        let vm = self.vm.as_ref().ok_or(io::ErrorKind::Unsupported)?;
-        vm.register_ioevent(descriptor, &address, port.0)
-            .map_err(|error| io::Error::from_raw_os_error(error.errno()))
-    }
-
-    fn bind_address(&mut self, address: u64, descriptor: &EventFd) -> io::Result<()> {
-        let vm = self.vm.as_ref().ok_or(io::ErrorKind::Unsupported)?;
-        vm.register_ioevent(descriptor, &IoEventAddress::Mmio(address), NoDatamatch)
-            .map_err(|error| io::Error::from_raw_os_error(error.errno()))
-    }
-
     fn answer(&mut self, value: u64) {
         access::answer(&mut self.vcpu, value);
     }
 
     fn set_result(&mut self, value: i64) {
         self.result = value;
-        self.memory.atomic_u64(self.result_word()).store(value as u64, Ordering::Relaxed);
+        self.memory.atomic_u64(self.place.calls.result).store(value as u64, Ordering::Relaxed);
     }
 
     fn registers(&mut self) -> Registers {
@@ -283,7 +252,7 @@ impl Vcpu for KvmVcpu {
             ..Registers::default()
         };
         if let Some(vector) = self.exception {
-            let frame = self.area.frame(&self.memory, vector);
+            let frame = self.frame(vector);
             (registers.rip, registers.rsp, registers.rflags) = (frame.rip, frame.rsp, frame.rflags);
         }
         registers
@@ -303,7 +272,7 @@ impl Vcpu for KvmVcpu {
             self.complete()?;
         }
         let mut regs = self.vcpu.sync_regs_mut().regs;
-        if self.area.contains(regs.rip) {
+        if self.place.area.contains(regs.rip) {
             // In an exception stub, in ring 0, where no code of the guest may go on. Or the
             // guest jumped there, and the fault is on its way.
             return Ok(());
@@ -332,10 +301,6 @@ impl Vcpu for KvmVcpu {
         self.vcpu.set_sync_dirty_reg(SyncReg::VcpuEvents);
         self.set_general(state);
         Ok(())
-    }
-
-    fn tsc_khz(&self) -> u32 {
-        self.vcpu.get_tsc_khz().unwrap_or_else(|_| hv_host::clock::tsc_khz())
     }
 
     fn kicker(&self) -> Arc<dyn Kick> {

@@ -18,12 +18,13 @@ mod error;
 mod filter;
 mod handle;
 mod kick;
+mod machine;
 mod page;
 #[allow(dead_code, unreachable_pub, reason = "the other half is the stub's")]
 mod vcpu;
 mod zygote;
 
-use super::{Platform, PlatformError, Start, Vcpu};
+use super::{HypercallPage, Platform, PlatformError, Start, Started};
 use crate::memory::GuestMemory;
 pub use error::ProcessError;
 pub use filter::ALLOWED;
@@ -130,15 +131,18 @@ impl Platform for ProcessPlatform {
         true
     }
 
-    fn prepare(&self, memory: &GuestMemory, hypercall_page: u64) -> Result<(), PlatformError> {
-        memory.host_write(hypercall_page, &self::hypercall_page());
+    /// Results are in the page of turns: the hypercall pages are all the same.
+    fn prepare(&self, memory: &GuestMemory, pages: &[HypercallPage]) -> Result<(), PlatformError> {
+        for page in pages {
+            memory.host_write(page.stubs, &hypercall_page());
+        }
         Ok(())
     }
 
-    fn start(&self, start: &Start<'_>) -> Result<Box<dyn Vcpu>, PlatformError> {
+    fn start(&self, start: &Start<'_>) -> Result<Started, PlatformError> {
         if start.opening.is_some() {
             return Err(PlatformError::NoHardware);
         }
-        Ok(Box::new(vcpu::ProcessVcpu::new(self.zygote.clone(), start)?))
+        machine::start(&self.zygote, start)
     }
 }

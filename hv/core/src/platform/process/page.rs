@@ -2,6 +2,7 @@
 
 use crate::memory::GuestMemory;
 use crate::platform::{CpuState, Fault, Fpu};
+use hv_abi::PAGE_SIZE;
 use hv_host::clock;
 use hv_stub::{field, kind, turn};
 use rustix::thread::futex::{self, Flags};
@@ -56,11 +57,13 @@ pub(super) enum Wake {
 /// Alerts the thread that waits for the end of a guest's turn: it is to look at its orders.
 pub(super) struct Alert {
     memory: Arc<GuestMemory>,
+    /// Of the page in the memory.
+    offset: u64,
 }
 
 impl Alert {
     fn word(&self) -> &AtomicU32 {
-        self.memory.atomic_u32(self.memory.size() + field::TURN)
+        self.memory.atomic_u32(self.offset + field::TURN)
     }
 
     /// Whether the guest sleeps. It may do so only after it has told hv that its turn is over.
@@ -75,9 +78,25 @@ impl Alert {
     }
 }
 
+/// Which event port signals which doorbell, as the stub looks it up in a page.
+pub(super) struct Bindings {
+    memory: Arc<GuestMemory>,
+    /// Of the page in the memory.
+    offset: u64,
+}
+
+impl Bindings {
+    /// From now on, a ring of this port signals the doorbell of this number.
+    pub(super) fn bind(&self, port: u32, doorbell: u8) {
+        self.memory.host_write(self.offset + field::DOORBELLS + u64::from(port), &[doorbell]);
+    }
+}
+
 /// The page, with hv's side of taking turns.
 pub(super) struct Page {
     memory: Arc<GuestMemory>,
+    /// Of the page in the memory.
+    offset: u64,
     /// Ticks of the time-stamp counter; 0 on a machine where spinning keeps the other one from running.
     spin: u64,
     /// Turns in a row that outlasted the spinning.
@@ -87,18 +106,25 @@ pub(super) struct Page {
 }
 
 impl Page {
-    pub(super) fn new(memory: Arc<GuestMemory>) -> Self {
-        Page { memory, spin: spin(), misses: 0, since: None }
+    /// The page of a virtual CPU, which are counted from 0.
+    pub(super) fn new(memory: Arc<GuestMemory>, number: usize) -> Self {
+        let offset = memory.size() + number as u64 * PAGE_SIZE;
+        assert!(offset + PAGE_SIZE <= memory.size() + memory.tail());
+        Page { memory, offset, spin: spin(), misses: 0, since: None }
     }
 
     /// For other threads.
     pub(super) fn alert(&self) -> Alert {
-        Alert { memory: self.memory.clone() }
+        Alert { memory: self.memory.clone(), offset: self.offset }
+    }
+
+    pub(super) fn bindings(&self) -> Bindings {
+        Bindings { memory: self.memory.clone(), offset: self.offset }
     }
 
     /// Offset of the page in the memory.
     pub(super) fn offset(&self) -> u64 {
-        self.memory.size()
+        self.offset
     }
 
     fn at(&self, field: u64) -> u64 {
@@ -130,11 +156,6 @@ impl Page {
         self.memory.host_write(self.at(field::FPU), cpu.fpu.as_bytes());
         self.memory.host_write(self.at(field::DOORBELLS), &[0; 1024]);
         self.misses = 0;
-    }
-
-    /// From now on, a ring of this port signals the doorbell of this number.
-    pub(super) fn bind(&self, port: u32, doorbell: u8) {
-        self.memory.host_write(self.at(field::DOORBELLS) + u64::from(port), &[doorbell]);
     }
 
     /// Whether both sides are to sleep at once instead of spinning first.

@@ -2,18 +2,16 @@
 
 use super::handle::Process;
 use super::kick::Kicker;
+use super::machine::Bells;
 use super::page::{Page, Wake};
 use super::zygote::Zygote;
 use crate::memory::GuestMemory;
-use crate::platform::{CpuState, Exit, Fault, Kick, PlatformError, Registers, Start, Vcpu, push_return};
+use crate::platform::{CpuState, Exit, Fault, Kick, PlatformError, Registers, StartVcpu, Vcpu, push_return};
 use hv_abi::hypercall::STUB_SIZE;
-use hv_abi::{EventPort, GuestAddr, PAGE_SIZE};
-use hv_host::clock;
-use hv_stub::{MAX_DOORBELLS, kind};
-use std::io;
+use hv_abi::{GuestAddr, PAGE_SIZE};
+use hv_stub::kind;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 /// How often hv looks whether a process that has its turn still lives.
 const LOOK: Duration = Duration::from_millis(20);
@@ -39,8 +37,7 @@ pub(super) struct ProcessVcpu {
     memory: Arc<GuestMemory>,
     /// Offset in the memory of the hypercall page.
     hypercall_page: u64,
-    /// What the guest's doorbells signal, and how many of them are somebody's.
-    doorbells: Vec<(EventFd, Option<EventPort>)>,
+    bells: Bells,
     /// Whether its process has had no turn yet.
     fresh: bool,
     /// How the last turn ended.
@@ -52,21 +49,23 @@ pub(super) struct ProcessVcpu {
 }
 
 impl ProcessVcpu {
-    pub(super) fn new(zygote: Arc<Zygote>, start: &Start<'_>) -> Result<Self, PlatformError> {
-        let doorbells = (0..start.doorbells.min(MAX_DOORBELLS))
-            .map(|_| Ok((EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?, None)))
-            .collect::<io::Result<Vec<_>>>()
-            .map_err(super::failed("making an eventfd"))?;
-        let mut page = Page::new(start.memory.clone());
-        page.prepare(start.cpu);
-        let process = zygote.fork(start.memory, page.offset(), doorbells.iter().map(|(bell, _)| bell))?;
+    /// Makes a process that has this page and these doorbells.
+    pub(super) fn new(
+        zygote: Arc<Zygote>,
+        bells: Bells,
+        mut page: Page,
+        memory: &Arc<GuestMemory>,
+        start: &StartVcpu<'_>,
+    ) -> Result<Self, PlatformError> {
+        page.prepare(start.state);
+        let process = zygote.fork(memory, page.offset(), bells.iter())?;
         Ok(ProcessVcpu {
             zygote,
             kicker: Arc::new(Kicker::new(process, page.alert())),
             page,
-            memory: start.memory.clone(),
-            hypercall_page: start.hypercall_page,
-            doorbells,
+            memory: memory.clone(),
+            hypercall_page: start.page.stubs,
+            bells,
             fresh: true,
             kind: kind::INTERRUPTED,
             arguments: [0; 3],
@@ -192,36 +191,10 @@ impl Vcpu for ProcessVcpu {
         // Another process: the stub's data are the guest's to write as well.
         self.halt();
         self.page.prepare(state);
-        for (_, port) in &mut self.doorbells {
-            *port = None;
-        }
-        let bells = self.doorbells.iter().map(|(bell, _)| bell);
-        *self.kicker.process() = self.zygote.fork(&self.memory, self.page.offset(), bells)?;
+        *self.kicker.process() = self.zygote.fork(&self.memory, self.page.offset(), self.bells.iter())?;
         (self.fresh, self.kind, self.renewed) = (true, kind::INTERRUPTED, None);
         self.kicker.answered();
         Ok(())
-    }
-
-    fn doorbell(&mut self, port: EventPort) -> io::Result<EventFd> {
-        let mut free = self.doorbells.iter_mut().filter(|(_, owner)| owner.is_none_or(|owner| owner == port));
-        match free.next() {
-            Some((bell, owner)) => {
-                *owner = Some(port);
-                bell.try_clone()
-            }
-            None => EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC),
-        }
-    }
-
-    fn bind_doorbell(&mut self, port: EventPort, _: &EventFd) -> io::Result<()> {
-        let number = self.doorbells.iter().position(|(_, owner)| *owner == Some(port));
-        let number = number.ok_or(io::ErrorKind::Unsupported)?;
-        self.page.bind(port.0, number as u8 + 1);
-        Ok(())
-    }
-
-    fn tsc_khz(&self) -> u32 {
-        clock::tsc_khz()
     }
 
     fn kicker(&self) -> Arc<dyn Kick> {
@@ -235,5 +208,4 @@ impl Drop for ProcessVcpu {
     }
 }
 
-const _: () = assert!(MAX_DOORBELLS < u8::MAX as usize);
 const _: () = assert!(size_of::<Process>() <= 16);

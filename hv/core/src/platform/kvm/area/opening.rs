@@ -6,7 +6,7 @@
 //! top table (the first) under which no guest has memory.
 
 use super::super::paging::{self, Tables};
-use super::{Area, IDT_OFFSET, TABLES, TSS_OFFSET, TSS_SIZE, Table, TssType, gdt, tss};
+use super::{Area, CpuPage, IDT_OFFSET, TSS_OFFSET, TSS_SIZE, Table, TssType, gdt, tss};
 use crate::memory::{Access, GuestMemory};
 use crate::platform::{Opening, PlatformError};
 use hv_abi::PAGE_SIZE;
@@ -16,6 +16,14 @@ use zerocopy::IntoBytes;
 const MAX_BITMAP: usize = IDT_OFFSET as usize - TSS_OFFSET as usize - TSS_SIZE;
 /// Tables of one range of pages below 4 GiB that crosses no border of 2 MiB: one of each level.
 const LEVELS: u64 = 4;
+
+impl CpuPage {
+    fn open(self, memory: &GuestMemory, bitmap: &[u8], limit: u16, tss_type: TssType) {
+        let task = Table { base: self.tss().base, limit };
+        memory.host_write(self.physical + TSS_OFFSET + TSS_SIZE as u64, bitmap);
+        memory.host_write(self.physical + super::GDT_OFFSET, gdt(task, tss_type).as_bytes());
+    }
+}
 
 impl Area {
     /// Opens ports and pages in an area that was built. Returns the limit of the TSS.
@@ -27,11 +35,10 @@ impl Area {
     ) -> Result<u16, PlatformError> {
         self.map_pages(memory, opening)?;
         let bitmap = bitmap(opening);
-        let task = Table { base: self.tss().base, limit: (TSS_SIZE + bitmap.len() - 1) as u16 };
-        let limit = task.limit;
-        let put = |offset: u64, bytes: &[u8]| memory.host_write(self.physical + offset, bytes);
-        put(TSS_OFFSET + TSS_SIZE as u64, &bitmap);
-        put(super::GDT_OFFSET, gdt(task, tss_type).as_bytes());
+        let limit = (TSS_SIZE + bitmap.len() - 1) as u16;
+        for number in 0..self.vcpus {
+            self.page(number).open(memory, &bitmap, limit, tss_type);
+        }
         Ok(limit)
     }
 
@@ -55,7 +62,7 @@ impl Area {
         tables.map(pages.clone(), pages.start, paging::guest_flags(Access::READ | Access::WRITE));
         for (offset, entry) in tables.entries() {
             // The first of these tables stands for the guest's top table.
-            let to = if offset < PAGE_SIZE { self.physical + TABLES } else { start };
+            let to = if offset < PAGE_SIZE { self.top_table() } else { start };
             memory.host_write(to + offset, &entry.to_le_bytes());
         }
         Ok(())

@@ -3,6 +3,8 @@
 use super::*;
 use crate::memory::Access;
 use crate::platform::Platform;
+use crate::platform::kvm::machine::KvmMachine;
+use crate::platform::kvm::{Empty, KvmPlatform};
 use hv_abi::hypercall::Hypercall;
 use kvm_bindings::{KVM_VCPUEVENT_VALID_SHADOW, kvm_segment, kvm_vcpu_events};
 
@@ -28,10 +30,15 @@ fn caller() -> Option<(KvmVcpu, CpuState)> {
     let [a, b, c, d] = ((BASE + HYPERCALLS) as u32).to_le_bytes();
     memory.host_write(CODE, &[0xb8, a, b, c, d, 0xff, 0xd0, 0xeb, 0xf7]);
     let memory = Arc::new(memory);
-    platform.prepare(&memory, HYPERCALLS).unwrap();
+    let page = HypercallPage::all(HYPERCALLS, 1).next().unwrap();
+    platform.prepare(&memory, &[page]).unwrap();
     let cpu = CpuState::at_entry(BASE + CODE, BASE + STACK + PAGE_SIZE, 0);
-    let start = Start { memory: &memory, hypercall_page: HYPERCALLS, cpu: &cpu, doorbells: 0, opening: None };
-    let mut vcpu = KvmVcpu::new(&platform, &start).unwrap();
+    let area = Area::of(&memory, 1);
+    let place = Place { area, number: 0, calls: page };
+    let special = registers::special(area, area.page(0), platform.tss);
+    let Empty { vcpu, vm } = platform.take_machine().unwrap();
+    let _machine = KvmMachine::new(vm, &memory, 0, false).unwrap();
+    let mut vcpu = KvmVcpu::new(vcpu, memory, place, special, &cpu).unwrap();
     assert!(calls(&mut vcpu));
     Some((vcpu, cpu))
 }

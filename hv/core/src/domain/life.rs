@@ -1,0 +1,262 @@
+//! The life of a guest: its states, and what leads from one to another.
+//!
+//! ```text
+//!           start                    pause                all stand still
+//! Created ─────────► Running ◄───┬──────────► Pausing ─────────────────────► Paused
+//!    │ start to ready   ▲ ready  │ resume        │ ▲                           │ │
+//!    └────────────► Starting ────┼───────────────┼─┘ ready             resume ─┘ │
+//!                       │        │               │                               │
+//!                       └────────┴───── stop ────┴────────► Stopping ◄── stop ───┘
+//!                                                              │ finish
+//!                                                              ▼
+//!                                                            Ended
+//! ```
+//!
+//! Whether a virtual CPU of a guest that is running executes or is blocked is no state of the guest, but of that virtual CPU. A
+//! snapshot is taken, and a reset made, of a guest that is paused, and neither changes its state; a guest that is restored begins as
+//! one that is created.
+
+use super::{Order, Outcome};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard};
+
+/// How a guest stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum State {
+    /// It has never run.
+    Created,
+    /// It runs, and will be paused when it says that it is ready.
+    Starting,
+    /// Its virtual CPUs may run.
+    Running,
+    /// It was told to pause, and not all of its virtual CPUs stand still.
+    Pausing,
+    /// All of its virtual CPUs stand still, until it is resumed.
+    Paused,
+    /// It will not run any more. What it has printed is still written.
+    Stopping,
+    /// All is over, and its outcome known.
+    Ended,
+}
+
+impl State {
+    const ALL: [State; 7] = [
+        State::Created,
+        State::Starting,
+        State::Running,
+        State::Pausing,
+        State::Paused,
+        State::Stopping,
+        State::Ended,
+    ];
+}
+
+/// What can happen to a guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Event {
+    /// It may run for the first time.
+    Start,
+    /// Likewise, up to where it is ready.
+    StartToReady,
+    /// It has said that it is ready.
+    Ready,
+    /// It is to stand still.
+    Pause,
+    /// Its last virtual CPU has come to stand still.
+    AllStand,
+    /// It may run again.
+    Resume,
+    /// It is told to end, or has ended by itself.
+    Stop,
+    /// Its outcome is known.
+    Finish,
+}
+
+/// What an event makes of a state; `None` where it has no effect.
+pub(super) const fn next(state: State, event: Event) -> Option<State> {
+    use State::{Created, Ended, Paused, Pausing, Running, Starting, Stopping};
+    match (state, event) {
+        (Created, Event::Start) => Some(Running),
+        (Created, Event::StartToReady) => Some(Starting),
+        // Nothing of it has to come to stand still.
+        (Created, Event::Pause) => Some(Paused),
+        (Starting, Event::Ready) => Some(Pausing),
+        (Starting | Running, Event::Pause) => Some(Pausing),
+        (Pausing, Event::AllStand) => Some(Paused),
+        (Pausing | Paused, Event::Resume) => Some(Running),
+        (Created | Starting | Running | Pausing | Paused, Event::Stop) => Some(Stopping),
+        (Stopping, Event::Finish) => Some(Ended),
+        _ => None,
+    }
+}
+
+/// The life of one guest, for all threads that have to do with it.
+pub(super) struct Life {
+    /// The state, for who looks at it after each exit; written under the lock.
+    state: AtomicU8,
+    record: Mutex<Record>,
+    /// Signalled when the record changes in a way that others wait for.
+    changed: Condvar,
+}
+
+/// What is known of a guest's life.
+pub(super) struct Record {
+    pub(super) state: State,
+    /// Which virtual CPUs stand still, of a guest that is pausing or paused; which have left for good, of one that is stopping.
+    standing: Box<[bool]>,
+    /// Why it was told to end.
+    pub(super) order: Option<Order>,
+    pub(super) outcome: Option<Outcome>,
+}
+
+impl Life {
+    /// The life of a guest with so many virtual CPUs, which is created.
+    pub(super) fn new(vcpus: usize) -> Self {
+        let standing = vec![false; vcpus].into();
+        Life {
+            state: AtomicU8::new(State::Created as u8),
+            record: Mutex::new(Record { state: State::Created, standing, order: None, outcome: None }),
+            changed: Condvar::new(),
+        }
+    }
+
+    /// The state at this moment.
+    pub(super) fn state(&self) -> State {
+        State::ALL[usize::from(self.state.load(Ordering::SeqCst))]
+    }
+
+    pub(super) fn record(&self) -> MutexGuard<'_, Record> {
+        self.record.lock().expect("no panic while held")
+    }
+
+    /// Lets something happen. Returns whether it has had an effect.
+    pub(super) fn happen(&self, event: Event) -> bool {
+        self.apply(&mut self.record(), event)
+    }
+
+    fn apply(&self, record: &mut Record, event: Event) -> bool {
+        let Some(state) = next(record.state, event) else { return false };
+        record.state = state;
+        if matches!(state, State::Running | State::Starting | State::Stopping) {
+            record.standing.fill(false);
+        }
+        self.state.store(state as u8, Ordering::SeqCst);
+        if matches!(state, State::Paused | State::Ended) {
+            self.changed.notify_all();
+        }
+        true
+    }
+
+    /// Tells the guest to end. The first order counts.
+    pub(super) fn order(&self, order: Order) {
+        let record = &mut *self.record();
+        record.order.get_or_insert(order);
+        self.apply(record, Event::Stop);
+    }
+
+    /// A virtual CPU comes to stand still. Returns false if the guest is not to: it can be woken for nothing, and be resumed by
+    /// another thread at the same time.
+    pub(super) fn stand(&self, vcpu: usize) -> bool {
+        let record = &mut *self.record();
+        if !matches!(record.state, State::Pausing | State::Paused) {
+            return false;
+        }
+        record.standing[vcpu] = true;
+        if record.standing.iter().all(|stands| *stands) {
+            self.apply(record, Event::AllStand);
+        }
+        true
+    }
+
+    /// A virtual CPU of a guest that is stopping has left it for good. Returns whether it is the last one.
+    pub(super) fn leave(&self, vcpu: usize) -> bool {
+        let record = &mut *self.record();
+        record.standing[vcpu] = true;
+        record.standing.iter().all(|left| *left)
+    }
+
+    /// The guest has ended.
+    pub(super) fn finish(&self, outcome: Outcome) {
+        let record = &mut *self.record();
+        record.outcome = Some(outcome);
+        self.apply(record, Event::Finish);
+    }
+
+    /// Waits until the record may have changed, or for this time.
+    pub(super) fn wait<'a>(
+        &'a self,
+        record: MutexGuard<'a, Record>,
+        time: std::time::Duration,
+    ) -> MutexGuard<'a, Record> {
+        self.changed.wait_timeout(record, time).expect("no panic while held").0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Event as E;
+    use State as S;
+
+    /// Every transition that there is.
+    const TABLE: [(State, Event, State); 15] = [
+        (S::Created, E::Start, S::Running),
+        (S::Created, E::StartToReady, S::Starting),
+        (S::Created, E::Pause, S::Paused),
+        (S::Created, E::Stop, S::Stopping),
+        (S::Starting, E::Ready, S::Pausing),
+        (S::Starting, E::Pause, S::Pausing),
+        (S::Starting, E::Stop, S::Stopping),
+        (S::Running, E::Pause, S::Pausing),
+        (S::Running, E::Stop, S::Stopping),
+        (S::Pausing, E::AllStand, S::Paused),
+        (S::Pausing, E::Resume, S::Running),
+        (S::Pausing, E::Stop, S::Stopping),
+        (S::Paused, E::Resume, S::Running),
+        (S::Paused, E::Stop, S::Stopping),
+        (S::Stopping, E::Finish, S::Ended),
+    ];
+
+    const EVENTS: [Event; 8] =
+        [E::Start, E::StartToReady, E::Ready, E::Pause, E::AllStand, E::Resume, E::Stop, E::Finish];
+
+    #[test]
+    fn a_guest_goes_through_the_states_of_the_table_and_no_others() {
+        for state in State::ALL {
+            for event in EVENTS {
+                let told = TABLE.iter().find(|(from, by, _)| (*from, *by) == (state, event));
+                assert_eq!(next(state, event), told.map(|(_, _, to)| *to), "{state:?}, {event:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn states_are_their_numbers() {
+        for (number, state) in State::ALL.into_iter().enumerate() {
+            assert_eq!(state as usize, number);
+        }
+    }
+
+    #[test]
+    fn a_guest_is_paused_once_all_of_its_virtual_cpus_stand_still() {
+        let life = Life::new(2);
+        assert!(life.happen(E::Start) && !life.stand(0), "it runs");
+        assert!(life.happen(E::Pause) && life.stand(0));
+        assert_eq!(life.state(), S::Pausing);
+        assert!(life.stand(0) && life.state() == S::Pausing, "the same one again");
+        assert!(life.stand(1) && life.state() == S::Paused);
+        assert!(life.happen(E::Resume) && life.happen(E::Pause) && life.stand(1));
+        assert_eq!(life.state(), S::Pausing, "who stood still before has run since");
+    }
+
+    #[test]
+    fn the_last_virtual_cpu_that_leaves_is_told_so() {
+        let life = Life::new(2);
+        life.happen(E::Pause);
+        assert!(life.stand(0) && life.stand(1));
+        life.happen(E::Stop);
+        assert!(!life.stand(0), "a guest that stops is not paused");
+        assert!(!life.leave(1) && life.leave(0));
+    }
+}

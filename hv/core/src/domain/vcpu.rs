@@ -1,0 +1,156 @@
+//! The virtual CPUs of a guest: each is a task of the scheduler.
+
+use super::Domain;
+use super::end::End;
+use super::run::Turn;
+use crate::platform::{Kick, Vcpu};
+use crate::sched::{Entity, Next, Task};
+use hv_host::cpu_clock::CpuClock;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
+use std::time::{Duration, Instant};
+
+/// A virtual CPU, for all threads that have to do with it.
+pub(super) struct VcpuHandle {
+    cpu: Mutex<Cpu>,
+    pub(super) kicker: Arc<dyn Kick>,
+    /// Whether it executes, or is about to without looking at its events again: who raises one has to kick.
+    pub(super) executing: AtomicBool,
+    entity: OnceLock<Weak<Entity>>,
+}
+
+/// What the thread that runs a virtual CPU has to itself.
+pub(super) struct Cpu {
+    /// Counted from 0.
+    pub(super) number: usize,
+    pub(super) vcpu: Box<dyn Vcpu>,
+    /// The deadline of the `Block` that it is in.
+    pub(super) blocked: Option<u64>,
+    pub(super) first_entry: Option<Instant>,
+    /// Whether it has made a hypercall.
+    pub(super) called: bool,
+    /// It has left the guest for good, as the last one: what is left is to write what the guest has printed.
+    left: bool,
+}
+
+impl VcpuHandle {
+    pub(super) fn new(number: usize, vcpu: Box<dyn Vcpu>) -> Self {
+        VcpuHandle {
+            kicker: vcpu.kicker(),
+            cpu: Mutex::new(Cpu {
+                number,
+                vcpu,
+                blocked: None,
+                first_entry: None,
+                called: false,
+                left: false,
+            }),
+            executing: AtomicBool::new(false),
+            entity: OnceLock::new(),
+        }
+    }
+
+    /// Waits until the thread that runs it, if one does, has done so.
+    pub(super) fn cpu(&self) -> MutexGuard<'_, Cpu> {
+        self.cpu.lock().expect("no panic while held")
+    }
+
+    /// Its place in the scheduler, once.
+    pub(super) fn set_entity(&self, entity: &Arc<Entity>) {
+        let _ = self.entity.set(Arc::downgrade(entity));
+    }
+
+    pub(super) fn entity(&self) -> Option<Arc<Entity>> {
+        self.entity.get().and_then(Weak::upgrade)
+    }
+
+    fn wake(&self) {
+        if let Some(entity) = self.entity() {
+            entity.wake();
+        }
+    }
+}
+
+impl Domain {
+    /// Has all virtual CPUs run that can.
+    pub(super) fn wake_all(&self) {
+        self.vcpus.iter().for_each(VcpuHandle::wake);
+    }
+
+    /// Has all virtual CPUs leave the guest, and look at what they are told.
+    pub(super) fn kick_all(&self) {
+        for vcpu in &self.vcpus {
+            vcpu.kicker.kick();
+            vcpu.wake();
+        }
+    }
+
+    /// The same but for this one, whose thread looks by itself.
+    pub(super) fn kick_others(&self, number: usize) {
+        for (_, vcpu) in self.vcpus.iter().enumerate().filter(|(other, _)| *other != number) {
+            vcpu.kicker.kick();
+            vcpu.wake();
+        }
+    }
+}
+
+/// A virtual CPU's turns. The scheduler has it.
+pub(super) struct VcpuTask {
+    pub(super) domain: Arc<Domain>,
+    pub(super) number: usize,
+}
+
+impl VcpuTask {
+    fn vcpu(&self) -> &VcpuHandle {
+        &self.domain.vcpus[self.number]
+    }
+}
+
+impl Task for VcpuTask {
+    fn run(&self) -> Next {
+        let domain = &self.domain;
+        let mut cpu = self.vcpu().cpu();
+        if !cpu.left {
+            match domain.run_cpu(&mut cpu) {
+                Ok(Turn::Next(next)) => return next,
+                Ok(Turn::Done) => {
+                    drop(cpu);
+                    if let Some(hook) = &domain.hook {
+                        hook.done();
+                    }
+                    return Next::Blocked(None);
+                }
+                Err(end) => {
+                    if !domain.leave(self.number, end) {
+                        return Next::Ended;
+                    }
+                    cpu.left = true;
+                }
+            }
+        }
+        domain.answer_inspectors(&mut cpu, true);
+        let end = match domain.drain() {
+            Ok(end) => end,
+            Err(until) => return Next::Blocked(Some(until)),
+        };
+        domain.phases.lock().expect("no panic while held").run = cpu.first_entry.map(|first| first.elapsed());
+        drop(cpu);
+        match end {
+            End::Outcome(outcome) => domain.ended(outcome),
+            End::Crash(record) => domain.crashed(record),
+        }
+        Next::Ended
+    }
+
+    fn preempt(&self) {
+        self.vcpu().kicker.kick();
+    }
+
+    fn clock(&self) -> Option<CpuClock> {
+        self.vcpu().kicker.clock()
+    }
+
+    fn slept(&self) -> Duration {
+        self.vcpu().kicker.slept()
+    }
+}
