@@ -8,7 +8,7 @@ use hv::domain::Bus;
 use hv_bench::emulated::{Emulated, Hardware};
 use hv::event::Hub;
 use hv::memory::GuestMemory;
-use hv::platform::{Access, Space};
+use hv::platform::{BusAccess, Space};
 use hv_abi::GuestAddr;
 use std::sync::{Arc, LazyLock};
 use std::time::Instant;
@@ -47,9 +47,9 @@ pub fn run(bytes: &[u8]) {
         let access = match which % 8 {
             0 => {
                 let address = [BLOCK, NET][usize::from(which >> 7)] + u64::from(input.byte());
-                Access { space: Space::Memory, address, size: 4, value: value(&mut input) }
+                BusAccess { space: Space::Memory, address, size: 4, value: value(&mut input) }
             }
-            1 => Access {
+            1 => BusAccess {
                 space: Space::Port,
                 address: 0x1f0 + u64::from(which >> 7) * 7,
                 size: size.min(4),
@@ -57,9 +57,9 @@ pub fn run(bytes: &[u8]) {
             },
             2 => {
                 let address = [0x1f0, 0x3f8][usize::from(which >> 7)] + u64::from(input.byte() % 8);
-                Access { space: Space::Port, address, size: 1, value: value(&mut input) }
+                BusAccess { space: Space::Port, address, size: 1, value: value(&mut input) }
             }
-            3 => Access {
+            3 => BusAccess {
                 space: Space::Port,
                 address: input.half().into(),
                 size: size.min(4),

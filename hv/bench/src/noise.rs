@@ -31,15 +31,15 @@ pub struct Noise {
 
 /// Processor times of the whole machine since its start, in clock ticks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Ticks {
+struct CpuTicks {
     all: u64,
     idle: u64,
     steal: u64,
 }
 
-impl Ticks {
+impl CpuTicks {
     /// From the first line of `/proc/stat`.
-    fn of(stat: &str) -> Option<Ticks> {
+    fn of(stat: &str) -> Option<CpuTicks> {
         let fields: Vec<u64> = stat
             .lines()
             .next()?
@@ -49,11 +49,11 @@ impl Ticks {
             .collect::<Option<_>>()?;
         // user, nice, system, idle, iowait, irq, softirq, steal; guests are part of user.
         let [_, _, _, idle, waiting, _, _, steal, ..] = fields[..] else { return None };
-        Some(Ticks { all: fields[..8].iter().sum(), idle: idle + waiting, steal })
+        Some(CpuTicks { all: fields[..8].iter().sum(), idle: idle + waiting, steal })
     }
 
-    fn now() -> Ticks {
-        std::fs::read_to_string("/proc/stat").ok().and_then(|stat| Ticks::of(&stat)).unwrap_or_default()
+    fn now() -> CpuTicks {
+        std::fs::read_to_string("/proc/stat").ok().and_then(|stat| CpuTicks::of(&stat)).unwrap_or_default()
     }
 }
 
@@ -61,7 +61,7 @@ impl Ticks {
 pub struct Watch {
     load: f64,
     jitter: f64,
-    ticks: Ticks,
+    ticks: CpuTicks,
     begin: Instant,
     cpu: Duration,
 }
@@ -72,12 +72,12 @@ impl Watch {
         let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
         let load = load.split(' ').next().and_then(|text| text.parse().ok()).unwrap_or(0.0);
         let jitter = jitter();
-        Watch { load, jitter, ticks: Ticks::now(), begin: Instant::now(), cpu: cpu_time() }
+        Watch { load, jitter, ticks: CpuTicks::now(), begin: Instant::now(), cpu: cpu_time() }
     }
 
     /// What the watch came to.
     pub fn end(self) -> Noise {
-        let now = Ticks::now();
+        let now = CpuTicks::now();
         let all = now.all.saturating_sub(self.ticks.all).max(1) as f64;
         let idle = now.idle.saturating_sub(self.ticks.idle) as f64;
         let steal = now.steal.saturating_sub(self.ticks.steal) as f64;
@@ -143,10 +143,10 @@ mod tests {
 
     #[test]
     fn the_kernels_ticks_are_read() {
-        let ticks = Ticks::of("cpu  10 1 5 70 4 1 2 7 3 0\ncpu0 1 2 3\n").unwrap();
-        assert_eq!(ticks, Ticks { all: 100, idle: 74, steal: 7 });
+        let ticks = CpuTicks::of("cpu  10 1 5 70 4 1 2 7 3 0\ncpu0 1 2 3\n").unwrap();
+        assert_eq!(ticks, CpuTicks { all: 100, idle: 74, steal: 7 });
         for bad in ["", "cpu  1 2 3", "cpu  a b c d e f g h", "intr 1"] {
-            assert_eq!(Ticks::of(bad), None, "{bad:?}");
+            assert_eq!(CpuTicks::of(bad), None, "{bad:?}");
         }
     }
 

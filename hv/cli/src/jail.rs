@@ -23,7 +23,7 @@ pub(super) fn process(
         return Ok(());
     }
     let platform = match platform.kind() {
-        hv_core::platform::Kind::Process => Platform::Process,
+        hv_core::platform::PlatformKind::Process => Platform::Process,
         _ => Platform::Kvm,
     };
     for missing in jail::jail(Plan { main, platform, late, places })? {

@@ -22,11 +22,11 @@ const LOW: usize = BUFFER / 2;
 /// What both sides share.
 #[derive(Debug, Default)]
 pub(super) struct Exchange {
-    state: Mutex<State>,
+    state: Mutex<ExchangeState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct ExchangeState {
     head: Option<AnswerHead>,
     /// The answer's body is not for the client: it has asked for the head alone, or the status has none.
     bodiless: bool,
@@ -42,7 +42,7 @@ struct State {
 }
 
 impl Exchange {
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, ExchangeState> {
         self.state.lock().expect("no panic while held")
     }
 
@@ -81,7 +81,7 @@ pub(super) struct Bridge {
 
 impl Bridge {
     /// Changes the state, and wakes the reader outside of the lock.
-    fn tell<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+    fn tell<T>(&self, change: impl FnOnce(&mut ExchangeState) -> T) -> T {
         let mut state = self.exchange.state();
         let result = change(&mut state);
         let reader = state.reader.take();

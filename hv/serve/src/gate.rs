@@ -51,7 +51,7 @@ impl Gate {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
             return Err(Refused::Full);
         }
-        let _place = Place(&self.waiting);
+        let _place = QueuePlace(&self.waiting);
         timeout(self.queue_time, self.in_turn()).await.map_err(|_| Refused::Late)
     }
 
@@ -75,9 +75,9 @@ impl Gate {
 }
 
 /// A place in the queue.
-struct Place<'a>(&'a AtomicUsize);
+struct QueuePlace<'a>(&'a AtomicUsize);
 
-impl Drop for Place<'_> {
+impl Drop for QueuePlace<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }

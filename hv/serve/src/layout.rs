@@ -14,10 +14,10 @@ const AT_LEAST: Duration = Duration::from_secs(10);
 
 /// Counts the crashes of guests with one layout.
 #[derive(Debug)]
-pub(super) struct Layout(Mutex<State>);
+pub(super) struct Layout(Mutex<LayoutState>);
 
 #[derive(Debug)]
-struct State {
+struct LayoutState {
     since: Instant,
     crashes: u32,
     /// Another one is being made.
@@ -27,7 +27,7 @@ struct State {
 impl Layout {
     /// A layout that is used from now on.
     pub(super) fn new(now: Instant) -> Self {
-        Layout(Mutex::new(State { since: now, crashes: 0, asked: false }))
+        Layout(Mutex::new(LayoutState { since: now, crashes: 0, asked: false }))
     }
 
     /// A guest with this layout has crashed. Returns true once another layout is due, and then not again
@@ -44,7 +44,7 @@ impl Layout {
 
     /// There was to be another layout, and could not be: this one is kept for another while.
     pub(super) fn keep(&self, now: Instant) {
-        *self.0.lock().expect("no panic while held") = State { since: now, crashes: 0, asked: false };
+        *self.0.lock().expect("no panic while held") = LayoutState { since: now, crashes: 0, asked: false };
     }
 }
 

@@ -34,13 +34,13 @@ pub(super) struct Log {
 }
 
 struct Shared {
-    state: Mutex<State>,
+    state: Mutex<LogState>,
     changed: Condvar,
     dropped: AtomicU64,
 }
 
 #[derive(Default)]
-struct State {
+struct LogState {
     access: Vec<u8>,
     events: Vec<u8>,
     reopen: bool,
@@ -111,11 +111,11 @@ impl Writer {
 }
 
 impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, LogState> {
         self.state.lock().expect("no panic while held")
     }
 
-    fn add(&self, buffer: impl FnOnce(&mut State) -> &mut Vec<u8>, line: impl FnOnce(&mut Vec<u8>)) {
+    fn add(&self, buffer: impl FnOnce(&mut LogState) -> &mut Vec<u8>, line: impl FnOnce(&mut Vec<u8>)) {
         let mut state = self.state();
         let wake = state.access.is_empty() && state.events.is_empty();
         let buffer = buffer(&mut state);
@@ -133,11 +133,11 @@ impl Shared {
     fn write(&self, mut sink: Sink) {
         let (mut access, mut events) = (Vec::new(), Vec::new());
         loop {
-            let idle = |state: &mut State| {
+            let idle = |state: &mut LogState| {
                 state.access.is_empty() && state.events.is_empty() && !state.closing && !state.reopen
             };
             let state = self.changed.wait_while(self.state(), idle).expect("no panic while held");
-            let gathering = |state: &mut State| !state.closing;
+            let gathering = |state: &mut LogState| !state.closing;
             let (mut state, _) =
                 self.changed.wait_timeout_while(state, GATHER, gathering).expect("no panic while held");
             std::mem::swap(&mut access, &mut state.access);

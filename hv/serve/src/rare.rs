@@ -9,10 +9,10 @@ const PERIOD: Duration = Duration::from_secs(1);
 
 /// Says when to write such a line.
 #[derive(Default)]
-pub(super) struct Rare(Mutex<State>);
+pub(super) struct Rare(Mutex<RareState>);
 
 #[derive(Default)]
-struct State {
+struct RareState {
     last: Option<Instant>,
     held_back: u64,
 }

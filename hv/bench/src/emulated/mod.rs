@@ -32,7 +32,7 @@ use hv_core::device::net::Network;
 use hv_core::domain::{Bus, BusError, Wiring};
 use hv_core::event::Hub;
 use hv_core::memory::GuestMemory;
-use hv_core::platform::{Access, Opening, Space};
+use hv_core::platform::{BusAccess, Opening, Space};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -146,7 +146,7 @@ impl Bus for Hardware {
     }
 
     /// What a read gets is all ones where nothing answers, as on a bus.
-    fn access(&mut self, access: &Access) -> Option<u64> {
+    fn access(&mut self, access: &BusAccess) -> Option<u64> {
         let device = self
             .registers
             .iter_mut()

@@ -38,12 +38,12 @@ fn machine() -> (Machine, Arc<GuestMemory>, tempfile::NamedTempFile) {
 }
 
 fn write(hardware: &mut Hardware, address: u64, value: u32) {
-    let access = Access { space: Space::Memory, address, size: 4, value: Some(value.into()) };
+    let access = BusAccess { space: Space::Memory, address, size: 4, value: Some(value.into()) };
     assert_eq!(hardware.access(&access), None);
 }
 
 fn read(hardware: &mut Hardware, address: u64) -> u64 {
-    hardware.access(&Access { space: Space::Memory, address, size: 4, value: None }).unwrap()
+    hardware.access(&BusAccess { space: Space::Memory, address, size: 4, value: None }).unwrap()
 }
 
 /// Sets a device going whose queues are at these places.
@@ -122,9 +122,9 @@ proptest! {
         for (offset, value) in writes {
             write(&mut machine.hardware, BLOCK + offset, value);
             read(&mut machine.hardware, BLOCK + offset);
-            let port = Access { space: Space::Port, address: offset, size: 4, value: Some(value.into()) };
+            let port = BusAccess { space: Space::Port, address: offset, size: 4, value: Some(value.into()) };
             machine.hardware.access(&port);
-            machine.hardware.access(&Access { value: None, ..port });
+            machine.hardware.access(&BusAccess { value: None, ..port });
         }
         for source in &mut machine.sources {
             source.poll(Instant::now());

@@ -110,7 +110,7 @@ impl Rigs {
             Rig::Plain => builder,
             Rig::Disk => builder.disk(self.open_disk()?),
             Rig::Echo | Rig::Sink => builder.network(network()?, None),
-            Rig::Ticks => builder.input(Ticks::new().map_err(timer)?),
+            Rig::Ticks => builder.input(TickInput::new().map_err(timer)?),
             Rig::Uart => builder.bus(hardware([uart()])),
             Rig::Ata => builder.bus(hardware([self.ata()?])),
             Rig::VirtioDisk => builder.bus(hardware([self.virtio_disk()?])),
@@ -188,20 +188,20 @@ fn serve(answer: fn(&[u8], &mut TcpStream) -> io::Result<()>) -> io::Result<u16>
 
 /// Console input that comes every [`TICK`]: what the counter reads when the
 /// console's back end takes it over, in eight bytes.
-struct Ticks(OwnedFd);
+struct TickInput(OwnedFd);
 
-impl Ticks {
-    fn new() -> io::Result<Ticks> {
+impl TickInput {
+    fn new() -> io::Result<TickInput> {
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
         let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
         let every = Timespec { tv_sec: 0, tv_nsec: TICK.as_nanos() as i64 };
         let times = Itimerspec { it_interval: every, it_value: every };
         timerfd_settime(&timer, TimerfdTimerFlags::empty(), &times)?;
-        Ok(Ticks(timer))
+        Ok(TickInput(timer))
     }
 }
 
-impl Input for Ticks {
+impl Input for TickInput {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         // A guest that reads no ticks is sent none.
         let Some(tick) = bytes.first_chunk_mut::<8>() else { return Err(ErrorKind::WouldBlock.into()) };

@@ -25,40 +25,40 @@ impl Default for Budget {
 
 /// Why a table was not read to the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stop {
+pub(super) enum Cut {
     /// The budget is used up.
     UsedUp,
     /// It is not what it should be.
     Malformed,
 }
 
-impl From<gimli::Error> for Stop {
+impl From<gimli::Error> for Cut {
     fn from(_: gimli::Error) -> Self {
-        Stop::Malformed
+        Cut::Malformed
     }
 }
 
 impl Budget {
-    pub(super) fn row(&mut self) -> Result<(), Stop> {
+    pub(super) fn row(&mut self) -> Result<(), Cut> {
         take(&mut self.rows, 1)
     }
 
-    pub(super) fn entry(&mut self) -> Result<(), Stop> {
+    pub(super) fn entry(&mut self) -> Result<(), Cut> {
         self.entries(1)
     }
 
-    pub(super) fn entries(&mut self, count: usize) -> Result<(), Stop> {
+    pub(super) fn entries(&mut self, count: usize) -> Result<(), Cut> {
         take(&mut self.entries, count)
     }
 
-    pub(super) fn bytes(&mut self, count: usize) -> Result<(), Stop> {
+    pub(super) fn bytes(&mut self, count: usize) -> Result<(), Cut> {
         take(&mut self.bytes, count)
     }
 }
 
 /// Takes what is there; less than asked for leaves nothing.
-fn take(left: &mut u64, count: usize) -> Result<(), Stop> {
+fn take(left: &mut u64, count: usize) -> Result<(), Cut> {
     let enough = left.checked_sub(count as u64);
     *left = enough.unwrap_or(0);
-    enough.map(drop).ok_or(Stop::UsedUp)
+    enough.map(drop).ok_or(Cut::UsedUp)
 }

@@ -3,7 +3,7 @@
 //! The image is the guest's, so nothing in it is believed: all that is done is charged to a
 //! [`Budget`], and text loses its control characters before a terminal does.
 
-use super::budget::{Budget, Stop};
+use super::budget::{Budget, Cut};
 use super::dwarf::{Dwarf, Location};
 use super::elf::Elf;
 use super::unwind::{self, Unwinder};
@@ -169,7 +169,7 @@ impl<'a> Symbols<'a> {
                 (Some(dwarf), Some(unit)) => dwarf.locations(unit, probe, budget),
                 _ => Ok(Vec::new()),
             };
-            cut |= matches!(locations, Err(Stop::UsedUp)) || matches!(symbol, Err(Stop::UsedUp));
+            cut |= matches!(locations, Err(Cut::UsedUp)) || matches!(symbol, Err(Cut::UsedUp));
             let frames = self.frames(probe, locations.unwrap_or_default(), symbol.unwrap_or_default());
             let found = Names { frames, cut };
             self.known.put(probe, &found);

@@ -9,8 +9,8 @@
 //! backtrace.
 
 use super::MAX_FRAMES;
-use super::budget::{Budget, Stop};
-use super::elf::Section;
+use super::budget::{Budget, Cut};
+use super::elf::ElfSection;
 use gimli::{
     BaseAddresses, CfaRule, CieOrFde, EhFrame, EhFrameHdr, EhFrameOffset, EndianSlice, FrameDescriptionEntry,
     LittleEndian, Pointer, Register, RegisterRule, UnwindContext, UnwindSection, UnwindTableRow, X86_64,
@@ -71,7 +71,7 @@ pub(super) struct Unwinder<'a> {
 }
 
 impl<'a> Unwinder<'a> {
-    pub(super) fn new(frames: Section<'a>, index: Option<Section<'a>>) -> Self {
+    pub(super) fn new(frames: ElfSection<'a>, index: Option<ElfSection<'a>>) -> Self {
         let mut bases = BaseAddresses::default().set_eh_frame(frames.0);
         if let Some((address, _)) = index {
             bases = bases.set_eh_frame_hdr(address);
@@ -144,7 +144,7 @@ fn search<'a>(
     bases: &BaseAddresses,
     lookup: u64,
     budget: &mut Budget,
-) -> Result<Option<FrameDescriptionEntry<Slice<'a>>>, Stop> {
+) -> Result<Option<FrameDescriptionEntry<Slice<'a>>>, Cut> {
     let mut entries = frames.entries(bases);
     while let Some(entry) = entries.next()? {
         budget.entry()?;

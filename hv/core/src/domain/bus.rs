@@ -4,7 +4,7 @@
 
 use crate::event::Hub;
 use crate::memory::GuestMemory;
-use crate::platform::{Access, Opening};
+use crate::platform::{BusAccess, Opening};
 use crate::reactor::Source;
 use std::sync::Arc;
 use vmm_sys_util::eventfd::EventFd;
@@ -23,7 +23,7 @@ pub trait Bus: Send {
     fn connect(&mut self, memory: &Arc<GuestMemory>, hub: &Arc<Hub>) -> Result<Wiring, BusError>;
 
     /// Makes an access of the guest, on the thread that runs it. Returns what a read gets; `None` after a write.
-    fn access(&mut self, access: &Access) -> Option<u64>;
+    fn access(&mut self, access: &BusAccess) -> Option<u64>;
 }
 
 /// What hardware has beside its registers.

@@ -13,18 +13,19 @@ pub(super) struct CpuCopy {
     image: Arc<Image>,
     image_base: u64,
     pub(super) registers: Option<Registers>,
-    stack: Stack,
+    stack: StackCopy,
 }
 
 impl CpuCopy {
-    /// Copies the stack; at most [`Stack::MAX`] bytes.
+    /// Copies the stack; at most [`StackCopy::MAX`] bytes.
     pub(super) fn new(
         image: Arc<Image>,
         image_base: u64,
         memory: &GuestMemory,
         registers: Option<Registers>,
     ) -> Self {
-        let stack = registers.map_or_else(Stack::default, |registers| Stack::copy(memory, registers.rsp));
+        let stack =
+            registers.map_or_else(StackCopy::default, |registers| StackCopy::copy(memory, registers.rsp));
         CpuCopy { image, image_base, registers, stack }
     }
 
@@ -46,17 +47,17 @@ impl CpuCopy {
 
 /// A copy of the innermost part of a stack.
 #[derive(Default)]
-struct Stack {
+struct StackCopy {
     address: u64,
     bytes: Vec<u8>,
 }
 
-impl Stack {
+impl StackCopy {
     /// Most bytes that are copied; frames beyond them are not found.
     const MAX: u64 = 128 << 10;
 
     /// The stack with this pointer.
-    fn copy(memory: &GuestMemory, pointer: u64) -> Stack {
+    fn copy(memory: &GuestMemory, pointer: u64) -> StackCopy {
         let address = pointer & !7;
         let mut bytes = Vec::new();
         let mut page = [0; PAGE_SIZE as usize];
@@ -69,7 +70,7 @@ impl Stack {
             }
             bytes.extend_from_slice(part);
         }
-        Stack { address, bytes }
+        StackCopy { address, bytes }
     }
 
     /// The 8 bytes at an address.

@@ -45,7 +45,7 @@ pub use reset::ResetError;
 pub use restore::{Restore, RestoreError};
 pub use saved::{CaptureError, Offsets, Saved};
 pub use snapshot::Snapshot;
-pub use tasks::{Task as GuestTask, TaskState, Tasks};
+pub use tasks::{GuestTask, TaskState, Tasks};
 
 pub(crate) use assemble::is_base;
 use doorbell::Doorbells;

@@ -6,7 +6,7 @@ use super::vcpu::Cpu;
 use super::{BootPhases, Domain, Outcome};
 use crate::device::function::Served;
 use crate::hypercall::{self, Action};
-use crate::platform::{Access, Exit};
+use crate::platform::{BusAccess, Exit};
 use crate::sched::Next;
 use hv_abi::{Errno, EventPort};
 use std::io::ErrorKind;
@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// What ended a turn of a virtual CPU.
-pub(super) enum Turn {
+pub(super) enum RunExit {
     Next(Next),
     /// The guest has done its work, and is paused.
     Done,
@@ -38,7 +38,7 @@ impl Domain {
     }
 
     /// Runs a virtual CPU until it has to wait, gives way, or the guest ends.
-    pub(super) fn run_cpu(&self, cpu: &mut Cpu) -> Result<Turn, End> {
+    pub(super) fn run_cpu(&self, cpu: &mut Cpu) -> Result<RunExit, End> {
         self.answer_inspectors(cpu, false);
         if self.done.swap(false, Ordering::SeqCst)
             && let Some(turn) = self.after_work(cpu.number)
@@ -49,7 +49,7 @@ impl Domain {
             State::Starting | State::Running => {}
             State::Created | State::Pausing | State::Paused => {
                 if let Some(next) = self.stand(cpu.number) {
-                    return Ok(Turn::Next(next));
+                    return Ok(RunExit::Next(next));
                 }
             }
             State::Stopping | State::Ended => return Err(self.obey(cpu)),
@@ -57,7 +57,7 @@ impl Domain {
         if let Some(deadline) = cpu.blocked {
             match self.block(deadline) {
                 Ok(result) => cpu.vcpu.set_result(result),
-                Err(until) => return Ok(Turn::Next(Next::Blocked(until))),
+                Err(until) => return Ok(RunExit::Next(Next::Blocked(until))),
             }
             cpu.blocked = None;
         }
@@ -86,7 +86,7 @@ impl Domain {
                 }
                 Exit::Interrupted => {
                     self.counters.interruption();
-                    return Ok(Turn::Next(Next::Ready));
+                    return Ok(RunExit::Next(Next::Ready));
                 }
                 Exit::Fault(fault) => return Err(self.fault(cpu, &fault)),
                 Exit::Failed(reason) => return Err(self.crash(cpu, format!("the host failed: {reason}"))),
@@ -101,7 +101,7 @@ impl Domain {
                     self.note_phase(cpu, |phases| &mut phases.ready);
                     cpu.vcpu.set_result(0);
                     if self.life.happen(Event::Ready) {
-                        return Ok(Turn::Next(self.stand_with_others(cpu.number)));
+                        return Ok(RunExit::Next(self.stand_with_others(cpu.number)));
                     }
                 }
                 Action::SetUpcall(handler) => {
@@ -111,13 +111,13 @@ impl Domain {
                 Action::ErrorOutput(bytes) => cpu.vcpu.set_result(self.write_errors(&bytes)),
                 Action::Yield => {
                     cpu.vcpu.set_result(0);
-                    return Ok(Turn::Next(Next::Ready));
+                    return Ok(RunExit::Next(Next::Ready));
                 }
                 Action::Block(deadline) => match self.block(deadline) {
                     Ok(result) => cpu.vcpu.set_result(result),
                     Err(until) => {
                         cpu.blocked = Some(deadline);
-                        return Ok(Turn::Next(Next::Blocked(until)));
+                        return Ok(RunExit::Next(Next::Blocked(until)));
                     }
                 },
                 Action::Exit(code) => return Err(End::Outcome(Outcome::Exited(code))),
@@ -141,18 +141,18 @@ impl Domain {
     }
 
     /// What follows when the guest has done its work, if that ends the turn of this virtual CPU.
-    fn after_work(&self, vcpu: usize) -> Option<Turn> {
+    fn after_work(&self, vcpu: usize) -> Option<RunExit> {
         let hook = self.hook.as_ref()?;
         if hook.pauses_when_done() {
             self.pause_here(vcpu);
-            return Some(Turn::Done);
+            return Some(RunExit::Done);
         }
         hook.done();
         None
     }
 
     /// The guest touched emulated hardware: nothing that guests without it can do.
-    fn access(&self, cpu: &mut Cpu, access: &Access) -> Result<(), End> {
+    fn access(&self, cpu: &mut Cpu, access: &BusAccess) -> Result<(), End> {
         self.counters.access(access.space);
         let Some(bus) = &self.bus else {
             return Err(self.crash(cpu, format!("the host failed: an access without a device: {access:x?}")));

@@ -27,7 +27,7 @@ const MAX_COUNTED: u64 = 4096;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Tasks {
     /// At most 256.
-    pub shown: Vec<Task>,
+    pub shown: Vec<GuestTask>,
     /// How many there are besides; counting ends with 4096 in all.
     pub further: u64,
     /// Why tasks are missing that might be there, if so.
@@ -36,7 +36,7 @@ pub struct Tasks {
 
 /// A task.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Task {
+pub struct GuestTask {
     /// The type of its future.
     pub name: String,
     /// The source file in which it was spawned, if that is known.
@@ -83,7 +83,7 @@ impl fmt::Display for TaskState {
     }
 }
 
-impl fmt::Display for Task {
+impl fmt::Display for GuestTask {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.state, self.name)?;
         match &self.file {
@@ -117,7 +117,7 @@ impl fmt::Display for Tasks {
 
 impl Tasks {
     /// The list whose head is at `head`; `task` makes one of an entry.
-    fn read(memory: &GuestMemory, head: GuestAddr, task: impl Fn(&TaskInfo) -> Task) -> Tasks {
+    fn read(memory: &GuestMemory, head: GuestAddr, task: impl Fn(&TaskInfo) -> GuestTask) -> Tasks {
         let mut tasks = Tasks::default();
         let mut next = GuestAddr(0);
         let mut end = memory.read(head, next.as_mut_bytes());
@@ -176,7 +176,7 @@ impl Domain {
         Tasks::read(&self.memory, GuestAddr(base.wrapping_add(offset)), |info| self.task(info, now))
     }
 
-    fn task(&self, info: &TaskInfo, now: u64) -> Task {
+    fn task(&self, info: &TaskInfo, now: u64) -> GuestTask {
         let has = |bit: u32| info.state & bit != 0;
         let event = has(TASK_WAITS_FOR_EVENT).then_some(info.event);
         let state = match info.state {
@@ -188,7 +188,7 @@ impl Domain {
             },
         };
         let file = text(&self.memory, info.file, info.file_size);
-        Task {
+        GuestTask {
             name: text(&self.memory, info.name, info.name_size),
             file: (!file.is_empty()).then_some(file),
             line: info.line,
@@ -220,14 +220,14 @@ impl Domain {
 mod tests {
     use super::*;
 
-    fn task(event: Option<u32>, raised_by: Option<&str>, deadline_in_ns: Option<i64>) -> Task {
+    fn task(event: Option<u32>, raised_by: Option<&str>, deadline_in_ns: Option<i64>) -> GuestTask {
         let state = TaskState::Waits { event, raised_by: raised_by.map(Into::into), deadline_in_ns };
-        Task { name: "f".into(), file: Some("a.rs".into()), line: 3, state }
+        GuestTask { name: "f".into(), file: Some("a.rs".into()), line: 3, state }
     }
 
     #[test]
     fn tasks_are_a_line_each_and_those_that_do_the_same_share_one() {
-        let runs = Task { file: None, state: TaskState::Runs, ..task(None, None, None) };
+        let runs = GuestTask { file: None, state: TaskState::Runs, ..task(None, None, None) };
         let tasks = Tasks {
             shown: vec![
                 runs,

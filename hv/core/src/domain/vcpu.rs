@@ -2,7 +2,7 @@
 
 use super::Domain;
 use super::end::End;
-use super::run::Turn;
+use super::run::RunExit;
 use crate::platform::{Kick, Vcpu};
 use crate::sched::{Entity, Next, Task};
 use hv_host::cpu_clock::CpuClock;
@@ -112,8 +112,8 @@ impl Task for VcpuTask {
         let mut cpu = self.vcpu().cpu();
         if !cpu.left {
             match domain.run_cpu(&mut cpu) {
-                Ok(Turn::Next(next)) => return next,
-                Ok(Turn::Done) => {
+                Ok(RunExit::Next(next)) => return next,
+                Ok(RunExit::Done) => {
                     drop(cpu);
                     if let Some(hook) = &domain.hook {
                         hook.done();

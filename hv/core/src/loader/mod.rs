@@ -67,7 +67,7 @@ pub struct Segment {
 
 /// A loadable segment as the file has it.
 #[derive(Clone, Debug)]
-struct Load {
+struct LoadSegment {
     /// Bytes from the image's base.
     memory: Range<u64>,
     /// Where its first bytes stand in the file; the rest is zero.
@@ -93,7 +93,7 @@ pub struct Image {
     alignment: u64,
     entry: u64,
     /// In ascending order, disjoint.
-    loads: Vec<Load>,
+    loads: Vec<LoadSegment>,
     segments: Vec<Segment>,
     /// In ascending order of their targets.
     relocations: Vec<Relocation>,

@@ -1,7 +1,7 @@
 //! Validation of images: from bytes to an [`Image`] whose every number was checked.
 
 use super::{
-    Image, ImageError, Load, MAX_ALIGNMENT, MAX_IMAGE_SIZE, MAX_SEGMENTS, Segment, page_down, page_up,
+    Image, ImageError, LoadSegment, MAX_ALIGNMENT, MAX_IMAGE_SIZE, MAX_SEGMENTS, Segment, page_down, page_up,
     relocate,
 };
 use crate::crash::Known;
@@ -18,7 +18,7 @@ use std::ops::Range;
 use std::sync::OnceLock;
 use zerocopy::FromBytes;
 
-type Header = ProgramHeader64<LE>;
+type ElfHeader = ProgramHeader64<LE>;
 
 /// Most program headers of any kind; linkers make about a dozen.
 const MAX_HEADERS: usize = 64;
@@ -92,7 +92,7 @@ fn range(bytes: &[u8], what: &'static str, offset: u64, size: u64) -> Result<Ran
     }
 }
 
-fn file_range(bytes: &[u8], header: &Header, what: &'static str) -> Result<Range<usize>, ImageError> {
+fn file_range(bytes: &[u8], header: &ElfHeader, what: &'static str) -> Result<Range<usize>, ImageError> {
     range(bytes, what, header.p_offset.get(LE), header.p_filesz.get(LE))
 }
 
@@ -146,13 +146,13 @@ fn machine_name(machine: elf::Machine) -> &'static str {
     }
 }
 
-fn program_headers<'a>(bytes: &'a [u8], file: &FileHeader64<LE>) -> Result<&'a [Header], ImageError> {
+fn program_headers<'a>(bytes: &'a [u8], file: &FileHeader64<LE>) -> Result<&'a [ElfHeader], ImageError> {
     let count = file.e_phnum.get(LE) as usize;
     if count == 0 {
         return Err(ImageError::NoSegments);
     }
     let size = file.e_phentsize.get(LE);
-    if size as usize != size_of::<Header>() {
+    if size as usize != size_of::<ElfHeader>() {
         return Err(ImageError::HeaderSize { size });
     }
     if count > MAX_HEADERS {
@@ -164,16 +164,16 @@ fn program_headers<'a>(bytes: &'a [u8], file: &FileHeader64<LE>) -> Result<&'a [
 /// The program headers by kind. Unknown kinds do not concern the loader.
 #[derive(Default)]
 struct Kinds<'a> {
-    loads: Vec<&'a Header>,
-    notes: Vec<&'a Header>,
-    dynamic: Option<&'a Header>,
-    relro: Option<&'a Header>,
-    stack: Option<&'a Header>,
-    tls: Option<&'a Header>,
+    loads: Vec<&'a ElfHeader>,
+    notes: Vec<&'a ElfHeader>,
+    dynamic: Option<&'a ElfHeader>,
+    relro: Option<&'a ElfHeader>,
+    stack: Option<&'a ElfHeader>,
+    tls: Option<&'a ElfHeader>,
 }
 
 impl<'a> Kinds<'a> {
-    fn sort(headers: &'a [Header]) -> Result<Self, ImageError> {
+    fn sort(headers: &'a [ElfHeader]) -> Result<Self, ImageError> {
         let mut kinds = Kinds::default();
         for header in headers {
             let (slot, what) = match header.p_type.get(LE) {
@@ -208,7 +208,7 @@ impl<'a> Kinds<'a> {
 }
 
 /// Finds the hv note, and validates the version in it; and where the list of tasks is, if another note says so.
-fn notes(bytes: &[u8], headers: &[&Header]) -> Result<(NoteDesc, Option<u64>), ImageError> {
+fn notes(bytes: &[u8], headers: &[&ElfHeader]) -> Result<(NoteDesc, Option<u64>), ImageError> {
     let (mut found, mut tasks) = (None, None);
     for header in headers {
         let offset = header.p_offset.get(LE);
@@ -253,8 +253,8 @@ fn task_list(desc: &[u8], address: u64) -> Option<u64> {
 }
 
 /// Validates the loadable segments; also gives the greatest alignment of any.
-fn loads(bytes: &[u8], headers: &[&Header]) -> Result<(Vec<Load>, u64), ImageError> {
-    let mut loads = Vec::<Load>::with_capacity(headers.len());
+fn loads(bytes: &[u8], headers: &[&ElfHeader]) -> Result<(Vec<LoadSegment>, u64), ImageError> {
+    let mut loads = Vec::<LoadSegment>::with_capacity(headers.len());
     let mut alignment = PAGE_SIZE;
     for header in headers {
         let (address, size) = (header.p_vaddr.get(LE), header.p_memsz.get(LE));
@@ -295,7 +295,7 @@ fn loads(bytes: &[u8], headers: &[&Header]) -> Result<(Vec<Load>, u64), ImageErr
             }
         }
         alignment = alignment.max(align);
-        loads.push(Load { memory: address..end, file, access });
+        loads.push(LoadSegment { memory: address..end, file, access });
     }
     if loads.is_empty() {
         return Err(ImageError::NoSegments);
@@ -304,7 +304,7 @@ fn loads(bytes: &[u8], headers: &[&Header]) -> Result<(Vec<Load>, u64), ImageErr
 }
 
 /// The pages of the segments with what the guest may do there once relocation is over.
-fn segments(loads: &[Load], relro: Option<&Header>) -> Result<Vec<Segment>, ImageError> {
+fn segments(loads: &[LoadSegment], relro: Option<&ElfHeader>) -> Result<Vec<Segment>, ImageError> {
     let relro = match relro {
         Some(header) => protected(loads, header)?,
         None => 0..0,
@@ -335,7 +335,7 @@ fn segments(loads: &[Load], relro: Option<&Header>) -> Result<Vec<Segment>, Imag
 }
 
 /// The whole pages that PT_GNU_RELRO covers.
-fn protected(loads: &[Load], header: &Header) -> Result<Range<u64>, ImageError> {
+fn protected(loads: &[LoadSegment], header: &ElfHeader) -> Result<Range<u64>, ImageError> {
     let (address, size) = (header.p_vaddr.get(LE), header.p_memsz.get(LE));
     let outside = ImageError::Relro { address, size };
     if size == 0 {
@@ -343,7 +343,7 @@ fn protected(loads: &[Load], header: &Header) -> Result<Range<u64>, ImageError> 
     }
     let Some(end) = address.checked_add(size) else { return Err(outside) };
     // Linkers round the end up to a page, which may be behind the segment's last byte.
-    let inside = |load: &Load| load.memory.start <= address && end <= page_up(load.memory.end);
+    let inside = |load: &LoadSegment| load.memory.start <= address && end <= page_up(load.memory.end);
     let Some(at) = loads.iter().position(inside) else { return Err(outside) };
     if loads.get(at + 1).is_some_and(|next| next.memory.start < end) {
         return Err(outside);

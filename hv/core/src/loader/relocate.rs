@@ -6,7 +6,7 @@
 //! the gABI, where the word itself holds the addend.
 
 use super::parse::table;
-use super::{ImageError, Load, MAX_RELOCATIONS};
+use super::{ImageError, LoadSegment, MAX_RELOCATIONS};
 use crate::memory::Access;
 use object::LittleEndian as LE;
 use object::elf::{self, Dyn64, Rela64};
@@ -81,7 +81,7 @@ impl Dynamic {
 pub(super) fn relocations(
     bytes: &[u8],
     section: Range<usize>,
-    loads: &[Load],
+    loads: &[LoadSegment],
     size: u64,
 ) -> Result<Vec<Relocation>, ImageError> {
     let dynamic = Dynamic::read(bytes, section)?;
@@ -106,7 +106,7 @@ pub(super) fn relocations(
 }
 
 struct Validator<'a> {
-    loads: &'a [Load],
+    loads: &'a [LoadSegment],
     size: u64,
     /// Index of the segment that the last target was in; the next one is mostly in it too.
     recent: usize,
@@ -129,7 +129,7 @@ impl Validator<'_> {
             let reason = "is the size of a table that is not there";
             return Err(ImageError::DynamicEntry { tag: size_tag(tag), value: size, reason });
         };
-        let in_file = |load: &&Load| {
+        let in_file = |load: &&LoadSegment| {
             let len = load.file.len() as u64;
             address.checked_sub(load.memory.start).is_some_and(|at| at <= len && size <= len - at)
         };
@@ -186,11 +186,11 @@ impl Validator<'_> {
     }
 
     /// The segment that the word at `target` is in, if it may be relocated.
-    fn validate(&mut self, target: u64) -> Result<&Load, ImageError> {
+    fn validate(&mut self, target: u64) -> Result<&LoadSegment, ImageError> {
         if !target.is_multiple_of(8) {
             return Err(ImageError::RelocationAlignment { target });
         }
-        let inside = |load: &Load| load.memory.start <= target && target + 8 <= load.memory.end;
+        let inside = |load: &LoadSegment| load.memory.start <= target && target + 8 <= load.memory.end;
         if target >= self.size {
             return Err(ImageError::RelocationTarget { target });
         }

@@ -19,7 +19,7 @@ use vm_memory::VolatileMemory;
 /// The argument of the ioctl (`struct pm_scan_arg`).
 #[repr(C)]
 #[derive(Default)]
-struct Scan {
+struct PagemapScan {
     size: u64,
     flags: u64,
     start: u64,
@@ -62,8 +62,8 @@ fn written(range: Range<u64>, found: &mut dyn FnMut(Range<u64>)) -> bool {
     let mut from = range.start;
     while from < range.end && !NO_SCAN.load(Ordering::Relaxed) {
         let mut regions = [Region::default(); 64];
-        let mut scan = Scan {
-            size: size_of::<Scan>() as u64,
+        let mut scan = PagemapScan {
+            size: size_of::<PagemapScan>() as u64,
             start: from,
             end: range.end,
             regions: regions.as_mut_ptr() as u64,
@@ -71,7 +71,7 @@ fn written(range: Range<u64>, found: &mut dyn FnMut(Range<u64>)) -> bool {
             inverted: PAGE_IS_FILE,
             all_of: PAGE_IS_FILE,
             any_of: PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
-            ..Scan::default()
+            ..PagemapScan::default()
         };
         // SAFETY: the argument is a live `struct pm_scan_arg` of the size that it
         // says, with room for as many regions as it says; the call changes nothing else.

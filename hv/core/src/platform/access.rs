@@ -26,7 +26,7 @@ pub enum Space {
 
 /// An access to emulated hardware.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Access {
+pub struct BusAccess {
     /// What `address` is.
     pub space: Space,
     /// The port, or the guest-physical address.

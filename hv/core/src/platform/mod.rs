@@ -14,7 +14,7 @@ mod upcall;
 
 pub use crate::crash::Registers;
 use crate::memory::GuestMemory;
-pub use access::{Access, Opening, Space};
+pub use access::{BusAccess, Opening, Space};
 pub use choose::{Choice, Preference, choose};
 use hv_abi::{EventPort, GuestAddr, PAGE_SIZE};
 use hv_host::cpu_clock::CpuClock;
@@ -83,7 +83,7 @@ pub struct Started {
 /// What a guest is on a platform: who treats platforms differently asks for this, not for what it entails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Kind {
+pub enum PlatformKind {
     /// A virtual machine of KVM.
     Kvm,
     /// A process.
@@ -98,8 +98,8 @@ pub trait Platform: Send + Sync {
     fn name(&self) -> &'static str;
 
     /// What its guests are.
-    fn kind(&self) -> Kind {
-        Kind::Other
+    fn kind(&self) -> PlatformKind {
+        PlatformKind::Other
     }
 
     /// Whether guest memory has to be such that other processes can map it.
@@ -143,7 +143,7 @@ impl Platform for Box<dyn Platform> {
         (**self).name()
     }
 
-    fn kind(&self) -> Kind {
+    fn kind(&self) -> PlatformKind {
         (**self).kind()
     }
 
@@ -283,7 +283,7 @@ pub enum Exit {
     /// The guest rang a doorbell that has no descriptor: the port, unvalidated.
     Doorbell(u32),
     /// The guest touched emulated hardware that was [opened](Opening) to it.
-    Access(Access),
+    Access(BusAccess),
     /// Somebody kicked it, or a signal came.
     Interrupted,
     /// The guest did something that ends it.

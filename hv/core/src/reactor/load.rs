@@ -17,7 +17,7 @@ const FIRST_HOLD: Duration = Duration::from_millis(20);
 const LAST_HOLD: Duration = Duration::from_secs(1);
 
 /// How much the I/O thread has to do.
-pub(super) struct Load {
+pub(super) struct ThreadLoad {
     begin: Instant,
     /// Elapsed time of the rounds since then: what they wait for a processor included.
     worked: Duration,
@@ -29,10 +29,10 @@ pub(super) struct Load {
     released: Option<Instant>,
 }
 
-impl Load {
+impl ThreadLoad {
     pub(super) fn new(now: Instant, cpu_time: Duration) -> Self {
         let worked = Duration::ZERO;
-        Load { begin: now, worked, cpu_time, held: None, hold: FIRST_HOLD, released: None }
+        ThreadLoad { begin: now, worked, cpu_time, held: None, hold: FIRST_HOLD, released: None }
     }
 
     /// When [`note`](Self::note) is to be called at the latest.
@@ -80,7 +80,7 @@ mod tests {
 
     /// Works for a part of each step, and says when it got and gave back a processor, in milliseconds.
     fn changes(
-        load: &mut Load,
+        load: &mut ThreadLoad,
         now: &mut Instant,
         length: Duration,
         part: impl Fn(bool) -> f64,
@@ -99,7 +99,7 @@ mod tests {
     #[test]
     fn little_work_needs_no_processor() {
         let mut now = Instant::now();
-        let mut load = Load::new(now, Duration::ZERO);
+        let mut load = ThreadLoad::new(now, Duration::ZERO);
         assert_eq!(changes(&mut load, &mut now, Duration::from_secs(1), |_| 0.3), []);
         assert_eq!(load.deadline(), None);
     }
@@ -107,7 +107,7 @@ mod tests {
     #[test]
     fn much_work_keeps_one_until_it_is_over() {
         let mut now = Instant::now();
-        let mut load = Load::new(now, Duration::ZERO);
+        let mut load = ThreadLoad::new(now, Duration::ZERO);
         assert_eq!(changes(&mut load, &mut now, Duration::from_secs(1), |_| 0.9), [(4, true)]);
         // Nothing is done any more: the thread looks once more.
         let at = load.deadline().unwrap();
@@ -118,7 +118,7 @@ mod tests {
     #[test]
     fn who_makes_work_only_with_all_processors_has_them_ever_less() {
         let mut now = Instant::now();
-        let mut load = Load::new(now, Duration::ZERO);
+        let mut load = ThreadLoad::new(now, Duration::ZERO);
         let part = |has| if has { 0.2 } else { 0.9 };
         let changes = changes(&mut load, &mut now, Duration::from_secs(12), part);
         let with_all = changes.chunks(2).filter(|pair| pair.len() == 2);
@@ -129,7 +129,7 @@ mod tests {
         changes_after_peace(&mut load, &mut now);
     }
 
-    fn changes_after_peace(load: &mut Load, now: &mut Instant) {
+    fn changes_after_peace(load: &mut ThreadLoad, now: &mut Instant) {
         changes(load, now, Duration::from_secs(3), |_| 0.0);
         let again = changes(load, now, Duration::from_millis(100), |has| if has { 0.2 } else { 0.9 });
         assert_eq!(again[1].0 - again[0].0, 20, "{again:?}");

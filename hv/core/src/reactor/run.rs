@@ -1,7 +1,7 @@
 //! The loop of the I/O thread.
 
 use super::fair::FairQueue;
-use super::load::Load;
+use super::load::ThreadLoad;
 use super::{OwnProcessor, Registrar, Source, SourceOwner};
 use crossbeam_channel::{Receiver, Sender};
 use hv_host::cpu_clock::CpuClock;
@@ -165,7 +165,7 @@ impl Loop {
         let clock = CpuClock::of_this_thread();
         let mut events = Events::with_capacity(256);
         let mut now = Instant::now();
-        let mut load = Load::new(now, clock.read());
+        let mut load = ThreadLoad::new(now, clock.read());
         be_first_while_light();
         while !(self.stopping && self.sources.is_empty()) {
             let next = self.deadlines.first().map(|&(at, _)| at).into_iter().chain(load.deadline()).min();

@@ -2,7 +2,7 @@
 
 use super::policy::{Id, Policy, Time};
 use super::ticker::Ticker;
-use super::{Shared, Slot, Task};
+use super::{SharedScheduler, Task, TaskSlot};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::Thread;
@@ -15,7 +15,7 @@ pub(super) struct Idle {
 }
 
 pub(super) struct Core {
-    pub(super) policy: Policy<Slot>,
+    pub(super) policy: Policy<TaskSlot>,
     /// The last one is the next to be woken: its caches are the warmest.
     pub(super) idle: Vec<Idle>,
     /// Threads that were idle and are about to choose a task.
@@ -46,7 +46,7 @@ impl Calls {
 impl Core {
     /// Sees to it that what is in line is run, that turns end when they should,
     /// and that somebody watches for what comes next.
-    pub(super) fn settle(&mut self, shared: &Arc<Shared>, now: Time) -> Calls {
+    pub(super) fn settle(&mut self, shared: &Arc<SharedScheduler>, now: Time) -> Calls {
         let mut calls = self.dispatch(now);
         shared.crowded.store(self.idle.is_empty() && self.workers > 1, Ordering::Relaxed);
         if let Some(at) = self.assign(&mut calls, now) {

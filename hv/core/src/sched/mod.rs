@@ -77,15 +77,15 @@ pub trait Task: Send + Sync {
 /// after the turn that it has.
 pub struct Entity {
     id: Id,
-    shared: Arc<Shared>,
+    shared: Arc<SharedScheduler>,
 }
 
 /// What the policy keeps for each task.
-struct Slot {
+struct TaskSlot {
     /// Until it has ended.
     task: Option<Arc<dyn Task>>,
     /// While it runs.
-    turn: Option<Turn>,
+    turn: Option<Slice>,
     /// Where the clock of its own process stood at the end of its last turn. What that process
     /// does between turns, which it should not, its next turn is charged for.
     apart: Duration,
@@ -93,7 +93,7 @@ struct Slot {
     slept: Duration,
 }
 
-impl Slot {
+impl TaskSlot {
     /// What the task has slept and was not charged for yet.
     fn take_slept(&mut self) -> Duration {
         let slept = self.task.as_ref().map_or(self.slept, |task| task.slept());
@@ -103,7 +103,7 @@ impl Slot {
 
 /// The turn that a task has.
 #[derive(Clone, Copy)]
-struct Turn {
+struct Slice {
     thread: CpuClock,
     /// Where the thread's clock stood when the turn began.
     begin: Duration,
@@ -111,7 +111,7 @@ struct Turn {
     apart: Option<CpuClock>,
 }
 
-impl Turn {
+impl Slice {
     /// CPU time used, if the thread's clock stands there, and where the process' clock stands.
     fn used(&self, thread: Duration, before: Duration) -> (Duration, Duration) {
         let apart = self.apart.map_or(before, CpuClock::read);
@@ -121,14 +121,14 @@ impl Turn {
     }
 }
 
-struct Shared {
+struct SharedScheduler {
     core: Mutex<Core>,
     start: Instant,
     /// Whether no thread is without a task.
     crowded: Arc<AtomicBool>,
 }
 
-impl Shared {
+impl SharedScheduler {
     fn core(&self) -> MutexGuard<'_, Core> {
         self.core.lock().expect("no panic while held")
     }
@@ -153,7 +153,7 @@ impl Shared {
     }
 }
 
-impl Drop for Shared {
+impl Drop for SharedScheduler {
     fn drop(&mut self) {
         self.core.get_mut().expect("no panic while held").ticker.end();
     }
@@ -179,7 +179,7 @@ impl Entity {
     pub fn cpu_time(&self) -> Duration {
         let mut core = self.shared.core();
         // It runs as long as the lock is held, so its thread lives.
-        let Slot { task, turn, apart, slept } = core.policy.payload(self.id);
+        let TaskSlot { task, turn, apart, slept } = core.policy.payload(self.id);
         let running = turn.map_or(Duration::ZERO, |turn| {
             let more = task.as_ref().map_or(Duration::ZERO, |task| task.slept().saturating_sub(*slept));
             turn.used(turn.thread.read(), *apart).0 + more
@@ -198,7 +198,7 @@ impl Drop for Entity {
 /// A set of tasks, and what decides which of them run.
 #[derive(Clone)]
 pub struct Scheduler {
-    shared: Arc<Shared>,
+    shared: Arc<SharedScheduler>,
 }
 
 impl Default for Scheduler {
@@ -213,14 +213,16 @@ impl Default for Scheduler {
             ticker: Ticker::default(),
         };
         let crowded = Arc::default();
-        Scheduler { shared: Arc::new(Shared { core: Mutex::new(core), start: Instant::now(), crowded }) }
+        Scheduler {
+            shared: Arc::new(SharedScheduler { core: Mutex::new(core), start: Instant::now(), crowded }),
+        }
     }
 }
 
 impl Scheduler {
     /// Adds a task, blocked until its first [`wake`](Entity::wake).
     pub fn add(&self, task: Arc<dyn Task>, share: Share) -> Arc<Entity> {
-        let slot = Slot { task: Some(task), turn: None, apart: Duration::ZERO, slept: Duration::ZERO };
+        let slot = TaskSlot { task: Some(task), turn: None, apart: Duration::ZERO, slept: Duration::ZERO };
         let id = self.shared.core().policy.add(share, slot, self.shared.now());
         Arc::new(Entity { id, shared: self.shared.clone() })
     }
@@ -280,7 +282,7 @@ impl Scheduler {
             if let Some(id) = core.choose(now) {
                 let slot = core.policy.payload(id);
                 let task = slot.task.clone().expect("what has ended is not chosen");
-                slot.turn = Some(Turn { thread: clock, begin, apart: task.clock() });
+                slot.turn = Some(Slice { thread: clock, begin, apart: task.clock() });
                 let calls = core.settle(shared, now);
                 drop(core);
                 calls.make();

@@ -1,7 +1,7 @@
 //! The thread that watches for deadlines and ends of slices while all others are busy.
 
 use super::policy::Time;
-use super::{Shared, park_until};
+use super::{SharedScheduler, park_until};
 use hv_host::prompt::{be_first, be_prompt};
 use hv_jail as jail;
 use hv_jail::Kind;
@@ -24,7 +24,7 @@ impl Default for Ticker {
 
 impl Ticker {
     /// Has it look at this time at the latest. Returns it if it has to be told.
-    pub(super) fn watch(&mut self, at: Time, shared: &Arc<Shared>) -> Option<Thread> {
+    pub(super) fn watch(&mut self, at: Time, shared: &Arc<SharedScheduler>) -> Option<Thread> {
         if at >= self.watches {
             return None;
         }
@@ -49,7 +49,7 @@ impl Ticker {
     }
 }
 
-fn run(shared: &Weak<Shared>) {
+fn run(shared: &Weak<SharedScheduler>) {
     be_prompt();
     be_first(true);
     while let Some(strong) = shared.upgrade() {

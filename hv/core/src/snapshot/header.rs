@@ -93,7 +93,7 @@ pub(super) struct Facts {
 
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-struct Header {
+struct SnapshotHeader {
     prefix: Prefix,
     facts: Facts,
     sections: [Section; PARTS.len()],
@@ -101,7 +101,7 @@ struct Header {
     checksum: u64,
 }
 
-const _: () = assert!(size_of::<Header>() == 24 + 72 + 7 * 24 + 8);
+const _: () = assert!(size_of::<SnapshotHeader>() == 24 + 72 + 7 * 24 + 8);
 
 /// Why the bytes of `state` are refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,7 +115,7 @@ pub(super) enum Refused {
     Damaged(&'static str),
 }
 
-impl Header {
+impl SnapshotHeader {
     fn sum(&self) -> u64 {
         let bytes = self.as_bytes();
         xxh3_64(&bytes[..bytes.len() - 8])
@@ -124,16 +124,16 @@ impl Header {
 
 /// Puts the file together.
 pub(super) fn compose(facts: Facts, parts: &[(Part, Vec<u8>); PARTS.len()]) -> Vec<u8> {
-    let mut header = Header { facts, ..Header::new_zeroed() };
+    let mut header = SnapshotHeader { facts, ..SnapshotHeader::new_zeroed() };
     header.prefix = Prefix {
         magic: MAGIC,
         format: FORMAT,
-        size: size_of::<Header>() as u32,
+        size: size_of::<SnapshotHeader>() as u32,
         abi_major: ABI_VERSION.major,
         abi_minor: ABI_VERSION.minor,
         reserved: 0,
     };
-    let mut bytes = vec![0; size_of::<Header>()];
+    let mut bytes = vec![0; size_of::<SnapshotHeader>()];
     for ((section, (name, _)), (part, content)) in header.sections.iter_mut().zip(PARTS).zip(parts) {
         assert_eq!(name, *part, "the parts come in their order");
         let (offset, len) = (bytes.len() as u64, content.len() as u64);
@@ -142,7 +142,7 @@ pub(super) fn compose(facts: Facts, parts: &[(Part, Vec<u8>); PARTS.len()]) -> V
         bytes.resize(bytes.len().next_multiple_of(8), 0);
     }
     header.checksum = header.sum();
-    bytes[..size_of::<Header>()].copy_from_slice(header.as_bytes());
+    bytes[..size_of::<SnapshotHeader>()].copy_from_slice(header.as_bytes());
     bytes
 }
 
@@ -166,7 +166,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Parsed<'_>, Refused> {
         return Err(Refused::Foreign);
     }
     let missing = |size: usize| Refused::Truncated(size.saturating_sub(bytes.len()) as u64);
-    let (prefix, _) = Prefix::read_from_prefix(bytes).map_err(|_| missing(size_of::<Header>()))?;
+    let (prefix, _) = Prefix::read_from_prefix(bytes).map_err(|_| missing(size_of::<SnapshotHeader>()))?;
     if prefix.format > FORMAT {
         return Err(Refused::Newer(format!("format {}; this version reads up to {FORMAT}", prefix.format)));
     }
@@ -176,9 +176,11 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Parsed<'_>, Refused> {
         let known = format!("{}.{}", ours.major, ours.minor);
         return Err(Refused::Newer(format!("ABI {major}.{minor}; this version has {known}")));
     }
-    let (header, _) = Header::read_from_prefix(bytes).map_err(|_| missing(size_of::<Header>()))?;
-    let whole =
-        prefix.format == FORMAT && prefix.size as usize == size_of::<Header>() && prefix.reserved == 0;
+    let (header, _) =
+        SnapshotHeader::read_from_prefix(bytes).map_err(|_| missing(size_of::<SnapshotHeader>()))?;
+    let whole = prefix.format == FORMAT
+        && prefix.size as usize == size_of::<SnapshotHeader>()
+        && prefix.reserved == 0;
     if header.checksum != header.sum() || !whole || major != ours.major {
         return Err(Refused::Damaged("the header"));
     }
@@ -235,6 +237,6 @@ mod tests {
         assert_eq!(with(8, 2), Refused::Newer("format 2; this version reads up to 1".into()));
         assert!(matches!(with(16, 9), Refused::Newer(what) if what.starts_with("ABI 9.")));
         assert_eq!(with(40, 1), Refused::Damaged("the header"));
-        assert_eq!(with(size_of::<Header>() + 2, 0), Refused::Damaged("the virtual CPU"));
+        assert_eq!(with(size_of::<SnapshotHeader>() + 2, 0), Refused::Damaged("the virtual CPU"));
     }
 }

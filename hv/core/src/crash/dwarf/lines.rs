@@ -5,7 +5,7 @@
 
 use super::unit::Unit;
 use super::{Dwarf, Slice};
-use crate::crash::budget::{Budget, Stop};
+use crate::crash::budget::{Budget, Cut};
 use crate::crash::names;
 use gimli::{Format, LittleEndian, Reader, constants as dw};
 
@@ -48,25 +48,25 @@ impl Row {
 type Column = (u64, u16);
 
 /// What is in a table of version 5.
-struct Entry<'a> {
+struct LineEntry<'a> {
     path: &'a [u8],
     folder: u64,
 }
 
 impl<'a> Lines<'a> {
-    pub(super) fn parse(dwarf: &Dwarf<'a>, unit: &Unit<'a>, offset: usize) -> Result<Self, Stop> {
-        let bytes = dwarf.line.get(offset..).ok_or(Stop::Malformed)?;
+    pub(super) fn parse(dwarf: &Dwarf<'a>, unit: &Unit<'a>, offset: usize) -> Result<Self, Cut> {
+        let bytes = dwarf.line.get(offset..).ok_or(Cut::Malformed)?;
         let mut input = Slice::new(bytes, LittleEndian);
         let (length, format) = input.read_initial_length()?;
         let mut input = input.split(length)?;
         let version = input.read_u16()?;
         if !(2..=5).contains(&version) {
-            return Err(Stop::Malformed);
+            return Err(Cut::Malformed);
         }
         if version >= 5 {
             // The sizes of addresses and of segment selectors.
             if (input.read_u8()?, input.read_u8()?) != (8, 0) {
-                return Err(Stop::Malformed);
+                return Err(Cut::Malformed);
             }
         }
         let length = input.read_length(format)?;
@@ -75,14 +75,14 @@ impl<'a> Lines<'a> {
         let step = tables.read_u8()?;
         if version >= 4 && tables.read_u8()? != 1 {
             // Several operations in an instruction: no processor of ours.
-            return Err(Stop::Malformed);
+            return Err(Cut::Malformed);
         }
         tables.read_u8()?;
         let line_base = tables.read_i8()?;
         let line_range = tables.read_u8()?;
         let opcode_base = tables.read_u8()?;
         if line_range == 0 || opcode_base == 0 {
-            return Err(Stop::Malformed);
+            return Err(Cut::Malformed);
         }
         let operands = tables.split(usize::from(opcode_base) - 1)?;
         let mut budget = Budget { rows: 0, entries: 0, bytes: MAX_PATH as u64 };
@@ -104,7 +104,7 @@ impl<'a> Lines<'a> {
     }
 
     /// File and line of the code at an address.
-    pub(super) fn row(&self, address: u64, budget: &mut Budget) -> Result<Option<(u64, Option<u32>)>, Stop> {
+    pub(super) fn row(&self, address: u64, budget: &mut Budget) -> Result<Option<(u64, Option<u32>)>, Cut> {
         let mut program = self.program;
         let mut row = Row::START;
         let mut before: Option<Row> = None;
@@ -127,7 +127,7 @@ impl<'a> Lines<'a> {
     }
 
     /// Carries out one instruction. If that makes a row: whether it ends its sequence.
-    fn execute(&self, program: &mut Slice<'a>, row: &mut Row) -> Result<Option<bool>, Stop> {
+    fn execute(&self, program: &mut Slice<'a>, row: &mut Row) -> Result<Option<bool>, Cut> {
         let opcode = program.read_u8()?;
         if opcode >= self.opcode_base {
             let adjusted = opcode - self.opcode_base;
@@ -139,7 +139,7 @@ impl<'a> Lines<'a> {
         match dw::DwLns(opcode) {
             dw::DwLns(0) => {
                 let length = program.read_uleb128()?;
-                let mut extended = program.split(usize::try_from(length).map_err(|_| Stop::Malformed)?)?;
+                let mut extended = program.split(usize::try_from(length).map_err(|_| Cut::Malformed)?)?;
                 match dw::DwLne(extended.read_u8()?) {
                     dw::DW_LNE_end_sequence => return Ok(Some(true)),
                     dw::DW_LNE_set_address => row.address = extended.read_u64()?,
@@ -174,7 +174,7 @@ impl<'a> Lines<'a> {
     }
 
     /// The path of a file.
-    pub(super) fn file(&self, index: u64, budget: &mut Budget) -> Result<String, Stop> {
+    pub(super) fn file(&self, index: u64, budget: &mut Budget) -> Result<String, Cut> {
         let mut path = String::new();
         self.folder.into_iter().for_each(|folder| push(&mut path, folder));
         let (entry, folder) =
@@ -185,17 +185,17 @@ impl<'a> Lines<'a> {
     }
 
     /// The entry of a file, and its folder if that is not the compiler's. Both tables count from one.
-    fn entry4(&self, index: u64, budget: &mut Budget) -> Result<(Entry<'a>, Option<&'a [u8]>), Stop> {
+    fn entry4(&self, index: u64, budget: &mut Budget) -> Result<(LineEntry<'a>, Option<&'a [u8]>), Cut> {
         let mut input = self.tables;
         while !string(&mut input, budget)?.is_empty() {}
         let mut number = 1;
         let entry = loop {
             let path = string(&mut input, budget)?;
-            let folder = if path.is_empty() { return Err(Stop::Malformed) } else { input.read_uleb128()? };
+            let folder = if path.is_empty() { return Err(Cut::Malformed) } else { input.read_uleb128()? };
             input.read_uleb128()?;
             input.read_uleb128()?;
             if number == index {
-                break Entry { path, folder };
+                break LineEntry { path, folder };
             }
             number += 1;
         };
@@ -213,11 +213,11 @@ impl<'a> Lines<'a> {
     }
 
     /// The same of version 5, where tables count from zero.
-    fn entry5(&self, index: u64, budget: &mut Budget) -> Result<(Entry<'a>, Option<&'a [u8]>), Stop> {
+    fn entry5(&self, index: u64, budget: &mut Budget) -> Result<(LineEntry<'a>, Option<&'a [u8]>), Cut> {
         let mut input = self.tables;
         // Over the folders first, to the files behind them.
         self.nth(&mut input, None, budget)?;
-        let entry = self.nth(&mut input, Some(index), budget)?.ok_or(Stop::Malformed)?;
+        let entry = self.nth(&mut input, Some(index), budget)?.ok_or(Cut::Malformed)?;
         if entry.folder == 0 {
             return Ok((entry, None));
         }
@@ -231,7 +231,7 @@ impl<'a> Lines<'a> {
         input: &mut Slice<'a>,
         index: Option<u64>,
         budget: &mut Budget,
-    ) -> Result<Option<Entry<'a>>, Stop> {
+    ) -> Result<Option<LineEntry<'a>>, Cut> {
         let mut columns = [(0, 0); u8::MAX as usize];
         let columns: &mut [Column] = &mut columns[..input.read_u8()?.into()];
         for column in &mut *columns {
@@ -240,7 +240,7 @@ impl<'a> Lines<'a> {
         let count = input.read_uleb128()?;
         for number in 0..count {
             budget.entries(1 + columns.len())?;
-            let mut entry = Entry { path: &[], folder: 0 };
+            let mut entry = LineEntry { path: &[], folder: 0 };
             let wanted = index == Some(number);
             for (content, form) in &*columns {
                 let value = self.value(input, dw::DwForm(*form), wanted, budget)?;
@@ -264,7 +264,7 @@ impl<'a> Lines<'a> {
         form: dw::DwForm,
         wanted: bool,
         budget: &mut Budget,
-    ) -> Result<Option<Content<'a>>, Stop> {
+    ) -> Result<Option<Content<'a>>, Cut> {
         let mut elsewhere = |section, offset| {
             if !wanted {
                 return Ok(None);
@@ -286,10 +286,10 @@ impl<'a> Lines<'a> {
             }
             dw::DW_FORM_block => {
                 let length = input.read_uleb128()?;
-                input.skip(usize::try_from(length).map_err(|_| Stop::Malformed)?)?;
+                input.skip(usize::try_from(length).map_err(|_| Cut::Malformed)?)?;
                 return Ok(None);
             }
-            _ => return Err(Stop::Malformed),
+            _ => return Err(Cut::Malformed),
         }))
     }
 }
@@ -300,7 +300,7 @@ enum Content<'a> {
 }
 
 /// A string in a table itself.
-fn string<'a>(input: &mut Slice<'a>, budget: &mut Budget) -> Result<&'a [u8], Stop> {
+fn string<'a>(input: &mut Slice<'a>, budget: &mut Budget) -> Result<&'a [u8], Cut> {
     budget.entry()?;
     let text = names::text(input.slice(), 0, budget)?;
     input.skip(text.len() + 1)?;

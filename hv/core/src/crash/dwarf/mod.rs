@@ -8,7 +8,7 @@ mod functions;
 mod lines;
 mod unit;
 
-use super::budget::{Budget, Stop};
+use super::budget::{Budget, Cut};
 use super::elf::Elf;
 use super::names;
 use gimli::{
@@ -74,7 +74,7 @@ impl<'a> Dwarf<'a> {
         &self,
         addresses: &[u64],
         budget: &mut Budget,
-    ) -> Result<Vec<Option<DebugInfoOffset>>, Stop> {
+    ) -> Result<Vec<Option<DebugInfoOffset>>, Cut> {
         let mut found = vec![None; addresses.len()];
         let mut headers = self.info.units();
         while let Ok(Some(header)) = headers.next() {
@@ -90,9 +90,9 @@ impl<'a> Dwarf<'a> {
                 })
             });
             match read {
-                Err(Stop::UsedUp) => return Err(Stop::UsedUp),
+                Err(Cut::UsedUp) => return Err(Cut::UsedUp),
                 // The next one may be good.
-                Err(Stop::Malformed) | Ok(()) => {}
+                Err(Cut::Malformed) | Ok(()) => {}
             }
         }
         Ok(found)
@@ -104,7 +104,7 @@ impl<'a> Dwarf<'a> {
         unit: DebugInfoOffset,
         address: u64,
         budget: &mut Budget,
-    ) -> Result<Vec<Location>, Stop> {
+    ) -> Result<Vec<Location>, Cut> {
         let unit = Unit::read(self, self.header(unit)?, budget)?;
         let functions = functions::containing(self, &unit, address, budget)?;
         let lines = unit.lines.and_then(|offset| Lines::parse(self, &unit, offset).ok());
@@ -130,10 +130,10 @@ impl<'a> Dwarf<'a> {
         place: Option<(u64, Option<u32>)>,
         lines: Option<&Lines<'a>>,
         budget: &mut Budget,
-    ) -> Result<Location, Stop> {
+    ) -> Result<Location, Cut> {
         let file = match (place, lines) {
             (Some((file, _)), Some(lines)) => match lines.file(file, budget) {
-                Err(Stop::UsedUp) => return Err(Stop::UsedUp),
+                Err(Cut::UsedUp) => return Err(Cut::UsedUp),
                 file => file.ok().map(|path| names::printable(&path)),
             },
             _ => None,
@@ -141,7 +141,7 @@ impl<'a> Dwarf<'a> {
         Ok(Location { function: name.map(names::function), file, line: place.and_then(|(_, line)| line) })
     }
 
-    fn header(&self, offset: DebugInfoOffset) -> Result<UnitHeader<Slice<'a>>, Stop> {
+    fn header(&self, offset: DebugInfoOffset) -> Result<UnitHeader<Slice<'a>>, Cut> {
         Ok(self.info.header_from_offset(offset)?)
     }
 
@@ -150,7 +150,7 @@ impl<'a> Dwarf<'a> {
         &self,
         offset: DebugInfoOffset,
         budget: &mut Budget,
-    ) -> Result<UnitHeader<Slice<'a>>, Stop> {
+    ) -> Result<UnitHeader<Slice<'a>>, Cut> {
         let mut headers = self.info.units();
         while let Some(header) = headers.next()? {
             budget.entry()?;
@@ -158,12 +158,12 @@ impl<'a> Dwarf<'a> {
                 return Ok(header);
             }
         }
-        Err(Stop::Malformed)
+        Err(Cut::Malformed)
     }
 
     /// Abbreviations at an offset. What is parsed of them at once is bounded, because they are kept while a unit is looked at.
-    fn abbreviations(&self, offset: usize, budget: &mut Budget) -> Result<gimli::Abbreviations, Stop> {
-        let rest = self.abbrev.get(offset..).ok_or(Stop::Malformed)?;
+    fn abbreviations(&self, offset: usize, budget: &mut Budget) -> Result<gimli::Abbreviations, Cut> {
+        let rest = self.abbrev.get(offset..).ok_or(Cut::Malformed)?;
         // Where they end is not known before: mostly soon.
         for size in [1 << 10, 4 << 10, 16 << 10, 64 << 10] {
             let size = rest.len().min(size);
@@ -174,11 +174,11 @@ impl<'a> Dwarf<'a> {
                 return Ok(parsed?);
             }
         }
-        Err(Stop::Malformed)
+        Err(Cut::Malformed)
     }
 
     /// The text that an attribute stands for.
-    fn string(&self, unit: &Unit<'a>, value: &Value<'a>, budget: &mut Budget) -> Result<&'a [u8], Stop> {
+    fn string(&self, unit: &Unit<'a>, value: &Value<'a>, budget: &mut Budget) -> Result<&'a [u8], Cut> {
         match *value {
             AttributeValue::String(text) => Ok(text.slice()),
             AttributeValue::DebugStrRef(offset) => names::text(self.str, offset.0, budget),
@@ -188,7 +188,7 @@ impl<'a> Dwarf<'a> {
                 let offset = self.str_offsets.get_str_offset(format, unit.str_offsets_base, index)?;
                 names::text(self.str, offset.0, budget)
             }
-            _ => Err(Stop::Malformed),
+            _ => Err(Cut::Malformed),
         }
     }
 }

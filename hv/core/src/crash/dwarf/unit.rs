@@ -1,7 +1,7 @@
 //! A unit of debug information: its root, and which code an entry stands for.
 
 use super::{Dwarf, Slice, Value};
-use crate::crash::budget::{Budget, Stop};
+use crate::crash::budget::{Budget, Cut};
 use gimli::{
     Abbreviations, AttributeValue, DebugAddrBase, DebugAddrIndex, DebugRngListsBase, DebugStrOffsetsBase,
     RangeListsOffset, Reader, UnitHeader, constants as dw,
@@ -29,7 +29,7 @@ impl<'a> Unit<'a> {
         dwarf: &Dwarf<'a>,
         header: UnitHeader<Slice<'a>>,
         budget: &mut Budget,
-    ) -> Result<Self, Stop> {
+    ) -> Result<Self, Cut> {
         let abbreviations = dwarf.abbreviations(header.debug_abbrev_offset().0, budget)?;
         let mut unit = Unit {
             header,
@@ -43,7 +43,7 @@ impl<'a> Unit<'a> {
             rnglists_base: DebugRngListsBase(0),
         };
         let mut entries = unit.header.entries_raw(&abbreviations, None)?;
-        let root = entries.read_abbreviation()?.ok_or(Stop::Malformed)?;
+        let root = entries.read_abbreviation()?.ok_or(Cut::Malformed)?;
         budget.entries(1 + root.attributes().len())?;
         for spec in root.attributes() {
             let attribute = entries.read_attribute(*spec)?;
@@ -65,26 +65,26 @@ impl<'a> Unit<'a> {
         Ok(unit)
     }
 
-    fn address(&self, dwarf: &Dwarf<'a>, value: &Value<'a>) -> Result<u64, Stop> {
+    fn address(&self, dwarf: &Dwarf<'a>, value: &Value<'a>) -> Result<u64, Cut> {
         match *value {
             AttributeValue::Addr(address) => Ok(address),
             AttributeValue::DebugAddrIndex(index) => self.indexed(dwarf, index),
-            _ => Err(Stop::Malformed),
+            _ => Err(Cut::Malformed),
         }
     }
 
-    fn indexed(&self, dwarf: &Dwarf<'a>, index: DebugAddrIndex<usize>) -> Result<u64, Stop> {
+    fn indexed(&self, dwarf: &Dwarf<'a>, index: DebugAddrIndex<usize>) -> Result<u64, Cut> {
         Ok(dwarf.addr.get_address(self.header.address_size(), self.addr_base, index)?)
     }
 
     /// Where the list of ranges with this index begins (`gimli` adds unchecked here).
-    fn list(&self, dwarf: &Dwarf<'a>, index: usize) -> Result<RangeListsOffset, Stop> {
+    fn list(&self, dwarf: &Dwarf<'a>, index: usize) -> Result<RangeListsOffset, Cut> {
         let format = self.header.format();
         let base = self.rnglists_base.0;
         let at = index.checked_mul(format.word_size().into()).and_then(|at| at.checked_add(base));
-        let bytes = at.and_then(|at| dwarf.rnglists.get(at..)).ok_or(Stop::Malformed)?;
+        let bytes = at.and_then(|at| dwarf.rnglists.get(at..)).ok_or(Cut::Malformed)?;
         let offset = Slice::new(bytes, gimli::LittleEndian).read_offset(format)?;
-        base.checked_add(offset).map(RangeListsOffset).ok_or(Stop::Malformed)
+        base.checked_add(offset).map(RangeListsOffset).ok_or(Cut::Malformed)
     }
 }
 
@@ -115,7 +115,7 @@ impl<'a> Extent<'a> {
         unit: &Unit<'a>,
         budget: &mut Budget,
         each: &mut dyn FnMut(Range<u64>),
-    ) -> Result<(), Stop> {
+    ) -> Result<(), Cut> {
         let mut each = |range: Range<u64>| {
             if range.start != 0 {
                 each(range);
@@ -125,7 +125,7 @@ impl<'a> Extent<'a> {
             let offset = match ranges {
                 AttributeValue::RangeListsRef(offset) => RangeListsOffset(offset.0),
                 AttributeValue::DebugRngListsIndex(index) => unit.list(dwarf, index.0)?,
-                _ => return Err(Stop::Malformed),
+                _ => return Err(Cut::Malformed),
             };
             let encoding = unit.header.encoding();
             let mut list = dwarf.ranges.ranges(offset, encoding, unit.low, &dwarf.addr, unit.addr_base)?;
@@ -138,7 +138,7 @@ impl<'a> Extent<'a> {
         } else if let (Some(low), Some(high)) = (&self.low, &self.high) {
             let low = unit.address(dwarf, low)?;
             let high = match high.udata_value() {
-                Some(size) => low.checked_add(size).ok_or(Stop::Malformed)?,
+                Some(size) => low.checked_add(size).ok_or(Cut::Malformed)?,
                 None => unit.address(dwarf, high)?,
             };
             each(low..high);
@@ -152,7 +152,7 @@ impl<'a> Extent<'a> {
         unit: &Unit<'a>,
         address: u64,
         budget: &mut Budget,
-    ) -> Result<bool, Stop> {
+    ) -> Result<bool, Cut> {
         let mut contains = false;
         self.each_range(dwarf, unit, budget, &mut |range| contains |= range.contains(&address))?;
         Ok(contains)

@@ -1,14 +1,14 @@
 //! ⚠ Accesses to emulated hardware, as KVM tells them in its `kvm_run` page.
 #![allow(unsafe_code, reason = "port and MMIO accesses in `kvm_run`")]
 
-use crate::platform::{Access, Space};
+use crate::platform::{BusAccess, Space};
 use kvm_bindings::{KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVM_EXIT_MMIO, kvm_run};
 use kvm_ioctls::VcpuFd;
 
 /// An access to a page without memory. KVM gives 1 to 8 bytes.
-pub(super) fn of_memory(address: u64, data: &[u8], write: bool) -> Access {
+pub(super) fn of_memory(address: u64, data: &[u8], write: bool) -> BusAccess {
     let value = write.then(|| number(data));
-    Access { space: Space::Memory, address, size: data.len() as u8, value }
+    BusAccess { space: Space::Memory, address, size: data.len() as u8, value }
 }
 
 fn number(data: &[u8]) -> u64 {
@@ -39,10 +39,10 @@ fn port_access(run: &mut kvm_run) -> Option<(u16, bool, &mut [u8])> {
 }
 
 /// The port access that the last exit was for.
-pub(super) fn of_port(vcpu: &mut VcpuFd) -> Option<Access> {
+pub(super) fn of_port(vcpu: &mut VcpuFd) -> Option<BusAccess> {
     let (port, write, data) = port_access(vcpu.get_kvm_run())?;
     let value = write.then(|| number(data));
-    Some(Access { space: Space::Port, address: port.into(), size: data.len() as u8, value })
+    Some(BusAccess { space: Space::Port, address: port.into(), size: data.len() as u8, value })
 }
 
 /// Gives the value to the read that the last exit was for.

@@ -55,7 +55,7 @@ const STACK_TOP: u64 = PAGE_SIZE;
 /// The processor's frame of an exception, from the lowest address; it ends at the stack's top.
 #[derive(FromBytes, Debug, Clone, Copy)]
 #[repr(C)]
-pub(super) struct Frame {
+pub(super) struct ExceptionFrame {
     /// Absent from the stack for vectors that have none.
     pub(super) error: u64,
     pub(super) rip: u64,
@@ -93,7 +93,7 @@ impl TssType {
 }
 
 /// Address and limit of a table, as the registers want it.
-pub(super) struct Table {
+pub(super) struct DescriptorTable {
     pub(super) base: u64,
     pub(super) limit: u16,
 }
@@ -183,23 +183,23 @@ impl Area {
 }
 
 impl CpuPage {
-    pub(super) fn gdt(self) -> Table {
-        Table { base: self.base + GDT_OFFSET, limit: (GDT_ENTRIES * 8 - 1) as u16 }
+    pub(super) fn gdt(self) -> DescriptorTable {
+        DescriptorTable { base: self.base + GDT_OFFSET, limit: (GDT_ENTRIES * 8 - 1) as u16 }
     }
 
-    pub(super) fn idt(self) -> Table {
-        Table { base: self.base + IDT_OFFSET, limit: (VECTORS * 16 - 1) as u16 }
+    pub(super) fn idt(self) -> DescriptorTable {
+        DescriptorTable { base: self.base + IDT_OFFSET, limit: (VECTORS * 16 - 1) as u16 }
     }
 
-    pub(super) fn tss(self) -> Table {
-        Table { base: self.base + TSS_OFFSET, limit: (TSS_SIZE + BITMAP_SIZE - 1) as u16 }
+    pub(super) fn tss(self) -> DescriptorTable {
+        DescriptorTable { base: self.base + TSS_OFFSET, limit: (TSS_SIZE + BITMAP_SIZE - 1) as u16 }
     }
 
     /// The frame that the processor pushed for an exception of this vector.
-    pub(super) fn frame(self, memory: &GuestMemory, vector: u8) -> Frame {
-        let mut bytes = [0; size_of::<Frame>()];
+    pub(super) fn frame(self, memory: &GuestMemory, vector: u8) -> ExceptionFrame {
+        let mut bytes = [0; size_of::<ExceptionFrame>()];
         memory.host_read(self.physical + STACK_TOP - bytes.len() as u64, &mut bytes);
-        let mut frame = Frame::read_from_bytes(&bytes).expect("the sizes are equal");
+        let mut frame = ExceptionFrame::read_from_bytes(&bytes).expect("the sizes are equal");
         if !has_error_code(vector) {
             frame.error = 0;
         }
@@ -214,7 +214,7 @@ impl CpuPage {
     }
 }
 
-fn gdt(task: Table, tss: TssType) -> [u64; GDT_ENTRIES] {
+fn gdt(task: DescriptorTable, tss: TssType) -> [u64; GDT_ENTRIES] {
     let limit = u64::from(task.limit);
     let base = task.base;
     let present = 1 << 47;

@@ -56,13 +56,13 @@ pub(super) fn install() {
 
 /// The kick state of one virtual CPU.
 #[derive(Default)]
-pub(super) struct Kicker {
+pub(super) struct KvmKicker {
     requested: AtomicBool,
     /// The thread that is running the CPU, or 0.
     thread: AtomicI32,
 }
 
-impl Kicker {
+impl KvmKicker {
     /// Runs `enter`, which returns `None` when it is interrupted, with kicks directed at this
     /// thread; unless one is waiting already: then returns `None` at once. Either way the kick is used up.
     pub(super) fn running<T>(&self, run: *mut kvm_run, enter: impl FnOnce() -> Option<T>) -> Option<T> {
@@ -80,7 +80,7 @@ impl Kicker {
     }
 }
 
-impl Kick for Kicker {
+impl Kick for KvmKicker {
     fn kick(&self) {
         self.requested.store(true, Ordering::SeqCst);
         let thread = self.thread.load(Ordering::SeqCst);

@@ -186,8 +186,8 @@ impl Platform for KvmPlatform {
         "kvm"
     }
 
-    fn kind(&self) -> crate::platform::Kind {
-        crate::platform::Kind::Kvm
+    fn kind(&self) -> crate::platform::PlatformKind {
+        crate::platform::PlatformKind::Kvm
     }
 
     fn prepare(&self, memory: &GuestMemory, pages: &[HypercallPage]) -> Result<(), PlatformError> {
@@ -235,7 +235,7 @@ impl Platform for KvmPlatform {
             if let Some(limit) = limit {
                 special.tr.limit = limit.into();
             }
-            let place = vcpu::Place { area, number, calls: vcpu.page };
+            let place = vcpu::VcpuPlaces { area, number, calls: vcpu.page };
             let vcpu = vcpu::KvmVcpu::new(fd, start.memory.clone(), place, special, vcpu.state)?;
             Ok(Box::new(vcpu) as Box<dyn Vcpu>)
         });

@@ -3,8 +3,8 @@
 //! Its descriptor keeps the VM alive, and so it keeps the memory (see `machine`).
 #![allow(unsafe_code, reason = "the floating-point state, one ioctl")]
 
-use super::area::{Area, Frame};
-use super::kick::Kicker;
+use super::area::{Area, ExceptionFrame};
+use super::kick::KvmKicker;
 use super::stubs::{self, Progress};
 use super::{DOORBELL_PORT, EXCEPTION_PORT, HYPERCALL_PORT, access, failed, registers};
 use crate::memory::GuestMemory;
@@ -26,9 +26,9 @@ ioctl_iow_nr!(KVM_SET_DEVICE_ATTR, KVMIO, 0xe1, kvm_device_attr);
 pub(super) struct KvmVcpu {
     // The order of the fields is the order of dropping: the memory outlives the VM.
     vcpu: VcpuFd,
-    place: Place,
+    place: VcpuPlaces,
     memory: Arc<GuestMemory>,
-    kicker: Arc<Kicker>,
+    kicker: Arc<KvmKicker>,
     /// Segments and the rest, as they were at the start.
     special: kvm_sregs,
     /// What the last hypercall returned, as it was written for the guest.
@@ -42,7 +42,7 @@ pub(super) struct KvmVcpu {
 
 /// Where in a guest's memory the parts of a virtual CPU are.
 #[derive(Clone, Copy)]
-pub(super) struct Place {
+pub(super) struct VcpuPlaces {
     pub(super) area: Area,
     /// The virtual CPU's, counted from 0.
     pub(super) number: usize,
@@ -54,7 +54,7 @@ impl KvmVcpu {
     pub(super) fn new(
         vcpu: VcpuFd,
         memory: Arc<GuestMemory>,
-        place: Place,
+        place: VcpuPlaces,
         special: kvm_sregs,
         state: &CpuState,
     ) -> Result<Self, PlatformError> {
@@ -79,7 +79,7 @@ impl KvmVcpu {
     }
 
     /// What the processor pushed for an exception.
-    fn frame(&self, vector: u8) -> Frame {
+    fn frame(&self, vector: u8) -> ExceptionFrame {
         self.place.area.page(self.place.number).frame(&self.memory, vector)
     }
 

@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 /// The kick state of one virtual CPU, and the process that is it.
-pub(super) struct Kicker {
+pub(super) struct ProcessKicker {
     requested: AtomicBool,
     running: AtomicBool,
     process: Mutex<Process>,
@@ -21,9 +21,9 @@ pub(super) struct Kicker {
     charged: AtomicU64,
 }
 
-impl Kicker {
+impl ProcessKicker {
     pub(super) fn new(process: Process, alert: Alert) -> Self {
-        Kicker {
+        ProcessKicker {
             requested: AtomicBool::new(false),
             running: AtomicBool::new(false),
             process: Mutex::new(process),
@@ -72,7 +72,7 @@ impl Kicker {
     }
 }
 
-impl Kick for Kicker {
+impl Kick for ProcessKicker {
     fn kick(&self) {
         let is_running = || self.running.load(Ordering::SeqCst);
         if is_running() && self.alert.is_asleep() {

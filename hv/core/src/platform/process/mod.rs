@@ -123,8 +123,8 @@ impl Platform for ProcessPlatform {
         "process"
     }
 
-    fn kind(&self) -> crate::platform::Kind {
-        crate::platform::Kind::Process
+    fn kind(&self) -> crate::platform::PlatformKind {
+        crate::platform::PlatformKind::Process
     }
 
     fn shares_memory(&self) -> bool {

@@ -1,7 +1,7 @@
 //! A virtual CPU that is a process.
 
 use super::handle::Process;
-use super::kick::Kicker;
+use super::kick::ProcessKicker;
 use super::machine::Bells;
 use super::page::{Page, Wake};
 use super::zygote::Zygote;
@@ -32,7 +32,7 @@ const RENEWAL: Duration = Duration::from_millis(100);
 
 pub(super) struct ProcessVcpu {
     zygote: Arc<Zygote>,
-    kicker: Arc<Kicker>,
+    kicker: Arc<ProcessKicker>,
     page: Page,
     memory: Arc<GuestMemory>,
     /// Offset in the memory of the hypercall page.
@@ -61,7 +61,7 @@ impl ProcessVcpu {
         let process = zygote.fork(memory, page.offset(), bells.iter())?;
         Ok(ProcessVcpu {
             zygote,
-            kicker: Arc::new(Kicker::new(process, page.alert())),
+            kicker: Arc::new(ProcessKicker::new(process, page.alert())),
             page,
             memory: memory.clone(),
             hypercall_page: start.page.stubs,

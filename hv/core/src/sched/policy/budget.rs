@@ -16,7 +16,7 @@ const PERIOD_NANOS: u64 = PERIOD.as_nanos() as u64;
 /// makes up for it in the next. In the long run a task that always wants to run
 /// has its cap exactly.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Budget {
+pub(super) struct CapBudget {
     /// Nanoseconds of CPU time; negative, a debt.
     balance: i64,
     /// Start of the period that the balance is of.
@@ -25,10 +25,10 @@ pub(super) struct Budget {
     since: Time,
 }
 
-impl Budget {
+impl CapBudget {
     /// A first period, from now.
     pub(super) fn new(cap: u32, now: Time) -> Self {
-        Budget { balance: quota(cap), period: now, since: now }
+        CapBudget { balance: quota(cap), period: now, since: now }
     }
 
     /// What may be used now.

@@ -37,7 +37,7 @@ mod tests;
 mod wake;
 
 use super::Share;
-use budget::Budget;
+use budget::CapBudget;
 use slab::Slab;
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -91,7 +91,7 @@ pub(super) enum After {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum RunState {
     Blocked,
     /// Wants to run.
     Waiting,
@@ -105,25 +105,25 @@ enum State {
     Ended,
 }
 
-struct Entry<T> {
+struct TaskEntry<T> {
     virtual_time: VirtualTime,
     /// CPU time of all its turns.
     used: u64,
     share: Share,
-    state: State,
+    state: RunState,
     /// It has not wanted to run yet.
     fresh: bool,
     /// It has woken up, and has not run since.
     prompt: bool,
     /// Where it stands in the set of alarms.
     alarm: Option<Time>,
-    budget: Budget,
+    budget: CapBudget,
     payload: T,
 }
 
 /// A task that is running.
 #[derive(Clone, Copy, Debug)]
-struct Turn {
+struct TimeSlice {
     id: Id,
     since: Time,
     /// When it ends if others wait.
@@ -136,11 +136,11 @@ struct Turn {
 
 /// The tasks of a scheduler, each with something of the caller's.
 pub(super) struct Policy<T> {
-    tasks: Slab<Entry<T>>,
+    tasks: Slab<TaskEntry<T>>,
     waiting: BTreeSet<(VirtualTime, Id)>,
     /// Deadlines of blocked tasks, and ends of the waits of throttled ones.
     alarms: BTreeSet<(Time, Id)>,
-    running: Vec<Turn>,
+    running: Vec<TimeSlice>,
     virtual_time: VirtualTime,
 }
 
@@ -155,18 +155,18 @@ impl<T> Policy<T> {
         }
     }
 
-    fn entry(&mut self, id: Id) -> &mut Entry<T> {
+    fn entry(&mut self, id: Id) -> &mut TaskEntry<T> {
         &mut self.tasks[id.0 as usize]
     }
 
     /// A new task, blocked.
     pub(super) fn add(&mut self, share: Share, payload: T, now: Time) -> Id {
-        let budget = Budget::new(share.cap().unwrap_or(100), now);
-        let entry = Entry {
+        let budget = CapBudget::new(share.cap().unwrap_or(100), now);
+        let entry = TaskEntry {
             virtual_time: 0,
             used: 0,
             share,
-            state: State::Blocked,
+            state: RunState::Blocked,
             fresh: true,
             prompt: false,
             alarm: None,
@@ -180,16 +180,16 @@ impl<T> Policy<T> {
     /// is to give way at once, and that comes from [`stop`](Self::stop).
     pub(super) fn remove(&mut self, id: Id) -> Option<T> {
         match self.entry(id).state {
-            State::Running | State::Woken | State::Removed => {
-                self.entry(id).state = State::Removed;
+            RunState::Running | RunState::Woken | RunState::Removed => {
+                self.entry(id).state = RunState::Removed;
                 self.running.iter_mut().filter(|turn| turn.id == id).for_each(|turn| turn.budget_end = 0);
                 return None;
             }
-            State::Waiting => {
+            RunState::Waiting => {
                 let key = (self.entry(id).virtual_time, id);
                 self.waiting.remove(&key);
             }
-            State::Blocked | State::Throttled | State::Ended => self.disarm(id),
+            RunState::Blocked | RunState::Throttled | RunState::Ended => self.disarm(id),
         }
         Some(self.tasks.remove(id.0 as usize).payload)
     }
@@ -208,7 +208,7 @@ impl<T> Policy<T> {
     pub(super) fn set_share(&mut self, id: Id, share: Share, now: Time) {
         let entry = self.entry(id);
         if entry.share.cap() != share.cap() {
-            entry.budget = Budget::new(share.cap().unwrap_or(100), now);
+            entry.budget = CapBudget::new(share.cap().unwrap_or(100), now);
         }
         entry.share = share;
         let state = entry.state;
@@ -216,7 +216,7 @@ impl<T> Policy<T> {
         if let Some(turn) = self.running.iter_mut().find(|turn| turn.id == id) {
             turn.budget_end = end;
         }
-        if state == State::Throttled {
+        if state == RunState::Throttled {
             self.disarm(id);
             self.start(id, now);
         }
@@ -225,11 +225,11 @@ impl<T> Policy<T> {
     /// Makes a task run (again) soon, unless it has ended.
     pub(super) fn wake(&mut self, id: Id, now: Time) {
         match self.entry(id).state {
-            State::Blocked => {
+            RunState::Blocked => {
                 self.disarm(id);
                 self.start(id, now);
             }
-            State::Running => self.entry(id).state = State::Woken,
+            RunState::Running => self.entry(id).state = RunState::Woken,
             _ => {}
         }
     }
@@ -240,12 +240,12 @@ impl<T> Policy<T> {
         if let Some(cap) = entry.share.cap()
             && entry.budget.available(cap, now) <= 0
         {
-            entry.state = State::Throttled;
+            entry.state = RunState::Throttled;
             let until = entry.budget.refilled(cap);
             self.arm(id, until);
             return false;
         }
-        entry.state = State::Waiting;
+        entry.state = RunState::Waiting;
         let key = (entry.virtual_time, id);
         self.waiting.insert(key);
         true
@@ -256,9 +256,15 @@ impl<T> Policy<T> {
         let (virtual_time, id) = self.waiting.pop_first()?;
         self.virtual_time = self.virtual_time.max(virtual_time);
         let entry = self.entry(id);
-        (entry.state, entry.prompt) = (State::Running, false);
+        (entry.state, entry.prompt) = (RunState::Running, false);
         let budget_end = self.budget_end(id, now);
-        self.running.push(Turn { id, since: now, slice_end: now + SLICE_NANOS, budget_end, asked: None });
+        self.running.push(TimeSlice {
+            id,
+            since: now,
+            slice_end: now + SLICE_NANOS,
+            budget_end,
+            asked: None,
+        });
         self.hurry_again(now);
         Some(id)
     }
@@ -280,10 +286,10 @@ impl<T> Policy<T> {
         entry.virtual_time += scale(used.max(1000), entry.share);
         entry.budget.spend(used, now);
         match (after, entry.state) {
-            (_, State::Removed) => return Some(self.tasks.remove(id.0 as usize).payload),
-            (After::Ended, _) => entry.state = State::Ended,
-            (After::Blocked(deadline), State::Running) => {
-                entry.state = State::Blocked;
+            (_, RunState::Removed) => return Some(self.tasks.remove(id.0 as usize).payload),
+            (After::Ended, _) => entry.state = RunState::Ended,
+            (After::Blocked(deadline), RunState::Running) => {
+                entry.state = RunState::Blocked;
                 if let Some(deadline) = deadline {
                     self.arm(id, deadline);
                 }
@@ -337,7 +343,7 @@ impl<T> Policy<T> {
         if crowded {
             self.hurry_again(now);
         }
-        let ends = |turn: &&mut Turn| turn.asked.is_none() && turn.end(crowded) <= now;
+        let ends = |turn: &&mut TimeSlice| turn.asked.is_none() && turn.end(crowded) <= now;
         self.running.iter_mut().filter(ends).map(|turn| (turn.asked = Some(now), turn.id).1).collect()
     }
 
@@ -388,7 +394,7 @@ impl<T> Policy<T> {
     }
 }
 
-impl Turn {
+impl TimeSlice {
     fn end(&self, crowded: bool) -> Time {
         if crowded { self.slice_end.min(self.budget_end) } else { self.budget_end }
     }

@@ -395,10 +395,10 @@ fn removal_in_every_state_leaves_nothing() {
 
 #[test]
 fn a_blocked_task_takes_little_memory() {
-    // Entry, alarm (sets keep at least half of their space in use), the task's
+    // TaskEntry, alarm (sets keep at least half of their space in use), the task's
     // pointers and the turn's clock.
     type Slot = (Option<std::sync::Arc<()>>, [u64; 5]);
-    let bytes = size_of::<Entry<Slot>>() + 2 * size_of::<(Time, Id)>();
+    let bytes = size_of::<TaskEntry<Slot>>() + 2 * size_of::<(Time, Id)>();
     assert!(bytes <= 220, "{bytes}");
 }
 

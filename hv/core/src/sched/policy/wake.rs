@@ -1,6 +1,6 @@
 //! Tasks that wake up: where they stand in line, and whose turn ends for them.
 
-use super::{GRAIN_NANOS, Id, Policy, SLICE_NANOS, Time, Turn, VirtualTime, scale, unscale};
+use super::{GRAIN_NANOS, Id, Policy, SLICE_NANOS, Time, TimeSlice, VirtualTime, scale, unscale};
 
 impl<T> Policy<T> {
     /// A task that did not want to run, or was not allowed to, gets in line.
@@ -49,7 +49,7 @@ impl<T> Policy<T> {
             return;
         }
         let tasks = &self.tasks;
-        let reached = |turn: &Turn| {
+        let reached = |turn: &TimeSlice| {
             let entry = &tasks[turn.id.0 as usize];
             entry.virtual_time + scale(now.saturating_sub(turn.since).max(GRAIN_NANOS), entry.share)
         };

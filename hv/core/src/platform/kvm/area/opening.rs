@@ -6,7 +6,7 @@
 //! top table (the first) under which no guest has memory.
 
 use super::super::paging::{self, Tables};
-use super::{Area, CpuPage, IDT_OFFSET, TSS_OFFSET, TSS_SIZE, Table, TssType, gdt, tss};
+use super::{Area, CpuPage, DescriptorTable, IDT_OFFSET, TSS_OFFSET, TSS_SIZE, TssType, gdt, tss};
 use crate::memory::{Access, GuestMemory};
 use crate::platform::{Opening, PlatformError};
 use hv_abi::PAGE_SIZE;
@@ -19,7 +19,7 @@ const LEVELS: u64 = 4;
 
 impl CpuPage {
     fn open(self, memory: &GuestMemory, bitmap: &[u8], limit: u16, tss_type: TssType) {
-        let task = Table { base: self.tss().base, limit };
+        let task = DescriptorTable { base: self.tss().base, limit };
         memory.host_write(self.physical + TSS_OFFSET + TSS_SIZE as u64, bitmap);
         memory.host_write(self.physical + super::GDT_OFFSET, gdt(task, tss_type).as_bytes());
     }

@@ -34,7 +34,7 @@ fn caller() -> Option<(KvmVcpu, CpuState)> {
     platform.prepare(&memory, &[page]).unwrap();
     let cpu = CpuState::at_entry(BASE + CODE, BASE + STACK + PAGE_SIZE, 0);
     let area = Area::of(&memory, 1);
-    let place = Place { area, number: 0, calls: page };
+    let place = VcpuPlaces { area, number: 0, calls: page };
     let special = registers::special(area, area.page(0), platform.tss);
     let Empty { vcpu, vm } = platform.take_machine().unwrap();
     let _machine = KvmMachine::new(vm, &memory, 0, false).unwrap();

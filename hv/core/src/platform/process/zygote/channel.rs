@@ -57,11 +57,11 @@ pub(super) enum NotSent {
 }
 
 /// A socket of whole messages.
-pub(super) struct Channel(OwnedFd);
+pub(super) struct Socket(OwnedFd);
 
-impl Channel {
-    pub(super) fn new(socket: OwnedFd) -> Channel {
-        Channel(socket)
+impl Socket {
+    pub(super) fn new(socket: OwnedFd) -> Socket {
+        Socket(socket)
     }
 
     /// Sends a request, at once or not at all.

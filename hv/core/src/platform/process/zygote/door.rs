@@ -1,6 +1,6 @@
 //! hv's side of starting processes, for the fuzz targets.
 
-use super::channel::{Channel, Patience};
+use super::channel::{Patience, Socket};
 use super::reply::{self, Expected, Message, ROOM};
 use super::{Next, Serving};
 use rustix::event::{EventfdFlags, eventfd};
@@ -63,7 +63,7 @@ pub fn starts(said: &[Said], count: u64) -> Vec<Result<(), String>> {
     }
     let _ = rustix::net::shutdown(&zygote, rustix::net::Shutdown::Write);
     let mut serving =
-        Serving { channel: Channel::new(hv), nonce: 0, handle: descriptor(), next: Next::Unknown };
+        Serving { channel: Socket::new(hv), nonce: 0, handle: descriptor(), next: Next::Unknown };
     let mut results = Vec::new();
     for nonce in 1..=count {
         let result = serving.fork(&[nonce], &[], &mut Patience::new());

@@ -27,7 +27,7 @@ use super::handle::Process;
 use super::{failed, filter};
 use crate::memory::GuestMemory;
 use crate::platform::PlatformError;
-use channel::{Channel, NotSent, Patience};
+use channel::{NotSent, Patience, Socket};
 use hv_stub::reply as kind;
 use launch::Child;
 use reply::Expected;
@@ -60,10 +60,10 @@ const BETWEEN_WARNINGS: Duration = Duration::from_secs(10);
 pub(super) struct Zygote {
     namespaces: Namespaces,
     /// One start at a time.
-    state: Mutex<State>,
+    state: Mutex<ZygoteState>,
 }
 
-struct State {
+struct ZygoteState {
     /// The zygote; `None` before the first start, and after it was poisoned.
     serving: Option<Serving>,
     supervisor: Supervisor,
@@ -77,15 +77,15 @@ impl Zygote {
         filter::is_possible().map_err(ProcessError::NoFilter)?;
         let launched = launch::launch()?;
         let pid = launched.process.pid();
-        let supervisor = Supervisor::new(Channel::new(launched.socket), pid, launched.process);
+        let supervisor = Supervisor::new(Socket::new(launched.socket), pid, launched.process);
         Zygote::of(supervisor, launched.namespaces)
     }
 
     fn of(mut supervisor: Supervisor, namespaces: Namespaces) -> Result<Zygote, PlatformError> {
         let mut nonces = Nonces::new().map_err(failed("getrandom"))?;
         // The first is made meanwhile, and heard of by the first start.
-        supervisor.ask(&mut nonces).map_err(Failure::into_error)?;
-        let state = State { serving: None, supervisor, nonces, warnings: Warnings::default() };
+        supervisor.ask(&mut nonces).map_err(StartFailure::into_error)?;
+        let state = ZygoteState { serving: None, supervisor, nonces, warnings: Warnings::default() };
         Ok(Zygote { namespaces, state: Mutex::new(state) })
     }
 
@@ -109,18 +109,18 @@ impl Zygote {
     }
 }
 
-impl State {
+impl ZygoteState {
     fn fork(&mut self, words: &mut [u64], descriptors: &[BorrowedFd<'_>]) -> Result<Process, PlatformError> {
         let mut tries = 0..=RETRIES;
         loop {
             let last = tries.next() == Some(RETRIES);
             let error = match self.try_fork(words, descriptors) {
-                Err(Failure::Poisoned(violation)) => {
+                Err(StartFailure::Poisoned(violation)) => {
                     self.warnings.warn(&violation);
                     ProcessError::zygote(violation).into()
                 }
-                Err(Failure::Exhausted(error)) => error,
-                result => return result.map_err(Failure::into_error),
+                Err(StartFailure::Exhausted(error)) => error,
+                result => return result.map_err(StartFailure::into_error),
             };
             if last {
                 return Err(error);
@@ -129,7 +129,11 @@ impl State {
     }
 
     /// One try. A zygote that is not as it should be is ended.
-    fn try_fork(&mut self, words: &mut [u64], descriptors: &[BorrowedFd<'_>]) -> Result<Process, Failure> {
+    fn try_fork(
+        &mut self,
+        words: &mut [u64],
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<Process, StartFailure> {
         let mut patience = Patience::new();
         let mut serving = match self.serving.take() {
             Some(serving) => serving,
@@ -138,7 +142,7 @@ impl State {
         words[0] = self.nonces.next();
         let result = serving.fork(words, descriptors, &mut patience);
         match result {
-            Ok(_) | Err(Failure::Refused(_)) => self.serving = Some(serving),
+            Ok(_) | Err(StartFailure::Refused(_)) => self.serving = Some(serving),
             Err(_) => serving.end(),
         }
         result
@@ -147,7 +151,7 @@ impl State {
 
 /// The process that makes zygotes.
 struct Supervisor {
-    channel: Channel,
+    channel: Socket,
     pid: i32,
     process: Child,
     /// The nonce of a request that it has not answered yet.
@@ -157,72 +161,76 @@ struct Supervisor {
 }
 
 impl Supervisor {
-    fn new(channel: Channel, pid: i32, process: Child) -> Supervisor {
+    fn new(channel: Socket, pid: i32, process: Child) -> Supervisor {
         Supervisor { channel, pid, process, asked: None, pause: None }
     }
 
     /// Has it make a zygote.
-    fn make_zygote(&mut self, patience: &mut Patience, nonces: &mut Nonces) -> Result<Serving, Failure> {
-        let refuse = |violation| Failure::Refused(ProcessError::supervisor(violation).into());
+    fn make_zygote(&mut self, patience: &mut Patience, nonces: &mut Nonces) -> Result<Serving, StartFailure> {
+        let refuse = |violation| StartFailure::Refused(ProcessError::supervisor(violation).into());
         if self.pause.is_some_and(|until| Instant::now() < until) {
             return Err(refuse(Violation::Late));
         }
         let (nonce, socket) = self.channel(patience, nonces).map_err(|failure| match failure {
             // Nobody can replace it.
-            Failure::Poisoned(violation) => {
+            StartFailure::Poisoned(violation) => {
                 self.pause = Some(Instant::now() + PAUSE);
                 refuse(violation)
             }
             failure => failure,
         })?;
-        let channel = Channel::new(socket);
+        let channel = Socket::new(socket);
         let greeting = Expected { kind: kind::ZYGOTE, nonce, sender: None, descriptors: 1 };
         let reply = channel.receive(patience, &[self.process.handle().as_fd()], &[greeting]);
-        let reply = reply.map_err(Failure::Poisoned)?;
+        let reply = reply.map_err(StartFailure::Poisoned)?;
         match (reply.error, reply.descriptor) {
-            (None, Some(handle)) => Ok(Serving { channel, nonce, handle, next: Next::Unknown }),
-            (error, _) => Err(Failure::Refused(refused("pidfd_open", error))),
+            (None, Some(handle)) => Ok(Serving { channel, nonce, handle, next: NextProcess::Unknown }),
+            (error, _) => Err(StartFailure::Refused(refused("pidfd_open", error))),
         }
     }
 
     /// Asks it for a zygote. Returns the nonce of the request.
-    fn ask(&mut self, nonces: &mut Nonces) -> Result<u64, Failure> {
+    fn ask(&mut self, nonces: &mut Nonces) -> Result<u64, StartFailure> {
         // An answer that was not waited for is still to come: it is as good as one to another request.
         if let Some(nonce) = self.asked {
             return Ok(nonce);
         }
         let nonce = nonces.next();
-        self.channel.send(&[nonce], &[]).map_err(Failure::not_sent)?;
+        self.channel.send(&[nonce], &[]).map_err(StartFailure::not_sent)?;
         Ok(*self.asked.insert(nonce))
     }
 
     /// The socket to a new zygote, and the nonce of the request for it.
-    fn channel(&mut self, patience: &mut Patience, nonces: &mut Nonces) -> Result<(u64, OwnedFd), Failure> {
+    fn channel(
+        &mut self,
+        patience: &mut Patience,
+        nonces: &mut Nonces,
+    ) -> Result<(u64, OwnedFd), StartFailure> {
         let nonce = self.ask(nonces)?;
         let expected = Expected { kind: kind::CHANNEL, nonce, sender: Some(self.pid), descriptors: 1 };
         let reply = self.channel.receive(patience, &[self.process.handle().as_fd()], &[expected]);
         if !matches!(reply, Err(Violation::Late)) {
             self.asked = None;
         }
-        let reply = reply.map_err(Failure::Poisoned)?;
+        let reply = reply.map_err(StartFailure::Poisoned)?;
         match (reply.error, reply.descriptor) {
             (None, Some(socket)) => Ok((nonce, socket)),
-            (error, _) => Err(Failure::Refused(refused("making a process", error))),
+            (error, _) => Err(StartFailure::Refused(refused("making a process", error))),
         }
     }
 }
 
 /// A zygote. When it is dropped, it ends, and so does the process that waits.
 struct Serving {
-    channel: Channel,
+    channel: Socket,
     /// By which it was asked for; of the greetings on its channel.
     nonce: u64,
     handle: OwnedFd,
-    next: Next,
+    next: NextProcess,
 }
 
 /// The process that waits.
-enum Next {
+enum NextProcess {
     /// It has not greeted yet.
     Unknown,
     /// This one.
@@ -238,11 +246,11 @@ impl Serving {
         words: &[u64],
         descriptors: &[BorrowedFd<'_>],
         patience: &mut Patience,
-    ) -> Result<Process, Failure> {
+    ) -> Result<Process, StartFailure> {
         let process = self.next(patience)?;
         if let Err(error) = self.channel.send(words, descriptors) {
-            self.next = Next::Waiting(process);
-            return Err(Failure::not_sent(error));
+            self.next = NextProcess::Waiting(process);
+            return Err(StartFailure::not_sent(error));
         }
         self.ready(&process, words[0], patience).inspect_err(|_| process.kill())?;
         Ok(process)
@@ -253,39 +261,39 @@ impl Serving {
     }
 
     /// Takes the process that waits.
-    fn next(&mut self, patience: &mut Patience) -> Result<Process, Failure> {
-        if matches!(self.next, Next::Unknown) {
+    fn next(&mut self, patience: &mut Patience) -> Result<Process, StartFailure> {
+        if matches!(self.next, NextProcess::Unknown) {
             let reply = self.channel.receive(patience, &[self.handle.as_fd()], &[self.greeting()]);
-            self.greeted(reply.map_err(Failure::Poisoned)?);
+            self.greeted(reply.map_err(StartFailure::Poisoned)?);
         }
-        match std::mem::replace(&mut self.next, Next::Unknown) {
-            Next::Waiting(process) => Ok(process),
-            Next::Failed(error) => Err(Failure::Exhausted(error)),
-            Next::Unknown => Err(Failure::Poisoned(Violation::Late)),
+        match std::mem::replace(&mut self.next, NextProcess::Unknown) {
+            NextProcess::Waiting(process) => Ok(process),
+            NextProcess::Failed(error) => Err(StartFailure::Exhausted(error)),
+            NextProcess::Unknown => Err(StartFailure::Poisoned(Violation::Late)),
         }
     }
 
     fn greeted(&mut self, reply: reply::Reply<OwnedFd>) {
         self.next = match (reply.error, reply.descriptor) {
-            (None, Some(handle)) => Next::Waiting(Process::new(handle, reply.sender)),
-            (error, _) => Next::Failed(refused("making a process", error)),
+            (None, Some(handle)) => NextProcess::Waiting(Process::new(handle, reply.sender)),
+            (error, _) => NextProcess::Failed(refused("making a process", error)),
         };
     }
 
     /// Waits until the process has the guest's memory.
-    fn ready(&mut self, process: &Process, nonce: u64, patience: &mut Patience) -> Result<(), Failure> {
+    fn ready(&mut self, process: &Process, nonce: u64, patience: &mut Patience) -> Result<(), StartFailure> {
         let answer = Expected { kind: kind::READY, nonce, sender: Some(process.number()), descriptors: 0 };
         loop {
             // The greeting of the next process may come first.
             let both = [answer, self.greeting()];
-            let due = if matches!(self.next, Next::Unknown) { &both[..] } else { &both[..1] };
+            let due = if matches!(self.next, NextProcess::Unknown) { &both[..] } else { &both[..1] };
             let reply =
-                self.channel.receive(patience, &[process.handle()], due).map_err(Failure::Poisoned)?;
+                self.channel.receive(patience, &[process.handle()], due).map_err(StartFailure::Poisoned)?;
             if reply.kind == kind::READY {
                 return match reply.error {
                     None => Ok(()),
                     // It ends by itself, and its zygote goes on.
-                    error => Err(Failure::Refused(refused("mapping a guest's memory", error))),
+                    error => Err(StartFailure::Refused(refused("mapping a guest's memory", error))),
                 };
             }
             self.greeted(reply);
@@ -313,14 +321,14 @@ impl Drop for Serving {
     /// Runs on whichever thread has the engine last: it may do no more than signal.
     fn drop(&mut self) {
         let _ = rustix::process::pidfd_send_signal(&self.handle, Signal::KILL);
-        if let Next::Waiting(process) = &self.next {
+        if let NextProcess::Waiting(process) = &self.next {
             process.kill();
         }
     }
 }
 
 /// Why there is no process.
-enum Failure {
+enum StartFailure {
     /// The host refuses something. The zygote goes on.
     Refused(PlatformError),
     /// The host refused the zygote a process, and it has ended. That may have been a while ago.
@@ -329,18 +337,18 @@ enum Failure {
     Poisoned(Violation),
 }
 
-impl Failure {
-    fn not_sent(error: NotSent) -> Failure {
+impl StartFailure {
+    fn not_sent(error: NotSent) -> StartFailure {
         match error {
-            NotSent::Violation(violation) => Failure::Poisoned(violation),
-            NotSent::Refused(error) => Failure::Refused(failed("asking for a process")(error)),
+            NotSent::Violation(violation) => StartFailure::Poisoned(violation),
+            NotSent::Refused(error) => StartFailure::Refused(failed("asking for a process")(error)),
         }
     }
 
     fn into_error(self) -> PlatformError {
         match self {
-            Failure::Refused(error) | Failure::Exhausted(error) => error,
-            Failure::Poisoned(violation) => ProcessError::zygote(violation).into(),
+            StartFailure::Refused(error) | StartFailure::Exhausted(error) => error,
+            StartFailure::Poisoned(violation) => ProcessError::zygote(violation).into(),
         }
     }
 }

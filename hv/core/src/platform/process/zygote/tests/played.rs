@@ -41,11 +41,11 @@ fn pair() -> (OwnedFd, OwnedFd) {
 }
 
 /// The other end of a channel.
-struct End(OwnedFd, Channel);
+struct End(OwnedFd, Socket);
 
 impl End {
     fn new(socket: OwnedFd) -> End {
-        let channel = Channel::new(socket.try_clone().unwrap());
+        let channel = Socket::new(socket.try_clone().unwrap());
         End(socket, channel)
     }
 
@@ -140,7 +140,7 @@ fn play(parts: &[Part]) -> Play {
 fn supervised(ours: OwnedFd) -> Supervisor {
     let sleep = Command::new("sleep").arg("1000").spawn().expect("sleep(1) is everywhere");
     let child = launch::handle(sleep.id() as i32).unwrap();
-    Supervisor::new(Channel::new(ours), std::process::id() as i32, child)
+    Supervisor::new(Socket::new(ours), std::process::id() as i32, child)
 }
 
 impl Play {
@@ -387,7 +387,7 @@ fn many_threads_are_each_given_a_process_of_their_own() {
 }
 
 /// A supervisor that does this with each request: the state in which hv is left.
-fn supervisor(part: fn(&End, u64)) -> (Result<Serving, Failure>, JoinHandle<()>) {
+fn supervisor(part: fn(&End, u64)) -> (Result<Serving, StartFailure>, JoinHandle<()>) {
     let (ours, theirs) = pair();
     let player = std::thread::spawn(move || {
         let end = End::new(theirs);

@@ -25,7 +25,7 @@ fn starts(zygote: &Zygote) -> Process {
     process
 }
 
-/// State and parent of a process, and its name.
+/// ZygoteState and parent of a process, and its name.
 fn stat(process: i32) -> Option<(char, i32, String)> {
     let text = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
     let (name, rest) = text.split_once('(')?.1.rsplit_once(") ")?;
@@ -174,7 +174,7 @@ fn many_starts_while_zygotes_are_killed() {
         let starters: Vec<_> = (0..4).map(|_| scope.spawn(|| many(&zygote))).collect();
         scope.spawn(|| {
             while !done.load(std::sync::atomic::Ordering::SeqCst) {
-                let serving = |state: &State| Some(state.serving.as_ref()?.handle.try_clone().unwrap());
+                let serving = |state: &ZygoteState| Some(state.serving.as_ref()?.handle.try_clone().unwrap());
                 let handle = serving(&zygote.state.lock().unwrap());
                 // In the middle of a start, or between two.
                 std::thread::sleep(Duration::from_millis(3));
