@@ -4,7 +4,7 @@ use hv::device::stdio::Buffer;
 use hv::domain::Activity;
 use hv::memory::GuestMemory;
 use hv::platform::fake::FakePlatform;
-use hv::platform::{Exit, Fault, Platform, PlatformError, Start, Vcpu};
+use hv::platform::{Exit, Fault, HypercallPage, Platform, PlatformError, Start, Started};
 use hv::{Builder, Engine, Guest, Image, Outcome, StartError, Stop};
 use hv_tests::{LIMIT, can_run_guests, eventually, guest};
 use std::sync::{Arc, mpsc};
@@ -374,11 +374,11 @@ impl Platform for Scripted {
         self.0.name()
     }
 
-    fn prepare(&self, memory: &GuestMemory, hypercall_page: u64) -> Result<(), PlatformError> {
-        self.0.prepare(memory, hypercall_page)
+    fn prepare(&self, memory: &GuestMemory, pages: &[HypercallPage]) -> Result<(), PlatformError> {
+        self.0.prepare(memory, pages)
     }
 
-    fn start(&self, start: &Start<'_>) -> Result<Box<dyn Vcpu>, PlatformError> {
+    fn start(&self, start: &Start<'_>) -> Result<Started, PlatformError> {
         self.0.start(start)
     }
 }

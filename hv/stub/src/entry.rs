@@ -6,8 +6,8 @@
 //! of the guest goes back to the look: `hv_return` and `hv_resume` have no effect up to their last instruction.
 #![allow(unsafe_code, reason = "its assembly")]
 
+use crate::handoff;
 use crate::supervisor;
-use crate::turns;
 use core::arch::global_asm;
 use hv_stub::{FIRST_DOORBELL, PAGE, field, kind};
 
@@ -175,8 +175,8 @@ global_asm!(
     max_xsave = const hv_stub::MAX_XSAVE,
     own_stack = const OWN_STACK,
     supervisor = sym supervisor::run,
-    cross = sym turns::cross,
-    interrupted = sym turns::interrupted,
+    cross = sym handoff::cross,
+    interrupted = sym handoff::interrupted,
     hypercall = const kind::HYPERCALL,
     doorbell = const kind::DOORBELL,
     registers = const PAGE + field::REGISTERS,
@@ -204,7 +204,7 @@ unsafe extern "C" {
 
 /// What the stub was doing when a signal came.
 #[derive(PartialEq, Eq)]
-pub enum Place {
+pub(crate) enum Place {
     /// The guest's code runs.
     Guest,
     /// All but the return to the guest's code is done.
@@ -217,7 +217,7 @@ pub enum Place {
 
 impl Place {
     /// The place of an instruction.
-    pub fn of(rip: u64) -> Place {
+    pub(crate) fn of(rip: u64) -> Place {
         let at = |symbol: *const u8| symbol as u64;
         let (start, end) = (at(&raw const __executable_start), at(&raw const etext));
         let (back, back_end) = (at(&raw const hv_return), at(&raw const hv_return_end));
@@ -232,20 +232,20 @@ impl Place {
 }
 
 /// Runs the guest from what the statics say.
-pub fn resume() -> ! {
+pub(crate) fn resume() -> ! {
     // SAFETY: it restores the guest's own registers; this code's are not needed any more.
     unsafe { hv_resume() }
 }
 
 /// Goes back to where a signal came.
-pub fn leave_signal(registers: *mut u64, xsave: u64, components: u64) -> ! {
-    // SAFETY: they are of the signal's frame, which `turns::on_signal` has prepared.
+pub(crate) fn leave_signal(registers: *mut u64, xsave: u64, components: u64) -> ! {
+    // SAFETY: they are of the signal's frame, which `handoff::on_signal` has prepared.
     unsafe { hv_leave_signal(registers, xsave, components) }
 }
 
 /// The handler of signals.
-pub fn signal_address() -> [u64; 2] {
-    [turns::on_signal as *const () as u64, hv_no_return as *const () as u64]
+pub(crate) fn signal_address() -> [u64; 2] {
+    [handoff::on_signal as *const () as u64, hv_no_return as *const () as u64]
 }
 
 /// `memcpy` of the C library, which the compiler calls.

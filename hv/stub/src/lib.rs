@@ -12,8 +12,8 @@
 /// Where a process has the page.
 pub const PAGE: u64 = 0x2000_0000;
 
-/// Whose turn it is: a futex. hv writes the `GUEST` values, the stub the `HOST` values.
-pub mod turn {
+/// Who has control: a futex. hv writes the `GUEST` values, the stub the `HOST` values.
+pub mod owner {
     /// hv's: the guest waits, spinning.
     pub const HOST: u32 = 0;
     /// The guest's: hv waits, spinning.
@@ -26,9 +26,9 @@ pub mod turn {
 
 /// Offsets of the page's fields, and the sizes of those that are no words of 64 bits.
 pub mod field {
-    /// `u32`, see [`super::turn`].
-    pub const TURN: u64 = 0;
-    /// `u32`, by the stub: why it is hv's turn, see [`super::kind`].
+    /// `u32`, see [`super::owner`].
+    pub const OWNER: u64 = 0;
+    /// `u32`, by the stub: why hv has control, see [`super::kind`].
     pub const KIND: u64 = 4;
     /// `u32`, by the stub: the number of a hypercall, or the port of a doorbell.
     pub const NUMBER: u64 = 8;
@@ -42,7 +42,7 @@ pub mod field {
     pub const SPIN: u64 = 48;
     /// By hv: 1, which is what is written to an eventfd.
     pub const ONE: u64 = 56;
-    /// 18 words in the order of `CpuState` of hv's platforms; by hv before the first turn, then by the stub.
+    /// 18 words in the order of `CpuState` of hv's platforms; by hv before the first run, then by the stub.
     pub const REGISTERS: u64 = 64;
     /// 512 bytes, an FXSAVE area; likewise.
     pub const FPU: u64 = 256;
@@ -50,13 +50,13 @@ pub mod field {
     pub const DOORBELLS: u64 = 1024;
 }
 
-/// Why it is hv's turn.
+/// Why hv has control.
 pub mod kind {
     /// A hypercall. Of the registers, only those are there that a call preserves.
     pub const HYPERCALL: u32 = 1;
     /// A doorbell that has no descriptor. Registers likewise.
     pub const DOORBELL: u32 = 2;
-    /// hv asked for its turn. All registers are there.
+    /// hv asked for control. All registers are there.
     pub const INTERRUPTED: u32 = 3;
     /// An exception. All registers are there.
     pub const FAULT: u32 = 4;
@@ -64,7 +64,7 @@ pub mod kind {
     pub const UNCONFINED: u32 = 5;
 }
 
-/// The signal by which hv asks for its turn: SIGUSR1.
+/// The signal by which hv asks for control: SIGUSR1.
 pub const KICK: i32 = 10;
 
 /// The descriptor of the socket to hv, in the supervisor and in the processes that come from it.
@@ -106,7 +106,7 @@ pub mod reply {
     pub const ZYGOTE: u64 = 2;
     /// The greeting of a process that waits for a guest. With its own pidfd. An error is the zygote's, which ends.
     pub const WAITING: u64 = 3;
-    /// By the process that took a request: it has the guest's memory, and waits for its first turn.
+    /// By the process that took a request: it has the guest's memory, and waits for its first run.
     pub const READY: u64 = 4;
 }
 

@@ -12,17 +12,17 @@
 //!
 //! 1. One thread. What a signal handler shares with the code that it interrupts is
 //!    said where it matters.
-//! 2. The shared page is mapped from before the first turn to the end.
+//! 2. The shared page is mapped from before the first run to the end.
 //! 3. Nothing of this runs in hv: what goes wrong here ends one guest.
 #![no_std]
 #![no_main]
 #![deny(unsafe_code)]
 
 mod entry;
+mod handoff;
 mod message;
 mod supervisor;
 mod sys;
-mod turns;
 mod zygote;
 
 #[panic_handler]

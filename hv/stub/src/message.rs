@@ -34,12 +34,12 @@ struct Control {
 }
 
 /// What came in a message, and in how many bytes.
-pub struct Request {
+pub(crate) struct Request {
     pub words: [u64; MESSAGE_WORDS],
 }
 
 /// The next message; `None` if hv is gone, or does not want anything of this process any more.
-pub fn receive() -> Option<Request> {
+pub(crate) fn receive() -> Option<Request> {
     let mut words = [0u64; MESSAGE_WORDS];
     // A header of 16 bytes, and 4 bytes for each descriptor.
     let mut control = [0u64; 2 + (MAX_DOORBELLS + 2) / 2];
@@ -59,7 +59,7 @@ pub fn receive() -> Option<Request> {
 }
 
 /// Tells hv something, with a descriptor if there is one. Returns whether hv is there.
-pub fn reply(kind: u64, nonce: u64, result: i64, descriptor: Option<i32>) -> bool {
+pub(crate) fn reply(kind: u64, nonce: u64, result: i64, descriptor: Option<i32>) -> bool {
     const MSG_NOSIGNAL: u64 = 0x4000;
     const SOL_SOCKET: u32 = 1;
     const SCM_RIGHTS: u32 = 1;
@@ -88,7 +88,7 @@ pub fn reply(kind: u64, nonce: u64, result: i64, descriptor: Option<i32>) -> boo
 
 /// Tells hv that this process is there, with a descriptor by which hv can see and signal it and no other. Returns
 /// whether hv is there.
-pub fn greet(kind: u64, nonce: u64) -> bool {
+pub(crate) fn greet(kind: u64, nonce: u64) -> bool {
     // SAFETY: no memory is passed; the descriptor is nobody else's.
     unsafe {
         let own = sys::pidfd_open(sys::getpid() as u64, 0);

@@ -4,9 +4,9 @@
 #![allow(unsafe_code, reason = "its first process")]
 
 use crate::entry;
+use crate::handoff;
 use crate::message::{receive, reply as tell};
 use crate::sys;
-use crate::turns;
 use crate::zygote;
 use hv_stub::{SOCKET, reply};
 
@@ -28,7 +28,7 @@ unsafe extern "C" {
 }
 
 /// Makes a zygote whenever hv asks for one, until hv is gone.
-pub extern "C" fn run(stack: u64) -> ! {
+pub(crate) extern "C" fn run(stack: u64) -> ! {
     unmap_everything_else(stack);
     prepare();
     while let Some(request) = receive() {
@@ -109,7 +109,7 @@ fn prepare() {
     let action = [handler, flags, restorer, 0];
     let ignore = [SIG_IGN, 0, 0, 0];
     // `stack_t`: address, flags, size.
-    let stack = [turns::signal_stack(), 0, turns::SIGNAL_STACK as u64];
+    let stack = [handoff::signal_stack(), 0, handoff::SIGNAL_STACK as u64];
     const PR_SET_DUMPABLE: u64 = 4;
     const PR_SET_NAME: u64 = 15;
     const PR_SET_NO_NEW_PRIVS: u64 = 38;

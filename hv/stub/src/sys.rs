@@ -8,7 +8,7 @@ use core::arch::asm;
 /// # Safety
 ///
 /// As the call's manual page says.
-pub unsafe fn call(number: u64, arguments: [u64; 6]) -> i64 {
+pub(crate) unsafe fn call(number: u64, arguments: [u64; 6]) -> i64 {
     let result: i64;
     let [a, b, c, d, e, f] = arguments;
     // SAFETY: the caller's promise; the kernel changes RCX and R11 only.
@@ -26,7 +26,7 @@ macro_rules! calls {
         /// # Safety
         ///
         /// As the call's manual page says.
-        pub unsafe fn $name($($arg: u64),*) -> i64 {
+        pub(crate) unsafe fn $name($($arg: u64),*) -> i64 {
             let all = [$($arg),*];
             let mut arguments = [0; 6];
             let mut n = 0;
@@ -82,7 +82,7 @@ calls! {
 }
 
 /// Ends the process.
-pub fn exit(code: u64) -> ! {
+pub(crate) fn exit(code: u64) -> ! {
     loop {
         // SAFETY: it does not return. Where a filter forbids it, the fault does not either.
         unsafe { call(231, [code, 0, 0, 0, 0, 0]) };

@@ -1,9 +1,9 @@
 //! ⚠ From an empty process to a guest.
 #![allow(unsafe_code, reason = "its way to a guest")]
 
+use crate::handoff;
 use crate::message::{greet, receive, reply as tell};
 use crate::sys;
-use crate::turns;
 use core::sync::atomic::{AtomicU32, Ordering};
 use hv_stub::{FIRST_DOORBELL, MEMORY, MESSAGE_WORDS, PAGE, SOCKET, reply};
 
@@ -14,7 +14,7 @@ const MAP_ANONYMOUS: u64 = 0x20;
 const MAP_FIXED_NOREPLACE: u64 = 0x10_0000;
 
 /// What a process sends its parent at its end; ignored.
-pub const SIGCHLD: u64 = 17;
+pub(crate) const SIGCHLD: u64 = 17;
 
 /// `struct sock_fprog`
 #[repr(C)]
@@ -25,7 +25,7 @@ struct Program {
 
 /// Keeps one process that waits for a message, until hv is gone: to fork takes longer than all the rest, and
 /// happens so while nobody waits for it.
-pub fn run(nonce: u64) -> ! {
+pub(crate) fn run(nonce: u64) -> ! {
     die_with_parent();
     name(c"hv-zygote");
     // SAFETY: a page of its own, for the word that the processes have in common.
@@ -119,7 +119,7 @@ fn become_guest(words: &[u64; MESSAGE_WORDS]) -> ! {
     const SECCOMP_SET_MODE_FILTER: u64 = 1;
     // SAFETY: the program lives until the call returns.
     let confined = unsafe { sys::seccomp(SECCOMP_SET_MODE_FILTER, 0, &raw const program as u64) };
-    turns::begin(*xsave as usize, confined == 0)
+    handoff::begin(*xsave as usize, confined == 0)
 }
 
 fn map(address: u64, len: u64, offset: u64, protection: u64) -> i64 {

@@ -6,7 +6,7 @@ use hv::crash::CrashReport;
 use hv_tests::{can_run_guests, ran, run};
 use std::os::unix::process::ExitStatusExt;
 
-/// The page of turns, and its word that is 1 for an eventfd.
+/// The handoff page, and its word that is 1 for an eventfd.
 const PAGE: u64 = 0x2000_0000;
 const ONE: u64 = PAGE + 56;
 

@@ -9,7 +9,7 @@ fn case(parts: &[&dyn ToString]) -> Vec<String> {
 }
 
 #[test]
-fn garbage_in_the_page_of_turns() {
+fn garbage_in_the_handoff_page() {
     if !can_run_guests() {
         return;
     }

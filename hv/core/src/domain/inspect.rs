@@ -110,7 +110,7 @@ impl Inspectors {
     }
 
     fn take(&self) -> Vec<Inspector> {
-        // Mostly nobody is there, and every turn comes by here.
+        // Mostly nobody is there, and every time slice comes by here.
         if !self.any.load(Ordering::SeqCst) {
             return Vec::new();
         }

@@ -1,4 +1,4 @@
-//! The run loop: a turn of a virtual CPU on a thread, from one exit to the next.
+//! The run loop: a time slice of a virtual CPU on a thread, from one exit to the next.
 
 use super::end::End;
 use super::life::{Event, State};
@@ -13,7 +13,7 @@ use std::io::ErrorKind;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// What ended a turn of a virtual CPU.
+/// What ended a time slice of a virtual CPU.
 pub(super) enum RunExit {
     Next(Next),
     /// The guest has done its work, and is paused.
@@ -140,7 +140,7 @@ impl Domain {
         }
     }
 
-    /// What follows when the guest has done its work, if that ends the turn of this virtual CPU.
+    /// What follows when the guest has done its work, if that ends the time slice of this virtual CPU.
     fn after_work(&self, vcpu: usize) -> Option<RunExit> {
         let hook = self.hook.as_ref()?;
         if hook.pauses_when_done() {

@@ -94,7 +94,7 @@ impl Domain {
     }
 }
 
-/// A virtual CPU's turns. The scheduler has it.
+/// A virtual CPU as a task. The scheduler has it.
 pub(super) struct VcpuTask {
     pub(super) domain: Arc<Domain>,
     pub(super) number: usize,

@@ -44,7 +44,7 @@ impl Calls {
 }
 
 impl Core {
-    /// Sees to it that what is in line is run, that turns end when they should,
+    /// Sees to it that what is in line is run, that time slices end when they should,
     /// and that somebody watches for what comes next.
     pub(super) fn settle(&mut self, shared: &Arc<SharedScheduler>, now: Time) -> Calls {
         let mut calls = self.dispatch(now);

@@ -51,7 +51,7 @@ pub enum Next {
     Ended,
 }
 
-/// Something that runs in turns.
+/// Something that runs in time slices.
 pub trait Task: Send + Sync {
     /// Runs until there is a reason to stop.
     fn run(&self) -> Next;
@@ -66,7 +66,7 @@ pub trait Task: Send + Sync {
         None
     }
 
-    /// Elapsed time of all turns in which the task slept, and so kept its thread from other tasks. It
+    /// Elapsed time of all time slices in which the task slept, and so kept its thread from other tasks. It
     /// is charged as if it had used its processor.
     fn slept(&self) -> Duration {
         Duration::ZERO
@@ -74,7 +74,7 @@ pub trait Task: Send + Sync {
 }
 
 /// A task's place in a scheduler. Dropping it takes the task out: at once, or
-/// after the turn that it has.
+/// after the time slice that it has.
 pub struct Entity {
     id: Id,
     shared: Arc<SharedScheduler>,
@@ -85,9 +85,9 @@ struct TaskSlot {
     /// Until it has ended.
     task: Option<Arc<dyn Task>>,
     /// While it runs.
-    turn: Option<Slice>,
-    /// Where the clock of its own process stood at the end of its last turn. What that process
-    /// does between turns, which it should not, its next turn is charged for.
+    slice: Option<Slice>,
+    /// Where the clock of its own process stood at the end of its last time slice. What that process
+    /// does between time slices, which it should not, its next time slice is charged for.
     apart: Duration,
     /// For how much of its [sleep](Task::slept) it has been charged.
     slept: Duration,
@@ -101,11 +101,11 @@ impl TaskSlot {
     }
 }
 
-/// The turn that a task has.
+/// The time slice that a task has.
 #[derive(Clone, Copy)]
 struct Slice {
     thread: CpuClock,
-    /// Where the thread's clock stood when the turn began.
+    /// Where the thread's clock stood when the time slice began.
     begin: Duration,
     /// The clock of the task's own process.
     apart: Option<CpuClock>,
@@ -175,14 +175,14 @@ impl Entity {
         self.shared.change(|core, now| core.policy.set_share(self.id, share, now));
     }
 
-    /// CPU time that the task has used, the turn that it has included.
+    /// CPU time that the task has used, the time slice that it has included.
     pub fn cpu_time(&self) -> Duration {
         let mut core = self.shared.core();
         // It runs as long as the lock is held, so its thread lives.
-        let TaskSlot { task, turn, apart, slept } = core.policy.payload(self.id);
-        let running = turn.map_or(Duration::ZERO, |turn| {
+        let TaskSlot { task, slice, apart, slept } = core.policy.payload(self.id);
+        let running = slice.map_or(Duration::ZERO, |slice| {
             let more = task.as_ref().map_or(Duration::ZERO, |task| task.slept().saturating_sub(*slept));
-            turn.used(turn.thread.read(), *apart).0 + more
+            slice.used(slice.thread.read(), *apart).0 + more
         });
         core.policy.used(self.id) + running
     }
@@ -222,7 +222,7 @@ impl Default for Scheduler {
 impl Scheduler {
     /// Adds a task, blocked until its first [`wake`](Entity::wake).
     pub fn add(&self, task: Arc<dyn Task>, share: Share) -> Arc<Entity> {
-        let slot = TaskSlot { task: Some(task), turn: None, apart: Duration::ZERO, slept: Duration::ZERO };
+        let slot = TaskSlot { task: Some(task), slice: None, apart: Duration::ZERO, slept: Duration::ZERO };
         let id = self.shared.core().policy.add(share, slot, self.shared.now());
         Arc::new(Entity { id, shared: self.shared.clone() })
     }
@@ -262,7 +262,7 @@ impl Scheduler {
     pub fn work(&self, done: &dyn Fn() -> bool) {
         let (shared, this) = (&self.shared, std::thread::current());
         let clock = CpuClock::of_this_thread();
-        // A turn begins where the one before ended: a task pays for being chosen.
+        // A time slice begins where the one before ended: a task pays for being chosen.
         let mut begin = clock.read();
         let mut seen = None;
         let mut core = shared.core();
@@ -282,7 +282,7 @@ impl Scheduler {
             if let Some(id) = core.choose(now) {
                 let slot = core.policy.payload(id);
                 let task = slot.task.clone().expect("what has ended is not chosen");
-                slot.turn = Some(Slice { thread: clock, begin, apart: task.clock() });
+                slot.slice = Some(Slice { thread: clock, begin, apart: task.clock() });
                 let calls = core.settle(shared, now);
                 drop(core);
                 calls.make();
@@ -320,7 +320,7 @@ impl Scheduler {
         calls.make();
     }
 
-    /// Ends a turn, with the thread's clock at `end`. Returns the task if nobody needs it any more.
+    /// Ends a time slice, with the thread's clock at `end`. Returns the task if nobody needs it any more.
     fn stop(&self, id: Id, end: Duration, next: Next) -> (MutexGuard<'_, Core>, Option<Arc<dyn Task>>) {
         let now = self.shared.now();
         let after = match next {
@@ -330,8 +330,8 @@ impl Scheduler {
         };
         let mut core = self.shared.core();
         let slot = core.policy.payload(id);
-        let turn = slot.turn.take().expect("it has one");
-        let (used, apart) = turn.used(end, slot.apart);
+        let slice = slot.slice.take().expect("it has one");
+        let (used, apart) = slice.used(end, slot.apart);
         slot.apart = apart;
         let used = used + slot.take_slept();
         let mut task = None;

@@ -28,12 +28,12 @@ fn steps(mut script: Vec<Next>) -> Arc<Steps> {
 #[derive(Default)]
 struct Spins {
     asked: AtomicBool,
-    turns: AtomicUsize,
+    slices: AtomicUsize,
 }
 
 impl Task for Spins {
     fn run(&self) -> Next {
-        self.turns.fetch_add(1, Ordering::SeqCst);
+        self.slices.fetch_add(1, Ordering::SeqCst);
         while !self.asked.swap(false, Ordering::SeqCst) {
             std::hint::spin_loop();
         }
@@ -135,11 +135,11 @@ fn a_wake_up_while_running_is_not_lost() {
 
 #[test]
 fn tasks_that_never_stop_by_themselves_do_not_starve_others() {
-    /// Ends when each of these has had three turns.
+    /// Ends when each of these has had three time slices.
     struct Watches(Vec<Arc<Spins>>);
     impl Task for Watches {
         fn run(&self) -> Next {
-            let all = self.0.iter().all(|task| task.turns.load(Ordering::SeqCst) >= 3);
+            let all = self.0.iter().all(|task| task.slices.load(Ordering::SeqCst) >= 3);
             if all { Next::Ended } else { Next::Ready }
         }
 
@@ -233,7 +233,7 @@ fn nothing_keeps_a_task_whose_owner_has_dropped_it() {
         while gone.upgrade().is_some_and(|task| task.runs.load(Ordering::SeqCst) == 0) {
             std::thread::sleep(Duration::from_millis(1));
         }
-        // It blocks, or is just about to: then it is gone after that turn.
+        // It blocks, or is just about to: then it is gone after that time slice.
         drop(entity);
         while gone.strong_count() > 0 {
             std::thread::sleep(Duration::from_millis(1));
@@ -253,7 +253,7 @@ fn nothing_keeps_a_task_whose_owner_has_dropped_it() {
     let task = Arc::new(Spins::default());
     let gone = Arc::downgrade(&task);
     let entity = add(scheduler, task);
-    while gone.upgrade().is_some_and(|task| task.turns.load(Ordering::SeqCst) == 0) {
+    while gone.upgrade().is_some_and(|task| task.slices.load(Ordering::SeqCst) == 0) {
         std::thread::sleep(Duration::from_millis(1));
     }
     drop(entity);
@@ -269,7 +269,7 @@ fn a_scheduler_ends_with_its_ticker() {
         let task = Arc::new(Spins::default());
         let _entities =
             [add(&workers.scheduler, task.clone()), add(&workers.scheduler, Arc::new(Spins::default()))];
-        while task.turns.load(Ordering::SeqCst) < 3 {
+        while task.slices.load(Ordering::SeqCst) < 3 {
             std::thread::sleep(Duration::from_millis(1));
         }
         Arc::downgrade(&workers.scheduler.shared)
@@ -352,10 +352,10 @@ fn a_processor_that_is_lent_runs_no_tasks_until_it_is_given_back() {
         assert!(scheduler.crowded().load(Ordering::SeqCst));
         scheduler.spare(true);
         eventually(&|| running() == 1);
-        // All go on in turns, one at a time.
-        let turns = |task: &Arc<Spins>| task.turns.load(Ordering::SeqCst);
-        let before: Vec<_> = tasks.iter().map(turns).collect();
-        eventually(&|| tasks.iter().zip(&before).all(|(task, &before)| turns(task) > before + 2));
+        // All go on in time slices, one at a time.
+        let slices = |task: &Arc<Spins>| task.slices.load(Ordering::SeqCst);
+        let before: Vec<_> = tasks.iter().map(slices).collect();
+        eventually(&|| tasks.iter().zip(&before).all(|(task, &before)| slices(task) > before + 2));
         assert!(running() <= 1);
         scheduler.spare(false);
         eventually(&|| running() == 2);

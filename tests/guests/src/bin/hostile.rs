@@ -108,7 +108,7 @@ fn sleep_in_its_turn() -> ! {
     const HYPERCALL: u32 = 1;
     println!("sleeping");
     loop {
-        // SAFETY: the page of turns of this guest's process, where nothing of Rust's lies; elsewhere it faults.
+        // SAFETY: the handoff page of this guest's process, where nothing of Rust's lies; elsewhere it faults.
         // The system call reads the word, and returns when hv has changed it.
         unsafe {
             write_volatile(KIND, HYPERCALL);

@@ -8,12 +8,12 @@ use core::ptr::{read_volatile, write_volatile};
 use hv_guest::prelude::*;
 use hv_guest::{hypercall, rt};
 
-/// The page of turns, and offsets of its fields (`hv/stub/src/lib.rs`).
+/// The handoff page, and offsets of its fields (`hv/stub/src/lib.rs`).
 const PAGE: u64 = 0x2000_0000;
 const KIND: u64 = 4;
 const NUMBER: u64 = 8;
 const ARGUMENTS: u64 = 16;
-/// Values of the word of turns, which is the page's first, in a turn of the guest.
+/// Values of the page's first word, which says who has control, while the guest has it.
 const GUEST: u32 = 1;
 const GUEST_HOST_SLEEPS: u32 = 2;
 
@@ -162,7 +162,7 @@ fn random(state: &mut u64) -> u64 {
     *state
 }
 
-/// Garbage all over the page of turns but for the turn itself, with ordinary calls in between.
+/// Garbage all over the handoff page but for its first word, with ordinary calls in between.
 fn page(seed: u64) {
     let mut state = seed | 1;
     for _ in 0..200 {

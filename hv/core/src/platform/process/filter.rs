@@ -1,7 +1,7 @@
 //! ⚠ What system calls the process of a guest can make.
 #![allow(unsafe_code, reason = "asking whether the kernel takes filters")]
 
-use hv_stub::{FIRST_DOORBELL, MAX_DOORBELLS, PAGE, field, turn};
+use hv_stub::{FIRST_DOORBELL, MAX_DOORBELLS, PAGE, field, owner};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen as Len, SeccompCmpOp as Op, SeccompCondition, SeccompFilter,
     SeccompRule, TargetArch,
@@ -39,7 +39,7 @@ pub(super) fn program() -> &'static BpfProgram {
             SeccompCondition::new(argument, Len::Dword, op, value as u64).expect("the number of an argument")
         };
         let rule = |conditions| SeccompRule::new(conditions).expect("there are conditions");
-        let word = PAGE + field::TURN;
+        let word = PAGE + field::OWNER;
         let futex = |operation: libc::c_int, more: Vec<SeccompCondition>| {
             let mut all = vec![is(0, Len::Qword, word), is(1, Len::Dword, operation as u64)];
             all.extend(more);
@@ -49,11 +49,11 @@ pub(super) fn program() -> &'static BpfProgram {
             (
                 libc::SYS_futex,
                 vec![
-                    // It sleeps only while the word says that it is hv's turn: a guest that sleeps in
+                    // It sleeps only while the word says that hv has control: a guest that sleeps in
                     // its own, which costs it nothing, would keep hv's thread waiting.
                     futex(
                         libc::FUTEX_WAIT,
-                        vec![is(2, Len::Dword, turn::HOST_GUEST_SLEEPS.into()), is(3, Len::Qword, 0)],
+                        vec![is(2, Len::Dword, owner::HOST_GUEST_SLEEPS.into()), is(3, Len::Qword, 0)],
                     ),
                     futex(libc::FUTEX_WAKE, Vec::new()),
                 ],

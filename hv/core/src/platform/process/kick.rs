@@ -15,7 +15,7 @@ pub(super) struct ProcessKicker {
     running: AtomicBool,
     process: Mutex<Process>,
     alert: Alert,
-    /// A kick found the guest asleep in a turn whose end it had not said.
+    /// A kick found the guest asleep that had not said that its run is over.
     slept: AtomicBool,
     /// Nanoseconds that the guest is charged: see [`Kick::slept`].
     charged: AtomicU64,

@@ -3,11 +3,11 @@
 //! ```text
 //! hv ── sockets ──► supervisor ──► zygote ── fork ──► guest's process
 //!  │                                                   the guest's memory, at the guest's addresses
-//!  └── the page of turns, a futex ──────────────────── the stub (`stub/`), and nothing of hv
+//!  └── the handoff page, a futex ──────────────────── the stub (`stub/`), and nothing of hv
 //! ```
 //!
 //! The guest's code runs as it is: it is a ring-3 program. Its hypercall page calls
-//! into the stub, which writes down what the guest wants, gives hv the turn, and waits for its own. A
+//! into the stub, which writes down what the guest wants, hands control to hv, and waits until it has it again. A
 //! system-call filter lets it do just that: wait and wake on that one word, and
 //! signal the eventfds of its doorbells. Everything else is an exception, as all system calls are on KVM.
 //!
@@ -131,7 +131,7 @@ impl Platform for ProcessPlatform {
         true
     }
 
-    /// Results are in the page of turns: the hypercall pages are all the same.
+    /// Results are in the handoff page: the hypercall pages are all the same.
     fn prepare(&self, memory: &GuestMemory, pages: &[HypercallPage]) -> Result<(), PlatformError> {
         for page in pages {
             memory.host_write(page.stubs, &hypercall_page());

@@ -1,10 +1,10 @@
-//! The page of turns, as hv has it: in the tail of the guest's memory.
+//! The handoff page, as hv has it: in the tail of the guest's memory.
 
 use crate::memory::GuestMemory;
 use crate::platform::{CpuState, Fault, Fpu};
 use hv_abi::PAGE_SIZE;
 use hv_host::clock;
-use hv_stub::{field, kind, turn};
+use hv_stub::{field, kind, owner};
 use rustix::thread::futex::{self, Flags};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -14,7 +14,7 @@ use zerocopy::{FromBytes, IntoBytes};
 /// How long each side spins before it sleeps: somewhat longer than hv takes for a hypercall.
 const SPIN: Duration = Duration::from_micros(10);
 
-/// After so many turns that outlasted the spinning, hv sleeps at once…
+/// After so many runs that outlasted the spinning, hv sleeps at once…
 const PATIENCE: u32 = 8;
 /// … but for one in this many.
 const RETRY: u32 = 32;
@@ -32,29 +32,29 @@ pub(super) fn spin() -> u64 {
 /// Words of [`CpuState`] before the FPU's.
 const REGISTERS: usize = 18;
 
-/// What the guest says of the end of its turn, copied once.
+/// What the guest says of the end of its run, copied once.
 #[derive(FromBytes, Clone, Copy)]
 #[repr(C)]
 pub(super) struct ExitArgs {
-    turn: u32,
+    owner: u32,
     pub(super) kind: u32,
     pub(super) number: u32,
     redirect: u32,
     pub(super) arguments: [u64; 3],
 }
 
-/// Why hv waits no longer for the end of a guest's turn.
+/// Why hv waits no longer for the end of a guest's run.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Wake {
-    /// The turn is over.
+    /// The run is over.
     Over,
-    /// The turn is over, and hv had to find that out by itself: the guest sleeps, and has told nobody.
+    /// The run is over, and hv had to find that out by itself: the guest sleeps, and has told nobody.
     Unsaid,
     /// The time is over, or somebody has [alerted](Alert) hv's thread.
     Look,
 }
 
-/// Alerts the thread that waits for the end of a guest's turn: it is to look at its orders.
+/// Alerts the thread that waits for the end of a guest's run: it is to look at its orders.
 pub(super) struct Alert {
     memory: Arc<GuestMemory>,
     /// Of the page in the memory.
@@ -63,12 +63,12 @@ pub(super) struct Alert {
 
 impl Alert {
     fn word(&self) -> &AtomicU32 {
-        self.memory.atomic_u32(self.offset + field::TURN)
+        self.memory.atomic_u32(self.offset + field::OWNER)
     }
 
-    /// Whether the guest sleeps. It may do so only after it has told hv that its turn is over.
+    /// Whether the guest sleeps. It may do so only after it has told hv that its run is over.
     pub(super) fn is_asleep(&self) -> bool {
-        self.word().load(Ordering::Acquire) == turn::HOST_GUEST_SLEEPS
+        self.word().load(Ordering::Acquire) == owner::HOST_GUEST_SLEEPS
     }
 
     /// Wakes the thread.
@@ -92,7 +92,7 @@ impl Bindings {
     }
 }
 
-/// The page, with hv's side of taking turns.
+/// The page, with hv's side of handing control over.
 pub(super) struct Page {
     memory: Arc<GuestMemory>,
     /// Of the page in the memory.
@@ -131,8 +131,8 @@ impl Page {
         self.offset() + field
     }
 
-    fn turn(&self) -> &AtomicU32 {
-        self.memory.atomic_u32(self.at(field::TURN))
+    fn owner(&self) -> &AtomicU32 {
+        self.memory.atomic_u32(self.at(field::OWNER))
     }
 
     fn put(&self, field: u64, value: u64) {
@@ -147,7 +147,7 @@ impl Page {
 
     /// Fills the page for a process that is about to start: it will begin with this state.
     pub(super) fn prepare(&mut self, cpu: &CpuState) {
-        self.turn().store(turn::HOST, Ordering::Relaxed);
+        self.owner().store(owner::HOST, Ordering::Relaxed);
         self.put(field::SPIN, self.spin);
         self.put(field::ONE, 1);
         self.memory.host_write(self.at(field::KIND), &kind::INTERRUPTED.to_le_bytes());
@@ -167,19 +167,19 @@ impl Page {
         }
     }
 
-    /// Gives the guest its turn.
+    /// Hands control to the guest.
     pub(super) fn give(&self) {
-        if self.turn().swap(turn::GUEST, Ordering::AcqRel) == turn::HOST_GUEST_SLEEPS {
-            let _ = futex::wake(self.turn(), Flags::empty(), 1);
+        if self.owner().swap(owner::GUEST, Ordering::AcqRel) == owner::HOST_GUEST_SLEEPS {
+            let _ = futex::wake(self.owner(), Flags::empty(), 1);
         }
     }
 
     fn is_over(&self) -> bool {
-        // Whatever a guest writes there that is not one of these ends its turn.
-        !matches!(self.turn().load(Ordering::Acquire), turn::GUEST | turn::GUEST_HOST_SLEEPS)
+        // Whatever a guest writes there that is not one of these ends its run.
+        !matches!(self.owner().load(Ordering::Acquire), owner::GUEST | owner::GUEST_HOST_SLEEPS)
     }
 
-    /// Waits until the guest's turn is over, for at most this long, which is less than a second, or until
+    /// Waits until the guest's run is over, for at most this long, which is less than a second, or until
     /// an [`Alert`] changes what `is_alerted` says.
     pub(super) fn wait(&mut self, limit: Duration, is_alerted: impl Fn() -> bool) -> Wake {
         if self.misses < PATIENCE || self.misses.is_multiple_of(RETRY) {
@@ -196,7 +196,7 @@ impl Page {
             }
         }
         self.misses = self.misses.wrapping_add(1);
-        let (awake, asleep) = (turn::GUEST, turn::GUEST_HOST_SLEEPS);
+        let (awake, asleep) = (owner::GUEST, owner::GUEST_HOST_SLEEPS);
         let start = Instant::now();
         let end = start + limit;
         self.since = Some(start);
@@ -209,11 +209,11 @@ impl Page {
                 return Wake::Look;
             }
             let left = futex::Timespec { tv_sec: 0, tv_nsec: left.subsec_nanos().into() };
-            let _ = self.turn().compare_exchange(awake, asleep, Ordering::AcqRel, Ordering::Acquire);
-            let waited = futex::wait(self.turn(), Flags::empty(), asleep, Some(&left));
+            let _ = self.owner().compare_exchange(awake, asleep, Ordering::AcqRel, Ordering::Acquire);
+            let waited = futex::wait(self.owner(), Flags::empty(), asleep, Some(&left));
             woken = waited != Err(rustix::io::Errno::TIMEDOUT);
         }
-        let sleeps = self.turn().load(Ordering::Acquire) == turn::HOST_GUEST_SLEEPS;
+        let sleeps = self.owner().load(Ordering::Acquire) == owner::HOST_GUEST_SLEEPS;
         if sleeps && !woken { Wake::Unsaid } else { Wake::Over }
     }
 
@@ -222,7 +222,7 @@ impl Page {
         self.since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
-    /// What the guest says of the end of its turn.
+    /// What the guest says of the end of its run.
     pub(super) fn exit_args(&self) -> ExitArgs {
         let mut bytes = [0; size_of::<ExitArgs>()];
         self.memory.host_read(self.offset(), &mut bytes);
@@ -233,7 +233,7 @@ impl Page {
         self.put(field::RESULT, value as u64);
     }
 
-    /// The state at the end of the turn that ended in this way, a hypercall with its result.
+    /// The state at the end of the run that ended in this way, a hypercall with its result.
     pub(super) fn state(&self, kind: u32) -> CpuState {
         let mut state = CpuState::at_entry(0, 0, 0);
         let mut words = [0; REGISTERS];

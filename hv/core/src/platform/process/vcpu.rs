@@ -13,10 +13,10 @@ use hv_stub::kind;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How often hv looks whether a process that has its turn still lives.
+/// How often hv looks whether a process that has control still lives.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// How often hv looks at the turn of a guest that has been kicked.
+/// How often hv looks at the run of a guest that has been kicked.
 const LOOK_AFTER_KICK: Duration = Duration::from_millis(1);
 
 /// How long a guest may leave a kick unanswered, in processor time of its own. The stub answers at
@@ -24,10 +24,10 @@ const LOOK_AFTER_KICK: Duration = Duration::from_millis(1);
 const GRACE: Duration = Duration::from_millis(200);
 
 /// The same in elapsed time, for a process that the host does not let run: a busy host may take that long. A guest
-/// cannot sleep in its turn (`filter`).
+/// cannot sleep while it has control (`filter`).
 const GRACE_STARVED: Duration = Duration::from_secs(10);
 
-/// How often the limit of processor time moves on while a guest has its turns.
+/// How often the limit of processor time moves on while a guest has control.
 const RENEWAL: Duration = Duration::from_millis(100);
 
 pub(super) struct ProcessVcpu {
@@ -38,9 +38,9 @@ pub(super) struct ProcessVcpu {
     /// Offset in the memory of the hypercall page.
     hypercall_page: u64,
     bells: Bells,
-    /// Whether its process has had no turn yet.
+    /// Whether its process has not run yet.
     fresh: bool,
-    /// How the last turn ended.
+    /// How the last run ended.
     kind: u32,
     /// Arguments of its hypercall.
     arguments: [u64; 3],
@@ -73,7 +73,7 @@ impl ProcessVcpu {
         })
     }
 
-    /// Moves the limit of processor time on: a guest that runs on when it is not its turn, and is not
+    /// Moves the limit of processor time on: a guest that runs on when it has no control, and is not
     /// given one any more, reaches it soon.
     fn renew(&mut self) {
         if self.renewed.is_none_or(|renewed| renewed.elapsed() >= RENEWAL) {
@@ -82,8 +82,8 @@ impl ProcessVcpu {
         }
     }
 
-    /// Gives the guest a turn, and waits for its end.
-    fn turn(&mut self) -> Result<(), Fault> {
+    /// Hands control to the guest, and waits until hv has it again.
+    fn hand_over(&mut self) -> Result<(), Fault> {
         self.renew();
         let kicker = self.kicker.clone();
         let mut kicked = None;
@@ -129,7 +129,7 @@ impl Vcpu for ProcessVcpu {
 
     fn run(&mut self) -> Exit {
         let kicker = self.kicker.clone();
-        match kicker.running(|| self.turn()) {
+        match kicker.running(|| self.hand_over()) {
             None => return Exit::Interrupted,
             Some(Err(fault)) => return Exit::Fault(fault),
             Some(Ok(())) => {}

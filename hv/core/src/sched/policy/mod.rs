@@ -8,7 +8,7 @@
 //! which advances by the CPU time that it uses divided by its weight. Of the
 //! tasks that wait, the one with the least runs. The virtual time of the whole
 //! is that of the task that was last chosen. It need not be known beforehand how
-//! long a turn will be: whatever it turns out to be is charged.
+//! long a time slice will be: whatever it was is charged.
 //!
 //! Four additions:
 //!
@@ -16,12 +16,12 @@
 //!   behind the last of those that want to run. So it stands before those that always want to
 //!   run, unless it has used more than its share; and it saves up no more than that
 //!   slice, however long it sleeps.
-//! - A turn is a [`SLICE`] while others wait. It ends sooner for a task that wakes up
+//! - A time slice is a [`SLICE`] while others wait. It ends sooner for a task that wakes up
 //!   behind one that runs, but not before the latter has had a [`GRAIN`].
 //! - A task with a large weight that may use one processor of several falls
 //!   behind the others without end. What it could not have used it is not owed, beyond a [`LAG`]
 //!   (the problem is that of Chandra et al.: "Surplus Fair Scheduling", OSDI 2000).
-//!   That much it is, for when the host took the processor away during its turn.
+//!   That much it is, for when the host took the processor away during its time slice.
 //! - A task that runs alone is charged as if it were chosen anew after each
 //!   slice: whoever wakes up then does not find it an hour ahead.
 //!
@@ -79,7 +79,7 @@ fn unscale(advance: VirtualTime, share: Share) -> u64 {
     u64::try_from((advance * u128::from(share.weight())) >> 16).unwrap_or(u64::MAX)
 }
 
-/// What a task does after its turn.
+/// What a task does after its time slice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum After {
     /// It could go on.
@@ -107,7 +107,7 @@ enum RunState {
 
 struct TaskEntry<T> {
     virtual_time: VirtualTime,
-    /// CPU time of all its turns.
+    /// CPU time of all its time slices.
     used: u64,
     share: Share,
     state: RunState,
@@ -182,7 +182,7 @@ impl<T> Policy<T> {
         match self.entry(id).state {
             RunState::Running | RunState::Woken | RunState::Removed => {
                 self.entry(id).state = RunState::Removed;
-                self.running.iter_mut().filter(|turn| turn.id == id).for_each(|turn| turn.budget_end = 0);
+                self.running.iter_mut().filter(|slice| slice.id == id).for_each(|slice| slice.budget_end = 0);
                 return None;
             }
             RunState::Waiting => {
@@ -199,7 +199,7 @@ impl<T> Policy<T> {
         &mut self.entry(id).payload
     }
 
-    /// CPU time of a task's turns so far, without one that it has now.
+    /// CPU time of a task's time slices so far, without one that it has now.
     pub(super) fn used(&self, id: Id) -> Duration {
         Duration::from_nanos(self.tasks[id.0 as usize].used)
     }
@@ -213,8 +213,8 @@ impl<T> Policy<T> {
         entry.share = share;
         let state = entry.state;
         let end = self.budget_end(id, now);
-        if let Some(turn) = self.running.iter_mut().find(|turn| turn.id == id) {
-            turn.budget_end = end;
+        if let Some(slice) = self.running.iter_mut().find(|slice| slice.id == id) {
+            slice.budget_end = end;
         }
         if state == RunState::Throttled {
             self.disarm(id);
@@ -251,7 +251,7 @@ impl<T> Policy<T> {
         true
     }
 
-    /// Chooses the next task to run; its turn begins now.
+    /// Chooses the next task to run; its time slice begins now.
     pub(super) fn pick(&mut self, now: Time) -> Option<Id> {
         let (virtual_time, id) = self.waiting.pop_first()?;
         self.virtual_time = self.virtual_time.max(virtual_time);
@@ -276,13 +276,13 @@ impl<T> Policy<T> {
         now + u64::try_from(available).unwrap_or(0).max(GRAIN_NANOS)
     }
 
-    /// A turn has ended, after so many nanoseconds of CPU time. Returns what was
+    /// A time slice has ended, after so many nanoseconds of CPU time. Returns what was
     /// the caller's if the task is gone.
     pub(super) fn stop(&mut self, id: Id, used: u64, after: After, now: Time) -> Option<T> {
-        self.running.retain(|turn| turn.id != id);
+        self.running.retain(|slice| slice.id != id);
         let entry = self.entry(id);
         entry.used += used;
-        // A turn is never free: nobody can come back for ever.
+        // A time slice is never free: nobody can come back for ever.
         entry.virtual_time += scale(used.max(1000), entry.share);
         entry.budget.spend(used, now);
         match (after, entry.state) {
@@ -316,7 +316,7 @@ impl<T> Policy<T> {
         }
     }
 
-    /// Where a task that has just run may be at least: whatever turn of
+    /// Where a task that has just run may be at least: whatever time slice of
     /// another it waited for, and [`LAG`] of its own time besides.
     fn least(&self, id: Id) -> VirtualTime {
         let share = |id: Id| self.tasks[id.0 as usize].share;
@@ -343,28 +343,28 @@ impl<T> Policy<T> {
         if crowded {
             self.hurry_again(now);
         }
-        let ends = |turn: &&mut TimeSlice| turn.asked.is_none() && turn.end(crowded) <= now;
-        self.running.iter_mut().filter(ends).map(|turn| (turn.asked = Some(now), turn.id).1).collect()
+        let ends = |slice: &&mut TimeSlice| slice.asked.is_none() && slice.end(crowded) <= now;
+        self.running.iter_mut().filter(ends).map(|slice| (slice.asked = Some(now), slice.id).1).collect()
     }
 
-    /// Has the turn of the task end that has had most: there is a processor less.
+    /// Has the time slice of the task end that has had most: there is a processor less.
     pub(super) fn end_one(&mut self, now: Time) {
         let tasks = &self.tasks;
-        let going_on = self.running.iter_mut().filter(|turn| turn.asked.is_none());
-        if let Some(turn) = going_on.max_by_key(|turn| tasks[turn.id.0 as usize].virtual_time) {
-            turn.budget_end = now;
+        let going_on = self.running.iter_mut().filter(|slice| slice.asked.is_none());
+        if let Some(slice) = going_on.max_by_key(|slice| tasks[slice.id.0 as usize].virtual_time) {
+            slice.budget_end = now;
         }
     }
 
     /// When [`tick`](Self::tick) or [`overdue`](Self::overdue) will next have something to do.
     pub(super) fn next_event(&self, free: usize, now: Time) -> Option<Time> {
         let crowded = self.waiting.len() > free;
-        let turns = self.running.iter().filter_map(|turn| match turn.asked {
-            None => Some(turn.end(crowded)),
+        let slices = self.running.iter().filter_map(|slice| match slice.asked {
+            None => Some(slice.end(crowded)),
             Some(asked) => Some(asked + YIELD_NANOS).filter(|&at| crowded && at > now),
         });
         let alarm = self.alarms.first().map(|&(at, _)| at);
-        turns.chain(alarm).filter(|&at| at != Time::MAX).min()
+        slices.chain(alarm).filter(|&at| at != Time::MAX).min()
     }
 
     /// Number of tasks that run.

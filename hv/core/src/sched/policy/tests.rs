@@ -19,7 +19,7 @@ struct Job {
     used: u64,
     /// Since when it has wanted to run without running, and whether it was blocked before.
     wants: Option<(Time, bool)>,
-    /// The longest times from a wake-up to a turn, and from one turn to the next.
+    /// The longest times from a wake-up to a time slice, and from one time slice to the next.
     latency: u64,
     wait: u64,
     gone: bool,
@@ -67,7 +67,7 @@ impl Machine {
     fn remove(&mut self, job: usize) {
         self.jobs[job].gone = true;
         let gone = self.policy.remove(self.ids[job]);
-        let runs = self.running.iter().any(|turn| turn.0 == job);
+        let runs = self.running.iter().any(|slice| slice.0 == job);
         assert_eq!(gone, (!runs).then_some(job));
     }
 
@@ -90,12 +90,15 @@ impl Machine {
             assert!(self.policy.waiting() == 0 || self.running.len() == self.processors, "no idle processor");
             for id in self.policy.overdue(0, self.now) {
                 let number = *self.policy.payload(id);
-                let turn = self.running.iter_mut().find(|turn| turn.0 == number).expect("it runs");
-                turn.2 = Some(turn.2.unwrap_or(Time::MAX).min(self.now + self.lag));
+                let slice = self.running.iter_mut().find(|slice| slice.0 == number).expect("it runs");
+                slice.2 = Some(slice.2.unwrap_or(Time::MAX).min(self.now + self.lag));
             }
-            let ends = self.running.iter().filter_map(|turn| turn.2);
+            let ends = self.running.iter().filter_map(|slice| slice.2);
             let next = ends.chain(self.policy.next_event(0, self.now)).chain([until]).min().unwrap();
-            assert!(next > self.now || self.running.iter().any(|turn| turn.2 == Some(next)), "time goes on");
+            assert!(
+                next > self.now || self.running.iter().any(|slice| slice.2 == Some(next)),
+                "time goes on"
+            );
             self.now = next.max(self.now);
             for at in (0..self.running.len()).rev() {
                 if self.running[at].2.is_some_and(|end| end <= self.now) {
@@ -128,10 +131,10 @@ impl Machine {
         assert_eq!(gone, self.jobs[number].gone.then_some(number));
     }
 
-    /// What a job has used, the turn that it has included.
+    /// What a job has used, the time slice that it has included.
     fn used(&self, job: usize) -> u64 {
-        let turn = self.running.iter().find(|turn| turn.0 == job).map_or(0, |turn| self.now - turn.1);
-        self.jobs[job].used + turn
+        let slice = self.running.iter().find(|slice| slice.0 == job).map_or(0, |slice| self.now - slice.1);
+        self.jobs[job].used + slice
     }
 
     fn all_used(&self) -> Vec<u64> {
@@ -241,7 +244,7 @@ fn who_wakes_up_waits_neither_for_one_that_is_behind_nor_for_one_that_has_no_pro
     let latency = machine.jobs[2].latency;
     assert!(latency <= 2 * (GRAIN_NANOS + machine.lag), "{latency} ns");
 
-    // One that was told to end its turn, and does not.
+    // One that was told to end its time slice, and does not.
     let mut policy = Policy::new();
     let ids: Vec<_> = (0..3).map(|n| policy.add(Share::default(), n, 0)).collect();
     (0..2).for_each(|n| policy.wake(ids[n], 0));
@@ -344,7 +347,7 @@ fn a_new_share_counts_from_then_on() {
     let before = machine.used(1);
     machine.run(3 * SECOND);
     close((machine.used(1) - before) as f64, 1.5 * SECOND as f64, 0.02, "uncapped");
-    // A running task is capped during its turn, even if it is alone.
+    // A running task is capped during its time slice, even if it is alone.
     let mut machine = Machine::new(1, [spinner(256, 0)]);
     machine.run(SECOND);
     machine.policy.set_share(machine.ids[0], Share::new(256, 10).unwrap(), machine.now);
@@ -396,7 +399,7 @@ fn removal_in_every_state_leaves_nothing() {
 #[test]
 fn a_blocked_task_takes_little_memory() {
     // TaskEntry, alarm (sets keep at least half of their space in use), the task's
-    // pointers and the turn's clock.
+    // pointers and the time slice's clock.
     type Slot = (Option<std::sync::Arc<()>>, [u64; 5]);
     let bytes = size_of::<TaskEntry<Slot>>() + 2 * size_of::<(Time, Id)>();
     assert!(bytes <= 220, "{bytes}");
@@ -458,8 +461,8 @@ proptest! {
         machine.run(20 * SECOND);
         let total: u64 = machine.jobs.iter().map(|job| u64::from(job.share.weight())).sum();
         for (n, job) in machine.jobs[..weights.len()].iter().enumerate() {
-            let turns = total.div_ceil(u64::from(job.share.weight())) + 2 * machine.jobs.len() as u64;
-            let most = 2 * turns * (SLICE_NANOS + machine.lag);
+            let slices = total.div_ceil(u64::from(job.share.weight())) + 2 * machine.jobs.len() as u64;
+            let most = 2 * slices * (SLICE_NANOS + machine.lag);
             prop_assert!(job.wait <= most, "{}: {} ns of {}", n, job.wait, most);
         }
     }
@@ -494,7 +497,7 @@ proptest! {
         machine.run(machine.now + SECOND);
         for (n, &(_, cap, .., stay)) in arrivals.iter().enumerate() {
             let cap = if cap == 0 { 100 } else { u64::from(cap) };
-            // Two periods' worth, what a turn is at least, and the lag.
+            // Two periods' worth, what a time slice is at least, and the lag.
             let most = (stay + 2 * PERIOD.as_nanos() as u64) * cap / 100 + GRAIN_NANOS + machine.lag;
             prop_assert!(machine.used(n) <= most || cap == 100, "{}: {} of {}", n, machine.used(n), most);
         }

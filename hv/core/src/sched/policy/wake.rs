@@ -1,4 +1,4 @@
-//! Tasks that wake up: where they stand in line, and whose turn ends for them.
+//! Tasks that wake up: where they stand in line, and whose time slice ends for them.
 
 use super::{GRAIN_NANOS, Id, Policy, SLICE_NANOS, Time, TimeSlice, VirtualTime, scale, unscale};
 
@@ -8,9 +8,9 @@ impl<T> Policy<T> {
         if self.waiting.is_empty() {
             // Nobody else wanted what those that run have had.
             let tasks = &self.tasks;
-            let reached = self.running.iter().map(|turn| {
-                let entry = &tasks[turn.id.0 as usize];
-                let whole = now.saturating_sub(turn.since) / SLICE_NANOS * SLICE_NANOS;
+            let reached = self.running.iter().map(|slice| {
+                let entry = &tasks[slice.id.0 as usize];
+                let whole = now.saturating_sub(slice.since) / SLICE_NANOS * SLICE_NANOS;
                 entry.virtual_time + scale(whole, entry.share)
             });
             self.virtual_time = reached.fold(self.virtual_time, VirtualTime::max);
@@ -31,9 +31,9 @@ impl<T> Policy<T> {
 
     /// Where the task stands that has had least of those that want to run.
     fn last(&self, now: Time) -> VirtualTime {
-        let running = self.running.iter().map(|turn| {
-            let entry = &self.tasks[turn.id.0 as usize];
-            entry.virtual_time + scale(now.saturating_sub(turn.since), entry.share)
+        let running = self.running.iter().map(|slice| {
+            let entry = &self.tasks[slice.id.0 as usize];
+            entry.virtual_time + scale(now.saturating_sub(slice.since), entry.share)
         });
         let waiting = self.waiting.first().map(|&(at, _)| at);
         running.chain(waiting).min().unwrap_or(self.virtual_time)
@@ -43,26 +43,26 @@ impl<T> Policy<T> {
     /// of one that is ahead of it.
     fn hurry(&mut self, id: Id, now: Time) {
         let own = self.entry(id).virtual_time;
-        let ending = self.running.iter().filter(|turn| turn.is_ending(now)).count();
+        let ending = self.running.iter().filter(|slice| slice.is_ending(now)).count();
         // Turns that end soon are for those that stand before it.
         if self.waiting.range(..(own, id)).take(ending).count() < ending {
             return;
         }
         let tasks = &self.tasks;
-        let reached = |turn: &TimeSlice| {
-            let entry = &tasks[turn.id.0 as usize];
-            entry.virtual_time + scale(now.saturating_sub(turn.since).max(GRAIN_NANOS), entry.share)
+        let reached = |slice: &TimeSlice| {
+            let entry = &tasks[slice.id.0 as usize];
+            entry.virtual_time + scale(now.saturating_sub(slice.since).max(GRAIN_NANOS), entry.share)
         };
-        let going_on = self.running.iter_mut().filter(|turn| turn.asked.is_none() && turn.slice_end > now);
-        if let Some(turn) = going_on.max_by_key(|turn| reached(turn))
-            && let entry = &tasks[turn.id.0 as usize]
+        let going_on = self.running.iter_mut().filter(|slice| slice.asked.is_none() && slice.slice_end > now);
+        if let Some(slice) = going_on.max_by_key(|slice| reached(slice))
+            && let entry = &tasks[slice.id.0 as usize]
             && let ahead = unscale(own.saturating_sub(entry.virtual_time), entry.share)
         {
-            turn.slice_end = turn.slice_end.min(turn.since + ahead.max(GRAIN_NANOS));
+            slice.slice_end = slice.slice_end.min(slice.since + ahead.max(GRAIN_NANOS));
         }
     }
 
-    /// Another task got the turn that was meant for one that woke up, or that turn does not end: the next
+    /// Another task got the time slice that was meant for one that woke up, or that time slice does not end: the next
     /// one is to end for it.
     pub(super) fn hurry_again(&mut self, now: Time) {
         if let Some(&(_, id)) = self.waiting.first()

@@ -93,7 +93,7 @@ impl Zygote {
         &self.namespaces
     }
 
-    /// Makes a process with this memory, which waits for its first turn.
+    /// Makes a process with this memory, which waits for its first run.
     pub(super) fn fork<'a>(
         &self,
         memory: &GuestMemory,

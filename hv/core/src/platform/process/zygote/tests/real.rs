@@ -5,7 +5,7 @@ use rustix::fs::fstat;
 use std::collections::BTreeSet;
 use std::fs;
 
-/// The file that a process has as its page of turns; `None` where nobody may look.
+/// The file that a process has as its handoff page; `None` where nobody may look.
 fn file_of(process: &Process) -> Option<u64> {
     let maps = fs::read_to_string(format!("/proc/{}/maps", process.number())).ok()?;
     let line = maps.lines().find(|line| line.starts_with("20000000-"))?;

@@ -1,15 +1,15 @@
-//! ⚠ Taking turns with hv, and what interrupts the guest's.
-#![allow(unsafe_code, reason = "its turns")]
+//! ⚠ Handing control to hv and back, and what interrupts the guest.
+#![allow(unsafe_code, reason = "its handoffs")]
 
 use crate::entry::{self, Place};
 use crate::sys;
 use core::arch::x86_64::_rdtsc;
 use core::ptr;
 use core::sync::atomic::{AtomicU32, Ordering};
-use hv_stub::{KICK, MAX_XSAVE, PAGE, field, kind, turn};
+use hv_stub::{KICK, MAX_XSAVE, PAGE, field, kind, owner};
 
 /// Bytes of the stack of signals: a frame with AVX-512 and AMX state is 11 KiB.
-pub const SIGNAL_STACK: usize = 64 << 10;
+pub(crate) const SIGNAL_STACK: usize = 64 << 10;
 
 #[repr(C, align(64))]
 struct Stack([u8; SIGNAL_STACK]);
@@ -25,13 +25,13 @@ unsafe extern "C" {
 }
 
 /// Where the stack of signals starts.
-pub fn signal_stack() -> u64 {
+pub(crate) fn signal_stack() -> u64 {
     (&raw const STACK) as u64
 }
 
-fn turn() -> &'static AtomicU32 {
+fn owner() -> &'static AtomicU32 {
     // SAFETY: the page is mapped (invariant 2), aligned, and accessed atomically here.
-    unsafe { &*((PAGE + field::TURN) as *const AtomicU32) }
+    unsafe { &*((PAGE + field::OWNER) as *const AtomicU32) }
 }
 
 fn get(field: u64) -> u64 {
@@ -49,12 +49,12 @@ fn put_kind(kind: u32) {
     unsafe { ptr::write_volatile((PAGE + field::KIND) as *mut u32, kind) }
 }
 
-/// Gives hv its turn, and waits for the next one of the guest.
-pub extern "C" fn cross() {
+/// Hands control to hv, and waits until the guest has it again.
+pub(crate) extern "C" fn cross() {
     const FUTEX_WAKE: u64 = 1;
-    if turn().swap(turn::HOST, Ordering::AcqRel) == turn::GUEST_HOST_SLEEPS {
+    if owner().swap(owner::HOST, Ordering::AcqRel) == owner::GUEST_HOST_SLEEPS {
         // SAFETY: the word is mapped; nothing else is passed.
-        unsafe { sys::futex(PAGE + field::TURN, FUTEX_WAKE, 1, 0) };
+        unsafe { sys::futex(PAGE + field::OWNER, FUTEX_WAKE, 1, 0) };
     }
     wait();
 }
@@ -65,18 +65,18 @@ fn wait() {
     let now = || unsafe { _rdtsc() };
     let start = now();
     loop {
-        match turn().load(Ordering::Acquire) {
-            turn::GUEST | turn::GUEST_HOST_SLEEPS => return,
-            turn::HOST if now().wrapping_sub(start) < get(field::SPIN) => core::hint::spin_loop(),
-            turn::HOST => {
-                let (from, to) = (turn::HOST, turn::HOST_GUEST_SLEEPS);
-                let _ = turn().compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire);
+        match owner().load(Ordering::Acquire) {
+            owner::GUEST | owner::GUEST_HOST_SLEEPS => return,
+            owner::HOST if now().wrapping_sub(start) < get(field::SPIN) => core::hint::spin_loop(),
+            owner::HOST => {
+                let (from, to) = (owner::HOST, owner::HOST_GUEST_SLEEPS);
+                let _ = owner().compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire);
             }
             // Also for a word that makes no sense: the filter knows this value only.
             _ => {
-                let sleeping = turn::HOST_GUEST_SLEEPS.into();
+                let sleeping = owner::HOST_GUEST_SLEEPS.into();
                 // SAFETY: the word is mapped; without a timeout nothing else is read.
-                unsafe { sys::futex(PAGE + field::TURN, FUTEX_WAIT, sleeping, 0) };
+                unsafe { sys::futex(PAGE + field::OWNER, FUTEX_WAIT, sleeping, 0) };
             }
         }
     }
@@ -109,9 +109,10 @@ fn selectors() -> (u64, u64) {
 
 /// What `entry` restores.
 fn frame() -> &'static mut [u64; 20] {
+    let frame = &raw mut hv_frame;
     // SAFETY: one thread, and no signal handler touches it while code outside of `entry` does:
     // a kick that interrupts the stub sets `hv_pending` only (invariant 1).
-    unsafe { &mut *(&raw mut hv_frame) }
+    unsafe { &mut *frame }
 }
 
 fn xsave() -> *mut u8 {
@@ -123,8 +124,8 @@ fn set_pending(pending: bool) {
     unsafe { ptr::write_volatile(&raw mut hv_pending, pending.into()) };
 }
 
-/// Waits for the first turn, and starts the guest from what the page says.
-pub fn begin(xsave_size: usize, confined: bool) -> ! {
+/// Waits for the first run, and starts the guest from what the page says.
+pub(crate) fn begin(xsave_size: usize, confined: bool) -> ! {
     if !confined {
         put_kind(kind::UNCONFINED);
         loop {
@@ -158,8 +159,8 @@ fn take_redirection(frame: &mut [u64; 20]) {
     unsafe { ptr::write_volatile((PAGE + field::REDIRECT) as *mut u32, 0) };
 }
 
-/// Gives hv a turn before the guest goes on from what is in the statics.
-pub extern "C" fn interrupted() {
+/// Hands control to hv before the guest goes on from what is in the statics.
+pub(crate) extern "C" fn interrupted() {
     set_pending(false);
     show(kind::INTERRUPTED);
     cross();
@@ -175,7 +176,7 @@ fn show(kind: u32) {
     put(register(RIP), frame[FRAME_RIP]);
     put(register(RSP), frame[FRAME_RSP]);
     put(register(RFLAGS), frame[FRAME_RFLAGS]);
-    // SAFETY: both are as long; hv reads them in its turn only.
+    // SAFETY: both are as long; hv reads them while it has control only.
     unsafe { ptr::copy_nonoverlapping(xsave(), (PAGE + field::FPU) as *mut u8, 512) };
     put_kind(kind);
 }
@@ -201,7 +202,7 @@ const SW_SIZE: usize = 480;
 const MAGIC: u32 = 0x4650_5853;
 
 /// The handler of every signal.
-pub extern "C" fn on_signal(signal: i32, info: *const u8, context: *mut u8) -> ! {
+pub(crate) extern "C" fn on_signal(signal: i32, info: *const u8, context: *mut u8) -> ! {
     // SAFETY: the kernel made the frame, and nothing else runs on this stack.
     let registers = unsafe { &mut *context.add(UC_REGISTERS).cast::<[u64; 24]>() };
     if signal == KICK {
