@@ -73,7 +73,7 @@ pub fn guest(name: &str) -> PathBuf {
         if let Some(folder) = std::env::var_os("HV_GUESTS") {
             return folder.into();
         }
-        cargo("guest-examples", &["build", "--quiet", "--profile", "guest", "--workspace", "--bins"]);
+        cargo("guest-sdk", &["build", "--quiet", "--profile", "guest", "--workspace", "--bins"]);
         target().join("guest")
     });
     folder.join(name)

@@ -245,10 +245,10 @@ fn completions_are_printed() {
 fn project(folder: &Path) {
     let guide = blocks::workspace().join("docs/guests.md");
     let manifest = blocks::fenced(&guide, "toml").into_iter().find(|text| text.contains("[package]"));
-    let sdk = blocks::workspace().join("guest-sdk");
+    let sdk = blocks::workspace().join("guest-sdk/sdk");
     let manifest = manifest.expect("the guide has a Cargo.toml");
-    assert!(manifest.contains("\"../hv/guest-sdk\""), "{manifest}");
-    let manifest = manifest.replace("../hv/guest-sdk", sdk.to_str().unwrap());
+    assert!(manifest.contains("\"../hv/guest-sdk/sdk\""), "{manifest}");
+    let manifest = manifest.replace("../hv/guest-sdk/sdk", sdk.to_str().unwrap());
     let sources = blocks::fenced(&guide, "rust");
     let source = |part: &str| sources.iter().find(|text| text.contains(part)).expect(part);
     fs::create_dir_all(folder.join("src")).unwrap();
@@ -257,7 +257,7 @@ fn project(folder: &Path) {
     fs::write(folder.join("build.rs"), source("cargo::rustc-link-arg")).unwrap();
     fs::write(folder.join("src/main.rs"), source("net::serve(stack")).unwrap();
     // The versions that this checkout was tested with.
-    fs::copy(blocks::workspace().join("guest-examples/Cargo.lock"), folder.join("Cargo.lock")).unwrap();
+    fs::copy(blocks::workspace().join("guest-sdk/Cargo.lock"), folder.join("Cargo.lock")).unwrap();
 }
 
 #[test]

@@ -86,7 +86,7 @@ pub(super) fn bench() -> Result<(PathBuf, PathBuf), GuestError> {
 
 fn build(workspace: &Path, package: &str, name: &str) -> Result<PathBuf, GuestError> {
     let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .current_dir(workspace.join("guest-examples"))
+        .current_dir(workspace.join("guest-sdk"))
         .args(["build", "--profile", "guest", "--package", package, "--bin", name])
         .args(["--quiet", "--message-format", "json-render-diagnostics"])
         .stdin(Stdio::null())

@@ -56,7 +56,7 @@ pub enum GuestError {
     #[error("the bench guest {0}")]
     Ended(String),
     /// What it printed is no list and no result.
-    #[error("what the bench guest printed for {what}: {source}; build it anew from guest-bench/")]
+    #[error("what the bench guest printed for {what}: {source}; build it anew from guest-sdk/bench/")]
     Wire {
         /// What it was asked for.
         what: String,

@@ -2,7 +2,7 @@
 //!
 //! A file here is an operation that needs something else of the host than a
 //! guest and its devices; what a guest can measure by itself stands in
-//! `guest-bench/src/operations`.
+//! `guest-sdk/bench/src/operations`.
 
 mod boot;
 mod clone;
