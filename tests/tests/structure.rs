@@ -1,7 +1,7 @@
-//! The modules of hv import what the table in `docs/architecture.md` says, and nothing from above.
+//! The modules of hv and of the guest SDK import what the tables in `docs/architecture.md` say, and nothing from above.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -10,8 +10,9 @@ fn root() -> PathBuf {
 /// Names of modules, with those that each imports.
 type Imports = BTreeMap<String, BTreeSet<String>>;
 
-/// Crates of `hv/` whose modules stand in the table one by one; each of the others is one module.
-const LAYERED: [&str; 2] = ["core", "host"];
+/// Crates whose modules stand in a table one by one: two of `hv/`, where each of the others is one module, and the
+/// guest SDK.
+const LAYERED: [&str; 3] = ["core", "host", "sdk"];
 
 /// The modules that a source of this crate imports, its tests and comments left out: names behind `crate::` and behind
 /// the names of other crates of hv.
@@ -73,78 +74,106 @@ fn first_names(path: &str) -> BTreeSet<String> {
     found
 }
 
+/// The modules of the crate `package` in the folder `source`, with what each imports.
+fn modules(package: &str, source: &Path) -> Imports {
+    let mut modules = Imports::new();
+    let mut folders = vec![source.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+            let path = entry.path();
+            let name = path.strip_prefix(source).unwrap().with_extension("");
+            let name = name.to_str().unwrap();
+            if name.contains("tests") {
+                continue;
+            }
+            let layered = LAYERED.contains(&package);
+            let module = if layered { name.split('/').next().unwrap() } else { package };
+            if path.is_dir() {
+                folders.push(path);
+            } else if !(layered && name == "lib") {
+                let mut used = imports(package, &std::fs::read_to_string(path).unwrap());
+                used.retain(|name| name != module);
+                modules.entry(module.to_owned()).or_default().extend(used);
+            }
+        }
+    }
+    modules
+}
+
 /// Every module of hv with its crate and what it imports.
 fn found() -> (BTreeMap<String, String>, Imports) {
-    let (mut crates, mut modules) = (BTreeMap::new(), Imports::new());
+    let (mut crates, mut all) = (BTreeMap::new(), Imports::new());
     for entry in std::fs::read_dir(root().join("hv")).unwrap().map(Result::unwrap) {
         let source = entry.path().join("src");
         let package = entry.file_name().into_string().unwrap();
         // `hv` itself is a facade, whose sources are beside the crates.
-        if !source.is_dir() {
-            continue;
-        }
-        let mut folders = vec![source.clone()];
-        while let Some(folder) = folders.pop() {
-            for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
-                let path = entry.path();
-                let name = path.strip_prefix(&source).unwrap().with_extension("");
-                let name = name.to_str().unwrap();
-                if name.contains("tests") {
-                    continue;
-                }
-                let layered = LAYERED.contains(&package.as_str());
-                let module = if layered { name.split('/').next().unwrap() } else { &package };
-                if path.is_dir() {
-                    folders.push(path);
-                } else if !(layered && name == "lib") {
-                    let mut used = imports(&package, &std::fs::read_to_string(path).unwrap());
-                    used.retain(|name| name != module);
-                    crates.insert(module.to_owned(), package.clone());
-                    modules.entry(module.to_owned()).or_default().extend(used);
-                }
+        if source.is_dir() {
+            for (module, imports) in modules(&package, &source) {
+                crates.insert(module.clone(), package.clone());
+                all.entry(module).or_default().extend(imports);
             }
         }
     }
-    (crates, modules)
+    (crates, all)
 }
 
-/// A row of the table.
+/// A row of a table.
 struct Row {
     layer: u32,
-    package: String,
+    /// The crate, where the table is one of several.
+    package: Option<String>,
     imports: BTreeSet<String>,
 }
 
-fn table() -> BTreeMap<String, Row> {
+/// The table with these columns, by modules.
+fn table(columns: &str) -> BTreeMap<String, Row> {
     let document = std::fs::read_to_string(root().join("docs/architecture.md")).unwrap();
-    let (_, rest) = document
-        .split_once("| layer | crate | module | what it does | imports |\n|---:|---|---|---|---|\n")
-        .unwrap();
+    let (_, rest) = document.split_once(columns).expect(columns);
     let quoted = |cell: &str| cell.split('`').skip(1).step_by(2).map(str::to_owned).collect::<BTreeSet<_>>();
+    let name = |cell: &str| quoted(cell).pop_first().expect("a name");
     let row = |row: &str| {
         let cells: Vec<_> = row.trim_matches('|').split(" |").map(str::trim).collect();
-        assert_eq!(cells.len(), 5, "five cells: {row}");
-        let name = |cell: &str| quoted(cell).pop_first().expect("a name");
-        let layer = cells[0].parse().expect("a number");
-        (name(cells[2]), Row { layer, package: name(cells[1]), imports: quoted(cells[4]) })
+        let (layer, package, module, imports) = match cells[..] {
+            [layer, package, module, _, imports] => (layer, Some(name(package)), module, imports),
+            [layer, module, _, imports] => (layer, None, module, imports),
+            _ => panic!("four or five cells: {row}"),
+        };
+        (name(module), Row { layer: layer.parse().expect("a number"), package, imports: quoted(imports) })
     };
-    rest.lines().take_while(|line| line.starts_with('|')).map(row).collect()
+    rest.lines().skip(2).take_while(|line| line.starts_with('|')).map(row).collect()
 }
 
-#[test]
-fn modules_import_what_the_document_says_from_layers_below() {
-    let table = table();
-    let (crates, found) = found();
-    assert!(found.len() > 20, "all of hv");
+/// Compares what the modules import with the table.
+fn compare(found: Imports, table: &BTreeMap<String, Row>) {
+    assert!(found.len() > 20, "all of them");
     assert_eq!(table.keys().collect::<Vec<_>>(), found.keys().collect::<Vec<_>>());
     for (module, imports) in found {
         let row = &table[&module];
-        assert_eq!(row.package, crates[&module], "the crate of {module}");
         assert_eq!(row.imports, imports, "{module}: the table, and the code");
         for import in imports {
             assert!(table[&import].layer < row.layer, "{module} imports {import}, which is not below it");
         }
     }
+}
+
+#[test]
+fn modules_import_what_the_document_says_from_layers_below() {
+    let table = table("| layer | crate | module | what it does | imports |");
+    let (crates, found) = found();
+    for (module, package) in crates {
+        assert_eq!(
+            table.get(&module).and_then(|row| row.package.clone()),
+            Some(package),
+            "the crate of {module}"
+        );
+    }
+    compare(found, &table);
+}
+
+#[test]
+fn the_sdk_imports_what_the_document_says_from_layers_below() {
+    let table = table("| layer | module | what it does | imports |");
+    compare(modules("sdk", &root().join("guest-sdk/sdk/src")), &table);
 }
 
 #[test]

@@ -22,10 +22,10 @@ pub fn entry(attribute: TokenStream, item: TokenStream) -> TokenStream {
         return error("the entry function cannot be generic");
     }
     let body = match (main.sig.asyncness.is_some(), main.sig.inputs.len()) {
-        (false, 0) => quote!(::hv_guest::rt::Termination::report(#name())),
+        (false, 0) => quote!(::hv_guest::Termination::report(#name())),
         (false, _) => return error("the entry function takes no arguments; see hv_guest::env::args"),
-        (true, 0) => quote!(::hv_guest::executor::run_main(|_| #name())),
-        (true, 1) => quote!(::hv_guest::executor::run_main(#name)),
+        (true, 0) => quote!(::hv_guest::rt::run_main(|_| #name())),
+        (true, 1) => quote!(::hv_guest::rt::run_main(#name)),
         (true, _) => return error("an async entry function takes a Spawner or nothing"),
     };
     quote! {

@@ -2,12 +2,13 @@
 //! than for the program that reads its output.
 #![forbid(unsafe_code)]
 
+use crate::devices::devices;
 use crate::ring::RingMemory;
 use crate::time::{self, Duration};
-use crate::{event, hypercall, rt};
+use crate::{event, hypercall};
 use core::fmt;
 use hv_abi::EventPort;
-use hv_abi::device::{CONSOLE, DeviceInfo};
+use hv_abi::device::CONSOLE;
 use hv_abi::io::console::INPUT_CLOSED;
 use hv_abi::ring::{CLOSED_OFFSET, Front, SharedMemory};
 use spin::{LazyLock, Mutex, MutexGuard};
@@ -24,15 +25,6 @@ static CONSOLE_RING: LazyLock<Option<Mutex<Console>>> = LazyLock::new(|| {
     let (memory, layout) = RingMemory::new::<u8, u8>(&info.rings[0])?;
     Some(Mutex::new(Console { front: Front::new(memory, &layout), memory, port: info.rings[0].event }))
 });
-
-/// The device table.
-pub(crate) fn devices() -> impl Iterator<Item = DeviceInfo> {
-    let info = rt::start_info();
-    (0..u64::from(info.device_count)).map(move |n| {
-        let address = info.devices.0 + n * u64::from(info.device_stride);
-        rt::device(address)
-    })
-}
 
 fn console() -> Option<MutexGuard<'static, Console>> {
     CONSOLE_RING.as_ref().map(Mutex::lock)
@@ -215,7 +207,7 @@ macro_rules! eprint {
 /// Prints a line to the error output, which `hv run` writes to standard error.
 #[macro_export]
 macro_rules! eprintln {
-    () => { $crate::eprint!("\n") };
+    () => { $crate::console::print_error(core::format_args!("\n")) };
     ($($argument:tt)*) => { $crate::console::print_error(core::format_args!("{}\n", core::format_args!($($argument)*))) };
 }
 
@@ -228,6 +220,9 @@ macro_rules! print {
 /// Prints a line to the console.
 #[macro_export]
 macro_rules! println {
-    () => { $crate::print!("\n") };
+    () => { $crate::console::print(core::format_args!("\n")) };
     ($($argument:tt)*) => { $crate::console::print(core::format_args!("{}\n", core::format_args!($($argument)*))) };
 }
+
+// The crate's own way to the macro: modules name what they use by the module that it is in.
+pub(crate) use eprintln;

@@ -1,7 +1,7 @@
 //! ⚠ Arguments and environment.
 #![allow(unsafe_code, reason = "arguments where the host has put them")]
 
-use crate::rt;
+use crate::start_info::start_info;
 
 /// The text of a block of NUL-ended strings in start-info.
 fn strings(address: u64, size: u32) -> impl Iterator<Item = &'static str> + Clone {
@@ -15,13 +15,13 @@ fn strings(address: u64, size: u32) -> impl Iterator<Item = &'static str> + Clon
 
 /// The guest's arguments; the first is its name.
 pub fn args() -> impl Iterator<Item = &'static str> + Clone {
-    let info = rt::start_info();
+    let info = start_info();
     strings(info.arguments.0, info.arguments_size)
 }
 
 /// The guest's environment variables.
 pub fn vars() -> impl Iterator<Item = (&'static str, &'static str)> + Clone {
-    let info = rt::start_info();
+    let info = start_info();
     strings(info.environment.0, info.environment_size).map(|var| var.split_once('=').unwrap_or((var, "")))
 }
 

@@ -1,9 +1,11 @@
-//! ⚠ Event channels, guest side.
-#![allow(unsafe_code, reason = "the page of events, which the host shares")]
+//! Event channels, guest side.
 
+mod critical_section;
 pub mod upcall;
 
-use crate::{hypercall, rt, time};
+use crate::clock::{Instant, now_nanos};
+use crate::shared_info::{mask, pending};
+use crate::{hypercall, tasks};
 use alloc::sync::Arc;
 use alloc::task::Wake;
 use alloc::vec::Vec;
@@ -12,25 +14,10 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use core::task::{Poll, Waker};
 use embassy_sync::waitqueue::AtomicWaker;
 use hv_abi::EventPort;
-use hv_abi::event::{GENERATION, PORTS, POWER};
-use hv_abi::shared_info::{EVENT_WORDS, SharedInfo};
+use hv_abi::event::{PORTS, POWER};
+use hv_abi::shared_info::EVENT_WORDS;
 use spin::{Mutex, Once};
 pub use upcall::on_upcall;
-
-fn word(field: usize, index: usize) -> &'static AtomicU64 {
-    let address = rt::start_info().shared_info.0 as usize + field + 8 * index;
-    // SAFETY: the host mapped the shared-info page for good; its event words
-    // are aligned, and both sides access them atomically only.
-    unsafe { AtomicU64::from_ptr(address as *mut u64) }
-}
-
-fn pending(index: usize) -> &'static AtomicU64 {
-    word(core::mem::offset_of!(SharedInfo, pending), index)
-}
-
-fn mask(index: usize) -> &'static AtomicU64 {
-    word(core::mem::offset_of!(SharedInfo, mask), index)
-}
 
 /// Words of the bitmaps with an event that this guest has ever listened to,
 /// one bit each: the others need no look.
@@ -48,10 +35,10 @@ fn words() -> impl Iterator<Item = usize> {
 /// Listens to an event: from now on it ends [`wait`].
 pub fn unmask(port: EventPort) {
     if let Some((index, bit)) = port.position()
-        && mask(index).load(Ordering::Relaxed) & bit != 0
+        && mask()[index].load(Ordering::Relaxed) & bit != 0
     {
         WORDS.fetch_or(1 << index, Ordering::Relaxed);
-        mask(index).fetch_and(!bit, Ordering::SeqCst);
+        mask()[index].fetch_and(!bit, Ordering::SeqCst);
         upcall::look();
     }
 }
@@ -60,16 +47,16 @@ pub fn unmask(port: EventPort) {
 pub fn take(port: EventPort) -> bool {
     port.position().is_some_and(|(index, bit)| {
         // Reading first keeps the cache line shared while nothing has come.
-        pending(index).load(Ordering::SeqCst) & bit != 0
-            && pending(index).fetch_and(!bit, Ordering::SeqCst) & bit != 0
+        pending()[index].load(Ordering::SeqCst) & bit != 0
+            && pending()[index].fetch_and(!bit, Ordering::SeqCst) & bit != 0
     })
 }
 
 /// Whether any event that this guest listens to is pending.
 pub fn any_pending() -> bool {
     words().any(|index| {
-        let pending = pending(index).load(Ordering::SeqCst);
-        pending != 0 && pending & !mask(index).load(Ordering::SeqCst) != 0
+        let pending = pending()[index].load(Ordering::SeqCst);
+        pending != 0 && pending & !mask()[index].load(Ordering::SeqCst) != 0
     })
 }
 
@@ -80,9 +67,9 @@ const SPIN: u64 = 30_000;
 
 /// Waits until an unmasked event is pending (true), or until the deadline on
 /// the guest's clock (false). An event with a [handler](on_upcall) may be over when this returns.
-pub fn wait(deadline: Option<time::Instant>) -> bool {
-    let deadline = deadline.map_or(u64::MAX, time::Instant::as_nanos);
-    let spin_until = time::now_nanos().saturating_add(SPIN).min(deadline);
+pub fn wait(deadline: Option<Instant>) -> bool {
+    let deadline = deadline.map_or(u64::MAX, Instant::as_nanos);
+    let spin_until = now_nanos().saturating_add(SPIN).min(deadline);
     loop {
         // Some looks for each reading of the clock.
         for _ in 0..16 {
@@ -91,7 +78,7 @@ pub fn wait(deadline: Option<time::Instant>) -> bool {
             }
             core::hint::spin_loop();
         }
-        if time::now_nanos() >= spin_until {
+        if now_nanos() >= spin_until {
             break;
         }
     }
@@ -101,7 +88,7 @@ pub fn wait(deadline: Option<time::Instant>) -> bool {
 /// Waits until this event is pending (true), or until the deadline (false),
 /// whatever else happens; takes the event. For code that waits for one device
 /// and leaves the events of others to who is concerned.
-pub fn wait_only(port: EventPort, deadline: Option<time::Instant>) -> bool {
+pub fn wait_only(port: EventPort, deadline: Option<Instant>) -> bool {
     let Some((word, bit)) = port.position() else { return false };
     unmask(port);
     // The request to shut down stays unmasked: masking it would tell the host
@@ -111,19 +98,19 @@ pub fn wait_only(port: EventPort, deadline: Option<time::Instant>) -> bool {
     for index in words() {
         let keep = if index == word { bit } else { 0 } | if index == power.0 { power.1 } else { 0 };
         let keep = keep | upcall::handled(index);
-        saved[index] = mask(index).fetch_or(!keep, Ordering::SeqCst);
+        saved[index] = mask()[index].fetch_or(!keep, Ordering::SeqCst);
     }
     let taken = loop {
         if take(port) {
             break true;
         }
-        if deadline.is_some_and(|deadline| time::Instant::now() >= deadline) {
+        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
             break false;
         }
         wait(deadline);
     };
     for index in words() {
-        mask(index).store(saved[index], Ordering::SeqCst);
+        mask()[index].store(saved[index], Ordering::SeqCst);
     }
     upcall::look();
     taken
@@ -136,11 +123,11 @@ static WAKERS: [AtomicWaker; PORTS as usize] = [const { AtomicWaker::new() }; PO
 /// Takes every pending event that the guest listens to, and wakes who waits for it.
 pub(crate) fn dispatch() {
     for index in words() {
-        let mut bits = pending(index).load(Ordering::SeqCst) & !mask(index).load(Ordering::SeqCst);
+        let mut bits = pending()[index].load(Ordering::SeqCst) & !mask()[index].load(Ordering::SeqCst);
         if bits == 0 {
             continue;
         }
-        pending(index).fetch_and(!bits, Ordering::SeqCst);
+        pending()[index].fetch_and(!bits, Ordering::SeqCst);
         FIRED[index].fetch_or(bits, Ordering::Relaxed);
         while bits != 0 {
             WAKERS[index * 64 + bits.trailing_zeros() as usize].wake();
@@ -153,7 +140,7 @@ pub(crate) fn dispatch() {
 pub(crate) fn register(port: EventPort, waker: &Waker) {
     if let Some(slot) = WAKERS.get(port.0 as usize) {
         unmask(port);
-        crate::executor::waits_for_event(port);
+        tasks::waits_for_event(port);
         slot.register(waker);
     }
 }
@@ -177,37 +164,6 @@ pub fn poll_taken(port: EventPort, waker: &Waker) -> bool {
     }
     register(port, waker);
     false
-}
-
-/// Doorbells that [`ring`] will ring.
-static DOORBELLS: [AtomicU64; EVENT_WORDS] = [const { AtomicU64::new(0) }; EVENT_WORDS];
-static ANY_DOORBELL: AtomicBool = AtomicBool::new(false);
-
-/// Rings a doorbell soon: once all tasks that can run have run, so that the
-/// requests of many tasks cost one crossing of the boundary. At once outside
-/// of async code.
-pub(crate) fn send_soon(port: EventPort) {
-    match port.position() {
-        Some((index, bit)) if crate::executor::is_running() => {
-            DOORBELLS[index].fetch_or(bit, Ordering::Relaxed);
-            ANY_DOORBELL.store(true, Ordering::Relaxed);
-        }
-        _ => hypercall::event_send(port),
-    }
-}
-
-/// Rings the doorbells that wait for it.
-pub(crate) fn ring() {
-    if !ANY_DOORBELL.swap(false, Ordering::Relaxed) {
-        return;
-    }
-    for (index, word) in DOORBELLS.iter().enumerate() {
-        let mut bits = word.swap(0, Ordering::Relaxed);
-        while bits != 0 {
-            hypercall::event_send(EventPort(index as u32 * 64 + bits.trailing_zeros()));
-            bits &= bits - 1;
-        }
-    }
 }
 
 /// Waits for an event, and takes it. One task at a time can wait for an event.
@@ -238,7 +194,7 @@ impl Wake for Listener {
 }
 
 impl Shared {
-    const fn new(port: EventPort) -> Self {
+    pub(crate) const fn new(port: EventPort) -> Self {
         Shared { port, listening: Once::new(), came: AtomicBool::new(false), waiting: Mutex::new(Vec::new()) }
     }
 
@@ -257,7 +213,7 @@ impl Shared {
             if !waiting.iter().any(|waker| waker.will_wake(context.waker())) {
                 waiting.push(context.waker().clone());
             }
-            crate::executor::waits_for_event(self.port);
+            tasks::waits_for_event(self.port);
             Poll::Pending
         })
         .await;
@@ -265,8 +221,6 @@ impl Shared {
 }
 
 static SHUTDOWN: Shared = Shared::new(POWER);
-/// The guest runs on as a restored or cloned one.
-pub(crate) static RESTORED: Shared = Shared::new(GENERATION);
 
 /// Waits until the host asks this guest to shut down (Ctrl-C, SIGTERM), and
 /// returns at once if it has. Any number of tasks can wait.

@@ -6,11 +6,8 @@
 //! timer: a look around first, then the `block` hypercall (see [`event::wait`]).
 #![allow(unsafe_code, reason = "tasks that wake each other by address")]
 
-mod tasks;
-
-pub(crate) use tasks::{waits_for_event, waits_for_time};
-
-use crate::{event, rt, timer};
+use crate::tasks::{self, Listed};
+use crate::{doorbell, event, timer};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::future::Future;
@@ -20,29 +17,6 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use core::task::{Context, Poll, RawWaker, RawWakerVTable, Waker};
 use embassy_executor::raw;
 use spin::{LazyLock, Mutex};
-use tasks::Listed;
-
-/// A guest has one processor, and nothing interrupts it but [upcalls](event::upcall),
-/// in guests that ask for them: they are all that has to be kept out.
-struct SingleProcessor;
-
-critical_section::set_impl!(SingleProcessor);
-
-// SAFETY: between `acquire` and `release` no other code of the guest can run:
-// there is one virtual processor, no thread, and handlers of upcalls wait. The
-// fences keep the compiler from moving memory accesses out of the section.
-unsafe impl critical_section::Impl for SingleProcessor {
-    unsafe fn acquire() -> bool {
-        let unmask = event::upcall::enter();
-        core::sync::atomic::compiler_fence(Ordering::SeqCst);
-        unmask
-    }
-
-    unsafe fn release(unmask: bool) {
-        core::sync::atomic::compiler_fence(Ordering::SeqCst);
-        event::upcall::leave(unmask);
-    }
-}
 
 struct Executor(raw::Executor);
 
@@ -58,8 +32,6 @@ static EXECUTOR: LazyLock<Executor> = LazyLock::new(|| Executor(raw::Executor::n
 static PENDED: AtomicBool = AtomicBool::new(false);
 /// The future given to [`block_on`] was woken.
 static WOKEN: AtomicBool = AtomicBool::new(false);
-/// [`block_on`] is running.
-static RUNNING: AtomicBool = AtomicBool::new(false);
 
 // Embassy calls this when the run queue stops being empty.
 #[unsafe(export_name = "__pender")]
@@ -89,7 +61,7 @@ fn main_waker() -> Waker {
 /// tasks that the executor cannot run.
 #[track_caller]
 pub fn block_on<F: Future>(future: F) -> F::Output {
-    assert!(!RUNNING.swap(true, Ordering::Relaxed), "block_on was called from async code; use .await there");
+    assert!(!tasks::set_running(true), "block_on was called from async code; use .await there");
     let mut future = pin!(Listed::new::<F>(future, Location::caller()));
     future.as_mut().link();
     let waker = main_waker();
@@ -99,16 +71,16 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
         if WOKEN.swap(false, Ordering::Relaxed)
             && let Poll::Ready(output) = future.as_mut().poll(&mut context)
         {
-            RUNNING.store(false, Ordering::Relaxed);
-            event::ring();
+            tasks::set_running(false);
+            doorbell::ring();
             return output;
         }
         if PENDED.swap(false, Ordering::Relaxed) {
-            // SAFETY: `RUNNING` keeps this from being entered twice, and the
+            // SAFETY: `set_running` keeps this from being entered twice, and the
             // pender does not poll.
             unsafe { EXECUTOR.0.poll() };
         }
-        event::ring();
+        doorbell::ring();
         event::dispatch();
         let next = timer::expire();
         // A handler that wakes something after the look has to end the wait.
@@ -117,21 +89,6 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
             event::wait(next);
         }
     }
-}
-
-/// Whether [`block_on`] is running.
-pub(crate) fn is_running() -> bool {
-    RUNNING.load(Ordering::Relaxed)
-}
-
-/// Runs an async `main`: what `#[entry]` expands to.
-#[doc(hidden)]
-#[track_caller]
-pub fn run_main<F>(main: impl FnOnce(Spawner) -> F) -> u8
-where
-    F: Future<Output: rt::Termination>,
-{
-    rt::Termination::report(block_on(main(Spawner(()))))
 }
 
 /// Starts tasks. Every async `main` can have one, and [`spawner`] makes one

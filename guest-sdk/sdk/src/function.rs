@@ -21,10 +21,9 @@
 
 pub use hv_guest_function::{Content, Error, IntoResponse, Response, ServeError};
 
-use crate::console::devices;
-use crate::event;
-use crate::hypercall;
+use crate::devices::devices;
 use crate::ring::RingMemory;
+use crate::{doorbell, event, hypercall};
 use core::task::Waker;
 use hv_abi::EventPort;
 use hv_abi::device::FUNCTION;
@@ -47,7 +46,7 @@ pub struct Device {
 
 /// Answers one request after the other, until the host asks the guest to end.
 ///
-/// Calls [`ready`](crate::ready) when it is about to look for the first
+/// Calls [`ready`](hypercall::ready) when it is about to look for the first
 /// request: do before what all requests have in common.
 ///
 /// # Errors
@@ -72,11 +71,11 @@ impl Link for Device {
     }
 
     fn ring_soon(&self) {
-        event::send_soon(self.port);
+        doorbell::ring_soon(self.port);
     }
 
     fn flush(&self) {
-        event::ring();
+        doorbell::ring();
     }
 
     fn register(&self, waker: &Waker) {
@@ -87,7 +86,7 @@ impl Link for Device {
         // What waiting would do at its first time, so that no clone has to.
         event::unmask(self.port);
         event::unmask(hv_abi::event::POWER);
-        crate::ready();
+        hypercall::ready();
     }
 
     fn shutdown(&self) -> impl Future<Output = ()> {

@@ -16,6 +16,7 @@ pub use hv_guest_http::*;
 
 use crate::budget::{self, Budget};
 use crate::net::{self, Serve, Stack, TcpSocket};
+use crate::start_info::heap_size;
 
 /// Serves HTTP on a TCP port: `handler` answers each request. Returns at once.
 ///
@@ -29,7 +30,7 @@ pub fn serve<H>(stack: Stack<'static>, port: u16, how: Serve, handler: H) -> Res
 where
     H: AsyncFn(&Request<'_>) -> Response + 'static,
 {
-    let budget = Budget::new(crate::heap_size() / 8);
+    let budget = Budget::new(heap_size() / 8);
     net::serve(stack, port, how, async move |socket: &mut TcpSocket<'_>| {
         match hv_guest_http::connection(socket, &handler, &budget).await {
             // The head has promised more. Closed in good order, a connection could be taken for a whole answer.

@@ -3,7 +3,7 @@
 //! The raw calls, as `docs/abi.md` has them. Most guests use the modules above.
 #![allow(unsafe_code, reason = "calls through the hypercall page")]
 
-use crate::rt;
+use crate::start_info::start_info;
 use hv_abi::hypercall::{ERROR_OUTPUT_MAX, Hypercall, STUB_SIZE};
 use hv_abi::{Errno, EventPort};
 
@@ -13,7 +13,7 @@ fn call(call: Hypercall, first: u64, second: u64) -> i64 {
 
 /// Makes the call of this number, which is below 128: as many stubs fill the page.
 fn number(number: u32, first: u64, second: u64) -> i64 {
-    let stub = rt::start_info().hypercall_page.0 + u64::from(number) * STUB_SIZE;
+    let stub = start_info().hypercall_page.0 + u64::from(number) * STUB_SIZE;
     let result: i64;
     // SAFETY: the host filled this address with a stub that follows the System
     // V convention (ABI of the hypercall page); `clobber_abi` says what that
@@ -51,7 +51,7 @@ pub fn event_send(port: EventPort) {
     call(Hypercall::EventSend, u64::from(port.0), 0);
 }
 
-/// Ends the guest at once. [`crate::exit`] flushes the console first.
+/// Ends the guest with this exit code. The host still writes what was printed.
 pub fn exit(code: u8) -> ! {
     loop {
         call(Hypercall::Exit, u64::from(code), 0);
@@ -86,7 +86,9 @@ pub fn entropy(bytes: &mut [u8]) -> Result<(), Errno> {
     check(call(Hypercall::Entropy, bytes.as_mut_ptr() as u64, bytes.len() as u64)).map(drop)
 }
 
-/// Tells the host that the guest has finished starting.
+/// Tells the host that the guest has finished starting and does its work
+/// from now on: `hv run --stats` then says how long that took, and a snapshot
+/// that waits for this is taken here. Clones of it return from this call.
 pub fn ready() {
     call(Hypercall::Ready, 0, 0);
 }
@@ -100,7 +102,7 @@ pub fn error_output(text: &[u8]) -> Result<usize, Errno> {
 }
 
 /// Has the host take the guest to the code at this address when events come; 0: no more.
-/// [`crate::event::on_upcall`] does that for handlers in Rust.
+/// `event::on_upcall` does that for handlers in Rust.
 pub(crate) fn set_upcall(handler: u64) -> Result<(), Errno> {
     check(call(Hypercall::SetUpcall, handler, 0)).map(drop)
 }

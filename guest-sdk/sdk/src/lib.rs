@@ -35,7 +35,10 @@ extern crate alloc;
 
 pub mod block;
 pub mod budget;
+mod clock;
 pub mod console;
+mod devices;
+mod doorbell;
 pub mod env;
 pub mod event;
 pub mod executor;
@@ -57,9 +60,14 @@ pub mod random;
 mod ring;
 #[doc(hidden)]
 pub mod rt;
+mod shared_info;
+mod start_info;
+mod tasks;
+mod termination;
 pub mod time;
 mod timer;
 
+pub use devices::devices;
 pub use embassy_futures;
 #[cfg(feature = "net")]
 pub use embassy_net;
@@ -72,7 +80,10 @@ pub use executor::{Spawner, block_on, spawn};
 pub use generation::{generation, restored};
 pub use hv_abi as abi;
 pub use hv_guest_macros::entry;
+pub use hypercall::{exit, ready};
 pub use log;
+pub use start_info::{heap_size, start_info};
+pub use termination::Termination;
 
 /// What most guests want in scope.
 pub mod prelude {
@@ -83,21 +94,4 @@ pub mod prelude {
     pub use alloc::string::{String, ToString};
     pub use alloc::vec;
     pub use alloc::vec::Vec;
-}
-
-/// Bytes of memory that are the guest's to allocate, all told.
-pub fn heap_size() -> usize {
-    rt::start_info().heap_size as usize
-}
-
-/// Tells the host that the guest has finished starting and does its work
-/// from now on: `hv run --stats` then says how long that took, and a snapshot
-/// that waits for this is taken here. Clones of it return from this call.
-pub fn ready() {
-    hypercall::ready();
-}
-
-/// Ends the guest with this exit code. The host still writes what was printed.
-pub fn exit(code: u8) -> ! {
-    hypercall::exit(code)
 }

@@ -10,7 +10,7 @@
 //! neither the crate nor what to do.
 #![allow(unsafe_code, reason = "functions with the names and signatures of C")]
 
-use crate::{hypercall, random, time};
+use crate::{clock, hypercall, random};
 use core::ffi::{CStr, c_char, c_int, c_long, c_uint, c_ulong, c_void};
 use core::sync::atomic::{AtomicI32, Ordering};
 
@@ -129,8 +129,8 @@ unsafe extern "C" fn clock_gettime(clock: c_int, time: *mut Timespec) -> c_int {
     const SECOND: u64 = 1_000_000_000;
     let nanos = match clock {
         // CLOCK_REALTIME and its coarse kind; MONOTONIC, its raw and coarse kinds, and BOOTTIME.
-        0 | 5 => time::wall_nanos(),
-        1 | 4 | 6 | 7 => time::now_nanos(),
+        0 | 5 => clock::wall_nanos(),
+        1 | 4 | 6 | 7 => clock::now_nanos(),
         _ => return fail(EINVAL),
     };
     if time.is_null() {

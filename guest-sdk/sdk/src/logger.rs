@@ -4,7 +4,8 @@
 //! `info`, `debug`, `trace`); without it, it is `info`. Nothing is allocated.
 #![forbid(unsafe_code)]
 
-use crate::{env, eprintln, time};
+use crate::console::eprintln;
+use crate::{clock, env};
 use log::{LevelFilter, Log, Metadata, Record};
 
 struct Lines;
@@ -16,7 +17,7 @@ impl Log for Lines {
 
     fn log(&self, record: &Record<'_>) {
         if self.enabled(record.metadata()) {
-            let micros = time::now_nanos() / 1000;
+            let micros = clock::now_nanos() / 1000;
             let (seconds, micros) = (micros / 1_000_000, micros % 1_000_000);
             eprintln!(
                 "[{seconds:5}.{micros:06}] {:5} {}: {}",

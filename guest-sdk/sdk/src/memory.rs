@@ -1,7 +1,7 @@
 //! ⚠ The heap, and the memory routines that compiled code calls.
 #![allow(unsafe_code, reason = "the allocator, and the memory routines of compiled code")]
 
-use crate::rt;
+use crate::start_info::start_info;
 use core::alloc::Layout;
 use core::sync::atomic::{AtomicBool, Ordering};
 use talc::TalcLock;
@@ -24,7 +24,7 @@ unsafe impl Source for StartInfoHeap {
             SHORT.store(true, Ordering::Relaxed);
             return Err(());
         }
-        let info = rt::start_info();
+        let info = start_info();
         // SAFETY: the host promises that this range is mapped, writable and
         // the guest's alone (start-info); it is claimed once.
         unsafe { talc.claim(info.heap_base.0 as *mut u8, info.heap_size as usize) }.map(drop).ok_or(())

@@ -1,6 +1,7 @@
 //! What a panic does: the host gets the message with its location.
 
-use crate::{hypercall, memory, rt};
+use crate::start_info::start_info;
+use crate::{hypercall, memory};
 use core::fmt::Write;
 use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -40,7 +41,7 @@ fn panic(info: &PanicInfo<'_>) -> ! {
     let mut text = Text { bytes: [0; 1024], len: 0 };
     let _ = write!(text, "{info}");
     if memory::is_exhaustion(text.as_str()) {
-        let info = rt::start_info();
+        let info = start_info();
         let (memory, heap) = (info.memory_size >> 10, info.heap_size >> 10);
         let _ = write!(
             text,

@@ -1,7 +1,9 @@
 //! Random numbers, which no other guest gets: not a clone of this one either.
 #![forbid(unsafe_code)]
 
-use crate::{generation, hypercall, rt};
+use crate::console::eprintln;
+use crate::start_info::start_info;
+use crate::{generation, hypercall};
 use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use spin::{LazyLock, Mutex};
@@ -15,7 +17,7 @@ struct Generator {
 /// Seeded from start-info, which is different for every guest that was
 /// started. The first use notices if this one was not.
 static GENERATOR: LazyLock<Mutex<Generator>> = LazyLock::new(|| {
-    let stream = ChaCha12Rng::from_seed(rt::start_info().seed);
+    let stream = ChaCha12Rng::from_seed(start_info().seed);
     Mutex::new(Generator { stream, generation: [0; 16] })
 });
 
@@ -57,7 +59,7 @@ fn entropy() -> [u8; 32] {
     let mut fresh = [0; 32];
     if hypercall::entropy(&mut fresh).is_err() {
         // Not by `log`: who draws random numbers would bring all of it into the guest.
-        crate::eprintln!("warning: the host has no random numbers");
+        eprintln!("warning: the host has no random numbers");
     }
     fresh
 }

@@ -1,8 +1,9 @@
 //! ⚠ From the entry point to `main`, and the note that makes a program a guest.
-#![allow(unsafe_code, reason = "the entry point, the note, and what the host has written before it")]
+#![allow(unsafe_code, reason = "the entry point and the note")]
 
-use core::sync::atomic::{AtomicPtr, Ordering};
-use hv_abi::device::DeviceInfo;
+use crate::executor::{self, Spawner};
+use crate::termination::Termination;
+use crate::{hypercall, logger, start_info};
 use hv_abi::note::Note;
 use hv_abi::start_info::StartInfo;
 
@@ -14,23 +15,6 @@ const STACK_SIZE: u32 = 512 << 10;
 #[unsafe(link_section = ".note.hv")]
 #[used]
 static NOTE: Note = Note::new(STACK_SIZE, 0);
-
-static START_INFO: AtomicPtr<StartInfo> = AtomicPtr::new(core::ptr::null_mut());
-
-/// What the host told this guest at its start.
-pub fn start_info() -> &'static StartInfo {
-    // SAFETY: `start` stored the address before anything else ran. The page is
-    // read-only and never written again, so a shared reference is valid for good.
-    unsafe { &*START_INFO.load(Ordering::Relaxed) }
-}
-
-/// An entry of the device table, as it is now: the host writes the
-/// configurations of net devices anew when it restores or clones a guest.
-pub(crate) fn device(address: u64) -> DeviceInfo {
-    // SAFETY: the host placed the table beside start-info, aligned and mapped
-    // for good; the address is one of its entries'. The host writes it only while the guest stands still.
-    unsafe { (address as *const DeviceInfo).read_volatile() }
-}
 
 // RDI holds the address of start-info, RSP the top of the stack, aligned to
 // 16: after the call it is where the System V convention wants it. The frame
@@ -56,10 +40,19 @@ unsafe extern "Rust" {
 }
 
 extern "C" fn start(info: *mut StartInfo) -> ! {
-    START_INFO.store(info, Ordering::Relaxed);
-    crate::logger::install();
-    let code = __hv_main();
-    crate::exit(code)
+    // SAFETY: the host's address, and nothing has run before.
+    unsafe { start_info::set(info) };
+    logger::install();
+    hypercall::exit(__hv_main())
+}
+
+/// Runs an async `main`: what `#[entry]` expands to.
+#[track_caller]
+pub fn run_main<F>(main: impl FnOnce(Spawner) -> F) -> u8
+where
+    F: Future<Output: Termination>,
+{
+    executor::block_on(main(executor::spawner())).report()
 }
 
 /// The personality routine that `core`'s unwind tables name. Guests abort on
@@ -70,35 +63,5 @@ extern "C" fn rust_eh_personality() {}
 /// Where the landing pads of `core` and `alloc` would go on. As above.
 #[unsafe(no_mangle)]
 extern "C" fn _Unwind_Resume() -> ! {
-    crate::hypercall::panic("unwinding in a guest that was built to abort")
-}
-
-/// What `main` may return.
-pub trait Termination {
-    /// The guest's exit code.
-    fn report(self) -> u8;
-}
-
-impl Termination for () {
-    fn report(self) -> u8 {
-        0
-    }
-}
-
-impl Termination for u8 {
-    fn report(self) -> u8 {
-        self
-    }
-}
-
-impl<T: Termination, E: core::fmt::Display> Termination for Result<T, E> {
-    fn report(self) -> u8 {
-        match self {
-            Ok(value) => value.report(),
-            Err(error) => {
-                crate::eprintln!("error: {error}");
-                1
-            }
-        }
-    }
+    hypercall::panic("unwinding in a guest that was built to abort")
 }

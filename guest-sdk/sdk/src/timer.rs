@@ -2,10 +2,11 @@
 //!
 //! A tick is a nanosecond of the guest's clock. Embassy's own queues either
 //! hold a fixed number of timers or serve embassy's tasks only; this one takes
-//! any waker (those of [`block_on`](crate::executor::block_on) and of
+//! any waker (those of `block_on` and of
 //! combinators too) and any number of them, each operation in `O(log n)`.
 
-use crate::time;
+use crate::clock::{Instant, now_nanos};
+use crate::tasks;
 use alloc::collections::{BTreeMap, BTreeSet};
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::task::Waker;
@@ -66,11 +67,11 @@ struct Clock;
 
 impl Driver for Clock {
     fn now(&self) -> u64 {
-        time::now_nanos()
+        now_nanos()
     }
 
     fn schedule_wake(&self, at: u64, waker: &Waker) {
-        crate::executor::waits_for_time(at);
+        tasks::waits_for_time(at);
         QUEUE.lock().schedule(at, waker);
     }
 }
@@ -78,12 +79,12 @@ impl Driver for Clock {
 embassy_time_driver::time_driver_impl!(static DRIVER: Clock = Clock);
 
 /// Wakes what waits for a time that has come. Returns when to come again.
-pub(crate) fn expire() -> Option<time::Instant> {
+pub(crate) fn expire() -> Option<Instant> {
     let mut next = NEXT.load(Ordering::Relaxed);
     if next == u64::MAX {
         return None;
     }
-    let now = time::now_nanos();
+    let now = now_nanos();
     if next <= now {
         loop {
             // Not locked while waking: a waker may schedule another timer.
@@ -98,5 +99,5 @@ pub(crate) fn expire() -> Option<time::Instant> {
         }
         NEXT.store(next, Ordering::Relaxed);
     }
-    (next != u64::MAX).then(|| time::Instant::from_nanos(next))
+    (next != u64::MAX).then(|| Instant::from_nanos(next))
 }

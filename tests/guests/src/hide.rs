@@ -2,20 +2,10 @@
 
 use core::arch::asm;
 use core::ptr::{read_volatile, write_volatile};
-use hv_guest::abi::device::{CONSOLE, DeviceInfo, FUNCTION};
+use hv_guest::abi::device::{CONSOLE, FUNCTION};
 use hv_guest::abi::ring::{Layout, REQUEST_SLOTS};
 use hv_guest::prelude::*;
-use hv_guest::rt;
-
-/// The device table.
-pub(crate) fn devices() -> impl Iterator<Item = DeviceInfo> {
-    let info = rt::start_info();
-    (0..u64::from(info.device_count)).map(move |n| {
-        let address = info.devices.0 + n * u64::from(info.device_stride);
-        // SAFETY: the host's device table, mapped for good.
-        unsafe { (address as *const DeviceInfo).read_volatile() }
-    })
-}
+use hv_guest::{devices, start_info};
 
 /// A word to be hidden. Who seeks it never has it: it knows a word by what it becomes.
 pub(crate) struct Secret {
@@ -100,7 +90,7 @@ fn unused_slots() -> impl Iterator<Item = (usize, usize)> {
 }
 
 fn shared_spare() -> (usize, usize) {
-    let page = rt::start_info().shared_info.0 as usize;
+    let page = start_info().shared_info.0 as usize;
     (page + 368, page + 4096)
 }
 
@@ -116,7 +106,7 @@ fn below() -> usize {
 pub(crate) fn hide(secret: &Secret) -> String {
     let mut report = String::new();
     let mut taken: Vec<Vec<u64>> = Vec::with_capacity(64);
-    let (mut heap, mut words) = (0, rt::start_info().heap_size as usize / 8);
+    let (mut heap, mut words) = (0, start_info().heap_size as usize / 8);
     while words >= 8 && taken.len() < taken.capacity() {
         let mut memory = Vec::<u64>::new();
         if memory.try_reserve_exact(words).is_ok() {
@@ -129,7 +119,7 @@ pub(crate) fn hide(secret: &Secret) -> String {
     }
     drop(taken);
     report += &format!("heap {heap}\n");
-    let stack = secret.write(rt::start_info().stack_base.0 as usize, below());
+    let stack = secret.write(start_info().stack_base.0 as usize, below());
     report += &format!("stack {stack}\n");
     report += &format!("data {}\n", secret.write(bss().0, bss().1));
     report +=
@@ -141,7 +131,7 @@ pub(crate) fn hide(secret: &Secret) -> String {
 
 /// Looks everywhere for a word, what is in use included. Prints where it is how often.
 pub(crate) fn seek(secret: &Secret, registers: &Registers) -> String {
-    let info = rt::start_info();
+    let info = start_info();
     let range = |start: u64, len: u64| secret.count(start as usize, (start + len) as usize);
     let found = [
         ("heap", range(info.heap_base.0, info.heap_size)),

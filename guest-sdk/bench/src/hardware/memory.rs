@@ -5,7 +5,7 @@
 use alloc::alloc::{alloc_zeroed, dealloc, handle_alloc_error};
 use core::alloc::Layout;
 use core::ptr::NonNull;
-use hv_guest::rt;
+use hv_guest::start_info;
 use virtio_drivers::{BufferDirection, Hal, PAGE_SIZE, PhysAddr};
 
 /// The heap, without translation beyond an offset.
@@ -13,7 +13,7 @@ use virtio_drivers::{BufferDirection, Hal, PAGE_SIZE, PhysAddr};
 pub struct Memory;
 
 fn physical(address: usize) -> PhysAddr {
-    address as u64 - rt::start_info().memory_base.0
+    address as u64 - start_info().memory_base.0
 }
 
 fn layout(pages: usize) -> Layout {

@@ -1,7 +1,7 @@
 //! Any bytes of a disk, through a small cache: what file systems read by.
 
 use super::Disk;
-use crate::rt;
+use crate::start_info::heap_size;
 use alloc::vec;
 use alloc::vec::Vec;
 use embedded_io::{ErrorType, Read, Seek, SeekFrom};
@@ -37,7 +37,7 @@ impl DiskReader {
     /// A reader at the start of the disk. Its cache takes at most 1/32 of the
     /// guest's heap, or 1 MiB.
     pub fn new(disk: Disk) -> Self {
-        let limit = (rt::start_info().heap_size as usize / 32 / LINE).clamp(2, 16);
+        let limit = (heap_size() / 32 / LINE).clamp(2, 16);
         DiskReader { disk, position: 0, lines: Vec::new(), limit, clock: 0 }
     }
 

@@ -24,7 +24,7 @@ mod transfer;
 pub use bytes::{DiskReader, ReadError};
 pub use transfer::Transfer;
 
-use crate::console::devices;
+use crate::devices::devices;
 use alloc::vec::Vec;
 use hv_abi::Errno;
 use hv_abi::device::{Config, DeviceInfo};

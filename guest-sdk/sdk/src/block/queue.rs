@@ -1,7 +1,7 @@
 //! The ring of a disk, and who waits for which of its responses.
 
 use crate::ring::RingMemory;
-use crate::{event, hypercall};
+use crate::{doorbell, event, hypercall, tasks};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::task::Wake;
@@ -121,7 +121,7 @@ impl Queue {
         }
         let Some(id) = state.free.pop() else {
             if waker.is_some() {
-                crate::executor::waits_for_event(self.port);
+                tasks::waits_for_event(self.port);
             }
             state.queued.extend(waker.cloned());
             return Ok(None);
@@ -144,7 +144,7 @@ impl Queue {
             _ => return Err(state.fail()),
         }
         if state.front.requests.publish() {
-            event::send_soon(self.port);
+            doorbell::ring_soon(self.port);
         }
         Ok(Some(id))
     }
@@ -156,7 +156,7 @@ impl Queue {
         let slot = &mut state.slots[usize::from(id)];
         let Some(status) = slot.status.take() else {
             if waker.is_some() {
-                crate::executor::waits_for_event(self.port);
+                tasks::waits_for_event(self.port);
             }
             match (&mut slot.waker, waker) {
                 (Some(old), Some(new)) => old.clone_from(new),
@@ -183,7 +183,7 @@ impl Queue {
 
     /// Waits for something to happen on this ring, without an executor.
     pub(super) fn wait(&self) {
-        event::ring();
+        doorbell::ring();
         event::wait_only(self.port, None);
     }
 }

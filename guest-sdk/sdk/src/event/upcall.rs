@@ -12,11 +12,12 @@
 //! unless it says so ([`unmask`]).
 #![allow(unsafe_code, reason = "handlers that interrupt the program")]
 
-use super::{mask as event_mask, pending, unmask as unmask_event, words};
-use crate::{hypercall, rt};
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use super::{unmask as unmask_event, words};
+use crate::hypercall;
+use crate::shared_info::{mask as event_mask, pending, upcall_mask};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 use hv_abi::event::PORTS;
-use hv_abi::shared_info::{EVENT_WORDS, RED_ZONE, SharedInfo};
+use hv_abi::shared_info::{EVENT_WORDS, RED_ZONE};
 use hv_abi::{Errno, EventPort};
 
 /// Whether the host knows of the handler below.
@@ -26,13 +27,6 @@ static HANDLED: [AtomicU64; EVENT_WORDS] = [const { AtomicU64::new(0) }; EVENT_W
 /// Their handlers, each a `fn(EventPort)`; null where there is none.
 static HANDLERS: [AtomicPtr<()>; PORTS as usize] =
     [const { AtomicPtr::new(core::ptr::null_mut()) }; PORTS as usize];
-
-fn upcall_mask() -> &'static AtomicU32 {
-    let address = rt::start_info().shared_info.0 as usize + core::mem::offset_of!(SharedInfo, upcall_mask);
-    // SAFETY: the host mapped the shared-info page for good; the word is
-    // aligned, and both sides access it atomically only.
-    unsafe { AtomicU32::from_ptr(address as *mut u32) }
-}
 
 /// Has `handler` called each time this event comes, with the event taken; from
 /// now on the event is the handler's alone. It takes the place of an earlier handler.
@@ -61,7 +55,7 @@ fn due(index: usize) -> u64 {
     let handled = handled(index);
     match handled {
         0 => 0,
-        _ => handled & pending(index).load(Ordering::SeqCst) & !event_mask(index).load(Ordering::SeqCst),
+        _ => handled & pending()[index].load(Ordering::SeqCst) & !event_mask()[index].load(Ordering::SeqCst),
     }
 }
 
@@ -73,7 +67,7 @@ fn handle() {
             continue;
         }
         // Before the handlers look at what the events are about.
-        pending(index).fetch_and(!bits, Ordering::SeqCst);
+        pending()[index].fetch_and(!bits, Ordering::SeqCst);
         while bits != 0 {
             let port = EventPort(index as u32 * 64 + bits.trailing_zeros());
             let handler = HANDLERS[port.0 as usize].load(Ordering::Relaxed);
@@ -140,12 +134,12 @@ impl Drop for Masked {
 }
 
 /// Masks upcalls, if there are any. Returns whether [`leave`] has to unmask them.
-pub(crate) fn enter() -> bool {
+pub(super) fn enter() -> bool {
     ON.load(Ordering::Relaxed) && upcall_mask().swap(1, Ordering::SeqCst) == 0
 }
 
 /// Ends what [`enter`] began.
-pub(crate) fn leave(unmask_them: bool) {
+pub(super) fn leave(unmask_them: bool) {
     if unmask_them {
         unmask();
     }

@@ -6,8 +6,8 @@
 #![forbid(unsafe_code)]
 
 use super::buffers::Pool;
-use crate::event;
 use crate::ring::RingMemory;
+use crate::{doorbell, event};
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::Cell;
@@ -93,7 +93,7 @@ impl Queue {
 
     fn publish(&mut self) {
         if self.front.requests.publish() {
-            event::send_soon(self.port);
+            doorbell::ring_soon(self.port);
         }
     }
 
@@ -115,7 +115,7 @@ impl Queue {
 
     fn release(&mut self) {
         if self.front.responses.release() {
-            event::send_soon(self.port);
+            doorbell::ring_soon(self.port);
         }
     }
 
@@ -140,7 +140,7 @@ impl Transmit {
                 self.free.push(response.id);
             }
             if self.free.is_empty() {
-                event::ring();
+                doorbell::ring();
                 if self.queue.wait(context) {
                     return false;
                 }
@@ -242,7 +242,7 @@ impl embassy_net_driver::TxToken for Sending<'_> {
         *unrung += 1;
         if *unrung >= RING_AFTER {
             *unrung = 0;
-            event::ring();
+            doorbell::ring();
         }
         result
     }

@@ -24,9 +24,10 @@ pub use embassy_net::{IpAddress, IpEndpoint, Ipv4Address, Stack};
 pub use resolve::{ResolveError, resolve};
 pub use udp::{BoundUdpSocket, udp};
 
-use crate::console::devices;
+use crate::devices::devices;
 use crate::generation::{changed_from, generation};
-use crate::{executor, random, rt};
+use crate::start_info::heap_size;
+use crate::{executor, random};
 use alloc::boxed::Box;
 use alloc::rc::Rc;
 use device::{Device, Identity};
@@ -75,7 +76,7 @@ pub async fn up(spawner: executor::Spawner) -> Result<Stack<'static>, Error> {
     // before `follow` runs for the first time.
     let generation = generation();
     let (info, config) = first().ok_or(Error::NoDevice)?;
-    let memory = (rt::start_info().heap_size as usize / 5).min(6 << 20);
+    let memory = (heap_size() / 5).min(6 << 20);
     let identity = Rc::new(Identity::new(config.mac));
     let device = Device::new(&info, config, identity.clone(), memory).ok_or(Error::NoMemory)?;
     let (stack, mut runner) = embassy_net::new(device, addresses(&config), resources(), random::next_u64());
@@ -168,7 +169,7 @@ where
     // One piece of memory for all: an allocator writes beside each piece that
     // it hands out, and so would touch every one of these.
     let each = how.receive_buffer + how.send_buffer;
-    let count = how.connections.min(rt::start_info().heap_size as usize / 4 / each.max(1));
+    let count = how.connections.min(heap_size() / 4 / each.max(1));
     let mut memory = buffer(count * each).filter(|_| count > 0).ok_or(Error::NoMemory)?;
     if count < how.connections {
         log::warn!("port {port}: memory for {count} connections only");

@@ -11,12 +11,12 @@ use hv_guest::abi::ring::REQUEST_SLOTS;
 use hv_guest::embassy_time::Timer;
 use hv_guest::function::{self, Error, IntoResponse, Request, Response, ServeError};
 use hv_guest::prelude::*;
-use hv_guest::{block, hypercall, random, time};
+use hv_guest::{block, devices, hypercall, random, time};
 
 #[path = "../hide.rs"]
 mod hide;
 
-use hide::{Registers, Secret, devices, hide, seek};
+use hide::{Registers, Secret, hide, seek};
 
 /// Requests that this instance has been given.
 static COUNT: AtomicU64 = AtomicU64::new(0);

@@ -5,14 +5,14 @@
 #![no_main]
 
 use core::ptr::{read_volatile, write_volatile};
-use hv_guest::abi::device::{BLOCK, CONSOLE, DeviceInfo, NET, RingInfo};
+use hv_guest::abi::device::{BLOCK, CONSOLE, NET, RingInfo};
 use hv_guest::abi::io::block::{self, BlockRequest, BlockResponse, Segment};
 use hv_guest::abi::io::net::{NetRequest, NetResponse};
 use hv_guest::abi::ring::{FRONT_LINE, Layout, REQUEST_SLOTS};
 use hv_guest::abi::tasks::TaskInfo;
 use hv_guest::abi::{EventPort, GuestAddr, Hypercall, event::POWER};
 use hv_guest::prelude::*;
-use hv_guest::{event, hypercall, rt, time};
+use hv_guest::{devices, event, hypercall, start_info, time};
 
 #[hv_guest::entry]
 fn main() -> u8 {
@@ -45,8 +45,8 @@ fn main() -> u8 {
         "port-byte" => port_byte(number.unwrap_or(0) as u16),
         "port-string" => port_string(number.unwrap_or(0) as u16),
         "touch" => touch(number.unwrap_or(0)),
-        "write-host-page" => touch(rt::start_info().memory_base.0 + 4096 * number.unwrap_or(0)),
-        "read-host-page" => peek(rt::start_info().memory_base.0 + 4096 * number.unwrap_or(0)),
+        "write-host-page" => touch(start_info().memory_base.0 + 4096 * number.unwrap_or(0)),
+        "read-host-page" => peek(start_info().memory_base.0 + 4096 * number.unwrap_or(0)),
         "index-jump" => indices(&[1 << 30]),
         "index-back" => indices(&[10, 5]),
         "index-wrap" => indices(&[u32::MAX]),
@@ -120,17 +120,8 @@ fn sleep_in_its_turn() -> ! {
     }
 }
 
-fn devices() -> impl Iterator<Item = &'static DeviceInfo> {
-    let info = rt::start_info();
-    (0..u64::from(info.device_count)).map(move |n| {
-        let address = info.devices.0 + n * u64::from(info.device_stride);
-        // SAFETY: the host's device table, read-only for good.
-        unsafe { &*(address as *const DeviceInfo) }
-    })
-}
-
-fn ring(kind: u32, index: usize) -> &'static RingInfo {
-    &devices().find(|device| device.kind == kind).expect("the test gives this device").rings[index]
+fn ring(kind: u32, index: usize) -> RingInfo {
+    devices().find(|device| device.kind == kind).expect("the test gives this device").rings[index]
 }
 
 fn write32(ring: &RingInfo, offset: usize, value: u32) {
@@ -180,7 +171,7 @@ fn unknown_hypercalls() {
 }
 
 fn bad_hypercall_arguments() {
-    let info = rt::start_info();
+    let info = start_info();
     const ENTROPY: u32 = 7;
     let end = info.memory_base.0 + info.memory_size;
     let bad = [
@@ -241,7 +232,7 @@ fn peek(address: u64) {
 
 /// Publishes request indices of the console, one after the other, by hand.
 fn indices(values: &[u32]) {
-    let ring = ring(CONSOLE, 0);
+    let ring = &ring(CONSOLE, 0);
     for &value in values {
         write32(ring, FRONT_LINE, value);
         hypercall::event_send(ring.event);
@@ -254,7 +245,7 @@ fn indices(values: &[u32]) {
 
 /// Claims to have read responses that were never written.
 fn response_index(value: u32) {
-    let ring = ring(CONSOLE, 0);
+    let ring = &ring(CONSOLE, 0);
     event::unmask(ring.event);
     write32(ring, FRONT_LINE + 8, value);
     hypercall::event_send(ring.event);
@@ -265,7 +256,7 @@ fn response_index(value: u32) {
 
 /// A block ring driven by hand, one request at a time.
 struct RawBlock {
-    ring: &'static RingInfo,
+    ring: RingInfo,
     layout: Layout,
     prod: u32,
 }
@@ -291,13 +282,13 @@ impl RawBlock {
 
     fn publish(&self) {
         core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);
-        write32(self.ring, FRONT_LINE, self.prod);
+        write32(&self.ring, FRONT_LINE, self.prod);
         hypercall::event_send(self.ring.event);
     }
 
     /// Waits until the host has answered `count` requests in all.
     fn answered(&self, count: u32) {
-        while read32(self.ring, 64) != count {
+        while read32(&self.ring, 64) != count {
             event::take(self.ring.event);
             event::wait(Some(time::Instant::now() + time::Duration::from_millis(1)));
         }
@@ -307,7 +298,7 @@ impl RawBlock {
         self.push(request);
         self.publish();
         self.answered(self.prod);
-        write32(self.ring, FRONT_LINE + 8, self.prod);
+        write32(&self.ring, FRONT_LINE + 8, self.prod);
         let at = self.ring.address.0 as usize
             + self.layout.response_slots()
             + ((self.prod - 1) & (self.ring.responses - 1)) as usize * size_of::<BlockResponse>();
@@ -326,7 +317,7 @@ fn read(address: u64, len: u32) -> BlockRequest {
 }
 
 fn bad_segments() {
-    let info = rt::start_info();
+    let info = start_info();
     let mut disk = RawBlock::new();
     let buffer = vec![0u8; 8192];
     let good = buffer.as_ptr() as u64;
@@ -397,7 +388,7 @@ fn changing_requests() {
             unsafe { write_volatile(slot, request) };
         }
         disk.answered(round + 1);
-        write32(disk.ring, FRONT_LINE + 8, round + 1);
+        write32(&disk.ring, FRONT_LINE + 8, round + 1);
     }
 }
 
@@ -419,12 +410,12 @@ fn never_reads_responses() {
         disk.publish();
     }
     pause();
-    assert_eq!(read32(disk.ring, 64), entries, "nothing more was answered");
+    assert_eq!(read32(&disk.ring, 64), entries, "nothing more was answered");
 }
 
 fn bad_frames() {
-    let info = rt::start_info();
-    let ring = ring(NET, 0);
+    let info = start_info();
+    let ring = &ring(NET, 0);
     let layout = Layout::new::<NetRequest, NetResponse>(ring.requests, ring.responses).unwrap();
     let end = info.memory_base.0 + info.memory_size;
     let heap = info.heap_base.0;
@@ -464,7 +455,7 @@ fn frame_storm() -> ! {
         0, 0, 0, 0, 0, 0, 10, 0, 2, 2, // the gateway's
     ];
     let frame = Vec::from(QUESTION).leak();
-    let ring = ring(NET, 0);
+    let ring = &ring(NET, 0);
     for n in 0..ring.requests {
         let slot = (ring.address.0 as usize + REQUEST_SLOTS + n as usize * size_of::<NetRequest>())
             as *mut NetRequest;
@@ -483,7 +474,7 @@ fn frame_storm() -> ! {
 }
 
 fn net_index_jump() {
-    let ring = ring(NET, 0);
+    let ring = &ring(NET, 0);
     write32(ring, FRONT_LINE, 1 << 20);
     hypercall::event_send(ring.event);
     loop {
@@ -493,7 +484,7 @@ fn net_index_jump() {
 
 /// Overwrites all of shared-info, clock and bitmaps included, again and again.
 fn scribble() {
-    let page = rt::start_info().shared_info.0 as *mut u64;
+    let page = start_info().shared_info.0 as *mut u64;
     for round in 0..1000u64 {
         for word in 0..512 {
             // SAFETY: the page is this guest's to write.

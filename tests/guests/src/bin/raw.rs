@@ -6,7 +6,7 @@
 use core::arch::asm;
 use core::ptr::{read_volatile, write_volatile};
 use hv_guest::prelude::*;
-use hv_guest::{hypercall, rt};
+use hv_guest::{hypercall, start_info};
 
 /// The handoff page, and offsets of its fields (`hv/stub/src/lib.rs`).
 const PAGE: u64 = 0x2000_0000;
@@ -36,7 +36,7 @@ fn main() -> u8 {
         "vsyscall" => vsyscall(n[0]),
         "spin" => spin(),
         "sleep" => {
-            println!("{:#x}", rt::start_info().memory_base.0 + rt::start_info().memory_size - 4096);
+            println!("{:#x}", start_info().memory_base.0 + start_info().memory_size - 4096);
             loop {
                 hypercall::block(u64::MAX);
             }
@@ -135,7 +135,7 @@ fn poke32(address: u64, value: u32) {
 /// Where the stub's code and its data start and end: what the headers of its program say.
 fn segments() -> [(u64, u64); 2] {
     // `mov $number, %ecx; mov $entry, %eax` in the hypercall page.
-    let entry = word(rt::start_info().hypercall_page.0 + 6) & 0xffff_ffff;
+    let entry = word(start_info().hypercall_page.0 + 6) & 0xffff_ffff;
     let mut start = entry & !0xfff;
     while word(start) & 0xffff_ffff != u64::from(u32::from_le_bytes(*b"\x7fELF")) {
         start -= 4096;

@@ -11,7 +11,7 @@ use hv_guest::embassy_sync::blocking_mutex::raw::CriticalSectionRawMutex;
 use hv_guest::embassy_sync::signal::Signal;
 use hv_guest::event::{on_upcall, upcall};
 use hv_guest::prelude::*;
-use hv_guest::{block_on, event, hypercall, rt};
+use hv_guest::{block_on, event, hypercall, start_info};
 
 #[path = "../pattern.rs"]
 mod pattern;
@@ -194,7 +194,7 @@ fn calls(number: u64) {
 }
 
 fn bad_handlers() {
-    let info = rt::start_info();
+    let info = start_info();
     let set = |address: u64| hypercall::raw(Hypercall::SetUpcall as u32, address, 0);
     for address in [
         1,
@@ -253,7 +253,7 @@ fn crash() {
 
 /// Spins with a stack pointer that leads nowhere.
 fn lost_stack(number: u64) {
-    let info = rt::start_info();
+    let info = start_info();
     let garbage = [
         0,
         info.devices.0 + 200,

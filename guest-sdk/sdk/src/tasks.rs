@@ -1,4 +1,4 @@
-//! ⚠ The list of tasks that the host shows when somebody asks where the guest is ([`hv_abi::tasks`]).
+//! ⚠ Whether tasks run, and the list of them that the host shows when somebody asks where the guest is ([`hv_abi::tasks`]).
 //!
 //! A task's entry is a part of its own memory, so that there is room for every task, and a poll writes to no memory
 //! that it would not write to anyhow.
@@ -10,12 +10,25 @@ use core::mem::offset_of;
 use core::panic::Location;
 use core::pin::Pin;
 use core::ptr::null_mut;
-use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use core::task::{Context, Poll};
 use hv_abi::tasks::{
     TASK_RUNS, TASK_WAITS, TASK_WAITS_FOR_EVENT, TASK_WAITS_FOR_TIME, TASKS_NOTE_TYPE, TASKS_VERSION,
     TaskInfo, TasksNote,
 };
+
+/// The executor is running.
+static RUNNING: AtomicBool = AtomicBool::new(false);
+
+/// Says whether the executor runs from now on; returns whether it did.
+pub(crate) fn set_running(running: bool) -> bool {
+    RUNNING.swap(running, Ordering::Relaxed)
+}
+
+/// Whether the executor is running.
+pub(crate) fn is_running() -> bool {
+    RUNNING.load(Ordering::Relaxed)
+}
 
 /// The head of the list, and what the host does not look at.
 #[repr(C)]
@@ -134,19 +147,19 @@ impl Drop for Entry {
 }
 
 /// A future that is in the list from [`link`](Self::link) until it is dropped.
-pub(super) struct Listed<F> {
+pub(crate) struct Listed<F> {
     future: F,
     entry: Entry,
 }
 
 impl<F: Future> Listed<F> {
     /// Of a task whose future is of the type `T`: `future` may be that, or have more around it.
-    pub(super) fn new<T>(future: F, spawned: &'static Location<'static>) -> Self {
+    pub(crate) fn new<T>(future: F, spawned: &'static Location<'static>) -> Self {
         Listed { future, entry: Entry::new(core::any::type_name::<T>(), spawned) }
     }
 
     /// To be called once.
-    pub(super) fn link(self: Pin<&mut Self>) {
+    pub(crate) fn link(self: Pin<&mut Self>) {
         // SAFETY: nothing is moved out. The entry is pinned as a part of the whole; it is not linked before.
         unsafe { Entry::link(&raw mut self.get_unchecked_mut().entry) }
     }

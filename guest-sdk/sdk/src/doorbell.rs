@@ -1,0 +1,38 @@
+//! Doorbells of devices that wait until all tasks have run, so that the requests of many cost one crossing
+//! of the boundary.
+#![forbid(unsafe_code)]
+
+use crate::{hypercall, tasks};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use hv_abi::EventPort;
+use hv_abi::shared_info::EVENT_WORDS;
+
+/// Doorbells that [`ring`] will ring.
+static DOORBELLS: [AtomicU64; EVENT_WORDS] = [const { AtomicU64::new(0) }; EVENT_WORDS];
+static ANY: AtomicBool = AtomicBool::new(false);
+
+/// Rings a doorbell soon: once all tasks that can run have run. At once
+/// outside of async code, where nobody would do that later.
+pub(crate) fn ring_soon(port: EventPort) {
+    match port.position() {
+        Some((index, bit)) if tasks::is_running() => {
+            DOORBELLS[index].fetch_or(bit, Ordering::Relaxed);
+            ANY.store(true, Ordering::Relaxed);
+        }
+        _ => hypercall::event_send(port),
+    }
+}
+
+/// Rings the doorbells that wait for it.
+pub(crate) fn ring() {
+    if !ANY.swap(false, Ordering::Relaxed) {
+        return;
+    }
+    for (index, word) in DOORBELLS.iter().enumerate() {
+        let mut bits = word.swap(0, Ordering::Relaxed);
+        while bits != 0 {
+            hypercall::event_send(EventPort(index as u32 * 64 + bits.trailing_zeros()));
+            bits &= bits - 1;
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! ⚠ The shared-info page: the fields that the host and this guest read and write while the guest runs.
+//!
+//! Their meaning is in `docs/abi.md`. The modules above make events, clocks and generations of them.
+#![allow(unsafe_code, reason = "the page of shared-info, which the host writes as well")]
+
+use crate::start_info::start_info;
+use core::mem::offset_of;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use hv_abi::shared_info::{Clock, EVENT_WORDS, SharedInfo};
+
+fn address(offset: usize) -> usize {
+    start_info().shared_info.0 as usize + offset
+}
+
+/// `N` words of 8 bytes of the page.
+fn words<const N: usize>(offset: usize) -> &'static [AtomicU64; N] {
+    assert!(offset.is_multiple_of(8) && offset + 8 * N <= size_of::<SharedInfo>());
+    // SAFETY: the host mapped the page for good; the words are in it and
+    // aligned (just checked), and both sides access them atomically only.
+    unsafe { &*(address(offset) as *const [AtomicU64; N]) }
+}
+
+/// Events that wait for the guest, one bit each.
+pub(crate) fn pending() -> &'static [AtomicU64; EVENT_WORDS] {
+    words(offset_of!(SharedInfo, pending))
+}
+
+/// Events that the guest does not listen to, one bit each.
+pub(crate) fn mask() -> &'static [AtomicU64; EVENT_WORDS] {
+    words(offset_of!(SharedInfo, mask))
+}
+
+/// Whether upcalls are held back.
+pub(crate) fn upcall_mask() -> &'static AtomicU32 {
+    // SAFETY: the host mapped the page for good; the word is aligned, and both
+    // sides access it atomically only.
+    unsafe { AtomicU32::from_ptr(address(offset_of!(SharedInfo, upcall_mask)) as *mut u32) }
+}
+
+/// The number of a restored or cloned guest. The host writes it while the guest stands still.
+pub(crate) fn generation() -> &'static [AtomicU64; 2] {
+    words(offset_of!(SharedInfo, generation))
+}
+
+/// The random bytes that come with [`generation`].
+pub(crate) fn seed() -> &'static [AtomicU64; 4] {
+    words(offset_of!(SharedInfo, seed))
+}
+
+/// The clock's parameters, read without tearing.
+pub(crate) fn clock() -> Clock {
+    let address = address(offset_of!(SharedInfo, clock));
+    let clock = address as *const Clock;
+    loop {
+        // SAFETY: the page is mapped for good; `version` is the clock's first
+        // word, is aligned, and is only accessed atomically.
+        let version = unsafe { AtomicU32::from_ptr(address as *mut u32) };
+        let before = version.load(Ordering::Acquire);
+        // SAFETY: mapped and aligned; a torn copy is thrown away below.
+        let copy = unsafe { clock.read_volatile() };
+        fence(Ordering::Acquire);
+        if before.is_multiple_of(2) && version.load(Ordering::Relaxed) == before {
+            return copy;
+        }
+        core::hint::spin_loop();
+    }
+}
