@@ -24,6 +24,10 @@ pub struct DirEntry {
 
 impl<D: Disk> FileSystem<D> {
     /// The entries of a directory but `.` and `..`, in the order in which they lie there.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotADirectory`] for something else; [`Error::Damaged`] and [`Error::Feature`] for what cannot be read, [`Error::Disk`] if the disk failed.
     pub fn entries(&self, directory: &Inode) -> Result<Vec<DirEntry>, Error<D::Error>> {
         let mut found = Vec::new();
         self.visit(directory, &mut |name, inode| {

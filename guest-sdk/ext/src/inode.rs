@@ -145,6 +145,11 @@ impl Inode {
 
 impl<D: Disk> FileSystem<D> {
     /// The inode of a number.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Damaged`] if there is none of that number or its checksum is wrong,
+    /// [`Error::Disk`] if the disk failed.
     pub fn inode(&self, number: u32) -> Result<Inode, Error<D::Error>> {
         let superblock = &self.superblock;
         if number == 0 || number > superblock.inodes {

@@ -14,6 +14,7 @@
 //! the reader's buffer.
 #![no_std]
 #![forbid(unsafe_code)]
+#![deny(missing_docs, clippy::missing_errors_doc)]
 
 extern crate alloc;
 #[cfg(test)]
@@ -46,6 +47,10 @@ pub trait Disk {
     type Error;
 
     /// Fills the buffer with the bytes from `offset` on.
+    ///
+    /// # Errors
+    ///
+    /// Whatever keeps the disk from being read.
     fn read(&mut self, offset: u64, buffer: &mut [u8]) -> Result<(), Self::Error>;
 }
 
@@ -93,6 +98,10 @@ pub struct FileSystem<D> {
 
 impl<D: Disk> FileSystem<D> {
     /// Takes up the file system that fills a disk.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Damaged`] and [`Error::Feature`] for what cannot be read, [`Error::Disk`] if the disk failed.
     pub fn open(mut disk: D) -> Result<Self, Error<D::Error>> {
         let mut bytes = [0; superblock::SIZE];
         disk.read(superblock::AT, &mut bytes).map_err(Error::Disk)?;

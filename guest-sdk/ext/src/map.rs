@@ -29,6 +29,10 @@ pub struct Run {
 
 impl<D: Disk> FileSystem<D> {
     /// The run that starts with this block of a file; nothing is said of blocks beyond the file's end.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Damaged`] and [`Error::Feature`] for what cannot be read, [`Error::Disk`] if the disk failed.
     pub fn map(&self, inode: &Inode, block: u64) -> Result<Run, Error<D::Error>> {
         let run = match inode.has_extents() {
             true => self.map_extents(inode, block)?,
@@ -115,6 +119,10 @@ impl<D: Disk> FileSystem<D> {
     }
 
     /// Reads a part of a file, all of which lies within it.
+    ///
+    /// # Errors
+    ///
+    /// As [`map`](Self::map).
     pub fn read(&self, inode: &Inode, mut offset: u64, mut buffer: &mut [u8]) -> Result<(), Error<D::Error>> {
         if inode.is_inline() {
             copy_inline(&inode.inline(), offset, buffer);
@@ -143,6 +151,10 @@ impl<D: Disk> FileSystem<D> {
     }
 
     /// Follows a file's map to its end, so that what is wrong with it is known before it is read.
+    ///
+    /// # Errors
+    ///
+    /// As [`map`](Self::map).
     pub fn check_map(&self, inode: &Inode) -> Result<(), Error<D::Error>> {
         if inode.is_inline() {
             return Ok(());

@@ -13,11 +13,20 @@ const MAX_NAMES: usize = 4096;
 
 impl<D: Disk> FileSystem<D> {
     /// What a path from the root leads to, links followed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] if it leads to nothing, [`Error::NotADirectory`] if it leads through a file;
+    /// [`Error::Damaged`] and [`Error::Feature`] for what cannot be read, [`Error::Disk`] if the disk failed.
     pub fn find_path(&self, path: &str) -> Result<Inode, Error<D::Error>> {
         self.walk(vec![self.inode(ROOT)?], path.as_bytes())
     }
 
     /// What an entry of a directory leads to, links followed. `directory` is its path.
+    ///
+    /// # Errors
+    ///
+    /// As [`find_path`](Self::find_path).
     pub fn follow(&self, directory: &str, inode: u32) -> Result<Inode, Error<D::Error>> {
         let inode = self.inode(inode)?;
         if !inode.is_link() {
@@ -78,6 +87,10 @@ impl<D: Disk> FileSystem<D> {
     }
 
     /// A file, by its path; its map has been followed to its end.
+    ///
+    /// # Errors
+    ///
+    /// As [`find_path`](Self::find_path); [`Error::IsADirectory`] and [`Error::Special`] for what is no file.
     pub fn open_file(&self, path: &str) -> Result<Inode, Error<D::Error>> {
         let inode = self.find_path(path)?;
         if inode.is_directory() {

@@ -14,6 +14,7 @@
 //! instead of in a table.
 #![no_std]
 #![forbid(unsafe_code)]
+#![deny(missing_docs, clippy::missing_errors_doc)]
 
 extern crate alloc;
 #[cfg(test)]

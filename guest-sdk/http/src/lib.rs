@@ -11,6 +11,7 @@
 //! costs one frame each way, and pipelined requests cost less than that.
 #![no_std]
 #![forbid(unsafe_code)]
+#![deny(missing_docs, clippy::missing_errors_doc)]
 
 extern crate alloc;
 #[cfg(test)]

@@ -82,6 +82,10 @@ pub fn wall_clock() -> u64 {
 }
 
 /// Fills at most 256 bytes from the host's random generator.
+///
+/// # Errors
+///
+/// [`Errno::Invalid`] if these are more than 256 bytes, [`Errno::Io`] if the host has no random numbers.
 pub fn entropy(bytes: &mut [u8]) -> Result<(), Errno> {
     check(call(Hypercall::Entropy, bytes.as_mut_ptr() as u64, bytes.len() as u64)).map(drop)
 }
@@ -95,6 +99,10 @@ pub fn ready() {
 
 /// Writes text to the error output; returns how many bytes were taken, 0 if its reader is slow.
 /// At most 4096 bytes are.
+///
+/// # Errors
+///
+/// [`Errno::NoSys`] if the host has no error output.
 pub fn error_output(text: &[u8]) -> Result<usize, Errno> {
     let len = text.len().min(ERROR_OUTPUT_MAX as usize);
     check(call(Hypercall::ErrorOutput, text.as_ptr() as u64, len as u64))

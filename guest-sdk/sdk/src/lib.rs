@@ -29,6 +29,7 @@
 //! it is sound: start, hypercalls, shared pages, rings, the heap, the executor
 //! and the network's buffers.
 #![deny(unsafe_code)]
+#![deny(missing_docs, clippy::missing_errors_doc)]
 #![no_std]
 
 extern crate alloc;

@@ -47,7 +47,10 @@ impl DiskReader {
     }
 
     /// Fills the buffer from this offset (in bytes) of the disk on.
-    /// [`Errno::Invalid`] if the disk ends before that.
+    ///
+    /// # Errors
+    ///
+    /// [`Errno::Invalid`] if the disk ends before that, [`Errno::Io`] if the host failed.
     pub fn read_exact_at(&mut self, mut offset: u64, mut buffer: &mut [u8]) -> Result<(), Errno> {
         let end = offset.checked_add(buffer.len() as u64).ok_or(Errno::Invalid)?;
         if end > self.disk.size() {

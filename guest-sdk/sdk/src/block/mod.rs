@@ -157,26 +157,46 @@ impl Disk {
     }
 
     /// As [`read`](Self::read), for code that is not async.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`read`](Self::read).
     pub fn read_blocking(&self, sector: u64, buffer: &mut [u8]) -> Result<(), Errno> {
         self.read(sector, buffer).block()
     }
 
     /// As [`write`](Self::write), for code that is not async.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`write`](Self::write).
     pub fn write_blocking(&self, sector: u64, bytes: &[u8]) -> Result<(), Errno> {
         self.write(sector, bytes).block()
     }
 
     /// As [`flush`](Self::flush), for code that is not async.
+    ///
+    /// # Errors
+    ///
+    /// [`Errno::Io`] if the host failed.
     pub fn flush_blocking(&self) -> Result<(), Errno> {
         self.flush().block()
     }
 
     /// As [`discard`](Self::discard), for code that is not async.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`discard`](Self::discard).
     pub fn discard_blocking(&self, sector: u64, count: u64) -> Result<(), Errno> {
         self.discard(sector, count).block()
     }
 
     /// As [`write_zeroes`](Self::write_zeroes), for code that is not async.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`write_zeroes`](Self::write_zeroes).
     pub fn write_zeroes_blocking(&self, sector: u64, count: u64) -> Result<(), Errno> {
         self.write_zeroes(sector, count).block()
     }

@@ -197,6 +197,10 @@ impl<'a> Transfer<'a> {
 
     /// Carries the transfer out, waiting without an executor. Meanwhile no
     /// task runs.
+    ///
+    /// # Errors
+    ///
+    /// Those of the operation: see [`Disk::read`](super::Disk::read) and the others.
     pub fn block(mut self) -> Result<(), Errno> {
         while !self.advance(None) {
             self.queue.collect();

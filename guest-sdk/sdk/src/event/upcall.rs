@@ -31,7 +31,9 @@ static HANDLERS: [AtomicPtr<()>; PORTS as usize] =
 /// Has `handler` called each time this event comes, with the event taken; from
 /// now on the event is the handler's alone. It takes the place of an earlier handler.
 ///
-/// Fails with [`Errno::Invalid`] if there is no such event.
+/// # Errors
+///
+/// [`Errno::Invalid`] if there is no such event, [`Errno::NoSys`] if the host has no upcalls.
 pub fn on_upcall(port: EventPort, handler: fn(EventPort)) -> Result<(), Errno> {
     let ((index, bit), slot) = port.position().zip(HANDLERS.get(port.0 as usize)).ok_or(Errno::Invalid)?;
     let _masked = mask();

@@ -158,6 +158,12 @@ impl FileSystem {
     }
 
     /// What is known of a file or folder. Symbolic links are followed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] if the path leads to nothing, [`Error::NotAFolder`] if it leads through a file,
+    /// and those of a disk or a file system that cannot be read:
+    /// [`Error::Feature`], [`Error::Corrupt`], [`Error::Disk`].
     pub fn metadata(&self, path: &str) -> Result<Metadata, Error> {
         match &self.0 {
             Kind::Fat(fat) => fat.metadata(path),
@@ -166,6 +172,10 @@ impl FileSystem {
     }
 
     /// The content of a folder, without itself and its parent, in the order of the disk.
+    ///
+    /// # Errors
+    ///
+    /// As [`metadata`](Self::metadata); [`Error::NotAFolder`] also for a file.
     pub fn read_dir(&self, path: &str) -> Result<Vec<Entry>, Error> {
         match &self.0 {
             Kind::Fat(fat) => fat.read_dir(path),
@@ -174,6 +184,10 @@ impl FileSystem {
     }
 
     /// Opens a file to read it.
+    ///
+    /// # Errors
+    ///
+    /// As [`metadata`](Self::metadata); [`Error::IsAFolder`] for a folder.
     pub fn open(&self, path: &str) -> Result<File, Error> {
         Ok(match &self.0 {
             Kind::Fat(fat) => File::new(fat.open_file(path)?.into()),
@@ -182,6 +196,10 @@ impl FileSystem {
     }
 
     /// A whole file.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
     pub async fn read(&self, path: &str) -> Result<Vec<u8>, Error> {
         let mut file = self.open(path)?;
         let mut bytes = vec![0; file.len() as usize];
@@ -243,6 +261,10 @@ impl File {
 
     /// Reads from `offset` on, until the buffer is full or the file ends.
     /// Returns the number of bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Disk`] if the disk failed, [`Error::Corrupt`] if the file's place on it makes no sense.
     pub async fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> Result<usize, Error> {
         let count = self.clip(offset, buffer.len());
         let buffer = &mut buffer[..count];
@@ -254,6 +276,10 @@ impl File {
     }
 
     /// As [`read_at`](Self::read_at), for code that is not async.
+    ///
+    /// # Errors
+    ///
+    /// As [`read_at`](Self::read_at).
     pub fn read_at_blocking(&mut self, offset: u64, buffer: &mut [u8]) -> Result<usize, Error> {
         let count = self.clip(offset, buffer.len());
         let buffer = &mut buffer[..count];
@@ -264,13 +290,21 @@ impl File {
         Ok(count)
     }
 
-    /// Fills the buffer from `offset` on; [`Error::Corrupt`] if the file ends before.
+    /// Fills the buffer from `offset` on.
+    ///
+    /// # Errors
+    ///
+    /// As [`read_at`](Self::read_at), and [`Error::Corrupt`] if the file ends before the buffer is full.
     pub async fn read_exact_at(&mut self, offset: u64, buffer: &mut [u8]) -> Result<(), Error> {
         let count = self.read_at(offset, buffer).await?;
         if count == buffer.len() { Ok(()) } else { Err(Error::Corrupt) }
     }
 
     /// Reads on from where the last read ended; 0 bytes at the end of the file.
+    ///
+    /// # Errors
+    ///
+    /// As [`read_at`](Self::read_at).
     pub async fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Error> {
         let count = self.read_at(self.position, buffer).await?;
         self.position += count as u64;

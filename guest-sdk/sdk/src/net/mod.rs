@@ -71,6 +71,10 @@ impl core::error::Error for Error {}
 ///
 /// A guest that is restored or cloned goes on with the addresses that the host
 /// gave it then. Its connections are lost; those who are at their other ends hear nothing of it.
+///
+/// # Errors
+///
+/// [`Error::NoDevice`] if the guest was given no net device, [`Error::NoMemory`] if the heap has no room for its buffers.
 pub async fn up(spawner: executor::Spawner) -> Result<Stack<'static>, Error> {
     // Before the configuration is read: the guest may be saved at any time, also
     // before `follow` runs for the first time.
