@@ -2,11 +2,11 @@
 
 use crate::{Input, Seed};
 use clap::Parser;
-use hv_cli::Cli;
 use hv::device::block::DiskSpec;
 use hv::device::net::Publish;
-use hv_serve::door as serve;
+use hv_cli::Cli;
 use hv_host::units;
+use hv_serve::door as serve;
 use std::path::{Path, PathBuf};
 
 /// Runs the target.

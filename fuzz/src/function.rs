@@ -3,11 +3,11 @@
 use crate::rig::{self, Front, Room};
 use crate::{Input, Seed};
 use hv::device::function::{Answer, FunctionDevice};
-use hv_function::Failure;
-use hv_core::fuzzing::function as door;
-use hv_serve::door as serve;
 use hv_abi::io::function::{FrameHeader, FrameKind, HEAD_MAX};
 use hv_abi::ring::Layout;
+use hv_core::fuzzing::function as door;
+use hv_function::Failure;
+use hv_serve::door as serve;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use zerocopy::IntoBytes;

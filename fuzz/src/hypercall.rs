@@ -2,10 +2,10 @@
 
 use crate::{Input, Seed};
 use hv::event::Hub;
-use hv_core::fuzzing::{Called, hypercall};
 use hv::memory::{Access, GuestMemory};
 use hv_abi::hypercall::{ENTROPY_MAX, ERROR_OUTPUT_MAX, Hypercall, PANIC_MESSAGE_MAX};
 use hv_abi::{EventPort, GuestAddr, PAGE_SIZE};
+use hv_core::fuzzing::{Called, hypercall};
 use std::sync::Arc;
 
 const BASE: u64 = 0x20_0000;

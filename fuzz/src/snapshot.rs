@@ -3,12 +3,12 @@
 
 use crate::image::{changed, validate};
 use crate::{Input, Seed};
-use hv_core::fuzzing::snapshot as door;
 use hv::memory::{Access, GuestMemory};
 use hv::platform::Platform;
 use hv::platform::fake::FakePlatform;
 use hv::platform::kvm::KvmPlatform;
 use hv_abi::{GuestAddr, PAGE_SIZE};
+use hv_core::fuzzing::snapshot as door;
 use std::fs;
 use std::sync::LazyLock;
 use tempfile::TempDir;
