@@ -2,7 +2,7 @@
 
 use super::channel::{Patience, Socket};
 use super::reply::{self, Expected, Message, ROOM};
-use super::{Next, Serving};
+use super::{NextProcess, Serving};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
@@ -63,11 +63,11 @@ pub fn starts(said: &[Said], count: u64) -> Vec<Result<(), String>> {
     }
     let _ = rustix::net::shutdown(&zygote, rustix::net::Shutdown::Write);
     let mut serving =
-        Serving { channel: Socket::new(hv), nonce: 0, handle: descriptor(), next: Next::Unknown };
+        Serving { channel: Socket::new(hv), nonce: 0, handle: descriptor(), next: NextProcess::Unknown };
     let mut results = Vec::new();
     for nonce in 1..=count {
         let result = serving.fork(&[nonce], &[], &mut Patience::new());
-        let goes_on = matches!(result, Ok(_) | Err(super::Failure::Refused(_)));
+        let goes_on = matches!(result, Ok(_) | Err(super::StartFailure::Refused(_)));
         results.push(result.map(drop).map_err(|failure| failure.into_error().to_string()));
         if !goes_on {
             break;
