@@ -94,7 +94,7 @@ fn open(state: &[u8]) {
         assert!(!access.contains(Access::WRITE | Access::EXECUTE));
         last = range.end;
     }
-    assert!(memory.check(GuestAddr(saved.cpu.rip), 1, Access::EXECUTE).is_ok());
+    assert!(memory.check(GuestAddr(saved.cpus[0].rip), 1, Access::EXECUTE).is_ok());
     let places = &saved.places;
     assert!(memory.check(at(places.hypercall_page), PAGE_SIZE, Access::EXECUTE).is_ok());
     assert!(memory.check(at(places.shared_info), 368, write).is_ok());
