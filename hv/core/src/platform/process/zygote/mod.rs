@@ -47,8 +47,12 @@ pub enum Namespaces {
     Refused(String),
 }
 
-/// How often a start is tried with another zygote.
+/// How often a start is tried with another zygote, after one that was not as it should be.
 const RETRIES: usize = 1;
+
+/// How often at most if that had ended: nobody has waited for it then, and those that end zygotes (a host without memory, say) end
+/// several.
+const RETRIES_AFTER_ENDS: usize = 4;
 
 /// For how long nobody waits any more for a supervisor that does not answer.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -111,18 +115,22 @@ impl Zygote {
 
 impl ZygoteState {
     fn fork(&mut self, words: &mut [u64], descriptors: &[BorrowedFd<'_>]) -> Result<Process, PlatformError> {
-        let mut tries = 0..=RETRIES;
+        let (mut tries, mut others) = (0, 0);
         loop {
-            let last = tries.next() == Some(RETRIES);
+            tries += 1;
             let error = match self.try_fork(words, descriptors) {
                 Err(StartFailure::Poisoned(violation)) => {
                     self.warnings.warn(&violation);
+                    others += usize::from(violation != Violation::Ended);
                     ProcessError::zygote(violation).into()
                 }
-                Err(StartFailure::Exhausted(error)) => error,
+                Err(StartFailure::Exhausted(error)) => {
+                    others += 1;
+                    error
+                }
                 result => return result.map_err(StartFailure::into_error),
             };
-            if last {
+            if others > RETRIES || tries > RETRIES_AFTER_ENDS {
                 return Err(error);
             }
         }

@@ -373,6 +373,19 @@ fn a_start_fails_that_finds_no_zygote_twice_and_the_next_does_not() {
 }
 
 #[test]
+fn a_start_goes_on_where_several_zygotes_have_ended() {
+    fn ends(stage: &Stage) {
+        stage.greet();
+        stage.request();
+        let _ = rustix::net::shutdown(&stage.end.0, rustix::net::Shutdown::Both);
+    }
+    let mut play = play(&[ends, ends, ends, ends, Stage::serve]);
+    let process = play.fork().unwrap();
+    play.is(&process, 4);
+    play.end();
+}
+
+#[test]
 fn many_threads_are_each_given_a_process_of_their_own() {
     let play = Arc::new(play(&[|stage| {
         for _ in 0..64 {
