@@ -42,15 +42,12 @@ impl Rig {
         let front = Front::new(&room, 0, layout, size_of::<BlockRequest>(), ENTRIES);
         let device = BlockDevice::new(Parts {
             index: 0,
-            ring: front.ring.clone(),
-            layout,
+            ring: front.host_end(true),
             entries: ENTRIES,
             doorbell: Room::doorbell(),
-            channel: front.channel.clone(),
             disk: Disk::open(&spec).expect("a disk"),
             engine,
             spin: Duration::ZERO,
-            fresh: true,
         });
         Rig { room, front, device: device.expect("a device"), _file: file }
     }

@@ -2,7 +2,7 @@
 
 use crate::rig::{self, Front, Room};
 use crate::{Input, Seed};
-use hv::device::console::{Console, ConsoleRing, ConsoleSource, Input as ConsoleInput, Output};
+use hv::device::console::{Console, ConsoleSource, Input as ConsoleInput, Output};
 use hv::reactor::Source;
 use hv_abi::ring::Layout;
 use std::io::{self, ErrorKind};
@@ -61,23 +61,19 @@ pub fn run(bytes: &[u8]) {
     let layout = Layout::new::<u8, u8>(ENTRIES, ENTRIES).expect("a layout");
     let mut front = Front::new(&room, 0, layout, 1, ENTRIES);
     let has_input = input.byte().is_multiple_of(2);
-    let ring = match input.byte() % 4 {
-        0 => {
-            rig::step(1, &room, &mut front, &mut input);
-            front.spoil(&mut input);
-            match ConsoleRing::resume(front.ring.clone(), &layout) {
-                Ok(ring) => ring,
-                Err(_) => return,
-            }
-        }
-        _ => ConsoleRing::fresh(front.ring.clone(), &layout),
-    };
+    let fresh = !input.byte().is_multiple_of(4);
+    if !fresh {
+        rig::step(1, &room, &mut front, &mut input);
+        front.spoil(&mut input);
+    }
     let space = Arc::new(AtomicUsize::new(1 << 16));
     let keys = Arc::new(Mutex::new(Some(Vec::new())));
     let typed: Option<Box<dyn ConsoleInput>> =
         has_input.then(|| Box::new(Keys(keys.clone())) as Box<dyn ConsoleInput>);
-    let channel = front.channel.clone();
-    let console = Console::new(ring, channel, Box::new(Sink(space.clone())), typed, Box::new(|_| ()));
+    let console = Console::new(Box::new(Sink(space.clone())), typed);
+    if console.connect(front.host_end(fresh)).is_err() {
+        return;
+    }
     let mut source = ConsoleSource::new(console.clone(), Room::doorbell());
     while input.more() {
         let which = input.byte() % 11;

@@ -63,7 +63,7 @@ pub fn run(bytes: &[u8]) {
         front.spoil(&mut input);
     }
     let device = FunctionDevice::new();
-    if door::connect(&device, front.ring.clone(), &layout, front.channel.clone(), fresh).is_err() {
+    if door::connect(&device, front.host_end(fresh)).is_err() {
         return;
     }
     let space = Arc::new(AtomicUsize::new(1 << 16));

@@ -2,7 +2,7 @@
 
 use crate::rig::{self, BASE, Front, Room};
 use crate::{Input, Seed};
-use hv::device::net::{Capture, NetDevice, Network, Ring};
+use hv::device::net::{Capture, NetDevice, Network};
 use hv::reactor::{Registrar, Source};
 use hv_abi::GuestAddr;
 use hv_abi::io::net::{NetConfig, NetFeatures, NetRequest, NetResponse};
@@ -59,13 +59,7 @@ pub fn run(bytes: &[u8]) {
         fronts[0].spoil(&mut input);
         fronts[1].spoil(&mut input);
     }
-    let [transmit, receive] = [0, 1].map(|index: usize| Ring {
-        memory: fronts[index].ring.clone(),
-        layout,
-        doorbell: Room::doorbell(),
-        channel: fronts[index].channel.clone(),
-        fresh,
-    });
+    let [transmit, receive] = [0, 1].map(|index: usize| (fronts[index].host_end(fresh), Room::doorbell()));
     let capture = Capture::new(Box::new(io::sink())).expect("nothing refuses");
     let Ok(mut device) = NetDevice::new(0, transmit, receive, Box::<Mirror>::default(), Some(capture)) else {
         return;

@@ -1,6 +1,7 @@
 //! A guest's memory with rings in it, and the guest's end of them, which does what the input says.
 
 use crate::Input;
+use hv::device::Ring;
 use hv::event::{Channel, Hub, Owner};
 use hv::memory::{Access, GuestMemory, RingMemory};
 use hv_abi::ring::{BACK_LINE, Layout, REQUEST_SLOTS, SharedMemory};
@@ -93,8 +94,9 @@ impl Room {
 
 /// The guest's end of a ring.
 pub(crate) struct Front {
-    pub(crate) ring: RingMemory,
-    pub(crate) channel: Channel,
+    ring: RingMemory,
+    layout: Layout,
+    channel: Channel,
     place: u64,
     entry: usize,
     entries: u32,
@@ -108,7 +110,13 @@ impl Front {
         assert!(layout.size() as u64 <= 2 * PAGE_SIZE);
         let ring = RingMemory::new(&room.memory, place, &layout);
         let channel = room.hub.channel(EventPort(1 + index as u32));
-        Front { ring, channel, place, entry, entries, prod: 0 }
+        Front { ring, layout, channel, place, entry, entries, prod: 0 }
+    }
+
+    /// The ring as its device gets it.
+    pub(crate) fn host_end(&self, fresh: bool) -> Ring {
+        let (memory, channel) = (self.ring.clone(), self.channel.clone());
+        Ring { memory, layout: self.layout, channel, fresh }
     }
 
     /// The guest forgets what it has published.

@@ -126,6 +126,11 @@ pub struct Channel {
 }
 
 impl Channel {
+    /// The port of the guest's ring.
+    pub(crate) fn port(&self) -> EventPort {
+        self.port
+    }
+
     /// Tells the guest that its ring has news.
     pub fn notify(&self) {
         self.hub.raise(self.port);

@@ -1,6 +1,7 @@
 //! A virtual machine of a function, from one request to the next.
 
 use super::{Failure, Inner, Isolation};
+use hv_core::device::Served;
 use hv_core::device::function::{Answer, FunctionDevice};
 use hv_core::domain::{Guest, Hook, Outcome, Restore, StartError, Stop};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -108,7 +109,7 @@ impl Instance {
     /// Lets the guest run on that may wait for room.
     pub(super) fn resume(&self, exchange: u64) {
         if self.request().exchange == exchange
-            && self.device.ring() == hv_core::device::function::Served::Answered
+            && self.device.ring() == Served::Answered
             && let Some(guest) = self.guest()
         {
             guest.note_done();

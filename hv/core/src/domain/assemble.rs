@@ -5,6 +5,8 @@ use super::devices::Devices;
 use super::launch::Launch;
 use super::layout::{Layout, Needs};
 use super::{Builder, Guest, Offsets, StartError};
+use crate::device::console::Console;
+use crate::device::stdio::Buffer;
 use crate::engine::Engine;
 use crate::hypercall;
 use crate::memory::GuestMemory;
@@ -24,7 +26,9 @@ pub(super) fn spawn(mut config: Builder, engine: &Engine) -> Result<Guest, Start
     let begin = Instant::now();
     let share = Share::new(config.weight, config.cap)?;
     let strings = config.strings()?;
-    let mut devices = Devices::new(std::mem::take(&mut config.devices));
+    let output = std::mem::replace(&mut config.output, Box::new(Buffer::new(0)));
+    let console = Console::new(output, config.input.take());
+    let mut devices = Devices::new(console.clone(), std::mem::take(&mut config.devices));
     let layout = lay_out(&config, &strings, &devices)?;
     let shared = engine.inner.platform.shares_memory();
     let memory = load(&config, &strings, &mut devices, &layout, shared)?;
@@ -38,7 +42,7 @@ pub(super) fn spawn(mut config: Builder, engine: &Engine) -> Result<Guest, Start
         image: layout.image,
         stack: layout.stack.start,
         devices: layout.devices,
-        device_count: devices.all.len() as u64,
+        device_count: devices.count() as u64,
         hypercall_page: layout.hypercall_page,
         shared_info: layout.shared_info,
         upcall: 0,
@@ -52,9 +56,8 @@ pub(super) fn spawn(mut config: Builder, engine: &Engine) -> Result<Guest, Start
         memory,
         devices,
         bus: config.bus,
-        output: config.output,
+        console,
         errors: config.errors,
-        input: config.input,
         share,
         pause_at_ready: config.pause_at_ready,
         resumed: None,
@@ -86,7 +89,7 @@ fn lay_out(config: &Builder, strings: &Strings, devices: &Devices) -> Result<Lay
     Layout::new(&Needs {
         memory_size: config.memory,
         vcpus: MAX_VCPUS,
-        devices: devices.all.len(),
+        devices: devices.count(),
         arguments: strings.arguments.len(),
         environment: strings.environment.len(),
         rings: &devices.ring_sizes(),

@@ -1,13 +1,13 @@
 //! The configuration of a guest to be.
 
 use super::bus::{Bus, BusError};
-use super::devices::{Backend, ConnectError};
 use super::{Guest, RestoreError, assemble};
-use crate::device::block::{Disk, EngineKind};
+use crate::device::block::{Disk, DiskBackEnd, EngineKind};
 use crate::device::console::{Input, Output};
 use crate::device::function::FunctionDevice;
-use crate::device::net::{Capture, Network};
+use crate::device::net::{Capture, NetBackEnd, Network};
 use crate::device::stdio::Buffer;
+use crate::device::{BackEnd, ConnectError};
 use crate::engine::Engine;
 use crate::loader::Image;
 use crate::memory::{MapError, TemplateError};
@@ -122,7 +122,7 @@ pub struct Builder {
     pub(super) output: Box<dyn Output>,
     pub(super) errors: Option<Box<dyn Output>>,
     pub(super) input: Option<Box<dyn Input>>,
-    pub(super) devices: Vec<Backend>,
+    pub(super) devices: Vec<Box<dyn BackEnd>>,
     pub(super) bus: Option<Box<dyn Bus>>,
     pub(super) pause_at_ready: bool,
 }
@@ -219,19 +219,19 @@ impl Builder {
 
     /// One more disk, worked on in this way.
     pub fn disk_on(mut self, disk: Disk, engine: EngineKind) -> Self {
-        self.devices.push(Backend::Block(disk, engine));
+        self.devices.push(Box::new(DiskBackEnd { disk, engine }));
         self
     }
 
     /// One more network, whose frames are also written to `capture`.
     pub fn network(mut self, network: Box<dyn Network>, capture: Option<Capture>) -> Self {
-        self.devices.push(Backend::Net(network, capture));
+        self.devices.push(Box::new(NetBackEnd { network, capture }));
         self
     }
 
     /// A function device: the guest is sent requests.
     pub fn function(mut self, device: Arc<FunctionDevice>) -> Self {
-        self.devices.push(Backend::Function(device));
+        self.devices.push(Box::new(device));
         self
     }
 

@@ -1,137 +1,84 @@
-//! A guest's devices: from what was asked for to table entries and back ends.
+//! A guest's devices: from what was asked for to table entries and back ends at work. What is different about each kind
+//! of device is behind [`BackEnd`].
 
 use super::Saved;
-use super::layout::ring_info;
 use super::restore::RestoreError;
-use crate::device::block::device::MAX_SPIN;
-use crate::device::block::{BlockDevice, BlockError, Disk, EngineKind, Parts};
-use crate::device::function::FunctionDevice;
-use crate::device::net::{Capture, NetDevice, Network, Ring};
+use crate::device::console::Console;
+use crate::device::{
+    BackEnd, ConnectError, Connection, DoorbellHandler, DrivenBy, RINGS_BEFORE_BINDING, Ring, RingShape,
+};
 use crate::event::Hub;
 use crate::memory::{GuestMemory, RingMemory};
 use crate::platform::Machine;
 use crate::reactor::Source;
-use hv_abi::device::{CONFIG_SIZE, Config, DeviceInfo, RingInfo};
-use hv_abi::io::block::{BlockConfig, BlockRequest, BlockResponse};
-use hv_abi::io::console::ConsoleConfig;
-use hv_abi::io::function::FunctionConfig;
-use hv_abi::io::net::{NetConfig, NetRequest, NetResponse};
-use hv_abi::ring::Violation;
+use hv_abi::device::{CONFIG_SIZE, CONSOLE, DeviceInfo, RingInfo};
 use hv_abi::{EventPort, GuestAddr, event, ring};
-use std::io;
 use std::mem::offset_of;
 use std::sync::Arc;
 use vmm_sys_util::eventfd::EventFd;
 
-/// Entries (bytes) of the console's output and input.
-const CONSOLE_OUT: u32 = 16 << 10;
-const CONSOLE_IN: u32 = 2 << 10;
-/// Requests of a block device in flight.
-const BLOCK_ENTRIES: u32 = 128;
-/// Frames in flight, each way.
-const NET_ENTRIES: u32 = 256;
-/// Bytes of a function device, each way: more than the largest head.
-const FUNCTION_BYTES: u32 = 32 << 10;
-
 /// A ring of a device.
 pub(super) struct RingPlan {
-    pub(super) info: RingInfo,
-    pub(super) layout: ring::Layout,
-    pub(super) offset: u64,
-}
-
-/// What works at the other end of a device's rings.
-pub(super) enum Backend {
-    Console,
-    Block(Disk, EngineKind),
-    Net(Box<dyn Network>, Option<Capture>),
-    Function(Arc<FunctionDevice>),
-}
-
-impl Backend {
-    /// The kind of device in a table.
-    fn kind(&self) -> u32 {
-        match self {
-            Backend::Console => ConsoleConfig::KIND,
-            Backend::Block(..) => hv_abi::device::BLOCK,
-            Backend::Net(..) => NetConfig::KIND,
-            Backend::Function(_) => FunctionConfig::KIND,
-        }
-    }
-
-    /// Its configuration, and its rings, which are nowhere yet.
-    fn describe(&self) -> ([u8; CONFIG_SIZE], Vec<RingPlan>) {
-        let config = match self {
-            Backend::Console => ConsoleConfig::default().to_config(),
-            Backend::Block(disk, _) => disk.config().to_config(),
-            Backend::Net(network, _) => network.config().to_config(),
-            Backend::Function(_) => FunctionConfig::default().to_config(),
-        };
-        (config, rings_of(self.kind()).expect("a kind that there is"))
-    }
-}
-
-/// The rings of a device of this kind, which are nowhere yet. `None`: there is no such kind.
-pub(super) fn rings_of(kind: u32) -> Option<Vec<RingPlan>> {
-    use hv_abi::device::{BLOCK, CONSOLE, FUNCTION, NET};
-    let bytes = |requests, responses| RingPlan::new(ring_info::<u8, u8>(requests, responses));
-    let net = || RingPlan::new(ring_info::<NetRequest, NetResponse>(NET_ENTRIES, NET_ENTRIES));
-    Some(match kind {
-        CONSOLE => vec![bytes(CONSOLE_OUT, CONSOLE_IN)],
-        BLOCK => {
-            vec![RingPlan::new(ring_info::<BlockRequest, BlockResponse>(BLOCK_ENTRIES, BLOCK_ENTRIES))]
-        }
-        NET => vec![net(), net()],
-        FUNCTION => vec![bytes(FUNCTION_BYTES, FUNCTION_BYTES)],
-        _ => return None,
-    })
-}
-
-/// A device of a guest that is about to start.
-pub(super) struct Device {
-    kind: u32,
-    index: u32,
-    config: [u8; CONFIG_SIZE],
-    pub(super) rings: Vec<RingPlan>,
-    backend: Backend,
+    info: RingInfo,
+    layout: ring::Layout,
+    offset: u64,
 }
 
 impl RingPlan {
-    fn new((info, layout): (RingInfo, ring::Layout)) -> Self {
-        RingPlan { info, layout, offset: 0 }
-    }
-
-    pub(super) fn event(&self) -> EventPort {
-        self.info.event
+    /// A ring that is nowhere yet.
+    fn new(shape: &RingShape) -> Self {
+        let info = RingInfo { requests: shape.requests, responses: shape.responses, ..RingInfo::default() };
+        RingPlan { info, layout: shape.layout, offset: 0 }
     }
 
     /// The ring as its back end sees it.
-    pub(super) fn memory(&self, memory: &Arc<GuestMemory>) -> RingMemory {
-        RingMemory::new(memory, self.offset, &self.layout)
+    fn ring(&self, memory: &Arc<GuestMemory>, hub: &Arc<Hub>, fresh: bool) -> Ring {
+        Ring {
+            memory: RingMemory::new(memory, self.offset, &self.layout),
+            layout: self.layout,
+            channel: hub.channel(self.info.event),
+            fresh,
+        }
     }
 }
 
-/// The devices of a guest, in the order of its device table.
+/// A device of a guest that is about to start.
+struct Device {
+    index: u32,
+    config: [u8; CONFIG_SIZE],
+    rings: Vec<RingPlan>,
+    back_end: Box<dyn BackEnd>,
+}
+
+impl Device {
+    /// The number of its kind.
+    fn kind(&self) -> u32 {
+        self.back_end.kind().number
+    }
+}
+
+/// The devices of a guest, in the order of its device table: the console comes first.
 pub(super) struct Devices {
-    pub(super) all: Vec<Device>,
+    all: Vec<Device>,
     /// Whether the rings are fresh, not those of a guest that goes on.
     fresh: bool,
 }
 
 impl Devices {
-    /// Validates what was asked for; the console comes first.
-    pub(super) fn new(backends: Vec<Backend>) -> Self {
-        let mut devices: Vec<Device> = Vec::with_capacity(backends.len() + 1);
+    /// The devices of a guest that begins.
+    pub(super) fn new(console: Arc<Console>, back_ends: Vec<Box<dyn BackEnd>>) -> Self {
+        let mut devices: Vec<Device> = Vec::with_capacity(back_ends.len() + 1);
         let mut event = event::FIRST_DEVICE.0;
-        for backend in std::iter::once(Backend::Console).chain(backends) {
-            let (config, mut rings) = backend.describe();
+        let console: Box<dyn BackEnd> = Box::new(console);
+        for back_end in std::iter::once(console).chain(back_ends) {
+            let kind = back_end.kind();
+            let mut rings: Vec<_> = kind.rings.iter().map(RingPlan::new).collect();
             for ring in &mut rings {
                 ring.info.event = EventPort(event);
                 event += 1;
             }
-            let kind = backend.kind();
-            let index = devices.iter().filter(|device| device.kind == kind).count() as u32;
-            devices.push(Device { kind, index, config, rings, backend });
+            let index = devices.iter().filter(|device| device.kind() == kind.number).count() as u32;
+            devices.push(Device { index, config: back_end.config(), rings, back_end });
         }
         Devices { all: devices, fresh: true }
     }
@@ -141,25 +88,19 @@ impl Devices {
     pub(super) fn resume(
         table: &[DeviceInfo],
         base: GuestAddr,
-        backends: Vec<Backend>,
+        console: Arc<Console>,
+        back_ends: Vec<Box<dyn BackEnd>>,
     ) -> Result<Self, RestoreError> {
-        let mut devices = Devices::new(backends);
+        let mut devices = Devices::new(console, back_ends);
         devices.fresh = false;
-        let wanted =
-            || table.iter().map(|info| info.kind).filter(|&kind| kind != ConsoleConfig::KIND).collect();
         if devices.all.len() != table.len()
-            || devices.all.iter().zip(table).any(|(d, info)| d.kind != info.kind)
+            || devices.all.iter().zip(table).any(|(device, info)| device.kind() != info.kind)
         {
-            return Err(RestoreError::Devices { wanted: wanted() });
+            let wanted = table.iter().map(|info| info.kind).filter(|&kind| kind != CONSOLE).collect();
+            return Err(RestoreError::Devices { wanted });
         }
         for (device, info) in devices.all.iter_mut().zip(table) {
-            if let (Backend::Block(disk, _), Some(saved)) = (&device.backend, BlockConfig::of(info)) {
-                same_disk(device.index, disk, &saved)?;
-            }
-            if device.kind != NetConfig::KIND {
-                // What the guest knows; of networks it is [told anew](Self::rewrite).
-                device.config = info.config;
-            }
+            device.config = device.back_end.restore(info)?;
             for (ring, &saved) in device.rings.iter_mut().zip(&info.rings) {
                 // The sizes of a table from a file are those that this version
                 // gives, or the snapshot would have been refused.
@@ -170,19 +111,19 @@ impl Devices {
         Ok(devices)
     }
 
-    /// The console's ring; the console itself is its domain's to drive.
-    pub(super) fn take_console(&mut self) -> RingPlan {
-        self.all.remove(0).rings.pop().expect("the console comes first and has a ring")
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.all.len()
     }
 
-    /// Every ring, in the order of the table.
-    pub(super) fn rings(&self) -> impl Iterator<Item = &RingPlan> {
-        self.all.iter().flat_map(|device| &device.rings)
+    /// The port of the console's ring.
+    pub(super) fn console_port(&self) -> EventPort {
+        self.all[0].rings[0].info.event
     }
 
     /// Bytes of every ring, in the order of the table.
     pub(super) fn ring_sizes(&self) -> Vec<usize> {
-        self.rings().map(|ring| ring.layout.size()).collect()
+        self.all.iter().flat_map(|device| &device.rings).map(|ring| ring.layout.size()).collect()
     }
 
     /// Puts the rings where the layout says, in memory that starts at `base`.
@@ -201,125 +142,15 @@ impl Devices {
             .map(|device| {
                 let mut rings = [RingInfo::default(); 2];
                 rings.iter_mut().zip(&device.rings).for_each(|(to, ring)| *to = ring.info);
-                DeviceInfo { kind: device.kind, index: device.index, rings, config: device.config }
+                DeviceInfo { kind: device.kind(), index: device.index, rings, config: device.config }
             })
             .collect()
     }
-}
 
-/// Refuses a disk that the guest would take for what it is not.
-fn same_disk(index: u32, disk: &Disk, saved: &BlockConfig) -> Result<(), RestoreError> {
-    let given = disk.config();
-    let size_and_kind = |config: &BlockConfig| (config.sectors, config.sector_size, config.features);
-    let limits_hold = saved.max_transfer <= given.max_transfer && saved.max_segments <= given.max_segments;
-    if size_and_kind(&given) == size_and_kind(saved) && limits_hold {
-        return Ok(());
-    }
-    let path = disk.path().to_path_buf();
-    Err(RestoreError::Disk { index, path, given: Box::new(given), saved: Box::new(*saved) })
-}
-
-/// A device at work: what the I/O thread drives, and the doorbells that reach it.
-#[derive(Default)]
-pub(super) struct Connected {
-    pub(super) sources: Vec<Box<dyn Source>>,
-    pub(super) bells: Vec<Bell>,
-}
-
-/// Why a device's back end could not be started.
-#[derive(Debug, thiserror::Error)]
-pub enum ConnectError {
-    /// The block device could not be made.
-    #[error(transparent)]
-    Block(#[from] BlockError),
-    /// No doorbell.
-    #[error("cannot make an eventfd: {0}; raise the limit of open files (ulimit -n)")]
-    Doorbell(#[source] io::Error),
-    /// A saved ring makes no sense.
-    #[error("a ring of the guest was broken when it was saved: {0}")]
-    Ring(#[from] Violation),
-}
-
-impl Device {
-    /// Starts the back end. Not for the console, which its domain drives.
-    fn connect(
-        self,
-        memory: &Arc<GuestMemory>,
-        hub: &Arc<Hub>,
-        machine: &mut dyn Machine,
-        fresh: bool,
-        to: &mut Connected,
-    ) -> Result<(), ConnectError> {
-        let mut rings = self.rings.into_iter();
-        let mut next = || rings.next().expect("`describe` made the rings of this kind");
-        let mut with_bell = |bells: &mut Vec<Bell>| {
-            let ring = next();
-            let doorbell = machine.doorbell(ring.event()).map_err(ConnectError::Doorbell)?;
-            let rung = doorbell.try_clone().map_err(ConnectError::Doorbell)?;
-            bells.push(Bell::new(ring.event(), Target::Descriptor(rung)));
-            Ok::<_, ConnectError>((ring, doorbell))
-        };
-        match self.backend {
-            Backend::Console => unreachable!("the console is the domain's"),
-            Backend::Block(disk, engine) => {
-                let (ring, doorbell) = with_bell(&mut to.bells)?;
-                to.sources.push(Box::new(BlockDevice::new(Parts {
-                    index: self.index,
-                    ring: ring.memory(memory),
-                    layout: ring.layout,
-                    entries: ring.info.requests,
-                    channel: hub.channel(ring.event()),
-                    doorbell,
-                    disk,
-                    engine,
-                    spin: MAX_SPIN,
-                    fresh,
-                })?));
-            }
-            Backend::Net(network, capture) => {
-                let mut ring = || {
-                    let (ring, doorbell) = with_bell(&mut to.bells)?;
-                    Ok::<_, ConnectError>(Ring {
-                        memory: ring.memory(memory),
-                        layout: ring.layout,
-                        channel: hub.channel(ring.event()),
-                        doorbell,
-                        fresh,
-                    })
-                };
-                let (transmit, receive) = (ring()?, ring()?);
-                to.sources.push(Box::new(NetDevice::new(self.index, transmit, receive, network, capture)?));
-            }
-            Backend::Function(device) => {
-                let ring = next();
-                let channel = hub.channel(ring.event());
-                device.connect(ring.memory(memory), &ring.layout, channel, fresh)?;
-                to.bells.push(Bell::new(ring.event(), Target::Function(device)));
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Devices {
-    /// Starts every back end but the console's.
-    pub(super) fn connect(
-        self,
-        memory: &Arc<GuestMemory>,
-        hub: &Arc<Hub>,
-        machine: &mut dyn Machine,
-    ) -> Result<Connected, ConnectError> {
-        let mut connected = Connected::default();
-        for device in self.all {
-            device.connect(memory, hub, machine, self.fresh, &mut connected)?;
-        }
-        Ok(connected)
-    }
-
-    /// Tells a guest that goes on what has changed about its devices: addresses of its networks.
+    /// Tells a guest that goes on what has changed about its devices.
     pub(super) fn rewrite(&self, memory: &GuestMemory, saved: &Saved) {
-        for (n, device) in self.all.iter().enumerate() {
-            if device.kind == NetConfig::KIND {
+        for (n, (device, info)) in self.all.iter().zip(&saved.devices).enumerate() {
+            if device.config != info.config {
                 let entry = saved.places.devices + (n * size_of::<DeviceInfo>()) as u64;
                 memory.host_write(entry + offset_of!(DeviceInfo, config) as u64, &device.config);
             }
@@ -329,25 +160,48 @@ impl Devices {
     /// How many of their doorbells, the console's included, may be bound to a descriptor. A
     /// clone without devices that have some is to hold none: there may be thousands.
     pub(super) fn doorbells(&self) -> usize {
-        let has_some = |device: &&Device| matches!(device.backend, Backend::Block(..) | Backend::Net(..));
-        let rings: usize = self.all.iter().filter(has_some).map(|device| device.rings.len()).sum();
+        let kinds = self.all.iter().map(|device| device.back_end.kind());
+        let rings: usize = kinds.filter(|kind| kind.has_doorbells).map(|kind| kind.rings.len()).sum();
         if self.fresh || rings > 0 { rings + 1 } else { 0 }
     }
 
-    /// Whether the rings are fresh.
-    pub(super) fn fresh(&self) -> bool {
-        self.fresh
+    /// Connects every back end to its rings.
+    pub(super) fn connect(
+        self,
+        memory: &Arc<GuestMemory>,
+        hub: &Arc<Hub>,
+        machine: &mut dyn Machine,
+    ) -> Result<Connected, ConnectError> {
+        let Connected { mut sources, mut bells } = Connected::default();
+        for device in self.all {
+            let rings = device.rings.iter().map(|ring| ring.ring(memory, hub, self.fresh)).collect();
+            let doorbells = &mut |port| {
+                let doorbell = machine.doorbell(port)?;
+                bells.push(Bell::new(port, Target::Descriptor(doorbell.try_clone()?)));
+                Ok(doorbell)
+            };
+            match device.back_end.connect(Connection { index: device.index, rings, doorbells })? {
+                DrivenBy::IoThread(source) => sources.push(source),
+                DrivenBy::VcpuThread(handler) => bells.extend(
+                    device
+                        .rings
+                        .iter()
+                        .map(|ring| Bell::new(ring.info.event, Target::Handler(handler.clone()))),
+                ),
+            }
+        }
+        Ok(Connected { sources, bells })
     }
 }
 
-/// How often a doorbell comes as an exit before the platform is asked to bind it.
-///
-/// A bound doorbell is several times cheaper to ring, and makes a VM 250 µs
-/// more expensive to start and 15 ms more expensive to close (`docs/performance.md`): not worth
-/// it for a guest that prints a line and ends.
-pub(super) const RINGS_BEFORE_BINDING: u32 = 32;
+/// Devices at work: what the I/O thread drives, and the doorbells that reach them.
+#[derive(Default)]
+pub(super) struct Connected {
+    pub(super) sources: Vec<Box<dyn Source>>,
+    pub(super) bells: Vec<Bell>,
+}
 
-/// A doorbell of a guest, and how often it came as an exit.
+/// A doorbell of a guest, and how often it came as an exit for its descriptor.
 pub(super) struct Bell {
     pub(super) port: EventPort,
     pub(super) target: Target,
@@ -359,11 +213,11 @@ pub(super) enum Target {
     /// Whoever watches this descriptor: the I/O thread.
     Descriptor(EventFd),
     /// The guest's own thread, which then does the device's work.
-    Function(Arc<FunctionDevice>),
+    Handler(Arc<dyn DoorbellHandler>),
 }
 
 impl Bell {
-    pub(super) fn new(port: EventPort, target: Target) -> Self {
+    fn new(port: EventPort, target: Target) -> Self {
         Bell { port, target, rings: 0 }
     }
 

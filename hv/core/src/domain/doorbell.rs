@@ -1,31 +1,35 @@
 //! Doorbells that come as exits, since nothing is bound to them yet.
 
 use super::Domain;
-use super::devices::{Bell, RINGS_BEFORE_BINDING, Target};
-use crate::device::console::ConsoleSource;
-use crate::device::function::Served;
+use super::devices::{Bell, Target};
+use crate::device::Served;
 use crate::platform::Machine;
 use hv_abi::EventPort;
+use hv_abi::ring::Violation;
 
 /// The doorbells of a guest, and the machine that they can be bound in.
 pub(super) struct Doorbells {
     machine: Box<dyn Machine>,
-    /// Those that may still come as exits; not the console's at first.
-    pub(super) bells: Vec<Bell>,
+    /// Those that may still come as exits.
+    bells: Vec<Bell>,
+    /// The console's.
     console: EventPort,
-    /// How often the console's came while the guest's own thread drove it.
-    console_rings: u32,
 }
 
 impl Doorbells {
     pub(super) fn new(machine: Box<dyn Machine>, bells: Vec<Bell>, console: EventPort) -> Self {
-        Doorbells { machine, bells, console, console_rings: 0 }
+        Doorbells { machine, bells, console }
     }
 
-    /// Counts from 0 again.
-    pub(super) fn reset(&mut self) {
-        self.console_rings = 0;
-        self.bells.iter_mut().for_each(|bell| bell.rings = 0);
+    /// Counts from 0 again, and takes the devices that no source drives back to where the memory of their rings is.
+    pub(super) fn renew(&mut self) -> Result<(), Violation> {
+        for bell in &mut self.bells {
+            bell.rings = 0;
+            if let Target::Handler(device) = &bell.target {
+                device.renew()?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -34,52 +38,52 @@ impl Domain {
     pub(super) fn ring(&self, port: EventPort) -> Served {
         self.counters.doorbell();
         let doorbells = &mut *self.doorbells.lock().expect("no panic while held");
-        if let Some(bell) = doorbells.bells.iter_mut().find(|bell| bell.port == port) {
-            match &bell.target {
-                Target::Function(device) => return device.ring(),
-                Target::Descriptor(descriptor) => {
-                    if Bell::ring(&mut bell.rings, descriptor)
-                        && let Err(error) = doorbells.machine.bind_doorbell(port, descriptor)
-                    {
-                        // Rings go on to come as exits: slower, nothing worse.
-                        tracing::debug!("binding a doorbell: {error}");
-                    }
+        let Some(bell) = doorbells.bells.iter_mut().find(|bell| bell.port == port) else {
+            self.counters.unbound_doorbell();
+            return Served::Running;
+        };
+        match &bell.target {
+            Target::Handler(handler) => {
+                let served = handler.ring();
+                if served == Served::HandOver {
+                    self.hand_over(doorbells, port);
+                }
+                return served;
+            }
+            Target::Descriptor(descriptor) => {
+                if Bell::ring(&mut bell.rings, descriptor)
+                    && let Err(error) = doorbells.machine.bind_doorbell(port, descriptor)
+                {
+                    // Rings go on to come as exits: slower, nothing worse.
+                    tracing::debug!("binding a doorbell: {error}");
                 }
             }
-        } else if port == doorbells.console {
-            doorbells.console_rings += 1;
-            if self.console.ring() || doorbells.console_rings == RINGS_BEFORE_BINDING {
-                self.give_console(doorbells);
-            }
-        } else {
-            self.counters.unbound_doorbell();
         }
         Served::Running
     }
 
-    /// From now on the I/O thread drives the console. Until then the guest's
-    /// own thread did: a guest that prints a line and ends needs no other.
+    /// From now on the I/O thread drives the console.
     pub(super) fn hand_console_over(&self) {
         let doorbells = &mut *self.doorbells.lock().expect("no panic while held");
-        if !doorbells.bells.iter().any(|bell| bell.port == doorbells.console) {
-            self.give_console(doorbells);
-        }
+        self.hand_over(doorbells, doorbells.console);
     }
 
-    fn give_console(&self, doorbells: &mut Doorbells) {
-        let Some(engine) = self.engine.upgrade() else { return };
-        let bell = doorbells.machine.doorbell(doorbells.console);
-        let (bell, descriptor) = match bell.and_then(|bell| Ok((bell.try_clone()?, bell))) {
+    /// From now on the I/O thread drives the device behind this doorbell, which the guest's own thread drove until now.
+    /// Does nothing if the I/O thread does already, or if there is no descriptor for it.
+    fn hand_over(&self, doorbells: &mut Doorbells, port: EventPort) {
+        let Some(bell) = doorbells.bells.iter_mut().find(|bell| bell.port == port) else { return };
+        let (Target::Handler(handler), Some(engine)) = (&bell.target, self.engine.upgrade()) else { return };
+        let doorbell = doorbells.machine.doorbell(port);
+        let (doorbell, descriptor) = match doorbell.and_then(|bell| Ok((bell.try_clone()?, bell))) {
             Ok(both) => both,
             Err(error) => {
-                tracing::warn!("no doorbell for the console: {error}");
+                tracing::warn!("no doorbell for a device: {error}");
                 return;
             }
         };
-        let source = engine
-            .reactor
-            .add_for(&self.source_owner, Box::new(ConsoleSource::new(self.console.clone(), bell)));
+        let Some(source) = handler.clone().source(doorbell) else { return };
+        let source = engine.reactor.add_for(&self.source_owner, source);
         self.sources.lock().expect("no panic while held").push(source);
-        doorbells.bells.push(Bell::new(doorbells.console, Target::Descriptor(descriptor)));
+        (bell.target, bell.rings) = (Target::Descriptor(descriptor), 0);
     }
 }

@@ -1,15 +1,13 @@
 //! From a guest whose memory is ready to one that runs.
 
-use super::bus::{Bus, BusError, Wiring};
-use super::devices::Devices;
+use super::bus::{Bus, BusError};
+use super::devices::{Connected, Devices};
 use super::doorbell::Doorbells;
 use super::end::Order;
 use super::life::{Event, Life};
 use super::vcpu::{VcpuHandle, VcpuTask};
-use super::{
-    BootPhases, ConnectError, Counters, Domain, Guest, Hook, Identity, Offsets, Saved, StartError, Stop,
-};
-use crate::device::console::{Console, ConsoleRing, Input, OnClosed, Output};
+use super::{BootPhases, Counters, Domain, Guest, Hook, Identity, Offsets, Saved, StartError, Stop};
+use crate::device::console::{Console, OnClosed, Output};
 use crate::engine::Engine;
 use crate::event::{Hub, Owner};
 use crate::loader::Image;
@@ -34,9 +32,8 @@ pub(super) struct Launch {
     pub(super) cpus: Vec<CpuState>,
     pub(super) devices: Devices,
     pub(super) bus: Option<Box<dyn Bus>>,
-    pub(super) output: Box<dyn Output>,
+    pub(super) console: Arc<Console>,
     pub(super) errors: Option<Box<dyn Output>>,
-    pub(super) input: Option<Box<dyn Input>>,
     pub(super) share: Share,
     pub(super) pause_at_ready: bool,
     /// For one that goes on: what was saved, and what makes it another guest
@@ -75,24 +72,16 @@ impl Launch {
         };
         let phases = BootPhases { load: self.load, platform: begin.elapsed(), ..BootPhases::default() };
 
-        let fresh = self.devices.fresh();
         let table = self.devices.table();
-        let console_ring = self.devices.take_console();
-        let mut connected = self.devices.connect(&memory, &hub, &mut *machine)?;
+        let console_port = self.devices.console_port();
+        let Connected { mut sources, bells } = self.devices.connect(&memory, &hub, &mut *machine)?;
         if let Some(bus) = &mut self.bus {
-            let Wiring { sources, bells } = bus.connect(&memory, &hub)?;
-            connected.sources.extend(sources);
-            for (address, bell) in bells {
+            let wiring = bus.connect(&memory, &hub)?;
+            sources.extend(wiring.sources);
+            for (address, bell) in wiring.bells {
                 machine.bind_address(address, &bell).map_err(|error| BusError(error.into()))?;
             }
         }
-        let console_port = console_ring.event();
-        let ring = console_ring.memory(&memory);
-        let ring = match fresh {
-            true => ConsoleRing::fresh(ring, &console_ring.layout),
-            false => ConsoleRing::resume(ring, &console_ring.layout).map_err(ConnectError::Ring)?,
-        };
-        let channel = hub.channel(console_port);
         let vcpus = vcpus.into_iter().enumerate().map(|(number, vcpu)| VcpuHandle::new(number, vcpu));
         let vcpus: Box<[_]> = vcpus.collect();
         // A function waits for its first request where it is.
@@ -102,9 +91,9 @@ impl Launch {
             (None, false) => Event::Start,
         };
         let domain = Arc::new_cyclic(|domain: &Weak<Domain>| {
-            let closed = closed(domain.clone());
+            self.console.set_on_closed(closed(domain.clone()));
             Domain {
-                console: Console::new(ring, channel, self.output, self.input, closed),
+                console: self.console,
                 errors: self.errors.map(Mutex::new),
                 name: self.name,
                 image: self.image,
@@ -117,7 +106,7 @@ impl Launch {
                 clock: Mutex::new(clock),
                 life: Life::new(vcpus.len()),
                 vcpus,
-                doorbells: Mutex::new(Doorbells::new(machine, connected.bells, console_port)),
+                doorbells: Mutex::new(Doorbells::new(machine, bells, console_port)),
                 bus: self.bus.map(Mutex::new),
                 draining: Mutex::default(),
                 abandoned: AtomicBool::new(false),
@@ -145,7 +134,7 @@ impl Launch {
             .collect();
         let reactor = &engine.inner.reactor;
         let add = |source| reactor.add_for(&domain.source_owner, source);
-        let sources = connected.sources.into_iter().map(add).collect();
+        let sources = sources.into_iter().map(add).collect();
         *domain.sources.lock().expect("nobody else has it yet") = sources;
         domain.life.happen(first);
         if first != Event::Pause {

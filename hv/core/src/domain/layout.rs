@@ -25,8 +25,7 @@ use crate::loader::Segment;
 use crate::memory::Access;
 use crate::platform::{HypercallPage, reserved};
 use hv_abi::PAGE_SIZE;
-use hv_abi::device::{DeviceInfo, RingInfo};
-use hv_abi::ring;
+use hv_abi::device::DeviceInfo;
 use hv_abi::start_info::StartInfo;
 use std::ops::Range;
 
@@ -153,12 +152,6 @@ impl Layout {
             access,
         })
     }
-}
-
-/// Sizes of a ring, as the device table tells them.
-pub(super) fn ring_info<Req, Rsp>(requests: u32, responses: u32) -> (RingInfo, ring::Layout) {
-    let layout = ring::Layout::new::<Req, Rsp>(requests, responses).expect("the host's own sizes are valid");
-    (RingInfo { requests, responses, ..RingInfo::default() }, layout)
 }
 
 #[cfg(test)]

@@ -34,7 +34,6 @@ mod vcpu;
 
 pub use builder::{Builder, DEFAULT_MEMORY, MAX_MEMORY, MAX_STRINGS, MAX_VCPUS, MIN_STACK, StartError};
 pub use bus::{Bus, BusError, Wiring};
-pub use devices::ConnectError;
 pub use features::Features;
 pub use guest::{Controller, Guest};
 pub use hook::Hook;

@@ -79,14 +79,7 @@ impl Guest {
             (cpu.blocked, cpu.first_entry, cpu.called) = (None, None, false);
         }
         domain.hub.set_handler(origin.places.handler(domain.memory.base()));
-        domain.console.renew()?;
-        let doorbells = &mut *domain.doorbells.lock().expect("no panic while held");
-        doorbells.reset();
-        for bell in &doorbells.bells {
-            if let super::devices::Target::Function(device) = &bell.target {
-                device.renew()?;
-            }
-        }
+        domain.doorbells.lock().expect("no panic while held").renew()?;
         Ok(pages)
     }
 

@@ -1,20 +1,18 @@
 //! From a snapshot to a guest that goes on.
 
 use super::builder::StartError;
-use super::devices::{Backend, Devices};
+use super::devices::Devices;
 use super::launch::Launch;
 use super::{Guest, Hook, Identity, Snapshot};
-use crate::device::block::{Disk, EngineKind};
-use crate::device::console::{Input, Output};
+use crate::device::block::{Disk, DiskBackEnd, EngineKind};
+use crate::device::console::{Console, Input, Output};
 use crate::device::function::FunctionDevice;
-use crate::device::net::{Capture, Network};
+use crate::device::net::{Capture, NetBackEnd, Network};
 use crate::device::stdio::Buffer;
+use crate::device::{self, BackEnd, DeviceError};
 use crate::engine::Engine;
 use crate::memory::GuestMemory;
 use crate::sched::Share;
-use hv_abi::io::block::{BlockConfig, BlockFeatures};
-use hv_host::escape::escape;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -27,33 +25,15 @@ pub enum RestoreError {
         /// The kinds of the guest's devices, the console left out.
         wanted: Vec<u32>,
     },
-    /// Another disk than the guest had.
-    #[error("disk {index} ({}) has {}; the guest that was saved had one of {}", escape(path), shape(.given), shape(.saved))]
-    Disk {
-        /// Counts the disks from 0.
-        index: u32,
-        /// The disk.
-        path: PathBuf,
-        /// What it is.
-        given: Box<BlockConfig>,
-        /// What it was.
-        saved: Box<BlockConfig>,
-    },
-}
-
-fn shape(config: &BlockConfig) -> String {
-    let read_only = BlockFeatures::from_bits_truncate(config.features).contains(BlockFeatures::READ_ONLY);
-    let kind = if read_only { "read-only" } else { "writable" };
-    format!("{} sectors of {} bytes, {kind}", config.sectors, config.sector_size)
+    /// A device that the guest would take for what it is not.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
 }
 
 fn kinds(kinds: &[u32]) -> String {
-    use hv_abi::device::{BLOCK, FUNCTION, NET};
-    let name = |kind: &u32| match *kind {
-        BLOCK => "a disk".to_string(),
-        NET => "a network".to_string(),
-        FUNCTION => "a function device".to_string(),
-        kind => format!("a device of kind {kind}"),
+    let name = |&number: &u32| match device::kind(number) {
+        Some(kind) => kind.name.to_string(),
+        None => format!("a device of kind {number}"),
     };
     match kinds {
         [] => "no devices but the console".into(),
@@ -68,7 +48,7 @@ pub struct Restore {
     output: Box<dyn Output>,
     errors: Option<Box<dyn Output>>,
     input: Option<Box<dyn Input>>,
-    devices: Vec<Backend>,
+    devices: Vec<Box<dyn BackEnd>>,
     share: Share,
     hook: Option<Arc<dyn Hook>>,
 }
@@ -113,19 +93,19 @@ impl Restore {
 
     /// Its next disk, in the order of the guest that was saved.
     pub fn disk(mut self, disk: Disk) -> Self {
-        self.devices.push(Backend::Block(disk, EngineKind::Auto));
+        self.devices.push(Box::new(DiskBackEnd { disk, engine: EngineKind::Auto }));
         self
     }
 
     /// Its next network, whose frames are also written to `capture`.
     pub fn network(mut self, network: Box<dyn Network>, capture: Option<Capture>) -> Self {
-        self.devices.push(Backend::Net(network, capture));
+        self.devices.push(Box::new(NetBackEnd { network, capture }));
         self
     }
 
     /// Its function device.
     pub fn function(mut self, device: Arc<FunctionDevice>) -> Self {
-        self.devices.push(Backend::Function(device));
+        self.devices.push(Box::new(device));
         self
     }
 
@@ -153,7 +133,8 @@ impl Restore {
         for range in self.snapshot.hot_pages().iter() {
             memory.populate(range.clone());
         }
-        let devices = Devices::resume(&saved.devices, memory.base(), self.devices)?;
+        let console = Console::new(self.output, self.input);
+        let devices = Devices::resume(&saved.devices, memory.base(), console.clone(), self.devices)?;
         devices.rewrite(&memory, saved);
         Launch {
             name: saved.name.clone(),
@@ -163,9 +144,8 @@ impl Restore {
             cpus: saved.cpus.clone(),
             devices,
             bus: None,
-            output: self.output,
+            console,
             errors: self.errors,
-            input: self.input,
             share: self.share,
             pause_at_ready: false,
             resumed: Some((saved.clone(), Identity::fresh().map_err(StartError::Random)?)),

@@ -4,7 +4,7 @@ use super::end::End;
 use super::life::{Event, State};
 use super::vcpu::Cpu;
 use super::{BootPhases, Domain, Outcome};
-use crate::device::function::Served;
+use crate::device::Served;
 use crate::hypercall::{self, Action};
 use crate::platform::{BusAccess, Exit};
 use crate::sched::Next;

@@ -1,7 +1,7 @@
 //! Validating what a file says about a guest, before anything relies on it.
 
 use super::Saved;
-use super::devices::rings_of;
+use crate::device;
 use crate::loader::Image;
 use crate::memory::{Access, GuestMemory};
 use crate::platform::{HypercallPage, reserved};
@@ -88,7 +88,7 @@ impl Saved {
             if (device.kind == CONSOLE) != (n == 0) || device.index as usize != before {
                 return Err("the device table");
             }
-            let rings = rings_of(device.kind).ok_or("the kind of a device")?;
+            let rings = device::kind(device.kind).ok_or("the kind of a device")?.rings;
             for (n, saved) in device.rings.iter().enumerate() {
                 let Some(ring) = rings.get(n) else {
                     if *saved != RingInfo::default() {
@@ -96,7 +96,7 @@ impl Saved {
                     }
                     continue;
                 };
-                if (saved.requests, saved.responses) != (ring.info.requests, ring.info.responses) {
+                if (saved.requests, saved.responses) != (ring.requests, ring.responses) {
                     return Err("the size of a ring");
                 }
                 let port = saved.event.0;

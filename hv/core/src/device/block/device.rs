@@ -23,11 +23,11 @@ use super::overlay::Overlay;
 use super::request::validate;
 pub use super::spin::MAX_SPIN;
 use super::spin::Spin;
-use crate::event::Channel;
+use crate::device::Ring;
 use crate::memory::{GuestMemory, RingMemory};
 use crate::reactor::{Registrar, Source};
 use hv_abi::io::block::{BlockConfig, BlockRequest, BlockResponse};
-use hv_abi::ring::{Back, Layout, Violation};
+use hv_abi::ring::{Back, Violation};
 use mio::Interest;
 use mio::event::Event;
 use mio::unix::SourceFd;
@@ -55,16 +55,12 @@ const ENGINE: u32 = 1;
 pub struct Parts {
     /// Counts the guest's block devices from 0; it names the device in reports.
     pub index: u32,
-    /// The ring, all zero; what requests point to is in the same memory.
-    pub ring: RingMemory,
-    /// Its layout, of [`BlockRequest`]s and [`BlockResponse`]s.
-    pub layout: Layout,
+    /// The ring, of [`BlockRequest`]s and [`BlockResponse`]s.
+    pub ring: Ring,
     /// Entries of its request queue: how many requests may be in flight.
     pub entries: u32,
     /// What the guest rings; nonblocking.
     pub doorbell: EventFd,
-    /// The way back to the guest.
-    pub channel: Channel,
     /// The disk.
     pub disk: Disk,
     /// How to work on it.
@@ -72,8 +68,6 @@ pub struct Parts {
     /// Longest time to look for further requests before sleeping, usually
     /// [`MAX_SPIN`]; zero on a host whose cores all have something better to do.
     pub spin: Duration,
-    /// Whether nobody has used the ring; else it is taken up where it was left.
-    pub fresh: bool,
 }
 
 /// A block device, to be driven by the reactor. Dropping it waits for the
@@ -83,10 +77,9 @@ pub struct BlockDevice {
     config: BlockConfig,
     memory: Arc<GuestMemory>,
     ring: Back<RingMemory, BlockRequest, BlockResponse>,
-    /// Where the ring is.
-    place: (RingMemory, Layout),
+    /// Where the ring is, and the way back to the guest.
+    place: Ring,
     doorbell: EventFd,
-    channel: Channel,
     engine: Box<dyn Engine>,
     overlay: Option<Arc<Overlay>>,
     unanswered: Arc<Unanswered>,
@@ -129,14 +122,10 @@ impl BlockDevice {
         let mut device = BlockDevice {
             name: format!("block device {}", parts.index),
             config,
-            memory: parts.ring.memory().clone(),
-            ring: match parts.fresh {
-                true => Back::new(parts.ring.clone(), &parts.layout),
-                false => Back::resume(parts.ring.clone(), &parts.layout)?,
-            },
-            place: (parts.ring, parts.layout),
+            memory: parts.ring.memory.memory().clone(),
+            ring: parts.ring.back()?,
+            place: parts.ring,
             doorbell: parts.doorbell,
-            channel: parts.channel,
             overlay: parts.disk.overlay().cloned(),
             unanswered: parts.disk.unanswered().clone(),
             debt: None,
@@ -171,7 +160,7 @@ impl BlockDevice {
 
     fn broken(&mut self, violation: Violation) {
         self.dead = true;
-        self.channel.violation(&self.name, violation);
+        self.place.channel.violation(&self.name, violation);
     }
 
     /// Frees what has ended; nobody hears of it.
@@ -274,7 +263,7 @@ impl BlockDevice {
             notify |= self.ring.responses.publish();
         }
         if notify {
-            self.channel.notify();
+            self.place.channel.notify();
         }
         Ok(answered)
     }
@@ -360,7 +349,8 @@ impl Source for BlockDevice {
     }
 
     fn renew(&mut self) -> bool {
-        match Back::resume(self.place.0.clone(), &self.place.1) {
+        self.place.fresh = false;
+        match self.place.back() {
             Ok(ring) if !self.dead && self.in_flight() == 0 => {
                 self.ring = ring;
                 if let Some(overlay) = &self.overlay {

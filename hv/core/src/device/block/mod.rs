@@ -12,6 +12,7 @@
 //! and an [`engine`] only ever sees plans. ⚠ `unsafe` is found in
 //! [`buffers`] (moving validated ranges between threads) and in the two engines
 //! (handing them to the kernel), nowhere else.
+mod back_end;
 pub mod buffers;
 pub mod device;
 pub mod disk;
@@ -27,6 +28,7 @@ mod spin;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use back_end::{DiskBackEnd, KIND};
 pub use device::{BlockDevice, BlockError, Parts};
 pub use disk::{Disk, DiskError};
 pub use engine::{EngineError, EngineKind};

@@ -1,19 +1,12 @@
 //! The device's side of the host, for the fuzz targets.
 
 use super::{Answer, FunctionDevice};
-use crate::event::Channel;
-use crate::memory::RingMemory;
-use hv_abi::ring::{Layout, Violation};
+use crate::device::Ring;
+use hv_abi::ring::Violation;
 
 /// Connects the device to a guest's ring.
-pub fn connect(
-    device: &FunctionDevice,
-    memory: RingMemory,
-    layout: &Layout,
-    channel: Channel,
-    fresh: bool,
-) -> Result<(), Violation> {
-    device.connect(memory, layout, channel, fresh)
+pub fn connect(device: &FunctionDevice, ring: Ring) -> Result<(), Violation> {
+    device.connect(ring)
 }
 
 /// Begins a request, as a call of a function does.

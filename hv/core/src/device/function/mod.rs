@@ -9,18 +9,20 @@
 //! stays with whoever sends it.
 
 mod answer;
+mod back_end;
 #[cfg(feature = "fuzzing")]
 pub mod door;
 mod failure;
 mod receive;
 
 pub use answer::{Answer, Unanswered};
+pub(crate) use back_end::KIND;
 pub use failure::Failure;
 
-use crate::event::Channel;
+use super::{Ring, Served};
 use crate::memory::RingMemory;
 use hv_abi::io::function::{BODY_MAX, FrameHeader, FrameKind, HEAD_MAX};
-use hv_abi::ring::{Back, Layout, Violation};
+use hv_abi::ring::{Back, Violation};
 use receive::Receiver;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -37,17 +39,16 @@ pub struct FunctionDevice {
 
 #[derive(Default)]
 struct State {
-    ring: Option<Ring>,
+    end: Option<FunctionRing>,
     exchange: Option<Exchange>,
     /// How many there were: the number of the last one.
     exchanges: u64,
 }
 
-struct Ring {
+/// The host's end of the device's ring.
+struct FunctionRing {
     back: Back<RingMemory, u8, u8>,
-    memory: RingMemory,
-    layout: Layout,
-    channel: Channel,
+    ring: Ring,
     receiver: Receiver,
     /// What goes into the ring before anything else, as soon as there is room: at
     /// most the end of one request and the head of the next.
@@ -61,15 +62,6 @@ struct Exchange {
     answer_ended: bool,
     /// Somebody was told that there is no room.
     writer_waits: bool,
-}
-
-/// What came of a doorbell.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Served {
-    /// Nothing that matters to others.
-    Running,
-    /// The answer has just been completed.
-    Answered,
 }
 
 /// The guest broke the protocol.
@@ -98,27 +90,19 @@ impl FunctionDevice {
     }
 
     /// Connects the device to a guest's ring: a fresh one, or one that was saved.
-    pub(crate) fn connect(
-        &self,
-        memory: RingMemory,
-        layout: &Layout,
-        channel: Channel,
-        fresh: bool,
-    ) -> Result<(), Violation> {
-        let back =
-            if fresh { Back::new(memory.clone(), layout) } else { Back::resume(memory.clone(), layout)? };
-        let (receiver, outbox) = (Receiver::default(), VecDeque::new());
-        let mut ring = Ring { back, memory, layout: *layout, channel, receiver, outbox };
+    pub(crate) fn connect(&self, ring: Ring) -> Result<(), Violation> {
+        let mut back = ring.back()?;
         // A restored guest may have published something: the first look at the ring finds it.
-        let _ = ring.back.requests.wait_for_entries()?;
-        self.state().ring = Some(ring);
+        let _ = back.requests.wait_for_entries()?;
+        let (receiver, outbox) = (Receiver::default(), VecDeque::new());
+        self.state().end = Some(FunctionRing { back, ring, receiver, outbox });
         Ok(())
     }
 
     /// Takes the device back to where its ring's memory is, after that was reset.
     pub(crate) fn renew(&self) -> Result<(), Violation> {
-        let Some(Ring { memory, layout, channel, .. }) = self.state().ring.take() else { return Ok(()) };
-        self.connect(memory, &layout, channel, false)
+        let Some(FunctionRing { ring, .. }) = self.state().end.take() else { return Ok(()) };
+        self.connect(Ring { fresh: false, ..ring })
     }
 
     /// Whether the answer of this exchange is still to come.
@@ -137,10 +121,10 @@ impl FunctionDevice {
         state.exchanges += 1;
         state.exchange =
             Some(Exchange { answer, request_ended: false, answer_ended: false, writer_waits: false });
-        state.guarded(|ring, _| {
-            ring.outbox.extend(frame.as_bytes());
-            ring.outbox.extend(head);
-            ring.flush().map(drop)
+        state.guarded(|end, _| {
+            end.outbox.extend(frame.as_bytes());
+            end.outbox.extend(head);
+            end.flush().map(drop)
         });
         state.exchanges
     }
@@ -150,16 +134,16 @@ impl FunctionDevice {
     /// that is over, everything is taken.
     pub fn send(&self, number: u64, body: &[u8]) -> usize {
         let mut sent = body.len();
-        self.state().of(number, |ring, exchange| {
+        self.state().of(number, |end, exchange| {
             sent = 0;
             while sent < body.len() {
                 let Some(exchange) = exchange else { break };
                 if exchange.request_ended || exchange.answer_ended {
                     break;
                 }
-                let room = if ring.flush()? { ring.back.responses.room()? } else { 0 };
+                let room = if end.flush()? { end.back.responses.room()? } else { 0 };
                 if room <= HEADER {
-                    if ring.back.responses.wait_for_room(HEADER + 1)? && ring.outbox.is_empty() {
+                    if end.back.responses.wait_for_room(HEADER + 1)? && end.outbox.is_empty() {
                         continue;
                     }
                     exchange.writer_waits = true;
@@ -167,9 +151,9 @@ impl FunctionDevice {
                 }
                 let count = (body.len() - sent).min((room - HEADER).min(BODY_MAX) as usize);
                 let frame = FrameHeader::new(FrameKind::Body, count as u32);
-                ring.back.responses.push(frame.as_bytes())?;
-                ring.back.responses.push(&body[sent..sent + count])?;
-                ring.publish();
+                end.back.responses.push(frame.as_bytes())?;
+                end.back.responses.push(&body[sent..sent + count])?;
+                end.publish();
                 sent += count;
             }
             // Nobody wants the rest.
@@ -181,8 +165,8 @@ impl FunctionDevice {
 
     /// Ends the request: completely, or because the requester has gone away.
     pub fn finish(&self, number: u64, complete: bool) {
-        self.state().of(number, |ring, exchange| match exchange {
-            Some(exchange) => ring.end_request(exchange, complete),
+        self.state().of(number, |end, exchange| match exchange {
+            Some(exchange) => end.end_request(exchange, complete),
             None => Ok(()),
         });
     }
@@ -191,18 +175,18 @@ impl FunctionDevice {
     /// answer's reader has room again.
     pub fn ring(&self) -> Served {
         let mut served = Served::Running;
-        self.state().guarded(|ring, exchange| {
-            if ring.receiver.receive(&mut ring.back.requests, &ring.channel, exchange)? {
+        self.state().guarded(|end, exchange| {
+            if end.receiver.receive(&mut end.back.requests, &end.ring.channel, exchange)? {
                 served = Served::Answered;
                 if let Some(exchange) = exchange {
                     // The rest of the request is of no use to anybody.
-                    ring.end_request(exchange, false)?;
+                    end.end_request(exchange, false)?;
                 }
             }
-            let flushed = ring.flush()?;
+            let flushed = end.flush()?;
             if let Some(exchange) = exchange
                 && exchange.writer_waits
-                && (exchange.answer_ended || flushed && ring.back.responses.room()? > HEADER)
+                && (exchange.answer_ended || flushed && end.back.responses.room()? > HEADER)
             {
                 exchange.writer_waits = false;
                 exchange.answer.writable();
@@ -221,27 +205,31 @@ impl FunctionDevice {
 
 impl State {
     /// Works on the exchange of this number, unless it is over.
-    fn of(&mut self, number: u64, work: impl FnOnce(&mut Ring, &mut Option<Exchange>) -> Result<(), Breach>) {
+    fn of(
+        &mut self,
+        number: u64,
+        work: impl FnOnce(&mut FunctionRing, &mut Option<Exchange>) -> Result<(), Breach>,
+    ) {
         if self.exchange.is_some() && self.exchanges == number {
             self.guarded(work);
         }
     }
 
     /// Works on a live ring, and ends a guest that breaks the protocol.
-    fn guarded(&mut self, work: impl FnOnce(&mut Ring, &mut Option<Exchange>) -> Result<(), Breach>) {
-        let Some(ring) = &mut self.ring else { return };
-        if let Err(breach) = work(ring, &mut self.exchange) {
-            let channel = ring.channel.clone();
-            self.ring = None;
+    fn guarded(&mut self, work: impl FnOnce(&mut FunctionRing, &mut Option<Exchange>) -> Result<(), Breach>) {
+        let Some(end) = &mut self.end else { return };
+        if let Err(breach) = work(end, &mut self.exchange) {
+            let channel = end.ring.channel.clone();
+            self.end = None;
             channel.terminate(format!("function device: {breach}"));
         }
     }
 }
 
-impl Ring {
+impl FunctionRing {
     fn publish(&mut self) {
         if self.back.responses.publish() {
-            self.channel.notify();
+            self.ring.channel.notify();
         }
     }
 

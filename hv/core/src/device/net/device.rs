@@ -1,12 +1,13 @@
 //! The back end of a net device: two rings of the guest on one side, a network on the other.
 
 use super::{Capture, Network};
+use crate::device::Ring;
 use crate::event::Channel;
 use crate::memory::{Access, GuestMemory, RingMemory};
 use crate::reactor::{Registrar, Source};
 use hv_abi::Errno;
 use hv_abi::io::net::{ETHERNET_HEADER, NetConfig, NetFeatures, NetRequest, NetResponse};
-use hv_abi::ring::{Back, Layout, Violation};
+use hv_abi::ring::{Back, Violation};
 use mio::Interest;
 use mio::event::Event;
 use mio::unix::SourceFd;
@@ -31,19 +32,9 @@ const ROUND_TIME: Duration = Duration::from_micros(100);
 /// Requests that are taken from the transmit ring, or buffers that are filled, before the guest is told.
 const BATCH: usize = 32;
 
-/// What one ring of the device consists of.
-pub struct Ring {
-    /// The ring's place in guest memory.
-    pub memory: RingMemory,
-    /// Its layout, for [`NetRequest`] and [`NetResponse`].
-    pub layout: Layout,
-    /// The guest rings it after it has published requests, if it was asked to. Non-blocking.
-    pub doorbell: EventFd,
-    /// Tells the guest about responses.
-    pub channel: Channel,
-    /// Whether nobody has used the ring; else it is taken up where it was left.
-    pub fresh: bool,
-}
+/// A ring of the device, of [`NetRequest`]s and [`NetResponse`]s, and its doorbell, which is non-blocking: the guest
+/// rings it after it has published requests, if it was asked to.
+pub type RingAndDoorbell = (Ring, EventFd);
 
 /// One ring, taken up.
 struct Queue {
@@ -84,11 +75,15 @@ pub struct NetDevice {
 
 impl NetDevice {
     /// The device number `index` of its guest, connected to `network`; its
-    /// frames are written to `capture` as well. The memory of both rings must be all zero.
+    /// frames are written to `capture` as well.
+    ///
+    /// # Errors
+    ///
+    /// A ring was left in a state that makes no sense.
     pub fn new(
         index: u32,
-        transmit: Ring,
-        receive: Ring,
+        transmit: RingAndDoorbell,
+        receive: RingAndDoorbell,
         network: Box<dyn Network>,
         capture: Option<Capture>,
     ) -> Result<Self, Violation> {
@@ -99,7 +94,7 @@ impl NetDevice {
             capture.fill_checksums(features.contains(NetFeatures::CHECKSUM_FREE));
         }
         Ok(NetDevice {
-            memory: transmit.memory.memory().clone(),
+            memory: transmit.0.memory.memory().clone(),
             transmit: Queue::new(transmit, format!("net{index} transmit ring"))?,
             receive: Queue::new(receive, format!("net{index} receive ring"))?,
             network: Some(network),
@@ -328,12 +323,8 @@ impl Filling<'_> {
 }
 
 impl Queue {
-    fn new(ring: Ring, name: String) -> Result<Self, Violation> {
-        let back = match ring.fresh {
-            true => Back::new(ring.memory, &ring.layout),
-            false => Back::resume(ring.memory, &ring.layout)?,
-        };
-        let mut queue = Queue { ring: back, doorbell: ring.doorbell, channel: ring.channel, name };
+    fn new((ring, doorbell): RingAndDoorbell, name: String) -> Result<Self, Violation> {
+        let mut queue = Queue { ring: ring.back()?, doorbell, channel: ring.channel, name };
         // From the first request on the guest rings. That something is there
         // already cannot be, and would be a violation that the first round finds.
         let _ = queue.ring.requests.wait_for_entries();

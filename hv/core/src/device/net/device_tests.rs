@@ -3,7 +3,7 @@
 use super::*;
 use crate::device::net::user;
 use crate::event::{Hub, Owner};
-use hv_abi::ring::{BACK_LINE, Front, SharedMemory};
+use hv_abi::ring::{BACK_LINE, Front, Layout, SharedMemory};
 use hv_abi::{EventPort, GuestAddr, PAGE_SIZE};
 use std::collections::VecDeque;
 use std::sync::Mutex;
@@ -107,12 +107,10 @@ fn rig() -> Rig {
     let layout = Layout::new::<NetRequest, NetResponse>(ENTRIES, ENTRIES).unwrap();
     assert!(layout.size() as u64 <= PAGE_SIZE);
     let rings = [1, 2].map(|page| RingMemory::new(&memory, page * PAGE_SIZE, &layout));
-    let ring = |index: usize| Ring {
-        memory: rings[index].clone(),
-        layout,
-        doorbell: EventFd::new(EFD_NONBLOCK).unwrap(),
-        channel: hub.channel(EventPort(1 + index as u32)),
-        fresh: true,
+    let ring = |index: usize| {
+        let channel = hub.channel(EventPort(1 + index as u32));
+        let ring = Ring { memory: rings[index].clone(), layout, channel, fresh: true };
+        (ring, EventFd::new(EFD_NONBLOCK).unwrap())
     };
     let tray = Arc::new(Mutex::new(Tray::default()));
     let captured = Arc::new(Mutex::new(Vec::new()));

@@ -4,13 +4,15 @@
 //! [`UserNet`](user::UserNet), a network in this process that needs no rights,
 //! or [`Tap`], a device of the host.
 
+mod back_end;
 mod device;
 mod pcap;
 mod publish;
 mod tap;
 pub mod user;
 
-pub use device::{FIRST_DEVICE_KEY, NetDevice, Ring};
+pub(crate) use back_end::{KIND, NetBackEnd};
+pub use device::{FIRST_DEVICE_KEY, NetDevice, RingAndDoorbell};
 pub use pcap::{Capture, CaptureError};
 pub use publish::{BindError, Publish, PublishError};
 pub use tap::{Tap, TapError};

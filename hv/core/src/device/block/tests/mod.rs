@@ -10,6 +10,7 @@ mod validating;
 use super::device::MAX_SPIN;
 use super::engine::EngineKind;
 use super::{BlockDevice, Disk, DiskSpec, Parts};
+use crate::device::Ring;
 use crate::event::{Hub, Owner};
 use crate::memory::{Access, GuestMemory, RingMemory};
 use crate::reactor::Source;
@@ -89,15 +90,12 @@ impl Rig {
         let doorbell = EventFd::new(EFD_NONBLOCK).unwrap();
         let device = BlockDevice::new(Parts {
             index: 3,
-            ring: ring.clone(),
-            layout,
+            ring: Ring { memory: ring.clone(), layout, channel: hub.channel(EventPort(5)), fresh: true },
             entries: ENTRIES,
             doorbell: doorbell.try_clone().unwrap(),
-            channel: hub.channel(EventPort(5)),
             disk,
             engine,
             spin,
-            fresh: true,
         })
         .unwrap();
         let front = Front::new(ring.clone(), &layout);

@@ -3,19 +3,22 @@
 //! Neither side is ever buffered beyond one ring and one chunk: a guest that
 //! floods finds its ring full and waits until the reader has read.
 
+mod back_end;
+mod source;
+
+pub(crate) use back_end::KIND;
+pub use source::ConsoleSource;
+
+use super::Ring;
 use crate::event::Channel;
 use crate::memory::RingMemory;
-use crate::reactor::{Registrar, Source};
 use hv_abi::io::console::INPUT_CLOSED;
-use hv_abi::ring::{Back, CLOSED_OFFSET, Layout, SharedMemory, Violation};
-use mio::Interest;
-use mio::event::Event;
-use mio::unix::SourceFd;
+use hv_abi::ring::{Back, CLOSED_OFFSET, SharedMemory, Violation};
 use std::io::{self, ErrorKind};
-use std::os::fd::{AsRawFd, RawFd};
-use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
-use vmm_sys_util::eventfd::EventFd;
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::time::Duration;
 
 /// Where a guest's output goes.
 pub trait Output: Send {
@@ -24,6 +27,16 @@ pub trait Output: Send {
 
     /// A descriptor that becomes writable after `WouldBlock`, if it is one that can tell.
     fn descriptor(&self) -> Option<RawFd>;
+}
+
+impl Output for Box<dyn Output> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        (**self).write(bytes)
+    }
+
+    fn descriptor(&self) -> Option<RawFd> {
+        (**self).descriptor()
+    }
 }
 
 /// Where a guest's input comes from.
@@ -46,37 +59,18 @@ const CHUNK: usize = 4096;
 pub type OnClosed = Box<dyn Fn(&io::Error) + Send + Sync>;
 
 /// The back end of one guest's console.
+///
+/// The guest's own thread drives it at first: a guest that prints a line and ends needs no other.
 pub struct Console {
     state: Mutex<State>,
-    channel: Channel,
-    on_closed: OnClosed,
-}
-
-/// The host's end of a console ring.
-pub struct ConsoleRing {
-    back: Back<RingMemory, u8, u8>,
-    memory: RingMemory,
-    layout: Layout,
-}
-
-impl ConsoleRing {
-    /// The ring of a guest that has not run yet: all zero.
-    pub fn fresh(memory: RingMemory, layout: &Layout) -> Self {
-        let mut back = Back::new(memory.clone(), layout);
-        // Arms the doorbell; there is nothing yet.
-        let _ = back.requests.wait_for_entries();
-        ConsoleRing { back, memory, layout: *layout }
-    }
-
-    /// The ring of a guest that was saved; its doorbell was armed then. (If it was not, its guest
-    /// has meddled with it, and loses its output.)
-    pub fn resume(memory: RingMemory, layout: &Layout) -> Result<Self, Violation> {
-        Ok(ConsoleRing { back: Back::resume(memory.clone(), layout)?, memory, layout: *layout })
-    }
+    on_closed: OnceLock<OnClosed>,
+    /// Doorbells that came while the guest's own thread drove it.
+    rings: AtomicU32,
 }
 
 struct State {
-    ring: ConsoleRing,
+    /// `None`: it is not connected yet.
+    end: Option<ConsoleRing>,
     output: Box<dyn Output>,
     input: Option<Box<dyn Input>>,
     /// Taken from the ring, not yet written: at most [`CHUNK`] bytes.
@@ -86,6 +80,12 @@ struct State {
     dead: bool,
     /// The guest has ended, and its owner waits for the rest to be written.
     ended: bool,
+}
+
+/// The host's end of the console's ring.
+struct ConsoleRing {
+    back: Back<RingMemory, u8, u8>,
+    ring: Ring,
 }
 
 /// How far a pump got.
@@ -100,26 +100,50 @@ enum Pumped {
 }
 
 impl Console {
-    /// A console on a ring, whose saved state is taken up unless it is `fresh`. `on_closed` is
-    /// called when the output's reader has gone away, or it can take no more.
-    pub fn new(
-        ring: ConsoleRing,
-        channel: Channel,
-        output: Box<dyn Output>,
-        input: Option<Box<dyn Input>>,
-        on_closed: OnClosed,
-    ) -> Arc<Self> {
-        ring.memory.store(CLOSED_OFFSET, if input.is_none() { INPUT_CLOSED } else { 0 });
-        let state = State { ring, output, input, chunk: Vec::new(), written: 0, dead: false, ended: false };
-        Arc::new(Console { state: Mutex::new(state), channel, on_closed })
+    /// A console that is not connected to a guest yet.
+    pub fn new(output: Box<dyn Output>, input: Option<Box<dyn Input>>) -> Arc<Self> {
+        let (chunk, written) = (Vec::new(), 0);
+        let state = State { end: None, output, input, chunk, written, dead: false, ended: false };
+        Arc::new(Console { state: Mutex::new(state), on_closed: OnceLock::new(), rings: AtomicU32::new(0) })
+    }
+
+    /// Says what to call when the output's reader has gone away, or it can take no more: once, and before the guest runs.
+    pub fn set_on_closed(&self, on_closed: OnClosed) {
+        let _ = self.on_closed.set(on_closed);
+    }
+
+    /// Connects the console to a guest's ring.
+    ///
+    /// # Errors
+    ///
+    /// The ring was left in a state that makes no sense.
+    pub fn connect(&self, ring: Ring) -> Result<(), Violation> {
+        let mut back = ring.back()?;
+        if ring.fresh {
+            // Arms the doorbell; there is nothing yet. That of a ring that was saved was armed then. (If it was
+            // not, its guest has meddled with it, and loses its output.)
+            let _ = back.requests.wait_for_entries();
+        }
+        let state = &mut *self.state();
+        ring.memory.store(CLOSED_OFFSET, if state.input.is_none() { INPUT_CLOSED } else { 0 });
+        state.end = Some(ConsoleRing { back, ring });
+        Ok(())
     }
 
     /// Takes the console back to where its ring's memory is, after that was reset.
+    ///
+    /// # Errors
+    ///
+    /// The ring there makes no sense.
     pub fn renew(&self) -> Result<(), Violation> {
         let state = &mut *self.state();
-        state.ring = ConsoleRing::resume(state.ring.memory.clone(), &state.ring.layout)?;
+        if let Some(end) = &mut state.end {
+            end.ring.fresh = false;
+            end.back = end.ring.back()?;
+        }
         (state.written, state.dead, state.ended) = (0, false, false);
         state.chunk.clear();
+        self.rings.store(0, Ordering::Relaxed);
         Ok(())
     }
 
@@ -133,17 +157,18 @@ impl Console {
         if state.dead {
             return Pumped::All;
         }
-        match state.pump_output(&self.channel) {
+        match state.pump_output() {
             Ok(pumped) => pumped,
             Err(PumpError::Ring(violation)) => {
-                state.dead = true;
-                self.channel.violation("console", violation);
+                state.broken(violation);
                 Pumped::All
             }
             Err(PumpError::Output(error)) => {
                 tracing::debug!("console output: {error}");
                 state.dead = true;
-                (self.on_closed)(&error);
+                if let Some(on_closed) = self.on_closed.get() {
+                    on_closed(&error);
+                }
                 Pumped::All
             }
         }
@@ -153,17 +178,16 @@ impl Console {
     /// a [`ConsoleSource`] from now on: the output would block or is not done,
     /// or the guest wants input.
     pub fn ring(&self) -> bool {
-        self.pump() != Pumped::All || self.channel.is_unmasked()
+        self.pump() != Pumped::All || self.state().channel().is_some_and(Channel::is_unmasked)
     }
 
     fn pump_input(&self) {
         let state = &mut *self.state();
-        if state.dead || !self.channel.is_unmasked() {
+        if state.dead || !state.channel().is_some_and(Channel::is_unmasked) {
             return;
         }
-        if let Err(violation) = state.pump_input(&self.channel) {
-            state.dead = true;
-            self.channel.violation("console", violation);
+        if let Err(violation) = state.pump_input() {
+            state.broken(violation);
         }
     }
 
@@ -178,6 +202,16 @@ impl Console {
                 // No more than the ring holds.
                 Pumped::Budget => {}
             }
+        }
+    }
+
+    /// Everything is written: wakes the owner of a guest that has ended, who waits for that.
+    fn written(&self) {
+        let state = self.state();
+        let channel = state.channel().filter(|_| state.ended).cloned();
+        drop(state);
+        if let Some(channel) = channel {
+            channel.wake();
         }
     }
 
@@ -215,7 +249,20 @@ impl From<Violation> for PumpError {
 }
 
 impl State {
-    fn pump_output(&mut self, channel: &Channel) -> Result<Pumped, PumpError> {
+    fn channel(&self) -> Option<&Channel> {
+        self.end.as_ref().map(|end| &end.ring.channel)
+    }
+
+    /// The guest broke the protocol of the ring.
+    fn broken(&mut self, violation: Violation) {
+        self.dead = true;
+        if let Some(channel) = self.channel() {
+            channel.violation("console", violation);
+        }
+    }
+
+    fn pump_output(&mut self) -> Result<Pumped, PumpError> {
+        let Some(ConsoleRing { back, ring }) = &mut self.end else { return Ok(Pumped::All) };
         for _ in 0..CHUNKS_PER_PUMP {
             while self.written < self.chunk.len() {
                 match self.output.write(&self.chunk[self.written..]) {
@@ -227,48 +274,49 @@ impl State {
             }
             self.written = 0;
             self.chunk.resize(CHUNK, 0);
-            let count = self.ring.back.requests.pop(&mut self.chunk)?;
+            let count = back.requests.pop(&mut self.chunk)?;
             self.chunk.truncate(count);
-            if self.ring.back.requests.release() {
-                channel.notify();
+            if back.requests.release() {
+                ring.channel.notify();
             }
-            if count == 0 && !self.ring.back.requests.wait_for_entries()? {
+            if count == 0 && !back.requests.wait_for_entries()? {
                 return Ok(Pumped::All);
             }
         }
         Ok(Pumped::Budget)
     }
 
-    fn pump_input(&mut self, channel: &Channel) -> Result<(), Violation> {
+    fn pump_input(&mut self) -> Result<(), Violation> {
+        let Some(ConsoleRing { back, ring }) = &mut self.end else { return Ok(()) };
         let mut bytes = [0; 512];
         while let Some(input) = &mut self.input {
-            let room = (self.ring.back.responses.room()? as usize).min(bytes.len());
+            let room = (back.responses.room()? as usize).min(bytes.len());
             if room == 0 {
                 // The guest rings when it has read everything.
-                if !self.ring.back.responses.wait_for_room(1)? {
+                if !back.responses.wait_for_room(1)? {
                     return Ok(());
                 }
                 continue;
             }
             match input.read(&mut bytes[..room]) {
                 Ok(0) => {
-                    self.ring.memory.store(CLOSED_OFFSET, INPUT_CLOSED);
+                    ring.memory.store(CLOSED_OFFSET, INPUT_CLOSED);
                     self.input = None;
-                    channel.notify();
+                    ring.channel.notify();
                 }
                 Ok(count) => {
-                    self.ring.back.responses.push(&bytes[..count])?;
-                    if self.ring.back.responses.publish() {
-                        channel.notify();
+                    back.responses.push(&bytes[..count])?;
+                    if back.responses.publish() {
+                        ring.channel.notify();
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => {
                     tracing::debug!("console input: {error}");
-                    self.ring.memory.store(CLOSED_OFFSET, INPUT_CLOSED);
+                    ring.memory.store(CLOSED_OFFSET, INPUT_CLOSED);
                     self.input = None;
-                    channel.notify();
+                    ring.channel.notify();
                 }
             }
         }
@@ -284,57 +332,5 @@ fn wait_writable(descriptor: Option<RawFd>, at_most: Duration) {
         }
         // Sleeping is a system call that a worker in its jail does not have.
         None => std::thread::park_timeout(at_most.min(Duration::from_millis(1))),
-    }
-}
-
-// Keys of the descriptors that the source watches.
-const DOORBELL: u32 = 0;
-const OUTPUT: u32 = 1;
-const INPUT: u32 = 2;
-
-/// Drives a [`Console`] from its doorbell and its descriptors.
-pub struct ConsoleSource {
-    console: Arc<Console>,
-    doorbell: EventFd,
-}
-
-impl ConsoleSource {
-    /// The source of a console whose guest rings this (non-blocking) doorbell.
-    pub fn new(console: Arc<Console>, doorbell: EventFd) -> Self {
-        ConsoleSource { console, doorbell }
-    }
-}
-
-impl Source for ConsoleSource {
-    fn start(&mut self, io: Registrar) -> io::Result<()> {
-        io.register(&mut SourceFd(&self.doorbell.as_raw_fd()), DOORBELL, Interest::READABLE)?;
-        let state = self.console.state();
-        // A regular file cannot be watched (EPERM), and never makes one wait.
-        if let Some(fd) = state.output.descriptor() {
-            let _ = io.register(&mut SourceFd(&fd), OUTPUT, Interest::WRITABLE);
-        }
-        if let Some(fd) = state.input.as_ref().and_then(|input| input.descriptor()) {
-            let _ = io.register(&mut SourceFd(&fd), INPUT, Interest::READABLE);
-        }
-        Ok(())
-    }
-
-    fn ready(&mut self, key: u32, _: &Event) {
-        if key == DOORBELL {
-            let _ = self.doorbell.read();
-        }
-    }
-
-    fn poll(&mut self, now: Instant) -> Option<Instant> {
-        let pumped = self.console.pump();
-        if pumped == Pumped::All && self.console.state().ended {
-            self.console.channel.wake();
-        }
-        self.console.pump_input();
-        (pumped == Pumped::Budget).then_some(now)
-    }
-
-    fn renew(&mut self) -> bool {
-        self.console.renew().is_ok()
     }
 }

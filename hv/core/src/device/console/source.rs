@@ -1,0 +1,64 @@
+//! The console on the I/O thread.
+
+use super::{Console, Pumped};
+use crate::reactor::{Registrar, Source};
+use mio::Interest;
+use mio::event::Event;
+use mio::unix::SourceFd;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::time::Instant;
+use vmm_sys_util::eventfd::EventFd;
+
+// Keys of the descriptors that the source watches.
+const DOORBELL: u32 = 0;
+const OUTPUT: u32 = 1;
+const INPUT: u32 = 2;
+
+/// Drives a [`Console`] from its doorbell and its descriptors.
+pub struct ConsoleSource {
+    console: Arc<Console>,
+    doorbell: EventFd,
+}
+
+impl ConsoleSource {
+    /// The source of a console whose guest rings this (non-blocking) doorbell.
+    pub fn new(console: Arc<Console>, doorbell: EventFd) -> Self {
+        ConsoleSource { console, doorbell }
+    }
+}
+
+impl Source for ConsoleSource {
+    fn start(&mut self, io: Registrar) -> io::Result<()> {
+        io.register(&mut SourceFd(&self.doorbell.as_raw_fd()), DOORBELL, Interest::READABLE)?;
+        let state = self.console.state();
+        // A regular file cannot be watched (EPERM), and never makes one wait.
+        if let Some(fd) = state.output.descriptor() {
+            let _ = io.register(&mut SourceFd(&fd), OUTPUT, Interest::WRITABLE);
+        }
+        if let Some(fd) = state.input.as_ref().and_then(|input| input.descriptor()) {
+            let _ = io.register(&mut SourceFd(&fd), INPUT, Interest::READABLE);
+        }
+        Ok(())
+    }
+
+    fn ready(&mut self, key: u32, _: &Event) {
+        if key == DOORBELL {
+            let _ = self.doorbell.read();
+        }
+    }
+
+    fn poll(&mut self, now: Instant) -> Option<Instant> {
+        let pumped = self.console.pump();
+        if pumped == Pumped::All {
+            self.console.written();
+        }
+        self.console.pump_input();
+        (pumped == Pumped::Budget).then_some(now)
+    }
+
+    fn renew(&mut self) -> bool {
+        self.console.renew().is_ok()
+    }
+}
