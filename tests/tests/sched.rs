@@ -4,7 +4,7 @@
 use hv::device::console::{Input, Output};
 use hv::device::stdio::Buffer;
 use hv::sched::{SLICE, ShareError};
-use hv::{Builder, Engine, Guest, Image, Outcome, Share, StartError, Stop};
+use hv::{Builder, Engine, Guest, Image, Outcome, Share, Stop};
 use hv_tests::{can_run_guests, eventually, guest, refusal, run};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
@@ -24,7 +24,7 @@ fn engine(workers: usize) -> Engine {
 fn spinner(engine: &Engine, image: &Arc<Image>, weight: u32, cap: u32) -> Guest {
     let output = Buffer::default();
     let builder = Builder::new(image.clone()).memory(4 << 20).argument("endless-loop").output(output.clone());
-    let guest = builder.weight(weight).cap(cap).spawn(engine).unwrap();
+    let guest = builder.share(Share::new(weight, cap).unwrap()).spawn(engine).unwrap();
     eventually("its first words", || (!output.text().is_empty()).then_some(()));
     guest
 }
@@ -259,14 +259,12 @@ fn shares_that_cannot_be_are_refused() {
     if !can_run_guests() {
         return;
     }
-    let (engine, hello) = (engine(0), image("hello"));
     for (weight, cap, expected) in [
         (0, 0, ShareError::Weight(0)),
         (65_536, 0, ShareError::Weight(65_536)),
         (256, 101, ShareError::Cap(101)),
     ] {
-        let error = Builder::new(hello.clone()).weight(weight).cap(cap).spawn(&engine).err();
-        assert!(matches!(error, Some(StartError::Share(found)) if found == expected), "{error:?}");
+        assert_eq!(Share::new(weight, cap), Err(expected));
     }
     let refused = |options: &[&str], parts: &[&str]| {
         refusal::refused(&mut run("hello", options, &[]), parts);

@@ -11,6 +11,7 @@ use hv_core::device::stdio::{Stderr, Stdin, Stdout};
 use hv_core::domain::{Builder, Guest, Outcome, Stop};
 use hv_core::engine::Engine;
 use hv_core::loader::Image;
+use hv_core::sched::Share;
 use hv_jail::Kind;
 use std::error::Error;
 use std::io::Write;
@@ -53,7 +54,7 @@ pub(super) fn builder(
 
     let mut builder = Builder::new(image).name(name).memory(boot.memory);
     builder = builder.output(Stdout).error_output(Stderr).input(Stdin);
-    builder = builder.weight(foreground.weight).cap(foreground.cap);
+    builder = builder.share(Share::new(foreground.weight, foreground.cap)?);
     if let Some(stack) = boot.stack {
         builder = builder.stack(stack);
     }

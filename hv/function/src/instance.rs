@@ -55,8 +55,10 @@ impl Instance {
         });
         let observer = Watch { instance: Arc::downgrade(&instance), isolation: inner.options.isolation };
         let options = &inner.options;
-        let errors = options.errors.as_ref().map(|errors| errors());
-        let mut restore = Restore::new(inner.snapshot.clone()).boxed_outputs((options.outputs)(), errors);
+        let mut restore = Restore::new(inner.snapshot.clone()).output((options.outputs)());
+        if let Some(errors) = &options.errors {
+            restore = restore.error_output(errors());
+        }
         for disk in inner.options.disks.iter() {
             restore = restore.disk(disk.share().expect("`Function::new` has looked"));
         }

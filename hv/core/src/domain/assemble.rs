@@ -1,17 +1,16 @@
 //! From a configuration to a running guest: validate, lay out, load, start, connect.
 
-use super::builder::{MAX_MEMORY, MAX_VCPUS, MIN_STACK, Strings};
 use super::devices::Devices;
+use super::fresh::{Fresh, MAX_MEMORY, MAX_VCPUS, MIN_STACK, Strings};
 use super::launch::Launch;
 use super::layout::{Layout, Needs};
-use super::{Builder, Guest, Offsets, StartError};
+use super::resources::Resources;
+use super::{Guest, Offsets, StartError};
 use crate::device::console::Console;
-use crate::device::stdio::Buffer;
 use crate::engine::Engine;
 use crate::hypercall;
 use crate::memory::GuestMemory;
 use crate::platform::CpuState;
-use crate::sched::Share;
 use hv_abi::device::DeviceInfo;
 use hv_abi::shared_info::{EVENT_WORDS, SharedInfo};
 use hv_abi::start_info::{CpuFeatures, MAGIC, StartInfo};
@@ -22,13 +21,11 @@ use std::time::Instant;
 use zerocopy::IntoBytes;
 
 /// Starts the guest that was described.
-pub(super) fn spawn(mut config: Builder, engine: &Engine) -> Result<Guest, StartError> {
+pub(super) fn spawn(config: Fresh, resources: Resources, engine: &Engine) -> Result<Guest, StartError> {
     let begin = Instant::now();
-    let share = Share::new(config.weight, config.cap)?;
     let strings = config.strings()?;
-    let output = std::mem::replace(&mut config.output, Box::new(Buffer::new(0)));
-    let console = Console::new(output, config.input.take());
-    let mut devices = Devices::new(console.clone(), std::mem::take(&mut config.devices));
+    let console = Console::new(resources.output, resources.input);
+    let mut devices = Devices::new(console.clone(), resources.back_ends);
     let layout = lay_out(&config, &strings, &devices)?;
     let shared = engine.inner.platform.shares_memory();
     let memory = load(&config, &strings, &mut devices, &layout, shared)?;
@@ -57,8 +54,8 @@ pub(super) fn spawn(mut config: Builder, engine: &Engine) -> Result<Guest, Start
         devices,
         bus: config.bus,
         console,
-        errors: config.errors,
-        share,
+        errors: resources.errors,
+        share: resources.share,
         pause_at_ready: config.pause_at_ready,
         resumed: None,
         hook: None,
@@ -68,7 +65,7 @@ pub(super) fn spawn(mut config: Builder, engine: &Engine) -> Result<Guest, Start
 }
 
 /// Finds room for everything, or says how much memory would do.
-fn lay_out(config: &Builder, strings: &Strings, devices: &Devices) -> Result<Layout, StartError> {
+fn lay_out(config: &Fresh, strings: &Strings, devices: &Devices) -> Result<Layout, StartError> {
     if !config.memory.is_multiple_of(PAGE_SIZE) || config.memory > MAX_MEMORY {
         return Err(StartError::MemorySize(config.memory));
     }
@@ -103,7 +100,7 @@ fn lay_out(config: &Builder, strings: &Strings, devices: &Devices) -> Result<Lay
 
 /// Makes the guest's memory, with everything in it but what the platform adds.
 fn load(
-    config: &Builder,
+    config: &Fresh,
     strings: &Strings,
     devices: &mut Devices,
     layout: &Layout,
