@@ -79,7 +79,7 @@ pub fn run(bytes: &[u8]) {
     }
     rig.room.clear();
     rig.front.restart();
-    if rig.device.renew() {
+    if rig.device.reset() {
         RIGS.with_borrow_mut(|rigs| rigs[kind] = Some(rig));
     }
 }

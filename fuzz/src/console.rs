@@ -92,7 +92,7 @@ pub fn run(bytes: &[u8]) {
             9 => match input.byte() {
                 0 => *keys.lock().expect("one thread") = None,
                 1 => space.store(usize::MAX, Ordering::Relaxed),
-                _ => drop(source.renew()),
+                _ => drop(source.reset()),
             },
             _ => {
                 let mut turns = 3;

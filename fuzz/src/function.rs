@@ -99,7 +99,7 @@ pub fn run(bytes: &[u8]) {
             10 => door::finish(&device, number, input.byte() & 1 == 0),
             11 => space.store(usize::from(input.half()), Ordering::Relaxed),
             // Only between two requests.
-            _ if !begun => drop(door::renew(&device)),
+            _ if !begun => drop(door::reset(&device)),
             _ => {}
         }
     }

@@ -143,9 +143,9 @@ impl CloneGuest {
     /// # Errors
     ///
     /// When the host refuses it.
-    pub fn renew(&self) -> Result<(), CloneError> {
+    pub fn assign_identity(&self) -> Result<(), CloneError> {
         self.guest.reset().map_err(|error| CloneError::Reset(error.to_string()))?;
-        self.guest.renew().map_err(CloneError::Random)
+        self.guest.assign_identity().map_err(CloneError::Random)
     }
 
     /// How often it left to hv.

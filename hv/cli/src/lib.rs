@@ -52,7 +52,7 @@ pub mod exit {
     pub const OUTPUT_CLOSED: u8 = 141;
     /// SIGTERM ended the guest.
     pub const TERMINATED: u8 = 143;
-    /// A thread of hv tried a system call that its jail forbids; see [`hv_jail`](hv_jail).
+    /// A thread of hv tried a system call that its jail forbids; see [`hv_jail`].
     pub const JAILED: u8 = hv_jail::EXIT;
 }
 

@@ -63,7 +63,7 @@ pub(super) fn run(args: SnapshotArgs) -> Result<u8, Box<dyn Error>> {
     let boot = begin.elapsed();
     let begin = Instant::now();
     let mut snapshot = guest.capture_and_end()?;
-    disks.iter_mut().try_for_each(DiskRecord::renew)?;
+    disks.iter_mut().try_for_each(DiskRecord::update)?;
     snapshot.set_disks(disks);
     let capture = begin.elapsed();
     let begin = Instant::now();

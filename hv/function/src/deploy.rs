@@ -43,7 +43,7 @@ pub enum DeployError {
     /// Not the disks that the guest had.
     #[error(transparent)]
     Disks(#[from] DisksError),
-    /// It was saved, and what goes on from there does not live.
+    /// It was saved, and what resumes from there does not live.
     #[error("a clone of the guest, as every request gets one, ended at once: {0}")]
     Clone(String),
     /// A disk that one guest would change under another.
@@ -109,7 +109,7 @@ fn end(outcome: Outcome) -> String {
 }
 
 impl Function {
-    /// A function whose guests go on from this snapshot, of a guest with a
+    /// A function whose guests resume from this snapshot, of a guest with a
     /// function device, the disks of the options, and no other but the console.
     pub fn new(engine: &Engine, snapshot: Arc<Snapshot>, options: Options) -> Result<Function, DeployError> {
         if snapshot.saved().count(FUNCTION) != 1 {

@@ -91,7 +91,7 @@ impl Instance {
             request.cpu_time = guest.cpu_time();
             request.reason = None;
             if inner.options.isolation == Isolation::Request && self.used.swap(true, Ordering::SeqCst) {
-                if let Err(error) = guest.renew() {
+                if let Err(error) = guest.assign_identity() {
                     drop(request);
                     answer.failed(Failure::NoRoom(Box::new(StartError::Random(error))));
                     self.stop(Failure::Stopped);

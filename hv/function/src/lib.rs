@@ -1,7 +1,7 @@
 //! Functions: guests that answer requests, each in a virtual machine of its own.
 //!
 //! A [`Function`] is a snapshot of a guest that is ready for its first request,
-//! and the virtual machines that go on from it:
+//! and the virtual machines that resume from it:
 //!
 //! ```text
 //!            call             request in the ring         answer complete
@@ -166,7 +166,7 @@ impl Function {
         &self.inner.options.disks
     }
 
-    /// The snapshot that its guests go on from.
+    /// The snapshot that its guests resume from.
     pub fn snapshot(&self) -> &Arc<Snapshot> {
         &self.inner.snapshot
     }

@@ -95,7 +95,7 @@ impl Operation for Warm {
         clone.ask()?;
         let before: u64 = clone.exits().iter().map(|(_, count)| count).sum();
         let answer = || {
-            clone.renew()?;
+            clone.assign_identity()?;
             clone.ask()?;
             Ok(None)
         };

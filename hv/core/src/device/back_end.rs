@@ -93,7 +93,7 @@ pub(crate) trait DoorbellHandler: Send + Sync {
     /// # Errors
     ///
     /// The rings there are none.
-    fn renew(&self) -> Result<(), Violation>;
+    fn reset(&self) -> Result<(), Violation>;
 
     /// What drives the device on the I/O thread, which this doorbell reaches. `None`: nothing can.
     fn source(self: Arc<Self>, doorbell: EventFd) -> Option<Box<dyn Source>> {

@@ -70,7 +70,7 @@ pub enum StartError {
 }
 
 /// Describes a guest, then starts it: a [`Builder`](super::Builder) one that begins, a [`Restore`](super::Restore) one
-/// that goes on from a snapshot. What is here, both have.
+/// that resumes from a snapshot. What is here, both have.
 pub struct GuestBuilder<O> {
     /// Where the guest comes from, and what is asked for only of those that come from there.
     pub(super) origin: O,

@@ -1,4 +1,4 @@
-//! Registers and stack of a virtual CPU, copied while the guest stands still: its backtrace takes longer, and is made
+//! Registers and stack of a virtual CPU, copied while the guest is paused: its backtrace takes longer, and is made
 //! from the copy, on a thread that nobody waits for.
 
 use crate::crash::{Backtrace, Budget, Frame, Symbols};

@@ -22,11 +22,11 @@ impl Doorbells {
     }
 
     /// Counts from 0 again, and takes the devices that no source drives back to where the memory of their rings is.
-    pub(super) fn renew(&mut self) -> Result<(), Violation> {
+    pub(super) fn reset(&mut self) -> Result<(), Violation> {
         for bell in &mut self.bells {
             bell.rings = 0;
             if let Target::Handler(device) = &bell.target {
-                device.renew()?;
+                device.reset()?;
             }
         }
         Ok(())

@@ -28,7 +28,7 @@ impl Identity {
         Ok(Identity { bytes })
     }
 
-    /// Gives it to a guest that does not run yet, together with a clock that goes on from `time`
+    /// Gives it to a guest that does not run yet, together with a clock that resumes from `time`
     /// (nanoseconds since the guest's start) and knows what time it is outside.
     pub(crate) fn give(
         &self,

@@ -70,7 +70,7 @@ impl Guest {
         // Nothing may arrive in memory that is being reset.
         cpus.iter_mut().for_each(|cpu| cpu.vcpu.halt());
         let pages = domain.memory.reset();
-        if !sources.iter().all(|&source| reactor.renew(source)) {
+        if !sources.iter().all(|&source| reactor.reset(source)) {
             return Err(ResetError::Devices);
         }
         sources.iter().for_each(|&source| reactor.resume(source));
@@ -79,13 +79,13 @@ impl Guest {
             (cpu.blocked, cpu.first_entry, cpu.called) = (None, None, false);
         }
         domain.hub.set_handler(origin.places.handler(domain.memory.base()));
-        domain.doorbells.lock().expect("no panic while held").renew()?;
+        domain.doorbells.lock().expect("no panic while held").reset()?;
         Ok(pages)
     }
 
     /// Makes a clone that is paused another guest than all before it, and lets it run from the next
     /// [`wake`](Self::wake) on.
-    pub fn renew(&self) -> std::io::Result<()> {
+    pub fn assign_identity(&self) -> std::io::Result<()> {
         let domain = &*self.domain;
         let origin = domain.origin.as_ref().expect("a clone");
         let clock =

@@ -1,4 +1,4 @@
-//! What the host gives to a guest, whether that begins or goes on from a snapshot.
+//! What the host gives to a guest, whether that begins or resumes from a snapshot.
 
 use crate::device::BackEnd;
 use crate::device::console::{Input, Output};

@@ -35,20 +35,20 @@ fn kinds(kinds: &[u32]) -> String {
     }
 }
 
-/// Describes a guest that goes on from a snapshot, then starts it. Any number
-/// of guests can go on from one: they share every page that they do not write.
+/// Describes a guest that resumes from a snapshot, then starts it. Any number
+/// of guests can resume from one: they share every page that they do not write.
 ///
 /// It gets the same devices as the guest that was saved, in their order.
 pub type Restore = GuestBuilder<Restored>;
 
-/// What is asked for only of guests that go on from a snapshot.
+/// What is asked for only of guests that resume from a snapshot.
 pub struct Restored {
     snapshot: Arc<Snapshot>,
     hook: Option<Arc<dyn Hook>>,
 }
 
 impl Restore {
-    /// A guest that goes on from here, with output that is dropped.
+    /// A guest that resumes from here, with output that is dropped.
     pub fn new(snapshot: Arc<Snapshot>) -> Self {
         GuestBuilder::of(Restored { snapshot, hook: None })
     }

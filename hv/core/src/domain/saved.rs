@@ -63,7 +63,7 @@ impl Offsets {
     }
 }
 
-/// A guest that stands still, without its memory.
+/// A guest that is paused, without its memory.
 #[derive(Clone, Debug)]
 pub struct Saved {
     /// Its name.
@@ -110,7 +110,7 @@ const SETTLING: Duration = Duration::from_secs(10);
 #[derive(Debug, thiserror::Error)]
 pub enum CaptureError {
     /// It runs, or has ended.
-    #[error("the guest does not stand still: pause it first")]
+    #[error("the guest is not paused: pause it first")]
     NotPaused,
     /// Its devices do not finish what they have taken on.
     #[error("the guest's devices have not finished its requests within {0:?}: a disk does not answer")]

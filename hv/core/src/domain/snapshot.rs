@@ -1,4 +1,4 @@
-//! A guest that stands still, in memory. The room `crate::snapshot` reads and writes its files.
+//! A guest that is paused, in memory. The room `crate::snapshot` reads and writes its files.
 
 use super::features::Features;
 use super::saved::Saved;
@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 /// A guest's whole state. Made by [`Guest::capture`](crate::Guest::capture) or read from a folder;
-/// guests go on from it by [`Restore`](crate::Restore).
+/// guests resume from it by [`Restore`](crate::Restore).
 pub struct Snapshot {
     pub(crate) saved: Arc<Saved>,
     pub(crate) template: Arc<Template>,

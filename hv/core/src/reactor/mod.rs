@@ -55,7 +55,7 @@ pub trait Source: Send {
 
     /// Goes back to where the rings are in its guest's memory, which was reset
     /// while it was settled. Returns false if it cannot: then it is of no further use.
-    fn renew(&mut self) -> bool {
+    fn reset(&mut self) -> bool {
         false
     }
 }
@@ -216,7 +216,7 @@ impl Reactor {
 
     /// Takes a paused source back to where its guest's memory is.
     /// Returns false if it cannot be.
-    pub fn renew(&self, id: SourceId) -> bool {
+    pub fn reset(&self, id: SourceId) -> bool {
         let (done, wait) = bounded(1);
         self.send(Command::Renew(id.0, done));
         wait.recv().unwrap_or(false)

@@ -271,8 +271,8 @@ impl Loop {
                 None => tell(true),
             },
             Command::Renew(slot, done) => {
-                let renewed = self.sources.get_mut(&slot).is_some_and(|driven| driven.source.renew());
-                let _ = done.send(renewed);
+                let reset = self.sources.get_mut(&slot).is_some_and(|driven| driven.source.reset());
+                let _ = done.send(reset);
             }
             Command::Resume(slot) => {
                 self.sources.get_mut(&slot)?.enter(Mode::Running);

@@ -1,4 +1,4 @@
-//! Snapshots: a guest that stands still, to go on from any number of times.
+//! Snapshots: a guest that is paused, to resume from any number of times.
 //!
 //! In a folder, a snapshot is three files: `state`, which says what the other two have to be, `memory`, and
 //! the image. docs/snapshots.md has the format.

@@ -63,7 +63,7 @@ pub(super) const PAGES: &[Row] = &[
     any(S::pread64, "the same on kernels before 6.7").elsewhere(),
 ];
 
-/// Saving a guest that stands still to a template.
+/// Saving a guest that is paused to a template.
 pub(super) const CAPTURE: &[Row] = &[
     ioctl((0x8090_ae81, "KVM_GET_REGS"), "registers of a guest that is saved").on(Platform::Kvm),
     ioctl((0x9000_aea4, "KVM_GET_XSAVE"), "registers of a guest that is saved").on(Platform::Kvm),

@@ -348,7 +348,7 @@ impl Source for BlockDevice {
         over
     }
 
-    fn renew(&mut self) -> bool {
+    fn reset(&mut self) -> bool {
         self.place.fresh = false;
         match self.place.back() {
             Ok(ring) if !self.dead && self.in_flight() == 0 => {

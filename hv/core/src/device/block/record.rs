@@ -132,7 +132,7 @@ fn unreadable(path: &Path) -> impl Fn(io::Error) -> RecordError {
 }
 
 impl DiskRecord {
-    /// A record of a disk that is about to be given to a guest, to be [renewed](Self::renew)
+    /// A record of a disk that is about to be given to a guest, to be [updated](Self::update)
     /// when the guest is saved.
     pub fn new(spec: &DiskSpec, disk: &Disk) -> Result<Self, RecordError> {
         let failed = unreadable(&spec.path);
@@ -160,9 +160,9 @@ impl DiskRecord {
         Ok(DiskRecord { spec: DiskSpec { path, ..spec.clone() }, form, overlay: disk.overlay().cloned() })
     }
 
-    /// Brings the record up to date, for a guest that stands still, and has what it
+    /// Brings the record up to date, for a guest that is paused, and has what it
     /// wrote on the host's disk.
-    pub fn renew(&mut self) -> Result<(), RecordError> {
+    pub fn update(&mut self) -> Result<(), RecordError> {
         let path = &self.spec.path;
         if self.overlay.as_ref().is_some_and(|overlay| !overlay.is_empty()) {
             return Err(RecordError::Overlay { path: path.clone() });

@@ -48,8 +48,8 @@ impl DoorbellHandler for Console {
         }
     }
 
-    fn renew(&self) -> Result<(), Violation> {
-        Console::renew(self)
+    fn reset(&self) -> Result<(), Violation> {
+        Console::reset(self)
     }
 
     fn source(self: Arc<Self>, doorbell: EventFd) -> Option<Box<dyn Source>> {

@@ -135,7 +135,7 @@ impl Console {
     /// # Errors
     ///
     /// The ring there makes no sense.
-    pub fn renew(&self) -> Result<(), Violation> {
+    pub fn reset(&self) -> Result<(), Violation> {
         let state = &mut *self.state();
         if let Some(end) = &mut state.end {
             end.ring.fresh = false;
@@ -221,7 +221,7 @@ impl Console {
     }
 
     /// Writes everything that the guest has published, waiting for the reader
-    /// as long as `go_on` says so. For when the guest stands still.
+    /// as long as `go_on` says so. For when the guest is paused.
     pub fn finish(&self, go_on: &mut dyn FnMut() -> bool) {
         loop {
             match self.pump() {

@@ -58,7 +58,7 @@ impl Source for ConsoleSource {
         (pumped == Pumped::Budget).then_some(now)
     }
 
-    fn renew(&mut self) -> bool {
-        self.console.renew().is_ok()
+    fn reset(&mut self) -> bool {
+        self.console.reset().is_ok()
     }
 }

@@ -41,7 +41,7 @@ impl DoorbellHandler for FunctionDevice {
         FunctionDevice::ring(self)
     }
 
-    fn renew(&self) -> Result<(), Violation> {
-        FunctionDevice::renew(self)
+    fn reset(&self) -> Result<(), Violation> {
+        FunctionDevice::reset(self)
     }
 }

@@ -35,6 +35,6 @@ pub fn take(device: &FunctionDevice) -> Option<bool> {
 }
 
 /// Takes the device back to where its ring's memory is.
-pub fn renew(device: &FunctionDevice) -> Result<(), Violation> {
-    device.renew()
+pub fn reset(device: &FunctionDevice) -> Result<(), Violation> {
+    device.reset()
 }

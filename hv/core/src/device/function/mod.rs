@@ -100,7 +100,7 @@ impl FunctionDevice {
     }
 
     /// Takes the device back to where its ring's memory is, after that was reset.
-    pub(crate) fn renew(&self) -> Result<(), Violation> {
+    pub(crate) fn reset(&self) -> Result<(), Violation> {
         let Some(FunctionRing { ring, .. }) = self.state().end.take() else { return Ok(()) };
         self.connect(Ring { fresh: false, ..ring })
     }

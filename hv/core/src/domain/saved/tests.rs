@@ -39,6 +39,6 @@ fn the_device_table_is_the_hosts() {
     let again = guest.capture().unwrap();
     assert_eq!(again.saved().devices.as_bytes(), before.devices.as_bytes());
     assert_eq!((again.saved().places, &again.saved().cpus), (before.places, &before.cpus));
-    // And it goes on from there.
+    // And it resumes from there.
     Restore::new(Arc::new(again)).hook(Arc::new(Nobody)).spawn(&engine).unwrap();
 }

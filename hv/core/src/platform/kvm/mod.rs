@@ -129,7 +129,7 @@ impl KvmPlatform {
     }
 }
 
-/// The type of TSS that this host's processors want in TR (see [`area::TssType`]).
+/// The type of TSS that this host's processors want in TR.
 pub fn task_type() -> u8 {
     area::TssType::of_host().descriptor_type()
 }

@@ -130,7 +130,7 @@ fn the_next_guest_of_a_machine_finds_nothing_of_the_one_before() {
     let mut rig = Rig::with(disk, EngineKind::Auto);
     assert_eq!(rig.transfer(OP_WRITE, 5, &[segment(DATA, SECTOR as u32)]), Ok(0));
     assert!(!overlay.is_empty());
-    assert!(Source::settle(&mut rig.device) && rig.device.renew());
+    assert!(Source::settle(&mut rig.device) && rig.device.reset());
     assert!(overlay.is_empty());
 }
 

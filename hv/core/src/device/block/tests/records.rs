@@ -104,9 +104,9 @@ fn what_is_in_an_overlay_cannot_be_recorded() {
     let path = folder.path().join("a.img");
     std::fs::write(&path, [7; 8192]).unwrap();
     let (mut record, disk) = record(&path, ",overlay");
-    record.renew().unwrap();
+    record.update().unwrap();
     disk.overlay().unwrap().wrote(0, 512);
-    assert!(matches!(record.renew(), Err(RecordError::Overlay { .. })));
+    assert!(matches!(record.update(), Err(RecordError::Overlay { .. })));
 }
 
 #[test]
