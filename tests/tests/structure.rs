@@ -185,3 +185,20 @@ fn imports_are_found_in_all_their_forms() {
     assert_eq!(imports("core", text), expected.map(str::to_owned).into());
     assert_eq!(imports("cli", text), ["jail", "twelve"].map(str::to_owned).into());
 }
+
+#[test]
+fn a_program_that_runs_guests_compiles_no_http_and_no_command_line() {
+    let tree = std::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .current_dir(root())
+        .args(["tree", "--locked", "--offline", "--package", "hv", "--no-default-features"])
+        .args(["--edges", "normal", "--prefix", "none", "--format", "{p}"])
+        .output()
+        .unwrap();
+    assert!(tree.status.success(), "{}", String::from_utf8_lossy(&tree.stderr));
+    let text = String::from_utf8(tree.stdout).unwrap();
+    let names: BTreeSet<_> = text.lines().filter_map(|line| line.split(' ').next()).collect();
+    assert!(names.contains("hv-core") && names.contains("kvm-ioctls"), "{names:?}");
+    for name in ["tokio", "hyper", "http", "prometheus", "toml", "clap", "hv-serve", "hv-bench", "hv-cli"] {
+        assert!(!names.contains(name), "{name}");
+    }
+}
