@@ -8,7 +8,9 @@ use std::path::Path;
 fn the_corpus_holds() {
     for target in TARGETS {
         if target.name == "usernet" && !hv_fuzz::usernet::can_run() {
-            eprintln!("skipped: usernet needs a network namespace: root, or `unshare --map-root-user`");
+            hv_skip::skip(
+                "needs the right to make a network namespace, for usernet: root, or `unshare --map-root-user`",
+            );
             continue;
         }
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target.name);

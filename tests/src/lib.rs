@@ -9,12 +9,11 @@ pub mod host;
 pub mod http;
 pub mod refusal;
 pub mod serve;
-mod skips;
 pub mod snapshot;
 pub mod stalling;
 pub mod trace;
 
-pub use skips::skip;
+pub use hv_skip::skip;
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::{TcpListener, UdpSocket};

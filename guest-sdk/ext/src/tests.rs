@@ -85,10 +85,17 @@ fn tree(root: &Path) -> Files {
     files
 }
 
+/// A program that is found in the folders of administrators, too.
+fn system_tool(name: &str) -> Command {
+    let mut command = Command::new(name);
+    command.env("PATH", format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default()));
+    command
+}
+
 fn has(tool: &str) -> bool {
-    let found = Command::new(tool).arg("-V").output().is_ok();
+    let found = system_tool(tool).arg("-V").output().is_ok();
     if !found {
-        println!("skipped: needs {tool}");
+        hv_skip::skip(format_args!("needs {tool}"));
     }
     found
 }
@@ -96,7 +103,7 @@ fn has(tool: &str) -> bool {
 fn mke2fs(root: &Path, image: &Path, size: &str, options: &str) -> Vec<u8> {
     let _ = fs::remove_file(image);
     fs::File::create(image).unwrap();
-    let mut mke2fs = Command::new("mke2fs");
+    let mut mke2fs = system_tool("mke2fs");
     mke2fs.args(["-q", "-F"]).args(options.split_whitespace()).arg("-d").arg(root).arg(image).arg(size);
     let made = mke2fs.output().unwrap();
     assert!(made.status.success(), "{options}: {}", String::from_utf8_lossy(&made.stderr));
@@ -229,7 +236,7 @@ fn a_journal_that_was_not_replayed_is_looked_into() {
         fs::write(&new, vec![b'n'; size]).unwrap();
         let text = format!("{open_journal}\njw -b {block} {}\njc\n", new.display());
         fs::write(&commands, text).unwrap();
-        let mut debugfs = Command::new("debugfs");
+        let mut debugfs = system_tool("debugfs");
         let done = debugfs.arg("-w").arg("-f").arg(&commands).arg(&image).output().unwrap();
         let image = fs::read(&image).unwrap();
         assert!(image[1024 + 0x60] & 4 != 0, "{options}: {}", String::from_utf8_lossy(&done.stderr));

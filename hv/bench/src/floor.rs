@@ -228,7 +228,7 @@ mod tests {
     #[test]
     fn a_guest_that_is_interrupted_keeps_its_registers() {
         let Ok(floor) = Floor::new() else {
-            println!("skipped: needs /dev/kvm");
+            hv_skip::skip("needs the platform kvm");
             return;
         };
         let kicks: u32 = std::env::var("HV_KICKS").ok().and_then(|kicks| kicks.parse().ok()).unwrap_or(1000);

@@ -21,11 +21,11 @@ fn platforms() -> Vec<Box<dyn Platform>> {
     let mut platforms: Vec<Box<dyn Platform>> = Vec::new();
     match KvmPlatform::new() {
         Ok(platform) => platforms.push(Box::new(platform)),
-        Err(error) => println!("skipped on kvm: {error}"),
+        Err(error) => hv_skip::skip(format_args!("needs the platform kvm: {error}")),
     }
     match ProcessPlatform::new() {
         Ok(platform) => platforms.push(Box::new(platform)),
-        Err(error) => println!("skipped on process: {error}"),
+        Err(error) => hv_skip::skip(format_args!("needs the platform process: {error}")),
     }
     platforms
 }

@@ -24,7 +24,7 @@ fn the_device_table_is_the_hosts() {
     let platform = match KvmPlatform::new() {
         Ok(platform) => platform,
         Err(error) => {
-            println!("skipped: needs KVM: {error}");
+            hv_skip::skip(format_args!("needs the platform kvm: {error}"));
             return;
         }
     };

@@ -270,7 +270,7 @@ mod tests {
     fn a_ring_does_nothing_but_work_on_its_file() {
         let file = tempfile::tempfile().unwrap();
         let Ok((mut ring, true)) = ring(4, file.as_raw_fd()) else {
-            println!("skipped: needs an io_uring with restrictions (Linux 5.10)");
+            hv_skip::skip("needs io_uring with restrictions (Linux 5.10)");
             return;
         };
         let mut result = |entry: squeue::Entry| {

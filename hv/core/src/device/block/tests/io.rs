@@ -14,7 +14,10 @@ fn each(content: &[u8], options: &str, test: impl Fn(&mut Rig, u64, &Path)) {
             let spec = format!("{}{options},sector={sector}", path.display()).parse().unwrap();
             match Disk::open(&spec) {
                 Ok(disk) => test(&mut Rig::with(disk, engine), sector, &path),
-                Err(e) => eprintln!("skipped: {engine:?}, sectors of {sector}: {e}"),
+                Err(error) => {
+                    assert!(options.contains("direct"), "{error}");
+                    hv_skip::skip(format_args!("needs a file system with O_DIRECT: {error}"));
+                }
             }
         }
     }

@@ -210,6 +210,6 @@ fn engines() -> Vec<EngineKind> {
     if io_uring::IoUring::new(2).is_ok() {
         return vec![EngineKind::Uring, EngineKind::Threads];
     }
-    eprintln!("skipped: the engine on io_uring, which this host's kernel refuses");
+    hv_skip::skip("needs io_uring, which this host's kernel refuses");
     vec![EngineKind::Threads]
 }

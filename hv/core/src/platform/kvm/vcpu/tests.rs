@@ -18,7 +18,7 @@ fn caller() -> Option<(KvmVcpu, CpuState)> {
     let platform = match KvmPlatform::new() {
         Ok(platform) => platform,
         Err(error) => {
-            println!("skipped: needs KVM: {error}");
+            hv_skip::skip(format_args!("needs the platform kvm: {error}"));
             return None;
         }
     };

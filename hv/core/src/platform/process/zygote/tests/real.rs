@@ -20,7 +20,7 @@ fn starts(zygote: &Zygote) -> Process {
     let own = fstat(memory.shared_file().unwrap()).unwrap().st_ino;
     match file_of(&process) {
         Some(file) => assert_eq!(file, own),
-        None => println!("skipped: needs the right to see the memory map of a process"),
+        None => hv_skip::skip("needs the right to see the memory map of a process"),
     }
     process
 }
@@ -74,7 +74,7 @@ fn start() -> Option<Zygote> {
     match Zygote::start() {
         Ok(zygote) => Some(zygote),
         Err(error) => {
-            println!("skipped: needs the platform process: {error}");
+            hv_skip::skip(format_args!("needs the platform process: {error}"));
             None
         }
     }
