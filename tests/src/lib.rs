@@ -7,6 +7,7 @@
 pub mod debug;
 pub mod host;
 pub mod http;
+mod platform;
 pub mod refusal;
 pub mod serve;
 pub mod snapshot;
@@ -14,6 +15,8 @@ pub mod stalling;
 pub mod trace;
 
 pub use hv_skip::skip;
+pub use hv_tests_macros::guest_test;
+pub use platform::{Platform, run_on};
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::{TcpListener, UdpSocket};
@@ -78,48 +81,18 @@ pub fn guest(name: &str) -> PathBuf {
     folder.join(name)
 }
 
-/// What the guests of this test program run on: the value of `--platform`.
-///
-/// The program `process` runs the tests of the others on that platform; for the others,
-/// `HV_PLATFORM` says it, and it is KVM without that.
-pub fn platform() -> &'static str {
-    static PLATFORM: OnceLock<String> = OnceLock::new();
-    PLATFORM.get_or_init(|| {
-        let program = std::env::current_exe().expect("the program has a path");
-        let name = program.file_stem().expect("a file").to_string_lossy().into_owned();
-        match name.split('-').next() {
-            Some("process") => "process".into(),
-            _ => std::env::var("HV_PLATFORM").unwrap_or_else(|_| "kvm".into()),
-        }
-    })
-}
-
-fn preference() -> hv::platform::Preference {
-    match platform() {
-        "process" => hv::platform::Preference::Process,
-        _ => hv::platform::Preference::Kvm,
-    }
-}
-
-/// `hv`, not yet started, on the [`platform`] of this test program.
+/// `hv`, not yet started, on the platform that it takes by itself. For what is refused before there is a guest, and where
+/// the platform makes no difference; others ask for one ([`Platform::command`]).
 pub fn command() -> Command {
-    let mut command = Command::new(hv());
-    command.env("HV_PLATFORM", platform());
-    command
+    Command::new(hv())
 }
 
-/// An engine in this process.
-pub fn engine(workers: usize) -> hv::Engine {
-    let choice = hv::platform::choose(preference()).expect("`can_run_guests` has tried");
-    hv::Engine::new(choice.platform, workers).expect("an engine can be made")
-}
-
-/// Whether guests can run here; says why not.
+/// Whether guests can run here on any platform; says why not.
 pub fn can_run_guests() -> bool {
-    match hv::platform::choose(preference()) {
+    match hv::platform::choose(hv::platform::Preference::Auto) {
         Ok(_) => true,
         Err(error) => {
-            crate::skip(format_args!("needs the platform {}: {error}", platform()));
+            skip(format_args!("needs the platform kvm or process: {error}"));
             false
         }
     }
@@ -258,22 +231,6 @@ pub fn children(parent: u32, name: &str) -> Vec<u32> {
     all.filter(is_child).collect()
 }
 
-/// `hv run GUEST …`, not yet started.
-pub fn run(name: &str, options: &[&str], arguments: &[&str]) -> Command {
-    let mut command = command();
-    command.arg("run").arg(guest(name)).args(options);
-    if !arguments.is_empty() {
-        command.arg("--").args(arguments);
-    }
-    command.stdin(Stdio::null());
-    command
-}
-
-/// Runs `hv run GUEST …` to its end.
-pub fn ran(name: &str, options: &[&str], arguments: &[&str]) -> Finished {
-    Running::new(&mut run(name, options, arguments)).finish()
-}
-
 /// Runs any program to its end, and expects it to succeed.
 #[track_caller]
 pub fn tool(command: &mut Command) -> Finished {
@@ -302,8 +259,8 @@ impl Service {
     /// Starts a guest that serves `port` (written as `80` or `7/udp`), and
     /// waits until it says that it listens.
     #[track_caller]
-    pub fn start(name: &str, options: &[&str], port: &str) -> Service {
-        Service::of(|publish| run(name, &[options, &["--publish", publish]].concat(), &[]), port)
+    pub fn start(platform: Platform, name: &str, options: &[&str], port: &str) -> Service {
+        Service::of(|publish| platform.run(name, &[options, &["--publish", publish]].concat(), &[]), port)
     }
 
     /// As [`start`](Self::start), with the command made from the value of `--publish`.
@@ -354,7 +311,6 @@ pub fn hv_as_ordinary_user(arguments: &[&str]) -> Option<Command> {
     }
     let as_nobody = |arguments: &[&str]| {
         let mut command = Command::new("setpriv");
-        command.env("HV_PLATFORM", platform());
         command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "--"]);
         command.arg(hv()).args(arguments).stdin(Stdio::null());
         command

@@ -1,7 +1,7 @@
 //! `hv serve`, started with a configuration, and looked at from outside.
 
 use crate::http::{Answer, Client};
-use crate::{Finished, Running, eventually, guest};
+use crate::{Finished, Platform, Running, eventually, guest};
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -26,9 +26,9 @@ pub fn probe(keys: &str) -> String {
     format!("[function.probe]\npath = \"/*\"\nimage = {:?}\n{keys}\n", guest("fn-probe"))
 }
 
-/// The program that is measured or tested: `HV_BIN`, or a fresh one.
-fn command() -> Command {
-    let mut command = crate::command();
+/// `hv serve`, not yet started.
+fn command(platform: Platform) -> Command {
+    let mut command = platform.command();
     command.arg("serve").stdin(Stdio::null());
     command
 }
@@ -36,25 +36,25 @@ fn command() -> Command {
 impl Serve {
     /// Starts a server and waits until it listens.
     #[track_caller]
-    pub fn start(config: &str) -> Serve {
-        Serve::with(config, &[])
+    pub fn start(platform: Platform, config: &str) -> Serve {
+        Serve::with(platform, config, &[])
     }
 
     /// As [`start`](Self::start), with further arguments.
     #[track_caller]
-    pub fn with(config: &str, arguments: &[&str]) -> Serve {
-        Serve::prepared(config, |command, _| {
+    pub fn with(platform: Platform, config: &str, arguments: &[&str]) -> Serve {
+        Serve::prepared(platform, config, |command, _| {
             command.args(arguments);
         })
     }
 
     /// Starts a server in its folder, which has the configuration and what `prepare` puts there.
     #[track_caller]
-    pub fn prepared(config: &str, prepare: impl FnOnce(&mut Command, &Path)) -> Serve {
+    pub fn prepared(platform: Platform, config: &str, prepare: impl FnOnce(&mut Command, &Path)) -> Serve {
         let folder = TempDir::new().expect("room for a folder");
         let file = folder.path().join("hv.toml");
         fs::write(&file, whole(config)).expect("room for a file");
-        let mut command = command();
+        let mut command = command(platform);
         command.current_dir(folder.path()).args(["--config", "hv.toml"]);
         prepare(&mut command, folder.path());
         let mut running = Running::new(&mut command);
@@ -209,11 +209,11 @@ fn whole(config: &str) -> String {
 
 /// `hv serve` with a file of this text and further arguments, not yet started. The file lives as long
 /// as the folder.
-pub fn checked(config: &str, arguments: &[&str]) -> (Command, TempDir) {
+pub fn checked(platform: Platform, config: &str, arguments: &[&str]) -> (Command, TempDir) {
     let folder = TempDir::new().expect("room for a folder");
     let file = folder.path().join("hv.toml");
     fs::write(&file, config).expect("room for a file");
-    let mut command = command();
+    let mut command = command(platform);
     command.arg("--config").arg(file).args(arguments);
     (command, folder)
 }

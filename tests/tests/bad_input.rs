@@ -3,7 +3,7 @@
 //! nothing else.
 
 use hv_tests::refusal::{finished, hello, hv_run, misused, refused, text};
-use hv_tests::{Running, can_run_guests, free_port, guest, has_tools, hv, hv_as_ordinary_user};
+use hv_tests::{Platform, Running, can_run_guests, free_port, guest, has_tools, hv, hv_as_ordinary_user};
 use std::fs;
 use std::net::{TcpListener, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
@@ -130,7 +130,7 @@ fn disks_that_may_not_be_used() {
     let private = folder.path().join("private");
     fs::create_dir(&private).unwrap();
     fs::set_permissions(&private, fs::Permissions::from_mode(0o000)).unwrap();
-    if can_run_guests()
+    if Platform::Process.choose().is_ok()
         && let Some(mut command) = run(text(folder.path()))
     {
         let said = finished(command.args(["--platform", "process"])).expect(0).err;
@@ -353,12 +353,12 @@ fn a_user_without_the_right_to_kvm() {
     let kvm = fs::metadata("/dev/kvm").map(|kvm| kvm.permissions().mode() & 0o777);
     // SAFETY: no memory is passed.
     let root = unsafe { libc::geteuid() } == 0;
-    if !root && can_run_guests() || kvm.as_ref().map_or(true, |mode| mode & 0o6 != 0) {
+    if !root && Platform::Kvm.choose().is_ok() || kvm.as_ref().map_or(true, |mode| mode & 0o6 != 0) {
         hv_tests::skip("needs a /dev/kvm that is not for everybody");
         return;
     }
     let guest = guest("hello");
-    if let Some(mut command) = hv_as_ordinary_user(&["run", text(&guest)]) {
+    if let Some(mut command) = hv_as_ordinary_user(&["run", text(&guest), "--platform", "kvm"]) {
         // A group helps only where one may open it.
         let remedy = if kvm.is_ok_and(|mode| mode & 0o60 == 0o60) { "$USER" } else { "setfacl" };
         refused(&mut command, &["/dev/kvm", "permission denied", remedy]);

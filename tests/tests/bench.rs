@@ -4,7 +4,7 @@ use hv_bench::operation::Group;
 use hv_bench::result::{Measurement, Results, SCHEMA};
 use hv_bench::stats::Spread;
 use hv_tests::refusal::{refused, text};
-use hv_tests::{Finished, Running, can_run_guests, guest, has_tools, hv};
+use hv_tests::{Finished, Platform, Running, guest, guest_test, has_tools, hv};
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -53,11 +53,8 @@ fn of<'a>(results: &'a Results, name: &str) -> &'a Measurement {
     results.operations.iter().find(|m| m.name == name).unwrap_or_else(|| panic!("no {name}"))
 }
 
-#[test]
-fn a_result_has_every_operation_of_its_group_and_the_machine() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test(kvm, "what is measured here is KVM")]
+fn a_result_has_every_operation_of_its_group_and_the_machine(_: Platform) {
     let _alone = alone();
     let end = ran(&["exits", "--quick", "--rounds", "3", "--format", "json"]);
     let results: Results = serde_json::from_str(&end.text()).expect("a result");
@@ -89,11 +86,8 @@ fn a_result_has_every_operation_of_its_group_and_the_machine() {
     assert_eq!(said, !results.program.optimised);
 }
 
-#[test]
-fn every_operation_of_every_group_can_be_measured() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test(kvm, "what is measured here is KVM")]
+fn every_operation_of_every_group_can_be_measured(_: Platform) {
     let _alone = alone();
     let listed = ran(&["--list"]).text();
     let end = ran(&["all", "--quick", "--rounds", "1", "--format", "json"]);
@@ -158,11 +152,8 @@ fn emulation_costs_what_it_must(results: &Results) {
     }
 }
 
-#[test]
-fn the_table_is_text_and_progress_goes_elsewhere() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test(kvm, "what is measured here is KVM")]
+fn the_table_is_text_and_progress_goes_elsewhere(_: Platform) {
     let _alone = alone();
     // The bench guests are built by hv itself here, as for a person who has only the sources.
     let mut command = Command::new(hv());
@@ -179,11 +170,8 @@ fn the_table_is_text_and_progress_goes_elsewhere() {
     assert!(end.err.contains("hv bench: warm-up\n") && end.err.contains("hv bench: round 2 of 2\n"));
 }
 
-#[test]
-fn runs_are_compared() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test(kvm, "what is measured here is KVM")]
+fn runs_are_compared(_: Platform) {
     let _alone = alone();
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("old.json");
@@ -245,9 +233,9 @@ fn colour(page: &str, name: &str, n: usize) -> [u8; 3] {
     [0, 2, 4].map(|at| u8::from_str_radix(&hex[at..at + 2], 16).expect("hexadecimal digits"))
 }
 
-#[test]
-fn the_report_shows_its_plots_in_a_browser() {
-    if !can_run_guests() || !has_tools(&["chromium"]) {
+#[guest_test(kvm, "what is measured here is KVM")]
+fn the_report_shows_its_plots_in_a_browser(_: Platform) {
+    if !has_tools(&["chromium"]) {
         return;
     }
     let _alone = alone();
@@ -296,11 +284,8 @@ fn the_report_shows_its_plots_in_a_browser() {
     }
 }
 
-#[test]
-fn what_cannot_be_measured_is_refused_in_one_line() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test(kvm, "what is measured here is KVM")]
+fn what_cannot_be_measured_is_refused_in_one_line(_: Platform) {
     refused(&mut bench(&["teleport"]), &["`teleport`", "groups: exits, console", "all", "hypercall"]);
     refused(&mut bench(&["exits", "--rounds", "0"]), &["--rounds 0", "1 to 1000"]);
     refused(&mut bench(&["--rounds", "1001"]), &["--rounds 1001"]);
@@ -316,11 +301,8 @@ fn what_cannot_be_measured_is_refused_in_one_line() {
     refused(&mut command, &["bench guest", "@operations 1"]);
 }
 
-#[test]
-fn reports_that_cannot_be_written_are_refused_before_anything_is_measured() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test(kvm, "what is measured here is KVM")]
+fn reports_that_cannot_be_written_are_refused_before_anything_is_measured(_: Platform) {
     let folder = TempDir::new().unwrap();
     let nowhere = folder.path().join("none/report.html");
     refused(&mut bench(&["exits", "--report", text(&nowhere)]), &[text(&nowhere), "cannot write", "folder"]);
@@ -331,11 +313,8 @@ fn reports_that_cannot_be_written_are_refused_before_anything_is_measured() {
     assert!(!unused.exists());
 }
 
-#[test]
-fn old_results_that_are_none_are_refused_before_anything_is_measured() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test(kvm, "what is measured here is KVM")]
+fn old_results_that_are_none_are_refused_before_anything_is_measured(_: Platform) {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("old.json");
     let refuse = |parts: &[&str]| {

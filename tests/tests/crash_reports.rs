@@ -2,7 +2,7 @@
 
 use hv::crash::{Budget, Known, Symbols};
 use hv_tests::debug::{Endless, with_debug_info};
-use hv_tests::{can_run_guests, guest, run};
+use hv_tests::{Platform, guest, guest_test};
 use std::fs;
 use std::io::Read;
 use std::os::unix::process::ExitStatusExt;
@@ -33,8 +33,8 @@ fn endless_tables_use_up_the_budget_and_no_more() {
 
 /// Runs hv to its end: its exit code, what it said, and the most memory that it had, in KiB.
 #[allow(clippy::zombie_processes, reason = "`wait4` waits for it: that tells what it used")]
-fn measured(image: &Path) -> (Option<i32>, String, i64) {
-    let mut command = run(image.to_str().unwrap(), &[], &["null"]);
+fn measured(platform: Platform, image: &Path) -> (Option<i32>, String, i64) {
+    let mut command = platform.run(image.to_str().unwrap(), &[], &["null"]);
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let mut said = String::new();
     child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
@@ -47,17 +47,14 @@ fn measured(image: &Path) -> (Option<i32>, String, i64) {
     (ExitStatus::from_raw(status).code(), said, usage.ru_maxrss)
 }
 
-#[test]
-fn a_guest_with_endless_debug_information_is_reported_on_and_does_not_grow_hv() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test]
+fn a_guest_with_endless_debug_information_is_reported_on_and_does_not_grow_hv(platform: Platform) {
     let honest = fs::read(guest("crash")).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("endless");
     for endless in Endless::ALL {
         fs::write(&path, with_debug_info(&honest, endless, SIZE)).unwrap();
-        let (code, said, memory) = measured(&path);
+        let (code, said, memory) = measured(platform, &path);
         assert_eq!(code, Some(101), "{endless:?}: {said}");
         assert!(said.starts_with("guest endless crashed: null pointer"), "{endless:?}: {said}");
         // The symbol table needs no debug information, and callers are in tables of their own.

@@ -1,7 +1,7 @@
 //! Crates for Linux in guests: what links libc works or is refused by name.
 
 use hv_tests::refusal::{finished, hv_run, refused};
-use hv_tests::{can_run_guests, guest, ran};
+use hv_tests::{Platform, guest, guest_test};
 use std::collections::HashSet;
 use std::process::Stdio;
 
@@ -19,44 +19,35 @@ fn different(text: &str, count: usize, seen: &mut HashSet<String>) {
     }
 }
 
-#[test]
-fn random_numbers_by_way_of_libc_are_the_guests_own() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test]
+fn random_numbers_by_way_of_libc_are_the_guests_own(platform: Platform) {
     let mut seen = HashSet::new();
     for _ in 0..2 {
-        let text = ran("crates", &[], &[]).expect(0).text();
+        let text = platform.ran("crates", &[], &[]).expect(0).text();
         let random = text.strip_suffix("error 42\n").expect("the error number is the one that was set");
         different(random, DRAWING + 1, &mut seen);
     }
 }
 
-#[test]
-fn random_numbers_by_way_of_libc_are_another_clones_never() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test]
+fn random_numbers_by_way_of_libc_are_another_clones_never(platform: Platform) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("snap");
-    let mut snapshot = hv_tests::command();
+    let mut snapshot = platform.command();
     snapshot.arg("snapshot").arg(guest("crates")).arg("-o").arg(&path).args(["--", "ready"]);
     let mut seen = HashSet::new();
     different(&finished(&mut snapshot).expect(0).text(), DRAWING, &mut seen);
     for _ in 0..2 {
-        let mut restore = hv_tests::command();
+        let mut restore = platform.command();
         restore.arg("restore").arg(&path).stdin(Stdio::null());
         different(&finished(&mut restore).expect(0).text(), DRAWING, &mut seen);
     }
 }
 
-#[test]
-fn a_function_that_is_missing_is_named_with_its_crate_and_the_remedy() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test]
+fn a_function_that_is_missing_is_named_with_its_crate_and_the_remedy(platform: Platform) {
     let image = guest("missing");
-    let end = refused(&mut hv_run(&image, &[]), &[]);
+    let end = refused(platform.apply(&mut hv_run(&image, &[])), &[]);
     let wanted = format!(
         "hv: error: cannot load {}: it calls C functions that a guest does not have: `sysconf` for crate \
          page_size 0.6.0 (get): leave the crate or its feature out, or define the function in the guest \
@@ -66,12 +57,9 @@ fn a_function_that_is_missing_is_named_with_its_crate_and_the_remedy() {
     assert_eq!(end.err, wanted);
 }
 
-#[test]
-fn a_call_of_linux_that_is_an_instruction_is_named_with_its_crate() {
-    if !can_run_guests() {
-        return;
-    }
-    let end = ran("raw-call", &[], &[]).expect(101);
+#[guest_test]
+fn a_call_of_linux_that_is_an_instruction_is_named_with_its_crate(platform: Platform) {
+    let end = platform.ran("raw-call", &[], &[]).expect(101);
     assert_eq!(end.text(), "");
     assert!(end.err.contains("crashed: made a Linux system call: "), "{}", end.err);
     assert!(end.err.contains("/rustix-1.1.6/src/"), "{}", end.err);

@@ -1,7 +1,7 @@
 //! Many guests in one process: `hv bench density`, and what the host has no room for.
 
 use hv_tests::refusal::{refused, text};
-use hv_tests::{Running, can_run_guests, guest, hv};
+use hv_tests::{Platform, Running, guest, guest_test, hv};
 use std::process::{Command, Stdio};
 
 fn density(arguments: &[&str]) -> Command {
@@ -12,11 +12,8 @@ fn density(arguments: &[&str]) -> Command {
     command
 }
 
-#[test]
-fn every_one_of_many_guests_answers_when_all_are_live() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test(kvm, "what is measured here is KVM")]
+fn every_one_of_many_guests_answers_when_all_are_live(_: Platform) {
     let folder = tempfile::tempdir().unwrap();
     let page = folder.path().join("density.html");
     let arguments = ["--guests", "300", "--format", "json", "--report", text(&page)];
@@ -37,11 +34,8 @@ fn every_one_of_many_guests_answers_when_all_are_live() {
     assert_eq!(page.matches("<svg").count(), 2, "times and memory");
 }
 
-#[test]
-fn what_the_host_has_no_room_for_is_refused_at_once() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test(kvm, "what is measured here is KVM")]
+fn what_the_host_has_no_room_for_is_refused_at_once(_: Platform) {
     for (arguments, part) in [
         (vec!["--guests", "3"], "--guests 3: use a number from 10 on"),
         (vec!["--guests", "4000000000"], "--guests 4000000000: each guest "),

@@ -1,7 +1,7 @@
 //! Disks, end to end: images made by the host's own tools, used by guests.
 
 use hv_tests::serve::{Serve, probe};
-use hv_tests::{Finished, Running, can_run_guests, guest, has_tools, platform, ran, run, system_tool, tool};
+use hv_tests::{Finished, Platform, Running, guest, guest_test, has_tools, system_tool, tool};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -45,19 +45,25 @@ const WAYS: [(&str, bool); 8] = [
 
 /// Runs a guest with disks in one of the [`WAYS`]; `None` where the host's
 /// file system cannot do it.
-fn in_way(name: &str, disks: &[&str], way: (&str, bool), arguments: &[&str]) -> Option<Command> {
+fn in_way(
+    platform: Platform,
+    name: &str,
+    disks: &[&str],
+    way: (&str, bool),
+    arguments: &[&str],
+) -> Option<Command> {
     let values: Vec<String> = disks.iter().map(|disk| format!("{disk}{}", way.0)).collect();
     let options: Vec<&str> = values.iter().flat_map(|value| ["--disk", value.as_str()]).collect();
     if way.0.contains("direct") {
         // Refused before anything is run, with the reason.
-        let tried = ran("probe", &options, &["exit"]);
+        let tried = platform.ran("probe", &options, &["exit"]);
         if tried.code() == Some(2) {
             assert!(tried.err.contains("page cache"), "{}", tried.err);
             hv_tests::skip(format_args!("needs a file system with O_DIRECT: {}", tried.err.trim()));
             return None;
         }
     }
-    let mut command = run(name, &options, arguments);
+    let mut command = platform.run(name, &options, arguments);
     if !way.1 {
         command.env("HV_NO_IO_URING", "1");
     }
@@ -75,16 +81,16 @@ fn pattern(seed: u64, index: u64) -> u64 {
     word ^ (word >> 32)
 }
 
-#[test]
-fn a_guest_fills_a_disk_and_finds_it_again() {
-    if !can_run_guests() || !has_tools(&["qemu-img"]) {
+#[guest_test]
+fn a_guest_fills_a_disk_and_finds_it_again(platform: Platform) {
+    if !has_tools(&["qemu-img"]) {
         return;
     }
     let folder = folder();
     let disk = raw(&folder, "disk.img", "12M");
     for (seed, way) in WAYS.into_iter().enumerate() {
         let seed = seed.to_string();
-        let Some(fill) = in_way("disk", &[&disk], way, &[&seed]) else { continue };
+        let Some(fill) = in_way(platform, "disk", &[&disk], way, &[&seed]) else { continue };
         let text = finished(fill).expect(0).text();
         assert!(text.starts_with(&format!("{} bytes", 12 << 20)) && text.contains("written in"), "{text}");
         // The host finds the same bytes in the file.
@@ -95,21 +101,21 @@ fn a_guest_fills_a_disk_and_finds_it_again() {
         }
         // So does a second guest, and through every other way.
         for other in WAYS {
-            let Some(check) = in_way("disk", &[&disk], other, &["check", &seed]) else { continue };
+            let Some(check) = in_way(platform, "disk", &[&disk], other, &["check", &seed]) else { continue };
             finished(check).expect(0);
         }
         // A byte that is different is found.
         let file = fs::File::options().write(true).open(&disk).unwrap();
         file.write_all_at(&[!bytes[10_000_001]], 10_000_001).unwrap();
-        let check = in_way("disk", &[&disk], way, &["check", &seed]).unwrap();
+        let check = in_way(platform, "disk", &[&disk], way, &["check", &seed]).unwrap();
         let text = finished(check).expect(1).text();
         assert!(text.contains(&format!("DIFFERENT from byte {}", 10_000_001 / 8 * 8)), "{text}");
     }
 }
 
-#[test]
-fn disks_come_in_the_order_of_the_command_line() {
-    if !can_run_guests() || !has_tools(&["qemu-img"]) {
+#[guest_test]
+fn disks_come_in_the_order_of_the_command_line(platform: Platform) {
+    if !has_tools(&["qemu-img"]) {
         return;
     }
     let folder = folder();
@@ -125,7 +131,7 @@ fn disks_come_in_the_order_of_the_command_line() {
         .map(|(disk, options)| format!("{disk}{options}"))
         .collect();
     let options: Vec<&str> = values.iter().flat_map(|value| ["--disk", value.as_str()]).collect();
-    let text = ran("probe", &options, &["disks"]).expect(0).text();
+    let text = platform.ran("probe", &options, &["disks"]).expect(0).text();
     assert_eq!(
         text,
         "0: 2048 x 512 rw this is zeta\n\
@@ -136,16 +142,18 @@ fn disks_come_in_the_order_of_the_command_line() {
     );
 }
 
-#[test]
-fn a_read_only_disk_refuses_writes() {
-    if !can_run_guests() || !has_tools(&["qemu-img"]) {
+#[guest_test]
+fn a_read_only_disk_refuses_writes(platform: Platform) {
+    if !has_tools(&["qemu-img"]) {
         return;
     }
     let folder = folder();
     let disk = raw(&folder, "disk.img", "1M");
     fs::write(&disk, [0x5a; 1 << 20]).unwrap();
     let errors = |options: &str, uring| {
-        finished(in_way("probe", &[&disk], (options, uring), &["disk-errors"]).unwrap()).expect(0).text()
+        finished(in_way(platform, "probe", &[&disk], (options, uring), &["disk-errors"]).unwrap())
+            .expect(0)
+            .text()
     };
     let common = "flush: done\nread: done\nread at the end: Invalid\nread far behind: Invalid\n";
     for uring in [true, false] {
@@ -161,7 +169,7 @@ fn a_read_only_disk_refuses_writes() {
             assert!(fs::read(&disk).unwrap() == [0x5a; 1 << 20], "the disk has changed");
         }
     }
-    let fill = finished(in_way("disk", &[&disk], (",ro", true), &[]).unwrap()).expect(1);
+    let fill = finished(in_way(platform, "disk", &[&disk], (",ro", true), &[]).unwrap()).expect(1);
     assert!(fill.err.contains("write:") && fill.err.contains("read-only"), "{}", fill.err);
     assert!(fs::read(&disk).unwrap() == [0x5a; 1 << 20], "the disk has changed");
 
@@ -177,18 +185,14 @@ fn a_read_only_disk_refuses_writes() {
     }
 }
 
-#[test]
-fn writes_beyond_the_limit_of_file_sizes_fail_and_nothing_else_does() {
-    // There, the guest's memory is a file as well.
-    if !can_run_guests() || platform() == "process" {
-        return;
-    }
+#[guest_test(kvm, "the memory of a guest in a process is a file as well")]
+fn writes_beyond_the_limit_of_file_sizes_fail_and_nothing_else_does(platform: Platform) {
     let folder = folder();
     let disk = path(&folder, "disk.img");
     fs::File::create(&disk).unwrap().set_len(4 << 20).unwrap();
     for uring in [true, false] {
         let limited = |arguments: &[&str]| {
-            let mut command = in_way("disk", &[&disk], ("", uring), arguments).unwrap();
+            let mut command = in_way(platform, "disk", &[&disk], ("", uring), arguments).unwrap();
             let limit = libc::rlimit { rlim_cur: 1 << 20, rlim_max: 1 << 20 };
             // SAFETY: the call is async-signal-safe, and only reads the limit that the closure owns.
             unsafe {
@@ -211,15 +215,17 @@ fn record(n: u64, disk: u64) -> Vec<u8> {
     (0..512u64).flat_map(|at| ((n + 1) << 32 | at << 8 | disk).to_le_bytes()).collect()
 }
 
-#[test]
-fn acknowledged_writes_survive_a_killed_hv() {
-    if !can_run_guests() || !has_tools(&["qemu-img"]) {
+#[guest_test]
+fn acknowledged_writes_survive_a_killed_hv(platform: Platform) {
+    if !has_tools(&["qemu-img"]) {
         return;
     }
     let folder = folder();
     for way in WAYS {
         let disks = [raw(&folder, "first", "64M"), raw(&folder, "second", "64M")];
-        let Some(mut log) = in_way("probe", &[&disks[0], &disks[1]], way, &["disk-log"]) else { continue };
+        let Some(mut log) = in_way(platform, "probe", &[&disks[0], &disks[1]], way, &["disk-log"]) else {
+            continue;
+        };
         let mut log = Running::new(&mut log);
         let mut output = BufReader::new(log.child.stdout.take().unwrap());
         let mut line = String::new();
@@ -249,7 +255,7 @@ fn acknowledged_writes_survive_a_killed_hv() {
         assert!(first == second || first == second + 1, "{way:?}: {first} records and {second}");
         // The disks are free again at once.
         let options = ["--disk", &disks[0], "--disk", &disks[1]];
-        ran("probe", &options, &["disks"]).expect(0);
+        platform.ran("probe", &options, &["disks"]).expect(0);
     }
 }
 
@@ -293,8 +299,8 @@ fn tree(root: &Path) -> BTreeMap<String, Option<Vec<u8>>> {
 
 /// Runs probe's `files` on a disk, and compares.
 #[track_caller]
-fn finds(tree: &BTreeMap<String, Option<Vec<u8>>>, disk: &str, kind: &str) {
-    let text = ran("probe", &["--disk", disk], &["files"]).expect(0).text();
+fn finds(platform: Platform, tree: &BTreeMap<String, Option<Vec<u8>>>, disk: &str, kind: &str) {
+    let text = platform.ran("probe", &["--disk", disk], &["files"]).expect(0).text();
     let (found_kind, found) = text.split_once('\n').unwrap();
     assert!(found_kind.starts_with(kind), "{found_kind} instead of {kind}");
     let mut found: Vec<&str> = found.lines().filter(|line| *line != "/lost+found/").collect();
@@ -310,26 +316,23 @@ fn finds(tree: &BTreeMap<String, Option<Vec<u8>>>, disk: &str, kind: &str) {
     assert_eq!(found, expected, "{disk}");
 }
 
-#[test]
-fn folders_are_disks() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test]
+fn folders_are_disks(platform: Platform) {
     let folder = TempDir::new().unwrap();
     let tree = tree(folder.path());
     let disk = folder.path().to_str().unwrap();
     for options in ["", ",ro", ",sector=4096"] {
-        finds(&tree, &format!("{disk}{options}"), "FAT");
+        finds(platform, &tree, &format!("{disk}{options}"), "FAT");
     }
-    let disks = ran("probe", &["--disk", disk], &["disks"]).expect(0).text();
+    let disks = platform.ran("probe", &["--disk", disk], &["disks"]).expect(0).text();
     assert!(disks.starts_with("0: ") && disks.contains(" x 512 ro "), "{disks}");
     let empty = TempDir::new().unwrap();
-    finds(&BTreeMap::new(), empty.path().to_str().unwrap(), "FAT");
+    finds(platform, &BTreeMap::new(), empty.path().to_str().unwrap(), "FAT");
 }
 
-#[test]
-fn fat_made_by_mkfs() {
-    if !can_run_guests() || !has_tools(&["mkfs.fat", "mcopy"]) {
+#[guest_test]
+fn fat_made_by_mkfs(platform: Platform) {
+    if !has_tools(&["mkfs.fat", "mcopy"]) {
         return;
     }
     let (folder, root) = (folder(), TempDir::new().unwrap());
@@ -347,7 +350,7 @@ fn fat_made_by_mkfs() {
         copy.args(fs::read_dir(root.path()).unwrap().map(|entry| entry.unwrap().path())).arg("::/");
         tool(&mut copy);
         let value = if sector == "512" { disk } else { format!("{disk},sector=4096") };
-        finds(&tree, &value, &format!("FAT{kind}"));
+        finds(platform, &tree, &value, &format!("FAT{kind}"));
     }
 }
 
@@ -373,9 +376,9 @@ fn put_into_fat32(image: &str, name: &[u8; 11], content: &[u8]) {
     file.write_all_at(content, data + 512).unwrap();
 }
 
-#[test]
-fn fat32_that_is_smaller_than_it_should_be() {
-    if !can_run_guests() || !has_tools(&["mkfs.fat"]) {
+#[guest_test]
+fn fat32_that_is_smaller_than_it_should_be(platform: Platform) {
+    if !has_tools(&["mkfs.fat"]) {
         return;
     }
     let folder = folder();
@@ -383,13 +386,13 @@ fn fat32_that_is_smaller_than_it_should_be() {
         let disk = path(&folder, &format!("{kib}"));
         tool(system_tool("mkfs.fat").args(["-F", "32", "-s", "1", "-C", &disk, &kib.to_string()]));
         put_into_fat32(&disk, b"A       TXT", b"hi\n");
-        finds(&[("/A.TXT".to_owned(), Some(b"hi\n".to_vec()))].into(), &disk, "FAT32");
+        finds(platform, &[("/A.TXT".to_owned(), Some(b"hi\n".to_vec()))].into(), &disk, "FAT32");
     }
 }
 
-#[test]
-fn short_names_beyond_ascii_are_told_apart() {
-    if !can_run_guests() || !has_tools(&["mkfs.fat"]) {
+#[guest_test]
+fn short_names_beyond_ascii_are_told_apart(platform: Platform) {
+    if !has_tools(&["mkfs.fat"]) {
         return;
     }
     let folder = folder();
@@ -402,13 +405,13 @@ fn short_names_beyond_ascii_are_told_apart() {
             &[byte, b' ', b' ', b' ', b' ', b' ', b' ', b' ', b'T', b'X', b'T'],
             name.as_bytes(),
         );
-        finds(&[(format!("/{name}.TXT"), Some(name.as_bytes().to_vec()))].into(), &disk, "FAT32");
+        finds(platform, &[(format!("/{name}.TXT"), Some(name.as_bytes().to_vec()))].into(), &disk, "FAT32");
     }
 }
 
-#[test]
-fn ext4_made_by_mkfs() {
-    if !can_run_guests() || !has_tools(&["mkfs.ext4"]) {
+#[guest_test]
+fn ext4_made_by_mkfs(platform: Platform) {
+    if !has_tools(&["mkfs.ext4"]) {
         return;
     }
     let (folder, root) = (folder(), TempDir::new().unwrap());
@@ -437,21 +440,21 @@ fn ext4_made_by_mkfs() {
         let mut mkfs = system_tool("mkfs.ext4");
         mkfs.args(["-q", "-F"]).args(options).arg("-d").arg(root.path()).args([&disk, "32M"]);
         tool(&mut mkfs);
-        finds(&tree, &disk, "ext");
-        finds(&tree, &format!("{disk},ro"), "ext");
-        finds(&tree, &format!("{disk},sector=4096"), "ext");
+        finds(platform, &tree, &disk, "ext");
+        finds(platform, &tree, &format!("{disk},ro"), "ext");
+        finds(platform, &tree, &format!("{disk},sector=4096"), "ext");
     }
 }
 
-#[test]
-fn disks_that_hold_no_file_system() {
-    if !can_run_guests() || !has_tools(&["qemu-img"]) {
+#[guest_test]
+fn disks_that_hold_no_file_system(platform: Platform) {
+    if !has_tools(&["qemu-img"]) {
         return;
     }
     let folder = folder();
     for size in ["512", "1M"] {
         let disk = raw(&folder, size, size);
-        let end = ran("probe", &["--disk", &disk], &["files"]).expect(101);
+        let end = platform.ran("probe", &["--disk", &disk], &["files"]).expect(101);
         assert!(end.err.contains("Unsupported"), "{}", end.err);
     }
     for (name, at, magic) in [
@@ -464,35 +467,29 @@ fn disks_that_hold_no_file_system() {
         let file = fs::File::options().write(true).open(&disk).unwrap();
         file.write_all_at(magic, at).unwrap();
         file.write_all_at(&[0x55, 0xaa], 510).unwrap();
-        let end = ran("probe", &["--disk", &disk], &["files"]).expect(101);
+        let end = platform.ran("probe", &["--disk", &disk], &["files"]).expect(101);
         assert!(end.err.contains("Foreign") && end.err.contains(name), "{}", end.err);
     }
 }
 
-#[test]
-fn the_disk_of_an_hv_that_was_killed_is_usable_at_once() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test]
+fn the_disk_of_an_hv_that_was_killed_is_usable_at_once(platform: Platform) {
     let folder = folder();
     let disk = path(&folder, "disk.img");
     fs::File::create(&disk).unwrap().set_len(4 << 20).unwrap();
     for _ in 0..10 {
-        let mut killed = Running::new(&mut run("disk", &["--disk", &disk], &["1"]));
+        let mut killed = Running::new(&mut platform.run("disk", &["--disk", &disk], &["1"]));
         // It says the size of the disk first, and then works on it.
         let mut line = String::new();
         BufReader::new(killed.child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
         killed.signal(libc::SIGKILL);
         killed.wait();
-        ran("hello", &["--disk", &disk], &[]).expect(0);
+        platform.ran("hello", &["--disk", &disk], &[]).expect(0);
     }
 }
 
-#[test]
-fn a_server_has_images_and_waits_for_one_that_is_still_locked() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test]
+fn a_server_has_images_and_waits_for_one_that_is_still_locked(platform: Platform) {
     let folder = folder();
     let disk = path(&folder, "disk.img");
     let file = fs::File::create(&disk).unwrap();
@@ -504,7 +501,7 @@ fn a_server_has_images_and_waits_for_one_that_is_still_locked() {
                 std::thread::sleep(std::time::Duration::from_millis(500));
                 file.unlock().unwrap();
             });
-            let serve = Serve::start(&probe(&format!("disks = \"{disk},{options}\"")));
+            let serve = Serve::start(platform, &probe(&format!("disks = \"{disk},{options}\"")));
             serve.get("/echo").expect(200);
             serve.end();
         });

@@ -2,7 +2,7 @@
 //! finds the same. Each lack really happens here, to one process of hv.
 
 use hv_tests::refusal::{finished, refused};
-use hv_tests::{Finished, can_run_guests, command, guest, hv_as_ordinary_user};
+use hv_tests::{Finished, Platform, command, guest, guest_test, hv_as_ordinary_user};
 use seccompiler::{
     SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
 };
@@ -123,7 +123,7 @@ fn the_table_has_a_line_for_everything() {
 #[test]
 fn doctor_and_platform_agree() {
     let diagnosis = Diagnosis::of(|doctor| doctor);
-    assert_eq!(can_run_guests(), diagnosis.finding("kvm")["state"] != "missing");
+    assert_eq!(Platform::Kvm.choose().is_ok(), diagnosis.finding("kvm")["state"] != "missing");
     if diagnosis.finding("process")["state"] != "missing" {
         finished(&mut process()).expect(0);
         assert!(diagnosis.finding("process")["figures"]["hypercall_ns"].as_u64().unwrap() > 0);
@@ -237,26 +237,27 @@ fn few_processes() {
     }
 }
 
-#[test]
-fn few_descriptors() {
-    for platform in ["process", hv_tests::platform()] {
-        let mut ran = 0;
-        // With 3, the host cannot even load the program.
-        for limit in 4..40 {
-            let end = finished(&mut limited(hello_on(platform), libc::RLIMIT_NOFILE, limit));
-            ran += u32::from(end.code() == Some(0));
-            // Beside warnings of its log.
-            let errors = end.err.lines().filter(|line| line.starts_with("hv: ")).count();
-            assert!(
-                end.code() == Some(0)
-                    || end.code() == Some(2) && end.err.contains("ulimit -n") && errors == 1,
-                "with {limit} descriptors: {:?}\n{}",
-                end.code(),
-                end.err
-            );
-        }
-        assert!(ran > 0 || !can_run_guests(), "40 descriptors are enough on {platform}");
+#[guest_test]
+fn few_descriptors(platform: Platform) {
+    let mut ran = 0;
+    // With 3, the host cannot even load the program.
+    for limit in 4..40 {
+        let end = finished(&mut limited(hello_on(platform.name()), libc::RLIMIT_NOFILE, limit));
+        ran += u32::from(end.code() == Some(0));
+        // Beside warnings of its log.
+        let errors = end.err.lines().filter(|line| line.starts_with("hv: ")).count();
+        assert!(
+            end.code() == Some(0) || end.code() == Some(2) && end.err.contains("ulimit -n") && errors == 1,
+            "with {limit} descriptors: {:?}\n{}",
+            end.code(),
+            end.err
+        );
     }
+    assert!(ran > 0, "40 descriptors are enough");
+}
+
+#[test]
+fn few_descriptors_are_diagnosed() {
     let few = Diagnosis::of(|doctor| limited(doctor, libc::RLIMIT_NOFILE, 90));
     few.expect("open-files", "missing", "LimitNOFILE=");
 }

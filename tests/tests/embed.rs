@@ -4,18 +4,14 @@ use hv::device::stdio::Buffer;
 use hv::domain::Activity;
 use hv::memory::GuestMemory;
 use hv::platform::fake::FakePlatform;
-use hv::platform::{Exit, Fault, HypercallPage, Platform, PlatformError, Start, Started};
+use hv::platform::{Exit, Fault, HypercallPage, PlatformError, Start, Started};
 use hv::{Builder, Engine, Guest, Image, Outcome, StartError, Stop};
-use hv_tests::{LIMIT, can_run_guests, eventually, guest};
+use hv_tests::{LIMIT, Platform, eventually, guest, guest_test};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 fn image(name: &str) -> Arc<Image> {
     Arc::new(Image::open(&guest(name)).unwrap())
-}
-
-fn engine(workers: usize) -> Engine {
-    hv_tests::engine(workers)
 }
 
 /// Starts a guest of an image; its output collects in the buffer.
@@ -38,14 +34,11 @@ fn count(guest: &Guest, name: &str) -> u64 {
     guest.counters().iter().find(|(counter, _)| *counter == name).map_or(0, |(_, count)| *count)
 }
 
-#[test]
-fn hello_with_and_without_threads() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test]
+fn hello_with_and_without_threads(platform: Platform) {
     let hello = image("hello");
     for workers in [0, 1, 2] {
-        let engine = engine(workers);
+        let engine = platform.engine(workers);
         for name in ["Ada", "Grace"] {
             let (guest, output) = start(&engine, &hello, &[name]);
             exited(&guest.wait(), 0);
@@ -60,12 +53,9 @@ fn hello_with_and_without_threads() {
     }
 }
 
-#[test]
-fn one_engine_on_many_threads() {
-    if !can_run_guests() {
-        return;
-    }
-    let (hello, engine) = (image("hello"), engine(2));
+#[guest_test]
+fn one_engine_on_many_threads(platform: Platform) {
+    let (hello, engine) = (image("hello"), platform.engine(2));
     std::thread::scope(|scope| {
         for n in 0..4 {
             let (hello, engine) = (&hello, &engine);
@@ -81,12 +71,9 @@ fn one_engine_on_many_threads() {
     });
 }
 
-#[test]
-fn fifty_at_once_on_two_threads() {
-    if !can_run_guests() {
-        return;
-    }
-    let engine = engine(2);
+#[guest_test]
+fn fifty_at_once_on_two_threads(platform: Platform) {
+    let engine = platform.engine(2);
     let (hello, echo, probe) = (image("hello"), image("echo"), image("probe"));
     let guests: Vec<_> = (0..50)
         .map(|n| match n % 3 {
@@ -107,12 +94,9 @@ fn fifty_at_once_on_two_threads() {
     }
 }
 
-#[test]
-fn several_threads_wait_on_an_engine_without_workers() {
-    if !can_run_guests() {
-        return;
-    }
-    let (hello, engine) = (image("hello"), engine(0));
+#[guest_test]
+fn several_threads_wait_on_an_engine_without_workers(platform: Platform) {
+    let (hello, engine) = (image("hello"), platform.engine(0));
     std::thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| {
@@ -124,12 +108,9 @@ fn several_threads_wait_on_an_engine_without_workers() {
     });
 }
 
-#[test]
-fn machines_that_were_made_beforehand_run_guests_as_others_do() {
-    if !can_run_guests() {
-        return;
-    }
-    let (hello, engine) = (image("hello"), engine(1));
+#[guest_test]
+fn machines_that_were_made_beforehand_run_guests_as_others_do(platform: Platform) {
+    let (hello, engine) = (image("hello"), platform.engine(1));
     for reserved in [0, 2] {
         engine.reserve(reserved);
         // The second call finds the first one's machine.
@@ -143,15 +124,12 @@ fn machines_that_were_made_beforehand_run_guests_as_others_do() {
     }
 }
 
-#[test]
-fn a_guest_that_is_paused_and_resumed_at_once_goes_on() {
-    if !can_run_guests() {
-        return;
-    }
-    let engine = engine(1);
+#[guest_test]
+fn a_guest_that_is_paused_and_resumed_at_once_goes_on(platform: Platform) {
+    let engine = platform.engine(1);
     let (guest, _output) = start(&engine, &image("hostile"), &["endless-loop"]);
     // In a process, most of the time is that the host takes to give it a processor again.
-    let rounds = if hv_tests::platform() == "process" { 1_500 } else { 6_000 };
+    let rounds = if platform == Platform::Process { 1_500 } else { 6_000 };
     for round in 0..rounds {
         guest.pause();
         // Anything from before to after the turn in which the worker notices.
@@ -167,12 +145,9 @@ fn a_guest_that_is_paused_and_resumed_at_once_goes_on() {
     }
 }
 
-#[test]
-fn a_paused_guest_is_inspected_and_stays_paused() {
-    if !can_run_guests() {
-        return;
-    }
-    let engine = engine(1);
+#[guest_test]
+fn a_paused_guest_is_inspected_and_stays_paused(platform: Platform) {
+    let engine = platform.engine(1);
     let (guest, _output) = start(&engine, &image("hostile"), &["endless-loop"]);
     let inspect = || {
         let (tell, told) = mpsc::channel();
@@ -196,15 +171,12 @@ fn a_paused_guest_is_inspected_and_stays_paused() {
     assert_eq!(inspect().activity, Activity::Running);
 }
 
-#[test]
-fn endless_loops_do_not_starve_others() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test]
+fn endless_loops_do_not_starve_others(platform: Platform) {
     let (hello, hostile) = (image("hello"), image("hostile"));
     // More loops than threads, and with none, the thread that waits.
     for workers in [0, 2] {
-        let engine = engine(workers);
+        let engine = platform.engine(workers);
         let endless: Vec<_> = (0..4).map(|_| start(&engine, &hostile, &["endless-loop"])).collect();
         // Guests that start come first, as long as they use little. Without workers the others run while somebody waits.
         let all_had_a_turn = || endless.iter().all(|(_, output)| output.text() == "looping\n");
@@ -223,14 +195,11 @@ fn endless_loops_do_not_starve_others() {
     }
 }
 
-#[test]
-fn stopped_from_another_thread() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test]
+fn stopped_from_another_thread(platform: Platform) {
     let hostile = image("hostile");
     for workers in [0, 2] {
-        let engine = engine(workers);
+        let engine = platform.engine(workers);
         for way in ["endless-loop", "sleep-forever"] {
             let (guest, output) = start(&engine, &hostile, &[way]);
             let controller = guest.controller();
@@ -254,14 +223,11 @@ fn stopped_from_another_thread() {
     }
 }
 
-#[test]
-fn a_guest_that_is_dropped_is_gone() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test]
+fn a_guest_that_is_dropped_is_gone(platform: Platform) {
     let hostile = image("hostile");
     for workers in [0, 1] {
-        let engine = engine(workers);
+        let engine = platform.engine(workers);
         for _ in 0..3 {
             let (guest, output) = start(&engine, &hostile, &["endless-loop"]);
             if workers > 0 {
@@ -274,13 +240,10 @@ fn a_guest_that_is_dropped_is_gone() {
     }
 }
 
-#[test]
-fn a_request_to_end_is_heard_by_those_who_listen() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test]
+fn a_request_to_end_is_heard_by_those_who_listen(platform: Platform) {
     use hv::device::net::user::{UserConfig, UserNet};
-    let engine = engine(1);
+    let engine = platform.engine(1);
     let output = Buffer::default();
     let network = UserNet::new(UserConfig::new([2, 0, 0, 0, 0, 1])).unwrap();
     let builder = Builder::new(image("udp-echo")).output(output.clone()).network(Box::new(network), None);
@@ -290,12 +253,9 @@ fn a_request_to_end_is_heard_by_those_who_listen() {
     exited(&guest.wait(), 0);
 }
 
-#[test]
-fn a_crash_is_a_value() {
-    if !can_run_guests() {
-        return;
-    }
-    let engine = engine(2);
+#[guest_test]
+fn a_crash_is_a_value(platform: Platform) {
+    let engine = platform.engine(2);
     let crash = image("crash");
     for (way, reason, function) in [
         ("null", "null pointer", "main"),
@@ -326,12 +286,9 @@ fn a_crash_is_a_value() {
     exited(&start(&engine, &image("hello"), &[]).0.wait(), 0);
 }
 
-#[test]
-fn input_output_and_environment() {
-    if !can_run_guests() {
-        return;
-    }
-    let engine = engine(0);
+#[guest_test]
+fn input_output_and_environment(platform: Platform) {
+    let engine = platform.engine(0);
     let output = Buffer::default();
     let builder = Builder::new(image("probe")).argument("env").output(output.clone());
     let guest = builder.variable("A", "1").variable("B", "x=y").spawn(&engine).unwrap();
@@ -344,12 +301,9 @@ fn input_output_and_environment() {
     assert_eq!(short.bytes(), b"line 0\nlin");
 }
 
-#[test]
-fn wishes_that_cannot_be_met() {
-    if !can_run_guests() {
-        return;
-    }
-    let (hello, engine) = (image("hello"), engine(0));
+#[guest_test]
+fn wishes_that_cannot_be_met(platform: Platform) {
+    let (hello, engine) = (image("hello"), platform.engine(0));
     let refused = |builder: Builder| builder.spawn(&engine).err().expect("it is refused");
     let small = refused(Builder::new(hello.clone()).name("tiny").memory(64 << 10));
     let StartError::MemoryTooSmall { name, given: 64, needed } = &small else { panic!("{small}") };
@@ -369,7 +323,7 @@ fn wishes_that_cannot_be_met() {
 #[derive(Clone)]
 struct Scripted(Arc<FakePlatform>);
 
-impl Platform for Scripted {
+impl hv::platform::Platform for Scripted {
     fn name(&self) -> &'static str {
         self.0.name()
     }

@@ -3,7 +3,7 @@
 use hv::device::stdio::Buffer;
 use hv::{Builder, Engine, Image, KvmPlatform, Outcome};
 use hv_bench::emulated::{Emulated, Hardware};
-use hv_tests::{can_run_guests, guest};
+use hv_tests::{Platform, guest, guest_test};
 use std::sync::Arc;
 
 struct Host {
@@ -44,11 +44,8 @@ fn uart() -> Emulated {
 
 const PROTECTION: &str = "general protection";
 
-#[test]
-fn a_guest_without_devices_reaches_none_of_their_ports_and_pages() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test(kvm, "emulated hardware has ports and pages that a process has not")]
+fn a_guest_without_devices_reaches_none_of_their_ports_and_pages(_: Platform) {
     let host = Host::new();
     // Every port of every device, and those around them.
     for port in (0x1e8..0x200).chain(0x3f0..0x408).chain(0x600..0x614) {
@@ -61,11 +58,8 @@ fn a_guest_without_devices_reaches_none_of_their_ports_and_pages() {
     }
 }
 
-#[test]
-fn a_guest_with_a_device_reaches_nothing_else() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test(kvm, "emulated hardware has ports and pages that a process has not")]
+fn a_guest_with_a_device_reaches_nothing_else(_: Platform) {
     let host = Host::new();
     for port in 0x3f8..0x400 {
         let outcome = host.access("port-byte", port, vec![uart()]);
@@ -88,11 +82,8 @@ fn a_guest_with_a_device_reaches_nothing_else() {
     host.dies("port-read", 0x80, timer(), PROTECTION);
 }
 
-#[test]
-fn a_guest_with_a_page_of_registers_has_no_other() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test(kvm, "emulated hardware has ports and pages that a process has not")]
+fn a_guest_with_a_page_of_registers_has_no_other(_: Platform) {
     let host = Host::new();
     let file = tempfile::NamedTempFile::new().unwrap();
     file.as_file().set_len(1 << 20).unwrap();
@@ -108,11 +99,8 @@ fn a_guest_with_a_page_of_registers_has_no_other() {
     host.dies("port-byte", 0x3f8, disk(), PROTECTION);
 }
 
-#[test]
-fn odd_uses_of_a_device_hurt_its_guest_at_most() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test(kvm, "emulated hardware has ports and pages that a process has not")]
+fn odd_uses_of_a_device_hurt_its_guest_at_most(_: Platform) {
     let host = Host::new();
     // Platforms may split a string of accesses, or end the guest for it.
     match host.access("port-string", 0x3f8, vec![uart()]) {

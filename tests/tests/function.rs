@@ -2,7 +2,7 @@
 
 use hv::{Builder, Engine, Image};
 use hv_function::{Answer, Call, Failure, Function, Isolation, Options};
-use hv_tests::{can_run_guests, guest};
+use hv_tests::{Platform, guest, guest_test};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
@@ -41,8 +41,8 @@ impl Answer for Collect {
 }
 
 /// A function on an engine with one thread, whose guests answer one after the other in one machine.
-fn deploy(name: &str, options: Options) -> (Engine, Function) {
-    let engine = hv_tests::engine(1);
+fn deploy(platform: Platform, name: &str, options: Options) -> (Engine, Function) {
+    let engine = platform.engine(1);
     let image = Image::open(&guest(name)).unwrap();
     let snapshot =
         hv_function::boot(&engine, Builder::new(image).name(name), Duration::from_secs(10)).unwrap();
@@ -78,12 +78,9 @@ fn one() -> Options {
     Options { instances: 1, ..Options::default() }
 }
 
-#[test]
-fn every_request_has_a_guest_of_its_own() {
-    if !can_run_guests() {
-        return;
-    }
-    let (_engine, function) = deploy("fn-hello", Options::default());
+#[guest_test]
+fn every_request_has_a_guest_of_its_own(platform: Platform) {
+    let (_engine, function) = deploy(platform, "fn-hello", Options::default());
     for n in 0..300 {
         assert!(text(&get(&function, &format!("/?name=guest{n}"))).contains(&format!("guest{n}")));
     }
@@ -92,16 +89,14 @@ fn every_request_has_a_guest_of_its_own() {
     assert!(stats.cold <= 10, "machines are used again: {stats:?}");
     assert!(stats.warm >= 290, "{stats:?}");
 
-    let (_engine, function) = deploy("fn-probe", one());
+    let (_engine, function) = deploy(platform, "fn-probe", one());
     assert_eq!([0; 5].map(|_| text(&get(&function, "/count")).trim().to_owned()), ["1"; 5]);
 }
 
-#[test]
-fn an_instance_goes_on() {
-    if !can_run_guests() {
-        return;
-    }
-    let (_engine, function) = deploy("fn-probe", Options { isolation: Isolation::Instance, ..one() });
+#[guest_test]
+fn an_instance_goes_on(platform: Platform) {
+    let (_engine, function) =
+        deploy(platform, "fn-probe", Options { isolation: Isolation::Instance, ..one() });
     for n in 1..=5 {
         assert_eq!(text(&get(&function, "/count")).trim(), n.to_string());
     }
@@ -113,12 +108,9 @@ fn an_instance_goes_on() {
     assert_eq!(text(&get(&function, "/count")).trim(), "1");
 }
 
-#[test]
-fn nothing_that_a_guest_hides_is_found_by_the_next() {
-    if !can_run_guests() {
-        return;
-    }
-    let (_engine, function) = deploy("fn-probe", one());
+#[guest_test]
+fn nothing_that_a_guest_hides_is_found_by_the_next(platform: Platform) {
+    let (_engine, function) = deploy(platform, "fn-probe", one());
     // Offsets and how many words of the secret are there. Within one guest, the seeker finds them.
     let places = |found: String| -> Vec<(String, u64)> {
         let place = |line: &str| line.rsplit_once(' ').map(|(name, n)| (name.to_owned(), n.parse().unwrap()));
@@ -135,12 +127,9 @@ fn nothing_that_a_guest_hides_is_found_by_the_next() {
     assert_eq!((stats.live, stats.cold), (1, 1), "all of it in one machine: {stats:?}");
 }
 
-#[test]
-fn no_two_clones_have_random_bytes_or_a_generation_in_common() {
-    if !can_run_guests() {
-        return;
-    }
-    let (_engine, function) = deploy("fn-probe", Options { instances: 3, ..Options::default() });
+#[guest_test]
+fn no_two_clones_have_random_bytes_or_a_generation_in_common(platform: Platform) {
+    let (_engine, function) = deploy(platform, "fn-probe", Options { instances: 3, ..Options::default() });
     let mut seen = std::collections::HashSet::new();
     for _ in 0..500 {
         assert!(seen.insert(text(&get(&function, "/random"))), "the same bytes twice");
@@ -148,14 +137,11 @@ fn no_two_clones_have_random_bytes_or_a_generation_in_common() {
     }
 }
 
-#[test]
-fn failures_are_told_apart() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test]
+fn failures_are_told_apart(platform: Platform) {
     let options =
         Options { wall_time: Duration::from_secs(5), cpu_time: Duration::from_millis(300), ..one() };
-    let (_engine, function) = deploy("fn-probe", options);
+    let (_engine, function) = deploy(platform, "fn-probe", options);
     for (target, reason) in [
         ("/crash", "the guest crashed: null pointer"),
         ("/panic", "the guest crashed: panic"),
@@ -174,12 +160,9 @@ fn failures_are_told_apart() {
     assert_eq!(text(&get(&function, "/count")).trim(), "1");
 }
 
-#[test]
-fn bodies_are_streamed_with_back_pressure() {
-    if !can_run_guests() {
-        return;
-    }
-    let (_engine, function) = deploy("fn-probe", one());
+#[guest_test]
+fn bodies_are_streamed_with_back_pressure(platform: Platform) {
+    let (_engine, function) = deploy(platform, "fn-probe", one());
     let bytes: Vec<u8> = (0..3_000_000u32).map(|n| ((n * 7) >> 3) as u8).collect();
     let (mut call, receiver) = begin(&function, "POST /echo HTTP/1.1\r\n\r\n");
     let mut sent = 0;
@@ -193,12 +176,9 @@ fn bodies_are_streamed_with_back_pressure() {
     assert_eq!(get(&function, "/big?n=2000000").body.len(), 2_000_000);
 }
 
-#[test]
-fn guests_that_break_the_protocol_end_as_crashed() {
-    if !can_run_guests() {
-        return;
-    }
-    let (_engine, function) = deploy("fn-probe", one());
+#[guest_test]
+fn guests_that_break_the_protocol_end_as_crashed(platform: Platform) {
+    let (_engine, function) = deploy(platform, "fn-probe", one());
     for kind in [
         "kind",
         "zero",

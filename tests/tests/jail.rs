@@ -4,10 +4,10 @@ use hv::device::console::Output;
 use hv::device::net::Network;
 use hv::{Builder, Engine, Image, KvmPlatform};
 use hv_abi::io::net::NetConfig;
-use hv_jail::{self as jail, Kind, Missing, Place, Plan, Platform, Use};
+use hv_jail::{self as jail, Kind, Missing, Place, Plan, Use};
 use hv_tests::serve::{Serve, probe};
 use hv_tests::{
-    Finished, Running, can_run_guests, eventually, guest, has_tools, hv, hv_as_ordinary_user, ran, run, trace,
+    Finished, Platform, Running, eventually, guest, guest_test, has_tools, hv, hv_as_ordinary_user, trace,
 };
 use serde_json::Value;
 use std::fs::{self, File};
@@ -91,12 +91,9 @@ fn status(task: &Path, key: &str) -> String {
     line.unwrap_or_else(|| panic!("no {key} in {text}")).trim().to_owned()
 }
 
-#[test]
-fn every_thread_has_a_filter_and_no_new_privileges() {
-    if !can_run_guests() {
-        return;
-    }
-    let hv = Running::new(&mut run("hostile", &["--net"], &["sleep-forever"]));
+#[guest_test]
+fn every_thread_has_a_filter_and_no_new_privileges(platform: Platform) {
+    let hv = Running::new(&mut platform.run("hostile", &["--net"], &["sleep-forever"]));
     let process = Path::new("/proc").join(hv.child.id().to_string());
     let names = eventually("a guest that runs", || {
         let mut names = Vec::new();
@@ -125,12 +122,9 @@ fn every_thread_has_a_filter_and_no_new_privileges() {
     assert_eq!(files[0], files[1], "the limit of descriptors can be raised");
 }
 
-#[test]
-fn without_the_jail_there_is_none() {
-    if !can_run_guests() {
-        return;
-    }
-    let hv = Running::new(&mut run("hostile", &["--no-jail"], &["sleep-forever"]));
+#[guest_test]
+fn without_the_jail_there_is_none(platform: Platform) {
+    let hv = Running::new(&mut platform.run("hostile", &["--no-jail"], &["sleep-forever"]));
     let process = Path::new("/proc").join(hv.child.id().to_string());
     eventually("a guest that runs", || {
         (fs::read_dir(process.join("task")).unwrap().count() >= 2).then_some(())
@@ -138,12 +132,9 @@ fn without_the_jail_there_is_none() {
     assert_eq!((status(&process, "Seccomp"), status(&process, "NoNewPrivs")), ("0".into(), "0".into()));
 }
 
-#[test]
-fn a_stopped_guest_goes_on() {
-    if !can_run_guests() {
-        return;
-    }
-    let hv = Running::new(&mut run("late", &[], &["1", "1500000"]));
+#[guest_test]
+fn a_stopped_guest_goes_on(platform: Platform) {
+    let hv = Running::new(&mut platform.run("late", &[], &["1", "1500000"]));
     let process = Path::new("/proc").join(hv.child.id().to_string());
     let is = |states: &str| states.contains(&status(&process, "State")[..1]).then_some(());
     eventually("a guest that sleeps", || is("S"));
@@ -155,18 +146,15 @@ fn a_stopped_guest_goes_on() {
 }
 
 /// Not dumpable, a process of an ordinary user cannot open its own entries of /proc any more.
-#[test]
-fn statistics_of_an_ordinary_users_guest_are_whole() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test]
+fn statistics_of_an_ordinary_users_guest_are_whole(platform: Platform) {
     let image = tempfile::Builder::new().tempdir_in("/tmp").unwrap();
     let copy = image.path().join("hello");
     fs::copy(guest("hello"), &copy).unwrap();
     use std::os::unix::fs::PermissionsExt;
     fs::set_permissions(image.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let Some(mut command) = hv_as_ordinary_user(&["run", copy.to_str().unwrap(), "--stats"]) else { return };
-    let end = Running::new(&mut command).finish();
+    let end = Running::new(platform.apply(&mut command)).finish();
     if end.err.contains("/dev/kvm") {
         hv_tests::skip("needs a /dev/kvm that other users may open");
         return;
@@ -180,8 +168,8 @@ fn statistics_of_an_ordinary_users_guest_are_whole() {
 // ---------------------------------------------------------------- hosts that lack something
 
 /// `hv run hello` on a host that answers these calls with these errors.
-fn on_a_host(without: &[&str]) -> Option<Finished> {
-    if !can_run_guests() || !has_tools(&["strace"]) {
+fn on_a_host(platform: Platform, without: &[&str]) -> Option<Finished> {
+    if !has_tools(&["strace"]) {
         return None;
     }
     let log = tempfile::NamedTempFile::new().unwrap();
@@ -196,33 +184,33 @@ fn on_a_host(without: &[&str]) -> Option<Finished> {
         command.args(["-e", &format!("inject={inject}")]);
     }
     command.arg(hv()).arg("run").arg(guest("hello"));
-    Some(Running::new(&mut command).finish())
+    Some(Running::new(platform.apply(&mut command)).finish())
 }
 
 const NO_SECCOMP: &str = "seccomp:error=EINVAL";
 const NO_LANDLOCK: &str = "landlock_create_ruleset:error=ENOSYS";
 
-#[test]
-fn a_host_without_seccomp_is_told_of_and_used() {
-    let Some(end) = on_a_host(&[NO_SECCOMP]) else { return };
+#[guest_test(kvm, "a guest in a process does not start without seccomp")]
+fn a_host_without_seccomp_is_told_of_and_used(platform: Platform) {
+    let Some(end) = on_a_host(platform, &[NO_SECCOMP]) else { return };
     let end = end.expect(0);
     assert!(end.text().starts_with("Hello"), "{}", end.text());
     assert_eq!(end.err.lines().count(), 1, "{}", end.err);
     assert!(end.err.contains("no seccomp filter") && end.err.contains("Landlock"), "{}", end.err);
 }
 
-#[test]
-fn a_host_without_landlock_is_told_of_and_used() {
-    let Some(end) = on_a_host(&[NO_LANDLOCK]) else { return };
+#[guest_test(kvm, "a guest in a process does not start without seccomp")]
+fn a_host_without_landlock_is_told_of_and_used(platform: Platform) {
+    let Some(end) = on_a_host(platform, &[NO_LANDLOCK]) else { return };
     let end = end.expect(0);
     assert!(end.text().starts_with("Hello"), "{}", end.text());
     assert_eq!(end.err.lines().count(), 1, "{}", end.err);
     assert!(end.err.contains("no Landlock") && end.err.contains("still hold"), "{}", end.err);
 }
 
-#[test]
-fn a_host_without_both_is_refused() {
-    let Some(end) = on_a_host(&[NO_SECCOMP, NO_LANDLOCK]) else { return };
+#[guest_test(kvm, "a guest in a process does not start without seccomp")]
+fn a_host_without_both_is_refused(platform: Platform) {
+    let Some(end) = on_a_host(platform, &[NO_SECCOMP, NO_LANDLOCK]) else { return };
     let end = end.expect(2);
     assert_eq!((end.text().as_str(), end.err.lines().count()), ("", 1), "{}", end.err);
     assert!(end.err.contains("neither") && end.err.contains("--no-jail"), "{}", end.err);
@@ -317,7 +305,7 @@ fn a_process_that_is_taken_over() {
         "io" => Builder::new(image("udp-echo")).memory(16 << 20).network(Box::new(Wire(what.into())), None),
         _ => Builder::new(image("hello")).output(output),
     };
-    jail::jail(Plan { main: Kind::Run, platform: Platform::Kvm, late: false, places: vec![] }).unwrap();
+    jail::jail(Plan { main: Kind::Run, platform: jail::Platform::Kvm, late: false, places: vec![] }).unwrap();
     let engine = Engine::new(platform, usize::from(kind == "cpu")).unwrap();
     let guest = builder.spawn(&engine).unwrap();
     jail::enter(Kind::Run);
@@ -349,11 +337,8 @@ fn stopped(kind: &str, what: &str, call: &str) {
     assert!(!end.text().contains("nobody has stopped it"), "{}", end.text());
 }
 
-#[test]
-fn a_guests_output_that_turns_into_something_else_is_stopped_and_reported() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test(kvm, "the process that is taken over makes a virtual machine")]
+fn a_guests_output_that_turns_into_something_else_is_stopped_and_reported(_: Platform) {
     for kind in ["run", "cpu"] {
         stopped(kind, "run a program", "execve");
         stopped(kind, "write a file", "openat");
@@ -364,11 +349,8 @@ fn a_guests_output_that_turns_into_something_else_is_stopped_and_reported() {
     }
 }
 
-#[test]
-fn a_guests_frame_that_turns_into_something_else_is_stopped_and_reported() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test(kvm, "the process that is taken over makes a virtual machine")]
+fn a_guests_frame_that_turns_into_something_else_is_stopped_and_reported(_: Platform) {
     stopped("io", "run a program", "execve");
     stopped("io", "write a file", "openat");
     stopped("io", "execute memory", "mmap");
@@ -381,7 +363,8 @@ fn a_thread_apart_that_tries() {
     let Some(times) = std::env::var("HV_JAIL_APART").ok().and_then(|times| times.parse().ok()) else {
         return;
     };
-    jail::jail(Plan { main: Kind::Serve, platform: Platform::Kvm, late: false, places: vec![] }).unwrap();
+    jail::jail(Plan { main: Kind::Serve, platform: jail::Platform::Kvm, late: false, places: vec![] })
+        .unwrap();
     jail::enter(Kind::Deploy);
     for _ in 0..times {
         let error = std::env::current_dir().unwrap_err();
@@ -424,7 +407,7 @@ fn a_process_that_opens_files() {
     let folder = Path::new(&folder);
     let places = vec![Place { path: folder.join("named"), usage: Use::Read }];
     let missing =
-        jail::jail(Plan { main: Kind::Serve, platform: Platform::Kvm, late: false, places }).unwrap();
+        jail::jail(Plan { main: Kind::Serve, platform: jail::Platform::Kvm, late: false, places }).unwrap();
     if missing.contains(&Missing::Landlock) {
         hv_tests::skip("needs Landlock");
         return;
@@ -459,24 +442,18 @@ fn files_that_nobody_named_stay_closed() {
     println!("{}", end.text());
 }
 
-#[test]
-fn a_guest_that_crashes_before_it_is_saved_is_told_of() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test]
+fn a_guest_that_crashes_before_it_is_saved_is_told_of(platform: Platform) {
     let folder = tempfile::tempdir().unwrap();
-    let mut command = Command::new(hv());
+    let mut command = platform.command();
     command.arg("snapshot").arg(guest("crash")).arg("-o").arg(folder.path().join("snap"));
     let end = Running::new(command.args(["--", "null"])).finish().expect(2);
     assert!(end.err.contains("crashed before it was saved"), "{}", end.err);
 }
 
 /// A doorbell that rings often is bound, which takes calls that a worker makes at no other time.
-#[test]
-fn a_function_that_prints_much_at_its_boot_is_refused_for_what_it_is() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test]
+fn a_function_that_prints_much_at_its_boot_is_refused_for_what_it_is(platform: Platform) {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("hv.toml");
     let function = format!(
@@ -484,16 +461,14 @@ fn a_function_that_prints_much_at_its_boot_is_refused_for_what_it_is() {
         guest("probe")
     );
     fs::write(&config, function).unwrap();
-    let end = Running::new(Command::new(hv()).arg("serve").arg("--config").arg(&config)).finish().expect(2);
+    let end = Running::new(platform.command().arg("serve").arg("--config").arg(&config)).finish().expect(2);
     assert!(end.err.contains("ended before it was ready"), "{}", end.err);
 }
 
-#[test]
-fn a_function_that_prints_often_answers_on() {
-    if !can_run_guests() {
-        return;
-    }
-    let serve = Serve::start(&probe("isolation = \"instance\"\nconsole = \"log\"\nconcurrency = 1"));
+#[guest_test]
+fn a_function_that_prints_often_answers_on(platform: Platform) {
+    let serve =
+        Serve::start(platform, &probe("isolation = \"instance\"\nconsole = \"log\"\nconcurrency = 1"));
     let mut client = serve.client();
     for _ in 0..100 {
         client.ask("GET", "/print?text=often", "", b"").unwrap().expect(200);
@@ -501,12 +476,9 @@ fn a_function_that_prints_often_answers_on() {
     serve.end();
 }
 
-#[test]
-fn a_reload_reads_no_folder_that_was_not_named_before() {
-    if !can_run_guests() {
-        return;
-    }
-    let serve = Serve::start(&probe(""));
+#[guest_test]
+fn a_reload_reads_no_folder_that_was_not_named_before(platform: Platform) {
+    let serve = Serve::start(platform, &probe(""));
     // Beside what it has: where temporary files are, of which this server makes none.
     let other = tempfile::tempdir().unwrap();
     let copy = other.path().join("fn-hello");
@@ -525,12 +497,9 @@ fn a_reload_reads_no_folder_that_was_not_named_before() {
     serve.end();
 }
 
-#[test]
-fn a_server_without_overlays_and_folders_takes_none_at_a_reload() {
-    if !can_run_guests() {
-        return;
-    }
-    let serve = Serve::start(&probe(""));
+#[guest_test]
+fn a_server_without_overlays_and_folders_takes_none_at_a_reload(platform: Platform) {
+    let serve = Serve::start(platform, &probe(""));
     fs::write(serve.folder().join("o.img"), vec![7; 1 << 20]).unwrap();
     serve.reload(&probe("disks = \"o.img,overlay\""));
     let said = serve.said("restart it", 1);
@@ -541,12 +510,9 @@ fn a_server_without_overlays_and_folders_takes_none_at_a_reload() {
     serve.end();
 }
 
-#[test]
-fn segments_of_the_guest_before_are_gone() {
-    if !can_run_guests() {
-        return;
-    }
-    let serve = Serve::start(&probe("concurrency = 1"));
+#[guest_test]
+fn segments_of_the_guest_before_are_gone(platform: Platform) {
+    let serve = Serve::start(platform, &probe("concurrency = 1"));
     let mut client = serve.client();
     // Each resets the machine of the other.
     for _ in 0..10 {
@@ -556,11 +522,9 @@ fn segments_of_the_guest_before_are_gone() {
     serve.end();
 }
 
-#[test]
-fn a_disk_an_overlay_and_a_folder_work_in_the_jail() {
-    if !can_run_guests() {
-        return;
-    }
-    let end = ran("hello", &["--disk", env!("CARGO_MANIFEST_DIR"), "--timeout", "60"], &[]).expect(0);
+#[guest_test]
+fn a_disk_an_overlay_and_a_folder_work_in_the_jail(platform: Platform) {
+    let end =
+        platform.ran("hello", &["--disk", env!("CARGO_MANIFEST_DIR"), "--timeout", "60"], &[]).expect(0);
     assert_eq!(end.err, "");
 }

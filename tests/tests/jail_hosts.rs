@@ -2,7 +2,7 @@
 
 use hv_tests::host::{LACKS, Lack, without};
 use hv_tests::serve::{Serve, checked};
-use hv_tests::{Finished, Running, can_run_guests, command, guest, platform};
+use hv_tests::{Finished, Platform, Running, guest, guest_test};
 use std::fs;
 use std::path::Path;
 use std::process::Stdio;
@@ -43,9 +43,9 @@ fn ask(serve: &Serve, names: &[&str]) {
 
 /// A server with disks: started, reloaded with a disk changed and one added, and ended.
 #[track_caller]
-fn served(lacks: &[Lack]) {
+fn served(platform: Platform, lacks: &[Lack]) {
     println!("a server without {lacks:?}");
-    let serve = Serve::prepared(&with_disks(), |command, folder| {
+    let serve = Serve::prepared(platform, &with_disks(), |command, folder| {
         files(folder);
         without(command, lacks);
     });
@@ -65,38 +65,30 @@ fn served(lacks: &[Lack]) {
     assert!(!end.err.contains("hv: jail"), "{}", end.err);
 }
 
-#[test]
-fn a_server_with_disks_reloads_and_ends() {
-    if can_run_guests() {
-        served(&[]);
-    }
+#[guest_test]
+fn a_server_with_disks_reloads_and_ends(platform: Platform) {
+    served(platform, &[]);
 }
 
-#[test]
-fn a_server_with_disks_on_hosts_that_lack_something() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test]
+fn a_server_with_disks_on_hosts_that_lack_something(platform: Platform) {
     for lack in LACKS {
-        served(&[lack]);
+        served(platform, &[lack]);
     }
-    served(&LACKS);
+    served(platform, &LACKS);
 }
 
 /// `hv ARGUMENTS` in a folder that has the files.
 #[track_caller]
-fn there(folder: &Path, lacks: &[Lack], arguments: &[&str]) -> Finished {
-    let mut command = command();
+fn there(platform: Platform, folder: &Path, lacks: &[Lack], arguments: &[&str]) -> Finished {
+    let mut command = platform.command();
     command.current_dir(folder).args(arguments).stdin(Stdio::null());
     without(&mut command, lacks);
     Running::new(&mut command).finish()
 }
 
-#[test]
-fn snapshots_are_made_and_restored_on_hosts_that_lack_something() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test]
+fn snapshots_are_made_and_restored_on_hosts_that_lack_something(platform: Platform) {
     let folder = tempfile::tempdir().unwrap();
     files(folder.path());
     let (probe, disk) = (guest("fn-probe"), guest("disk"));
@@ -104,7 +96,7 @@ fn snapshots_are_made_and_restored_on_hosts_that_lack_something() {
     for (n, lacks) in LACKS.iter().map(std::slice::from_ref).chain([&LACKS[..]]).enumerate() {
         println!("a snapshot without {lacks:?}");
         let name = format!("{n}.snap");
-        let there = |arguments: &[&str]| there(folder.path(), lacks, arguments);
+        let there = |arguments: &[&str]| there(platform, folder.path(), lacks, arguments);
         there(&["snapshot", probe, "-o", &name, "--function", "--disk", "o.img,ro", "--stats"]).expect(0);
         let again = there(&["snapshot", probe, "-o", &name, "--function"]).expect(2);
         assert!(again.err.contains("something of that name"), "{}", again.err);
@@ -117,11 +109,8 @@ fn snapshots_are_made_and_restored_on_hosts_that_lack_something() {
 }
 
 /// What would answer 503 to everything is not ready: one clone is tried.
-#[test]
-fn a_function_that_cannot_be_cloned_is_not_deployed() {
-    if !can_run_guests() || platform() != "kvm" {
-        return;
-    }
+#[guest_test(kvm, "a call of KVM fails here")]
+fn a_function_that_cannot_be_cloned_is_not_deployed(platform: Platform) {
     let no_registers = Lack {
         what: "setting registers",
         call: libc::SYS_ioctl,
@@ -129,28 +118,28 @@ fn a_function_that_cannot_be_cloned_is_not_deployed() {
         argument: Some((1, 0x5000_aea5)),
         error: libc::EINVAL,
     };
-    let (mut command, _folder) = checked(&probe("f", ""), &["--listen", "127.0.0.1:0"]);
+    let (mut command, _folder) = checked(platform, &probe("f", ""), &["--listen", "127.0.0.1:0"]);
     without(&mut command, &[no_registers]);
     let end = Running::new(&mut command).finish().expect(2);
     assert!(end.err.contains("the function `f` cannot be deployed: KVM: KVM_SET_XSAVE"), "{}", end.err);
-    let (mut command, _folder) = checked(&probe("f", ""), &["--check", "--listen", "127.0.0.1:0"]);
+    let (mut command, _folder) = checked(platform, &probe("f", ""), &["--check", "--listen", "127.0.0.1:0"]);
     without(&mut command, &[no_registers]);
     Running::new(&mut command).finish().expect(2);
 }
 
 /// Where files are copied to another file system, the kernel may refuse to copy within itself.
-#[test]
-fn a_folder_on_another_file_system_than_temporary_files() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test]
+fn a_folder_on_another_file_system_than_temporary_files(platform: Platform) {
     let Ok(other) = tempfile::tempdir_in("/dev/shm") else {
         hv_tests::skip("needs /dev/shm");
         return;
     };
     files(other.path());
-    let serve =
-        Serve::prepared(&probe("docs", &format!("disks = {:?}", other.path().join("docs"))), |_, _| {});
+    let serve = Serve::prepared(
+        platform,
+        &probe("docs", &format!("disks = {:?}", other.path().join("docs"))),
+        |_, _| {},
+    );
     ask(&serve, &["docs"]);
     serve.end();
 }

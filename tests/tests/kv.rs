@@ -1,15 +1,15 @@
 //! The `kv` guest, as the tools of Redis see it.
 
-use hv_tests::{Service, can_run_guests, eventually, has_tools, tool};
+use hv_tests::{Platform, Service, eventually, guest_test, has_tools, tool};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::process::Command;
 
-fn kv(options: &[&str]) -> Option<Service> {
-    if !can_run_guests() || !has_tools(&["redis-cli", "redis-benchmark"]) {
+fn kv(platform: Platform, options: &[&str]) -> Option<Service> {
+    if !has_tools(&["redis-cli", "redis-benchmark"]) {
         return None;
     }
-    Some(Service::start("kv", options, "6379"))
+    Some(Service::start(platform, "kv", options, "6379"))
 }
 
 fn redis(program: &str, kv: &Service) -> Command {
@@ -24,9 +24,9 @@ fn ask(kv: &Service, words: &[&str]) -> String {
     tool(redis("redis-cli", kv).arg("--no-raw").args(words)).text().trim_end().to_owned()
 }
 
-#[test]
-fn every_command_by_redis_cli() {
-    let Some(kv) = kv(&[]) else { return };
+#[guest_test]
+fn every_command_by_redis_cli(platform: Platform) {
+    let Some(kv) = kv(platform, &[]) else { return };
     let expect = |words: &[&str], answer: &str| assert_eq!(ask(&kv, words), answer, "{words:?}");
 
     expect(&["PING"], "PONG");
@@ -107,9 +107,9 @@ fn every_command_by_redis_cli() {
     kv.end();
 }
 
-#[test]
-fn large_values_and_many_keys() {
-    let Some(kv) = kv(&["--memory", "64M"]) else { return };
+#[guest_test]
+fn large_values_and_many_keys(platform: Platform) {
+    let Some(kv) = kv(platform, &["--memory", "64M"]) else { return };
     let value = "0123456789abcdef".repeat(30_000);
     let mut connection = TcpStream::connect(("127.0.0.1", kv.port)).unwrap();
     for n in 0..8 {
@@ -145,9 +145,9 @@ fn large_values_and_many_keys() {
     kv.end();
 }
 
-#[test]
-fn a_full_memory_refuses_more_and_goes_on() {
-    let Some(kv) = kv(&["--memory", "16M"]) else { return };
+#[guest_test]
+fn a_full_memory_refuses_more_and_goes_on(platform: Platform) {
+    let Some(kv) = kv(platform, &["--memory", "16M"]) else { return };
     let value = "x".repeat(100_000);
     let answers: Vec<String> = (0..100).map(|n| ask(&kv, &["SET", &format!("k{n}"), &value])).collect();
     assert_eq!(answers[0], "OK");
@@ -158,9 +158,9 @@ fn a_full_memory_refuses_more_and_goes_on() {
     kv.end();
 }
 
-#[test]
-fn what_is_no_protocol_ends_the_connection_only() {
-    let Some(kv) = kv(&[]) else { return };
+#[guest_test]
+fn what_is_no_protocol_ends_the_connection_only(platform: Platform) {
+    let Some(kv) = kv(platform, &[]) else { return };
     for nonsense in
         [&b"*3\r\n$x\r\n"[..], b"*99999999\r\n", b"*1\r\n$999999999\r\n", b"*-5\r\n$3\r\n", &[0xff; 100_000]]
     {
@@ -175,9 +175,9 @@ fn what_is_no_protocol_ends_the_connection_only() {
     kv.end();
 }
 
-#[test]
-fn redis_benchmark_finds_no_errors() {
-    let Some(kv) = kv(&["--memory", "64M"]) else { return };
+#[guest_test]
+fn redis_benchmark_finds_no_errors(platform: Platform) {
+    let Some(kv) = kv(platform, &["--memory", "64M"]) else { return };
     let mut benchmark = redis("redis-benchmark", &kv);
     benchmark.args(["-q", "-n", "20000", "-P", "16", "-t", "ping,set,get,incr,mset"]);
     let end = tool(&mut benchmark);

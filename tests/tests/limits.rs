@@ -3,7 +3,7 @@
 use hv_tests::http::Client;
 use hv_tests::refusal::finished;
 use hv_tests::serve::{Serve, checked, probe};
-use hv_tests::{can_run_guests, command, eventually, guest, platform};
+use hv_tests::{Platform, eventually, guest, guest_test};
 use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -63,17 +63,14 @@ impl Drop for Pids {
     }
 }
 
-#[test]
-fn few_processes_of_the_container_are_named() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test]
+fn few_processes_of_the_container_are_named(platform: Platform) {
     let Some(group) = Pids::new() else { return };
     let mut kinds = [0; 2];
     let mut machine = 0;
     for limit in 1..12 {
         group.allow(&limit.to_string());
-        let mut hello = command();
+        let mut hello = platform.command();
         hello.arg("run").arg(guest("hello")).args(["--timeout", "60s"]);
         let end = finished(group.hold(&mut hello));
         if end.code() == Some(0) {
@@ -87,7 +84,7 @@ fn few_processes_of_the_container_are_named() {
         machine += u32::from(line.contains("KVM cannot make the virtual machine's kernel thread"));
     }
     assert!(kinds[0] > 0 && kinds[1] > 0, "{kinds:?}");
-    if platform() == "kvm" && machine == 0 {
+    if platform == Platform::Kvm && machine == 0 {
         println!("this kernel makes no thread for a virtual machine");
     }
 }
@@ -107,13 +104,10 @@ fn ask(serve: &Serve, requests: usize) -> Vec<u16> {
     all.into_iter().map(|thread| thread.join().unwrap()).collect()
 }
 
-#[test]
-fn a_server_without_processes_answers_503_and_says_why_now_and_then() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test]
+fn a_server_without_processes_answers_503_and_says_why_now_and_then(platform: Platform) {
     let Some(group) = Pids::new() else { return };
-    let serve = Serve::start(&probe("concurrency = 16"));
+    let serve = Serve::start(platform, &probe("concurrency = 16"));
     serve.get("/ok").expect(200);
     group.take(serve.process());
     group.allow(&group.count().to_string());
@@ -135,27 +129,21 @@ fn a_server_without_processes_answers_503_and_says_why_now_and_then() {
     serve.end();
 }
 
-#[test]
-fn a_server_that_may_have_few_processes_is_refused() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test]
+fn a_server_that_may_have_few_processes_is_refused(platform: Platform) {
     let Some(group) = Pids::new() else { return };
     let text = format!("listen = \"127.0.0.1:0\"\nlog = \"off\"\n{}", probe(""));
     for limit in [1, 3, 5] {
         group.allow(&limit.to_string());
-        let (mut server, _folder) = checked(&text, &[]);
+        let (mut server, _folder) = checked(platform, &text, &[]);
         let end = finished(group.hold(&mut server)).expect(2);
         let line = end.err.lines().find(|line| line.starts_with("hv: error: ")).expect("a refusal");
         assert!(line.contains("pids.max"), "with {limit}: {}", end.err);
     }
 }
 
-#[test]
-fn the_descriptors_that_a_server_asks_for_are_enough() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test]
+fn the_descriptors_that_a_server_asks_for_are_enough(platform: Platform) {
     const GUESTS: usize = 40;
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("a"), "a").unwrap();
@@ -165,14 +153,14 @@ fn the_descriptors_that_a_server_asks_for_are_enough() {
         probe(&format!("concurrency = {GUESTS}\ndisks = {disks:?}\nwall_time = \"60s\""))
     );
     // With fewer it is refused, and says how many it takes.
-    let (mut server, _folder) = checked(&text, &["--check"]);
+    let (mut server, _folder) = checked(platform, &text, &["--check"]);
     let end = finished(limited(&mut server, 100)).expect(2);
     let needed = end.err.split(" file descriptors").next().and_then(|text| text.rsplit(' ').next());
     let needed: u64 = needed.and_then(|number| number.parse().ok()).expect(&end.err);
-    let (mut server, _folder) = checked(&text, &["--check"]);
+    let (mut server, _folder) = checked(platform, &text, &["--check"]);
     finished(limited(&mut server, needed)).expect(0);
 
-    let serve = Serve::start(&text);
+    let serve = Serve::start(platform, &text);
     limit_of(serve.process(), needed);
     assert!(ask(&serve, GUESTS).iter().all(|status| *status == 200), "{}", serve.errors());
     assert!(serve.count("fd") as u64 <= needed);

@@ -1,7 +1,7 @@
 //! How the command behaves beside others: colour, signals, full disks, limits, a host without `/proc`.
 
 use hv_tests::refusal::misused;
-use hv_tests::{Running, can_run_guests, command, guest, has_tools, hv, platform, ran, run, tool};
+use hv_tests::{Platform, Running, guest, guest_test, has_tools, hv, tool};
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
@@ -42,11 +42,8 @@ fn colour_is_only_for_those_who_want_it() {
     }
 }
 
-#[test]
-fn sighup_ends_a_guest_unless_it_is_ignored() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test]
+fn sighup_ends_a_guest_unless_it_is_ignored(platform: Platform) {
     let started = |command: &mut Command| {
         // The tests themselves may have been started by nohup(1).
         // SAFETY: the call is async-signal-safe, and takes no memory.
@@ -61,11 +58,11 @@ fn sighup_ends_a_guest_unless_it_is_ignored() {
         lines.next().unwrap().unwrap();
         (guest, lines)
     };
-    let (mut guest, _lines) = started(&mut run("hostile", &[], &["sleep-forever"]));
+    let (mut guest, _lines) = started(&mut platform.run("hostile", &[], &["sleep-forever"]));
     guest.signal(libc::SIGHUP);
     assert_eq!(guest.wait().code(), Some(129));
     // One that listens is asked.
-    let (mut guest, mut lines) = started(&mut run("hostile", &[], &["ignore-shutdown"]));
+    let (mut guest, mut lines) = started(&mut platform.run("hostile", &[], &["ignore-shutdown"]));
     guest.signal(libc::SIGHUP);
     assert_eq!(lines.next().unwrap().unwrap(), "asked to end");
     assert!(guest.child.try_wait().unwrap().is_none(), "it is only asked");
@@ -80,7 +77,7 @@ fn sighup_ends_a_guest_unless_it_is_ignored() {
         .arg("run")
         .arg(self::guest("hostile"))
         .args(["--", "ignore-shutdown"]);
-    let (mut guest, mut lines) = started(nohup.env("HV_PLATFORM", platform()).stdin(Stdio::null()));
+    let (mut guest, mut lines) = started(platform.apply(nohup.stdin(Stdio::null())));
     guest.signal(libc::SIGHUP);
     guest.signal(libc::SIGTERM);
     assert_eq!(lines.next().unwrap().unwrap(), "asked to end");
@@ -88,41 +85,35 @@ fn sighup_ends_a_guest_unless_it_is_ignored() {
     assert_eq!(guest.wait().code(), Some(143), "the first signal that counts is SIGTERM");
 }
 
-#[test]
-fn a_full_standard_output_is_said() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test]
+fn a_full_standard_output_is_said(platform: Platform) {
     let full = || File::options().write(true).open("/dev/full").unwrap();
-    let mut command = run("probe", &[], &["lines", "100000"]);
+    let mut command = platform.run("probe", &[], &["lines", "100000"]);
     let end = command.stdout(full()).stderr(Stdio::piped()).output().unwrap();
     let errors = String::from_utf8(end.stderr).unwrap();
     assert_eq!(end.status.code(), Some(74), "{errors}");
     assert!(errors.starts_with("hv: error: standard output") && errors.contains("No space left"), "{errors}");
     assert_eq!(errors.lines().count(), 1, "{errors}");
     for arguments in [&["jail"][..], &["completions", "bash"], &["doctor"]] {
-        let end = self::command().args(arguments).stdout(full()).stderr(Stdio::piped()).output().unwrap();
+        let end = platform.command().args(arguments).stdout(full()).stderr(Stdio::piped()).output().unwrap();
         let errors = String::from_utf8(end.stderr).unwrap();
         assert_eq!(end.status.code(), Some(2), "{arguments:?}: {errors}");
         assert!(errors.contains("No space left") && errors.lines().count() == 1, "{arguments:?}: {errors}");
     }
 }
 
-#[test]
-fn a_limit_of_file_sizes_is_an_error_and_no_end() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test]
+fn a_limit_of_file_sizes_is_an_error_and_no_end(platform: Platform) {
     let folder = tempfile::TempDir::new().unwrap();
     let shell = |line: &str| {
         let mut shell = Command::new("bash");
-        shell.arg("-c").arg(line).env("HV_PLATFORM", platform()).current_dir(folder.path());
-        Running::new(shell.stdin(Stdio::null())).finish()
+        shell.arg("-c").arg(line).current_dir(folder.path());
+        Running::new(platform.apply(shell.stdin(Stdio::null()))).finish()
     };
     let (hv, probe) = (hv().display().to_string(), guest("probe").display().to_string());
     let end = shell(&format!("ulimit -f 1; exec {hv} run {probe} -- lines 100000 > out"));
     // Memory that is shared with a process is a file to the kernel.
-    if platform() == "process" {
+    if platform == Platform::Process {
         let end = end.expect(2);
         assert!(end.err.contains("ulimit -f") && end.err.lines().count() == 1, "{}", end.err);
         return;
@@ -132,9 +123,9 @@ fn a_limit_of_file_sizes_is_an_error_and_no_end() {
     assert_eq!(std::fs::metadata(folder.path().join("out")).unwrap().len(), 1024);
 }
 
-#[test]
-fn a_host_without_proc_runs_guests() {
-    if !can_run_guests() || !has_tools(&["unshare", "umount"]) {
+#[guest_test]
+fn a_host_without_proc_runs_guests(platform: Platform) {
+    if !has_tools(&["unshare", "umount"]) {
         return;
     }
     // SAFETY: no memory is passed.
@@ -148,15 +139,15 @@ fn a_host_without_proc_runs_guests() {
         .arg(hv())
         .arg("run")
         .arg(guest("hello"));
-    let end = Running::new(unshare.env("HV_PLATFORM", platform()).stdin(Stdio::null())).finish().expect(0);
+    let end = Running::new(platform.apply(unshare.stdin(Stdio::null()))).finish().expect(0);
     assert_eq!(end.text(), "Hello from a unikernel, world!\n");
 }
 
-#[test]
-fn an_image_behind_net_is_explained() {
+#[guest_test]
+fn an_image_behind_net_is_explained(platform: Platform) {
     misused(&["--net", "hello"], &["hello", "--net", "IMAGE", "--net=user"]);
     let image = guest("hello");
-    let ok = tool(command().arg("run").arg("--net=user").arg(&image));
+    let ok = tool(platform.command().arg("run").arg("--net=user").arg(&image));
     assert_eq!(ok.text(), "Hello from a unikernel, world!\n");
-    ran("hello", &["--net"], &[]).expect(0);
+    platform.ran("hello", &["--net"], &[]).expect(0);
 }

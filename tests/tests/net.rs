@@ -5,7 +5,7 @@ use hv::device::net::user::{UserConfig, UserNet};
 use hv::device::stdio::Buffer;
 use hv::{Builder, Image, Outcome};
 use hv_tests::{
-    Finished, Running, Service, can_run_guests, eventually, free_port, guest, has_tools, hv, ran, tool,
+    Finished, Platform, Running, Service, eventually, free_port, guest, guest_test, has_tools, hv, tool,
 };
 use std::fs;
 use std::io::{Read, Write};
@@ -27,12 +27,9 @@ fn exchange(socket: &UdpSocket, bytes: &[u8]) -> Vec<u8> {
     })
 }
 
-#[test]
-fn udp_echo_by_a_published_port() {
-    if !can_run_guests() {
-        return;
-    }
-    let echo = Service::start("udp-echo", &[], "7/udp");
+#[guest_test]
+fn udp_echo_by_a_published_port(platform: Platform) {
+    let echo = Service::start(platform, "udp-echo", &[], "7/udp");
     let sockets: Vec<UdpSocket> = (0..5)
         .map(|_| {
             let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -65,27 +62,22 @@ fn answer(mut stream: TcpStream, text: &str) {
     stream.write_all(text.as_bytes()).unwrap();
 }
 
-#[test]
-fn a_guest_reaches_the_host_as_its_gateway() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test]
+fn a_guest_reaches_the_host_as_its_gateway(platform: Platform) {
     let port = one_connection(|stream| answer(stream, "HTTP/1.0 200 OK\r\n\r\nfrom the host\n"));
-    let text = ran("probe", &["--net", "user,host=allow"], &["net-get", "10.0.2.2", &port.to_string()])
+    let text = platform
+        .ran("probe", &["--net", "user,host=allow"], &["net-get", "10.0.2.2", &port.to_string()])
         .expect(0)
         .text();
     assert_eq!(text, "address 10.0.2.15/24\nHTTP/1.0 200 OK\r\n\r\nfrom the host\n");
-    let refused =
-        ran("probe", &["--net=user,host=allow"], &["net-get", "10.0.2.2", &free_port().to_string()])
-            .expect(1);
+    let refused = platform
+        .ran("probe", &["--net=user,host=allow"], &["net-get", "10.0.2.2", &free_port().to_string()])
+        .expect(1);
     assert!(refused.text().contains("connect: ConnectionReset"), "{}", refused.text());
 }
 
-#[test]
-fn the_hosts_loopback_is_closed_unless_it_is_opened() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test]
+fn the_hosts_loopback_is_closed_unless_it_is_opened(platform: Platform) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     let port = listener.local_addr().unwrap().port().to_string();
@@ -93,32 +85,26 @@ fn the_hosts_loopback_is_closed_unless_it_is_opened() {
         [&["--net"][..], &["--net", "user"], &["--net=user,host=deny"], &["--publish", "127.0.0.1:0:80"]]
     {
         for address in ["10.0.2.2", "127.0.0.1", "127.0.0.53", "10.0.2.77"] {
-            let refused = ran("probe", options, &["net-get", address, &port]).expect(1);
+            let refused = platform.ran("probe", options, &["net-get", address, &port]).expect(1);
             assert!(refused.text().contains("connect: ConnectionReset"), "{}", refused.text());
         }
     }
     assert!(listener.accept().is_err(), "it came through");
 }
 
-#[test]
-fn a_connection_of_the_guest_carries_bytes_both_ways() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test]
+fn a_connection_of_the_guest_carries_bytes_both_ways(platform: Platform) {
     let port = one_connection(|mut stream| {
         let mut writer = stream.try_clone().unwrap();
         std::io::copy(&mut stream, &mut writer).unwrap();
     });
     let arguments = ["net-echo", "10.0.2.2", &port.to_string(), "20"];
-    let text = ran("probe", &["--net", "user,host=allow"], &arguments).expect(0).text();
+    let text = platform.ran("probe", &["--net", "user,host=allow"], &arguments).expect(0).text();
     assert!(text.ends_with("20971520 bytes returned\n"), "{text}");
 }
 
-#[test]
-fn datagrams_of_the_guest_are_answered() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test]
+fn datagrams_of_the_guest_are_answered(platform: Platform) {
     let server = UdpSocket::bind("127.0.0.1:0").unwrap();
     let port = server.local_addr().unwrap().port();
     std::thread::spawn(move || {
@@ -129,7 +115,7 @@ fn datagrams_of_the_guest_are_answered() {
         }
     });
     let arguments = ["net-udp", "10.0.2.2", &port.to_string(), "datagram"];
-    let text = ran("probe", &["--net", "user,host=allow"], &arguments).expect(0).text();
+    let text = platform.ran("probe", &["--net", "user,host=allow"], &arguments).expect(0).text();
     assert!(text.ends_with(&format!("margatad from 10.0.2.2:{port}\n")), "{text}");
 }
 
@@ -156,8 +142,8 @@ fn name_server(name: &'static str) -> SocketAddr {
 }
 
 /// Runs probe in this process, on a network with this name server.
-fn probe_with_name_server(server: SocketAddr, arguments: &[&str]) -> (Outcome, String) {
-    let engine = hv_tests::engine(0);
+fn probe_with_name_server(platform: Platform, server: SocketAddr, arguments: &[&str]) -> (Outcome, String) {
+    let engine = platform.engine(0);
     let config = UserConfig {
         nameservers: Some(vec![server]),
         host_loopback: true,
@@ -173,20 +159,17 @@ fn probe_with_name_server(server: SocketAddr, arguments: &[&str]) -> (Outcome, S
     (builder.spawn(&engine).unwrap().wait(), output.text())
 }
 
-#[test]
-fn names_are_looked_up_by_the_hosts_name_server() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test]
+fn names_are_looked_up_by_the_hosts_name_server(platform: Platform) {
     let server = name_server("host.example");
     let port = one_connection(|stream| answer(stream, "found\n")).to_string();
-    let (outcome, text) = probe_with_name_server(server, &["net-get", "host.example", &port]);
+    let (outcome, text) = probe_with_name_server(platform, server, &["net-get", "host.example", &port]);
     assert!(matches!(outcome, Outcome::Exited(0)) && text.ends_with("\nfound\n"), "{outcome:?}\n{text}");
-    let (outcome, text) = probe_with_name_server(server, &["net-get", "other.example", &port]);
+    let (outcome, text) = probe_with_name_server(platform, server, &["net-get", "other.example", &port]);
     assert!(matches!(outcome, Outcome::Exited(1)) && text.contains("other.example"), "{outcome:?}\n{text}");
     // Nobody answers there.
     let nobody = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let (outcome, text) = probe_with_name_server(nobody, &["net-get", "host.example", &port]);
+    let (outcome, text) = probe_with_name_server(platform, nobody, &["net-get", "host.example", &port]);
     assert!(matches!(outcome, Outcome::Exited(1)) && text.contains("host.example"), "{outcome:?}\n{text}");
 }
 
@@ -224,21 +207,18 @@ fn many_addresses(address: &str, port: u16) -> SocketAddr {
     server
 }
 
-#[test]
-fn an_answer_that_is_too_long_for_udp_comes_over_tcp() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test]
+fn an_answer_that_is_too_long_for_udp_comes_over_tcp(platform: Platform) {
     let server = many_addresses("127.0.0.1", 0);
-    let (outcome, text) = probe_with_name_server(server, &["net-resolve", "many.example", "0"]);
+    let (outcome, text) = probe_with_name_server(platform, server, &["net-resolve", "many.example", "0"]);
     assert!(matches!(outcome, Outcome::Exited(0)), "{outcome:?}\n{text}");
     assert!(text.ends_with("100 addresses, the last is 192.0.2.99\n"), "{text}");
 }
 
 /// The command in its jail, with the host's own files and an IPv6 name server, in namespaces of the test's own.
-#[test]
-fn the_hosts_files_say_whom_to_ask() {
-    if !can_run_guests() || !has_tools(&["ip", "mount"]) {
+#[guest_test]
+fn the_hosts_files_say_whom_to_ask(platform: Platform) {
+    if !has_tools(&["ip", "mount"]) {
         return;
     }
     // SAFETY: no memory is passed.
@@ -260,7 +240,8 @@ fn the_hosts_files_say_whom_to_ask() {
         }
         tool(Command::new("ip").args(["link", "set", "lo", "up"]));
         assert_eq!(many_addresses("::1", 53).port(), 53);
-        let asked = |name: &str| ran("probe", &["--net"], &["net-resolve", name, "0"]).expect(0).text();
+        let asked =
+            |name: &str| platform.ran("probe", &["--net"], &["net-resolve", name, "0"]).expect(0).text();
         let text = asked("many.example");
         assert!(text.ends_with("100 addresses, the last is 192.0.2.99\n"), "{text}");
         let text = asked("Listed.Example");
@@ -271,11 +252,8 @@ fn the_hosts_files_say_whom_to_ask() {
     }
 }
 
-#[test]
-fn a_datagram_that_is_too_long_is_an_error() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test]
+fn a_datagram_that_is_too_long_is_an_error(platform: Platform) {
     let server = UdpSocket::bind("127.0.0.1:0").unwrap();
     let port = server.local_addr().unwrap().port();
     std::thread::spawn(move || {
@@ -283,7 +261,7 @@ fn a_datagram_that_is_too_long_is_an_error() {
         server.send_to(count.to_string().as_bytes(), from).unwrap();
     });
     let arguments = ["net-longest", "10.0.2.2", &port.to_string()];
-    let text = ran("probe", &["--net=user,host=allow"], &arguments).expect(0).text();
+    let text = platform.ran("probe", &["--net=user,host=allow"], &arguments).expect(0).text();
     assert!(text.contains("\n32727 bytes: Err(PacketTooLarge)\n"), "{text}");
     assert!(text.ends_with("\n32726 bytes: Ok(())\nthe server had 32726\n"), "{text}");
 }
@@ -301,9 +279,9 @@ fn tshark(file: &str, filter: &str, fields: &[&str]) -> Vec<String> {
     tool(&mut tshark).text().lines().map(str::to_owned).collect()
 }
 
-#[test]
-fn a_capture_shows_the_handshake_with_good_checksums() {
-    if !can_run_guests() || !has_tools(&["tshark", "curl"]) {
+#[guest_test]
+fn a_capture_shows_the_handshake_with_good_checksums(platform: Platform) {
+    if !has_tools(&["tshark", "curl"]) {
         return;
     }
     let folder = tempfile::TempDir::new().unwrap();
@@ -311,7 +289,7 @@ fn a_capture_shows_the_handshake_with_good_checksums() {
     let capture = tempfile::NamedTempFile::new().unwrap();
     let file = capture.path().to_str().unwrap();
     let options = ["--disk", folder.path().to_str().unwrap(), "--pcap", file];
-    let web = Service::start("web", &options, "80");
+    let web = Service::start(platform, "web", &options, "80");
     let url = format!("http://127.0.0.1:{}/", web.port);
     assert_eq!(tool(Command::new("curl").args(["-sf", "--noproxy", "*", &url])).out.len(), 100_000);
     // Each side says that it is done.
@@ -339,14 +317,14 @@ fn a_capture_shows_the_handshake_with_good_checksums() {
     assert_eq!(tshark(file, "_ws.malformed || tcp.analysis.retransmission", &["frame.number"]), [""; 0]);
 }
 
-#[test]
-fn a_capture_of_an_interrupted_run_is_whole() {
-    if !can_run_guests() || !has_tools(&["tshark"]) {
+#[guest_test]
+fn a_capture_of_an_interrupted_run_is_whole(platform: Platform) {
+    if !has_tools(&["tshark"]) {
         return;
     }
     let capture = tempfile::NamedTempFile::new().unwrap();
     let file = capture.path().to_str().unwrap();
-    let echo = Service::start("udp-echo", &["--pcap", file], "7/udp");
+    let echo = Service::start(platform, "udp-echo", &["--pcap", file], "7/udp");
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.connect(("127.0.0.1", echo.port)).unwrap();
     exchange(&socket, b"captured");
@@ -461,18 +439,15 @@ fn lease(server: UdpSocket) {
     }
 }
 
-#[test]
-fn a_guest_on_a_tap_device() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test]
+fn a_guest_on_a_tap_device(platform: Platform) {
     let Some(namespace) = Namespace::new() else { return };
     // A socket stays in the namespace that it was made in.
     let server = namespace.inside(|| UdpSocket::bind("0.0.0.0:67").unwrap()).join().unwrap();
     let dhcp = std::thread::spawn(move || lease(server));
     let image = guest("udp-echo");
     let arguments = ["run", image.to_str().unwrap(), "--net", "tap=tap0"];
-    let mut guest = Running::new(&mut namespace.command(hv().to_str().unwrap(), &arguments));
+    let mut guest = Running::new(platform.apply(&mut namespace.command(hv().to_str().unwrap(), &arguments)));
     dhcp.join().unwrap();
     let talk = namespace.inside(|| {
         let socket = UdpSocket::bind("0.0.0.0:0").unwrap();

@@ -1,82 +1,61 @@
 //! `hv run` as a person or a script sees it.
 
-use hv_tests::{Running, can_run_guests, eventually, ran, run};
+use hv_tests::{Platform, Running, eventually, guest_test};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::Stdio;
 use std::time::Duration;
 
-#[test]
-fn hello_prints_and_exits_with_zero() {
-    if !can_run_guests() {
-        return;
-    }
-    let hello = ran("hello", &[], &["Ada"]).expect(0);
+#[guest_test]
+fn hello_prints_and_exits_with_zero(platform: Platform) {
+    let hello = platform.ran("hello", &[], &["Ada"]).expect(0);
     assert_eq!(hello.text(), "Hello from a unikernel, Ada!\n");
     assert_eq!(hello.err, "");
 }
 
-#[test]
-fn the_guests_exit_code_is_hvs() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test]
+fn the_guests_exit_code_is_hvs(platform: Platform) {
     for code in [0, 1, 7, 255] {
-        ran("probe", &[], &["exit", &code.to_string()]).expect(code);
+        platform.ran("probe", &[], &["exit", &code.to_string()]).expect(code);
     }
 }
 
-#[test]
-fn arguments_and_environment_arrive_as_given() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test]
+fn arguments_and_environment_arrive_as_given(platform: Platform) {
     let strange = ["", "two words", "ünïcödé", "--flag", "a=b"];
-    let args = ran("probe", &[], &[&["args"][..], &strange].concat()).expect(0);
+    let args = platform.ran("probe", &[], &[&["args"][..], &strange].concat()).expect(0);
     assert_eq!(args.text(), "<probe>\n<args>\n<>\n<two words>\n<ünïcödé>\n<--flag>\n<a=b>\n");
-    let env = ran("probe", &["--env", "A=1", "--env", "B=x=y", "--env", "C="], &["env"]).expect(0);
+    let env = platform.ran("probe", &["--env", "A=1", "--env", "B=x=y", "--env", "C="], &["env"]).expect(0);
     assert_eq!(env.text(), "A=1\nB=x=y\nC=\n");
 }
 
-#[test]
-fn the_sdk_keeps_its_promises() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test]
+fn the_sdk_keeps_its_promises(platform: Platform) {
     for probe in ["memory-routines", "heap"] {
-        ran("probe", &[], &[probe]).expect(0);
+        platform.ran("probe", &[], &[probe]).expect(0);
     }
 }
 
-#[test]
-fn guest_time_is_host_time() {
-    if !can_run_guests() {
-        return;
-    }
-    let clock = ran("probe", &[], &["clock"]).expect(0).text();
+#[guest_test]
+fn guest_time_is_host_time(platform: Platform) {
+    let clock = platform.ran("probe", &[], &["clock"]).expect(0).text();
     let numbers: Vec<u64> = clock.split_whitespace().filter_map(|word| word.parse().ok()).collect();
     let [guest, host, passed] = numbers[..] else { panic!("{clock}") };
     assert!(guest.abs_diff(host) < 1_000_000_000, "{clock}");
     assert!(passed >= 50_000_000, "{clock}");
 }
 
-#[test]
-fn two_guests_never_see_the_same_random_bytes() {
-    if !can_run_guests() {
-        return;
-    }
-    let first = ran("probe", &[], &["random"]).expect(0).text();
-    let second = ran("probe", &[], &["random"]).expect(0).text();
+#[guest_test]
+fn two_guests_never_see_the_same_random_bytes(platform: Platform) {
+    let first = platform.ran("probe", &[], &["random"]).expect(0).text();
+    let second = platform.ran("probe", &[], &["random"]).expect(0).text();
     let (before, after) = first.trim().split_at(64);
     assert_ne!(before, after, "reseeding changes the stream");
     assert_ne!(first, second);
 }
 
-#[test]
-fn a_flood_waits_for_a_slow_reader_and_loses_nothing() {
-    if !can_run_guests() {
-        return;
-    }
-    let mut guest = Running::new(&mut run("probe", &[], &["lines", "100000"]));
+#[guest_test]
+fn a_flood_waits_for_a_slow_reader_and_loses_nothing(platform: Platform) {
+    let mut guest = Running::new(&mut platform.run("probe", &[], &["lines", "100000"]));
     std::thread::sleep(Duration::from_millis(300));
     assert!(guest.child.try_wait().unwrap().is_none(), "the guest waits for its reader");
     let status = std::fs::read_to_string(format!("/proc/{}/status", guest.child.id())).unwrap();
@@ -91,45 +70,34 @@ fn a_flood_waits_for_a_slow_reader_and_loses_nothing() {
     }
 }
 
-#[test]
-fn a_reader_that_goes_away_ends_the_run() {
-    if !can_run_guests() {
-        return;
-    }
-    let mut guest = Running::new(&mut run("probe", &[], &["lines", "100000000"]));
+#[guest_test]
+fn a_reader_that_goes_away_ends_the_run(platform: Platform) {
+    let mut guest = Running::new(&mut platform.run("probe", &[], &["lines", "100000000"]));
     let mut first = String::new();
     BufReader::new(guest.child.stdout.take().unwrap()).read_line(&mut first).unwrap();
     assert_eq!(first, "line 0\n");
     assert_eq!(guest.wait().code(), Some(141));
 }
 
-#[test]
-fn a_timeout_ends_an_endless_loop() {
-    if !can_run_guests() {
-        return;
-    }
-    let out = ran("hostile", &["--timeout", "200ms"], &["endless-loop"]).expect(124);
+#[guest_test]
+fn a_timeout_ends_an_endless_loop(platform: Platform) {
+    let out = platform.ran("hostile", &["--timeout", "200ms"], &["endless-loop"]).expect(124);
     let (state, end) = out.err.rsplit_once("hv: ").unwrap();
     assert_eq!(end, "the guest was ended by --timeout\n");
     assert!(state.starts_with("guest hostile, virtual CPU 0: ") && state.contains("  rip "), "{state}");
 }
 
-#[test]
-fn a_timeout_ends_a_guest_whose_reader_is_stuck() {
-    if !can_run_guests() {
-        return;
-    }
-    let mut guest = Running::new(&mut run("probe", &["--timeout", "200ms"], &["lines", "100000000"]));
+#[guest_test]
+fn a_timeout_ends_a_guest_whose_reader_is_stuck(platform: Platform) {
+    let mut guest =
+        Running::new(&mut platform.run("probe", &["--timeout", "200ms"], &["lines", "100000000"]));
     assert_eq!(guest.wait().code(), Some(124));
 }
 
-#[test]
-fn sigquit_shows_where_a_guest_is_and_it_goes_on() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test]
+fn sigquit_shows_where_a_guest_is_and_it_goes_on(platform: Platform) {
     for (way, activity) in [("endless-loop", "running"), ("sleep-forever", "blocked")] {
-        let mut guest = Running::new(&mut run("hostile", &["--format", "json"], &[way]));
+        let mut guest = Running::new(&mut platform.run("hostile", &["--format", "json"], &[way]));
         let mut line = String::new();
         BufReader::new(guest.child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let mut states = BufReader::new(guest.child.stderr.take().unwrap()).lines();
@@ -149,11 +117,8 @@ fn sigquit_shows_where_a_guest_is_and_it_goes_on() {
     }
 }
 
-#[test]
-fn every_task_is_shown_with_what_it_waits_for() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test]
+fn every_task_is_shown_with_what_it_waits_for(platform: Platform) {
     let folder = tempfile::TempDir::new().unwrap();
     let mut images = vec![hv_tests::guest("probe")];
     if hv_tests::has_tools(&["strip"]) {
@@ -162,7 +127,7 @@ fn every_task_is_shown_with_what_it_waits_for() {
         images.push(stripped);
     }
     for image in images {
-        let mut command = hv_tests::command();
+        let mut command = platform.command();
         command.arg("run").arg(image).args(["--format", "json", "--", "tasks"]).stdin(Stdio::null());
         let mut guest = Running::new(&mut command);
         let mut line = String::new();
@@ -202,13 +167,10 @@ fn check_tasks(tasks: &serde_json::Value) {
     assert!((1..=100_000_000_000_000).contains(&waits(2, "deadline_in_ns").as_i64().unwrap()), "{tasks}");
 }
 
-#[test]
-fn a_broken_list_of_tasks_is_cut_and_escaped() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test]
+fn a_broken_list_of_tasks_is_cut_and_escaped(platform: Platform) {
     for (way, missing) in [("0", "only so many are counted"), ("1", "leads to where it has no memory")] {
-        let mut guest = Running::new(&mut run("hostile", &[], &["broken-tasks", way]));
+        let mut guest = Running::new(&mut platform.run("hostile", &[], &["broken-tasks", way]));
         let mut line = String::new();
         BufReader::new(guest.child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         guest.signal(libc::SIGQUIT);
@@ -227,14 +189,11 @@ fn a_broken_list_of_tasks_is_cut_and_escaped() {
     }
 }
 
-#[test]
-fn ctrl_c_and_sigterm_end_a_guest_that_does_not_listen() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test]
+fn ctrl_c_and_sigterm_end_a_guest_that_does_not_listen(platform: Platform) {
     for (signal, code) in [(libc::SIGINT, 130), (libc::SIGTERM, 143)] {
         for way in ["endless-loop", "sleep-forever"] {
-            let mut guest = Running::new(&mut run("hostile", &[], &[way]));
+            let mut guest = Running::new(&mut platform.run("hostile", &[], &[way]));
             let mut line = String::new();
             BufReader::new(guest.child.stdout.take().unwrap()).read_line(&mut line).unwrap();
             guest.signal(signal);
@@ -243,12 +202,9 @@ fn ctrl_c_and_sigterm_end_a_guest_that_does_not_listen() {
     }
 }
 
-#[test]
-fn ctrl_c_twice_ends_a_guest_that_listens_and_does_not_obey() {
-    if !can_run_guests() {
-        return;
-    }
-    let mut guest = Running::new(&mut run("hostile", &[], &["ignore-shutdown"]));
+#[guest_test]
+fn ctrl_c_twice_ends_a_guest_that_listens_and_does_not_obey(platform: Platform) {
+    let mut guest = Running::new(&mut platform.run("hostile", &[], &["ignore-shutdown"]));
     let mut lines = BufReader::new(guest.child.stdout.take().unwrap()).lines();
     assert_eq!(lines.next().unwrap().unwrap(), "listening");
     guest.signal(libc::SIGINT);
@@ -258,13 +214,10 @@ fn ctrl_c_twice_ends_a_guest_that_listens_and_does_not_obey() {
     assert_eq!(guest.wait().code(), Some(130));
 }
 
-#[test]
-fn echo_returns_what_it_is_given_until_the_input_ends() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test]
+fn echo_returns_what_it_is_given_until_the_input_ends(platform: Platform) {
     let input: String = (0..20_000).map(|n| format!("this is line {n}\n")).collect();
-    let mut guest = Running::new(run("echo", &[], &[]).stdin(Stdio::piped()));
+    let mut guest = Running::new(platform.run("echo", &[], &[]).stdin(Stdio::piped()));
     let mut stdin = guest.child.stdin.take().unwrap();
     let sent = input.clone();
     let writer = std::thread::spawn(move || stdin.write_all(sent.as_bytes()));
@@ -273,29 +226,23 @@ fn echo_returns_what_it_is_given_until_the_input_ends() {
     assert_eq!(out.text(), input);
 }
 
-#[test]
-fn a_guest_that_does_not_read_leaves_the_input_alone() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test]
+fn a_guest_that_does_not_read_leaves_the_input_alone(platform: Platform) {
     let (mut read, mut write) = std::io::pipe().unwrap();
     write.write_all(b"for somebody else\n").unwrap();
     drop(write);
-    let guest = Running::new(run("hello", &[], &[]).stdin(read.try_clone().unwrap()));
+    let guest = Running::new(platform.run("hello", &[], &[]).stdin(read.try_clone().unwrap()));
     guest.finish().expect(0);
     let mut rest = String::new();
     read.read_to_string(&mut rest).unwrap();
     assert_eq!(rest, "for somebody else\n");
 }
 
-#[test]
-fn statistics_are_a_table_or_json() {
-    if !can_run_guests() {
-        return;
-    }
-    let table = ran("hello", &["--stats"], &[]).expect(0);
+#[guest_test]
+fn statistics_are_a_table_or_json(platform: Platform) {
+    let table = platform.ran("hello", &["--stats"], &[]).expect(0);
     assert!(table.err.contains("first_hypercall") && table.err.contains("exits by kind"), "{}", table.err);
-    let json = ran("hello", &["--stats", "--format", "json"], &[]).expect(0);
+    let json = platform.ran("hello", &["--stats", "--format", "json"], &[]).expect(0);
     let value: serde_json::Value = serde_json::from_str(&json.err).unwrap();
     assert_eq!(value["outcome"]["exited"], 0);
     assert_eq!(value["stats"]["exits"]["exit"], 1);
@@ -306,20 +253,18 @@ fn statistics_are_a_table_or_json() {
     assert!(peak <= 8 << 20, "hv took {peak} bytes");
 }
 
-#[test]
-fn many_guests_run_side_by_side() {
-    if !can_run_guests() {
-        return;
-    }
-    let guests: Vec<_> = (0..8).map(|n| Running::new(&mut run("hello", &[], &[&n.to_string()]))).collect();
+#[guest_test]
+fn many_guests_run_side_by_side(platform: Platform) {
+    let guests: Vec<_> =
+        (0..8).map(|n| Running::new(&mut platform.run("hello", &[], &[&n.to_string()]))).collect();
     for (n, guest) in guests.into_iter().enumerate() {
         assert_eq!(guest.finish().expect(0).text(), format!("Hello from a unikernel, {n}!\n"));
     }
 }
 
-#[test]
-fn a_terminal_is_left_as_it_was() {
-    if !can_run_guests() || !hv_tests::has_tools(&["script", "stty"]) {
+#[guest_test]
+fn a_terminal_is_left_as_it_was(platform: Platform) {
+    if !hv_tests::has_tools(&["script", "stty"]) {
         return;
     }
     let hv = hv_tests::hv().display().to_string();
@@ -327,7 +272,8 @@ fn a_terminal_is_left_as_it_was() {
     let shell = format!(
         "stty -g; {hv} run {guest} --timeout 100ms -- endless-loop; stty -g; {hv} run {guest} -- endless-loop & sleep 0.3; kill -INT $!; wait; stty -g"
     );
-    let out = hv_tests::tool(std::process::Command::new("script").args(["-qec", &shell, "/dev/null"]));
+    let mut script = std::process::Command::new("script");
+    let out = hv_tests::tool(platform.apply(script.args(["-qec", &shell, "/dev/null"])));
     let text = out.text();
     let settings: Vec<_> = text.lines().filter(|line| line.matches(':').count() > 20).collect();
     assert_eq!(settings.len(), 3, "{text}");

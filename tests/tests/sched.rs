@@ -5,7 +5,7 @@ use hv::device::console::{Input, Output};
 use hv::device::stdio::Buffer;
 use hv::sched::{SLICE, ShareError};
 use hv::{Builder, Engine, Guest, Image, Outcome, Share, Stop};
-use hv_tests::{can_run_guests, eventually, guest, refusal, run};
+use hv_tests::{Platform, eventually, guest, guest_test, refusal};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -14,10 +14,6 @@ use std::time::{Duration, Instant};
 
 fn image(name: &str) -> Arc<Image> {
     Arc::new(Image::open(&guest(name)).unwrap())
-}
-
-fn engine(workers: usize) -> Engine {
-    hv_tests::engine(workers)
 }
 
 /// A guest that uses all that it gets, and has begun to.
@@ -73,12 +69,9 @@ fn close(found: f64, expected: f64) {
     assert!((found / expected - 1.0).abs() <= 0.05, "{found:.3}, expected {expected:.3}");
 }
 
-#[test]
-fn weights_divide_a_worker() {
-    if !can_run_guests() {
-        return;
-    }
-    let (engine, image) = (engine(1), image("hostile"));
+#[guest_test]
+fn weights_divide_a_worker(platform: Platform) {
+    let (engine, image) = (platform.engine(1), image("hostile"));
     let guests = [spinner(&engine, &image, 512, 0), spinner(&engine, &image, 256, 0)];
     let Some(used) = measure(&guests, 1.0, 0.5, Duration::from_secs(3)) else { return };
     close(used[0] / used[1], 2.0);
@@ -89,12 +82,9 @@ fn weights_divide_a_worker() {
     close(used[1] / used[0], 3.0);
 }
 
-#[test]
-fn weights_divide_two_workers() {
-    if !can_run_guests() {
-        return;
-    }
-    let (engine, image) = (engine(2), image("hostile"));
+#[guest_test]
+fn weights_divide_two_workers(platform: Platform) {
+    let (engine, image) = (platform.engine(2), image("hostile"));
     let guests = [300, 200, 100, 200].map(|weight| spinner(&engine, &image, weight, 0));
     // A guest whose worker the host stalls cannot make up for it on two at once.
     let Some(used) = measure(&guests, 2.0, 0.9, Duration::from_secs(4)) else { return };
@@ -103,15 +93,12 @@ fn weights_divide_two_workers() {
     close(used[1] / used[2], 2.0);
 }
 
-#[test]
-fn a_cap_is_kept() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test]
+fn a_cap_is_kept(platform: Platform) {
     let image = image("hostile");
     // Alone, and beside one that takes the rest.
     for (workers, others) in [(1, 0), (2, 0), (1, 1)] {
-        let engine = engine(workers);
+        let engine = platform.engine(workers);
         let mut guests = vec![spinner(&engine, &image, 1024, 25)];
         guests.extend((0..others).map(|_| spinner(&engine, &image, 256, 0)));
         let (start, asked) = (Instant::now(), if others == 0 { 0.25 } else { 1.0 });
@@ -129,8 +116,8 @@ fn a_cap_is_kept() {
 
 /// Runs `attempt` while ten guests spin on two workers; it returns the median and the
 /// 99th percentile of some latency, in microseconds. That has to be at most two slices.
-fn beside_ten_spinners(what: &str, attempt: impl Fn(&Engine) -> (u64, u64)) {
-    let (engine, image) = (engine(2), image("hostile"));
+fn beside_ten_spinners(platform: Platform, what: &str, attempt: impl Fn(&Engine) -> (u64, u64)) {
+    let (engine, image) = (platform.engine(2), image("hostile"));
     let spinners: Vec<_> = (0..10).map(|_| spinner(&engine, &image, 256, 0)).collect();
     let most = 2 * SLICE.as_micros() as u64;
     let mut busy = false;
@@ -157,13 +144,10 @@ fn beside_ten_spinners(what: &str, attempt: impl Fn(&Engine) -> (u64, u64)) {
     hv_tests::skip("needs a machine that is less busy");
 }
 
-#[test]
-fn a_deadline_is_met_while_others_spin() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test]
+fn a_deadline_is_met_while_others_spin(platform: Platform) {
     let late = image("late");
-    beside_ten_spinners("deadline", |engine| {
+    beside_ten_spinners(platform, "deadline", |engine| {
         let output = Buffer::default();
         let builder = Builder::new(late.clone()).argument("300").argument("7000").output(output.clone());
         let outcome = builder.spawn(engine).unwrap().wait();
@@ -197,13 +181,10 @@ impl Output for Socket {
     }
 }
 
-#[test]
-fn input_is_answered_while_others_spin() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test]
+fn input_is_answered_while_others_spin(platform: Platform) {
     let echo = image("echo");
-    beside_ten_spinners("console", |engine| {
+    beside_ten_spinners(platform, "console", |engine| {
         let pair = || {
             let (host, guest) = UnixStream::pair().unwrap();
             guest.set_nonblocking(true).unwrap();
@@ -228,13 +209,10 @@ fn input_is_answered_while_others_spin() {
     });
 }
 
-#[test]
-fn cpu_time_is_what_the_guest_used() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test]
+fn cpu_time_is_what_the_guest_used(platform: Platform) {
     for workers in [0, 1] {
-        let engine = engine(workers);
+        let engine = platform.engine(workers);
         let late = Builder::new(image("late")).argument("20").argument("20000").spawn(&engine).unwrap();
         assert!(matches!(late.wait(), Outcome::Exited(0)));
         // The end does not take it away, and nothing is added once its last turn is over.
@@ -246,7 +224,7 @@ fn cpu_time_is_what_the_guest_used() {
         assert!(!used.is_zero() && used < Duration::from_millis(200), "{used:?} of 400 ms");
     }
     // One that never leaves its virtual CPU is counted all the same.
-    let (engine, image) = (engine(1), image("hostile"));
+    let (engine, image) = (platform.engine(1), image("hostile"));
     let spinner = spinner(&engine, &image, 256, 0);
     let before = spinner.cpu_time();
     eventually("more CPU time", || (spinner.cpu_time() > before + Duration::from_millis(50)).then_some(()));
@@ -254,11 +232,8 @@ fn cpu_time_is_what_the_guest_used() {
     assert!(matches!(spinner.wait(), Outcome::Stopped(Stop::Timeout)));
 }
 
-#[test]
-fn shares_that_cannot_be_are_refused() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test]
+fn shares_that_cannot_be_are_refused(platform: Platform) {
     for (weight, cap, expected) in [
         (0, 0, ShareError::Weight(0)),
         (65_536, 0, ShareError::Weight(65_536)),
@@ -267,10 +242,10 @@ fn shares_that_cannot_be_are_refused() {
         assert_eq!(Share::new(weight, cap), Err(expected));
     }
     let refused = |options: &[&str], parts: &[&str]| {
-        refusal::refused(&mut run("hello", options, &[]), parts);
+        refusal::refused(&mut platform.run("hello", options, &[]), parts);
     };
     refused(&["--weight", "0"], &["weight of 0", "1 to 65535"]);
     refused(&["--weight", "70000"], &["weight of 70000", "1 to 65535"]);
     refused(&["--cap", "101"], &["cap of 101", "1 to 100"]);
-    hv_tests::ran("hello", &["--weight", "1", "--cap", "5"], &[]).expect(0);
+    platform.ran("hello", &["--weight", "1", "--cap", "5"], &[]).expect(0);
 }

@@ -2,7 +2,7 @@
 
 use hv_tests::http::Client;
 use hv_tests::serve::{Serve, probe};
-use hv_tests::{can_run_guests, eventually, guest, has_tools, tool};
+use hv_tests::{Platform, eventually, guest, guest_test, has_tools, tool};
 use std::io::{Read, Write};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -12,12 +12,9 @@ fn pattern(count: u64) -> Vec<u8> {
     (0..count).map(|at| (at * 7 + at / 251 + at / 65_521) as u8).collect()
 }
 
-#[test]
-fn a_fresh_guest_answers_each_request_of_a_connection() {
-    if !can_run_guests() {
-        return;
-    }
-    let serve = Serve::start(&probe(""));
+#[guest_test]
+fn a_fresh_guest_answers_each_request_of_a_connection(platform: Platform) {
+    let serve = Serve::start(platform, &probe(""));
     let mut client = serve.client();
     for _ in 0..50 {
         let answer = client.ask("GET", "/count", "", b"").unwrap().expect(200);
@@ -31,12 +28,9 @@ fn a_fresh_guest_answers_each_request_of_a_connection() {
     serve.end();
 }
 
-#[test]
-fn an_instance_answers_one_request_after_the_other_until_it_is_idle() {
-    if !can_run_guests() {
-        return;
-    }
-    let serve = Serve::start(&probe("isolation = \"instance\"\nidle = \"2s\""));
+#[guest_test]
+fn an_instance_answers_one_request_after_the_other_until_it_is_idle(platform: Platform) {
+    let serve = Serve::start(platform, &probe("isolation = \"instance\"\nidle = \"2s\""));
     let mut client = serve.client();
     for count in 1..=20 {
         let answer = client.ask("GET", "/count", "", b"").unwrap().expect(200);
@@ -49,12 +43,9 @@ fn an_instance_answers_one_request_after_the_other_until_it_is_idle() {
     serve.end();
 }
 
-#[test]
-fn requests_are_seen_by_guests_as_they_are() {
-    if !can_run_guests() {
-        return;
-    }
-    let serve = Serve::start(&probe("env = { GREETING = \"hi\", N = 5 }"));
+#[guest_test]
+fn requests_are_seen_by_guests_as_they_are(platform: Platform) {
+    let serve = Serve::start(platform, &probe("env = { GREETING = \"hi\", N = 5 }"));
     let mut client = serve.client();
     let fields = "X-A: one\r\nConnection: keep-alive, x-hop\r\nX-Hop: 1\r\nX-Forwarded-For: 192.0.2.1\r\n\
                   X-Request-Id: mine-1\r\n";
@@ -79,12 +70,9 @@ fn requests_are_seen_by_guests_as_they_are() {
     serve.end();
 }
 
-#[test]
-fn answers_without_a_body_have_none() {
-    if !can_run_guests() {
-        return;
-    }
-    let serve = Serve::start(&probe(""));
+#[guest_test]
+fn answers_without_a_body_have_none(platform: Platform) {
+    let serve = Serve::start(platform, &probe(""));
     let mut client = serve.client();
     let head = client.ask("HEAD", "/big?n=100000", "", b"").unwrap().expect(200);
     assert!(head.body.is_empty());
@@ -100,12 +88,12 @@ fn answers_without_a_body_have_none() {
     serve.end();
 }
 
-#[test]
-fn bodies_are_streamed_both_ways() {
-    if !can_run_guests() || !has_tools(&["curl"]) {
+#[guest_test]
+fn bodies_are_streamed_both_ways(platform: Platform) {
+    if !has_tools(&["curl"]) {
         return;
     }
-    let serve = Serve::start(&probe("body = \"64M\""));
+    let serve = Serve::start(platform, &probe("body = \"64M\""));
     let file = serve.folder().join("body");
     let bytes = pattern(20 << 20);
     std::fs::write(&file, &bytes).unwrap();
@@ -132,12 +120,9 @@ fn bodies_are_streamed_both_ways() {
     serve.end();
 }
 
-#[test]
-fn a_client_that_reads_slowly_slows_its_guest_and_nobody_else() {
-    if !can_run_guests() {
-        return;
-    }
-    let serve = Serve::start(&probe(""));
+#[guest_test]
+fn a_client_that_reads_slowly_slows_its_guest_and_nobody_else(platform: Platform) {
+    let serve = Serve::start(platform, &probe(""));
     let before = serve.resident();
     let mut slow = serve.client();
     slow.send(b"GET /big?n=200000000 HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
@@ -154,12 +139,9 @@ fn a_client_that_reads_slowly_slows_its_guest_and_nobody_else() {
 }
 
 /// As `nc -N` does.
-#[test]
-fn a_client_that_has_said_all_is_answered() {
-    if !can_run_guests() {
-        return;
-    }
-    let serve = Serve::start(&probe(""));
+#[guest_test]
+fn a_client_that_has_said_all_is_answered(platform: Platform) {
+    let serve = Serve::start(platform, &probe(""));
     for request in
         ["GET /slow?ms=20&n=3 HTTP/1.1\r\n\r\n", "POST /length HTTP/1.1\r\nContent-Length: 2\r\n\r\nhi"]
     {
@@ -176,12 +158,9 @@ fn a_client_that_has_said_all_is_answered() {
     serve.end();
 }
 
-#[test]
-fn large_bodies_are_refused_and_expectations_answered() {
-    if !can_run_guests() {
-        return;
-    }
-    let serve = Serve::start(&probe("body = \"1K\""));
+#[guest_test]
+fn large_bodies_are_refused_and_expectations_answered(platform: Platform) {
+    let serve = Serve::start(platform, &probe("body = \"1K\""));
     let body = vec![b'x'; 1025];
     // Refused by the head alone: nothing is sent but that.
     let mut client = serve.client();
@@ -204,16 +183,16 @@ fn large_bodies_are_refused_and_expectations_answered() {
     serve.end();
 }
 
-#[test]
-fn routes_and_methods() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test]
+fn routes_and_methods(platform: Platform) {
     let image = guest("fn-probe");
-    let serve = Serve::start(&format!(
-        "[function.read]\npath = [\"/ok\", \"/status\"]\nmethods = \"GET\"\nimage = {image:?}\n\
+    let serve = Serve::start(
+        platform,
+        &format!(
+            "[function.read]\npath = [\"/ok\", \"/status\"]\nmethods = \"GET\"\nimage = {image:?}\n\
          [function.tree]\npath = \"/tree/*\"\nimage = {image:?}\n",
-    ));
+        ),
+    );
     let mut client = serve.client();
     let mut ask = |method: &str, path: &str| client.ask(method, path, "", b"").unwrap();
     ask("GET", "/ok").expect(200);
@@ -230,12 +209,9 @@ fn routes_and_methods() {
     serve.end();
 }
 
-#[test]
-fn heads_that_are_too_long_or_none() {
-    if !can_run_guests() {
-        return;
-    }
-    let serve = Serve::start(&("header_time = \"500ms\"\n".to_owned() + &probe("")));
+#[guest_test]
+fn heads_that_are_too_long_or_none(platform: Platform) {
+    let serve = Serve::start(platform, &("header_time = \"500ms\"\n".to_owned() + &probe("")));
     let long = format!("X-Long: {}\r\n", "x".repeat(17 << 10));
     serve.client().ask("GET", "/ok", &long, b"").unwrap().expect(431);
     let many = "A: b\r\n".repeat(101);
@@ -255,12 +231,9 @@ fn heads_that_are_too_long_or_none() {
     serve.end();
 }
 
-#[test]
-fn crashes_are_answered_and_their_reports_logged() {
-    if !can_run_guests() {
-        return;
-    }
-    let serve = Serve::start(&probe(""));
+#[guest_test]
+fn crashes_are_answered_and_their_reports_logged(platform: Platform) {
+    let serve = Serve::start(platform, &probe(""));
     let mut client = serve.client();
     for (path, reason) in
         [("/crash", "null pointer"), ("/panic", "asked to"), ("/garbage?kind=no-http", "head of its answer")]
@@ -281,12 +254,9 @@ fn crashes_are_answered_and_their_reports_logged() {
     serve.end();
 }
 
-#[test]
-fn an_answer_that_breaks_off_is_seen_to_break_off() {
-    if !can_run_guests() {
-        return;
-    }
-    let serve = Serve::start(&probe("wall_time = \"500ms\""));
+#[guest_test]
+fn an_answer_that_breaks_off_is_seen_to_break_off(platform: Platform) {
+    let serve = Serve::start(platform, &probe("wall_time = \"500ms\""));
     let mut client = serve.client();
     client.send(b"GET /slow?ms=100&n=1000 HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
     assert_eq!(client.head().unwrap().status, 200);
@@ -301,17 +271,17 @@ fn an_answer_that_breaks_off_is_seen_to_break_off() {
     serve.end();
 }
 
-#[test]
-fn time_is_limited() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test]
+fn time_is_limited(platform: Platform) {
     let image = guest("fn-probe");
-    let serve = Serve::start(&format!(
-        "[function.wall]\npath = \"/sleep\"\nimage = {image:?}\nwall_time = \"300ms\"\n\
+    let serve = Serve::start(
+        platform,
+        &format!(
+            "[function.wall]\npath = \"/sleep\"\nimage = {image:?}\nwall_time = \"300ms\"\n\
          [function.cpu]\npath = \"/hang\"\nimage = {image:?}\ncpu_time = \"100ms\"\n\
          [function.body]\npath = \"/length\"\nimage = {image:?}\nwall_time = \"300ms\"\n",
-    ));
+        ),
+    );
     let start = Instant::now();
     assert!(serve.get("/sleep?ms=60000").expect(504).text().contains("too long"));
     assert!(serve.get("/hang").expect(504).text().contains("CPU time"));
@@ -324,12 +294,9 @@ fn time_is_limited() {
     serve.end();
 }
 
-#[test]
-fn requests_wait_in_a_queue_that_is_bounded() {
-    if !can_run_guests() {
-        return;
-    }
-    let serve = Serve::start(&probe("concurrency = 1\nqueue = 1\nqueue_time = \"700ms\""));
+#[guest_test]
+fn requests_wait_in_a_queue_that_is_bounded(platform: Platform) {
+    let serve = Serve::start(platform, &probe("concurrency = 1\nqueue = 1\nqueue_time = \"700ms\""));
     let ask = |path: &'static str| {
         let port = serve.port;
         std::thread::spawn(move || Client::connect(port).unwrap().ask("GET", path, "", b"").unwrap())
@@ -354,25 +321,22 @@ fn requests_wait_in_a_queue_that_is_bounded() {
     serve.end();
 }
 
-#[test]
-fn what_guests_print_is_told_and_cannot_break_lines() {
-    if !can_run_guests() {
-        return;
-    }
-    let serve = Serve::start(&probe(""));
+#[guest_test]
+fn what_guests_print_is_told_and_cannot_break_lines(platform: Platform) {
+    let serve = Serve::start(platform, &probe(""));
     serve.get("/print?text=here%1bI%20am").expect(200);
     let errors = serve.said("here", 1);
     assert!(errors.lines().any(|line| line == "hv: probe: here\\u{1b}I am"), "{errors}");
     serve.end();
 }
 
-#[test]
-fn wrk_is_answered_without_an_error() {
-    if !can_run_guests() || !has_tools(&["wrk"]) {
+#[guest_test]
+fn wrk_is_answered_without_an_error(platform: Platform) {
+    if !has_tools(&["wrk"]) {
         return;
     }
     let config = format!("[function.hello]\npath = \"/hello\"\nimage = {:?}\n", guest("fn-hello"));
-    let serve = Serve::start(&config);
+    let serve = Serve::start(platform, &config);
     let url = format!("http://127.0.0.1:{}/hello", serve.port);
     let text = tool(Command::new("wrk").args(["-t2", "-c16", "-d2s", &url])).text();
     assert!(!text.contains("Non-2xx") && !text.contains("Socket errors"), "{text}");
@@ -380,12 +344,9 @@ fn wrk_is_answered_without_an_error() {
     serve.end();
 }
 
-#[test]
-fn half_a_connection_is_none() {
-    if !can_run_guests() {
-        return;
-    }
-    let serve = Serve::start(&probe(""));
+#[guest_test]
+fn half_a_connection_is_none(platform: Platform) {
+    let serve = Serve::start(platform, &probe(""));
     let mut client = serve.client();
     client.send(b"GET /sleep?ms=60000 HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
     eventually("the guest", || (serve.metric("hv_guests_live{") == 1.0).then_some(()));
@@ -400,12 +361,9 @@ fn half_a_connection_is_none() {
     serve.end();
 }
 
-#[test]
-fn a_function_that_crashes_always_is_tried_less_and_less() {
-    if !can_run_guests() {
-        return;
-    }
-    let serve = Serve::start(&probe("concurrency = 1"));
+#[guest_test]
+fn a_function_that_crashes_always_is_tried_less_and_less(platform: Platform) {
+    let serve = Serve::start(platform, &probe("concurrency = 1"));
     let mut client = Client::connect(serve.port).unwrap();
     let (mut crashes, mut refusal) = (0, None);
     // However long the host takes for them: the times grow until a request falls into one.
@@ -434,12 +392,9 @@ fn a_function_that_crashes_always_is_tried_less_and_less() {
     assert_eq!(serve.metric("hv_back_off_seconds{"), 0.0);
 }
 
-#[test]
-fn a_flood_of_output_is_left_out_and_told() {
-    if !can_run_guests() {
-        return;
-    }
-    let serve = Serve::start(&probe(""));
+#[guest_test]
+fn a_flood_of_output_is_left_out_and_told(platform: Platform) {
+    let serve = Serve::start(platform, &probe(""));
     let mut client = Client::connect(serve.port).unwrap();
     let path = format!("/print?text={}", "x".repeat(900));
     hv_tests::eventually("lines to be left out", || {

@@ -3,17 +3,17 @@
 
 use hv_tests::http::{Answer, Client};
 use hv_tests::serve::{Serve, probe};
-use hv_tests::{can_run_guests, eventually};
+use hv_tests::{Platform, eventually, guest_test};
 
 /// Bytes of a body, and how many are sent before the answer is read.
 const LENGTH: usize = 20_000;
 const FIRST: usize = 1000;
 
 /// A server of some paths, with further keys of its own and of the function.
-fn server(own: &str, keys: &str) -> Serve {
+fn server(platform: Platform, own: &str, keys: &str) -> Serve {
     let paths =
         "path = [\"/ok\", \"/early\", \"/crash\", \"/echo\", \"/length\"]\nmethods = [\"GET\", \"POST\"]";
-    Serve::start(&format!("{own}\n{}", probe(keys).replace("path = \"/*\"", paths)))
+    Serve::start(platform, &format!("{own}\n{}", probe(keys).replace("path = \"/*\"", paths)))
 }
 
 /// Sends a head and the beginning of a body, and reads the answer.
@@ -32,12 +32,9 @@ fn go_on(client: &mut Client, what: &str) {
     assert_eq!(next.expect(200).text(), "ok\n");
 }
 
-#[test]
-fn a_body_that_nobody_reads_does_not_cost_the_next_request() {
-    if !can_run_guests() {
-        return;
-    }
-    let serve = server("", "");
+#[guest_test]
+fn a_body_that_nobody_reads_does_not_cost_the_next_request(platform: Platform) {
+    let serve = server(platform, "", "");
     for (method, path, status) in [
         ("POST", "/early", 200),
         ("POST", "/crash", 502),
@@ -53,7 +50,7 @@ fn a_body_that_nobody_reads_does_not_cost_the_next_request() {
         }
     }
     serve.end();
-    let serve = server("", "body = \"1K\"");
+    let serve = server(platform, "", "body = \"1K\"");
     let mut client = serve.client();
     let answer = ask_early(&mut client, "POST", "/length", "").expect(413);
     assert_eq!(answer.field("connection"), None);
@@ -61,12 +58,9 @@ fn a_body_that_nobody_reads_does_not_cost_the_next_request() {
     serve.end();
 }
 
-#[test]
-fn an_answer_says_that_it_is_the_last_where_the_body_may_have_no_end() {
-    if !can_run_guests() {
-        return;
-    }
-    let serve = server("", "");
+#[guest_test]
+fn an_answer_says_that_it_is_the_last_where_the_body_may_have_no_end(platform: Platform) {
+    let serve = server(platform, "", "");
     // The client may send its body now or not: nobody knows.
     for path in ["/nowhere", "/ok"] {
         let mut client = serve.client();
@@ -100,12 +94,9 @@ fn an_answer_says_that_it_is_the_last_where_the_body_may_have_no_end() {
     serve.end();
 }
 
-#[test]
-fn nobody_waits_for_ever_for_a_body_that_nobody_reads() {
-    if !can_run_guests() {
-        return;
-    }
-    let serve = server("header_time = \"300ms\"", "");
+#[guest_test]
+fn nobody_waits_for_ever_for_a_body_that_nobody_reads(platform: Platform) {
+    let serve = server(platform, "header_time = \"300ms\"", "");
     let mut client = serve.client();
     ask_early(&mut client, "POST", "/early", "").expect(200);
     assert!(client.is_closed());
@@ -113,12 +104,9 @@ fn nobody_waits_for_ever_for_a_body_that_nobody_reads() {
     serve.end();
 }
 
-#[test]
-fn a_body_that_grows_too_large_breaks_off_an_answer_that_has_begun() {
-    if !can_run_guests() {
-        return;
-    }
-    let serve = server("", "body = \"1K\"");
+#[guest_test]
+fn a_body_that_grows_too_large_breaks_off_an_answer_that_has_begun(platform: Platform) {
+    let serve = server(platform, "", "body = \"1K\"");
     let mut client = serve.client();
     client.send(b"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n").unwrap();
     let chunk = [b"200\r\n".as_slice(), &[b'x'; 512], b"\r\n"].concat();

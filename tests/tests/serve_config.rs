@@ -2,14 +2,14 @@
 
 use hv_tests::refusal::{finished, refused, text};
 use hv_tests::serve::{Serve, checked, probe};
-use hv_tests::{can_run_guests, guest};
+use hv_tests::{Platform, guest, guest_test};
 use std::net::TcpListener;
 use std::path::Path;
 
 /// Expects that a configuration is refused at a line (0: no line), with these parts.
 #[track_caller]
-fn bad(config: &str, line: usize, parts: &[&str]) {
-    let (mut command, folder) = checked(config, &["--check"]);
+fn bad(platform: Platform, config: &str, line: usize, parts: &[&str]) {
+    let (mut command, folder) = checked(platform, config, &["--check"]);
     let file = text(&folder.path().join("hv.toml")).to_owned();
     let place = if line == 0 { format!("{file}: ") } else { format!("{file}:{line}: ") };
     refused(&mut command, &[&[place.as_str()], parts].concat());
@@ -20,38 +20,53 @@ fn function(line: &str) -> String {
     format!("[function.f]\npath = \"/f\"\nimage = {:?}\n{line}\n", guest("fn-probe"))
 }
 
-#[test]
-fn what_is_no_configuration() {
-    bad("", 0, &["no functions", "[function.hello]"]);
-    bad("listen = \n", 1, &["docs/serve.md"]);
-    bad("[function.f]\npath = 5\n", 2, &["invalid type", "a string or an array of strings"]);
-    bad("[function.f]\npath = \"/f\"\n[function.f]\n", 3, &["duplicate"]);
-    bad(&function("queue = -1"), 4, &["-1"]);
-    bad(&function("concurrency = \"many\""), 4, &["invalid type"]);
-    let (mut command, folder) = checked("", &["--check"]);
+#[guest_test]
+fn what_is_no_configuration(platform: Platform) {
+    bad(platform, "", 0, &["no functions", "[function.hello]"]);
+    bad(platform, "listen = \n", 1, &["docs/serve.md"]);
+    bad(platform, "[function.f]\npath = 5\n", 2, &["invalid type", "a string or an array of strings"]);
+    bad(platform, "[function.f]\npath = \"/f\"\n[function.f]\n", 3, &["duplicate"]);
+    bad(platform, &function("queue = -1"), 4, &["-1"]);
+    bad(platform, &function("concurrency = \"many\""), 4, &["invalid type"]);
+    let (mut command, folder) = checked(platform, "", &["--check"]);
     std::fs::remove_file(folder.path().join("hv.toml")).unwrap();
     refused(&mut command, &["hv.toml: cannot read it", "No such file"]);
 }
 
-#[test]
-fn unknown_keys() {
-    bad(&function("memmory = \"16M\""), 4, &["unknown key `memmory`", "did you mean `memory`?"]);
-    bad(&function("wall-time = \"1s\""), 4, &["unknown key `wall-time`", "did you mean `wall_time`?"]);
-    bad("lisen = \"127.0.0.1:1\"\n", 1, &["did you mean `listen`?"]);
-    bad(&function("colour = \"red\""), 4, &["unknown key `colour`", "the keys here are path, methods"]);
-    bad("[functions.f]\n", 1, &["unknown key `functions`", "did you mean `function`?"]);
+#[guest_test]
+fn unknown_keys(platform: Platform) {
+    bad(platform, &function("memmory = \"16M\""), 4, &["unknown key `memmory`", "did you mean `memory`?"]);
+    bad(
+        platform,
+        &function("wall-time = \"1s\""),
+        4,
+        &["unknown key `wall-time`", "did you mean `wall_time`?"],
+    );
+    bad(platform, "lisen = \"127.0.0.1:1\"\n", 1, &["did you mean `listen`?"]);
+    bad(
+        platform,
+        &function("colour = \"red\""),
+        4,
+        &["unknown key `colour`", "the keys here are path, methods"],
+    );
+    bad(platform, "[functions.f]\n", 1, &["unknown key `functions`", "did you mean `function`?"]);
 }
 
-#[test]
-fn routes() {
+#[guest_test]
+fn routes(platform: Platform) {
     let image = guest("fn-probe");
     let two = |a: &str, b: &str| {
         format!(
             "[function.a]\npath = {a}\nimage = {image:?}\n\n[function.b]\npath = {b}\nimage = {image:?}\n"
         )
     };
-    bad(&two("\"/x\"", "[\"/y\", \"/x\"]"), 5, &["/x is already the function `a`'s", "hv.toml:1", "another"]);
-    bad(&two("\"/x/*\"", "\"/x/*\""), 5, &["/x/* is already"]);
+    bad(
+        platform,
+        &two("\"/x\"", "[\"/y\", \"/x\"]"),
+        5,
+        &["/x is already the function `a`'s", "hv.toml:1", "another"],
+    );
+    bad(platform, &two("\"/x/*\"", "\"/x/*\""), 5, &["/x/* is already"]);
     for (path, part) in [
         ("\"x\"", "starts with /"),
         ("\"/a*\"", "behind the last /"),
@@ -62,30 +77,35 @@ fn routes() {
         ("\"/healthz\"", "move hv's own to another port with `admin`"),
         ("[]", "at least one path"),
     ] {
-        bad(&two(path, "\"/b\""), 2, &["path = ", part]);
+        bad(platform, &two(path, "\"/b\""), 2, &["path = ", part]);
     }
     for (methods, part) in
         [("[]", "no request would ever fit"), ("\"get\"", "GET, POST"), ("\"G T\"", "GET, POST")]
     {
-        bad(&function(&format!("methods = {methods}")), 4, &["methods = ", part]);
+        bad(platform, &function(&format!("methods = {methods}")), 4, &["methods = ", part]);
     }
-    bad("[function.\"a b\"]\npath = \"/a\"\n", 1, &["function = \"a b\"", "letters"]);
-    bad("[function.f]\nimage = \"fn-hello\"\n", 1, &["`f` has no `path`", "path = \"/hello\""]);
+    bad(platform, "[function.\"a b\"]\npath = \"/a\"\n", 1, &["function = \"a b\"", "letters"]);
+    bad(platform, "[function.f]\nimage = \"fn-hello\"\n", 1, &["`f` has no `path`", "path = \"/hello\""]);
 }
 
-#[test]
-fn images_and_snapshots() {
-    bad("[function.f]\npath = \"/f\"\n", 1, &["`f` has no `image`", "or a snapshot"]);
-    bad("[function.f]\npath = \"/f\"\nimage = \"./missing\"\n", 3, &["missing", "no such file"]);
-    bad("[function.f]\npath = \"/f\"\nimage = \"fn-missing\"\n", 3, &["fn-missing", "no such"]);
-    bad("[function.f]\npath = \"/f\"\nsnapshot = \"missing\"\n", 3, &["no such folder", "hv snapshot"]);
-    bad(&function("snapshot = \"/tmp\""), 4, &["both `image` and `snapshot`", "remove one"]);
+#[guest_test]
+fn images_and_snapshots(platform: Platform) {
+    bad(platform, "[function.f]\npath = \"/f\"\n", 1, &["`f` has no `image`", "or a snapshot"]);
+    bad(platform, "[function.f]\npath = \"/f\"\nimage = \"./missing\"\n", 3, &["missing", "no such file"]);
+    bad(platform, "[function.f]\npath = \"/f\"\nimage = \"fn-missing\"\n", 3, &["fn-missing", "no such"]);
+    bad(
+        platform,
+        "[function.f]\npath = \"/f\"\nsnapshot = \"missing\"\n",
+        3,
+        &["no such folder", "hv snapshot"],
+    );
+    bad(platform, &function("snapshot = \"/tmp\""), 4, &["both `image` and `snapshot`", "remove one"]);
     let snapshot = "[function.f]\npath = \"/f\"\nsnapshot = \"/tmp\"\nmemory = \"16M\"\n";
-    bad(snapshot, 4, &["`memory` does not go with `snapshot`", "make the snapshot anew"]);
+    bad(platform, snapshot, 4, &["`memory` does not go with `snapshot`", "make the snapshot anew"]);
 }
 
-#[test]
-fn limits() {
+#[guest_test]
+fn limits(platform: Platform) {
     for (line, parts) in [
         ("concurrency = 0", ["concurrency = 0", "1 or more"]),
         ("cpu_time = \"1m\"", ["cpu_time = 60s", "wall_time is 30s"]),
@@ -109,48 +129,47 @@ fn limits() {
             "concurrency = 1000000" => (0, ["virtual machines", parts[1]]),
             _ => (4, parts),
         };
-        bad(&function(line), line_number, &parts);
+        bad(platform, &function(line), line_number, &parts);
     }
-    bad(&function("queue = 0\nqueue_time = \"1s\""), 5, &["`queue_time` does not go with queue = 0"]);
+    bad(
+        platform,
+        &function("queue = 0\nqueue_time = \"1s\""),
+        5,
+        &["`queue_time` does not go with queue = 0"],
+    );
     let many = format!("guests = 10\n{}", function("concurrency = 11"));
-    bad(&many, 5, &["concurrency = 11", "guests = 10", "lower this or raise that"]);
-    bad("guests = 0\n", 1, &["guests = 0", "1 or more"]);
-    bad("connections = 0\n", 1, &["connections = 0", "1 or more"]);
-    bad("drain = \"0s\"\n", 1, &["drain", "at least 1ms"]);
+    bad(platform, &many, 5, &["concurrency = 11", "guests = 10", "lower this or raise that"]);
+    bad(platform, "guests = 0\n", 1, &["guests = 0", "1 or more"]);
+    bad(platform, "connections = 0\n", 1, &["connections = 0", "1 or more"]);
+    bad(platform, "drain = \"0s\"\n", 1, &["drain", "at least 1ms"]);
 }
 
-#[test]
-fn addresses() {
-    bad("listen = \"localhost\"\n", 1, &["listen = \"localhost\"", "127.0.0.1:8080"]);
-    bad("listen = []\n", 1, &["at least one address"]);
-    bad("admin = \"9090\"\n", 1, &["admin = \"9090\""]);
-    bad("log_format = \"xml\"\n", 1, &["text or json"]);
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test]
+fn addresses(platform: Platform) {
+    bad(platform, "listen = \"localhost\"\n", 1, &["listen = \"localhost\"", "127.0.0.1:8080"]);
+    bad(platform, "listen = []\n", 1, &["at least one address"]);
+    bad(platform, "admin = \"9090\"\n", 1, &["admin = \"9090\""]);
+    bad(platform, "log_format = \"xml\"\n", 1, &["text or json"]);
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
     for key in ["listen", "admin"] {
         let config = format!("{key} = \"{address}\"\n{}", function(""))
             .replace("admin", if key == "admin" { "listen = \"127.0.0.1:0\"\nadmin" } else { "admin" });
-        let (mut command, _folder) = checked(&config, &[]);
+        let (mut command, _folder) = checked(platform, &config, &[]);
         refused(&mut command, &[&format!("{key} = \"{address}\""), "in use", "another port"]);
     }
     let nowhere = format!("log = \"/none/access.log\"\nlisten = \"127.0.0.1:0\"\n{}", function(""));
-    let (mut command, _folder) = checked(&nowhere, &[]);
+    let (mut command, _folder) = checked(platform, &nowhere, &[]);
     refused(&mut command, &["/none/access.log", "a folder that you may write"]);
 }
 
-#[test]
-fn a_guest_that_is_no_function() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test]
+fn a_guest_that_is_no_function(platform: Platform) {
     let config = |name: &str, more: &str| {
         format!("listen = \"127.0.0.1:0\"\n[function.f]\npath = \"/f\"\nimage = {:?}\n{more}\n", guest(name))
     };
     let refuse = |config: String, parts: &[&str]| {
-        let (mut command, _folder) = checked(&config, &[]);
+        let (mut command, _folder) = checked(platform, &config, &[]);
         // What the guest printed comes before.
         let end = finished(&mut command).expect(2);
         let last = end.err.lines().last().unwrap_or_default();
@@ -172,8 +191,8 @@ fn a_guest_that_is_no_function() {
     refuse(small, &["16 KiB of memory are too little"]);
 }
 
-#[test]
-fn the_example_of_the_documentation_is_right() {
+#[guest_test]
+fn the_example_of_the_documentation_is_right(platform: Platform) {
     let folder = tempfile::tempdir().unwrap();
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/hv.toml");
     let mut example = std::fs::read_to_string(example).unwrap();
@@ -182,7 +201,7 @@ fn the_example_of_the_documentation_is_right() {
     }
     std::fs::write(folder.path().join("hv.toml"), example).unwrap();
     let check = |format: &str| {
-        let mut command = hv_tests::command();
+        let mut command = platform.command();
         command.args(["serve", "--check", "--format", format, "--config"]).arg(folder.path().join("hv.toml"));
         finished(&mut command).expect(0).text()
     };
@@ -194,10 +213,10 @@ fn the_example_of_the_documentation_is_right() {
     assert_eq!(json["functions"][2]["paths"][1], "/json/*");
 }
 
-#[test]
-fn the_small_case_needs_no_file() {
+#[guest_test]
+fn the_small_case_needs_no_file(platform: Platform) {
     let serve = |arguments: &[&str]| {
-        let mut command = hv_tests::command();
+        let mut command = platform.command();
         command.arg("serve").args(arguments);
         command
     };
@@ -214,12 +233,9 @@ fn the_small_case_needs_no_file() {
     assert!(end.text().starts_with("fn-hello: /hello\nfn-hello-2: /other\n"), "{}", end.text());
 }
 
-#[test]
-fn arguments_come_before_the_file() {
-    if !can_run_guests() {
-        return;
-    }
-    let serve = Serve::with(&probe(""), &["--log", "off", "--listen", "127.0.0.1:0"]);
+#[guest_test]
+fn arguments_come_before_the_file(platform: Platform) {
+    let serve = Serve::with(platform, &probe(""), &["--log", "off", "--listen", "127.0.0.1:0"]);
     serve.get("/ok").expect(200);
     assert!(!serve.log_file().exists());
     serve.end();

@@ -1,7 +1,7 @@
 //! The example functions behind `hv serve`, with curl.
 
 use hv_tests::serve::Serve;
-use hv_tests::{can_run_guests, guest, has_tools};
+use hv_tests::{Platform, guest, guest_test, has_tools};
 use std::process::Command;
 
 /// A module that adds: `(func (export "add") (param i32 i32) (result i32) …)`.
@@ -33,16 +33,16 @@ fn text(answer: (u16, Vec<u8>)) -> (u16, String) {
     (answer.0, String::from_utf8(answer.1).unwrap())
 }
 
-#[test]
-fn hello_and_json() {
-    if !can_run_guests() || !has_tools(&["curl"]) {
+#[guest_test]
+fn hello_and_json(platform: Platform) {
+    if !has_tools(&["curl"]) {
         return;
     }
-    let serve = Serve::start(&config("fn-hello", ""));
+    let serve = Serve::start(platform, &config("fn-hello", ""));
     assert_eq!(text(curl(&serve, "?name=Ada", &[], b"")), (200, "Hello, Ada!\n".into()));
     serve.end();
 
-    let serve = Serve::start(&config("fn-json", ""));
+    let serve = Serve::start(platform, &config("fn-json", ""));
     let (status, answer) = text(curl(&serve, "", &[], b"{\"numbers\": [1, 2, 3, 4]}"));
     let answer: serde_json::Value = serde_json::from_str(&answer).expect(&answer);
     assert_eq!((status, answer["mean"].as_f64()), (200, Some(2.5)), "{answer}");
@@ -50,9 +50,9 @@ fn hello_and_json() {
     serve.end();
 }
 
-#[test]
-fn images_are_scaled() {
-    if !can_run_guests() || !has_tools(&["curl"]) {
+#[guest_test]
+fn images_are_scaled(platform: Platform) {
+    if !has_tools(&["curl"]) {
         return;
     }
     // Left half red, right half blue.
@@ -63,7 +63,7 @@ fn images_are_scaled() {
     encoder.set_color(png::ColorType::Rgb);
     encoder.write_header().unwrap().write_image_data(&pixels).unwrap();
 
-    let serve = Serve::start(&config("fn-image", "body = \"8M\""));
+    let serve = Serve::start(platform, &config("fn-image", "body = \"8M\""));
     let (status, answer) = curl(&serve, "?w=16&h=8", &[], &file);
     assert_eq!(status, 200, "{}", String::from_utf8_lossy(&answer));
     let mut reader = png::Decoder::new(std::io::Cursor::new(answer)).read_info().unwrap();
@@ -78,14 +78,14 @@ fn images_are_scaled() {
     serve.end();
 }
 
-#[test]
-fn modules_run_from_the_request_and_from_a_disk() {
-    if !can_run_guests() || !has_tools(&["curl"]) {
+#[guest_test]
+fn modules_run_from_the_request_and_from_a_disk(platform: Platform) {
+    if !has_tools(&["curl"]) {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("module.wasm"), ADD).unwrap();
-    let serve = Serve::start(&config("fn-wasm", &format!("disks = {:?}", folder.path())));
+    let serve = Serve::start(platform, &config("fn-wasm", &format!("disks = {:?}", folder.path())));
     for n in 0..20 {
         // Some in new machines, most in warm ones whose disk went back with them.
         let sum = (200, format!("{}\n", n + 40));

@@ -4,7 +4,7 @@
 use hv_tests::http::Client;
 use hv_tests::serve::{Serve, probe};
 use hv_tests::stalling::Stalling;
-use hv_tests::{can_run_guests, eventually, guest, platform};
+use hv_tests::{Platform, eventually, guest, guest_test};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -157,13 +157,13 @@ fn harm_disk(storage: &Stalling, done: &AtomicBool) {
     println!("the disk hung {stalls} times");
 }
 
-fn storm(serve: &Serve, storage: Option<&Stalling>, count: u64) {
+fn storm(platform: Platform, serve: &Serve, storage: Option<&Stalling>, count: u64) {
     let (next, done) = (AtomicU64::new(0), AtomicBool::new(false));
     std::thread::scope(|scope| {
         if let Some(storage) = storage {
             scope.spawn(|| harm_disk(storage, &done));
         }
-        if platform() == "process" {
+        if platform == Platform::Process {
             scope.spawn(|| harm_zygotes(serve, count > 10_000, &done));
         }
         let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(|| work(serve.port, &next, count))).collect();
@@ -176,11 +176,8 @@ fn storm(serve: &Serve, storage: Option<&Stalling>, count: u64) {
     assert_eq!(serve.metric("hv_queue{"), 0.0);
 }
 
-#[test]
-fn every_request_is_answered_and_nothing_is_left() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test]
+fn every_request_is_answered_and_nothing_is_left(platform: Platform) {
     let count = std::env::var("HV_FAULTS").ok().and_then(|count| count.parse().ok()).unwrap_or(3000);
     // Time that the host below takes away counts as used: the limit leaves room for that.
     let keys = "memory = \"4M\"\ncpu_time = \"100ms\"\nwall_time = \"60s\"\nqueue_time = \"100s\"\n\
@@ -195,7 +192,7 @@ fn every_request_is_answered_and_nothing_is_left() {
         guest("fn-probe"),
         disk.display()
     );
-    let serve = Serve::start(&("log = \"off\"\n".to_owned() + &probe(keys) + &reader));
+    let serve = Serve::start(platform, &("log = \"off\"\n".to_owned() + &probe(keys) + &reader));
     let storage = storage.as_ref();
     // What is made once is there after the first storm, and machines end when they are idle.
     let measure = || {
@@ -203,7 +200,7 @@ fn every_request_is_answered_and_nothing_is_left() {
         eventually("connections to end", || (serve.metric("hv_connections") == 1.0).then_some(()));
         (serve.count("fd"), serve.count("task"), serve.resident())
     };
-    storm(&serve, storage, 1000);
+    storm(platform, &serve, storage, 1000);
     // Machines are closed by a thread of their own, which then makes one for the next start: what
     // is compared with has that one.
     let before = eventually("quiet", || {
@@ -214,7 +211,7 @@ fn every_request_is_answered_and_nothing_is_left() {
         before.0 = serve.count("fd");
         (before.0 == open || before.0 + 1 == open).then_some(before)
     });
-    storm(&serve, storage, count);
+    storm(platform, &serve, storage, count);
     let mut after = measure();
     eventually("descriptors to close", || {
         after.0 = serve.count("fd");

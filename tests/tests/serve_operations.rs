@@ -2,21 +2,21 @@
 
 use hv_tests::http::Client;
 use hv_tests::serve::{Serve, probe};
-use hv_tests::{can_run_guests, eventually, guest, has_tools};
+use hv_tests::{Platform, eventually, guest, guest_test, has_tools};
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-#[test]
-fn reloads_under_load_lose_no_request() {
-    if !can_run_guests() || !has_tools(&["wrk"]) {
+#[guest_test]
+fn reloads_under_load_lose_no_request(platform: Platform) {
+    if !has_tools(&["wrk"]) {
         return;
     }
     let (hello, probe) = (guest("fn-hello"), guest("fn-probe"));
     let config = |image, memory| {
         format!("[function.f]\npath = \"/*\"\nimage = {image:?}\nmemory = \"{memory}M\"\nidle = \"200ms\"\n")
     };
-    let serve = Serve::start(&config(&hello, 16));
+    let serve = Serve::start(platform, &config(&hello, 16));
     let url = format!("http://127.0.0.1:{}/", serve.port);
     let wrk = Command::new("wrk")
         .args(["-t2", "-c16", "-d4s", "--timeout", "20s", &url])
@@ -35,11 +35,8 @@ fn reloads_under_load_lose_no_request() {
     serve.end();
 }
 
-#[test]
-fn a_reload_replaces_routes_and_keeps_what_is_the_same() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test]
+fn a_reload_replaces_routes_and_keeps_what_is_the_same(platform: Platform) {
     let (hello, probe) = (guest("fn-hello"), guest("fn-probe"));
     let config = |paths: &str, memory: &str| {
         format!(
@@ -47,7 +44,7 @@ fn a_reload_replaces_routes_and_keeps_what_is_the_same() {
              [function.b]\npath = \"/b\"\nimage = {hello:?}\nmemory = {memory:?}\n"
         )
     };
-    let serve = Serve::start(&config("\"/ok\"", "16M"));
+    let serve = Serve::start(platform, &config("\"/ok\"", "16M"));
     let mut client = serve.client();
     let status = |client: &mut Client, path: &str| client.ask("GET", path, "", b"").unwrap().status;
     assert_eq!((status(&mut client, "/ok"), status(&mut client, "/count")), (200, 404));
@@ -75,12 +72,9 @@ fn a_reload_replaces_routes_and_keeps_what_is_the_same() {
     serve.end();
 }
 
-#[test]
-fn a_request_under_way_ends_on_the_function_that_it_began_with() {
-    if !can_run_guests() {
-        return;
-    }
-    let serve = Serve::start(&probe(""));
+#[guest_test]
+fn a_request_under_way_ends_on_the_function_that_it_began_with(platform: Platform) {
+    let serve = Serve::start(platform, &probe(""));
     let mut long = serve.client();
     long.send(b"GET /slow?ms=100&n=15 HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
     assert_eq!(long.head().unwrap().status, 200);
@@ -96,12 +90,9 @@ fn a_request_under_way_ends_on_the_function_that_it_began_with() {
     serve.end();
 }
 
-#[test]
-fn a_function_that_crashes_often_is_booted_again_somewhere_else() {
-    if !can_run_guests() {
-        return;
-    }
-    let serve = Serve::start(&probe(""));
+#[guest_test]
+fn a_function_that_crashes_often_is_booted_again_somewhere_else(platform: Platform) {
+    let serve = Serve::start(platform, &probe(""));
     let address = || serve.get("/address").expect(200).text();
     let before = address();
     assert_eq!(before, address(), "clones are where their template is");
@@ -117,12 +108,9 @@ fn a_function_that_crashes_often_is_booted_again_somewhere_else() {
     serve.end();
 }
 
-#[test]
-fn running_requests_end_before_the_server_does() {
-    if !can_run_guests() {
-        return;
-    }
-    let serve = Serve::start(&probe(""));
+#[guest_test]
+fn running_requests_end_before_the_server_does(platform: Platform) {
+    let serve = Serve::start(platform, &probe(""));
     let (mut idle, mut busy) = (serve.client(), serve.client());
     idle.ask("GET", "/ok", "", b"").unwrap().expect(200);
     eventually("its end", || (serve.metric("hv_guests_live{") == 0.0).then_some(()));
@@ -138,13 +126,10 @@ fn running_requests_end_before_the_server_does() {
     assert!(end.err.contains("hv: draining") && end.err.ends_with("hv: drained\n"), "{}", end.err);
 }
 
-#[test]
-fn draining_has_an_end() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test]
+fn draining_has_an_end(platform: Platform) {
     let start = |config: &str| {
-        let serve = Serve::start(&(config.to_owned() + &probe("")));
+        let serve = Serve::start(platform, &(config.to_owned() + &probe("")));
         let mut busy = serve.client();
         busy.send(b"GET /sleep?ms=20000 HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
         eventually("the guest", || (serve.metric("hv_guests_live{") == 1.0).then_some(()));
@@ -210,12 +195,9 @@ fn parse_metrics(text: &str) -> BTreeMap<String, f64> {
     samples
 }
 
-#[test]
-fn metrics_are_of_the_text_format_and_right() {
-    if !can_run_guests() {
-        return;
-    }
-    let serve = Serve::start(&("admin = \"127.0.0.1:0\"\n".to_owned() + &probe("")));
+#[guest_test]
+fn metrics_are_of_the_text_format_and_right(platform: Platform) {
+    let serve = Serve::start(platform, &("admin = \"127.0.0.1:0\"\n".to_owned() + &probe("")));
     let mut client = serve.client();
     for _ in 0..7 {
         client.ask("GET", "/ok", "", b"").unwrap().expect(200);
@@ -265,12 +247,9 @@ fn metrics_are_of_the_text_format_and_right() {
     serve.end();
 }
 
-#[test]
-fn metrics_among_functions_are_for_this_host_alone() {
-    if !can_run_guests() {
-        return;
-    }
-    let serve = Serve::start(&probe(""));
+#[guest_test]
+fn metrics_among_functions_are_for_this_host_alone(platform: Platform) {
+    let serve = Serve::start(platform, &probe(""));
     let mut client = serve.client();
     let page = client.ask("GET", "/metrics", "", b"").unwrap().expect(200);
     parse_metrics(&page.text());
@@ -281,12 +260,10 @@ fn metrics_among_functions_are_for_this_host_alone() {
     serve.end();
 }
 
-#[test]
-fn each_request_is_a_line_of_the_log() {
-    if !can_run_guests() {
-        return;
-    }
-    let serve = Serve::with(&("log_format = \"json\"\n".to_owned() + &probe("")), &["--format", "json"]);
+#[guest_test]
+fn each_request_is_a_line_of_the_log(platform: Platform) {
+    let serve =
+        Serve::with(platform, &("log_format = \"json\"\n".to_owned() + &probe("")), &["--format", "json"]);
     let mut client = serve.client();
     for n in 0..20 {
         client.ask("GET", &format!("/ok?n={n}"), "", b"").unwrap().expect(200);
@@ -323,12 +300,9 @@ fn each_request_is_a_line_of_the_log() {
     serve.end();
 }
 
-#[test]
-fn sigquit_tells_how_functions_stand_and_serving_goes_on() {
-    if !can_run_guests() {
-        return;
-    }
-    let serve = Serve::start(&probe(""));
+#[guest_test]
+fn sigquit_tells_how_functions_stand_and_serving_goes_on(platform: Platform) {
+    let serve = Serve::start(platform, &probe(""));
     for answered in 1..=2 {
         serve.get("/ok").expect(200);
         // A request ends a little later than its client sees.
@@ -344,12 +318,9 @@ fn sigquit_tells_how_functions_stand_and_serving_goes_on() {
     serve.end();
 }
 
-#[test]
-fn lines_of_the_error_output_are_marked() {
-    if !can_run_guests() {
-        return;
-    }
-    let serve = Serve::start(&probe(""));
+#[guest_test]
+fn lines_of_the_error_output_are_marked(platform: Platform) {
+    let serve = Serve::start(platform, &probe(""));
     assert_eq!(serve.client().ask("GET", "/fail", "", b"").unwrap().status, 500);
     let errors = serve.said("hv: probe (stderr): [", 1);
     assert!(errors.contains("hv: probe: fn-probe: up\n"), "{errors}");

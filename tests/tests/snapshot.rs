@@ -5,7 +5,7 @@ use hv::{Builder, Image, Snapshot};
 use hv_tests::refusal::{refused, text};
 use hv_tests::serve::Serve;
 use hv_tests::snapshot::{folder, restore, restored, save, snapshot};
-use hv_tests::{Running, can_run_guests, free_port, guest, has_tools, hv, tool};
+use hv_tests::{Platform, Running, free_port, guest, guest_test, has_tools, hv, tool};
 use sha2::{Digest, Sha256};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -26,17 +26,14 @@ fn names(folder: &Path) -> Vec<String> {
     fs::read_dir(folder).unwrap().map(name).collect()
 }
 
-#[test]
-fn a_guest_goes_on_any_number_of_times() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test]
+fn a_guest_goes_on_any_number_of_times(platform: Platform) {
     let (_folder, path) = folder();
-    let saved = save("snap", &path, &["--memory", "4M"], &["ready", "Ada"]);
+    let saved = save(platform, "snap", &path, &["--memory", "4M"], &["ready", "Ada"]);
     assert_eq!(saved.text(), "before\n");
     assert!(saved.err.starts_with("hv: saved ") && saved.err.lines().count() == 1, "{}", saved.err);
     for _ in 0..3 {
-        let end = restored(&path, &[]).expect(0);
+        let end = restored(platform, &path, &[]).expect(0);
         assert_eq!((end.text().as_str(), end.err.as_str()), ("after, Ada\n", ""));
     }
     // What a guest remembers may be secret.
@@ -45,7 +42,7 @@ fn a_guest_goes_on_any_number_of_times() {
         assert_eq!(fs::metadata(path.join(name)).unwrap().permissions().mode() & 0o777, 0o600);
     }
     let (_folder, path) = folder();
-    let saved = save("snap", &path, &["--memory", "4M", "--format", "json"], &["ready"]);
+    let saved = save(platform, "snap", &path, &["--memory", "4M", "--format", "json"], &["ready"]);
     let report: serde_json::Value = serde_json::from_str(&saved.err).unwrap();
     assert_eq!(report["bytes"]["memory"], 4 << 20);
     assert!(report["phases_ns"]["capture"].as_u64() > Some(0), "{report}");
@@ -57,15 +54,12 @@ fn values(output: &str, name: &str) -> Vec<Vec<String>> {
     lines.map(|line| line.split_whitespace().map(str::to_owned).collect()).collect()
 }
 
-#[test]
-fn no_two_clones_are_the_same_guest() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test]
+fn no_two_clones_are_the_same_guest(platform: Platform) {
     let (_folder, path) = folder();
-    let saved = save("snap", &path, &[], &["clone"]).text();
+    let saved = save(platform, "snap", &path, &[], &["clone"]).text();
     std::thread::sleep(Duration::from_millis(1500));
-    let clones = [(); 3].map(|()| restored(&path, &[]).expect(0).text());
+    let clones = [(); 3].map(|()| restored(platform, &path, &[]).expect(0).text());
     let mut random: Vec<_> = values(&saved, "random ");
     for name in ["generation ", "random ", "reseeded "] {
         let found: Vec<_> = clones.iter().flat_map(|clone| values(clone, name)).collect();
@@ -90,11 +84,8 @@ fn no_two_clones_are_the_same_guest() {
     }
 }
 
-#[test]
-fn disk_requests_are_neither_lost_nor_doubled() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test]
+fn disk_requests_are_neither_lost_nor_doubled(platform: Platform) {
     for (n, after) in [7, 23, 41, 66, 98, 140].into_iter().enumerate() {
         let (folder, path) = folder();
         let disk = folder.path().join("disk.img");
@@ -105,7 +96,7 @@ fn disk_requests_are_neither_lost_nor_doubled() {
             // From a state that is past the start for sure.
             options.extend(["--memory", "8M"]);
         }
-        let mut command = snapshot("snap", &path, &options, &["sectors", "6000"]);
+        let mut command = snapshot(platform, "snap", &path, &options, &["sectors", "6000"]);
         if n % 3 == 2 {
             command.env("HV_NO_IO_URING", "1");
         }
@@ -116,68 +107,68 @@ fn disk_requests_are_neither_lost_nor_doubled() {
         }
         saved.expect(0);
         let same = ["--disk", text(&disk)];
-        let end = restored(&path, &same).expect(0).text();
+        let end = restored(platform, &path, &same).expect(0).text();
         assert!(end.ends_with("6000 rounds, 0 wrong\n"), "{after}: {end}");
         // Now its memory and its disk do not belong together any more.
         refused(
-            &mut restore(&path, &same),
+            &mut restore(platform, &path, &same),
             &["it has changed since the snapshot was made", "--disk-overlay"],
         );
     }
 }
 
-#[test]
-fn an_overlay_leaves_the_disk_as_it_is() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test]
+fn an_overlay_leaves_the_disk_as_it_is(platform: Platform) {
     let (folder, path) = folder();
     let disk = disk(folder.path(), 1 << 20);
     let sum = || Sha256::digest(fs::read(&disk).unwrap());
     let before = sum();
-    save("snap", &path, &["--disk", text(&disk)], &["overlay"]);
+    save(platform, "snap", &path, &["--disk", text(&disk)], &["overlay"]);
     for _ in 0..2 {
         let options = ["--disk", text(&disk), "--disk-overlay"];
-        assert_eq!(restored(&path, &options).expect(0).text(), "right\n");
+        assert_eq!(restored(platform, &path, &options).expect(0).text(), "right\n");
         assert_eq!(sum(), before);
     }
     let over = format!("{},overlay", text(&disk));
-    assert_eq!(restored(&path, &["--disk", &over]).expect(0).text(), "right\n");
-    let run = hv_tests::ran("snap", &["--disk", &over], &["overlay"]).expect(0);
+    assert_eq!(restored(platform, &path, &["--disk", &over]).expect(0).text(), "right\n");
+    let run = platform.ran("snap", &["--disk", &over], &["overlay"]).expect(0);
     assert!(run.text().ends_with("right\n"));
     assert_eq!(sum(), before);
     // What is only in an overlay would be missing.
     let (_folder, other) = self::folder();
     let mut command =
-        snapshot("snap", &other, &["--disk", &over, "--after", "500ms"], &["sectors", "100000"]);
+        snapshot(platform, "snap", &other, &["--disk", &over, "--after", "500ms"], &["sectors", "100000"]);
     let end = Running::new(&mut command).finish().expect(2);
     assert!(end.err.contains("overlay, which a snapshot does not keep"), "{}", end.err);
     assert!(!other.exists());
 
     // Without an overlay the disk is the guest's, once.
-    assert_eq!(restored(&path, &["--disk", text(&disk)]).expect(0).text(), "right\n");
+    assert_eq!(restored(platform, &path, &["--disk", text(&disk)]).expect(0).text(), "right\n");
     assert_ne!(sum(), before);
     for options in [&["--disk", text(&disk), "--disk-overlay"][..], &["--trust-record"]] {
-        refused(&mut restore(&path, options), &["it has changed since the snapshot was made"]);
+        refused(&mut restore(platform, &path, options), &["it has changed since the snapshot was made"]);
     }
 }
 
-#[test]
-fn a_restored_server_serves_its_disk_on_its_network() {
-    if !can_run_guests() || !has_tools(&["curl"]) {
+#[guest_test]
+fn a_restored_server_serves_its_disk_on_its_network(platform: Platform) {
+    if !has_tools(&["curl"]) {
         return;
     }
     let (folder, path) = folder();
     let site = folder.path().join("site");
     fs::create_dir(&site).unwrap();
     fs::write(site.join("index.html"), "<p>from a snapshot").unwrap();
-    save("web", &path, &["--net", "--disk", text(&site)], &[]);
+    save(platform, "web", &path, &["--net", "--disk", text(&site)], &[]);
     // Two at once: each has an address of its own.
     let servers: Vec<_> = (0..2)
         .map(|_| {
             let port = free_port();
             let publish = format!("127.0.0.1:{port}:80");
-            (Running::new(&mut restore(&path, &["--disk", text(&site), "--publish", &publish])), port)
+            (
+                Running::new(&mut restore(platform, &path, &["--disk", text(&site), "--publish", &publish])),
+                port,
+            )
         })
         .collect();
     for (server, port) in servers {
@@ -190,25 +181,22 @@ fn a_restored_server_serves_its_disk_on_its_network() {
     }
     fs::write(site.join("index.html"), "<p>something else").unwrap();
     refused(
-        &mut restore(&path, &["--disk", text(&site), "--net"]),
+        &mut restore(platform, &path, &["--disk", text(&site), "--net"]),
         &["site: it has changed since the snapshot was made"],
     );
 }
 
-#[test]
-fn what_is_no_whole_snapshot_is_refused_in_one_line() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test]
+fn what_is_no_whole_snapshot_is_refused_in_one_line(platform: Platform) {
     let (folder, path) = folder();
-    save("snap", &path, &["--memory", "4M"], &["ready"]);
+    save(platform, "snap", &path, &["--memory", "4M"], &["ready"]);
     let here = text(&path);
     let read = |name: &str| fs::read(path.join(name)).unwrap();
     let (state, memory, image) = (read("state"), read("memory"), read("image"));
     let with = |name: &str, bytes: &[u8], part: &str| {
         let whole = read(name);
         fs::write(path.join(name), bytes).unwrap();
-        let end = refused(&mut restore(&path, &[]), &[part]);
+        let end = refused(&mut restore(platform, &path, &[]), &[part]);
         assert!(end.err.starts_with(&format!("hv: error: {here}")), "{}", end.err);
         fs::write(path.join(name), whole).unwrap();
     };
@@ -254,39 +242,42 @@ fn what_is_no_whole_snapshot_is_refused_in_one_line() {
     for name in ["memory", "image"] {
         let aside = path.join("aside");
         fs::rename(path.join(name), &aside).unwrap();
-        refused(&mut restore(&path, &[]), &[&format!("snap/{name}: truncated")]);
+        refused(&mut restore(platform, &path, &[]), &[&format!("snap/{name}: truncated")]);
         fs::create_dir(path.join(name)).unwrap();
-        refused(&mut restore(&path, &[]), &[&format!("snap/{name}: damaged: not an ordinary file")]);
+        refused(
+            &mut restore(platform, &path, &[]),
+            &[&format!("snap/{name}: damaged: not an ordinary file")],
+        );
         fs::remove_dir(path.join(name)).unwrap();
         fs::rename(&aside, path.join(name)).unwrap();
     }
-    refused(&mut restore(folder.path(), &[]), &["not a snapshot of hv"]);
+    refused(&mut restore(platform, folder.path(), &[]), &["not a snapshot of hv"]);
     refused(
-        &mut restore(&folder.path().join("none"), &[]),
+        &mut restore(platform, &folder.path().join("none"), &[]),
         &["no such snapshot; `hv snapshot IMAGE -o FOLDER`"],
     );
-    refused(&mut restore(&path.join("image"), &[]), &["no such snapshot"]);
+    refused(&mut restore(platform, &path.join("image"), &[]), &["no such snapshot"]);
     // All is as it was.
-    assert_eq!(restored(&path, &[]).expect(0).text(), "after, nobody\n");
-    refused(&mut restore(&path, &["--net"]), &["the guest was saved without a network; leave out --net"]);
+    assert_eq!(restored(platform, &path, &[]).expect(0).text(), "after, nobody\n");
     refused(
-        &mut restore(&path, &["--disk", "a.img"]),
+        &mut restore(platform, &path, &["--net"]),
+        &["the guest was saved without a network; leave out --net"],
+    );
+    refused(
+        &mut restore(platform, &path, &["--disk", "a.img"]),
         &["the guest was saved with no disks, and gets 1; leave out --disk"],
     );
-    refused(&mut restore(&path, &["--weight", "0"]), &["weight"]);
+    refused(&mut restore(platform, &path, &["--weight", "0"]), &["weight"]);
 }
 
-#[test]
-fn other_disks_than_the_guest_had_are_refused() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test]
+fn other_disks_than_the_guest_had_are_refused(platform: Platform) {
     let (folder, path) = folder();
     let disk = disk(folder.path(), 1 << 20);
-    save("snap", &path, &["--disk", text(&disk)], &["overlay"]);
+    save(platform, "snap", &path, &["--disk", text(&disk)], &["overlay"]);
     let other = folder.path().join("other.img");
     fs::write(&other, vec![0; 2 << 20]).unwrap();
-    let with = |spec: &str, parts: &[&str]| refused(&mut restore(&path, &["--disk", spec]), parts);
+    let with = |spec: &str, parts: &[&str]| refused(&mut restore(platform, &path, &["--disk", spec]), parts);
     with(text(&other), &["other.img: it has 2097152 bytes, and had 1048576 when the snapshot was made"]);
     with(&format!("{},sector=4096", text(&disk)), &["append \",sector=512\""]);
     with(
@@ -297,21 +288,18 @@ fn other_disks_than_the_guest_had_are_refused() {
     // A copy that kept its time is as good.
     tool(Command::new("cp").arg("-p").arg(&disk).arg(folder.path().join("copy.img")));
     fs::remove_file(&disk).unwrap();
-    refused(&mut restore(&path, &["--trust-record"]), &["disk.img: there is no such file"]);
+    refused(&mut restore(platform, &path, &["--trust-record"]), &["disk.img: there is no such file"]);
     assert_eq!(
-        restored(&path, &["--disk", text(&folder.path().join("copy.img"))]).expect(0).text(),
+        restored(platform, &path, &["--disk", text(&folder.path().join("copy.img"))]).expect(0).text(),
         "right\n"
     );
 }
 
-#[test]
-fn without_a_guest_to_save_nothing_is_written() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test]
+fn without_a_guest_to_save_nothing_is_written(platform: Platform) {
     let (folder, path) = folder();
     let fails = |name: &str, options: &[&str], arguments: &[&str], part: &str| {
-        let end = Running::new(&mut snapshot(name, &path, options, arguments)).finish().expect(2);
+        let end = Running::new(&mut snapshot(platform, name, &path, options, arguments)).finish().expect(2);
         let error = end.err.lines().last().unwrap();
         assert!(error.starts_with("hv: error: ") && error.contains(part), "{}", end.err);
         // At a timeout hv says before it where the guest is.
@@ -332,37 +320,31 @@ fn without_a_guest_to_save_nothing_is_written() {
     fails("snap", &["--disk", "none.img"], &["ready"], "none.img: there is no such file");
     fs::create_dir(&path).unwrap();
     refused(
-        &mut snapshot("snap", &path, &[], &["ready"]),
+        &mut snapshot(platform, "snap", &path, &[], &["ready"]),
         &["snap: there is something of that name already"],
     );
     let nowhere = folder.path().join("no/such/snap");
     refused(
-        &mut snapshot("snap", &nowhere, &[], &["ready"]),
+        &mut snapshot(platform, "snap", &nowhere, &[], &["ready"]),
         &["no/such: no such folder to put the snapshot in"],
     );
 }
 
-#[test]
-fn a_function_is_for_hv_serve() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test]
+fn a_function_is_for_hv_serve(platform: Platform) {
     let (_folder, path) = folder();
-    save("fn-hello", &path, &["--function"], &[]);
+    save(platform, "fn-hello", &path, &["--function"], &[]);
     refused(
-        &mut restore(&path, &[]),
+        &mut restore(platform, &path, &[]),
         &["a function, which needs requests: name it in a configuration of `hv serve`"],
     );
 }
 
-#[test]
-fn functions_answer_from_a_folder() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test]
+fn functions_answer_from_a_folder(platform: Platform) {
     let (_folder, path) = folder();
-    save("fn-hello", &path, &["--function", "--memory", "8M"], &[]);
-    let serve = Serve::start(&format!("[function.hello]\npath = \"/*\"\nsnapshot = {path:?}\n"));
+    save(platform, "fn-hello", &path, &["--function", "--memory", "8M"], &[]);
+    let serve = Serve::start(platform, &format!("[function.hello]\npath = \"/*\"\nsnapshot = {path:?}\n"));
     // It was read at the start, and is not needed any more.
     fs::remove_dir_all(&path).unwrap();
     for _ in 0..5 {
@@ -372,9 +354,9 @@ fn functions_answer_from_a_folder() {
     }
 }
 
-#[test]
-fn a_full_disk_leaves_nothing() {
-    if !can_run_guests() || !has_tools(&["unshare", "mount"]) {
+#[guest_test]
+fn a_full_disk_leaves_nothing(platform: Platform) {
+    if !has_tools(&["unshare", "mount"]) {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
@@ -383,6 +365,7 @@ fn a_full_disk_leaves_nothing() {
         let mut command = Command::new("unshare");
         let script = format!("mount -t tmpfs -o size={size} hv-test {here} && {then}");
         command.args(["--user", "--map-root-user", "--mount", "sh", "-c", &script]).stdin(Stdio::null());
+        platform.apply(&mut command);
         command
     };
     let possible = Running::new(&mut script("1M", "true")).finish();
@@ -401,15 +384,12 @@ fn a_full_disk_leaves_nothing() {
     assert_eq!(fits.text(), "filled\nsnap\n");
 }
 
-#[test]
-fn killed_while_it_writes_leaves_nothing_that_looks_whole() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test]
+fn killed_while_it_writes_leaves_nothing_that_looks_whole(platform: Platform) {
     let mut caught = 0;
     for round in 0..8u64 {
         let (folder, path) = folder();
-        let mut writer = Running::new(&mut snapshot("snap", &path, &["--memory", "64M"], &["big"]));
+        let mut writer = Running::new(&mut snapshot(platform, "snap", &path, &["--memory", "64M"], &["big"]));
         let patience = Instant::now() + Duration::from_secs(60);
         while names(folder.path()).is_empty() {
             assert!(Instant::now() < patience, "nothing was written");
@@ -422,16 +402,16 @@ fn killed_while_it_writes_leaves_nothing_that_looks_whole() {
             let left = folder.path().join(&name);
             if name == "snap" {
                 // It was quick, and is whole.
-                restored(&left, &[]).expect(0);
+                restored(platform, &left, &[]).expect(0);
                 continue;
             }
             assert!(name.starts_with(".snap.partial-"), "{name}");
             caught += 1;
-            if left.join("state").exists() && restored(&left, &[]).code() == Some(0) {
+            if left.join("state").exists() && restored(platform, &left, &[]).code() == Some(0) {
                 // Only the name was missing.
                 continue;
             }
-            refused(&mut restore(&left, &[]), &[]);
+            refused(&mut restore(platform, &left, &[]), &[]);
         }
     }
     println!("killed in the middle {caught} times");
@@ -443,19 +423,16 @@ fn golden() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/snapshot-v1")
 }
 
-#[test]
-fn the_golden_snapshot_goes_on() {
-    if !can_run_guests() {
-        return;
-    }
-    let end = restored(&golden(), &[]).expect(7);
+#[guest_test]
+fn the_golden_snapshot_goes_on(platform: Platform) {
+    let end = restored(platform, &golden(), &[]).expect(7);
     assert_eq!((end.text().as_str(), end.err.as_str()), ("golden: went on\n", ""));
 }
 
 /// Makes the golden snapshot of this version; `tests/golden/README.md` says when.
-#[test]
+#[guest_test(kvm, "there is one file, and it was made on KVM")]
 #[ignore = "makes a file that is kept"]
-fn make_the_golden_snapshot() {
+fn make_the_golden_snapshot(platform: Platform) {
     let folder = tempfile::tempdir().unwrap();
     let stripped = folder.path().join("golden");
     tool(Command::new("strip").arg("-o").arg(&stripped).arg(guest("golden")));
@@ -464,7 +441,7 @@ fn make_the_golden_snapshot() {
     let note = [3_u32.to_le_bytes(), 16_u32.to_le_bytes(), 1_u32.to_le_bytes(), *b"hv\0\0"].concat();
     let at = image.windows(16).position(|bytes| bytes == note).expect("an image has a note") + 16;
     image[at + 4..at + 8].copy_from_slice(&(24_u32 << 10).to_le_bytes());
-    let engine = hv_tests::engine(0);
+    let engine = platform.engine(0);
     let image = Image::parse(image).unwrap();
     let builder = Builder::new(image).name("golden").argument("kept").memory(164 << 10).pause_at_ready();
     let guest = builder.spawn(&engine).unwrap();

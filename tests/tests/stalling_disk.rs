@@ -2,7 +2,7 @@
 
 use hv_tests::serve::{Serve, probe};
 use hv_tests::stalling::Stalling;
-use hv_tests::{Running, can_run_guests, eventually, guest, run};
+use hv_tests::{Platform, Running, eventually, guest, guest_test};
 
 /// More than a guest reads in the time of a test.
 const SIZE: u64 = 16 << 30;
@@ -18,15 +18,13 @@ fn config(storage: &Stalling, options: &str) -> String {
     )
 }
 
-#[test]
-fn a_guest_whose_disk_does_not_answer_ends_when_it_is_told_to() {
+#[guest_test]
+fn a_guest_whose_disk_does_not_answer_ends_when_it_is_told_to(platform: Platform) {
     let Some(storage) = Stalling::new(SIZE) else { return };
-    if !can_run_guests() {
-        return;
-    }
     let disk = format!("{},ro", storage.disk().display());
-    let reads =
-        |count: &str| Running::new(&mut run("reads", &["--disk", &disk], &["random", "4096", "16", count]));
+    let reads = |count: &str| {
+        Running::new(&mut platform.run("reads", &["--disk", &disk], &["random", "4096", "16", count]))
+    };
     for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGKILL] {
         let (before, running) = (storage.asked(), reads("1000000000"));
         // Opening it reads it, too.
@@ -42,14 +40,11 @@ fn a_guest_whose_disk_does_not_answer_ends_when_it_is_told_to() {
     reads("1000").finish().expect(0);
 }
 
-#[test]
-fn requests_that_need_the_disk_are_late_and_others_are_not() {
+#[guest_test]
+fn requests_that_need_the_disk_are_late_and_others_are_not(platform: Platform) {
     let Some(storage) = Stalling::new(SIZE) else { return };
-    if !can_run_guests() {
-        return;
-    }
     for options in [",ro", ",overlay"] {
-        let serve = Serve::start(&config(&storage, options));
+        let serve = Serve::start(platform, &config(&storage, options));
         eventually("an answer", || (serve.get("/read?at=1").status == 200).then_some(()));
         let before = serve.count("fd");
         storage.stall();
@@ -75,13 +70,10 @@ fn requests_that_need_the_disk_are_late_and_others_are_not() {
     }
 }
 
-#[test]
-fn a_disk_that_owes_too_many_answers_gets_no_further_guests_until_it_answers() {
+#[guest_test]
+fn a_disk_that_owes_too_many_answers_gets_no_further_guests_until_it_answers(platform: Platform) {
     let Some(storage) = Stalling::new(SIZE) else { return };
-    if !can_run_guests() {
-        return;
-    }
-    let serve = Serve::start(&config(&storage, ",ro"));
+    let serve = Serve::start(platform, &config(&storage, ",ro"));
     storage.stall();
     eventually("a refusal", || {
         let n = serve.metric("hv_cold_starts_total") as u64;

@@ -4,7 +4,7 @@ use hv::device::console::Output;
 use hv::device::stdio::Buffer;
 use hv::{Builder, Guest, Image, Outcome};
 use hv_tests::refusal::finished;
-use hv_tests::{Finished, Running, can_run_guests, engine, eventually, guest, ran, run};
+use hv_tests::{Finished, Platform, Running, eventually, guest, guest_test};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -23,57 +23,42 @@ fn both(end: &Finished) {
     assert_eq!((lines[2], lines[3]), ("long ".repeat(2000).as_str(), ""));
 }
 
-#[test]
-fn output_and_errors_are_apart() {
-    if !can_run_guests() {
-        return;
-    }
-    both(&ran("probe", &[], &["streams"]).expect(0));
+#[guest_test]
+fn output_and_errors_are_apart(platform: Platform) {
+    both(&platform.ran("probe", &[], &["streams"]).expect(0));
 }
 
-#[test]
-fn a_restored_guest_has_both_streams() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test]
+fn a_restored_guest_has_both_streams(platform: Platform) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("snap");
-    let mut snapshot = hv_tests::command();
+    let mut snapshot = platform.command();
     snapshot.arg("snapshot").arg(guest("probe")).arg("-o").arg(&path).args(["--", "streams"]);
     finished(&mut snapshot).expect(0);
-    both(&finished(hv_tests::command().arg("restore").arg(&path)).expect(0));
+    both(&finished(platform.command().arg("restore").arg(&path)).expect(0));
 }
 
-#[test]
-fn the_log_level_is_the_environments() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test]
+fn the_log_level_is_the_environments(platform: Platform) {
     let said = |level: &str, line: &str| {
-        let end = ran("probe", &["--env", &format!("LOG={level}")], &["streams"]).expect(0);
+        let end = platform.ran("probe", &["--env", &format!("LOG={level}")], &["streams"]).expect(0);
         end.err.lines().any(|said| said.ends_with(line))
     };
     assert!(said("debug", "DEBUG probe: detail") && said("Info", "INFO  probe: information"));
     assert!(!said("warn", "INFO  probe: information") && !said("info", "DEBUG probe: detail"));
 }
 
-#[test]
-fn a_log_level_that_there_is_not_is_said() {
-    if !can_run_guests() {
-        return;
-    }
-    let end = ran("probe", &["--env", "LOG=inof"], &["streams"]).expect(0);
+#[guest_test]
+fn a_log_level_that_there_is_not_is_said(platform: Platform) {
+    let end = platform.ran("probe", &["--env", "LOG=inof"], &["streams"]).expect(0);
     let (first, rest) = end.err.split_once('\n').unwrap();
     assert_eq!(first, "LOG=inof: no such level, taking info; use off, error, warn, info, debug or trace");
     both(&Finished { err: rest.into(), ..end });
 }
 
-#[test]
-fn a_flood_of_errors_waits_for_a_slow_reader_and_loses_nothing() {
-    if !can_run_guests() {
-        return;
-    }
-    let mut guest = Running::new(&mut run("probe", &[], &["error-lines", "20000"]));
+#[guest_test]
+fn a_flood_of_errors_waits_for_a_slow_reader_and_loses_nothing(platform: Platform) {
+    let mut guest = Running::new(&mut platform.run("probe", &[], &["error-lines", "20000"]));
     std::thread::sleep(Duration::from_millis(300));
     assert!(guest.child.try_wait().unwrap().is_none(), "the guest waits for its reader");
     let end = guest.finish().expect(0);
@@ -81,22 +66,16 @@ fn a_flood_of_errors_waits_for_a_slow_reader_and_loses_nothing() {
     assert!(end.err.lines().enumerate().all(|(n, line)| line == format!("line {n}")));
 }
 
-#[test]
-fn a_guest_outlives_the_reader_of_its_errors() {
-    if !can_run_guests() {
-        return;
-    }
-    let mut guest = Running::new(&mut run("probe", &[], &["streams"]));
+#[guest_test]
+fn a_guest_outlives_the_reader_of_its_errors(platform: Platform) {
+    let mut guest = Running::new(&mut platform.run("probe", &[], &["streams"]));
     drop(guest.child.stderr.take());
     assert_eq!(guest.finish().expect(0).text(), "data\nmore data\n");
 }
 
-#[test]
-fn without_a_place_for_errors_they_go_to_the_console() {
-    if !can_run_guests() {
-        return;
-    }
-    let engine = engine(1);
+#[guest_test]
+fn without_a_place_for_errors_they_go_to_the_console(platform: Platform) {
+    let engine = platform.engine(1);
     let builder = |output: &Buffer| {
         let image = Image::open(&guest("probe")).unwrap();
         Builder::new(image).argument("streams").output(output.clone())
@@ -141,12 +120,9 @@ impl Output for Gate {
     }
 }
 
-#[test]
-fn readers_that_do_not_read_keep_no_worker() {
-    if !can_run_guests() {
-        return;
-    }
-    let (engine, hello) = (engine(2), Arc::new(Image::open(&guest("hello")).unwrap()));
+#[guest_test]
+fn readers_that_do_not_read_keep_no_worker(platform: Platform) {
+    let (engine, hello) = (platform.engine(2), Arc::new(Image::open(&guest("hello")).unwrap()));
     let start = |output: Box<dyn FnOnce(Builder) -> Builder>| -> Guest {
         output(Builder::new(hello.clone()).memory(4 << 20)).spawn(&engine).unwrap()
     };

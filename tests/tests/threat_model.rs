@@ -82,13 +82,14 @@ fn sources(folders: &[&str], mut see: impl FnMut(&Path, &str)) {
     }
 }
 
-/// The names of all tests below these folders: functions behind a line `#[test]`.
+/// The names of all tests below these folders: functions behind a line `#[test]`, or `#[guest_test …]`, which makes one
+/// for each platform.
 fn tests_below(folders: &[&str]) -> HashSet<String> {
     let mut tests = HashSet::new();
     sources(folders, |_, text| {
         let mut lines = text.lines().map(str::trim);
         while let Some(line) = lines.next() {
-            if line != "#[test]" {
+            if line != "#[test]" && !line.starts_with("#[guest_test") {
                 continue;
             }
             // Further attributes may stand in between.

@@ -2,15 +2,11 @@
 
 use hv::device::stdio::Buffer;
 use hv::snapshot::Snapshot;
-use hv::{Builder, Engine, Guest, Image, Outcome, Restore};
-use hv_tests::{can_run_guests, eventually, guest};
+use hv::{Builder, Guest, Image, Outcome, Restore};
+use hv_tests::{Platform, eventually, guest, guest_test};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-
-fn engine(workers: usize) -> Engine {
-    hv_tests::engine(workers)
-}
 
 fn builder(arguments: &[&str]) -> (Builder, Buffer) {
     let output = Buffer::default();
@@ -25,8 +21,8 @@ fn counted(guest: &Guest, name: &str) -> u64 {
 }
 
 /// Runs a guest to its end, and raises its event all the time.
-fn run(workers: usize, arguments: &[&str]) -> (Guest, Outcome, String) {
-    let engine = engine(workers);
+fn run(platform: Platform, workers: usize, arguments: &[&str]) -> (Guest, Outcome, String) {
+    let engine = platform.engine(workers);
     let (builder, output) = builder(arguments);
     let guest = builder.spawn(&engine).unwrap();
     let controller = guest.controller();
@@ -50,63 +46,57 @@ fn run(workers: usize, arguments: &[&str]) -> (Guest, Outcome, String) {
 
 /// Runs a guest that checks everything by itself.
 #[track_caller]
-fn holds(arguments: &[&str]) {
-    if !can_run_guests() {
-        return;
-    }
+fn holds(platform: Platform, arguments: &[&str]) {
     for workers in [0, 2] {
-        let (_, outcome, output) = run(workers, arguments);
+        let (_, outcome, output) = run(platform, workers, arguments);
         assert!(matches!(outcome, Outcome::Exited(0)), "{outcome:?}\n{output}");
         assert!(output.ends_with("done\n"), "{output}");
     }
 }
 
-#[test]
-fn an_upcall_interrupts_a_guest_that_never_calls() {
-    holds(&["spin", "300"]);
+#[guest_test]
+fn an_upcall_interrupts_a_guest_that_never_calls(platform: Platform) {
+    holds(platform, &["spin", "300"]);
 }
 
-#[test]
-fn registers_flags_and_the_red_zone_survive_thousands_of_upcalls() {
-    holds(&["patterns", "3000"]);
+#[guest_test]
+fn registers_flags_and_the_red_zone_survive_thousands_of_upcalls(platform: Platform) {
+    holds(platform, &["patterns", "3000"]);
 }
 
-#[test]
-fn a_handler_that_unmasks_early_is_interrupted_itself() {
-    holds(&["nested", "400"]);
+#[guest_test]
+fn a_handler_that_unmasks_early_is_interrupted_itself(platform: Platform) {
+    holds(platform, &["nested", "400"]);
 }
 
-#[test]
-fn masked_upcalls_come_with_the_unmasking() {
-    holds(&["masked", "100"]);
+#[guest_test]
+fn masked_upcalls_come_with_the_unmasking(platform: Platform) {
+    holds(platform, &["masked", "100"]);
 }
 
-#[test]
-fn a_blocked_guest_wakes_up_in_its_handler() {
-    holds(&["blocked", "1000"]);
+#[guest_test]
+fn a_blocked_guest_wakes_up_in_its_handler(platform: Platform) {
+    holds(platform, &["blocked", "1000"]);
 }
 
-#[test]
-fn a_handler_wakes_a_task() {
-    holds(&["async", "1000"]);
+#[guest_test]
+fn a_handler_wakes_a_task(platform: Platform) {
+    holds(platform, &["async", "1000"]);
 }
 
-#[test]
-fn a_handler_is_code_of_the_guest() {
-    holds(&["bad-handlers"]);
+#[guest_test]
+fn a_handler_is_code_of_the_guest(platform: Platform) {
+    holds(platform, &["bad-handlers"]);
 }
 
-#[test]
-fn a_handler_that_is_taken_away_is_not_called() {
-    holds(&["taken-away", "20"]);
+#[guest_test]
+fn a_handler_that_is_taken_away_is_not_called(platform: Platform) {
+    holds(platform, &["taken-away", "20"]);
 }
 
-#[test]
-fn no_result_of_a_call_is_lost_and_no_call_made_twice() {
-    if !can_run_guests() {
-        return;
-    }
-    let (guest, outcome, output) = run(2, &["calls", "4000"]);
+#[guest_test]
+fn no_result_of_a_call_is_lost_and_no_call_made_twice(platform: Platform) {
+    let (guest, outcome, output) = run(platform, 2, &["calls", "4000"]);
     assert!(matches!(outcome, Outcome::Exited(0)), "{outcome:?}\n{output}");
     let line = output.lines().find_map(|line| line.strip_prefix("calls ")).expect("the guest tells");
     let numbers: Vec<u64> = line.split(' ').map(|number| number.parse().unwrap()).collect();
@@ -118,18 +108,15 @@ fn no_result_of_a_call_is_lost_and_no_call_made_twice() {
 
 /// The report of a guest that has to crash.
 #[track_caller]
-fn crashed(arguments: &[&str]) -> Box<hv::crash::CrashReport> {
-    let (_, outcome, output) = run(1, arguments);
+fn crashed(platform: Platform, arguments: &[&str]) -> Box<hv::crash::CrashReport> {
+    let (_, outcome, output) = run(platform, 1, arguments);
     let Outcome::Crashed(report) = outcome else { panic!("no crash: {outcome:?}\n{output}") };
     report
 }
 
-#[test]
-fn a_crash_in_a_handler_leads_back_to_what_it_interrupted() {
-    if !can_run_guests() {
-        return;
-    }
-    let report = crashed(&["crash"]);
+#[guest_test]
+fn a_crash_in_a_handler_leads_back_to_what_it_interrupted(platform: Platform) {
+    let report = crashed(platform, &["crash"]);
     assert!(report.reason.contains("null pointer"), "{report}");
     let names: Vec<_> = report.backtrace.iter().filter_map(|frame| frame.function.as_deref()).collect();
     let mut rest = names.iter();
@@ -138,16 +125,13 @@ fn a_crash_in_a_handler_leads_back_to_what_it_interrupted() {
     }
 }
 
-#[test]
-fn a_stack_pointer_that_leads_nowhere_ends_its_guest_only() {
-    if !can_run_guests() {
-        return;
-    }
-    let other_engine = engine(1);
+#[guest_test]
+fn a_stack_pointer_that_leads_nowhere_ends_its_guest_only(platform: Platform) {
+    let other_engine = platform.engine(1);
     let (other, _) = builder(&["spin", "1"]);
     let other = other.spawn(&other_engine).unwrap();
     for garbage in 0..7 {
-        let report = crashed(&["lost-stack", &garbage.to_string()]);
+        let report = crashed(platform, &["lost-stack", &garbage.to_string()]);
         let pointer = report.registers.expect("it has registers").rsp;
         let expected =
             format!("an upcall found no stack that the guest can write: its stack pointer is {pointer:#x}");
@@ -159,12 +143,9 @@ fn a_stack_pointer_that_leads_nowhere_ends_its_guest_only() {
     });
 }
 
-#[test]
-fn a_handler_is_saved_with_its_guest() {
-    if !can_run_guests() {
-        return;
-    }
-    let engine = engine(1);
+#[guest_test]
+fn a_handler_is_saved_with_its_guest(platform: Platform) {
+    let engine = platform.engine(1);
     let (builder, output) = builder(&["clone"]);
     let first = builder.pause_at_ready().spawn(&engine).unwrap();
     assert!(first.wait_paused(Duration::from_secs(60)));

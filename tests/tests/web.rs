@@ -1,7 +1,7 @@
 //! The `web` guest, asked by curl and wrk for the files of a folder, of a FAT
 //! image and of an ext4 image.
 
-use hv_tests::{Running, Service, can_run_guests, has_tools, system_tool, tool};
+use hv_tests::{Platform, Running, Service, guest_test, has_tools, system_tool, tool};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -68,29 +68,29 @@ struct Web {
 
 impl Web {
     /// `disk` is made of the folder by `make`, which gets the image's path.
-    fn of(files: &mut Files, make: impl FnOnce(&TempDir, &str) -> String) -> Web {
+    fn of(platform: Platform, files: &mut Files, make: impl FnOnce(&TempDir, &str) -> String) -> Web {
         let (root, disk) = (TempDir::new().unwrap(), TempDir::new().unwrap());
         *files = site(root.path());
         let image = disk.path().join("disk.img");
         let value = make(&root, image.to_str().unwrap());
-        let service = Service::start("web", &["--disk", &value], "80");
+        let service = Service::start(platform, "web", &["--disk", &value], "80");
         Web { service, _disk: disk }
     }
 
     /// From a folder of the host.
-    fn folder(files: &mut Files) -> Option<Web> {
-        if !can_run_guests() || !has_tools(&["curl"]) {
+    fn folder(platform: Platform, files: &mut Files) -> Option<Web> {
+        if !has_tools(&["curl"]) {
             return None;
         }
-        Some(Web::of(files, |root, _| root.path().to_str().unwrap().to_owned()))
+        Some(Web::of(platform, files, |root, _| root.path().to_str().unwrap().to_owned()))
     }
 
     /// From a FAT image.
-    fn fat(files: &mut Files) -> Option<Web> {
-        if !can_run_guests() || !has_tools(&["curl", "mkfs.fat", "mcopy"]) {
+    fn fat(platform: Platform, files: &mut Files) -> Option<Web> {
+        if !has_tools(&["curl", "mkfs.fat", "mcopy"]) {
             return None;
         }
-        Some(Web::of(files, |root, image| {
+        Some(Web::of(platform, files, |root, image| {
             tool(system_tool("mkfs.fat").args(["-C", image, "40000"]));
             let mut copy = Command::new("mcopy");
             copy.env("MTOOLS_SKIP_CHECK", "1").env("LC_ALL", "C.UTF-8").args(["-s", "-i", image]);
@@ -101,11 +101,11 @@ impl Web {
     }
 
     /// From an ext4 image.
-    fn ext4(files: &mut Files) -> Option<Web> {
-        if !can_run_guests() || !has_tools(&["curl", "mkfs.ext4"]) {
+    fn ext4(platform: Platform, files: &mut Files) -> Option<Web> {
+        if !has_tools(&["curl", "mkfs.ext4"]) {
             return None;
         }
-        Some(Web::of(files, |root, image| {
+        Some(Web::of(platform, files, |root, image| {
             tool(system_tool("mkfs.ext4").args(["-q", "-F", "-d"]).arg(root.path()).args([image, "40M"]));
             format!("{image},ro")
         }))
@@ -296,45 +296,45 @@ fn ranges(web: &Web, files: &Files) {
     web.get("/empty.txt", &["--range", "0-0"]).expect(416);
 }
 
-#[test]
-fn a_folder() {
+#[guest_test]
+fn a_folder(platform: Platform) {
     let mut files = Files::new();
-    if let Some(web) = Web::folder(&mut files) {
+    if let Some(web) = Web::folder(platform, &mut files) {
         serves_everything(web, &files, "a folder");
     }
 }
 
-#[test]
-fn a_fat_image() {
+#[guest_test]
+fn a_fat_image(platform: Platform) {
     let mut files = Files::new();
-    if let Some(web) = Web::fat(&mut files) {
+    if let Some(web) = Web::fat(platform, &mut files) {
         serves_everything(web, &files, "FAT");
     }
 }
 
-#[test]
-fn an_ext4_image() {
+#[guest_test]
+fn an_ext4_image(platform: Platform) {
     let mut files = Files::new();
-    if let Some(web) = Web::ext4(&mut files) {
+    if let Some(web) = Web::ext4(platform, &mut files) {
         serves_everything(web, &files, "ext4");
     }
 }
 
-#[test]
-fn fat_ignores_the_case_of_names_and_ext4_does_not() {
+#[guest_test]
+fn fat_ignores_the_case_of_names_and_ext4_does_not(platform: Platform) {
     let mut files = Files::new();
-    for web in [Web::folder(&mut files), Web::fat(&mut files)].into_iter().flatten() {
+    for web in [Web::folder(platform, &mut files), Web::fat(platform, &mut files)].into_iter().flatten() {
         assert_eq!(web.get("/DOCS/INDEX.HTML", &[]).expect(200).body, files["/docs/index.html"]);
     }
-    if let Some(web) = Web::ext4(&mut files) {
+    if let Some(web) = Web::ext4(platform, &mut files) {
         web.get("/DOCS/INDEX.HTML", &[]).expect(404);
     }
 }
 
-#[test]
-fn connections_are_kept() {
+#[guest_test]
+fn connections_are_kept(platform: Platform) {
     let mut files = Files::new();
-    let Some(web) = Web::folder(&mut files) else { return };
+    let Some(web) = Web::folder(platform, &mut files) else { return };
     let connections = |options: &[&str]| {
         let mut curl = curl();
         curl.args(options).args(["--write-out", "%{num_connects}\n"]);
@@ -351,10 +351,10 @@ fn connections_are_kept() {
     web.service.end();
 }
 
-#[test]
-fn many_at_once() {
+#[guest_test]
+fn many_at_once(platform: Platform) {
     let mut files = Files::new();
-    for web in [Web::folder(&mut files), Web::ext4(&mut files)].into_iter().flatten() {
+    for web in [Web::folder(platform, &mut files), Web::ext4(platform, &mut files)].into_iter().flatten() {
         let paths: Vec<&String> = files.keys().collect();
         let all: Vec<_> = (0..32)
             .map(|n| {
@@ -379,13 +379,17 @@ fn load(web: &Web, path: &str) {
     assert_ne!(requests.0, "0", "{path}:\n{text}");
 }
 
-#[test]
-fn wrk_finds_no_errors() {
+#[guest_test]
+fn wrk_finds_no_errors(platform: Platform) {
     if !has_tools(&["wrk"]) {
         return;
     }
     let mut files = Files::new();
-    for web in [Web::folder(&mut files), Web::fat(&mut files), Web::ext4(&mut files)].into_iter().flatten() {
+    for web in
+        [Web::folder(platform, &mut files), Web::fat(platform, &mut files), Web::ext4(platform, &mut files)]
+            .into_iter()
+            .flatten()
+    {
         for path in ["/", BIG] {
             load(&web, path);
         }
@@ -395,21 +399,18 @@ fn wrk_finds_no_errors() {
     }
 }
 
-#[test]
-fn without_a_disk_or_a_network_it_says_what_is_missing() {
-    if !can_run_guests() {
-        return;
-    }
-    let end = hv_tests::ran("web", &["--net", "user"], &[]).expect(1);
+#[guest_test]
+fn without_a_disk_or_a_network_it_says_what_is_missing(platform: Platform) {
+    let end = platform.ran("web", &["--net", "user"], &[]).expect(1);
     assert!(end.err.contains("--disk"), "{}", end.err);
     let folder = TempDir::new().unwrap();
-    let end = hv_tests::ran("web", &["--disk", folder.path().to_str().unwrap()], &[]).expect(1);
+    let end = platform.ran("web", &["--disk", folder.path().to_str().unwrap()], &[]).expect(1);
     assert!(end.err.contains("--net user") && end.err.contains("--publish"), "{}", end.err);
 }
 
-#[test]
-fn what_cannot_be_read_is_never_half_of_a_good_answer() {
-    if !can_run_guests() || !has_tools(&["curl", "mkfs.fat", "mcopy"]) {
+#[guest_test]
+fn what_cannot_be_read_is_never_half_of_a_good_answer(platform: Platform) {
+    if !has_tools(&["curl", "mkfs.fat", "mcopy"]) {
         return;
     }
     let folder = TempDir::new().unwrap();
@@ -418,7 +419,7 @@ fn what_cannot_be_read_is_never_half_of_a_good_answer() {
     let image_text = image.to_str().unwrap();
     tool(system_tool("mkfs.fat").args(["-C", image_text, "16000"]));
     tool(Command::new("mcopy").args(["-i", image_text]).arg(&file).arg("::"));
-    let service = Service::start("web", &["--disk", &format!("{image_text},ro")], "80");
+    let service = Service::start(platform, "web", &["--disk", &format!("{image_text},ro")], "80");
     let get = || {
         let url = format!("http://127.0.0.1:{}/big", service.port);
         Command::new("curl").args(["-s", "-w", "%{http_code}", "-o", "/dev/null", &url]).output().unwrap()

@@ -1,40 +1,32 @@
 //! Guests that are saved on one platform and go on on the other.
 
-use hv_tests::{Finished, Running, can_run_guests, guest, hv, tool};
+use hv_tests::{Finished, Platform, Running, guest, guest_test, hv, tool};
 use std::fs::File;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-const WAYS: [[&str; 2]; 2] = [["kvm", "process"], ["process", "kvm"]];
+const WAYS: [[Platform; 2]; 2] = [[Platform::Kvm, Platform::Process], [Platform::Process, Platform::Kvm]];
 
-fn can_run_both() -> bool {
-    let kvm = hv::platform::choose(hv::platform::Preference::Kvm);
-    if let Err(error) = &kvm {
-        hv_tests::skip(format_args!("needs the platform kvm: {error}"));
-    }
-    kvm.is_ok() && can_run_guests()
-}
-
-fn hv_on(platform: &str, command: &str) -> Command {
+fn hv_on(platform: Platform, command: &str) -> Command {
     let mut hv = Command::new(hv());
-    hv.args([command, "--platform", platform]).stdin(Stdio::null());
+    hv.args([command, "--platform", platform.name()]).stdin(Stdio::null());
     hv
 }
 
 /// Saves a guest on one platform.
-fn save(platform: &str, folder: &Path, options: &[&str], arguments: &[&str]) {
+fn save(platform: Platform, folder: &Path, options: &[&str], arguments: &[&str]) {
     let mut command = hv_on(platform, "snapshot");
     tool(command.arg(guest("snap")).arg("-o").arg(folder).args(options).arg("--").args(arguments));
 }
 
 /// Lets it go on on another.
-fn restored(platform: &str, folder: &Path, options: &[&str]) -> Finished {
+fn restored(platform: Platform, folder: &Path, options: &[&str]) -> Finished {
     Running::new(hv_on(platform, "restore").arg(folder).args(options)).finish().expect(0)
 }
 
-#[test]
-fn in_the_middle_of_a_calculation_in_all_kinds_of_registers() {
-    if !can_run_both() {
+#[guest_test(process, "it takes both, and asks for KVM itself")]
+fn in_the_middle_of_a_calculation_in_all_kinds_of_registers(_: Platform) {
+    if !Platform::Kvm.is_here() {
         return;
     }
     for [from, to] in WAYS {
@@ -48,9 +40,9 @@ fn in_the_middle_of_a_calculation_in_all_kinds_of_registers() {
     }
 }
 
-#[test]
-fn with_disk_requests_in_flight() {
-    if !can_run_both() {
+#[guest_test(process, "it takes both, and asks for KVM itself")]
+fn with_disk_requests_in_flight(_: Platform) {
+    if !Platform::Kvm.is_here() {
         return;
     }
     for [from, to] in WAYS {
@@ -64,9 +56,9 @@ fn with_disk_requests_in_flight() {
     }
 }
 
-#[test]
-fn waiting_in_a_call() {
-    if !can_run_both() {
+#[guest_test(process, "it takes both, and asks for KVM itself")]
+fn waiting_in_a_call(_: Platform) {
+    if !Platform::Kvm.is_here() {
         return;
     }
     for [from, to] in WAYS {

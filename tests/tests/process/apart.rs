@@ -1,7 +1,7 @@
 //! Guests are apart from each other, and none outlives hv.
 
 use super::guests::Neighbours;
-use hv_tests::{Running, can_run_guests, eventually, run, stat};
+use hv_tests::{Platform, Running, eventually, guest_test, stat};
 use std::fs;
 
 /// The children of a process.
@@ -37,13 +37,10 @@ pub(crate) fn guests_of(hv: u32, count: usize) -> Vec<u32> {
     })
 }
 
-#[test]
-fn no_process_outlives_an_hv_that_was_killed() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test(process, "a virtual machine has no process")]
+fn no_process_outlives_an_hv_that_was_killed(platform: Platform) {
     for way in ["spin", "sleep", "toggle", "deaf"] {
-        let hv = Running::new(&mut run("raw", &[], &[way]));
+        let hv = Running::new(&mut platform.run("raw", &[], &[way]));
         let guests = guests_of(hv.child.id(), 1);
         let zygotes = children(hv.child.id());
         let waiting: Vec<_> = zygotes.iter().flat_map(|zygote| children(*zygote)).collect();
@@ -57,14 +54,11 @@ fn no_process_outlives_an_hv_that_was_killed() {
     }
 }
 
-#[test]
-fn a_killed_hv_that_was_just_starting_leaves_nothing() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test(process, "a virtual machine has no process")]
+fn a_killed_hv_that_was_just_starting_leaves_nothing(platform: Platform) {
     // Whatever it has come to by then.
     for n in 0..40 {
-        let hv = Running::new(&mut run("raw", &[], &["spin"]));
+        let hv = Running::new(&mut platform.run("raw", &[], &["spin"]));
         let mut seen = Vec::new();
         let start = std::time::Instant::now();
         while start.elapsed() < std::time::Duration::from_millis(n) {
@@ -78,14 +72,11 @@ fn a_killed_hv_that_was_just_starting_leaves_nothing() {
     }
 }
 
-#[test]
-fn a_process_ends_with_its_guest() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test(process, "a virtual machine has no process")]
+fn a_process_ends_with_its_guest(platform: Platform) {
     // Other tests have zygotes here at the same time, but none with so many guests.
     const COUNT: usize = 23;
-    let guests = Neighbours::new(1);
+    let guests = Neighbours::new(platform, 1);
     let mut sleepers: Vec<_> = (0..COUNT).map(|_| guests.meddler(&["sleep"])).collect();
     let this = std::process::id();
     let zygote = eventually("a zygote with these guests", || {
@@ -104,12 +95,9 @@ fn a_process_ends_with_its_guest() {
     eventually("the end of the zygote", || (!is_alive(zygote)).then_some(()));
 }
 
-#[test]
-fn what_one_guest_has_another_does_not_see() {
-    if !can_run_guests() {
-        return;
-    }
-    let guests = Neighbours::new(2);
+#[guest_test(process, "a virtual machine has no process")]
+fn what_one_guest_has_another_does_not_see(platform: Platform) {
+    let guests = Neighbours::new(platform, 2);
     let sleepers: Vec<_> = (0..3).map(|_| guests.meddler(&["sleep"])).collect();
     for sleeper in &sleepers {
         sleeper.says("\n");
@@ -121,12 +109,9 @@ fn what_one_guest_has_another_does_not_see() {
     }
 }
 
-#[test]
-fn two_hundred_at_once() {
-    if !can_run_guests() {
-        return;
-    }
-    let guests = Neighbours::new(2);
+#[guest_test(process, "a virtual machine has no process")]
+fn two_hundred_at_once(platform: Platform) {
+    let guests = Neighbours::new(platform, 2);
     let sleepers: Vec<_> = (0..200).map(|_| guests.meddler(&["sleep"])).collect();
     guests.behave();
     for n in 0..20 {

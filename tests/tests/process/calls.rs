@@ -3,7 +3,7 @@
 use super::guests::Neighbours;
 use hv::Outcome;
 use hv::crash::CrashReport;
-use hv_tests::{can_run_guests, ran, run};
+use hv_tests::{Platform, guest_test};
 use std::os::unix::process::ExitStatusExt;
 
 /// The handoff page, and its word that is 1 for an eventfd.
@@ -34,13 +34,10 @@ fn refused(guests: &Neighbours, way: &str, number: u64) {
     }
 }
 
-#[test]
-fn every_number_ends_its_caller_and_nobody_else() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test(process, "a virtual machine reaches no system call of the host")]
+fn every_number_ends_its_caller_and_nobody_else(platform: Platform) {
     const X32: u64 = 0x4000_0000;
-    let guests = Neighbours::new(2);
+    let guests = Neighbours::new(platform, 2);
     let numbers = (0..=600).chain((0..=600).map(|n| X32 | n)).chain([
         0x7fff_ffff,
         0x8000_0000,
@@ -61,12 +58,9 @@ fn every_number_ends_its_caller_and_nobody_else() {
     guests.behave();
 }
 
-#[test]
-fn the_two_allowed_calls_with_other_arguments_are_no_better() {
-    if !can_run_guests() {
-        return;
-    }
-    let guests = Neighbours::new(1);
+#[guest_test(process, "a virtual machine reaches no system call of the host")]
+fn the_two_allowed_calls_with_other_arguments_are_no_better(platform: Platform) {
+    let guests = Neighbours::new(platform, 1);
     const FUTEX: u64 = 202;
     const WRITE: u64 = 1;
     // Word, operation, value, timeout; then descriptor, address, length.
@@ -108,12 +102,9 @@ fn the_two_allowed_calls_with_other_arguments_are_no_better() {
     }
 }
 
-#[test]
-fn the_two_allowed_calls_do_what_they_may() {
-    if !can_run_guests() {
-        return;
-    }
-    let guests = Neighbours::new(1);
+#[guest_test(process, "a virtual machine reaches no system call of the host")]
+fn the_two_allowed_calls_do_what_they_may(platform: Platform) {
+    let guests = Neighbours::new(platform, 1);
     let (page, one) = (PAGE.to_string(), ONE.to_string());
     // It may sleep while it is hv's turn, which it is not.
     let awake = guests.meddler(&["call", "202", &page, "0", "3", "0"]);
@@ -134,12 +125,9 @@ fn the_two_allowed_calls_do_what_they_may() {
     storm.stop();
 }
 
-#[test]
-fn other_ways_into_the_kernel_end_the_guest_as_well() {
-    if !can_run_guests() {
-        return;
-    }
-    let guests = Neighbours::new(1);
+#[guest_test(process, "a virtual machine reaches no system call of the host")]
+fn other_ways_into_the_kernel_end_the_guest_as_well(platform: Platform) {
+    let guests = Neighbours::new(platform, 1);
     let mut reports = Vec::new();
     for number in ["0", "1", "4", "20", "240", "999999"] {
         let report = guests.crash(&["int80", number]);
@@ -161,11 +149,8 @@ fn other_ways_into_the_kernel_end_the_guest_as_well() {
 }
 
 /// Calls that would reach hv, this test or the host, were they made: by number and arguments.
-#[test]
-fn calls_that_would_harm_others_are_not_made() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test(process, "a virtual machine reaches no system call of the host")]
+fn calls_that_would_harm_others_are_not_made(platform: Platform) {
     // A process of the same user; without namespaces, and without the filter, all of these would succeed.
     let mut victim = hv_tests::Running::new(std::process::Command::new("sleep").arg("1000000"));
     let pid = victim.child.id().to_string();
@@ -198,7 +183,7 @@ fn calls_that_would_harm_others_are_not_made() {
         ("setrlimit", &["160", "0", &page]),
     ];
     for (name, call) in calls {
-        let out = ran("raw", &[], &[&["call"], call].concat());
+        let out = platform.ran("raw", &[], &[&["call"], call].concat());
         assert_eq!(out.status.signal(), None, "{name}");
         let out = out.expect(101);
         assert!(out.err.contains("made a Linux system call"), "{name}: {}", out.err);
@@ -209,12 +194,9 @@ fn calls_that_would_harm_others_are_not_made() {
 }
 
 /// What a guest's process has, seen from the host while the guest lives.
-#[test]
-fn a_process_has_no_rights_and_no_descriptors_but_its_doorbells() {
-    if !can_run_guests() {
-        return;
-    }
-    let hv = hv_tests::Running::new(&mut run("raw", &["--net", "user"], &["sleep"]));
+#[guest_test(process, "a virtual machine reaches no system call of the host")]
+fn a_process_has_no_rights_and_no_descriptors_but_its_doorbells(platform: Platform) {
+    let hv = hv_tests::Running::new(&mut platform.run("raw", &["--net", "user"], &["sleep"]));
     let [process] = super::apart::guests_of(hv.child.id(), 1)[..] else { unreachable!("one was asked for") };
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let field = |name: &str| {

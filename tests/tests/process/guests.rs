@@ -3,7 +3,7 @@
 use hv::crash::CrashReport;
 use hv::device::stdio::Buffer;
 use hv::{Builder, Engine, Guest, Image, Outcome, Stop};
-use hv_tests::{eventually, guest};
+use hv_tests::{Platform, eventually, guest};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,9 +21,9 @@ pub(crate) struct Meddler {
 }
 
 impl Neighbours {
-    pub(crate) fn new(workers: usize) -> Neighbours {
+    pub(crate) fn new(platform: Platform, workers: usize) -> Neighbours {
         let image = |name| Arc::new(Image::open(&guest(name)).unwrap());
-        Neighbours { engine: hv_tests::engine(workers), raw: image("raw"), hello: image("hello") }
+        Neighbours { engine: platform.engine(workers), raw: image("raw"), hello: image("hello") }
     }
 
     /// Starts the guest `raw`.

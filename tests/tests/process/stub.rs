@@ -2,29 +2,23 @@
 
 use super::guests::Neighbours;
 use hv::Outcome;
-use hv_tests::can_run_guests;
+use hv_tests::{Platform, guest_test};
 
 fn case(parts: &[&dyn ToString]) -> Vec<String> {
     parts.iter().map(|part| part.to_string()).collect()
 }
 
-#[test]
-fn garbage_in_the_handoff_page() {
-    if !can_run_guests() {
-        return;
-    }
-    let guests = Neighbours::new(2);
+#[guest_test(process, "a virtual machine has no stub")]
+fn garbage_in_the_handoff_page(platform: Platform) {
+    let guests = Neighbours::new(platform, 2);
     let cases: Vec<_> =
         (1..=100u64).map(|seed| case(&[&"page", &seed.wrapping_mul(0x9e37_79b9_7f4a_7c15)])).collect();
     guests.endure(&cases);
 }
 
-#[test]
-fn a_turn_that_the_guest_ends_by_hand_and_takes_all_the_same() {
-    if !can_run_guests() {
-        return;
-    }
-    let guests = Neighbours::new(2);
+#[guest_test(process, "a virtual machine has no stub")]
+fn a_turn_that_the_guest_ends_by_hand_and_takes_all_the_same(platform: Platform) {
+    let guests = Neighbours::new(platform, 2);
     let mut cases = Vec::new();
     for turn in [0, 1, 2, 3, 4, 1 << 31, u32::MAX] {
         for kind in [0, 1, 2, 3, 4, 5, 6, u32::MAX] {
@@ -40,21 +34,15 @@ fn a_turn_that_the_guest_ends_by_hand_and_takes_all_the_same() {
     assert!(ended > 0 && ended < cases.len(), "{ended} of {}", cases.len());
 }
 
-#[test]
-fn a_guest_that_says_nobody_confined_it() {
-    if !can_run_guests() {
-        return;
-    }
-    let report = Neighbours::new(1).crash(&["turn", "0", "5", "0", "0"]);
+#[guest_test(process, "a virtual machine has no stub")]
+fn a_guest_that_says_nobody_confined_it(platform: Platform) {
+    let report = Neighbours::new(platform, 1).crash(&["turn", "0", "5", "0", "0"]);
     assert!(report.reason.starts_with("crossed to the host"), "{report}");
 }
 
-#[test]
-fn garbage_in_the_stubs_data() {
-    if !can_run_guests() {
-        return;
-    }
-    let guests = Neighbours::new(2);
+#[guest_test(process, "a virtual machine has no stub")]
+fn garbage_in_the_stubs_data(platform: Platform) {
+    let guests = Neighbours::new(platform, 2);
     let [_, _, start, end] = guests.segments();
     let mut cases = vec![case(&[&"scribble", &start, &end, &1])];
     for at in (start..end).step_by(256) {
@@ -64,12 +52,9 @@ fn garbage_in_the_stubs_data() {
     assert!(ended > 0, "those that only hurt themselves end");
 }
 
-#[test]
-fn jumps_to_every_byte_of_the_stubs_code() {
-    if !can_run_guests() {
-        return;
-    }
-    let guests = Neighbours::new(2);
+#[guest_test(process, "a virtual machine has no stub")]
+fn jumps_to_every_byte_of_the_stubs_code(platform: Platform) {
+    let guests = Neighbours::new(platform, 2);
     let [start, end, data, _] = guests.segments();
     assert!(end - start < 64 << 10, "the stub has grown: {} bytes", end - start);
     let cases: Vec<_> =
@@ -78,12 +63,9 @@ fn jumps_to_every_byte_of_the_stubs_code() {
     assert!(ended > cases.len() / 2, "{ended} of {}", cases.len());
 }
 
-#[test]
-fn stacks_where_hvs_signals_arrive() {
-    if !can_run_guests() {
-        return;
-    }
-    let guests = Neighbours::new(1);
+#[guest_test(process, "a virtual machine has no stub")]
+fn stacks_where_hvs_signals_arrive(platform: Platform) {
+    let guests = Neighbours::new(platform, 1);
     let [_, _, start, end] = guests.segments();
     let places = (start & !0xfff..end).step_by(1024).chain([
         0,
@@ -99,12 +81,9 @@ fn stacks_where_hvs_signals_arrive() {
     guests.endure(&cases);
 }
 
-#[test]
-fn a_guest_that_answers_no_kick_is_ended() {
-    if !can_run_guests() {
-        return;
-    }
-    let guests = Neighbours::new(1);
+#[guest_test(process, "a virtual machine has no stub")]
+fn a_guest_that_answers_no_kick_is_ended(platform: Platform) {
+    let guests = Neighbours::new(platform, 1);
     let deaf = guests.meddler(&["deaf"]);
     deaf.says("deaf");
     // There is one thread, and this needs it.
@@ -115,12 +94,9 @@ fn a_guest_that_answers_no_kick_is_ended() {
     }
 }
 
-#[test]
-fn a_guest_that_keeps_waking_hv_in_its_turn_gives_way_all_the_same() {
-    if !can_run_guests() {
-        return;
-    }
-    let guests = Neighbours::new(1);
+#[guest_test(process, "a virtual machine has no stub")]
+fn a_guest_that_keeps_waking_hv_in_its_turn_gives_way_all_the_same(platform: Platform) {
+    let guests = Neighbours::new(platform, 1);
     let toggles = guests.meddler(&["toggle"]);
     for _ in 0..10 {
         guests.behave();
@@ -128,12 +104,9 @@ fn a_guest_that_keeps_waking_hv_in_its_turn_gives_way_all_the_same() {
     toggles.stop();
 }
 
-#[test]
-fn a_guest_that_sleeps_in_its_turn_pays_for_it_and_gives_way() {
-    if !can_run_guests() {
-        return;
-    }
-    let guests = Neighbours::new(1);
+#[guest_test(process, "a virtual machine has no stub")]
+fn a_guest_that_sleeps_in_its_turn_pays_for_it_and_gives_way(platform: Platform) {
+    let guests = Neighbours::new(platform, 1);
     let dozes = guests.meddler(&["doze"]);
     dozes.says("dozing");
     // There is one thread, and these need it.
@@ -148,13 +121,10 @@ fn a_guest_that_sleeps_in_its_turn_pays_for_it_and_gives_way() {
 }
 
 /// The guest says that it blocks, for ever, and spins on.
-#[test]
-fn processor_time_out_of_turn_comes_to_an_end() {
-    if !can_run_guests() {
-        return;
-    }
+#[guest_test(process, "a virtual machine has no stub")]
+fn processor_time_out_of_turn_comes_to_an_end(platform: Platform) {
     const BLOCK: &str = "4";
-    let hv = hv_tests::Running::new(&mut hv_tests::run(
+    let hv = hv_tests::Running::new(&mut platform.run(
         "raw",
         &[],
         &["turn", "0", "1", BLOCK, "0xffffffffffffffff"],
