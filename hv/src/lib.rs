@@ -3,6 +3,7 @@
 //! This is what a program needs that runs guests itself. The parts of the `hv` command are crates of their own, which the feature
 //! `command` brings; without it, nothing is compiled but the hypervisor.
 #![forbid(unsafe_code)]
+#![deny(clippy::missing_errors_doc)]
 
 pub use hv_core::{
     Builder, Controller, Engine, Guest, Image, KvmPlatform, Outcome, ProcessPlatform, Restore, Share,

@@ -36,6 +36,10 @@ pub(crate) struct Inner {
 impl Engine {
     /// An engine with this many threads that run guests. With none, guests
     /// run on the thread that waits for them.
+    ///
+    /// # Errors
+    ///
+    /// If the host makes no further thread or descriptor.
     pub fn new(platform: impl Platform + 'static, workers: usize) -> io::Result<Engine> {
         let scheduler = Scheduler::default();
         let stop = Arc::new(AtomicBool::new(false));

@@ -105,6 +105,10 @@ fn entropy(memory: &GuestMemory, address: GuestAddr, len: u64) -> Result<u64, Er
 }
 
 /// Fills `bytes` from the host kernel's generator.
+///
+/// # Errors
+///
+/// If the host's kernel refuses, as one before Linux 3.17 does.
 pub fn random(bytes: &mut [u8]) -> std::io::Result<()> {
     let mut done = 0;
     while done < bytes.len() {

@@ -2,6 +2,7 @@
 //!
 //! `docs/architecture.md` tells what each module is for, and what it may import.
 #![deny(unsafe_code)]
+#![deny(clippy::missing_errors_doc)]
 
 mod background;
 pub mod crash;

@@ -2,6 +2,7 @@
 //!
 //! Nothing here knows of guests.
 #![deny(unsafe_code)]
+#![deny(clippy::missing_errors_doc)]
 
 pub mod clock;
 pub mod cpu_clock;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 /// Why a text is no size or no time.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum UnitError {
     /// Another unit than K, M or G.
     #[error("`{}` is no unit; use K, M or G, as in 64M", escape(.0))]
@@ -22,6 +23,10 @@ pub enum UnitError {
 }
 
 /// Bytes, from a whole number with an optional K, M or G (powers of 1024).
+///
+/// # Errors
+///
+/// If it is no whole number, has another unit, or does not fit 64 bits.
 pub fn size(text: &str) -> Result<u64, UnitError> {
     let at = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (digits, unit) = text.split_at(at);
@@ -37,6 +42,10 @@ pub fn size(text: &str) -> Result<u64, UnitError> {
 }
 
 /// A time such as `500ms`, `5s`, `1.5m`, `1h`, or a number of seconds.
+///
+/// # Errors
+///
+/// [`UnitError::Time`] if it is none.
 pub fn time(text: &str) -> Result<Duration, UnitError> {
     let at = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(at);

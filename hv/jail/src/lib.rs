@@ -26,6 +26,7 @@
 //! # }
 //! ```
 #![deny(unsafe_code)]
+#![deny(clippy::missing_errors_doc)]
 
 mod calls;
 mod filter;
@@ -190,6 +191,7 @@ pub enum Missing {
 
 /// Why a process is not jailed.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum JailError {
     /// It is jailed already.
     #[error("jail: this process has one already")]
@@ -228,6 +230,11 @@ static JAIL: OnceLock<Jail> = OnceLock::new();
 ///
 /// To be called before other threads are made: Landlock is for the calling thread and those that it makes.
 /// The handler of SIGSYS is hv's from now on. Tells which layers this host does not have.
+///
+/// # Errors
+///
+/// If the process is jailed already, if the host has neither seccomp filters nor Landlock, if it refuses one of the other layers,
+/// or if a place of the plan cannot be opened. What was put on by then stays on.
 pub fn jail(plan: Plan) -> Result<Vec<Missing>, JailError> {
     if JAIL.get().is_some() {
         return Err(JailError::Twice);
@@ -298,6 +305,10 @@ fn confine(kind: Kind, program: impl FnOnce() -> seccompiler::BpfProgram) {
 }
 
 /// Starts a thread that is confined to what its kind needs, if this process is jailed.
+///
+/// # Errors
+///
+/// If the host makes no further thread; [`io::ErrorKind::Unsupported`] from a thread with a filter, if the [plan](Plan) is for no threads that come late.
 pub fn spawn(
     kind: Kind,
     name: impl Into<String>,

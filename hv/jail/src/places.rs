@@ -31,6 +31,7 @@ pub struct Place {
 
 /// Why Landlock could not be set up, beyond the kernel's not having it.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum PlaceError {
     /// A place that cannot be opened.
     #[error("{}: {error}", escape(path))]

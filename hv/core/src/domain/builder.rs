@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 /// Why a guest could not be started.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum StartError {
     /// The memory is too small for the image.
     #[error(

@@ -37,6 +37,7 @@ pub enum Stop {
 
 /// Why the virtual CPU returned to hv, how often.
 #[derive(Debug, Default)]
+#[non_exhaustive]
 pub struct Counters {
     hypercalls: [AtomicU64; Hypercall::ALL.len()],
     unknown: AtomicU64,
@@ -95,6 +96,7 @@ impl Counters {
 
 /// How long the steps of a start took.
 #[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
 pub struct BootPhases {
     /// Mapping memory, loading and relocating the image, preparing devices.
     pub load: Duration,

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 /// Why a virtual machine cannot be used again.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ResetError {
     /// The virtual CPU cannot be set back.
     #[error(transparent)]
@@ -58,6 +59,10 @@ impl Guest {
 
     /// Takes a clone that is paused, and whose devices have [settled](Self::settle), back to its snapshot, and
     /// returns how many pages it had written.
+    ///
+    /// # Errors
+    ///
+    /// If the guest was told to end, or the platform, a device or a ring of the snapshot refuses: the guest is to be dropped then.
     pub fn reset(&self) -> Result<u64, ResetError> {
         let domain = &*self.domain;
         if domain.life.state() != State::Paused {
@@ -85,6 +90,10 @@ impl Guest {
 
     /// Makes a clone that is paused another guest than all before it, and lets it run from the next
     /// [`wake`](Self::wake) on.
+    ///
+    /// # Errors
+    ///
+    /// If the host gives no random numbers for its identity.
     pub fn assign_identity(&self) -> std::io::Result<()> {
         let domain = &*self.domain;
         let origin = domain.origin.as_ref().expect("a clone");

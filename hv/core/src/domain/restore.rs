@@ -12,6 +12,7 @@ use std::time::Instant;
 
 /// Why a snapshot cannot be restored with these devices.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum RestoreError {
     /// Other devices than the guest had.
     #[error("the guest that was saved has {}; it has to get the same again", kinds(.wanted))]

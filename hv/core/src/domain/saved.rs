@@ -108,6 +108,7 @@ const SETTLING: Duration = Duration::from_secs(10);
 
 /// Why a guest could not be saved.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum CaptureError {
     /// It runs, or has ended.
     #[error("the guest is not paused: pause it first")]
@@ -131,6 +132,11 @@ impl Guest {
     /// Saves a guest that is [paused](Self::wait_paused): its devices finish what they
     /// have taken on, and everything that it is goes into the snapshot. The guest
     /// stays paused.
+    ///
+    /// # Errors
+    ///
+    /// [`CaptureError::NotPaused`] if it runs or has ended, [`CaptureError::Busy`] if a device does not finish in time; if the host has no
+    /// room for its memory, or the platform cannot save a virtual CPU where it is.
     pub fn capture(&self) -> Result<Snapshot, CaptureError> {
         let captured = self.capture_and_end();
         for source in self.sources() {
@@ -141,6 +147,10 @@ impl Guest {
 
     /// [`capture`](Self::capture) of a guest that will not go on: its devices stand still from then on. What it
     /// had asked of them, and they had not seen, is done where it is restored, and not here as well.
+    ///
+    /// # Errors
+    ///
+    /// As those of [`capture`](Self::capture).
     pub fn capture_and_end(&self) -> Result<Snapshot, CaptureError> {
         if !self.engine.inner.reactor.pause(&self.sources(), SETTLING) {
             return Err(CaptureError::Busy(SETTLING));

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 /// Why the file of an image cannot be used; one line, with the path.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum OpenError {
     /// The file cannot be opened or read.
     #[error("cannot read the image {}: {source}", escape(path))]
@@ -46,6 +47,7 @@ pub enum OpenError {
 ///
 /// Addresses are those of the image, as `readelf -l` shows them.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum ImageError {
     /// The first bytes are not those of an ELF file.
     #[error("it is not an ELF file (it begins with {start:02x?}): give a guest program")]

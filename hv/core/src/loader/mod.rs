@@ -101,6 +101,10 @@ pub struct Image {
 
 impl Image {
     /// Reads and validates the image in the file at `path`, of at most [`MAX_FILE_SIZE`] bytes.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such file, it is none or too large, or it cannot be read; [`OpenError::Image`] if it is no image that hv can run.
     pub fn open(path: &Path) -> Result<Image, OpenError> {
         let failed = |source| OpenError::Read { path: path.to_owned(), source };
         // Not to hang on a pipe that nobody writes to; files do not care.
@@ -137,6 +141,10 @@ impl Image {
     }
 
     /// Validates the bytes of an ELF file. No bytes whatsoever make it panic.
+    ///
+    /// # Errors
+    ///
+    /// What about the bytes is not as in an image that hv can run.
     pub fn parse(bytes: Vec<u8>) -> Result<Image, ImageError> {
         parse::image(bytes)
     }

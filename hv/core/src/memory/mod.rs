@@ -88,6 +88,10 @@ fn tail_size(size: u64) -> u64 {
 
 impl GuestMemory {
     /// Maps `size` bytes (a multiple of the page size) to appear at guest address `base`.
+    ///
+    /// # Errors
+    ///
+    /// If the host has no address space for it.
     pub fn new(base: GuestAddr, size: u64) -> Result<Self, MapError> {
         assert!(size.is_multiple_of(PAGE_SIZE) && base.0.is_multiple_of(PAGE_SIZE));
         let whole = size + tail_size(size) + HUGE_PAGE;
@@ -114,6 +118,10 @@ impl GuestMemory {
     }
 
     /// Maps a template: every page is shared with it until it is written.
+    ///
+    /// # Errors
+    ///
+    /// If the host has no address space for it.
     pub fn of_template(template: &Arc<Template>) -> Result<Self, MapError> {
         let size = template.size();
         let flags = libc::MAP_PRIVATE | libc::MAP_NORESERVE;
@@ -193,6 +201,10 @@ impl GuestMemory {
     }
 
     /// Validates a range that a guest named: its offset, if all of it allows `access`.
+    ///
+    /// # Errors
+    ///
+    /// [`Errno::Fault`] if not all of it is the guest's, or not for this.
     pub fn check(&self, address: GuestAddr, len: u64, access: Access) -> Result<u64, Errno> {
         let start = address.0.checked_sub(self.base).ok_or(Errno::Fault)?;
         let end = start.checked_add(len).ok_or(Errno::Fault)?;
@@ -215,6 +227,10 @@ impl GuestMemory {
     }
 
     /// Copies bytes that the guest may read out of its memory.
+    ///
+    /// # Errors
+    ///
+    /// [`Errno::Fault`] if it may not read all of them.
     pub fn read(&self, address: GuestAddr, bytes: &mut [u8]) -> Result<(), Errno> {
         let offset = self.check(address, bytes.len() as u64, Access::READ)?;
         self.slice(offset, bytes.len()).copy_to(bytes);
@@ -222,6 +238,10 @@ impl GuestMemory {
     }
 
     /// Copies bytes to where the guest may write.
+    ///
+    /// # Errors
+    ///
+    /// [`Errno::Fault`] if it may not write all of them: then none is written.
     pub fn write(&self, address: GuestAddr, bytes: &[u8]) -> Result<(), Errno> {
         let offset = self.check(address, bytes.len() as u64, Access::WRITE)?;
         self.slice(offset, bytes.len()).copy_from(bytes);
@@ -251,6 +271,10 @@ impl GuestMemory {
     /// A validated range as the kernel wants it for direct transfers into or out
     /// of guest memory. It is valid while `self` lives; the guest may change
     /// the bytes meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// [`Errno::Fault`] if not all of it is the guest's, or not for this.
     pub fn iovec(&self, address: GuestAddr, len: u64, access: Access) -> Result<libc::iovec, Errno> {
         let offset = self.check(address, len, access)?;
         let slice = self.slice(offset, len as usize);

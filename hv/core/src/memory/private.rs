@@ -158,6 +158,10 @@ impl GuestMemory {
     /// Calls `found` with every page-aligned piece (offset and bytes) that may hold
     /// something else than zeros, at most 64 KiB each, in ascending order. The
     /// guest must not be running.
+    ///
+    /// # Errors
+    ///
+    /// The first that `found` returns, which ends it.
     pub fn for_each_piece<E>(&self, mut found: impl FnMut(u64, &[u8]) -> Result<(), E>) -> Result<(), E> {
         const PIECE: u64 = 64 << 10;
         let mut ranges = Vec::new();

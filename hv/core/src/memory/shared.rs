@@ -19,12 +19,20 @@ const PIECE: u64 = 64 << 10;
 
 impl GuestMemory {
     /// Like [`new`](Self::new), and other processes can map it.
+    ///
+    /// # Errors
+    ///
+    /// If the host refuses a memory file, or to map it.
     pub fn new_shared(base: GuestAddr, size: u64) -> Result<Self, TemplateError> {
         let memory = template::of_file("hv-guest", MemfdFlags::empty(), base, size)?;
         Ok(GuestMemory { shared: true, ..memory })
     }
 
     /// A copy of a template that other processes can map.
+    ///
+    /// # Errors
+    ///
+    /// If the host refuses a memory file or to map it, or has no room for the copy.
     pub fn copy_of_template(template: &Arc<Template>) -> Result<Self, TemplateError> {
         let mut memory = Self::new_shared(template.base(), template.size())?;
         memory.map = template.access().clone();

@@ -13,6 +13,7 @@ use vm_memory::{FileOffset, MmapRegion, VolatileMemory, VolatileSlice};
 
 /// Why there is no template.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum TemplateError {
     /// No memory, no descriptor, or no right.
     #[error("cannot make a memory file of {size} bytes: {source}")]
@@ -45,11 +46,19 @@ pub struct Template {
 impl Template {
     /// Memory to be filled, with an access map to be given, that becomes a
     /// template by [`seal`](Self::seal).
+    ///
+    /// # Errors
+    ///
+    /// If the host refuses a memory file, or to map it.
     pub fn make(base: GuestAddr, size: u64) -> Result<GuestMemory, TemplateError> {
         of_file("hv-template", MemfdFlags::ALLOW_SEALING, base, size)
     }
 
     /// Closes memory that [`make`](Self::make) made for all further writing.
+    ///
+    /// # Errors
+    ///
+    /// If the host refuses to seal the file, as it does while there is another writable mapping, or to map it.
     pub fn seal(memory: GuestMemory) -> Result<Template, TemplateError> {
         let GuestMemory { region, base, size, map: access, .. } = memory;
         let whole = size + tail_size(size);
@@ -79,6 +88,10 @@ impl Template {
     }
 
     /// Copies bytes out, which costs holes no memory. Panics outside.
+    ///
+    /// # Errors
+    ///
+    /// What the host's kernel says of reading the file.
     pub fn read(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
         assert!(offset + bytes.len() as u64 <= self.size + tail_size(self.size));
         self.file.read_exact_at(bytes, offset)

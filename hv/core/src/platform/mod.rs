@@ -126,6 +126,10 @@ pub trait Platform: Send + Sync {
 
     /// Makes what the machine of any guest begins with, for the next [`start`](Self::start), unless that is there
     /// already. For who has time before a guest is asked for.
+    ///
+    /// # Errors
+    ///
+    /// When the host refuses it. The next [`start`](Self::start) tries again.
     fn prepare_machine(&self) -> Result<(), PlatformError> {
         Ok(())
     }
@@ -225,6 +229,10 @@ pub trait Vcpu: Send {
 
     /// The state at the last exit, with a hypercall that was made and has its
     /// [result](Self::set_result) completed.
+    ///
+    /// # Errors
+    ///
+    /// If the platform does not give the state, or the state cannot be said: [`PlatformError::LostStack`].
     fn save(&mut self) -> Result<CpuState, PlatformError>;
 
     /// Returns once none of the guest's instructions can run any more on this virtual CPU, whatever it has done. What
@@ -233,15 +241,21 @@ pub trait Vcpu: Send {
 
     /// Makes the virtual CPU what [`Platform::start`] would make it for this
     /// state: nothing that a processor holds survives. For a guest whose memory was [reset](GuestMemory::reset).
+    ///
+    /// # Errors
+    ///
+    /// If the platform refuses the state: the virtual CPU is to be dropped then.
     fn reset(&mut self, state: &CpuState) -> Result<(), PlatformError>;
 
     /// Has the guest go on at `handler`, as if its code had called it where it
     /// is: 128 bytes below its stack pointer lies the address to return to.
     ///
     /// A hypercall that was made is over first, with its [result](Self::set_result); one that
-    /// the guest was about to make is made when the handler has returned. Fails with
-    /// [`PlatformError::NoStack`] or [`PlatformError::LostStack`] if the guest's stack pointer leads nowhere.
-    /// A guest that is about to end with an exception is left where it is.
+    /// the guest was about to make is made when the handler has returned. A guest that is about to end with an exception is left where it is.
+    ///
+    /// # Errors
+    ///
+    /// [`PlatformError::NoStack`] or [`PlatformError::LostStack`] if the guest's stack pointer leads nowhere; if the platform refuses.
     fn redirect(&mut self, handler: GuestAddr) -> Result<(), PlatformError>;
 
     /// Completes the read of an [`Exit::Access`] with this value.
@@ -316,6 +330,7 @@ pub enum Fault {
 
 /// Why a platform cannot run guests, or not this one.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum PlatformError {
     /// No `/dev/kvm`.
     #[error(

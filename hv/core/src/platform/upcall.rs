@@ -7,6 +7,10 @@ use hv_abi::shared_info::RED_ZONE;
 
 /// Puts the address to return to below the red zone of a guest's stack.
 /// Returns the stack pointer with which its handler begins.
+///
+/// # Errors
+///
+/// [`PlatformError::NoStack`] if the guest could not write there.
 pub fn push_return(memory: &GuestMemory, stack_pointer: u64, address: u64) -> Result<u64, PlatformError> {
     let top = stack_pointer.wrapping_sub(RED_ZONE + 8);
     match memory.write(GuestAddr(top), &address.to_le_bytes()) {

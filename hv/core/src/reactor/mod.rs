@@ -28,6 +28,10 @@ use std::time::{Duration, Instant};
 /// Something that the reactor drives. No method may block.
 pub trait Source: Send {
     /// Registers descriptors. Called once, before everything else.
+    ///
+    /// # Errors
+    ///
+    /// When the host refuses to watch a descriptor: the source is not driven then.
     fn start(&mut self, io: Registrar) -> io::Result<()>;
 
     /// A descriptor that was registered with `key` is ready (edge-triggered:
@@ -70,11 +74,19 @@ pub struct Registrar {
 
 impl Registrar {
     /// A registrar for the source in `slot`.
+    ///
+    /// # Errors
+    ///
+    /// If the host has no further descriptor.
     pub fn new(registry: &Registry, slot: u32) -> io::Result<Self> {
         Ok(Registrar { registry: registry.try_clone()?, slot })
     }
 
     /// Another registrar for the same source.
+    ///
+    /// # Errors
+    ///
+    /// If the host has no further descriptor.
     pub fn try_clone(&self) -> io::Result<Self> {
         Registrar::new(&self.registry, self.slot)
     }
@@ -84,6 +96,10 @@ impl Registrar {
     }
 
     /// Starts watching a descriptor.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be watched, or is already.
     pub fn register(
         &self,
         source: &mut (impl mio::event::Source + ?Sized),
@@ -94,6 +110,10 @@ impl Registrar {
     }
 
     /// Changes what is watched for.
+    ///
+    /// # Errors
+    ///
+    /// If it is not watched.
     pub fn reregister(
         &self,
         source: &mut (impl mio::event::Source + ?Sized),
@@ -104,6 +124,10 @@ impl Registrar {
     }
 
     /// Stops watching. Dropping the descriptor does the same.
+    ///
+    /// # Errors
+    ///
+    /// If it is not watched.
     pub fn deregister(&self, source: &mut (impl mio::event::Source + ?Sized)) -> io::Result<()> {
         self.registry.deregister(source)
     }
@@ -145,6 +169,10 @@ const REMOVAL: Duration = Duration::from_millis(20);
 
 impl Reactor {
     /// Starts the I/O thread.
+    ///
+    /// # Errors
+    ///
+    /// If the host makes no further thread or descriptor.
     pub fn new() -> io::Result<Self> {
         Self::with_own_processor(Box::new(|_| {}))
     }

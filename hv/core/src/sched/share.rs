@@ -24,6 +24,10 @@ pub enum ShareError {
 impl Share {
     /// A weight within 1 to 65535, relative to those of others, and a cap
     /// within 1 to 100 percent of one core, or 0 for none.
+    ///
+    /// # Errors
+    ///
+    /// For a weight or a cap beyond that.
     pub fn new(weight: u32, cap: u32) -> Result<Self, ShareError> {
         Ok(Share {
             weight: u16::try_from(weight)

@@ -7,6 +7,7 @@ use hv_abi::device::{BLOCK, NET};
 
 /// Why a guest cannot go on with these disks.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum DisksError {
     /// More or fewer than it had.
     #[error("the guest was saved with {}, and gets {}", list(*.saved, .records), number(*.given))]
@@ -69,6 +70,10 @@ impl Snapshot {
     }
 
     /// Whether a guest that gets so many disks gets as many as it had.
+    ///
+    /// # Errors
+    ///
+    /// [`DisksError::Count`] if not.
     pub fn check_disk_count(&self, given: usize) -> Result<(), DisksError> {
         let saved = self.disk_count();
         if given != saved {
@@ -79,6 +84,10 @@ impl Snapshot {
     }
 
     /// Whether these are the guest's disks, all of them, in their order, and as they were.
+    ///
+    /// # Errors
+    ///
+    /// Which is not, and why; [`DisksError::NoRecord`] if the snapshot does not say.
     pub fn check_disks(&self, disks: &[Disk]) -> Result<(), DisksError> {
         self.check_disk_count(disks.len())?;
         if self.disks.len() != disks.len() {

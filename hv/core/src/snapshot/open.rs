@@ -25,6 +25,7 @@ const MAX_RANGES: usize = crate::loader::MAX_SEGMENTS + 16;
 
 /// Why a snapshot is refused.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum OpenError {
     /// Nothing is there, or no folder.
     #[error("{}: no such snapshot; `hv snapshot IMAGE -o FOLDER` makes one", escape(.0))]
@@ -93,11 +94,20 @@ pub enum OpenError {
 
 impl Snapshot {
     /// Reads the snapshot in a folder, for guests of this engine. The folder is not needed afterwards.
+    ///
+    /// # Errors
+    ///
+    /// If it is none, damaged, or made by a newer version of hv; if this processor lacks a feature that the guest may use; if the host has no
+    /// memory for it, or the platform cannot use that.
     pub fn open(dir: &Path, engine: &Engine) -> Result<Snapshot, OpenError> {
         Snapshot::open_for(dir, &*engine.inner.platform)
     }
 
     /// Reads the snapshot in a folder, for guests of an engine that will have this platform.
+    ///
+    /// # Errors
+    ///
+    /// As those of [`open`](Self::open).
     pub fn open_for(dir: &Path, platform: &dyn Platform) -> Result<Snapshot, OpenError> {
         open(dir, platform, Features::of_host())
     }

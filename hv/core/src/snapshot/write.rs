@@ -16,6 +16,7 @@ use zerocopy::IntoBytes;
 
 /// Why a snapshot was not written. Nothing is left of it.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum WriteError {
     /// Something is there.
     #[error("{}: there is something of that name already; remove it, or choose another name", escape(.0))]
@@ -51,6 +52,10 @@ pub struct Written {
 
 impl Snapshot {
     /// Whether a snapshot could be written there, as far as that can be said beforehand.
+    ///
+    /// # Errors
+    ///
+    /// If something of that name is there, it is no name of a folder, or the folder around it is not there.
     pub fn check_place(dir: &Path) -> Result<(), WriteError> {
         place(dir).map(drop)
     }
@@ -60,6 +65,10 @@ impl Snapshot {
     /// It is put together in a folder beside it, which gets the name when everything is on the
     /// host's disk: at any time there is a whole snapshot of that name, or none.
     /// Only the owner can read it: what a guest remembers may be secret.
+    ///
+    /// # Errors
+    ///
+    /// As those of [`check_place`](Self::check_place); if the host cannot write it all, which leaves nothing of it.
     pub fn write(&self, dir: &Path) -> Result<Written, WriteError> {
         let (parent, name) = place(dir)?;
         let failed = |source| WriteError::Io { path: dir.into(), source };

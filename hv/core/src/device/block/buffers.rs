@@ -33,6 +33,10 @@ unsafe impl Send for Buffers {}
 
 impl Buffers {
     /// Validates each segment by what the guest itself may do there, and `Errno::Fault`s otherwise.
+    ///
+    /// # Errors
+    ///
+    /// [`Errno::Fault`] for a segment that is not all memory where the guest may do that.
     pub fn new(
         memory: &Arc<GuestMemory>,
         segments: &[Segment],

@@ -98,6 +98,7 @@ pub struct BlockDevice {
 
 /// Why there is no block device.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum BlockError {
     /// Its engine refused.
     #[error(transparent)]
@@ -117,6 +118,10 @@ struct Round {
 
 impl BlockDevice {
     /// A device over a ring. Its doorbell is armed.
+    ///
+    /// # Errors
+    ///
+    /// If the host refuses the engine, or the ring of a guest that was saved is broken.
     pub fn new(parts: Parts) -> Result<Self, BlockError> {
         let config = parts.disk.config();
         let mut device = BlockDevice {

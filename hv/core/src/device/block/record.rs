@@ -58,6 +58,7 @@ const PATH_MAX: usize = 4096;
 
 /// Why a disk is not the one that the guest had, or cannot be recorded.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum RecordError {
     /// It cannot be looked at.
     #[error("disk {}: cannot look at it: {source}", escape(path))]
@@ -134,6 +135,10 @@ fn unreadable(path: &Path) -> impl Fn(io::Error) -> RecordError {
 impl DiskRecord {
     /// A record of a disk that is about to be given to a guest, to be [updated](Self::update)
     /// when the guest is saved.
+    ///
+    /// # Errors
+    ///
+    /// If the disk's file or folder cannot be found or read.
     pub fn new(spec: &DiskSpec, disk: &Disk) -> Result<Self, RecordError> {
         let failed = unreadable(&spec.path);
         let path = std::fs::canonicalize(&spec.path).map_err(&failed)?;
@@ -162,6 +167,10 @@ impl DiskRecord {
 
     /// Brings the record up to date, for a guest that is paused, and has what it
     /// wrote on the host's disk.
+    ///
+    /// # Errors
+    ///
+    /// If the guest has written to an overlay, which a snapshot does not hold; if the file cannot be opened, or the host cannot write it back.
     pub fn update(&mut self) -> Result<(), RecordError> {
         let path = &self.spec.path;
         if self.overlay.as_ref().is_some_and(|overlay| !overlay.is_empty()) {
@@ -176,6 +185,11 @@ impl DiskRecord {
     }
 
     /// Whether this disk is the one that was recorded, and as it was.
+    ///
+    /// # Errors
+    ///
+    /// What differs: the size of a sector, the size, whether it is read-only, or the content, as far as time and names tell. If
+    /// the disk cannot be read, that.
     pub fn check(&self, disk: &Disk) -> Result<(), RecordError> {
         let path = || disk.path().to_path_buf();
         let (given, saved) = (disk.sector_size(), self.form.sector_size);

@@ -59,6 +59,8 @@ impl Plan {
 
 /// Validates a request against the disk and the guest's memory.
 ///
+/// # Errors
+///
 /// - [`Errno::NotSupported`]: an operation that there is not, or a discard on a disk without it;
 /// - [`Errno::ReadOnly`]: a change of a disk that is read-only;
 /// - [`Errno::Invalid`]: sectors outside the disk, a count of segments or a

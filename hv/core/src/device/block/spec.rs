@@ -31,6 +31,7 @@ pub const DEFAULT_SECTOR_SIZE: u32 = 512;
 
 /// Why the value of `--disk` is not one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum SpecError {
     /// There is no file name in front of the options.
     #[error("no file name in \"{}\"; write FILE[,ro][,direct][,overlay][,sector=512|4096][,format=raw]", escape(.0))]

@@ -23,6 +23,10 @@ use std::time::Duration;
 /// Where a guest's output goes.
 pub trait Output: Send {
     /// Takes some of the bytes, or returns [`ErrorKind::WouldBlock`] rather than wait.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::WouldBlock`] if nothing can be taken without waiting. Any other error but [`ErrorKind::Interrupted`] is the end of the output.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize>;
 
     /// A descriptor that becomes writable after `WouldBlock`, if it is one that can tell.
@@ -42,6 +46,10 @@ impl Output for Box<dyn Output> {
 /// Where a guest's input comes from.
 pub trait Input: Send {
     /// Gives some bytes (0 at the end), or returns [`ErrorKind::WouldBlock`] rather than wait.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::WouldBlock`] if nothing is there yet. Any other error but [`ErrorKind::Interrupted`] is the end of the input.
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize>;
 
     /// A descriptor that becomes readable after `WouldBlock`, if it is one that can tell.

@@ -10,6 +10,10 @@ pub trait Answer: Send {
     /// The head: an HTTP/1.1 response head, as the guest wrote it, of at most
     /// [`HEAD_MAX`](hv_abi::io::function::HEAD_MAX) bytes. Comes first, and once. A
     /// reason to refuse it ends the guest.
+    ///
+    /// # Errors
+    ///
+    /// Why the head is refused: the reason in the report of the guest's end.
     fn head(&mut self, head: &[u8]) -> Result<(), String>;
 
     /// Some of the body. Returns how many bytes were taken; when it is fewer, the rest is

@@ -30,6 +30,10 @@ pub trait Network: Send {
 
     /// Registers descriptors, with keys below [`FIRST_DEVICE_KEY`]; the device
     /// passes their events on to `ready`.
+    ///
+    /// # Errors
+    ///
+    /// When the host refuses to watch a descriptor: the device has no network then.
     fn start(&mut self, io: crate::reactor::Registrar) -> io::Result<()>;
 
     /// Takes a frame that the guest sent. It may be anything, of any length from

@@ -61,6 +61,10 @@ pub struct Capture {
 
 impl Capture {
     /// Creates (or overwrites) the file.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be created.
     pub fn create(path: &Path) -> Result<Self, CaptureError> {
         let wrap = |source| CaptureError { path: path.to_owned(), source };
         let file = File::create(path).map_err(wrap)?;
@@ -68,6 +72,10 @@ impl Capture {
     }
 
     /// A capture into anything, for example memory.
+    ///
+    /// # Errors
+    ///
+    /// If the header of the capture cannot be written.
     pub fn new(out: Box<dyn Write + Send>) -> io::Result<Self> {
         let out = Out(Arc::new(Mutex::new(BufWriter::new(out))));
         let header = PcapHeader {

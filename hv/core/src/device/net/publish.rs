@@ -18,6 +18,7 @@ pub struct Publish {
 
 /// Why a `--publish` value was not understood.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum PublishError {
     /// The parts do not come out as `[HOST_IP:]HOST:GUEST`.
     #[error("--publish {value:?}: expected [HOST_IP:]HOST:GUEST[/udp], for example 8080:80")]
@@ -104,6 +105,7 @@ impl fmt::Display for Publish {
 
 /// Why a published port could not be opened on the host.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum BindError {
     /// Somebody listens there.
     #[error(

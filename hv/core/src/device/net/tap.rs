@@ -23,6 +23,7 @@ const TAP_FLAG: u32 = libc::IFF_TAP as u32;
 
 /// Why a tap device could not be used.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum TapError {
     /// The name cannot be one of a network interface.
     #[error("--net tap={}: a device name has 1 to 15 characters and no '/', '.' or '..'", escape(name))]
@@ -98,6 +99,10 @@ pub struct Tap {
 
 impl Tap {
     /// Attaches to the tap device `name`, for a guest with this hardware address.
+    ///
+    /// # Errors
+    ///
+    /// If there is no tap device of this name, if this user may not attach to it, or another program has; if the host has no tun driver.
     pub fn open(name: &str, mac: [u8; 6]) -> Result<Self, TapError> {
         let named = || name.to_owned();
         let plain = !matches!(name, "" | "." | "..") && name.len() < libc::IFNAMSIZ;

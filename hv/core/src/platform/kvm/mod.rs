@@ -54,6 +54,11 @@ fn failed(what: &'static str) -> impl Fn(kvm_ioctls::Error) -> PlatformError {
 
 impl KvmPlatform {
     /// Opens `/dev/kvm` and looks at what it offers.
+    ///
+    /// # Errors
+    ///
+    /// [`PlatformError::NoKvm`] and [`PlatformError::NotPermitted`] if the device is not there or not for this user,
+    /// [`PlatformError::Lacks`] if the kernel is too old.
     pub fn new() -> Result<Self, PlatformError> {
         let kvm = Kvm::new().map_err(|error| match error.errno() {
             libc::ENOENT | libc::ENXIO | libc::ENODEV => PlatformError::NoKvm,
@@ -137,6 +142,10 @@ pub fn task_type() -> u8 {
 /// Makes a VM. The kernel gives up with EINTR when it has something to tell
 /// this thread, such as the end of an io_uring of an earlier guest: not a
 /// failure, and over by the next try.
+///
+/// # Errors
+///
+/// What KVM says, but for EINTR.
 pub fn create_vm(kvm: &Kvm) -> Result<VmFd, kvm_ioctls::Error> {
     loop {
         match kvm.create_vm() {

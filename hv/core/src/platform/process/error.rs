@@ -6,6 +6,7 @@ use std::io;
 
 /// What the host refuses to the process platform.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ProcessError {
     /// The limit of open files, of this process or of the host.
     #[error("platform process: {call}: too many open files; raise the limit (ulimit -n)")]

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 /// Why a disk cannot be used.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum DiskError {
     /// Nothing is there.
     #[error(

@@ -77,6 +77,11 @@ impl Drop for Debt {
 impl Disk {
     /// Opens the disk, and locks its file (advisory, `flock`): exclusively if it
     /// is to be written, shared if not, or if only its overlay is.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such file or block device, or it cannot be opened or is locked by another; if its size is no number of sectors,
+    /// or it begins as the container of a virtual disk does; of a folder, if its files do not fit a disk. [`DiskError`] has each, and the remedy.
     pub fn open(spec: &DiskSpec) -> Result<Disk, DiskError> {
         let path = spec.path.clone();
         let metadata = match std::fs::metadata(&path) {
@@ -197,6 +202,10 @@ impl Disk {
     }
 
     /// What the host's kernel says of the file that is open.
+    ///
+    /// # Errors
+    ///
+    /// What the host's kernel says instead.
     pub fn metadata(&self) -> io::Result<Metadata> {
         self.file().metadata()
     }

@@ -81,6 +81,7 @@ pub enum EngineKind {
 
 /// Why an engine could not be made.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum EngineError {
     /// The kernel has no io_uring, or a policy forbids it.
     #[error("the host's kernel refuses io_uring: {0}; unset the choice of engine to use threads")]
@@ -105,6 +106,10 @@ pub enum EngineError {
 pub const MAX_UNANSWERED: usize = 16;
 
 /// An engine for the disk, with places for `entries` plans (at most [`MAX_IN_FLIGHT`]).
+///
+/// # Errors
+///
+/// If too many requests to the disk are unanswered; if the host has no io_uring and `kind` asks for it, or has no descriptors or threads left.
 pub fn open(disk: Arc<Disk>, entries: u32, kind: EngineKind) -> Result<Box<dyn Engine>, EngineError> {
     let unanswered = disk.unanswered().count();
     if unanswered >= MAX_UNANSWERED {

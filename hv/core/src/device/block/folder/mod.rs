@@ -33,6 +33,7 @@ pub const MAX_DEPTH: usize = 64;
 
 /// Why a folder cannot be a disk.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum FolderError {
     /// The folder itself cannot be read, or something in it no longer.
     #[error("disk folder: cannot read {}: {source}", escape(path))]

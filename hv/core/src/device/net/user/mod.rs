@@ -132,6 +132,10 @@ pub struct UserNet {
 
 impl UserNet {
     /// Makes the network, and opens the published ports on the host.
+    ///
+    /// # Errors
+    ///
+    /// If a published port cannot be opened: it is in use, or this user may not, or the host has no such address.
     pub fn new(config: UserConfig) -> Result<Self, BindError> {
         let mtu = config.mtu.clamp(MIN_MTU, MAX_MTU);
         let reach = Reach { host_loopback: config.host_loopback };
