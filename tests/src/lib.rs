@@ -87,6 +87,16 @@ pub fn command() -> Command {
     Command::new(hv())
 }
 
+/// The folder with rustdoc's pages of a workspace, freshly made as `.ci/run` makes them.
+pub fn documentation(folder: &str) -> Option<PathBuf> {
+    if std::env::var_os("HV_BIN").is_some() {
+        skip("needs cargo: HV_BIN is set");
+        return None;
+    }
+    cargo(folder, &["doc", "--workspace", "--no-deps", "--lib", "--quiet"]);
+    Some(target().join("doc"))
+}
+
 /// Whether guests can run here on any platform; says why not.
 pub fn can_run_guests() -> bool {
     match hv::platform::choose(hv::platform::Preference::Auto) {
