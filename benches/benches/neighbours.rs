@@ -49,11 +49,9 @@ fn main() {
         unsafe { std::env::set_var("HV_BIN", hv_tests::release_hv()) };
     }
     let selection = Selection { part };
-    for (platform, preference) in
-        [("kvm", hv::platform::Preference::Kvm), ("process", hv::platform::Preference::Process)]
-    {
-        match hv::platform::choose(preference) {
-            Ok(choice) => guests::measure(&selection, platform, choice.platform),
+    for platform in [hv_tests::Platform::Kvm, hv_tests::Platform::Process] {
+        match platform.choose() {
+            Ok(on) => guests::measure(&selection, platform.name(), on),
             Err(error) => {
                 println!("skipped: needs the platform {platform}: {error}");
                 continue;

@@ -2,10 +2,10 @@
 
 use crate::{Selection, as_client};
 use hv_tests::debug::{Endless, with_debug_info};
-use hv_tests::guest;
 use hv_tests::http::Client;
 use hv_tests::serve::Serve;
 use hv_tests::stalling::Stalling;
+use hv_tests::{Platform, guest};
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -76,16 +76,14 @@ fn config(storage: Option<&Stalling>, debug: &std::path::Path) -> String {
     text
 }
 
-pub(crate) fn measure(selection: &Selection, platform: &str) {
+pub(crate) fn measure(selection: &Selection, platform: Platform) {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let folder = tempfile::tempdir().expect("room for a folder");
     let debug = folder.path().join("debug");
     let image = std::fs::read(guest("fn-probe")).expect("it was built");
     std::fs::write(&debug, with_debug_info(&image, Endless::Rows, 16 << 20)).expect("room for a file");
     let storage = Stalling::new(16 << 30);
-    let serve = Serve::prepared(&config(storage.as_ref(), &debug), |command, _| {
-        command.env("HV_PLATFORM", platform);
-    });
+    let serve = Serve::start(platform, &config(storage.as_ref(), &debug));
     let port = serve.port;
     as_client(|| {
         let mut client = serve.client();
@@ -93,7 +91,7 @@ pub(crate) fn measure(selection: &Selection, platform: &str) {
             client.ask("GET", "/hello", "", b"").expect("it answers").expect(200);
         };
         let mut clients = |what: &str, count: usize, path: &'static str| {
-            selection.measure(platform, &format!("serve: {what}"), ask, || {
+            selection.measure(platform.name(), &format!("serve: {what}"), ask, || {
                 Clients::start(count, port, || path.to_owned())
             });
         };
@@ -101,16 +99,16 @@ pub(crate) fn measure(selection: &Selection, platform: &str) {
         clients("a crash per request", 4, "/crash");
         clients("a crash per request, hostile debug information", 4, "/panic");
         clients("metrics in a loop", 2, "/metrics");
-        selection.measure(platform, "serve: a spinner per processor", ask, || {
+        selection.measure(platform.name(), "serve: a spinner per processor", ask, || {
             Impatient::start(cores, port, "/hang")
         });
-        selection.measure(platform, "serve: 2000 idle connections", ask, || {
+        selection.measure(platform.name(), "serve: 2000 idle connections", ask, || {
             (0..2000)
                 .map(|_| TcpStream::connect(("127.0.0.1", port)).expect("it listens"))
                 .collect::<Vec<_>>()
         });
         if let Some(storage) = &storage {
-            selection.measure(platform, "serve: a disk that does not answer", ask, || {
+            selection.measure(platform.name(), "serve: a disk that does not answer", ask, || {
                 storage.stall();
                 (Released(storage), Clients::start(4, port, unread))
             });
