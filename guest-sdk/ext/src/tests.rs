@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 use std::string::String;
 use std::vec::Vec;
-use std::{format, fs, println, vec};
+use std::{format, fs, vec};
 use tempfile::TempDir;
 
 /// A disk in memory.
