@@ -5,7 +5,7 @@ use super::platform::platform;
 use super::{jail, run, stats};
 use hv_core::device::block::DiskRecord;
 use hv_core::device::function::FunctionDevice;
-use hv_core::domain::{Guest, Outcome, Stop};
+use hv_core::domain::{CaptureError, Guest, Outcome, Stop};
 use hv_core::engine::Engine;
 use hv_core::snapshot::{Snapshot, Written};
 use hv_host::escape::escape;
@@ -62,7 +62,17 @@ pub(super) fn run(args: SnapshotArgs) -> Result<u8, Box<dyn Error>> {
     }
     let boot = begin.elapsed();
     let begin = Instant::now();
-    let mut snapshot = guest.capture_and_end()?;
+    let mut snapshot = match guest.capture_and_end() {
+        // Somebody has ended it meanwhile: a signal, or --timeout.
+        Err(CaptureError::NotPaused) => {
+            guest.wait();
+            return match ended(&guest)? {
+                Some(stop) => Ok(run::exit_of(stop, &signal)),
+                None => Err(CaptureError::NotPaused.into()),
+            };
+        }
+        captured => captured?,
+    };
     disks.iter_mut().try_for_each(DiskRecord::update)?;
     snapshot.set_disks(disks);
     let capture = begin.elapsed();
@@ -85,6 +95,11 @@ fn pause(guest: &Guest, args: &SnapshotArgs) -> Result<Option<Stop>, Unready> {
         }
         Some(_) => {}
     }
+    ended(guest)
+}
+
+/// Why there is nothing to save, or who stopped the guest, if it has ended.
+fn ended(guest: &Guest) -> Result<Option<Stop>, Unready> {
     match guest.outcome() {
         None => Ok(None),
         Some(Outcome::Exited(code)) => Err(Unready::Exited(code)),
