@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Reads the time-stamp counter.
+#[inline]
 pub fn tsc() -> u64 {
     // SAFETY: every x86-64 processor has the instruction, and nothing on Linux
     // forbids it to this process (PR_SET_TSC is off by default).

@@ -37,6 +37,7 @@ impl CpuClock {
     }
 
     /// CPU time used so far; zero once the thread or process has ended.
+    #[inline]
     pub fn read(self) -> Duration {
         let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
         // SAFETY: `time` is written during the call only; the clock of what has ended is an error.

@@ -35,6 +35,7 @@ impl RingMemory {
         RingMemory { memory: memory.clone(), start, len: layout.size() }
     }
 
+    #[inline]
     fn word(&self, offset: usize) -> &AtomicU32 {
         assert!(offset + 4 <= self.len && offset.is_multiple_of(4));
         // SAFETY: inside the ring (just checked), which is inside the mapping
@@ -43,6 +44,7 @@ impl RingMemory {
         unsafe { AtomicU32::from_ptr(self.start.add(offset).cast()) }
     }
 
+    #[inline]
     fn bytes(&self, offset: usize, len: usize) -> VolatileSlice<'_> {
         assert!(offset <= self.len && len <= self.len - offset);
         // SAFETY: inside the ring (just checked) and the mapping, which lives
@@ -51,24 +53,30 @@ impl RingMemory {
     }
 
     /// The memory that the ring lies in.
+    #[inline]
     pub fn memory(&self) -> &Arc<GuestMemory> {
         &self.memory
     }
 }
 
 impl SharedMemory for RingMemory {
+    #[inline]
     fn load(&self, offset: usize) -> u32 {
         self.word(offset).load(Ordering::Acquire)
     }
+    #[inline]
     fn store(&self, offset: usize, value: u32) {
         self.word(offset).store(value, Ordering::Release);
     }
+    #[inline]
     fn fence(&self) {
         fence(Ordering::SeqCst);
     }
+    #[inline]
     fn read(&self, offset: usize, bytes: &mut [u8]) {
         self.bytes(offset, bytes.len()).copy_to(bytes);
     }
+    #[inline]
     fn write(&self, offset: usize, bytes: &[u8]) {
         self.bytes(offset, bytes.len()).copy_from(bytes);
     }
