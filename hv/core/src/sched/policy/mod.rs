@@ -32,6 +32,7 @@
 //! a set if it has a deadline.
 
 mod budget;
+mod slice;
 #[cfg(test)]
 mod tests;
 mod wake;
@@ -39,6 +40,7 @@ mod wake;
 use super::Share;
 use budget::CapBudget;
 use slab::Slab;
+use slice::TimeSlice;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -119,19 +121,6 @@ struct TaskEntry<T> {
     alarm: Option<Time>,
     budget: CapBudget,
     payload: T,
-}
-
-/// A task that is running.
-#[derive(Clone, Copy, Debug)]
-struct TimeSlice {
-    id: Id,
-    since: Time,
-    /// When it ends if others wait.
-    slice_end: Time,
-    /// When it ends anyway: its cap.
-    budget_end: Time,
-    /// When somebody told the task.
-    asked: Option<Time>,
 }
 
 /// The tasks of a scheduler, each with something of the caller's.
@@ -391,17 +380,5 @@ impl<T> Policy<T> {
         if let Some(at) = self.entry(id).alarm.take() {
             self.alarms.remove(&(at, id));
         }
-    }
-}
-
-impl TimeSlice {
-    fn end(&self, crowded: bool) -> Time {
-        if crowded { self.slice_end.min(self.budget_end) } else { self.budget_end }
-    }
-
-    /// Whether it is about to end, as long as others wait. One that does not although its task was told
-    /// has lost its processor to somebody outside.
-    fn is_ending(&self, now: Time) -> bool {
-        self.asked.map_or(self.slice_end <= now, |asked| now < asked + YIELD_NANOS)
     }
 }

@@ -17,6 +17,7 @@ mod channel;
 #[cfg(feature = "fuzzing")]
 pub mod door;
 mod launch;
+mod nonces;
 pub(crate) mod reply;
 mod request;
 #[cfg(test)]
@@ -30,6 +31,7 @@ use crate::platform::PlatformError;
 use channel::{NotSent, Patience, Socket};
 use hv_stub::reply as kind;
 use launch::Child;
+use nonces::Nonces;
 use reply::Expected;
 pub use reply::Violation;
 use rustix::process::Signal;
@@ -363,22 +365,6 @@ impl StartFailure {
 
 fn refused(what: &'static str, error: Option<i32>) -> PlatformError {
     failed(what)(error.map_or(io::ErrorKind::InvalidData.into(), io::Error::from_raw_os_error))
-}
-
-/// Numbers by which answers are told apart: none is used twice, and none of one engine is another's.
-struct Nonces(u64);
-
-impl Nonces {
-    fn new() -> io::Result<Nonces> {
-        let mut bytes = [0; 8];
-        rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
-        Ok(Nonces(u64::from_le_bytes(bytes)))
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(1);
-        self.0
-    }
 }
 
 /// Tells of poisoned zygotes, and not too often.
