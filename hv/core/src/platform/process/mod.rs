@@ -20,7 +20,6 @@ mod handle;
 mod kick;
 mod machine;
 mod page;
-#[allow(dead_code, unreachable_pub, reason = "the other half is the stub's")]
 mod vcpu;
 mod zygote;
 
