@@ -6,7 +6,7 @@ use crate::sys;
 use core::arch::x86_64::_rdtsc;
 use core::ptr;
 use core::sync::atomic::{AtomicU32, Ordering};
-use hv_stub::{KICK, MAX_XSAVE, PAGE, field, kind, owner};
+use hv_stub::{KICK, MAX_XSAVE, PAGE, field, kind, owner, register};
 
 /// Bytes of the stack of signals: a frame with AVX-512 and AMX state is 11 KiB.
 pub(crate) const SIGNAL_STACK: usize = 64 << 10;
@@ -84,9 +84,6 @@ fn wait() {
 
 /// Order of the registers in `hv_frame`, as indices of the page's: R15 … R8, RDI, RSI, RBP, RBX, RDX, RCX, RAX.
 const FRAME: [u64; 15] = [15, 14, 13, 12, 11, 10, 9, 8, 5, 4, 6, 1, 3, 2, 0];
-const RSP: u64 = 7;
-const RIP: u64 = 16;
-const RFLAGS: u64 = 17;
 /// Of the frame for `iretq`, which follows.
 const FRAME_RIP: usize = 15;
 const FRAME_CS: usize = 16;
@@ -94,7 +91,7 @@ const FRAME_RFLAGS: usize = 17;
 const FRAME_RSP: usize = 18;
 const FRAME_SS: usize = 19;
 
-fn register(n: u64) -> u64 {
+fn word(n: u64) -> u64 {
     field::REGISTERS + 8 * n
 }
 
@@ -135,10 +132,10 @@ pub(crate) fn begin(xsave_size: usize, confined: bool) -> ! {
     wait();
     let frame = frame();
     for (slot, n) in frame.iter_mut().zip(FRAME) {
-        *slot = get(register(n));
+        *slot = get(word(n));
     }
     (frame[FRAME_CS], frame[FRAME_SS]) = selectors();
-    frame[FRAME_RFLAGS] = get(register(RFLAGS));
+    frame[FRAME_RFLAGS] = get(word(register::RFLAGS));
     take_redirection(frame);
     const XSTATE_BV: usize = 512;
     const X87_AND_SSE: u64 = 3;
@@ -153,8 +150,8 @@ pub(crate) fn begin(xsave_size: usize, confined: bool) -> ! {
 
 /// Takes over where the guest is to go on.
 fn take_redirection(frame: &mut [u64; 20]) {
-    frame[FRAME_RIP] = get(register(RIP));
-    frame[FRAME_RSP] = get(register(RSP));
+    frame[FRAME_RIP] = get(word(register::RIP));
+    frame[FRAME_RSP] = get(word(register::RSP));
     // SAFETY: inside the page, aligned.
     unsafe { ptr::write_volatile((PAGE + field::REDIRECT) as *mut u32, 0) };
 }
@@ -171,11 +168,11 @@ pub(crate) extern "C" fn interrupted() {
 fn show(kind: u32) {
     let frame = frame();
     for (slot, n) in frame.iter().zip(FRAME) {
-        put(register(n), *slot);
+        put(word(n), *slot);
     }
-    put(register(RIP), frame[FRAME_RIP]);
-    put(register(RSP), frame[FRAME_RSP]);
-    put(register(RFLAGS), frame[FRAME_RFLAGS]);
+    put(word(register::RIP), frame[FRAME_RIP]);
+    put(word(register::RSP), frame[FRAME_RSP]);
+    put(word(register::RFLAGS), frame[FRAME_RFLAGS]);
     // SAFETY: both are as long; hv reads them while it has control only.
     unsafe { ptr::copy_nonoverlapping(xsave(), (PAGE + field::FPU) as *mut u8, 512) };
     put_kind(kind);

@@ -50,6 +50,18 @@ pub mod field {
     pub const DOORBELLS: u64 = 1024;
 }
 
+/// The registers of a page, by their place among its words: the order of `CpuState`, which hv asserts.
+pub mod register {
+    /// The stack pointer.
+    pub const RSP: u64 = 7;
+    /// The instruction pointer.
+    pub const RIP: u64 = 16;
+    /// The flags.
+    pub const RFLAGS: u64 = 17;
+    /// How many there are.
+    pub const COUNT: usize = 18;
+}
+
 /// Why hv has control.
 pub mod kind {
     /// A hypercall. Of the registers, only those are there that a call preserves.

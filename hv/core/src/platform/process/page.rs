@@ -4,8 +4,9 @@ use crate::memory::GuestMemory;
 use crate::platform::{CpuState, Fault, Fpu};
 use hv_abi::PAGE_SIZE;
 use hv_host::clock;
-use hv_stub::{field, kind, owner};
+use hv_stub::{field, kind, owner, register};
 use rustix::thread::futex::{self, Flags};
+use std::mem::offset_of;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -30,7 +31,14 @@ pub(super) fn spin() -> u64 {
 }
 
 /// Words of [`CpuState`] before the FPU's.
-const REGISTERS: usize = 18;
+const REGISTERS: usize = register::COUNT;
+
+const _: () = {
+    assert!(offset_of!(CpuState, rsp) as u64 == 8 * register::RSP);
+    assert!(offset_of!(CpuState, rip) as u64 == 8 * register::RIP);
+    assert!(offset_of!(CpuState, rflags) as u64 == 8 * register::RFLAGS);
+    assert!(offset_of!(CpuState, fpu) == 8 * register::COUNT);
+};
 
 /// What the guest says of the end of its run, copied once.
 #[derive(FromBytes, Clone, Copy)]
@@ -256,10 +264,8 @@ impl Page {
 
     /// Has the guest go on elsewhere.
     pub(super) fn redirect(&self, rip: u64, rsp: u64) {
-        const RSP: u64 = 7;
-        const RIP: u64 = 16;
-        self.put(field::REGISTERS + 8 * RSP, rsp);
-        self.put(field::REGISTERS + 8 * RIP, rip);
+        self.put(field::REGISTERS + 8 * register::RSP, rsp);
+        self.put(field::REGISTERS + 8 * register::RIP, rip);
         self.memory.host_write(self.at(field::REDIRECT), &1u32.to_le_bytes());
     }
 }
