@@ -6,7 +6,7 @@ use std::time::Duration;
 /// Reads the CPU time of a thread or of a process, from any thread.
 ///
 /// CPU time, not elapsed time: where the host has other things to do, a guest
-/// would be charged for turns that it did not have. A reading takes 0.2 to 0.3 µs.
+/// would be charged for time slices that it did not have. A reading takes 0.2 to 0.3 µs.
 #[derive(Clone, Copy, Debug)]
 pub struct CpuClock(libc::clockid_t);
 

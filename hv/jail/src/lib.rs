@@ -68,7 +68,7 @@ pub enum Kind {
     Io,
     /// A thread that makes blocking calls for a disk.
     Disk,
-    /// The thread that ends turns.
+    /// The thread that ends time slices.
     Tick,
     /// The thread that makes and closes a function's machines.
     PoolManager,
@@ -125,7 +125,7 @@ impl Kind {
             Kind::Report => "writes crash reports: reads debug information of images",
             Kind::Io => "I/O thread: back ends of devices",
             Kind::Disk => "threads of disks without io_uring",
-            Kind::Tick => "thread that ends turns",
+            Kind::Tick => "thread that ends time slices",
             Kind::PoolManager => "makes and closes the machines of a function",
             Kind::Deploy => "boots functions, and closes those that are gone",
             Kind::Log => "writes the access log",

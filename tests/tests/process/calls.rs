@@ -106,7 +106,7 @@ fn the_two_allowed_calls_with_other_arguments_are_no_better(platform: Platform) 
 fn the_two_allowed_calls_do_what_they_may(platform: Platform) {
     let guests = Neighbours::new(platform, 1);
     let (page, one) = (PAGE.to_string(), ONE.to_string());
-    // It may sleep while it is hv's turn, which it is not.
+    // It may sleep while hv has control, which it has not.
     let awake = guests.meddler(&["call", "202", &page, "0", "3", "0"]);
     assert!(matches!(awake.guest.wait(), Outcome::Exited(0)));
     assert_eq!(awake.output.text(), "returned -11\n");

@@ -41,9 +41,9 @@ impl Domain {
     pub(super) fn run_cpu(&self, cpu: &mut Cpu) -> Result<RunExit, End> {
         self.answer_inspectors(cpu, false);
         if self.done.swap(false, Ordering::SeqCst)
-            && let Some(turn) = self.after_work(cpu.number)
+            && let Some(exit) = self.after_work(cpu.number)
         {
-            return Ok(turn);
+            return Ok(exit);
         }
         match self.life.state() {
             State::Starting | State::Running => {}
@@ -74,9 +74,9 @@ impl Domain {
                         self.note_phase(cpu, |phases| &mut phases.first_hypercall);
                     }
                     if self.ring(EventPort(port)) == Served::Answered
-                        && let Some(turn) = self.after_work(cpu.number)
+                        && let Some(exit) = self.after_work(cpu.number)
                     {
-                        return Ok(turn);
+                        return Ok(exit);
                     }
                     continue;
                 }

@@ -277,7 +277,7 @@ pub trait Kick: Send + Sync {
         None
     }
 
-    /// Elapsed time in which the guest slept while [`Vcpu::run`] waited for it: the sum of all turns. No
+    /// Elapsed time in which the guest slept while [`Vcpu::run`] waited for it: the sum of all runs. No
     /// clock of processor time has it, and the guest is to be charged for it all the same.
     fn slept(&self) -> Duration {
         Duration::ZERO

@@ -11,7 +11,10 @@ use std::sync::OnceLock;
 
 /// The calls, for the threat model: name, and on what.
 pub const ALLOWED: [(&str, &str); 2] = [
-    ("futex", "FUTEX_WAIT while it is hv's turn, without a timeout, and FUTEX_WAKE, on the word of turns"),
+    (
+        "futex",
+        "FUTEX_WAIT while hv has control, without a timeout, and FUTEX_WAKE, on the first word of the handoff page",
+    ),
     ("write", "the number 1 to an eventfd of a doorbell"),
 ];
 
