@@ -157,10 +157,16 @@ impl Finished {
             Some(code),
             "standard error:\n{}\nstandard output:\n{}",
             self.err,
-            self.text()
+            beginning(&self.text())
         );
         self
     }
+}
+
+/// As much of a text as a failed test prints.
+fn beginning(text: &str) -> &str {
+    const MOST: usize = 4000;
+    &text[..text.floor_char_boundary(MOST)]
 }
 
 /// A program that runs; killed when dropped.

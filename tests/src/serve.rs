@@ -12,6 +12,8 @@ use tempfile::TempDir;
 
 /// A server with its folder: `hv.toml` and `access.log`.
 pub struct Serve {
+    /// Dropped first: the server may still write its log, and the folder is there.
+    _last_words: LastWords,
     running: Running,
     folder: TempDir,
     /// The port of the functions.
@@ -20,6 +22,29 @@ pub struct Serve {
     pub admin: Option<u16>,
     errors: Arc<Mutex<String>>,
 }
+
+/// What a server said and logged, printed if the test fails.
+struct LastWords {
+    errors: Arc<Mutex<String>>,
+    log: PathBuf,
+}
+
+impl Drop for LastWords {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // The log is written a moment after the answer.
+            std::thread::sleep(Duration::from_millis(500));
+            let log = fs::read_to_string(&self.log).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            let last = lines[lines.len().saturating_sub(LAST_LINES)..].join("\n");
+            let errors = self.errors.lock().map_or_else(|_| String::new(), |errors| errors.clone());
+            eprintln!("The server said:\n{errors}\nand logged last:\n{last}");
+        }
+    }
+}
+
+/// Lines of the log that a failed test prints.
+const LAST_LINES: usize = 20;
 
 /// The configuration of the test guest at all paths, with further keys.
 pub fn probe(keys: &str) -> String {
@@ -69,7 +94,8 @@ impl Serve {
                 }
             }
         });
-        let mut serve = Serve { running, folder, port: 0, admin: None, errors };
+        let _last_words = LastWords { errors: errors.clone(), log: folder.path().join("access.log") };
+        let mut serve = Serve { running, _last_words, folder, port: 0, admin: None, errors };
         serve.port = serve.listening("functions");
         serve.admin = config.contains("admin =").then(|| serve.listening("admin"));
         serve

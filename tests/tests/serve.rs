@@ -93,7 +93,8 @@ fn bodies_are_streamed_both_ways(platform: Platform) {
     if !has_tools(&["curl"]) {
         return;
     }
-    let serve = Serve::start(platform, &probe("body = \"64M\""));
+    // Not about time: other tests have the processors as well.
+    let serve = Serve::start(platform, &probe("body = \"64M\"\nwall_time = \"2m\"\ncpu_time = \"2m\""));
     let file = serve.folder().join("body");
     let bytes = pattern(20 << 20);
     std::fs::write(&file, &bytes).unwrap();
