@@ -3,7 +3,7 @@
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use hv::{Builder, Engine, Image, KvmPlatform, Outcome};
-use hv_benches::floor::{Floor, Program};
+use hv_benches::floor::{Floor, FloorProgram};
 use hv_benches::pair::compare;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -19,7 +19,7 @@ fn boot(engine: &Engine, image: &Arc<Image>) -> Duration {
 
 fn floor(floor: &Floor) -> Duration {
     let start = Instant::now();
-    let mut vm = floor.start(Program::Exits, None).expect("a VM can be made");
+    let mut vm = floor.start(FloorProgram::Exits, None).expect("a VM can be made");
     vm.run().expect("it runs to its exit");
     start.elapsed()
 }

@@ -4,7 +4,7 @@
 use criterion::{Criterion, criterion_group, criterion_main};
 use hv::device::stdio::Buffer;
 use hv::{Builder, Engine, Image, KvmPlatform, Outcome};
-use hv_benches::floor::{Floor, Program};
+use hv_benches::floor::{Floor, FloorProgram};
 use hv_benches::pair::compare;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -46,7 +46,7 @@ fn benches(criterion: &mut Criterion) {
     let engine = Engine::new(KvmPlatform::new().expect("KVM is there"), 0).expect("threads can be made");
     let image = Arc::new(Image::open(&hv_tests::guest("probe")).expect("the probe is an image"));
 
-    let mut exits = floor.start(Program::Exits, None).expect("a VM can be made");
+    let mut exits = floor.start(FloorProgram::Exits, None).expect("a VM can be made");
     let mut exit = move || {
         let start = Instant::now();
         (0..ROUND).for_each(|_| exits.run().expect("it exits"));
@@ -56,7 +56,7 @@ fn benches(criterion: &mut Criterion) {
 
     let bell = EventFd::new(EFD_NONBLOCK).expect("descriptors can be made");
     listen(&bell);
-    let mut bells = floor.start(Program::Bells(ROUND), Some(&bell)).expect("a VM can be made");
+    let mut bells = floor.start(FloorProgram::Bells(ROUND), Some(&bell)).expect("a VM can be made");
     let mut kick = move || {
         let start = Instant::now();
         bells.run().expect("it exits");

@@ -2,7 +2,7 @@
 
 use crate::image::changed;
 use crate::{Input, Seed};
-use hv::crash::{Budget, Known, MAX_FRAMES, Symbols, UnwindRegs};
+use hv::crash::{Budget, MAX_FRAMES, SymbolCache, Symbols, UnwindRegs};
 
 /// A small program with debug information: see `program.c` beside it.
 const PROGRAM: &[u8] = include_bytes!("../fixtures/program.elf");
@@ -22,7 +22,7 @@ pub fn run(bytes: &[u8]) {
         0 => input.rest().to_vec(),
         _ => changed(PROGRAM, &mut input),
     };
-    let known = Known::default();
+    let known = SymbolCache::default();
     let symbols = Symbols::new(&file, BASE, &known);
     let regs = UnwindRegs { rip, rsp: 0x100, rbp: 0x100 + u64::from(mode), ..Default::default() };
     let mut read = |address: u64| stack.get((address.checked_sub(0x100)? / 8) as usize).copied();
@@ -43,10 +43,10 @@ pub fn run(bytes: &[u8]) {
         entries: whole.entries - budget.entries,
         bytes: whole.bytes - budget.bytes,
     };
-    let again = Known::default();
+    let again = SymbolCache::default();
     let mut budget = exactly;
     assert_eq!(Symbols::new(&file, BASE, &again).backtrace(&regs, &mut budget, &mut read).frames, frames);
-    let none = Known::default();
+    let none = SymbolCache::default();
     let mut budget = Budget { rows: 0, entries: 0, bytes: 0 };
     let bare = Symbols::new(&file, BASE, &none).backtrace(&regs, &mut budget, &mut read).frames;
     assert!(bare.iter().all(|frame| frame.function.is_none() && frame.file.is_none()));

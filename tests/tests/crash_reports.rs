@@ -1,6 +1,6 @@
 //! Crash reports of images whose debug information is made to cost the host as much as possible.
 
-use hv::crash::{Budget, Known, Symbols};
+use hv::crash::{Budget, SymbolCache, Symbols};
 use hv_tests::debug::{Endless, with_debug_info};
 use hv_tests::{Platform, guest, guest_test};
 use std::fs;
@@ -17,7 +17,7 @@ fn endless_tables_use_up_the_budget_and_no_more() {
     let image = fs::read(guest("crash")).unwrap();
     for endless in Endless::ALL {
         let bytes = with_debug_info(&image, endless, SIZE);
-        let known = Known::default();
+        let known = SymbolCache::default();
         let whole = Budget { rows: 10_000, entries: 100_000, bytes: 1_000_000 };
         let mut budget = whole;
         let found = Symbols::new(&bytes, 0x1000, &known).lookup(0x1000 + 0x3480, &mut budget);

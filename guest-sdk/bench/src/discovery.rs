@@ -10,8 +10,8 @@ use hv_guest::{block_on, console, executor};
 /// and network, as a guest has to that knows nothing of its machine.
 pub fn probe() -> Result<(), String> {
     let mut uart = uart::open()?;
-    let ata = ata::Disk::open()?;
-    let disk = block::Disk::open()?;
+    let ata = ata::AtaDisk::open()?;
+    let disk = block::VirtioDisk::open()?;
     if ata.sectors() != disk.sectors() {
         return Err("two ways to the same disk, and two sizes".into());
     }

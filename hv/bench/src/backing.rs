@@ -1,9 +1,9 @@
 //! Memory that the host really has.
 //!
-//! A host that is a virtual machine itself gets its memory from the one below at the first touch, 2 to 6 µs a page
-//! (and gives what is free back after a while). A curve over many guests would show that: a step at
-//! the guest where memory that was used before ends. So what is free can be touched beforehand; as much of it as
-//! the guests will need is held, and given back bit by bit.
+//! A host that is a virtual machine itself gets its memory from the hypervisor below at the first touch, 2 to
+//! 6 µs a page (and returns free memory after a while). A curve over many guests would show that: a step at
+//! the guest where memory that was used before ends. So free memory can be touched beforehand; as much of it
+//! as the guests will need is held, and freed bit by bit.
 #![forbid(unsafe_code)]
 
 use hv_abi::PAGE_SIZE;
@@ -12,7 +12,7 @@ use std::time::Instant;
 use vm_memory::MmapRegion;
 use vm_memory::mmap::MmapRegionError;
 
-/// Bytes that are mapped, and given back, at a time.
+/// Bytes that are mapped, and freed, at a time.
 const PIECE: usize = 32 << 20;
 
 /// Touched memory, held.
@@ -23,7 +23,7 @@ pub(super) struct Backing {
 }
 
 impl Backing {
-    /// Touches this many bytes, or as many as the host gives. `progress` hears how many have been.
+    /// Touches this many bytes, or as many as the host gives. Reports to `progress` how many were touched.
     pub(super) fn touch(bytes: u64, progress: &mut dyn FnMut(u64)) -> Backing {
         let mut backing = Backing { pieces: Vec::new(), touch_ns: [0.0; 2] };
         let begin = Instant::now();
@@ -36,7 +36,7 @@ impl Backing {
             begin.elapsed().as_nanos() as f64 / (bytes / PAGE_SIZE).max(1) as f64
         };
         backing.touch_ns[0] = per_page(backing.held(), begin);
-        // One piece goes back and comes again: what of that time is not the host below.
+        // One piece is freed and mapped again: the part of the time that is not due to the hypervisor below.
         if backing.pieces.pop().is_some() {
             let begin = Instant::now();
             backing.pieces.extend(touched());
@@ -50,7 +50,7 @@ impl Backing {
         (self.pieces.len() * PIECE) as u64
     }
 
-    /// Gives back all but this many bytes.
+    /// Frees all but this many bytes.
     pub(super) fn keep(&mut self, bytes: u64) {
         self.pieces.truncate((bytes / PIECE as u64) as usize);
     }

@@ -4,7 +4,7 @@
 use hv_core::device::function::{Answer, FunctionDevice};
 use hv_core::domain::{Builder, Guest, Hook, Outcome, Restore, StartError};
 use hv_core::engine::Engine;
-use hv_core::loader::{Image, OpenError};
+use hv_core::loader::{Image, ImageOpenError};
 use hv_core::platform::PlatformError;
 use hv_core::platform::kvm::KvmPlatform;
 use hv_core::snapshot::Snapshot;
@@ -33,7 +33,7 @@ pub enum CloneError {
     Engine(io::Error),
     /// No image.
     #[error(transparent)]
-    Image(#[from] OpenError),
+    Image(#[from] ImageOpenError),
     /// The guest did not become ready.
     #[error(transparent)]
     Deploy(#[from] DeployError),

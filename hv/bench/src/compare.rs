@@ -30,7 +30,7 @@ pub enum CompareError {
         /// The file.
         path: PathBuf,
     },
-    /// It is no JSON, or other JSON.
+    /// It is not the JSON of a result.
     #[error(
         "--compare {}: no result of hv bench: {source}; make one with `hv bench --format json`",
         escape(path)
@@ -60,7 +60,7 @@ pub enum CompareError {
 ///
 /// When it is none of this version.
 pub fn read(path: &Path) -> Result<Results, CompareError> {
-    /// What every version has.
+    /// The fields that every version has.
     #[derive(Deserialize)]
     struct Versioned {
         schema: u64,
@@ -81,7 +81,7 @@ pub fn read(path: &Path) -> Result<Results, CompareError> {
     serde_json::from_str(&text).map_err(no_result)
 }
 
-/// What became of an operation.
+/// The change of an operation between two runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {

@@ -5,7 +5,7 @@
 //! live answer another one; in the end all of them do.
 //!
 //! Empty virtual machines are made beforehand ([`Engine::reserve`](hv_core::Engine::reserve) says
-//! why); what that takes for each is told apart. On request, the host's memory is touched once beforehand
+//! why); the time for that is reported separately. On request, the host's memory is touched once beforehand
 //! (`backing.rs` says why).
 #![forbid(unsafe_code)]
 
@@ -84,7 +84,7 @@ pub enum DensityError {
 /// Version of the JSON.
 pub const SCHEMA: u32 = 1;
 
-/// What came out. Times are in nanoseconds, memory in bytes.
+/// The result. Times are in nanoseconds, memory in bytes.
 #[derive(Clone, Debug, Serialize)]
 pub struct Density {
     /// [`SCHEMA`].
@@ -103,14 +103,14 @@ pub struct Density {
     /// Memory that all guests share.
     pub shared: u64,
     /// The curve, from few guests to many.
-    pub points: Vec<Point>,
+    pub points: Vec<DensityPoint>,
     /// Start of the last tenth by that of the first: ratio of the medians.
     pub last_by_first: f64,
 }
 
-/// With this many guests live.
+/// A point of the curve: the figures with this many live guests.
 #[derive(Clone, Debug, Serialize)]
-pub struct Point {
+pub struct DensityPoint {
     /// How many.
     pub live: u32,
     /// Start to first answer, of the guests of this step.
@@ -139,8 +139,8 @@ impl Times {
     }
 }
 
-/// Hears how far it is.
-pub trait Progress {
+/// Receives the progress of a density measurement.
+pub trait DensityProgress {
     /// So much of the memory for the guests has been touched, in bytes.
     fn touched(&mut self, bytes: u64, of: u64);
 
@@ -149,7 +149,8 @@ pub trait Progress {
 }
 
 /// Measures with `guests` clones of the function in this image; if `touch`, once all free memory of the host
-/// has been touched. Then what is free changes for reasons of the host below, too, and the memory of a guest is a rough figure.
+/// has been touched. Then the hypervisor below also changes what is free, and the memory of a guest is a
+/// rough figure.
 ///
 /// The guests are left to the end of the process: to close ten thousand virtual machines one by
 /// one takes the kernel minutes.
@@ -161,7 +162,7 @@ pub fn measure(
     image: &Path,
     guests: u32,
     touch: bool,
-    progress: &mut dyn Progress,
+    progress: &mut dyn DensityProgress,
 ) -> Result<Density, DensityError> {
     check(guests)?;
     let clones = Clones::new(image, 0)?;
@@ -204,10 +205,10 @@ pub fn measure(
         }
         let asked = live.iter().step_by(every);
         let private: u64 = asked.clone().map(CloneGuest::private).sum::<u64>() / asked.count().max(1) as u64;
-        // What was reserved for guests that have not come yet is theirs.
+        // Memory that is reserved for guests that have not started yet is not counted.
         let part = live.len().max(reserved.min(guests as usize)) as u64;
         let used = before.saturating_sub(available_memory() + held(&backing));
-        points.push(Point {
+        points.push(DensityPoint {
             live: live.len() as u32,
             start_ns: Times::of(&starts),
             answer_ns: Times::of(&answers),
@@ -221,7 +222,7 @@ pub fn measure(
         clone.ask()?;
         answered += 1;
     }
-    let median = |point: Option<&Point>| point.map_or(0.0, |point| point.start_ns.spread.median);
+    let median = |point: Option<&DensityPoint>| point.map_or(0.0, |point| point.start_ns.spread.median);
     let last_by_first = median(points.last()) / median(points.first());
     let shared = clones.shared();
     std::mem::forget(live);
@@ -294,7 +295,7 @@ fn timed<T, E>(work: impl FnOnce() -> Result<T, E>) -> Result<(T, f64), E> {
     Ok((result, took.as_nanos() as f64))
 }
 
-/// Finds out beforehand what would fail halfway.
+/// Checks beforehand the limits that the measurement would hit.
 fn check(guests: u32) -> Result<(), DensityError> {
     if guests < STEPS {
         return Err(DensityError::Few(guests));

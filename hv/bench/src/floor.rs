@@ -61,7 +61,7 @@ pub struct FloorVm {
 
 /// What the floor's guest does.
 #[derive(Clone, Copy, Debug)]
-pub enum Program {
+pub enum FloorProgram {
     /// Exits to user space for ever.
     Exits,
     /// The same by a store to an address that no memory backs.
@@ -70,17 +70,17 @@ pub enum Program {
     Bells(u32),
 }
 
-impl Program {
+impl FloorProgram {
     fn code(self) -> Vec<u8> {
         match self {
             // xor %eax, %eax; 1: out %eax, $EXIT; jmp 1b
-            Program::Exits => vec![0x31, 0xc0, 0xe7, EXIT_PORT, 0xeb, 0xfc],
+            FloorProgram::Exits => vec![0x31, 0xc0, 0xe7, EXIT_PORT, 0xeb, 0xfc],
             // mov $MEMORY, %ebx; 1: mov %eax, (%rbx); jmp 1b
-            Program::Stores => {
+            FloorProgram::Stores => {
                 let at = (MEMORY as u32).to_le_bytes();
                 vec![0xbb, at[0], at[1], at[2], at[3], 0x89, 0x03, 0xeb, 0xfc]
             }
-            Program::Bells(n) => {
+            FloorProgram::Bells(n) => {
                 let n = n.to_le_bytes();
                 // 1: mov $n, %ecx; mov $2, %eax
                 let mut code = vec![0xb9, n[0], n[1], n[2], n[3], 0xb8, 2, 0, 0, 0];
@@ -111,7 +111,7 @@ impl Floor {
     /// # Errors
     ///
     /// What the host's kernel refuses.
-    pub fn start(&self, program: Program, bell: Option<&EventFd>) -> Result<FloorVm, FloorError> {
+    pub fn start(&self, program: FloorProgram, bell: Option<&EventFd>) -> Result<FloorVm, FloorError> {
         let memory = MmapRegion::new(MEMORY)?;
         // Where the host gives huge pages unasked, it would clear 2 MiB for these few bytes. An
         // error says that it has none.
@@ -235,7 +235,7 @@ mod tests {
         let signal = SIGRTMIN() + 1;
         register_signal_handler(signal, nothing).unwrap();
         let start = || {
-            let mut vm = floor.start(Program::Exits, None).unwrap();
+            let mut vm = floor.start(FloorProgram::Exits, None).unwrap();
             std::thread::spawn(move || {
                 let vm = &mut vm; // The whole, its memory included.
                 for kick in 0..kicks {

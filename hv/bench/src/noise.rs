@@ -1,4 +1,4 @@
-//! Whether this machine is quiet enough for a claim.
+//! Whether this machine is quiet enough for reliable figures.
 #![forbid(unsafe_code)]
 
 use super::stats::{Spread, cpu_time};
@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 /// Beyond this, the same work takes different times, in percent.
 const MAX_JITTER: f64 = 5.0;
-/// Beyond this, the hypervisor below has given the processors to somebody else, in percent.
+/// Beyond this share of stolen time, the hypervisor below has run other guests, in percent.
 const MAX_STEAL: f64 = 1.0;
 /// Beyond this, other programs disturb, in percent of all processors.
 const MAX_OTHERS: f64 = 10.0;
 
-/// How quiet the machine was, and what follows.
+/// How quiet the machine was, and why the figures are not reliable, if so.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Noise {
@@ -75,7 +75,7 @@ impl Watch {
         Watch { load, jitter, ticks: CpuTicks::now(), begin: Instant::now(), cpu: cpu_time() }
     }
 
-    /// What the watch came to.
+    /// The result of the watch.
     pub fn end(self) -> Noise {
         let now = CpuTicks::now();
         let all = now.all.saturating_sub(self.ticks.all).max(1) as f64;

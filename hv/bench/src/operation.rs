@@ -75,7 +75,7 @@ pub struct Spec {
     pub what: String,
 }
 
-/// What one round of an operation came to.
+/// The result of one round of an operation.
 #[derive(Debug)]
 pub struct Round {
     /// Operations that were done.

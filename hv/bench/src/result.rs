@@ -1,4 +1,4 @@
-//! What a run came to: the JSON of `hv bench --format json`, described in `docs/measuring.md`.
+//! The result of a run: the JSON of `hv bench --format json`, described in `docs/measuring.md`.
 #![forbid(unsafe_code)]
 
 use super::noise::Noise;
@@ -17,7 +17,7 @@ pub struct Results {
     /// [`SCHEMA`].
     pub schema: u32,
     /// What measured.
-    pub program: Program,
+    pub program: ProgramInfo,
     /// When the run began, in seconds since 1970-01-01 UTC.
     pub time: u64,
     /// How it was done.
@@ -34,7 +34,7 @@ pub struct Results {
 
 /// What measured.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Program {
+pub struct ProgramInfo {
     /// `hv`.
     pub name: String,
     /// Its version.
@@ -52,7 +52,7 @@ pub struct Settings {
     pub round_ms: u64,
 }
 
-/// What an operation came to. Times are in nanoseconds for one operation.
+/// The result of an operation. Times are in nanoseconds for one operation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Measurement {
     /// Its name.
@@ -116,12 +116,12 @@ pub struct Curve {
     /// What it shows.
     pub name: String,
     /// Its points, from left to right.
-    pub points: Vec<Point>,
+    pub points: Vec<CurvePoint>,
 }
 
 /// A point of a curve.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Point {
+pub struct CurvePoint {
     /// Operations at a time.
     pub at: u32,
     /// Time of one of them in nanoseconds: spread of the rounds' medians.

@@ -4,7 +4,9 @@
 
 use super::noise::Watch;
 use super::operation::{Operation, OperationError, Round};
-use super::result::{Comparison, Curve, Latency, Measurement, Point, Program, Results, SCHEMA, Settings};
+use super::result::{
+    Comparison, Curve, CurvePoint, Latency, Measurement, ProgramInfo, Results, SCHEMA, Settings,
+};
 use super::stats::{Samples, Spread};
 use hv_host::machine::Machine;
 use std::collections::BTreeMap;
@@ -20,19 +22,19 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Enough for figures to be told to others.
+    /// Enough for figures that are published.
     pub const FULL: Plan = Plan { rounds: 15, round: Duration::from_millis(100) };
     /// Enough to see whether something is wrong: everything within a minute.
     pub const QUICK: Plan = Plan { rounds: 7, round: Duration::from_millis(40) };
 }
 
-/// Hears how far the run is.
-pub trait Progress {
+/// Receives the progress of a run.
+pub trait RunProgress {
     /// Round `round` of `rounds` of an operation begins; round 0 is the warm-up.
     fn step(&mut self, round: u32, rounds: u32, operation: &str);
 }
 
-/// A failure, and the operation that it struck.
+/// A failure, and the operation that failed.
 #[derive(Debug, thiserror::Error)]
 #[error("{operation}: {source}")]
 pub struct RunError {
@@ -45,7 +47,7 @@ const MAX_COUNT: u64 = 20_000_000;
 
 /// An operation that takes as long as so many rounds is slow.
 const SLOW: u32 = 10;
-/// Rounds of a slow operation: enough for a median and a spread, and for no more of everybody's time.
+/// Rounds of a slow operation: enough for a median and a spread.
 const SLOW_ROUNDS: u32 = 3;
 
 /// How often an operation is done.
@@ -81,11 +83,11 @@ fn calibrate(operation: &dyn Operation, plan: Plan) -> Result<Pace, OperationErr
 ///
 /// # Errors
 ///
-/// When an operation fails: a run is whole or nothing.
+/// When an operation fails: then there is no result.
 pub fn run(
     operations: &[&dyn Operation],
     plan: Plan,
-    progress: &mut dyn Progress,
+    progress: &mut dyn RunProgress,
 ) -> Result<Results, RunError> {
     let time = hv_host::clock::wall_clock() / 1_000_000_000;
     let named = |operation: &dyn Operation| {
@@ -115,7 +117,7 @@ pub fn run(
         all.iter().map(|&(operation, rounds)| measurement(operation, rounds, &all)).collect();
     Ok(Results {
         schema: SCHEMA,
-        program: Program {
+        program: ProgramInfo {
             name: "hv".into(),
             version: env!("CARGO_PKG_VERSION").into(),
             optimised: !cfg!(debug_assertions),
@@ -156,7 +158,7 @@ fn measurement(
         let figure = |round: &Round| {
             if spec.bytes > 0 { time(round) } else { round.samples.percentile(50.0) }
         };
-        // Neighbours in time: a drift of the machine strikes both.
+        // They are neighbours in time, so that a drift of the machine affects both.
         let ratios = rounds.iter().zip(*others).map(|(own, other)| figure(own) / figure(other).max(1e-3));
         Some(Comparison { name: name.clone(), ratio: Spread::of(ratios) })
     });
@@ -206,7 +208,7 @@ fn curves(operations: &[&dyn Operation], measurements: &[Measurement]) -> Vec<Cu
                 curves.last_mut().expect("just pushed")
             }
         };
-        curve.points.push(Point { at: *at, time_ns: measurement.median_ns });
+        curve.points.push(CurvePoint { at: *at, time_ns: measurement.median_ns });
         curve.points.sort_by_key(|point| point.at);
     }
     curves

@@ -6,7 +6,7 @@ use hv_bench::clones::Clones;
 use hv_bench::guest::Guests;
 use hv_bench::operation::{Group, Operation};
 use hv_bench::result::Results;
-use hv_bench::runner::{self, Plan, Progress};
+use hv_bench::runner::{self, Plan, RunProgress};
 use hv_bench::table::Style;
 use hv_bench::{compare, density, operations, report, table};
 use hv_core::platform::kvm::KvmPlatform;
@@ -17,7 +17,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-/// Why `hv bench` does not begin.
+/// Why `hv bench` does not start.
 #[derive(Debug, thiserror::Error)]
 enum BenchError {
     #[error(
@@ -41,7 +41,7 @@ enum BenchError {
 
 /// Measures, prints, and writes the report.
 pub(super) fn run(args: BenchArgs) -> Result<u8, Box<dyn Error>> {
-    // Whatever can be wrong is found before anything is measured.
+    // Errors in the arguments are found before anything is measured.
     if args.rounds.is_some_and(|rounds| rounds == 0 || rounds > 1000) {
         return Err(BenchError::Rounds(args.rounds.unwrap_or(0)).into());
     }
@@ -200,11 +200,11 @@ fn print(text: &str) -> std::io::Result<()> {
     }
 }
 
-/// The file of the report, open before anything is measured. Left alone if nothing comes of it.
+/// The file of the report, open before anything is measured. Not changed if the run fails.
 struct ReportFile {
     path: PathBuf,
     file: File,
-    /// It was not there before: if nothing comes of it, it goes again.
+    /// The file is new: it is removed if the run fails.
     new: bool,
 }
 
@@ -236,7 +236,7 @@ impl Drop for ReportFile {
 /// A line on standard error that says how far the run is.
 struct ProgressLine {
     terminal: bool,
-    /// The last round that was said, where lines are not overwritten.
+    /// The last round that was printed, where lines are not overwritten.
     said: Option<u32>,
 }
 
@@ -252,7 +252,7 @@ impl ProgressLine {
     }
 }
 
-impl density::Progress for ProgressLine {
+impl density::DensityProgress for ProgressLine {
     fn touched(&mut self, bytes: u64, of: u64) {
         let (mib, all) = (bytes >> 20, of.div_ceil(1 << 20));
         // Without a terminal, the end is enough.
@@ -272,7 +272,7 @@ impl density::Progress for ProgressLine {
     }
 }
 
-impl Progress for ProgressLine {
+impl RunProgress for ProgressLine {
     fn step(&mut self, round: u32, rounds: u32, operation: &str) {
         let what = if round == 0 { "warm-up".to_owned() } else { format!("round {round} of {rounds}") };
         // If nobody reads standard error any more, there is nobody to tell.

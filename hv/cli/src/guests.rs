@@ -7,7 +7,7 @@ use hv_host::escape::escape;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// Why a name leads to no image.
+/// Why there is no image of this name.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum GuestError {
     #[error("{}: no such file; give the path of a built guest, or the bare name of one in guest-examples/", escape(.0))]

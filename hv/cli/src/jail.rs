@@ -42,12 +42,12 @@ pub(super) fn temporary() -> Place {
     // In its jail, hv cannot ask for the current folder.
     let folder = std::env::temp_dir();
     let folder = std::path::absolute(&folder).unwrap_or(folder);
-    // Refused where it was said before: the same.
+    // The first error is reported again.
     let _ = tempfile::env::override_temp_dir(&folder);
     Place { path: folder, usage: Use::Temporary }
 }
 
-/// The folder that a file is in, by whatever name it comes again.
+/// The folder of a file, since a new version of the file may be another file.
 pub(super) fn beside(file: &Path, usage: Use) -> Place {
     let folder = match file.parent() {
         Some(parent) if parent != Path::new("") => parent,

@@ -85,7 +85,7 @@ pub fn main() -> ExitCode {
     result.map_or_else(|error| refuse(error, colour), ExitCode::from)
 }
 
-/// The arguments as they are understood; what is said of them is in colour only for those who want it.
+/// The parsed arguments; messages about them are in colour only if the user wants that.
 fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Cli, clap::Error> {
     let colour = if colour::is_wanted() { ColorChoice::Auto } else { ColorChoice::Never };
     Cli::from_arg_matches(&Cli::command().color(colour).try_get_matches_from(arguments)?)
@@ -115,7 +115,7 @@ fn misused(error: clap::Error) -> ! {
     error.exit()
 }
 
-/// Says in one line why hv does not do it.
+/// Prints the error in one line.
 fn refuse(error: Box<dyn std::error::Error>, colour: bool) -> ExitCode {
     let label = if colour { "\x1b[1;31merror\x1b[0m" } else { "error" };
     // If nobody reads standard error any more, there is nobody to tell.
@@ -124,7 +124,7 @@ fn refuse(error: Box<dyn std::error::Error>, colour: bool) -> ExitCode {
     ExitCode::from(exit::REFUSED)
 }
 
-/// Writes lines of the log, each of which comes whole, and shows what of it is no text for a line.
+/// Writes lines of the log, one in each call, and escapes their control characters.
 struct OneLine<W>(W);
 
 impl<W: Write> Write for OneLine<W> {

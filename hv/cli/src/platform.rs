@@ -4,7 +4,7 @@ use super::args::{PlatformArgs, PlatformKind};
 use hv_core::platform::{Choice, Platform, PlatformError, Preference, choose};
 use std::io::Write;
 
-/// The platform that was asked for, or the best; says so where that is not KVM.
+/// The platform that was asked for, or the best one; prints a line if that is not KVM.
 pub(super) fn platform(args: PlatformArgs) -> Result<Box<dyn Platform>, PlatformError> {
     let preference = match args.platform {
         PlatformKind::Auto => Preference::Auto,

@@ -105,14 +105,14 @@ fn without_temporary_files(config: Config) -> Result<Config, ConfigError> {
     match refused {
         None => Ok(config),
         Some((function, disk)) => Err(ConfigError {
-            place: function.place.clone(),
+            location: function.location.clone(),
             problem: Problem::TemporaryFile { function: function.name.clone(), disk: disk.path.clone() },
         }),
     }
 }
 
-/// What a server opens while it runs, also at reloads: folders of files, since a new
-/// version of a file often is another one that gets its name.
+/// What a server opens while it runs, also at reloads: the folders of files, since a new version of a file is
+/// often another file with the same name.
 fn places(args: &ServeArgs, config: &Config) -> Vec<Place> {
     let mut places = Vec::new();
     if takes_temporary_files(config) {
@@ -125,13 +125,13 @@ fn places(args: &ServeArgs, config: &Config) -> Vec<Place> {
     for function in &config.functions {
         let source = &function.deployment.source;
         places.push(jail::beside(source.path(), Use::Read));
-        // What a snapshot says opens nothing: only disks that the configuration names.
+        // Only disks that the configuration names: a snapshot's record opens nothing.
         places.extend(source.disks().iter().map(|disk| jail::at(&disk.path, Use::Read)));
     }
     // Many functions have their image in the same folder.
     places.sort_by(|a, b| a.path.cmp(&b.path));
     places.dedup();
-    // What is not there is refused by whoever wants to open it.
+    // A missing file is reported where it is opened.
     places.retain(|place| place.path.exists());
     places
 }

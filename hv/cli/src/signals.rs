@@ -20,7 +20,7 @@ const GRACE: Duration = Duration::from_secs(10);
 /// How long a reader of the console may take to read the rest after `--timeout`.
 const LAST_OUTPUT: Duration = Duration::from_secs(1);
 
-/// Ends a guest when somebody wants it to end, and tells where it is when somebody wants to know.
+/// Ends a guest at a signal or after its time, and prints its state at SIGQUIT.
 pub(super) struct Signals {
     guest: Controller,
     /// One stream per signal; its bytes mean nothing but that the signal came.
@@ -29,8 +29,8 @@ pub(super) struct Signals {
     signal: Arc<AtomicI32>,
     timeout: Option<Instant>,
     format: Format,
-    /// When the guest is ended, or its output abandoned, for want of an answer.
-    patience: Option<Instant>,
+    /// When the guest is ended, or its output abandoned, if it has not ended by then.
+    deadline: Option<Instant>,
 }
 
 impl Signals {
@@ -52,23 +52,23 @@ impl Signals {
             streams.push(catch(SIGHUP)?);
         }
         let timeout = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        Ok(Signals { guest, streams, signal, timeout, format, patience: None })
+        Ok(Signals { guest, streams, signal, timeout, format, deadline: None })
     }
 
     fn signalled(&mut self, signal: i32) {
         if self.signal.swap(signal, Ordering::SeqCst) != 0 {
-            // Again: no more patience, not even with the reader of the console.
+            // The second signal: ends the guest at once, without waiting for the console's reader.
             self.guest.stop(Stop::Interrupted);
             self.guest.abandon();
         } else if self.guest.request_shutdown() {
             tracing::warn!("the guest was asked to end; once more ends it at once");
-            self.patience = Instant::now().checked_add(GRACE);
+            self.deadline = Instant::now().checked_add(GRACE);
         } else {
             self.guest.stop(Stop::Interrupted);
         }
     }
 
-    /// Has it printed where the guest is.
+    /// Prints the state of the guest.
     fn show_state(&self) {
         let format = self.format;
         self.guest.inspect(Box::new(move |state| print_state(format, state)));
@@ -84,7 +84,7 @@ fn print_state(format: Format, state: &GuestState) {
     let _ = io::stderr().write_all(text.as_bytes());
 }
 
-/// Whether whoever started hv wants it to outlive the terminal, as nohup(1) does.
+/// Whether SIGHUP is ignored, as after nohup(1).
 fn hang_up_is_ignored() -> bool {
     let mut now = MaybeUninit::<libc::sigaction>::zeroed();
     // SAFETY: nothing is changed; the struct is valid, all zero, and the kernel fills it in.
@@ -130,13 +130,13 @@ impl Source for Signals {
             self.timeout = None;
             self.show_state();
             self.guest.stop(Stop::Timeout);
-            self.patience = now.checked_add(LAST_OUTPUT);
+            self.deadline = now.checked_add(LAST_OUTPUT);
         }
-        if self.patience.is_some_and(|patience| patience <= now) {
-            self.patience = None;
+        if self.deadline.is_some_and(|deadline| deadline <= now) {
+            self.deadline = None;
             self.guest.stop(Stop::Interrupted);
             self.guest.abandon();
         }
-        self.timeout.into_iter().chain(self.patience).min()
+        self.timeout.into_iter().chain(self.deadline).min()
     }
 }

@@ -1,4 +1,4 @@
-//! hv's own log on standard error: what guests can cause again and again does not flood it.
+//! hv's own log on standard error, with a limit on the warnings that guests can cause.
 
 use super::OneLine;
 use hv_host::rate_limit::Bucket;
@@ -19,7 +19,7 @@ pub(super) fn log(verbose: u8) {
         1 => Level::DEBUG,
         _ => Level::TRACE,
     };
-    // Who asks for everything gets it.
+    // With `-vv` there is no limit.
     let bucket = (verbose == 0).then(|| Mutex::new(Bucket::new(AT_ONCE, PER_SECOND, Instant::now())));
     tracing_subscriber::fmt()
         .with_max_level(level)
@@ -29,7 +29,7 @@ pub(super) fn log(verbose: u8) {
         .init();
 }
 
-/// Makes what a message is written to.
+/// Makes the writer of a message.
 struct Warnings {
     bucket: Option<Mutex<Bucket>>,
 }
@@ -57,7 +57,7 @@ impl<'a> MakeWriter<'a> for Warnings {
     }
 
     fn make_writer_for(&'a self, metadata: &Metadata<'_>) -> Message<'a> {
-        // What hv itself cannot do is always told.
+        // Errors of hv itself are always printed.
         match *metadata.level() {
             Level::ERROR => Message { bucket: None, is_told: true },
             _ => self.make_writer(),

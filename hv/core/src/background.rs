@@ -1,4 +1,4 @@
-//! Work that nobody may wait for, on a thread of its own with a bounded queue.
+//! Work that no caller may wait for, on a thread of its own with a bounded queue.
 
 use crossbeam_channel::{Sender, TrySendError, bounded};
 use hv_jail as jail;
@@ -6,15 +6,15 @@ use hv_jail::Kind;
 use std::io;
 use std::thread::JoinHandle;
 
-/// Something to be done once, in the order of coming.
+/// A piece of work, done once, in the order of submission.
 pub(crate) trait Work: Send {
-    /// Does it, on the thread.
+    /// Does it, on the background thread.
     fn run(self: Box<Self>);
-    /// There is no room for it: does what can be done at once, on the thread that has it.
+    /// The queue is full: does what can be done at once, on the submitting thread.
     fn refused(self: Box<Self>);
 }
 
-/// The thread. Dropping this does what waits, and ends it.
+/// The handle of the thread. Dropping it waits for the work in the queue, and ends the thread.
 pub(crate) struct Background {
     /// Taken when it is dropped.
     queue: Option<Sender<Box<dyn Work>>>,
@@ -29,7 +29,7 @@ impl Background {
         Ok(Background { queue: Some(queue), thread: Some(thread) })
     }
 
-    /// Leaves work to the thread, and does not wait for anything. If too much waits already, the work is refused.
+    /// Submits work to the thread without waiting. If the queue is full, the work is refused.
     pub(crate) fn submit(&self, work: Box<dyn Work>) {
         let refused = match &self.queue {
             Some(queue) => queue.try_send(work).map_err(TrySendError::into_inner),

@@ -25,7 +25,7 @@ pub(crate) struct Inner {
     pub(crate) platform: Box<dyn Platform>,
     pub(crate) scheduler: Scheduler,
     pub(crate) reactor: Reactor,
-    /// Held by the thread that runs guests, where there are no workers.
+    /// Locked by the thread that runs guests, where there are no workers.
     pub(crate) driver: Mutex<()>,
     /// Writes crash reports, where there are workers: these have others to run.
     pub(crate) reports: Option<Background>,
@@ -57,7 +57,7 @@ impl Engine {
         };
         let reactor = Reactor::with_own_processor({
             let scheduler = scheduler.clone();
-            // With a processor to spare, the host's scheduler finds it.
+            // With an idle processor, the host's scheduler uses that.
             let scarce =
                 std::thread::available_parallelism().is_ok_and(|processors| processors.get() <= workers);
             Box::new(move |needed| scheduler.spare(needed && scarce))

@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 /// Crashes in a row that change nothing: bad requests come in bursts.
 const FREE: u32 = 20;
 
-/// The first time that requests are kept away.
+/// The first back-off time.
 const FIRST: Duration = Duration::from_millis(100);
 
 /// The longest.
 const LONGEST: Duration = Duration::from_secs(30);
 
-/// How a function has fared lately.
+/// The recent crashes of a function.
 #[derive(Debug, Default)]
 pub(super) struct Backoff {
     /// Crashes since the last answer that was complete.

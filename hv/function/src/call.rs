@@ -7,48 +7,48 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 /// A request that is being answered. Dropping it before the answer is complete
 /// tells the function that nobody waits for it any more.
 pub struct Call {
-    place: Place,
+    target: CallTarget,
     complete: bool,
 }
 
-enum Place {
+enum CallTarget {
     /// In this exchange of this instance.
     Running(Weak<Instance>, u64),
     /// Waiting for an instance at first.
-    Slot(Arc<Slot>),
+    Pending(Arc<PendingCall>),
 }
 
 /// A request that waits for a virtual machine that is being made.
-pub(super) struct Slot(Mutex<State>);
+pub(super) struct PendingCall(Mutex<PendingState>);
 
-enum State {
+enum PendingState {
     Starting {
         head: Vec<u8>,
         answer: Box<dyn Answer>,
         /// The body is complete.
         ended: bool,
-        /// Somebody was told that there is no room.
+        /// The sender was told that there is no room.
         waits: bool,
     },
     Running(Weak<Instance>, u64),
     Cancelled,
 }
 
-impl Slot {
+impl PendingCall {
     pub(super) fn starting(head: &[u8], answer: Box<dyn Answer>) -> Arc<Self> {
-        let state = State::Starting { head: head.to_vec(), answer, ended: false, waits: false };
-        Arc::new(Slot(Mutex::new(state)))
+        let state = PendingState::Starting { head: head.to_vec(), answer, ended: false, waits: false };
+        Arc::new(PendingCall(Mutex::new(state)))
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, PendingState> {
         self.0.lock().expect("no panic while held")
     }
 
-    /// The machine is there. Returns false if nobody wants it any more.
+    /// The machine is ready. Returns false if the request was cancelled.
     pub(super) fn begin(&self, instance: &Arc<Instance>) -> bool {
         let mut state = self.state();
-        let State::Starting { head, mut answer, ended, waits } =
-            std::mem::replace(&mut *state, State::Cancelled)
+        let PendingState::Starting { head, mut answer, ended, waits } =
+            std::mem::replace(&mut *state, PendingState::Cancelled)
         else {
             return false;
         };
@@ -56,7 +56,7 @@ impl Slot {
             answer.writable();
         }
         let number = instance.begin(&head, answer);
-        *state = State::Running(Arc::downgrade(instance), number);
+        *state = PendingState::Running(Arc::downgrade(instance), number);
         drop(state);
         if ended {
             instance.device.finish(number, true);
@@ -66,8 +66,8 @@ impl Slot {
 
     /// There will be no machine.
     pub(super) fn fail(&self, failure: super::Failure) {
-        let state = std::mem::replace(&mut *self.state(), State::Cancelled);
-        if let State::Starting { mut answer, .. } = state {
+        let state = std::mem::replace(&mut *self.state(), PendingState::Cancelled);
+        if let PendingState::Starting { mut answer, .. } = state {
             answer.failed(failure);
         }
     }
@@ -75,19 +75,19 @@ impl Slot {
 
 impl Call {
     pub(super) fn running(instance: &Arc<Instance>, number: u64) -> Self {
-        Call { place: Place::Running(Arc::downgrade(instance), number), complete: false }
+        Call { target: CallTarget::Running(Arc::downgrade(instance), number), complete: false }
     }
 
-    pub(super) fn starting(slot: Arc<Slot>) -> Self {
-        Call { place: Place::Slot(slot), complete: false }
+    pub(super) fn starting(pending: Arc<PendingCall>) -> Self {
+        Call { target: CallTarget::Pending(pending), complete: false }
     }
 
-    /// Where the request is, once it is somewhere.
+    /// The instance that answers the request, once there is one.
     fn instance(&self) -> Option<(Arc<Instance>, u64)> {
-        match &self.place {
-            Place::Running(instance, number) => Some((instance.upgrade()?, *number)),
-            Place::Slot(slot) => match &*slot.state() {
-                State::Running(instance, number) => Some((instance.upgrade()?, *number)),
+        match &self.target {
+            CallTarget::Running(instance, number) => Some((instance.upgrade()?, *number)),
+            CallTarget::Pending(pending) => match &*pending.state() {
+                PendingState::Running(instance, number) => Some((instance.upgrade()?, *number)),
                 _ => None,
             },
         }
@@ -95,14 +95,14 @@ impl Call {
 
     /// Whether no virtual machine was waiting: one had to be made.
     pub fn is_cold(&self) -> bool {
-        matches!(self.place, Place::Slot(_))
+        matches!(self.target, CallTarget::Pending(_))
     }
 
     /// Sends some of the request's body. Returns how many bytes were taken; when
     /// it is fewer than given, [`Answer::writable`] says when to go on.
     pub fn send(&self, body: &[u8]) -> usize {
-        if let Place::Slot(slot) = &self.place
-            && let State::Starting { waits, .. } = &mut *slot.state()
+        if let CallTarget::Pending(pending) = &self.target
+            && let PendingState::Starting { waits, .. } = &mut *pending.state()
         {
             *waits = true;
             return 0;
@@ -113,8 +113,8 @@ impl Call {
     /// The request's body is complete.
     pub fn end(&mut self) {
         self.complete = true;
-        if let Place::Slot(slot) = &self.place
-            && let State::Starting { ended, .. } = &mut *slot.state()
+        if let CallTarget::Pending(pending) = &self.target
+            && let PendingState::Starting { ended, .. } = &mut *pending.state()
         {
             *ended = true;
             return;
@@ -140,10 +140,10 @@ impl Call {
 
 impl Drop for Call {
     fn drop(&mut self) {
-        if let Place::Slot(slot) = &self.place {
-            let mut state = slot.state();
-            if matches!(*state, State::Starting { .. }) {
-                *state = State::Cancelled;
+        if let CallTarget::Pending(pending) = &self.target {
+            let mut state = pending.state();
+            if matches!(*state, PendingState::Starting { .. }) {
+                *state = PendingState::Cancelled;
                 return;
             }
         }

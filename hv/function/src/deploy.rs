@@ -34,7 +34,7 @@ pub enum DeployError {
     /// It could not be saved.
     #[error(transparent)]
     Capture(#[from] CaptureError),
-    /// A snapshot of a guest that cannot be asked.
+    /// A snapshot of a guest without a function device.
     #[error("the guest that was saved is no function: save it with `hv snapshot --function`")]
     NoFunction,
     /// Functions get none.
@@ -43,7 +43,7 @@ pub enum DeployError {
     /// Not the disks that the guest had.
     #[error(transparent)]
     Disks(#[from] DisksError),
-    /// It was saved, and what resumes from there does not live.
+    /// It was saved, but its clones do not run.
     #[error("a clone of the guest, as every request gets one, ended at once: {0}")]
     Clone(String),
     /// A disk that one guest would change under another.

@@ -18,7 +18,7 @@ pub(super) struct Instance {
     inner: Weak<Inner>,
     /// `None` before it is made and after it is closed.
     guest: Mutex<Option<Arc<Guest>>>,
-    /// Whether its guest has yet to become somebody of its own.
+    /// Whether it has answered a request before: then the next guest needs a new identity.
     used: AtomicBool,
     /// The devices of a guest that has answered have settled.
     settled: AtomicBool,
@@ -53,7 +53,7 @@ impl Instance {
             resident: AtomicU64::new(0),
             request: Mutex::default(),
         });
-        let observer = Watch { instance: Arc::downgrade(&instance), isolation: inner.options.isolation };
+        let hook = InstanceHook { instance: Arc::downgrade(&instance), isolation: inner.options.isolation };
         let options = &inner.options;
         let mut restore = Restore::new(inner.snapshot.clone()).output((options.outputs)());
         if let Some(errors) = &options.errors {
@@ -65,7 +65,7 @@ impl Instance {
         let guest = restore
             .function(instance.device.clone())
             .share(inner.options.share)
-            .hook(Arc::new(observer))
+            .hook(Arc::new(hook))
             .spawn(&inner.engine)?;
         *instance.guest.lock().expect("nobody else has it yet") = Some(Arc::new(guest));
         Ok(instance)
@@ -108,7 +108,7 @@ impl Instance {
         exchange
     }
 
-    /// Lets the guest run on that may wait for room.
+    /// Resumes the guest, which may wait for room.
     pub(super) fn resume(&self, exchange: u64) {
         if self.request().exchange == exchange
             && self.device.ring() == Served::Answered
@@ -142,7 +142,7 @@ impl Instance {
     fn stop_request(&self, exchange: u64, reason: Failure) {
         let mut request = self.request();
         // The lock keeps the next request from beginning, and `answered` takes it after the exchange
-        // has gone: an order that comes too late for this one keeps the machine from serving another.
+        // has gone: an order that comes too late for this request must not end the machine for the next one.
         if request.exchange == exchange && self.device.is_busy_with(exchange) {
             request.reason.get_or_insert(reason);
             if let Some(guest) = self.guest() {
@@ -170,7 +170,7 @@ impl Instance {
         }
     }
 
-    /// Lets go of the virtual machine.
+    /// Drops the virtual machine.
     pub(super) fn close(&self) {
         let guest = self.guest.lock().expect("no panic while held").take();
         drop(guest);
@@ -208,7 +208,7 @@ impl Instance {
         if inner.options.isolation == Isolation::Request {
             if !settled {
                 inner.note_hot_pages(&guest);
-                // A disk may take its time, which the thread that is here has none of.
+                // A disk may be slow, and this thread must not wait.
                 let instance = Arc::downgrade(&self);
                 if guest.settle(SETTLING, move |settled| Instance::devices_settled(&instance, settled)) {
                     return;
@@ -226,7 +226,7 @@ impl Instance {
         inner.put_back(self);
     }
 
-    /// The devices of the guest that has answered have nothing under way any more; or still have.
+    /// Called when the devices of the guest that has answered have settled, or have not in time.
     fn devices_settled(instance: &Weak<Instance>, settled: bool) {
         let Some(instance) = instance.upgrade() else { return };
         if settled && let Some(guest) = instance.guest() {
@@ -256,13 +256,13 @@ impl Instance {
     }
 }
 
-/// Hears of what the guest does. The guest keeps it; the function keeps the instance.
-struct Watch {
+/// The hook of a guest. The guest owns it; the function owns the instance.
+struct InstanceHook {
     instance: Weak<Instance>,
     isolation: Isolation,
 }
 
-impl Watch {
+impl InstanceHook {
     fn both(&self) -> Option<(Arc<Instance>, Arc<Inner>)> {
         let instance = self.instance.upgrade()?;
         let inner = instance.inner.upgrade()?;
@@ -270,7 +270,7 @@ impl Watch {
     }
 }
 
-impl Hook for Watch {
+impl Hook for InstanceHook {
     fn pauses_when_done(&self) -> bool {
         self.isolation == Isolation::Request
     }

@@ -25,7 +25,7 @@ pub use hv_core::device::function::{Answer, Failure};
 pub use stats::Stats;
 
 use backoff::Backoff;
-use call::Slot;
+use call::PendingCall;
 use hv_core::device::block::Disk;
 use hv_core::device::console::Output;
 use hv_core::engine::Engine;
@@ -110,7 +110,7 @@ struct Inner {
 
 #[derive(Default)]
 struct Pool {
-    /// All that there are, by number; a number without an instance is one that is being made.
+    /// All instances, by number; one that is `None` is being made.
     live: HashMap<u64, Option<Arc<Instance>>>,
     /// Those that wait for a request; the last one is the warmest.
     idle: Vec<(Arc<Instance>, Instant)>,
@@ -140,9 +140,9 @@ impl Function {
             pool.reserve()
         };
         inner.totals.cold();
-        let slot = Slot::starting(head, answer);
-        inner.pool_manager.start(number, Some(slot.clone()));
-        Ok(Call::starting(slot))
+        let pending = PendingCall::starting(head, answer);
+        inner.pool_manager.start(number, Some(pending.clone()));
+        Ok(Call::starting(pending))
     }
 
     /// Ends guests that have been idle since before this moment, beyond [`Options::warm`].
@@ -195,7 +195,7 @@ impl Inner {
         self.backoff.lock().expect("no panic while held")
     }
 
-    /// An instance has nothing to do any more, and is as good as new.
+    /// An instance is idle again, and reset.
     fn put_back(&self, instance: Arc<Instance>) {
         if !self.stopped.load(Ordering::SeqCst) {
             self.pool().idle.push((instance, Instant::now()));

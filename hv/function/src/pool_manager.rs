@@ -1,7 +1,7 @@
-//! The thread that does for a function what takes time: making virtual machines,
-//! closing them, measuring their memory, and looking after the limits of requests.
+//! The thread that does a function's slow work: it makes and closes virtual machines, measures their memory,
+//! and enforces the limits of requests.
 
-use super::call::Slot;
+use super::call::PendingCall;
 use super::{Failure, Inner, Instance};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use std::collections::VecDeque;
@@ -16,12 +16,12 @@ pub(super) struct PoolManager {
     jobs: Sender<Job>,
     /// It was asked for a survey, and has not begun.
     surveying: AtomicBool,
-    watched: Mutex<Watched>,
+    watched: Mutex<WatchedRequests>,
 }
 
 enum Job {
     /// Make the instance of this number, for this request or to be kept.
-    Start(u64, Option<Arc<Slot>>),
+    Start(u64, Option<Arc<PendingCall>>),
     Dispose(Arc<Instance>),
     /// There is a request to watch.
     Look,
@@ -31,7 +31,7 @@ enum Job {
 }
 
 #[derive(Default)]
-struct Watched {
+struct WatchedRequests {
     /// When to look at which request next, in that order.
     requests: VecDeque<(Instant, Weak<Instance>, u64)>,
     /// The thread knows that there is something to watch.
@@ -47,12 +47,12 @@ impl PoolManager {
     }
 
     fn send(&self, job: Job) {
-        // A thread that has ended has left nothing to keep.
+        // A thread that has ended needs no job.
         let _ = self.jobs.send(job);
     }
 
-    pub(super) fn start(&self, number: u64, slot: Option<Arc<Slot>>) {
-        self.send(Job::Start(number, slot));
+    pub(super) fn start(&self, number: u64, pending: Option<Arc<PendingCall>>) {
+        self.send(Job::Start(number, pending));
     }
 
     pub(super) fn dispose(&self, instance: Arc<Instance>) {
@@ -70,7 +70,7 @@ impl PoolManager {
         self.send(Job::Stop);
     }
 
-    fn watched(&self) -> MutexGuard<'_, Watched> {
+    fn watched(&self) -> MutexGuard<'_, WatchedRequests> {
         self.watched.lock().expect("no panic while held")
     }
 
@@ -121,7 +121,7 @@ impl Jobs {
             };
             let Some(inner) = function.upgrade() else { return };
             match job {
-                Ok(Job::Start(number, slot)) => start(&inner, number, slot),
+                Ok(Job::Start(number, pending)) => start(&inner, number, pending),
                 Ok(Job::Dispose(instance)) => instance.close(),
                 Ok(Job::Survey) => {
                     inner.pool_manager.surveying.store(false, Ordering::SeqCst);
@@ -130,12 +130,12 @@ impl Jobs {
                 }
                 Ok(Job::Look) | Err(RecvTimeoutError::Timeout) => {}
                 Ok(Job::Stop) | Err(RecvTimeoutError::Disconnected) => {
-                    // What was asked for before that has been done.
+                    // All earlier jobs are done.
                     return;
                 }
             }
             next = inner.pool_manager.look();
-            // The next start finds a machine, if it leaves the time.
+            // Makes a machine for the next start while there is nothing else to do.
             if self.0.is_empty() {
                 prepare(&inner);
             }
@@ -150,13 +150,13 @@ fn prepare(inner: &Inner) {
     }
 }
 
-fn start(inner: &Arc<Inner>, number: u64, slot: Option<Arc<Slot>>) {
+fn start(inner: &Arc<Inner>, number: u64, pending: Option<Arc<PendingCall>>) {
     let instance = match Instance::start(inner, number) {
         Ok(instance) => instance,
         Err(error) => {
             inner.pool().live.remove(&number);
-            match slot {
-                Some(slot) => slot.fail(Failure::NoRoom(Box::new(error))),
+            match pending {
+                Some(pending) => pending.fail(Failure::NoRoom(Box::new(error))),
                 None => tracing::warn!("a virtual machine to be kept could not be made: {error}"),
             }
             return;
@@ -164,11 +164,11 @@ fn start(inner: &Arc<Inner>, number: u64, slot: Option<Arc<Slot>>) {
     };
     inner.pool().live.insert(number, Some(instance.clone()));
     if inner.stopped.load(Ordering::SeqCst) {
-        if let Some(slot) = slot {
-            slot.fail(Failure::Stopped);
+        if let Some(pending) = pending {
+            pending.fail(Failure::Stopped);
         }
         instance.close();
-    } else if !slot.is_some_and(|slot| slot.begin(&instance)) {
+    } else if !pending.is_some_and(|pending| pending.begin(&instance)) {
         inner.put_back(instance);
     }
 }

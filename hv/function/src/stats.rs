@@ -32,7 +32,7 @@ pub struct Stats {
     pub shared: u64,
     /// How long no request is let in, because it crashes always.
     pub back_off: Duration,
-    /// Time between head and end of the requests that were answered, all told.
+    /// Total time between head and end of the requests that were answered.
     pub time: Duration,
 }
 
@@ -69,7 +69,7 @@ impl Totals {
 }
 
 impl Inner {
-    /// Learns from the first request that is answered which pages its successors will write.
+    /// Notes which pages the first answered request wrote: the next ones will write the same.
     pub(super) fn note_hot_pages(&self, guest: &Guest) {
         if self.totals.hot_noted.swap(true, Ordering::Relaxed) {
             return;
@@ -77,7 +77,8 @@ impl Inner {
         self.snapshot.learn(guest);
     }
 
-    /// Measures the memory of those whose turn it is, at least of one, until something else has to be done.
+    /// Measures the memory of the machines that are next, at least of one, until something else has to be
+    /// done.
     pub(super) fn survey(&self, busy: &dyn Fn() -> bool) {
         let instances: Vec<Arc<Instance>> = self.pool().live.values().flatten().cloned().collect();
         let mut numbers: Vec<_> = instances.iter().map(|instance| instance.number).collect();

@@ -9,7 +9,7 @@ const MACHINES: usize = 64;
 /// How often machines are measured, however often somebody asks.
 const PERIOD: Duration = Duration::from_millis(100);
 
-/// Where the round of measuring is. Pure.
+/// The state of the measuring rounds. Pure.
 #[derive(Default)]
 pub(super) struct Survey {
     /// When machines were measured last.
@@ -19,7 +19,7 @@ pub(super) struct Survey {
 }
 
 impl Survey {
-    /// The machines that are to be measured now: of these (sorted), those whose turn it is.
+    /// The machines that are to be measured now: of these (sorted), those that are next.
     pub(super) fn next(&mut self, machines: &[u64], now: Instant) -> Vec<u64> {
         if machines.is_empty() || self.last.is_some_and(|last| now.saturating_duration_since(last) < PERIOD) {
             return Vec::new();

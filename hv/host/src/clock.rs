@@ -39,7 +39,7 @@ fn from_cpuid() -> Option<u32> {
     None
 }
 
-/// Ten milliseconds give about 10 ppm, more than the oscillator itself promises. Sleeping
+/// Ten milliseconds give an accuracy of about 10 ppm, which is better than that of the oscillator. Sleeping
 /// would be a system call, which no thread of a jailed hv may make.
 fn measure() -> u32 {
     let (start, first) = (Instant::now(), tsc());

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-/// What a figure depends on, as far as the host tells.
+/// The properties of the host that a figure depends on, as far as they are known.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Machine {
@@ -30,7 +30,7 @@ pub struct Machine {
     pub tsc_khz: u32,
     /// How the processor's frequency is governed; `none` where the host cannot change it.
     pub frequency_scaling: String,
-    /// What the kernel does about each weakness of the processor.
+    /// The kernel's mitigation of each vulnerability of the processor.
     pub mitigations: BTreeMap<String, String>,
 }
 
@@ -92,7 +92,8 @@ fn kernel() -> Option<String> {
     Some(format!("Linux {release} {version}").trim().to_owned())
 }
 
-/// The module that implements KVM. Built into the kernel it may leave no trace but the processor's.
+/// The module that implements KVM. If KVM is built into the kernel, only the processor's features may show
+/// it.
 fn kvm_module(modules: &[String], has: &dyn Fn(&str) -> bool) -> String {
     match modules.iter().find(|name| name.starts_with("kvm_")) {
         Some(module) => module.clone(),

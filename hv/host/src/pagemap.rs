@@ -4,8 +4,8 @@
 use std::fs::File;
 use std::sync::OnceLock;
 
-/// The file, which is opened once. A process can open it only while it is dumpable (or root's): the jail does so before
-/// it takes that away. `None`, and a warning, where the host refuses.
+/// The file, which is opened once. A process can open it only while it is dumpable (or root's): so it is
+/// opened before the jail clears that flag. `None`, and a warning, where the host refuses.
 pub fn pagemap() -> Option<&'static File> {
     static FILE: OnceLock<Option<File>> = OnceLock::new();
     FILE.get_or_init(|| {

@@ -1,4 +1,4 @@
-//! ⚠ Threads that run for microseconds at a time and are waited for: what they ask of the host's scheduler.
+//! ⚠ Priorities of threads that run for microseconds at a time, and that others wait for.
 #![allow(unsafe_code, reason = "slice, priority and timer slack of threads that others wait for")]
 
 use crate::cpu_clock::CpuClock;
@@ -28,18 +28,18 @@ struct Attributes {
 }
 
 impl Attributes {
-    /// Those of an ordinary thread that asks for short slices.
+    /// The attributes of an ordinary thread that asks for short slices.
     fn ordinary(nice: i32) -> Self {
         Attributes { flags: RESET_ON_FORK, nice, runtime: SLICE, ..Attributes::default() }
     }
 
-    /// Those of a thread that runs before all ordinary ones.
+    /// The attributes of a thread that runs before all ordinary ones.
     fn first() -> Self {
         let policy = libc::SCHED_FIFO as u32;
         Attributes { flags: RESET_ON_FORK, policy, priority: 1, ..Attributes::default() }
     }
 
-    /// Gives them to this thread. Returns whether the host allows that.
+    /// Sets the attributes of this thread. Returns whether the host allows that.
     fn set(mut self) -> bool {
         self.size = size_of::<Self>() as u32;
         // SAFETY: the kernel reads as many bytes as `size` says, during the call only; 0 is this thread.
@@ -54,12 +54,12 @@ pub fn niceness() -> i32 {
     *NICENESS.get_or_init(|| unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) })
 }
 
-/// The attributes of a prompt thread without real-time priority, as far as the host allows them. Who has started hv
-/// with a niceness of its own keeps that.
+/// The attributes of a prompt thread without real-time priority, as far as the host allows them. If hv was
+/// started with another niceness than 0, that one is kept.
 fn be_ordinary() {
     let own = niceness();
     let preferred = if own > 0 { own } else { own.min(NICE) };
-    // Less than it is takes a privilege (CAP_SYS_NICE, or RLIMIT_NICE).
+    // A lower niceness needs a privilege (CAP_SYS_NICE, or RLIMIT_NICE).
     let _ = Attributes::ordinary(preferred).set() || Attributes::ordinary(own).set();
 }
 
@@ -78,9 +78,10 @@ pub fn be_prompt() {
 
 /// Has this thread, which is [prompt](be_prompt), run before all ordinary ones of the host, or not any more.
 ///
-/// That is for as long as it has little to do. Short slices alone do not suffice: a thread that has just run is not
-/// taken by Linux before it has lost its turn to others for as long, and then waits for the clock's next tick, 4 ms
-/// or less, if another thread wakes up in between. Where hv lacks the privilege (CAP_SYS_NICE, or RLIMIT_RTPRIO), it stays as it is.
+/// That is for as long as it has little to do. Short slices alone do not suffice: Linux does not choose a
+/// thread that has just run before others have run for as long; if another thread wakes up in between, it
+/// then waits for the clock's next tick, up to 4 ms. Where hv lacks the privilege (CAP_SYS_NICE, or
+/// RLIMIT_RTPRIO), it stays as it is.
 pub fn be_first(first: bool) {
     match first && niceness() <= 0 {
         true => drop(Attributes::first().set()),
@@ -88,7 +89,7 @@ pub fn be_first(first: bool) {
     }
 }
 
-/// Over how long it is added up what a thread has to do.
+/// The interval over which the load of a thread is measured.
 const WINDOW: Duration = Duration::from_millis(4);
 
 /// The part of the time in which a thread may work and still come first: one in so many.
@@ -99,16 +100,16 @@ const WINDOW: Duration = Duration::from_millis(4);
 const MOST_LOAD: u32 = 4;
 
 /// A thread that comes [first](be_first) for as long as it works less than one part in [`MOST_LOAD`] of the time.
-struct Light {
+struct LoadWatch {
     begin: Instant,
     clock: CpuClock,
-    /// Where its clock stood at the beginning.
+    /// CPU time at the beginning of the interval.
     used: Duration,
     first: bool,
 }
 
 thread_local! {
-    static LIGHT: RefCell<Option<Light>> = const { RefCell::new(None) };
+    static LOAD_WATCH: RefCell<Option<LoadWatch>> = const { RefCell::new(None) };
 }
 
 /// Has this thread, which is [prompt](be_prompt), come [first](be_first) while it has little to do, as it is to
@@ -116,13 +117,13 @@ thread_local! {
 pub fn be_first_while_light() {
     be_first(true);
     let clock = CpuClock::of_this_thread();
-    let light = Light { begin: Instant::now(), clock, used: clock.read(), first: true };
-    LIGHT.set(Some(light));
+    let light = LoadWatch { begin: Instant::now(), clock, used: clock.read(), first: true };
+    LOAD_WATCH.set(Some(light));
 }
 
-/// Looks how much this thread has had to do lately, if it is one that wants to know.
+/// Measures the recent load of this thread, if it is [watched](be_first_while_light), and sets its priority.
 pub fn look_at_load() {
-    LIGHT.with_borrow_mut(|light| {
+    LOAD_WATCH.with_borrow_mut(|light| {
         let Some(light) = light else { return };
         let now = Instant::now();
         let window = now - light.begin;
@@ -138,8 +139,8 @@ pub fn look_at_load() {
     });
 }
 
-/// Has this thread run only when others leave it time, or a little of theirs: what it does may take long.
-pub fn be_patient() {
+/// Lowers the priority of this thread: its work may take long, and others come first.
+pub fn be_background() {
     const MORE: i32 = 10;
     const MOST: i32 = 19;
     let _ = Attributes { nice: (niceness() + MORE).min(MOST), ..Attributes::default() }.set();

@@ -1,18 +1,18 @@
-//! How much guests may cause hv to tell: a token bucket. Pure: the caller says what time it is.
+//! Limits how much guests may cause hv to log: a token bucket. Pure: the caller says what time it is.
 
 use std::time::{Duration, Instant};
 
-/// What may still be told, in bytes. It fills up with time.
+/// The bytes that may still be logged. It fills up with time.
 ///
-/// A message is told as long as there is anything left, and may be larger than that: what it is
-/// short of is waited for. So who asks need not know how large a message will be.
+/// A message may be logged while the level is above zero. It may be larger than the level, which is negative
+/// then. So the size of a message need not be known beforehand.
 #[derive(Debug)]
 pub struct Bucket {
     capacity: u64,
     per_second: u64,
     /// Below zero after a message that was larger than what was left. In bytes.
     level: i64,
-    /// When the level was right.
+    /// When the level was computed.
     since: Instant,
     left_out: u64,
 }
@@ -23,7 +23,8 @@ impl Bucket {
         Bucket { capacity, per_second, level: capacity as i64, since: now, left_out: 0 }
     }
 
-    /// Whether a message may be told now. If so, [`charge`](Self::charge) says what it was; if not, it is counted.
+    /// Whether a message may be logged now. If so, [`charge`](Self::charge) is to be called with its size; if
+    /// not, it is counted.
     pub fn allows(&mut self, now: Instant) -> bool {
         self.fill(now);
         let allows = self.level > 0;
@@ -31,13 +32,13 @@ impl Bucket {
         allows
     }
 
-    /// A message of so many bytes is told.
+    /// A message of so many bytes was logged.
     pub fn charge(&mut self, bytes: usize) {
         // No message is that long; nothing here wraps.
         self.level -= bytes.min(1 << 30) as i64;
     }
 
-    /// Messages that were left out and that nobody has been told of yet, if one may be told now that says so.
+    /// The count of messages that were left out and not reported yet, if a report may be logged now.
     pub fn take_left_out(&mut self, now: Instant) -> Option<u64> {
         self.fill(now);
         let left_out = (self.level > 0 && self.left_out > 0).then_some(self.left_out);
@@ -56,7 +57,7 @@ impl Bucket {
             (self.level, self.since) = (self.capacity as i64, now);
         } else {
             self.level += filled as i64;
-            // What was not enough for a byte counts the next time.
+            // The rest, less than a byte, counts the next time.
             let nanos = (filled * 1_000_000_000).div_ceil(self.per_second.into());
             self.since += Duration::from_nanos(nanos as u64);
         }

@@ -62,7 +62,7 @@ fn tree(allowed: &[Allowed]) -> BpfProgram {
     let mut program = vec![jump(BPF_JEQ, *number, 1, 0), TRAP];
     for rule in rules {
         let conditions: BpfProgram = rule.clone().into();
-        // Without the two jumps by which seccompiler gets past a rule of another call.
+        // Removes the two jumps with which seccompiler skips a rule of another call.
         // If a condition does not hold, it goes on behind the next instruction.
         program.extend(conditions.into_iter().skip(2));
         program.push(ALLOW);

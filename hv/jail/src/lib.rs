@@ -10,9 +10,9 @@
 //! - **not dumpable**: no core file, and no other process of the same user can look inside;
 //! - **limits**: no core file, no more descriptors than the soft limit.
 //!
-//! The `hv` command jails itself. A program that uses hv as a library is not jailed behind its back; it can call
-//! [`jail`] before it makes an `Engine`, and [`enter`] on its own threads, such as the one that
-//! waits for a guest. All threads that hv makes afterwards get the filter of their kind.
+//! The `hv` command jails itself. A program that uses hv as a library is not jailed by itself; it can call
+//! [`jail`] before it makes an `Engine`, and [`enter`] on its own threads, such as the one that waits for a
+//! guest. All threads that hv makes afterwards get the filter of their kind.
 //!
 //! ```no_run
 //! use hv_jail::{Kind, Plan, Platform};
@@ -38,7 +38,7 @@ mod trap;
 pub use places::{Place, PlaceError, Use};
 pub use row::{Check, Row};
 
-use hv_host::prompt::{be_patient, be_prompt};
+use hv_host::prompt::{be_background, be_prompt};
 use maker::Maker;
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
 use std::io;
@@ -229,7 +229,7 @@ static JAIL: OnceLock<Jail> = OnceLock::new();
 /// Jails this process: everything but the filters of threads that are there already, which [`enter`] puts on.
 ///
 /// To be called before other threads are made: Landlock is for the calling thread and those that it makes.
-/// The handler of SIGSYS is hv's from now on. Tells which layers this host does not have.
+/// The handler of SIGSYS is hv's from now on. Returns the layers that this host does not have.
 ///
 /// # Errors
 ///
@@ -269,10 +269,10 @@ pub fn jail(plan: Plan) -> Result<Vec<Missing>, JailError> {
     Ok(missing.into_iter().filter(|(there, _)| !there).map(|(_, missing)| missing).collect())
 }
 
-/// Has a panic tell what and where, and no more: for a backtrace, files would have to be read.
+/// Sets a panic hook without a backtrace, for which files would have to be read.
 fn settle_panics() {
     if std::env::var_os("RUST_BACKTRACE").is_none_or(|style| style == "0") {
-        // The standard library's hook does just that.
+        // The standard library's hook then prints message and location only.
         return;
     }
     std::panic::set_hook(Box::new(|panic| {
@@ -318,7 +318,7 @@ pub fn spawn(
         // Before there is a filter: it need not allow this.
         match kind {
             Kind::Io => be_prompt(),
-            Kind::Report => be_patient(),
+            Kind::Report => be_background(),
             _ => {}
         }
         enter(kind);

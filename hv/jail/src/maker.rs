@@ -1,8 +1,8 @@
 //! The thread that makes threads.
 //!
-//! A thread inherits the filter of the one that makes it. If hv's I/O thread made the threads of
-//! a disk, it would have to be allowed all that they are. So whoever has a filter
-//! asks this thread, which sees nothing of any guest, and is allowed what all those that it makes are.
+//! A thread inherits the filter of the one that makes it. If hv's I/O thread made the threads of a disk, it
+//! would have to be allowed all that they are. So threads with a filter ask this thread. It handles no
+//! guest's data, and its filter allows what those of the threads that it makes allow.
 
 use super::{Kind, Platform, filter};
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
@@ -34,7 +34,7 @@ impl Maker {
         Ok(Maker(orders))
     }
 
-    /// Has a thread made.
+    /// Makes a thread.
     pub(super) fn make(&self, name: String, body: Body) -> io::Result<JoinHandle<()>> {
         let (made, wait) = bounded(1);
         let gone = || io::Error::other("the thread that makes threads has ended");

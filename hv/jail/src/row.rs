@@ -69,9 +69,9 @@ impl Check {
     }
 }
 
-/// Where a row is needed at all.
+/// Where a row is needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Only {
+pub(super) enum NeededOn {
     Always,
     /// On this platform.
     On(super::Platform),
@@ -86,7 +86,7 @@ pub struct Row {
     /// All have to hold.
     checks: [Option<Check>; 2],
     why: &'static str,
-    pub(super) only: Only,
+    pub(super) only: NeededOn,
     elsewhere: bool,
 }
 
@@ -124,7 +124,7 @@ impl Row {
     }
 
     pub(super) const fn debug(self) -> Row {
-        Row { only: Only::Debug, ..self }
+        Row { only: NeededOn::Debug, ..self }
     }
 
     pub(super) const fn elsewhere(self) -> Row {
@@ -132,7 +132,7 @@ impl Row {
     }
 
     pub(super) const fn on(self, platform: super::Platform) -> Row {
-        Row { only: Only::On(platform), ..self }
+        Row { only: NeededOn::On(platform), ..self }
     }
 }
 
@@ -149,7 +149,7 @@ impl fmt::Display for Row {
 
 /// A call with any arguments.
 pub(super) const fn any(call: Sysno, why: &'static str) -> Row {
-    Row { call, checks: [None, None], why, only: Only::Always, elsewhere: false }
+    Row { call, checks: [None, None], why, only: NeededOn::Always, elsewhere: false }
 }
 
 /// A call with one argument of a value, which the words name.
@@ -158,7 +158,7 @@ pub(super) const fn with(call: Sysno, arg: u8, value: u32, words: &'static str, 
         call,
         checks: [Some(Check::is(arg, value, words)), None],
         why,
-        only: Only::Always,
+        only: NeededOn::Always,
         elsewhere: false,
     }
 }
@@ -171,12 +171,12 @@ pub(super) const fn with_both(
     why: &'static str,
 ) -> Row {
     let checks = [Some(Check::is(first.0, first.1, first.2)), Some(Check::is(second.0, second.1, second.2))];
-    Row { call, checks, why, only: Only::Always, elsewhere: false }
+    Row { call, checks, why, only: NeededOn::Always, elsewhere: false }
 }
 
 /// A call whose first argument is the process that is meant, which has to be hv itself.
 pub(super) const fn to_itself(call: Sysno, why: &'static str) -> Row {
-    Row { call, checks: [Some(Check::itself(0)), None], why, only: Only::Always, elsewhere: false }
+    Row { call, checks: [Some(Check::itself(0)), None], why, only: NeededOn::Always, elsewhere: false }
 }
 
 /// A call with an argument that lacks some bits.
@@ -185,7 +185,7 @@ pub(super) const fn without(call: Sysno, arg: u8, mask: u64, words: &'static str
         call,
         checks: [Some(Check::without(arg, mask, words)), None],
         why,
-        only: Only::Always,
+        only: NeededOn::Always,
         elsewhere: false,
     }
 }

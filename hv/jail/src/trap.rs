@@ -4,7 +4,8 @@
 //! The handler runs between any two instructions of a thread that may be taken over. It allocates
 //! nothing, takes no lock, and calls the kernel for `write` and `exit_group` only.
 //!
-//! Some calls of the C library are refused without a word instead, since it can do without: it opens
+//! Some calls of the C library are refused without a message instead, since it does not depend on them: it
+//! opens
 //! `/proc/sys/vm/overcommit_memory` once, on whichever thread gives memory back first; newer versions
 //! guard stacks by advice, name memory, and ask for huge pages if they are told to.
 //!
@@ -70,7 +71,7 @@ extern "C" fn handler(_: libc::c_int, info: *const Info, context: *mut libc::uco
         registers[libc::REG_RAX as usize] = -i64::from(error);
         return;
     }
-    // Code that was taken over would go on trying; a defect of hv does so a few times.
+    // Code that was taken over would go on trying; a defect of hv tries a few times.
     let apart = kind.is_some_and(Kind::is_apart) && info.code == SYS_SECCOMP;
     if apart && REFUSED.fetch_add(1, Ordering::Relaxed) < MAX_REFUSED {
         report(kind, info, arguments, "it is refused, and hv goes on");
@@ -82,7 +83,7 @@ extern "C" fn handler(_: libc::c_int, info: *const Info, context: *mut libc::uco
     unsafe { libc::_exit(i32::from(super::EXIT)) }
 }
 
-/// The error that the C library gets for a call that it can do without.
+/// The error for a call that the C library does not depend on.
 fn refusal(call: i32, arguments: [u64; 3]) -> Option<i32> {
     /// `MADV_GUARD_INSTALL` and `MADV_GUARD_REMOVE`: without them, it takes mprotect(2).
     const GUARDS: [i32; 2] = [102, 103];
@@ -127,8 +128,8 @@ fn report(kind: Option<Kind>, info: &Info, [a, b, c]: [u64; 3], outcome: &str) {
     let _ = unsafe { libc::write(libc::STDERR_FILENO, line.as_ptr().cast(), length) };
 }
 
-/// Has the allocator make as many arenas as it likes, up to a number that is told. Otherwise it
-/// asks how many processors there are when it makes the ninth, by opening a file.
+/// Sets the allocator's limit of arenas. Otherwise it opens a file, to count the processors, when it makes
+/// the ninth.
 pub(super) fn settle_arenas() {
     const ARENAS: libc::c_int = 64;
     // SAFETY: it sets a number of the allocator's, under its own lock.

@@ -13,16 +13,16 @@ const LINE: usize = 1024;
 
 /// The consoles of one function's guests.
 #[derive(Clone)]
-pub(super) struct Consoles(Arc<Function>);
+pub(super) struct Consoles(Arc<FunctionLog>);
 
-struct Function {
+struct FunctionLog {
     name: String,
     events: Events,
 }
 
 impl Consoles {
     pub(super) fn new(name: &str, events: Events) -> Self {
-        Consoles(Arc::new(Function { name: name.into(), events }))
+        Consoles(Arc::new(FunctionLog { name: name.into(), events }))
     }
 
     /// A stream of one guest.
@@ -37,7 +37,7 @@ impl Consoles {
     }
 }
 
-impl Function {
+impl FunctionLog {
     fn print(&self, stream: Stream, line: &[u8]) {
         self.events.printed(&self.name, stream, &String::from_utf8_lossy(line));
     }
@@ -45,7 +45,7 @@ impl Function {
 
 /// Gathers what a guest prints on a stream into lines.
 pub(super) struct Console {
-    function: Arc<Function>,
+    function: Arc<FunctionLog>,
     stream: Stream,
     line: Vec<u8>,
 }

@@ -1,4 +1,4 @@
-//! From the configuration's words to the core's.
+//! Deploys a function from its configuration.
 #![forbid(unsafe_code)]
 
 use super::config::{FunctionConfig, Source};
@@ -8,7 +8,7 @@ use super::metrics::Reading;
 use hv_core::device::block::{Disk, DiskError};
 use hv_core::domain::Builder;
 use hv_core::engine::Engine;
-use hv_core::loader::{Image, OpenError};
+use hv_core::loader::{Image, ImageOpenError};
 use hv_core::snapshot::{self, DisksError, Snapshot};
 use hv_function as function;
 use hv_function::{Function, Options};
@@ -17,10 +17,10 @@ use std::sync::Arc;
 /// Why a function does not run.
 #[derive(Debug, thiserror::Error)]
 pub enum DeployError {
-    /// The image is none.
+    /// The image is not valid.
     #[error(transparent)]
-    Image(#[from] OpenError),
-    /// The snapshot is none.
+    Image(#[from] ImageOpenError),
+    /// The snapshot is not valid.
     #[error(transparent)]
     Snapshot(#[from] snapshot::OpenError),
     /// A disk cannot be used.
@@ -32,15 +32,15 @@ pub enum DeployError {
     /// A disk is not what it was when the snapshot was made.
     #[error(transparent)]
     Disks(DisksError),
-    /// The guest does not become a function.
+    /// The function cannot be deployed.
     #[error(transparent)]
     Function(#[from] function::DeployError),
 }
 
 /// Boots a function until it is ready, or opens its snapshot. Blocks.
 /// `spare`: machines beyond one for each request, for those that are being reset.
-/// `before`: one that was deployed with the same configuration, whose image and disks are used again as they
-/// are in memory, whatever has become of their files.
+/// `before`: one that was deployed with the same configuration. Its image and disks are used again as they
+/// are in memory, even if their files have changed.
 pub(super) fn deploy(
     engine: &Engine,
     config: &FunctionConfig,
@@ -109,7 +109,7 @@ pub(super) fn deploy(
     Ok(function)
 }
 
-/// What a function says of itself.
+/// The figures of a function.
 pub(super) fn read(function: &Function) -> Reading {
     let stats = function.stats();
     Reading {

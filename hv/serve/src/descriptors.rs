@@ -68,7 +68,7 @@ pub(super) fn plan(config: &Config, limit: u64, threads: usize) -> Result<Plan, 
     let needed = functions.fold(OWN + config.connections as u64, u64::saturating_add);
     if needed > limit {
         let problem = Problem::Descriptors { machines, connections: config.connections, needed, limit };
-        return Err(ConfigError { place: config.place.clone(), problem });
+        return Err(ConfigError { location: config.location.clone(), problem });
     }
     // A function's own limit may not be beyond the server's.
     let guests = config.guests.unwrap_or_else(|| concurrency.max().unwrap_or(0).max(DEFAULT_GUESTS));

@@ -1,7 +1,7 @@
 //! Why `hv serve` does not start, or does not go on.
 #![forbid(unsafe_code)]
 
-use super::config::{ConfigError, Place};
+use super::config::{ConfigError, Location};
 use super::deploy::DeployError;
 use hv_host::escape::escape;
 use std::io;
@@ -15,10 +15,10 @@ pub enum ServeError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// A function does not become ready.
-    #[error("{place}: the function `{}` cannot be deployed: {error}", escape(function))]
+    #[error("{location}: the function `{}` cannot be deployed: {error}", escape(function))]
     Deploy {
         /// Where it stands in the configuration.
-        place: Place,
+        location: Location,
         /// Its name.
         function: String,
         /// Why.
@@ -48,7 +48,7 @@ pub enum ServeError {
         #[source]
         error: io::Error,
     },
-    /// The host has no room for the server itself.
+    /// The host lacks resources for the server itself.
     #[error("the host has no room for the server: {0}")]
     Host(#[from] io::Error),
 }

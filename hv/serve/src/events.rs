@@ -1,5 +1,4 @@
-//! What happens besides requests, told on standard error: as text for people,
-//! or an object a line for programs.
+//! Events other than requests, written to standard error: as text, or as one JSON object a line.
 #![forbid(unsafe_code)]
 
 use super::config::LogFormat;
@@ -28,7 +27,7 @@ pub(super) enum Stream {
 pub(super) struct Events {
     log: Log,
     format: LogFormat,
-    /// What guests cause, by function.
+    /// The limits of messages, by function.
     guests: Arc<Mutex<HashMap<String, Guests>>>,
 }
 
@@ -82,7 +81,7 @@ impl Events {
                 return;
             }
         }
-        // Reports are long: others need not wait while one is written.
+        // Reports are long: the lock is not held while one is written.
         let told = self.tell(text, data) + MESSAGE;
         if let Some(guests) = self.guests().get_mut(function) {
             guests.bucket.charge(told);
@@ -132,7 +131,7 @@ impl Events {
         );
     }
 
-    /// That could not be.
+    /// A function could not be booted again.
     pub(super) fn relayout_failed(&self, function: &str, error: &str) {
         self.tell(
             || format!("function {function}: not booted again after crashes, it stays where it is: {error}"),
@@ -192,7 +191,7 @@ impl Events {
         );
     }
 
-    /// Somebody wants to know how a function stands.
+    /// The state of a function, at SIGQUIT.
     pub(super) fn state(&self, reading: &Reading) {
         let Reading { function, live, idle, waiting, answered, ended, back_off, .. } = reading;
         self.tell(

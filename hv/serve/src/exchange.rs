@@ -1,8 +1,8 @@
-//! One request in a guest: what passes between the guests' threads, which must
-//! never wait, and the client's connection, which does.
+//! One request in a guest: the data between the guest's thread, which must never wait, and the client's
+//! connection, which does.
 #![forbid(unsafe_code)]
 
-use super::gate::Seat;
+use super::gate::Permit;
 use super::head::{AnswerHead, has_body, validate_answer};
 use super::upload::{Upload, UploadError};
 use bytes::Bytes;
@@ -63,7 +63,7 @@ impl Exchange {
     }
 }
 
-/// Notes who is to be woken.
+/// Stores the waker of the task.
 fn keep(waker: &mut Option<Waker>, context: &Context<'_>) {
     match waker {
         Some(waker) => waker.clone_from(context.waker()),
@@ -71,15 +71,14 @@ fn keep(waker: &mut Option<Waker>, context: &Context<'_>) {
     }
 }
 
-/// The guest's end of an exchange. It holds the request's seat until the
-/// function lets go of it.
-pub(super) struct Bridge {
+/// The guest's end of an exchange. It holds the request's permit until the function drops it.
+pub(super) struct AnswerSink {
     pub(super) exchange: Arc<Exchange>,
     pub(super) method: Method,
-    pub(super) _seat: Seat,
+    pub(super) _permit: Permit,
 }
 
-impl Bridge {
+impl AnswerSink {
     /// Changes the state, and wakes the reader outside of the lock.
     fn tell<T>(&self, change: impl FnOnce(&mut ExchangeState) -> T) -> T {
         let mut state = self.exchange.state();
@@ -93,7 +92,7 @@ impl Bridge {
     }
 }
 
-impl Answer for Bridge {
+impl Answer for AnswerSink {
     fn head(&mut self, head: &[u8]) -> Result<(), String> {
         let head = validate_answer(head)?;
         let bodiless = !has_body(&self.method, head.status);
@@ -140,7 +139,7 @@ impl Answer for Bridge {
 
 /// The client's end of an exchange: sends the request's body, takes the answer.
 /// Dropping it before the end cancels the request.
-pub(super) struct Conversation {
+pub(super) struct ClientExchange {
     exchange: Arc<Exchange>,
     /// Until the guest has ended its answer.
     call: Option<Call>,
@@ -154,7 +153,7 @@ pub(super) struct Conversation {
 
 /// Why an answer will not be complete.
 #[derive(Debug)]
-pub(super) enum Broken {
+pub(super) enum AnswerError {
     /// By the guest. `uploading`: the request's body had not come yet.
     Failed { failure: Failure, uploading: bool },
     /// By the request's body.
@@ -163,9 +162,9 @@ pub(super) enum Broken {
     Headless,
 }
 
-impl Conversation {
+impl ClientExchange {
     pub(super) fn new(exchange: Arc<Exchange>, call: Call, upload: Option<Upload>) -> Self {
-        Conversation { exchange, call: Some(call), upload, cpu: None, complete: false }
+        ClientExchange { exchange, call: Some(call), upload, cpu: None, complete: false }
     }
 
     /// CPU time that the guest has used for the request, as far as it is known.
@@ -174,26 +173,26 @@ impl Conversation {
     }
 
     /// Sends what can be sent of the request's body.
-    fn poll_upload(&mut self, context: &mut Context<'_>) -> Result<(), Broken> {
+    fn poll_upload(&mut self, context: &mut Context<'_>) -> Result<(), AnswerError> {
         if let (Some(upload), Some(call)) = (&mut self.upload, &mut self.call)
             && let Poll::Ready(result) = upload.poll(call, &self.exchange, context)
         {
-            result.map_err(Broken::Upload)?;
+            result.map_err(AnswerError::Upload)?;
             self.upload = None;
         }
         Ok(())
     }
 
     /// The end of the answer, if there is one: nothing more is sent to the guest.
-    fn end(&mut self, end: Result<(), Failure>) -> Result<(), Broken> {
+    fn end(&mut self, end: Result<(), Failure>) -> Result<(), AnswerError> {
         let uploading = self.upload.is_some();
         self.cpu = self.call.take().and_then(|call| call.cpu_time());
-        end.map_err(|failure| Broken::Failed { failure, uploading })
+        end.map_err(|failure| AnswerError::Failed { failure, uploading })
     }
 
     /// The head of the answer. One that has no body is only given when the
     /// guest has ended the answer in good order.
-    pub(super) fn poll_head(&mut self, context: &mut Context<'_>) -> Poll<Result<AnswerHead, Broken>> {
+    pub(super) fn poll_head(&mut self, context: &mut Context<'_>) -> Poll<Result<AnswerHead, AnswerError>> {
         let uploaded = self.poll_upload(context);
         let mut state = self.exchange.state();
         let waits = state.bodiless && state.end.is_none();
@@ -209,11 +208,14 @@ impl Conversation {
         }
         let end = state.end.take().unwrap_or(Ok(()));
         drop(state);
-        Poll::Ready(Err(self.end(end).err().unwrap_or(Broken::Headless)))
+        Poll::Ready(Err(self.end(end).err().unwrap_or(AnswerError::Headless)))
     }
 
     /// The next bytes of the answer's body; `None` at its end.
-    pub(super) fn poll_body(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Broken>>> {
+    pub(super) fn poll_body(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, AnswerError>>> {
         let uploaded = self.poll_upload(context);
         let mut state = self.exchange.state();
         if let Some(chunk) = state.chunks.pop_front() {
@@ -238,7 +240,7 @@ impl Conversation {
         }
     }
 
-    /// What is left of the request's body, once there will be no answer from the guest.
+    /// The rest of the request's body, once there will be no answer from the guest.
     pub(super) fn into_upload(self) -> Option<Upload> {
         self.upload
     }

@@ -1,4 +1,4 @@
-//! What the front says itself: its own pages, and refusals.
+//! Responses of hv itself: its own pages, and refusals.
 #![forbid(unsafe_code)]
 
 use super::head::REQUEST_ID;
@@ -37,12 +37,12 @@ impl FrontResponse {
         self
     }
 
-    /// It may go better soon.
+    /// The client may try again in a second.
     pub(super) fn later(self) -> Self {
         self.retry_after(1)
     }
 
-    /// It may go better in so many seconds.
+    /// The client may try again in so many seconds.
     pub(super) fn retry_after(self, seconds: u64) -> Self {
         self.with(RETRY_AFTER, &seconds.to_string())
     }

@@ -7,12 +7,12 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-/// Seats for guests, those of one function within those of the server.
-/// Whoever waits is let in in the order of coming.
+/// Permits for guests, those of one function within those of the server.
+/// Waiting requests get permits in the order of arrival.
 #[derive(Debug)]
 pub(super) struct Gate {
-    seats: Arc<Semaphore>,
-    /// The server's.
+    permits: Arc<Semaphore>,
+    /// The permits of the server.
     shared: Arc<Semaphore>,
     waiting: AtomicUsize,
     queue: usize,
@@ -21,31 +21,31 @@ pub(super) struct Gate {
 
 /// The right to use a guest, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Seat {
-    _seat: OwnedSemaphorePermit,
+pub(super) struct Permit {
+    _permit: OwnedSemaphorePermit,
     _shared: OwnedSemaphorePermit,
 }
 
-/// Why there is no seat.
+/// Why there is no permit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refused {
     /// Too many wait already.
     Full,
-    /// It has waited for as long as it may.
+    /// It has waited for `queue_time`.
     Late,
 }
 
 impl Gate {
-    /// `capacity` seats, of those that `shared` has; up to `queue` may wait for `queue_time`.
+    /// `capacity` permits, of those that `shared` has; up to `queue` may wait for `queue_time`.
     pub(super) fn new(capacity: usize, shared: Arc<Semaphore>, queue: usize, queue_time: Duration) -> Self {
-        let seats = Arc::new(Semaphore::new(capacity));
-        Gate { seats, shared, waiting: AtomicUsize::new(0), queue, queue_time }
+        let permits = Arc::new(Semaphore::new(capacity));
+        Gate { permits, shared, waiting: AtomicUsize::new(0), queue, queue_time }
     }
 
-    /// Takes a seat, or waits for one.
-    pub(super) async fn enter(&self) -> Result<Seat, Refused> {
-        if let Some(seat) = self.at_once() {
-            return Ok(seat);
+    /// Takes a permit, or waits for one.
+    pub(super) async fn enter(&self) -> Result<Permit, Refused> {
+        if let Some(permit) = self.at_once() {
+            return Ok(permit);
         }
         if self.waiting.fetch_add(1, Ordering::Relaxed) >= self.queue {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
@@ -55,17 +55,17 @@ impl Gate {
         timeout(self.queue_time, self.in_turn()).await.map_err(|_| Refused::Late)
     }
 
-    fn at_once(&self) -> Option<Seat> {
-        let seat = self.seats.clone().try_acquire_owned().ok()?;
+    fn at_once(&self) -> Option<Permit> {
+        let permit = self.permits.clone().try_acquire_owned().ok()?;
         let shared = self.shared.clone().try_acquire_owned().ok()?;
-        Some(Seat { _seat: seat, _shared: shared })
+        Some(Permit { _permit: permit, _shared: shared })
     }
 
-    async fn in_turn(&self) -> Seat {
-        let take = async |seats: &Arc<Semaphore>| {
-            seats.clone().acquire_owned().await.expect("nobody closes the semaphores")
+    async fn in_turn(&self) -> Permit {
+        let take = async |permits: &Arc<Semaphore>| {
+            permits.clone().acquire_owned().await.expect("nobody closes the semaphores")
         };
-        Seat { _seat: take(&self.seats).await, _shared: take(&self.shared).await }
+        Permit { _permit: take(&self.permits).await, _shared: take(&self.shared).await }
     }
 
     /// Requests that wait.
@@ -107,17 +107,17 @@ mod tests {
     fn those_who_wait_are_let_in_in_order_and_those_beyond_the_queue_are_not() {
         run(async {
             let gate = Gate::new(1, plenty(), 2, Duration::from_secs(1));
-            let seat = gate.enter().await.unwrap();
+            let permit = gate.enter().await.unwrap();
             let (mut first, mut second) = (pin!(gate.enter()), pin!(gate.enter()));
             assert!(poll(first.as_mut()).is_pending());
             assert!(poll(second.as_mut()).is_pending());
             assert_eq!(gate.waiting(), 2);
             assert_eq!(gate.enter().await.unwrap_err(), Refused::Full);
-            drop(seat);
+            drop(permit);
             assert!(poll(second.as_mut()).is_pending(), "the first is before it");
-            let Poll::Ready(Ok(seat)) = poll(first.as_mut()) else { panic!("the seat is free") };
+            let Poll::Ready(Ok(permit)) = poll(first.as_mut()) else { panic!("the permit is free") };
             assert!(poll(second.as_mut()).is_pending());
-            drop(seat);
+            drop(permit);
             assert!(poll(second.as_mut()).is_ready());
             assert_eq!(gate.waiting(), 0);
         });
@@ -127,7 +127,7 @@ mod tests {
     fn nobody_waits_longer_than_allowed() {
         run(async {
             let gate = Gate::new(1, plenty(), 1, Duration::from_secs(1));
-            let _seat = gate.enter().await.unwrap();
+            let _permit = gate.enter().await.unwrap();
             let start = tokio::time::Instant::now();
             assert_eq!(gate.enter().await.unwrap_err(), Refused::Late);
             assert_eq!(start.elapsed(), Duration::from_secs(1));
@@ -136,16 +136,16 @@ mod tests {
     }
 
     #[test]
-    fn functions_share_the_seats_of_the_server() {
+    fn functions_share_the_permits_of_the_server() {
         run(async {
             let shared = Arc::new(Semaphore::new(2));
             let gate = |capacity| Gate::new(capacity, shared.clone(), 1, Duration::from_secs(1));
             let (a, b) = (gate(2), gate(2));
-            let seats = (a.enter().await.unwrap(), b.enter().await.unwrap());
+            let permits = (a.enter().await.unwrap(), b.enter().await.unwrap());
             let mut third = pin!(a.enter());
             assert!(poll(third.as_mut()).is_pending());
-            drop(seats.1);
-            let Poll::Ready(Ok(_third)) = poll(third.as_mut()) else { panic!("a seat is free") };
+            drop(permits.1);
+            let Poll::Ready(Ok(_third)) = poll(third.as_mut()) else { panic!("a permit is free") };
             assert!(poll(pin!(b.enter()).as_mut()).is_pending(), "a has taken both");
         });
     }

@@ -1,7 +1,7 @@
-//! One request to a function: where it goes, whether it may, what comes back.
+//! One request to a function: its route, its admission, its response.
 #![forbid(unsafe_code)]
 
-use super::exchange::{Bridge, Broken, Conversation, Exchange};
+use super::exchange::{AnswerError, AnswerSink, ClientExchange, Exchange};
 use super::front_response::{self, CLOSE, FrontResponse};
 use super::gate::Refused;
 use super::head::{self, AnswerHead, REQUEST_ID};
@@ -20,7 +20,7 @@ use std::future::poll_fn;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// Tells a client which crash in the log is its own.
+/// The header with the id of the crash in the log.
 const CRASH_ID: HeaderName = HeaderName::from_static("x-crash-id");
 
 /// Answers a request on a listener of functions.
@@ -37,17 +37,18 @@ pub(super) async fn public(
     let mut pace = None;
     match serve(&server, client, request, &mut upload, &mut record, &mut pace).await {
         Err(refusal) => {
-            // What no guest has worked for costs whoever asks again and again nothing else.
+            // Refusals are delayed if there are many: a client that repeats its request at once would keep
+            // the thread busy.
             if record.instance.is_none() {
                 pace.as_deref().unwrap_or(server.refusals()).wait().await;
             }
             say(refusal, upload.as_ref(), record)
         }
-        Ok((head, conversation, served)) => {
+        Ok((head, client_exchange, served)) => {
             record.status = Some(head.status);
             let id = record.id().clone();
-            let is_last = conversation.is_last();
-            let mut response = Response::new(Reply::guest(conversation, served, record));
+            let is_last = client_exchange.is_last();
+            let mut response = Response::new(Reply::guest(client_exchange, served, record));
             *response.status_mut() = head.status;
             *response.headers_mut() = head.headers;
             response.headers_mut().insert(REQUEST_ID, id);
@@ -73,7 +74,7 @@ pub(super) async fn admin(
 /// A request and its body, if it has one.
 fn split(server: &Server, request: Request<Incoming>) -> (Request<()>, Option<Upload>) {
     let (parts, body) = request.into_parts();
-    let upload = Upload::new(body, parts.headers.contains_key(EXPECT), server.patience());
+    let upload = Upload::new(body, parts.headers.contains_key(EXPECT), server.discard_time());
     (Request::from_parts(parts, ()), upload)
 }
 
@@ -85,8 +86,8 @@ fn say(own: FrontResponse, upload: Option<&Upload>, record: Record) -> Response<
     }
 }
 
-/// Brings a request to its function, and the head of the answer back. What was
-/// not used of the body is left there if it fails, and at which pace the function refuses.
+/// Passes a request to its function, and returns the head of the answer. On failure, `upload` has the unread
+/// rest of the body, and `pace` is that of the function's refusals.
 async fn serve(
     server: &Server,
     client: IpAddr,
@@ -94,7 +95,7 @@ async fn serve(
     upload: &mut Option<Upload>,
     record: &mut Record,
     pace: &mut Option<Arc<Pace>>,
-) -> Result<(AnswerHead, Conversation, Arc<Served>), FrontResponse> {
+) -> Result<(AnswerHead, ClientExchange, Arc<Served>), FrontResponse> {
     if server.is_draining() {
         let refusal = FrontResponse::new(StatusCode::SERVICE_UNAVAILABLE, "the server is shutting down");
         return Err(refusal.later().last());
@@ -120,7 +121,7 @@ async fn serve(
     head::write_request(&parts, client, record.id(), &mut bytes).map_err(|head::TooLong| {
         FrontResponse::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "the head of the request is too long")
     })?;
-    let seat = served.gate().enter().await.map_err(|refused| match refused {
+    let permit = served.gate().enter().await.map_err(|refused| match refused {
         Refused::Full => {
             FrontResponse::new(StatusCode::TOO_MANY_REQUESTS, "too many requests wait for this function")
                 .later()
@@ -130,18 +131,18 @@ async fn serve(
         }
     })?;
     let exchange = Arc::new(Exchange::default());
-    let bridge = Bridge { exchange: exchange.clone(), method: parts.method, _seat: seat };
-    let call = served.function().call(&bytes, Box::new(bridge));
+    let sink = AnswerSink { exchange: exchange.clone(), method: parts.method, _permit: permit };
+    let call = served.function().call(&bytes, Box::new(sink));
     let mut call = call.map_err(|failure| failed(&failure, false, &served, record))?;
     record.instance = Some(if call.is_cold() { "cold" } else { "warm" });
     if upload.is_none() {
         call.end();
     }
-    let mut conversation = Conversation::new(exchange, call, upload.take());
-    match poll_fn(|context| conversation.poll_head(context)).await {
-        Ok(head) => Ok((head, conversation, served)),
+    let mut client_exchange = ClientExchange::new(exchange, call, upload.take());
+    match poll_fn(|context| client_exchange.poll_head(context)).await {
+        Ok(head) => Ok((head, client_exchange, served)),
         Err(broken) => {
-            *upload = conversation.into_upload();
+            *upload = client_exchange.into_upload();
             Err(note_broken(broken, &served, record))
         }
     }
@@ -152,19 +153,18 @@ fn too_large(served: &Served) -> FrontResponse {
     FrontResponse::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is larger than {limit} bytes"))
 }
 
-/// Notes why there is no whole answer, and says what the client is told if it
-/// has heard nothing yet.
-pub(super) fn note_broken(broken: Broken, served: &Served, record: &mut Record) -> FrontResponse {
+/// Records why the answer is not complete. Returns the response for a client that has received nothing yet.
+pub(super) fn note_broken(broken: AnswerError, served: &Served, record: &mut Record) -> FrontResponse {
     match broken {
-        Broken::Failed { failure, uploading } => failed(&failure, uploading, served, record),
-        Broken::Upload(UploadError::TooLarge) => {
+        AnswerError::Failed { failure, uploading } => failed(&failure, uploading, served, record),
+        AnswerError::Upload(UploadError::TooLarge) => {
             record.note_failure("too_large");
             too_large(served)
         }
-        Broken::Upload(UploadError::Client) => {
+        AnswerError::Upload(UploadError::Client) => {
             FrontResponse::new(StatusCode::BAD_REQUEST, "the body of the request did not come to its end")
         }
-        Broken::Headless => {
+        AnswerError::Headless => {
             record.note_failure("headless");
             note(served, record, "it ended an answer without a head");
             FrontResponse::new(StatusCode::BAD_GATEWAY, "the function gave no answer")

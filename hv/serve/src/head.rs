@@ -33,7 +33,7 @@ const HOP_BY_HOP: [HeaderName; 9] = [
     header::UPGRADE,
 ];
 
-/// Whether a field with this name stays here.
+/// Whether a field with this name is not passed on.
 fn is_hop_by_hop(name: &HeaderName, connection: &[HeaderName]) -> bool {
     HOP_BY_HOP.contains(name) || connection.contains(name)
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 /// Crashes with one layout after which there is to be another.
 const CRASHES: u32 = 16;
 
-/// A layout is kept for as long at least: booting a function is work of the host's.
+/// The shortest time between two layouts: booting a function costs the host time.
 const AT_LEAST: Duration = Duration::from_secs(10);
 
 /// Counts the crashes of guests with one layout.
@@ -42,7 +42,7 @@ impl Layout {
         due
     }
 
-    /// There was to be another layout, and could not be: this one is kept for another while.
+    /// Another layout could not be made: this one is kept for another period.
     pub(super) fn keep(&self, now: Instant) {
         *self.0.lock().expect("no panic while held") = LayoutState { since: now, crashes: 0, asked: false };
     }

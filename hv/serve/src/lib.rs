@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!  client ── listener ── handler ── route ── gate ── function (a guest)
-//!            connection  validates  path     seats      │
+//!            connection  validates  path     permits    │
 //!               └──────── reply ◄── exchange ◄──────────┘
 //! ```
 //!
@@ -30,13 +30,13 @@ mod log;
 mod metrics;
 
 mod pace;
-mod rare;
 mod record;
 mod reply;
 mod route;
 mod run;
 mod server;
 mod table;
+mod throttle;
 mod upload;
 
 pub use deploy::DeployError;

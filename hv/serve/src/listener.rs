@@ -19,7 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 /// Connections that the kernel keeps until they are accepted.
 const BACKLOG: u32 = 1024;
 
-/// How long a client that takes nothing of its answer is borne.
+/// How long a client may read nothing of its answer.
 const STUCK: Duration = Duration::from_secs(30);
 
 /// How long to wait when no connection can be accepted, for want of descriptors mostly.
@@ -31,7 +31,7 @@ const READ_BUFFER: usize = 32 << 10;
 /// Most header lines of a request.
 const MAX_FIELDS: usize = 100;
 
-/// What a listener shows.
+/// What a listener serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ListenerKind {
     /// Functions.
@@ -56,8 +56,8 @@ pub(super) fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListen
 pub(super) struct Connections {
     server: Arc<Server>,
     http: http1::Builder,
-    /// Seats for connections.
-    seats: Arc<Semaphore>,
+    /// Permits for connections.
+    permits: Arc<Semaphore>,
     capacity: usize,
     /// Turns true when the server drains.
     drain: watch::Receiver<bool>,
@@ -79,19 +79,19 @@ impl Connections {
             .header_read_timeout(header_time)
             .max_buf_size(READ_BUFFER)
             .max_headers(MAX_FIELDS);
-        let seats = Arc::new(Semaphore::new(capacity));
-        Connections { server, http, seats, capacity, drain }
+        let permits = Arc::new(Semaphore::new(capacity));
+        Connections { server, http, permits, capacity, drain }
     }
 
     /// Connections that are open.
     pub(super) fn open(&self) -> usize {
-        self.capacity - self.seats.available_permits()
+        self.capacity - self.permits.available_permits()
     }
 
     /// Waits until none is open.
     pub(super) async fn closed(&self) {
         let all = u32::try_from(self.capacity).expect("a number of 32 bits in the configuration");
-        let _all = self.seats.acquire_many(all).await;
+        let _all = self.permits.acquire_many(all).await;
     }
 
     /// Accepts connections until the server drains. Beyond the most that may be
@@ -100,10 +100,10 @@ impl Connections {
         let mut drain = self.drain.clone();
         let serve = async {
             loop {
-                let seat = self.seats.clone().acquire_owned().await.expect("nobody closes the semaphore");
+                let permit = self.permits.clone().acquire_owned().await.expect("nobody closes the semaphore");
                 match listener.accept().await {
                     Ok((stream, client)) => {
-                        tokio::spawn(self.clone().converse(stream, client, kind, seat));
+                        tokio::spawn(self.clone().converse(stream, client, kind, permit));
                     }
                     Err(error) => {
                         tracing::warn!("cannot accept connections for now: {error}");
@@ -118,13 +118,13 @@ impl Connections {
         }
     }
 
-    /// Speaks with one client until one of both has enough.
+    /// Serves one connection until it is closed by either side.
     async fn converse(
         mut self,
         stream: TcpStream,
         client: SocketAddr,
         kind: ListenerKind,
-        _seat: OwnedSemaphorePermit,
+        _permit: OwnedSemaphorePermit,
     ) {
         // Answers are written whole; the kernel ends a connection whose client takes nothing.
         let prepared = stream.set_nodelay(true).and_then(|()| {
@@ -132,7 +132,7 @@ impl Connections {
             rustix::net::sockopt::set_tcp_user_timeout(&stream, stuck).map_err(Into::into)
         });
         if prepared.is_err() {
-            // It is gone already.
+            // The client has disconnected.
             return;
         }
         let server = &self.server;
@@ -163,6 +163,6 @@ impl Connections {
 
 /// Waits until the server drains.
 async fn drained(drain: &mut watch::Receiver<bool>) {
-    // An error would mean that the server is gone altogether.
+    // An error would mean that the server was dropped.
     let _ = drain.wait_for(|drain| *drain).await;
 }

@@ -1,7 +1,7 @@
 //! The logs: a line for each request, and what happened besides.
 //!
-//! Lines are gathered in memory and written by a thread of their own, so that
-//! a slow disk or reader makes nobody wait. What does not fit is dropped, and counted.
+//! Lines are gathered in memory and written by a thread of their own, so that a slow disk or reader does not
+//! delay requests. What does not fit is dropped, and counted.
 #![forbid(unsafe_code)]
 
 use super::config::LogTarget;
@@ -93,7 +93,7 @@ impl Log {
 }
 
 impl Writer {
-    /// Waits until everything is written, but not for ever.
+    /// Waits until everything is written, for a limited time.
     pub(super) fn finish(self) {
         let start = Instant::now();
         let mut state = self.shared.state();
@@ -177,7 +177,7 @@ impl Sink {
         })
     }
 
-    /// Writes lines. Of failures the first is told: the server goes on without its log.
+    /// Writes lines. Only the first failure is reported: the server goes on without its log.
     fn write(&mut self, lines: &[u8]) {
         match self {
             _ if lines.is_empty() => {}

@@ -19,7 +19,7 @@ const BUCKETS: [f64; 16] = [
 /// The media type of what [`Metrics::text`] returns.
 pub(super) const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// What the front counts itself.
+/// Metrics that the server counts itself.
 pub(super) struct Metrics {
     registry: Registry,
     requests: IntCounterVec,
@@ -30,7 +30,7 @@ pub(super) struct Metrics {
     failures: IntCounterVec,
 }
 
-/// What a function says of itself at the moment.
+/// The figures of a function at the moment.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Reading {
     pub(super) function: String,
@@ -128,7 +128,7 @@ impl Metrics {
         self.failures.with_label_values(&[function, kind]).inc();
     }
 
-    /// Everything, with what the functions and the process say of themselves now.
+    /// All metrics, with the current figures of the functions and of the process.
     pub(super) fn text(&self, functions: &[Reading], closing: usize, log_dropped: u64) -> Vec<u8> {
         let now = Registry::new();
         let gauge = |name, help| gauges(&now, name, help, &["function"]);

@@ -1,4 +1,4 @@
-//! What the one thread that speaks HTTP does at a limited pace, however often it is asked: others wait for it.
+//! Limits of what the HTTP thread does, however often it is asked: all clients share that thread.
 
 use std::sync;
 use std::time::Duration;
@@ -7,10 +7,10 @@ use tokio::time::Instant;
 
 /// How often something is refused in the long run.
 const INTERVAL: Duration = Duration::from_millis(1);
-/// So many are refused at once after a pause.
+/// So many requests are refused at once after a pause.
 const BURST: u32 = 16;
-/// The longest that a refusal takes.
-const PATIENCE: Duration = Duration::from_millis(100);
+/// The longest delay of a refusal.
+const LONGEST_WAIT: Duration = Duration::from_millis(100);
 
 /// When refusals are answered. A client that asks again as soon as it was refused would keep the thread busy otherwise, since a
 /// refusal costs so little.
@@ -35,20 +35,21 @@ impl Pace {
             Some(last) => earliest.map_or(last, |earliest| last.max(earliest)) + INTERVAL,
             None => earliest.unwrap_or(now),
         };
-        if at > now + PATIENCE {
-            return Some(now + PATIENCE);
+        if at > now + LONGEST_WAIT {
+            return Some(now + LONGEST_WAIT);
         }
         *last = Some(at);
         (at > now).then_some(at)
     }
 }
 
-/// After each making, so many times as long is left to others.
+/// After the text was made, it is not made again for so many times as long.
 const REST: u32 = 19;
 /// But no longer than this.
 const LONGEST: Duration = Duration::from_millis(100);
 
-/// A text that takes a while to make: it is made a twentieth of the time at most. Who waits while it is made for another, having come before that began, gets it too.
+/// A text that takes a while to make: it is made a twentieth of the time at most. Callers that wait meanwhile
+/// get the same text, if they came before its making began.
 #[derive(Default)]
 pub(super) struct PacedText {
     last: Mutex<Option<Made>>,
@@ -92,7 +93,7 @@ mod tests {
         let waits: Vec<_> = (0..1000).map(|_| pace.next(now).map_or(Duration::ZERO, |at| at - now)).collect();
         assert!(waits[..BURST as usize].iter().all(Duration::is_zero), "{waits:?}");
         assert!(waits.windows(2).all(|pair| pair[1] <= pair[0] + INTERVAL), "{waits:?}");
-        assert_eq!(waits[999], PATIENCE);
+        assert_eq!(waits[999], LONGEST_WAIT);
         let later = now + Duration::from_secs(1);
         assert_eq!(pace.next(later), None, "after a pause");
     }

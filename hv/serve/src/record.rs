@@ -1,5 +1,5 @@
-//! What is known of one request: it becomes a line of the log and counts in
-//! the metrics when it is dropped, which is when the client has the answer.
+//! The record of one request. When it is dropped, which is when the client has the answer, it is written to
+//! the log and counted in the metrics.
 #![forbid(unsafe_code)]
 
 use super::config::LogFormat;
@@ -59,13 +59,13 @@ pub(super) struct Record {
     pub(super) status: Option<StatusCode>,
     /// Bytes of the answer's body.
     pub(super) bytes: u64,
-    /// The id of the crash that it met.
+    /// The id of the crash of its guest.
     pub(super) crash: Option<String>,
-    /// Whether the answer has been given whole, or broken off by the front.
+    /// Whether the answer was sent completely, or aborted by the server.
     pub(super) done: bool,
 }
 
-/// The line of a program.
+/// The log line as JSON.
 #[derive(Serialize)]
 struct Line<'a> {
     time: String,
@@ -118,12 +118,12 @@ impl Record {
         self.telemetry.metrics.failed(self.function.as_deref().unwrap_or("-"), kind);
     }
 
-    /// A name for a crash that this request has met.
+    /// Makes an id for the crash of this request's guest.
     pub(super) fn new_crash_id(&self) -> String {
         self.telemetry.crashes.make()
     }
 
-    /// The path as it stands in the request, with what would break a line or a quotation escaped.
+    /// The path as it is in the request, with line breaks and quotation marks escaped.
     fn path(&self) -> Cow<'_, str> {
         let path = self.uri.path_and_query().map_or("", |path| path.as_str());
         let odd = |c: char| c == '"' || c == '\\' || c.is_control();

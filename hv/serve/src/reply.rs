@@ -1,7 +1,7 @@
-//! The body of an answer: the front's own words, or what a guest says.
+//! The body of an answer: hv's own text, or the answer of a guest.
 #![forbid(unsafe_code)]
 
-use super::exchange::{Broken, Conversation};
+use super::exchange::{AnswerError, ClientExchange};
 use super::handler::note_broken;
 use super::record::Record;
 use super::table::Served;
@@ -21,56 +21,56 @@ pub(super) struct Reply {
 
 enum Content {
     FrontResponse(Bytes),
-    Guest(Conversation, Arc<Served>),
+    Guest(ClientExchange, Arc<Served>),
 }
 
 /// The answer breaks off in the middle; the connection is closed, so that the client sees it.
 #[derive(Debug, thiserror::Error)]
 #[error("the function failed in the middle of its answer")]
-pub(super) struct BrokenOff;
+pub(super) struct AnswerAborted;
 
 impl Reply {
     pub(super) fn own(text: impl Into<Bytes>, mut record: Record) -> Self {
-        // It is as good as given: nobody takes it back.
+        // The whole body is in memory, so it counts as sent.
         record.done = true;
         Reply { content: Content::FrontResponse(text.into()), record, broken: false }
     }
 
-    pub(super) fn guest(conversation: Conversation, served: Arc<Served>, record: Record) -> Self {
-        let mut reply = Reply { content: Content::Guest(conversation, served), record, broken: false };
+    pub(super) fn guest(client_exchange: ClientExchange, served: Arc<Served>, record: Record) -> Self {
+        let mut reply = Reply { content: Content::Guest(client_exchange, served), record, broken: false };
         reply.note_end();
         reply
     }
 
     /// Notes whether the client has everything: nobody asks for more then.
     fn note_end(&mut self) {
-        if let (Content::Guest(conversation, _), true) = (&self.content, self.is_end_stream()) {
+        if let (Content::Guest(client_exchange, _), true) = (&self.content, self.is_end_stream()) {
             self.record.done = true;
-            self.record.cpu = conversation.cpu_time();
+            self.record.cpu = client_exchange.cpu_time();
         }
     }
 }
 
 impl Body for Reply {
     type Data = Bytes;
-    type Error = BrokenOff;
+    type Error = AnswerAborted;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, AnswerAborted>>> {
         let this = self.get_mut();
         if this.broken {
-            return Poll::Ready(Some(Err(BrokenOff)));
+            return Poll::Ready(Some(Err(AnswerAborted)));
         }
         let chunk = match &mut this.content {
             Content::FrontResponse(text) => Some(std::mem::take(text)).filter(|text| !text.is_empty()),
-            Content::Guest(conversation, served) => match ready!(conversation.poll_body(context)) {
+            Content::Guest(client_exchange, served) => match ready!(client_exchange.poll_body(context)) {
                 None => None,
                 Some(Ok(chunk)) => Some(chunk),
                 Some(Err(broken)) => {
-                    // A client that went away has nobody to blame.
-                    this.record.done = !matches!(broken, Broken::Upload(_));
+                    // If the client went away, it is not the guest's failure.
+                    this.record.done = !matches!(broken, AnswerError::Upload(_));
                     note_broken(broken, served, &mut this.record);
                     // Told at once, hyper would close the connection without having
                     // written even the head; in between two polls it does.
@@ -92,7 +92,7 @@ impl Body for Reply {
     fn size_hint(&self) -> SizeHint {
         let exact = match &self.content {
             Content::FrontResponse(text) => Some(text.len() as u64),
-            Content::Guest(conversation, _) => conversation.remaining(),
+            Content::Guest(client_exchange, _) => client_exchange.remaining(),
         };
         exact.map_or_else(SizeHint::default, SizeHint::with_exact)
     }

@@ -87,12 +87,12 @@ fn serve(options: Options, plan: descriptors::Plan, log: &Log) -> Result<bool, S
         metrics: Metrics::new(),
         crashes: Ids::new(crashes),
     });
-    // One thread is enough for what guests on dozens of others can answer, and
-    // spares a hop between threads at each step.
+    // One thread is enough for the guests of dozens of workers, and saves a switch between threads at each
+    // step.
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = runtime.enable_all().on_thread_park(look_at_load).build()?;
     let context = runtime.enter();
-    // Who cannot listen shall know before the guests are booted.
+    // An address that cannot be used is reported before guests are booted.
     let listeners = listeners(&config)?;
     let signals = Signals::catch()?;
     let (relayouts, due) = mpsc::unbounded_channel();
@@ -142,9 +142,9 @@ fn names_one_twice(config: &Config) -> bool {
     ports.windows(2).any(|two| two[0] == two[1])
 }
 
-/// Does what a start does, and ends: takes its addresses, boots every function, and tries each. What passes will start,
-/// on this host as it is now. An address that is in use is let pass: it may be by the server that is to be
-/// replaced or to read the configuration again.
+/// Does what a start does, and ends: takes its addresses, boots every function, and tries each. What passes
+/// will start, on this host as it is now. An address that is in use is accepted: the server that uses it may
+/// be the one to be replaced or reloaded.
 pub fn rehearse(config: Config, engine: Engine, events: LogFormat) -> Result<(), ServeError> {
     let plan = plan(&config)?;
     log::check(&config.log).map_err(|error| match &config.log {
@@ -165,7 +165,7 @@ pub fn rehearse(config: Config, engine: Engine, events: LogFormat) -> Result<(),
         events: Events::new(log, events),
         guests: Arc::new(Semaphore::new(plan.guests)),
         spare: plan.spare,
-        // No guest of a rehearsal is asked anything that it could crash at.
+        // The guests of a rehearsal get no requests, so no crash is reported.
         relayouts: mpsc::unbounded_channel().0,
     };
     jail::enter(Kind::Serve);
@@ -269,7 +269,7 @@ async fn after(before: Option<JoinHandle<()>>, change: Box<dyn FnOnce() + Send>)
     }
 }
 
-/// Boots a function again whose guests have crashed often, so that they are somewhere else.
+/// Boots a function again whose guests have crashed often, at another address.
 fn relayout(server: &Server, name: &str) {
     if let Some(table) = server.table().relayout(name, &server.server_context) {
         drop(server.replace(table));

@@ -1,4 +1,4 @@
-//! What the connections of a server share.
+//! The state that all connections of a server share.
 #![forbid(unsafe_code)]
 
 use super::head;
@@ -18,10 +18,10 @@ pub(super) struct Server {
     pub(super) telemetry: Arc<Telemetry>,
     table: RwLock<Arc<Table>>,
     draining: AtomicBool,
-    /// For requests that came without.
+    /// Makes ids for requests without one.
     ids: Ids,
     has_admin: bool,
-    patience: Duration,
+    discard_time: Duration,
     metrics: PacedText,
     /// Of refusals that concern no function.
     refusals: Pace,
@@ -36,7 +36,7 @@ impl Server {
         process: u32,
     ) -> Server {
         let has_admin = table.config.admin.is_some();
-        let patience = table.config.header_time;
+        let discard_time = table.config.header_time;
         let (ids, metrics) = (Ids::new(process), PacedText::default());
         let table = RwLock::new(Arc::new(table));
         Server {
@@ -46,7 +46,7 @@ impl Server {
             draining: AtomicBool::new(false),
             ids,
             has_admin,
-            patience,
+            discard_time,
             metrics,
             refusals: Pace::default(),
         }
@@ -72,8 +72,8 @@ impl Server {
     }
 
     /// How long a client may take for what nobody reads of a request's body.
-    pub(super) fn patience(&self) -> Duration {
-        self.patience
+    pub(super) fn discard_time(&self) -> Duration {
+        self.discard_time
     }
 
     /// When the next refusal that concerns no function may be answered.

@@ -1,4 +1,4 @@
-//! What is served at the moment: functions that run, and which path leads to which.
+//! The functions that are served, and their paths.
 #![forbid(unsafe_code)]
 
 use super::config::{Config, Deployment, FunctionConfig, Source};
@@ -9,8 +9,8 @@ use super::gate::Gate;
 use super::layout::Layout;
 use super::metrics::Reading;
 use super::pace::Pace;
-use super::rare::Rare;
 use super::route::Routes;
+use super::throttle::Throttle;
 use hv_core::engine::Engine;
 use hv_function::{Function, Isolation};
 use hv_jail as jail;
@@ -28,7 +28,7 @@ pub(super) struct Served {
     refusals: Arc<Pace>,
     events: Events,
     /// Lines that say that no guest could be started.
-    lacks: Rare,
+    start_failures: Throttle,
     relayouts: Relayouts,
 }
 
@@ -40,7 +40,7 @@ pub(super) type Relayouts = mpsc::UnboundedSender<Arc<str>>;
 struct Deployed {
     deployment: Deployment,
     layout: Layout,
-    /// Taken when it is dropped.
+    /// `None` only while it is dropped.
     function: Option<Function>,
 }
 
@@ -63,7 +63,7 @@ pub(super) struct Table {
     routes: Routes<Arc<Served>>,
 }
 
-/// What became of the functions at a change of the table.
+/// The changes of the functions at a change of the table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Changes {
     pub(super) deployed: usize,
@@ -75,7 +75,7 @@ pub(super) struct Changes {
 pub(super) struct ServerContext {
     pub(super) engine: Engine,
     pub(super) events: Events,
-    /// Seats for live guests.
+    /// Permits for live guests.
     pub(super) guests: Arc<Semaphore>,
     /// Machines of a function beyond one for each request.
     pub(super) spare: usize,
@@ -91,7 +91,7 @@ impl Served {
         &self.config
     }
 
-    /// When requests are refused that no guest has worked for.
+    /// The pace of refusals that involve no guest.
     pub(super) fn refusals(&self) -> &Arc<Pace> {
         &self.refusals
     }
@@ -104,9 +104,9 @@ impl Served {
         &self.events
     }
 
-    /// Tells, now and then, that no guest could be started, and why.
+    /// Logs that no guest could be started, and why; one line a second at most.
     pub(super) fn note_no_room(&self, why: impl FnOnce() -> String) {
-        if let Some(others) = self.lacks.pass(Instant::now()) {
+        if let Some(others) = self.start_failures.pass(Instant::now()) {
             self.events.no_room(&self.name, &why(), others);
         }
     }
@@ -115,7 +115,7 @@ impl Served {
         self.deployed.function.as_ref().expect("taken by drop only")
     }
 
-    /// A guest has crashed. Those of a snapshot stay where they are: their memory holds addresses.
+    /// A guest has crashed. Functions of a snapshot keep their layout: their memory holds addresses.
     pub(super) fn crashed(&self) {
         let can_move = matches!(self.config.deployment.source, Source::Image { .. });
         if can_move && self.deployed.layout.crashed(Instant::now()) {
@@ -124,7 +124,7 @@ impl Served {
         }
     }
 
-    /// What it says of itself.
+    /// Its figures.
     pub(super) fn reading(&self) -> Reading {
         Reading {
             function: self.name.to_string(),
@@ -178,8 +178,9 @@ impl Table {
         Table { routes: Routes::new(routes), served, config }
     }
 
-    /// The same functions, of which one was booted again from the image and the disks that it has, so that its guests
-    /// are somewhere else. `None` if it is not there any more, or cannot be booted: it is kept then.
+    /// The same functions, of which one was booted again from the image and the disks that it has, so that
+    /// its guests have another address. `None` if it is not served any more, or cannot be booted: it is kept
+    /// then.
     pub(super) fn relayout(&self, name: &str, server_context: &ServerContext) -> Option<Table> {
         let place = self.served.iter().position(|served| *served.name == *name)?;
         let old = &self.served[place];
@@ -231,7 +232,7 @@ impl ServerContext {
             config: function.clone(),
             deployed,
             events: self.events.clone(),
-            lacks: Rare::default(),
+            start_failures: Throttle::default(),
             relayouts: self.relayouts.clone(),
         }
     }
@@ -242,7 +243,7 @@ impl ServerContext {
         let start = Instant::now();
         let result = deploy::deploy(&self.engine, function, self.spare, before, &self.events);
         let running = result.map_err(|error| ServeError::Deploy {
-            place: function.place.clone(),
+            location: function.location.clone(),
             function: function.name.clone(),
             error: Box::new(error),
         })?;

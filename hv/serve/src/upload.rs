@@ -1,10 +1,9 @@
 //! The body of a request, from the client's connection to the guest.
 //!
-//! hyper closes a connection whose request was not read to its end, and does
-//! not say so beforehand: the client's next request would be lost, and maybe
-//! the answer with it, which the kernel drops when the client is still sending.
-//! So what nobody has read of a body is read and forgotten, for a limited time;
-//! and answers say `Connection: close` where that may not be enough.
+//! hyper closes a connection whose request was not read to its end, and does not say so beforehand: the
+//! client's next request would be lost, and maybe the answer with it, which the kernel drops when the client
+//! is still sending. So the unread rest of a body is read and discarded, for a limited time; and answers say
+//! `Connection: close` where that may not be enough.
 #![forbid(unsafe_code)]
 
 use super::exchange::Exchange;
@@ -22,7 +21,7 @@ use tokio::time::timeout;
 /// A connection goes on if the rest of a body is no longer than this, or than the function allows.
 const FORGETTABLE: u64 = 1 << 20;
 
-/// A body on its way to a guest. Dropped before its end, the rest is forgotten.
+/// A body on its way to a guest. If it is dropped before its end, the rest is discarded.
 pub(super) struct Upload {
     /// Until its end has come.
     body: Option<Incoming>,
@@ -30,15 +29,15 @@ pub(super) struct Upload {
     rest: Bytes,
     /// Bytes that may still come.
     allowed: u64,
-    /// The client may be waiting to be asked for it (`Expect: 100-continue`).
+    /// The client may wait for `100 Continue` (`Expect: 100-continue`).
     expects: bool,
-    /// Why it does not get there.
+    /// Why the body is not complete.
     error: Option<UploadError>,
-    /// How long it may take to read what is forgotten.
-    patience: Duration,
+    /// How long the rest may take to be read and discarded.
+    discard_time: Duration,
 }
 
-/// Why the body does not get there.
+/// Why the body is not complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum UploadError {
     /// It is larger than the function allows.
@@ -49,9 +48,9 @@ pub(super) enum UploadError {
 
 impl Upload {
     /// A request's body, if it has one. `expects`: the client wants to be asked for it.
-    pub(super) fn new(body: Incoming, expects: bool, patience: Duration) -> Option<Upload> {
+    pub(super) fn new(body: Incoming, expects: bool, discard_time: Duration) -> Option<Upload> {
         let upload =
-            Upload { body: Some(body), rest: Bytes::new(), allowed: 0, expects, error: None, patience };
+            Upload { body: Some(body), rest: Bytes::new(), allowed: 0, expects, error: None, discard_time };
         (upload.most() != Some(0)).then_some(upload)
     }
 
@@ -66,7 +65,7 @@ impl Upload {
         self.body.as_ref().is_none_or(|body| body.size_hint().lower() <= bytes)
     }
 
-    /// Whether the connection can go on behind it, whoever reads it.
+    /// Whether the connection can be used again after this body.
     pub(super) fn is_sure_to_end(&self) -> bool {
         let bearable = self.allowed.max(FORGETTABLE);
         !self.expects && self.error.is_none() && self.most().is_some_and(|most| most <= bearable)
@@ -101,7 +100,7 @@ impl Upload {
                 Some(Err(_)) => self.error = Some(UploadError::Client),
                 Some(Ok(frame)) => {
                     self.expects = false;
-                    // Trailers have no place in the guest's protocol.
+                    // The guest's protocol has no trailers.
                     let Ok(data) = frame.into_data() else { continue };
                     match self.allowed.checked_sub(data.len() as u64) {
                         Some(allowed) => {
@@ -120,12 +119,12 @@ impl Drop for Upload {
     fn drop(&mut self) {
         let body = self.body.take().filter(|body| !body.is_end_stream());
         if let (Some(body), Ok(runtime)) = (body, Handle::try_current()) {
-            runtime.spawn(timeout(self.patience, forget(body)));
+            runtime.spawn(timeout(self.discard_time, discard(body)));
         }
     }
 }
 
-/// Reads a body to its end, whatever that is.
-async fn forget(mut body: Incoming) {
+/// Reads a body to its end, and discards it.
+async fn discard(mut body: Incoming) {
     while let Some(Ok(_)) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {}
 }

@@ -105,7 +105,7 @@ fn a_guest_that_keeps_waking_hv_in_its_turn_gives_way_all_the_same(platform: Pla
 }
 
 #[guest_test(process, "a virtual machine has no stub")]
-fn a_guest_that_sleeps_in_its_turn_pays_for_it_and_gives_way(platform: Platform) {
+fn a_guest_that_sleeps_in_its_time_slice_pays_for_it_and_gives_way(platform: Platform) {
     let guests = Neighbours::new(platform, 1);
     let dozes = guests.meddler(&["doze"]);
     dozes.says("dozing");
@@ -122,7 +122,7 @@ fn a_guest_that_sleeps_in_its_turn_pays_for_it_and_gives_way(platform: Platform)
 
 /// The guest says that it blocks, for ever, and spins on.
 #[guest_test(process, "a virtual machine has no stub")]
-fn processor_time_out_of_turn_comes_to_an_end(platform: Platform) {
+fn processor_time_without_control_comes_to_an_end(platform: Platform) {
     const BLOCK: &str = "4";
     let hv = hv_tests::Running::new(&mut platform.run(
         "raw",

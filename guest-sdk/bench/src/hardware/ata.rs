@@ -23,18 +23,18 @@ const FAILED: u8 = 0x01;
 
 /// The first disk.
 #[derive(Debug)]
-pub struct Disk {
+pub struct AtaDisk {
     sectors: u64,
 }
 
-impl Disk {
+impl AtaDisk {
     /// Asks the disk what it is.
-    pub fn open() -> Result<Disk, String> {
+    pub fn open() -> Result<AtaDisk, String> {
         command(0, 0, IDENTIFY);
         let mut data = [0; SECTOR];
         receive(&mut data)?;
         let word = |n: usize| u64::from(u16::from_le_bytes([data[2 * n], data[2 * n + 1]]));
-        Ok(Disk { sectors: word(60) | word(61) << 16 })
+        Ok(AtaDisk { sectors: word(60) | word(61) << 16 })
     }
 
     /// How many sectors of 512 bytes it has.

@@ -20,7 +20,7 @@ const VERSION_1: u64 = 1 << 32;
 const OK: u8 = 0;
 
 /// The device.
-pub struct Disk {
+pub struct VirtioDisk {
     transport: MmioTransport<'static>,
     queue: VirtQueue<Memory, QUEUE_SIZE>,
     sectors: u64,
@@ -49,9 +49,9 @@ fn transport() -> Result<MmioTransport<'static>, MmioError> {
     unsafe { MmioTransport::new(registers, REGISTERS) }
 }
 
-impl Disk {
+impl VirtioDisk {
     /// Initialises the device.
-    pub fn open() -> Result<Disk, String> {
+    pub fn open() -> Result<VirtioDisk, String> {
         let error = |error| failed("virtio block", error);
         let mut transport = transport().map_err(|error| failed("virtio block", error))?;
         transport.set_status(DeviceStatus::empty());
@@ -63,7 +63,7 @@ impl Disk {
         let sectors = transport.read_config_space::<u32>(0).map_err(error)?.into();
         let queue = VirtQueue::new(&mut transport, QUEUE, false, false).map_err(error)?;
         transport.finish_init();
-        Ok(Disk { transport, queue, sectors })
+        Ok(VirtioDisk { transport, queue, sectors })
     }
 
     /// How many sectors of 512 bytes it has.
@@ -112,7 +112,7 @@ impl Disk {
     }
 }
 
-impl Drop for Disk {
+impl Drop for VirtioDisk {
     fn drop(&mut self) {
         // What is still in the queue is the device's no longer.
         self.transport.queue_unset(QUEUE);

@@ -1,7 +1,7 @@
 //! Reading an emulated ATA disk.
 
 use super::block::scatter;
-use crate::hardware::ata::Disk;
+use crate::hardware::ata::AtaDisk;
 use crate::meter::{Meter, tsc};
 use crate::operation::{Operation, Rig};
 use alloc::string::String;
@@ -11,7 +11,7 @@ const SECTOR: u64 = 512;
 
 /// Reads `SIZE` bytes at a time.
 fn read<const SIZE: usize>(meter: &mut Meter) -> Result<(), String> {
-    let disk = Disk::open()?;
+    let disk = AtaDisk::open()?;
     let sectors = SIZE as u64 / SECTOR;
     let places = disk.sectors() / sectors;
     let mut buffer = vec![1u8; SIZE];

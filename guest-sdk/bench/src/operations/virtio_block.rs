@@ -1,7 +1,7 @@
 //! Reading the same disk through virtio-mmio.
 
 use super::block::scatter;
-use crate::hardware::block::{Disk, Slot};
+use crate::hardware::block::{VirtioDisk, Slot};
 use crate::meter::{Meter, tsc};
 use crate::operation::{Operation, Rig};
 use alloc::string::String;
@@ -11,7 +11,7 @@ use alloc::vec::Vec;
 /// Reads `SIZE` bytes at a time, `DEPTH` reads in flight. The guest looks at the queue all the time.
 fn read<const SIZE: usize, const DEPTH: usize>(meter: &mut Meter) -> Result<(), String> {
     let mut slots: Vec<Slot> = (0..DEPTH).map(|_| Slot::new(SIZE)).collect();
-    let mut disk = Disk::open()?;
+    let mut disk = VirtioDisk::open()?;
     let sectors = SIZE as u64 / 512;
     let places = disk.sectors() / sectors;
     let mut started = vec![0; DEPTH];

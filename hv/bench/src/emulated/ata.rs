@@ -5,7 +5,7 @@
 //! 28-bit addresses, for a disk that is alone on its channel.
 #![forbid(unsafe_code)]
 
-use super::Registers;
+use super::RegisterAccess;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -157,7 +157,7 @@ fn identify(sectors: u32, data: &mut [u8]) {
     put(61, (sectors >> 16) as u16);
 }
 
-impl Registers for Ata {
+impl RegisterAccess for Ata {
     fn read(&mut self, offset: u64, size: u8) -> u64 {
         match offset {
             DATA => {

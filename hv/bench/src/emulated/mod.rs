@@ -70,8 +70,8 @@ pub enum EmulatedError {
     Memory(#[from] ViewError),
 }
 
-/// Registers of a device.
-trait Registers: Send {
+/// Access to the registers of a device.
+trait RegisterAccess: Send {
     /// Reads `size` bytes at this offset.
     fn read(&mut self, offset: u64, size: u8) -> u64;
     /// Writes the low `size` bytes of `value`.
@@ -96,7 +96,7 @@ impl Emulated {
 pub struct Hardware {
     /// Devices that are not connected yet.
     devices: Vec<Emulated>,
-    registers: Vec<(Space, Range<u64>, Box<dyn Registers>)>,
+    registers: Vec<(Space, Range<u64>, Box<dyn RegisterAccess>)>,
 }
 
 impl Hardware {
@@ -114,7 +114,7 @@ impl Hardware {
                 wiring.sources.push(parts.source);
                 parts.registers
             };
-            let registers: Box<dyn Registers> = match device {
+            let registers: Box<dyn RegisterAccess> = match device {
                 Emulated::Uart(output) => Box::new(uart::Uart::new(output)),
                 Emulated::Ata(file) => Box::new(ata::Ata::new(file)?),
                 Emulated::Timer => Box::new(timer::Timer::new()),

@@ -2,7 +2,7 @@
 //! a 32-bit counter of 3.579545 MHz.
 #![forbid(unsafe_code)]
 
-use super::Registers;
+use super::RegisterAccess;
 use std::time::Instant;
 
 const HZ: u128 = 3_579_545;
@@ -15,7 +15,7 @@ impl Timer {
     }
 }
 
-impl Registers for Timer {
+impl RegisterAccess for Timer {
     fn read(&mut self, _: u64, _: u8) -> u64 {
         let ticks = self.0.elapsed().as_nanos() * HZ / 1_000_000_000;
         u64::from(ticks as u32)

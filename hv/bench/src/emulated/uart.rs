@@ -1,7 +1,7 @@
 //! A 16550 UART: vm-superio's, without an interrupt line.
 #![forbid(unsafe_code)]
 
-use super::Registers;
+use super::RegisterAccess;
 use hv_core::device::console::Output;
 use std::convert::Infallible;
 use std::io::{self, Write};
@@ -41,7 +41,7 @@ impl Uart {
     }
 }
 
-impl Registers for Uart {
+impl RegisterAccess for Uart {
     fn read(&mut self, offset: u64, _: u8) -> u64 {
         self.0.read(offset as u8).into()
     }

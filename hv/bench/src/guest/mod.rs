@@ -11,7 +11,7 @@ pub use wire::WireError;
 use hv_core::device::net::BindError;
 use hv_core::domain::{Builder, Guest, Outcome, StartError, Stop};
 use hv_core::engine::Engine;
-use hv_core::loader::{Image, OpenError};
+use hv_core::loader::{Image, ImageOpenError};
 use hv_core::platform::Platform;
 use operation::GuestOperation;
 use rig::{Rig, Rigs};
@@ -29,19 +29,19 @@ const MEMORY: u64 = 32 << 20;
 /// Longest that a guest may take for a round.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Why a bench guest is of no use.
+/// Why a bench guest cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum GuestError {
     /// The image cannot be used.
     #[error(transparent)]
-    Image(#[from] OpenError),
+    Image(#[from] ImageOpenError),
     /// It cannot be started.
     #[error(transparent)]
     Start(#[from] StartError),
     /// A device or server for it cannot be made.
     #[error("cannot make the {what} of the bench guest: {source}")]
     Rig {
-        /// What it is.
+        /// Which device or server.
         what: &'static str,
         /// What the host's kernel said.
         source: io::Error,

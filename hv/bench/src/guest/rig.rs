@@ -19,7 +19,7 @@ use std::time::Duration;
 
 macro_rules! rigs {
     ($($(#[$doc:meta])* $variant:ident $name:literal;)*) => {
-        /// What an operation needs besides a console.
+        /// The devices and servers that an operation needs besides a console.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub(super) enum Rig {
             $($(#[$doc])* $variant,)*

@@ -1,6 +1,6 @@
 //! Starting a guest: hv's whole way to the first hypercall, and the bare KVM calls.
 
-use crate::floor::{Floor, Program};
+use crate::floor::{Floor, FloorProgram};
 use crate::guest::Guests;
 use crate::operation::{Group, Operation, OperationError, Round, Spec};
 use crate::stats::{Samples, cpu_time};
@@ -75,7 +75,7 @@ impl Operation for Bare {
 
     fn round(&self, count: u64) -> Result<Round, OperationError> {
         let start = || {
-            let mut vm = self.floor.start(Program::Exits, None)?;
+            let mut vm = self.floor.start(FloorProgram::Exits, None)?;
             vm.run()?;
             Ok(vm)
         };

@@ -1,6 +1,6 @@
 //! What leaving a guest costs any monitor: an exit from a guest of nothing but KVM calls.
 
-use crate::floor::{Floor, FloorVm, Program};
+use crate::floor::{Floor, FloorProgram, FloorVm};
 use crate::operation::{Group, Operation, OperationError, Round, Spec};
 use crate::stats::{Samples, cpu_time, cycles_to_nanos};
 use hv_host::clock::tsc;
@@ -30,13 +30,13 @@ pub(super) fn operations() -> Result<Vec<Box<dyn Operation>>, OperationError> {
     Ok(vec![
         exit(
             "pio-exit",
-            Program::Exits,
+            FloorProgram::Exits,
             None,
             "A write to an I/O port: out to the monitor and back, with bare KVM calls.",
         )?,
         exit(
             "mmio-exit",
-            Program::Stores,
+            FloorProgram::Stores,
             Some("pio-exit"),
             "A store to an address without memory: KVM decodes it, and tells the monitor. Bare KVM calls.",
         )?,

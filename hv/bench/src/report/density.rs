@@ -3,7 +3,7 @@
 use super::lines::{Axis, Plot, Series, short_time};
 use super::svg::escape;
 use super::{CLOSING, figure, opening};
-use crate::density::{Density, Point, Times, memory, rows};
+use crate::density::{Density, DensityPoint, Times, memory, rows};
 use crate::table::host;
 use std::fmt::Write;
 
@@ -35,7 +35,7 @@ pub fn page(density: &Density) -> String {
 }
 
 fn times(density: &Density) -> String {
-    let series = |name: &str, of: fn(&Point) -> Times| Series {
+    let series = |name: &str, of: fn(&DensityPoint) -> Times| Series {
         name: name.into(),
         points: density.points.iter().map(|point| (f64::from(point.live), of(point).spread.median)).collect(),
         ranges: density.points.iter().map(|point| (of(point).spread.low, of(point).spread.high)).collect(),
@@ -50,7 +50,7 @@ fn times(density: &Density) -> String {
 }
 
 fn sizes(density: &Density) -> String {
-    let series = |name: &str, of: fn(&Point) -> u64| Series {
+    let series = |name: &str, of: fn(&DensityPoint) -> u64| Series {
         name: name.into(),
         points: density.points.iter().map(|point| (f64::from(point.live), of(point).max(1) as f64)).collect(),
         ranges: Vec::new(),

@@ -1,6 +1,6 @@
 use super::*;
 use crate::noise::Noise;
-use crate::result::{Comparison, Latency, Point, Program, SCHEMA, Settings};
+use crate::result::{Comparison, CurvePoint, Latency, ProgramInfo, SCHEMA, Settings};
 use crate::stats::Spread;
 use hv_host::machine::Machine;
 use std::collections::BTreeMap;
@@ -45,7 +45,7 @@ pub(crate) fn sample() -> Results {
     operations[1].against = Some(Comparison { name: "pio-exit".into(), ratio: spread(1.04) });
     Results {
         schema: SCHEMA,
-        program: Program { name: "hv".into(), version: "0.1.0".into(), optimised: true },
+        program: ProgramInfo { name: "hv".into(), version: "0.1.0".into(), optimised: true },
         time: 1_700_000_000,
         settings: Settings { rounds: 5, round_ms: 25 },
         machine: Machine {
@@ -71,7 +71,10 @@ pub(crate) fn sample() -> Results {
         operations,
         curves: vec![Curve {
             name: "ring".into(),
-            points: vec![Point { at: 1, time_ns: spread(90.0) }, Point { at: 64, time_ns: spread(40.0) }],
+            points: vec![
+                CurvePoint { at: 1, time_ns: spread(90.0) },
+                CurvePoint { at: 64, time_ns: spread(40.0) },
+            ],
         }],
     }
 }

@@ -25,40 +25,40 @@ impl Default for Budget {
 
 /// Why a table was not read to the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Cut {
+pub(super) enum Incomplete {
     /// The budget is used up.
     UsedUp,
     /// It is not what it should be.
     Malformed,
 }
 
-impl From<gimli::Error> for Cut {
+impl From<gimli::Error> for Incomplete {
     fn from(_: gimli::Error) -> Self {
-        Cut::Malformed
+        Incomplete::Malformed
     }
 }
 
 impl Budget {
-    pub(super) fn row(&mut self) -> Result<(), Cut> {
+    pub(super) fn row(&mut self) -> Result<(), Incomplete> {
         take(&mut self.rows, 1)
     }
 
-    pub(super) fn entry(&mut self) -> Result<(), Cut> {
+    pub(super) fn entry(&mut self) -> Result<(), Incomplete> {
         self.entries(1)
     }
 
-    pub(super) fn entries(&mut self, count: usize) -> Result<(), Cut> {
+    pub(super) fn entries(&mut self, count: usize) -> Result<(), Incomplete> {
         take(&mut self.entries, count)
     }
 
-    pub(super) fn bytes(&mut self, count: usize) -> Result<(), Cut> {
+    pub(super) fn bytes(&mut self, count: usize) -> Result<(), Incomplete> {
         take(&mut self.bytes, count)
     }
 }
 
 /// Takes what is there; less than asked for leaves nothing.
-fn take(left: &mut u64, count: usize) -> Result<(), Cut> {
+fn take(left: &mut u64, count: usize) -> Result<(), Incomplete> {
     let enough = left.checked_sub(count as u64);
     *left = enough.unwrap_or(0);
-    enough.map(drop).ok_or(Cut::UsedUp)
+    enough.map(drop).ok_or(Incomplete::UsedUp)
 }

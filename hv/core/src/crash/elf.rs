@@ -1,6 +1,6 @@
 //! Sections and function symbols of an ELF file, found without keeping a table of them.
 
-use super::budget::{Budget, Cut};
+use super::budget::{Budget, Incomplete};
 use super::names;
 use object::LittleEndian as Le;
 use object::elf::{
@@ -67,7 +67,7 @@ impl<'a> Elf<'a> {
 
     /// The name of the function symbol that covers an offset; else of the
     /// nearest one before it that has no size, as in assembly.
-    pub(super) fn symbol(&self, offset: u64, budget: &mut Budget) -> Result<Option<String>, Cut> {
+    pub(super) fn symbol(&self, offset: u64, budget: &mut Budget) -> Result<Option<String>, Incomplete> {
         let is_code = |section: &SectionHeader64<Le>| {
             section.sh_type(Le) != SHT_NOBITS
                 && section.sh_addr(Le) <= offset
@@ -76,10 +76,10 @@ impl<'a> Elf<'a> {
         let Some(code) = self.sections.iter().position(is_code) else { return Ok(None) };
         let table = self.sections.iter().find(|section| section.sh_type(Le) == SHT_SYMTAB);
         let Some(table) = table else { return Ok(None) };
-        let bytes = table.data(Le, self.bytes).map_err(|_| Cut::Malformed)?;
+        let bytes = table.data(Le, self.bytes).map_err(|_| Incomplete::Malformed)?;
         let symbols =
             pod::slice_from_bytes::<elf::Sym64<Le>>(bytes, bytes.len() / size_of::<elf::Sym64<Le>>());
-        let (symbols, _) = symbols.map_err(|()| Cut::Malformed)?;
+        let (symbols, _) = symbols.map_err(|()| Incomplete::Malformed)?;
         let mut best = None;
         for symbol in symbols {
             budget.entry()?;
@@ -97,8 +97,8 @@ impl<'a> Elf<'a> {
         if !covers && symbol.st_size(Le) != 0 {
             return Ok(None);
         }
-        let strings = self.sections.get(table.sh_link(Le) as usize).ok_or(Cut::Malformed)?;
-        let strings = strings.data(Le, self.bytes).map_err(|_| Cut::Malformed)?;
+        let strings = self.sections.get(table.sh_link(Le) as usize).ok_or(Incomplete::Malformed)?;
+        let strings = strings.data(Le, self.bytes).map_err(|_| Incomplete::Malformed)?;
         let name = names::text(strings, symbol.st_name(Le) as usize, budget)?;
         Ok(Some(names::function(name)).filter(|name| !name.is_empty()))
     }

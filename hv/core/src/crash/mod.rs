@@ -1,4 +1,4 @@
-//! What is left of a guest that crashed: why, where, and how it got there.
+//! The crash report of a guest: the reason, the registers and the backtrace.
 //!
 //! Pure: the platform brings registers and memory, the caller prints.
 #![forbid(unsafe_code)]
@@ -11,7 +11,7 @@ mod symbols;
 mod unwind;
 
 pub use budget::Budget;
-pub use symbols::{Backtrace, Known, Symbols};
+pub use symbols::{Backtrace, SymbolCache, Symbols};
 pub use unwind::UnwindRegs;
 
 use serde::Serialize;

@@ -1,6 +1,6 @@
 //! Text of an image, made fit to be shown.
 
-use super::budget::{Budget, Cut};
+use super::budget::{Budget, Incomplete};
 use std::borrow::Cow;
 use std::fmt::{self, Write};
 
@@ -11,8 +11,12 @@ const MAX_NAME: usize = 400;
 const MAX_TEXT: usize = 4096;
 
 /// The bytes at an offset up to the first zero, or as many as are read of a name.
-pub(super) fn text<'a>(section: &'a [u8], offset: usize, budget: &mut Budget) -> Result<&'a [u8], Cut> {
-    let rest = section.get(offset..).ok_or(Cut::Malformed)?;
+pub(super) fn text<'a>(
+    section: &'a [u8],
+    offset: usize,
+    budget: &mut Budget,
+) -> Result<&'a [u8], Incomplete> {
+    let rest = section.get(offset..).ok_or(Incomplete::Malformed)?;
     let rest = &rest[..rest.len().min(MAX_TEXT)];
     let text = &rest[..rest.iter().position(|&byte| byte == 0).unwrap_or(rest.len())];
     budget.bytes(text.len() + 1)?;
@@ -52,7 +56,7 @@ impl Write for Bounded {
     }
 }
 
-/// Text without what a terminal would obey.
+/// Text without control characters.
 pub(super) fn printable(text: &str) -> String {
     let text = strip_hash(text);
     text.chars()
@@ -109,9 +113,9 @@ mod tests {
         let mut budget = Budget::default();
         assert_eq!(text(b"ab\0c", 0, &mut budget), Ok(&b"ab"[..]));
         assert_eq!(text(b"ab\0c", 3, &mut budget), Ok(&b"c"[..]));
-        assert_eq!(text(b"ab\0c", 5, &mut budget), Err(Cut::Malformed));
+        assert_eq!(text(b"ab\0c", 5, &mut budget), Err(Incomplete::Malformed));
         assert_eq!(text(&[b'x'; 10_000], 1, &mut budget).unwrap().len(), MAX_TEXT);
         budget.bytes = 2;
-        assert_eq!(text(b"ab\0c", 0, &mut budget), Err(Cut::UsedUp));
+        assert_eq!(text(b"ab\0c", 0, &mut budget), Err(Incomplete::UsedUp));
     }
 }

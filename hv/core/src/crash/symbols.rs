@@ -1,9 +1,9 @@
 //! Names for a guest's addresses, from the debug information and symbols of its image.
 //!
-//! The image is the guest's, so nothing in it is believed: all that is done is charged to a
-//! [`Budget`], and text loses its control characters before a terminal does.
+//! The image comes from the guest's author and is not trusted. All work is charged to a [`Budget`], and
+//! control characters are removed from all text.
 
-use super::budget::{Budget, Cut};
+use super::budget::{Budget, Incomplete};
 use super::dwarf::{Dwarf, Location};
 use super::elf::Elf;
 use super::unwind::{self, Unwinder};
@@ -19,31 +19,31 @@ const MAX_KNOWN: usize = 1024;
 /// To read debug information takes milliseconds, and a function that crashes at every
 /// request crashes at the same few places.
 #[derive(Debug, Default)]
-pub struct Known(Mutex<Remembered>);
+pub struct SymbolCache(Mutex<CacheEntries>);
 
 #[derive(Debug, Default)]
-struct Remembered {
+struct CacheEntries {
     /// By offset of the instruction.
-    names: HashMap<u64, Names>,
+    names: HashMap<u64, CachedFrames>,
     /// Frames in all of them.
     frames: usize,
 }
 
 /// The functions at an offset.
 #[derive(Clone, Debug)]
-struct Names {
+struct CachedFrames {
     /// Innermost first; never empty.
     frames: Vec<Frame>,
     /// The budget was used up before all was found.
     cut: bool,
 }
 
-impl Known {
-    fn get(&self, probe: u64) -> Option<Names> {
+impl SymbolCache {
+    fn get(&self, probe: u64) -> Option<CachedFrames> {
         self.0.lock().expect("no panic while held").names.get(&probe).cloned()
     }
 
-    fn put(&self, probe: u64, names: &Names) {
+    fn put(&self, probe: u64, names: &CachedFrames) {
         let known = &mut *self.0.lock().expect("no panic while held");
         if known.frames + names.frames.len() <= MAX_KNOWN {
             known.frames += names.frames.len();
@@ -67,13 +67,13 @@ pub struct Symbols<'a> {
     elf: Option<Elf<'a>>,
     base: u64,
     size: u64,
-    known: &'a Known,
+    known: &'a SymbolCache,
 }
 
 impl<'a> Symbols<'a> {
     /// The symbols in the bytes of an ELF file whose address 0 is at guest
     /// address `base`, with what is known of the same file. Bytes that are no ELF file have none.
-    pub fn new(bytes: &'a [u8], base: u64, known: &'a Known) -> Self {
+    pub fn new(bytes: &'a [u8], base: u64, known: &'a SymbolCache) -> Self {
         let elf = Elf::parse(bytes);
         let size = elf.map_or(0, |elf| elf.size());
         Symbols { elf, base, size, known }
@@ -143,7 +143,7 @@ impl<'a> Symbols<'a> {
     }
 
     /// What is at these offsets: remembered, or found out now.
-    fn names(&self, probes: impl Iterator<Item = u64>, budget: &mut Budget) -> HashMap<u64, Names> {
+    fn names(&self, probes: impl Iterator<Item = u64>, budget: &mut Budget) -> HashMap<u64, CachedFrames> {
         let mut names = HashMap::new();
         let mut unknown = Vec::new();
         for probe in probes {
@@ -169,9 +169,9 @@ impl<'a> Symbols<'a> {
                 (Some(dwarf), Some(unit)) => dwarf.locations(unit, probe, budget),
                 _ => Ok(Vec::new()),
             };
-            cut |= matches!(locations, Err(Cut::UsedUp)) || matches!(symbol, Err(Cut::UsedUp));
+            cut |= matches!(locations, Err(Incomplete::UsedUp)) || matches!(symbol, Err(Incomplete::UsedUp));
             let frames = self.frames(probe, locations.unwrap_or_default(), symbol.unwrap_or_default());
-            let found = Names { frames, cut };
+            let found = CachedFrames { frames, cut };
             self.known.put(probe, &found);
             names.insert(probe, found);
         }
@@ -209,8 +209,8 @@ mod tests {
 
     #[test]
     fn an_address_without_symbols_is_an_offset() {
-        let frames =
-            Symbols::new(b"not an image", 0x1000, &Known::default()).lookup(0x1234, &mut Budget::default());
+        let frames = Symbols::new(b"not an image", 0x1000, &SymbolCache::default())
+            .lookup(0x1234, &mut Budget::default());
         let frames = frames.frames;
         assert_eq!(frames.len(), 1);
         assert_eq!((frames[0].address, frames[0].offset), (0x1234, None));
@@ -234,7 +234,7 @@ mod tests {
         let bytes = std::fs::read("/proc/self/exe").unwrap();
         let base = own_base();
         let address = landmark as fn() -> u32 as usize as u64;
-        let known = Known::default();
+        let known = SymbolCache::default();
         let symbols = Symbols::new(&bytes, base, &known);
         // A program with the standard library has far more than a guest.
         let mut budget = Budget { rows: u64::MAX, entries: u64::MAX, bytes: u64::MAX };

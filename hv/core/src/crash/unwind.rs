@@ -1,22 +1,19 @@
 //! Walks a guest's stack by the call frame information of its image (`.eh_frame`: psABI for
 //! AMD64 and DWARF 5, section 6.4).
 //!
-//! Image and stack belong to a guest that has just gone wrong, maybe on
-//! purpose. `framehop` would do this, but version 0.16 evaluates the DWARF
-//! expressions of an image without a limit (a backward branch never ends) and
-//! adds offsets of the image unchecked. So the rules that compilers use for
-//! ordinary code are applied here, on `gimli`'s parser, and any other ends the
-//! backtrace.
+//! Image and stack belong to a guest that has just crashed, maybe on purpose. `framehop` would do this, but
+//! version 0.16 evaluates the DWARF expressions of an image without a limit (a backward branch never ends)
+//! and adds offsets of the image unchecked. So the rules that compilers use for ordinary code are applied
+//! here, on `gimli`'s parser, and any other ends the backtrace.
 
 use super::MAX_FRAMES;
-use super::budget::{Budget, Cut};
+use super::budget::{Budget, Incomplete};
+use super::dwarf::SectionReader;
 use super::elf::ElfSection;
 use gimli::{
-    BaseAddresses, CfaRule, CieOrFde, EhFrame, EhFrameHdr, EhFrameOffset, EndianSlice, FrameDescriptionEntry,
+    BaseAddresses, CfaRule, CieOrFde, EhFrame, EhFrameHdr, EhFrameOffset, FrameDescriptionEntry,
     LittleEndian, Pointer, Register, RegisterRule, UnwindContext, UnwindSection, UnwindTableRow, X86_64,
 };
-
-type Slice<'a> = EndianSlice<'a, LittleEndian>;
 
 /// The registers that a backtrace starts from: where the code is, and what functions keep for their callers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,10 +59,10 @@ const INDEX_START: [u8; 4] = [1, 0x1b, 0x03, 0x3b];
 
 /// The call frame information of an image.
 pub(super) struct Unwinder<'a> {
-    frames: EhFrame<Slice<'a>>,
+    frames: EhFrame<SectionReader<'a>>,
     /// The address of `frames` in the image.
     address: u64,
-    index: Option<gimli::ParsedEhFrameHdr<Slice<'a>>>,
+    index: Option<gimli::ParsedEhFrameHdr<SectionReader<'a>>>,
     bases: BaseAddresses,
     context: UnwindContext<usize>,
 }
@@ -103,7 +100,7 @@ impl<'a> Unwinder<'a> {
         };
         for register in RESTORED {
             let value = match row.register(register) {
-                // Not told means kept; a return address that is not told is the end.
+                // A register without a rule is kept; a return address without a rule is the end.
                 None | Some(RegisterRule::Undefined) if register == X86_64::RA => return None,
                 None | Some(RegisterRule::Undefined | RegisterRule::SameValue) => continue,
                 Some(RegisterRule::Offset(offset)) => read(cfa.checked_add_signed(offset)?)?,
@@ -140,11 +137,11 @@ impl<'a> Unwinder<'a> {
 
 /// The description of the function at an address, where there is no index.
 fn search<'a>(
-    frames: &EhFrame<Slice<'a>>,
+    frames: &EhFrame<SectionReader<'a>>,
     bases: &BaseAddresses,
     lookup: u64,
     budget: &mut Budget,
-) -> Result<Option<FrameDescriptionEntry<Slice<'a>>>, Cut> {
+) -> Result<Option<FrameDescriptionEntry<SectionReader<'a>>>, Incomplete> {
     let mut entries = frames.entries(bases);
     while let Some(entry) = entries.next()? {
         budget.entry()?;

@@ -102,14 +102,14 @@ pub(crate) trait DoorbellHandler: Send + Sync {
     }
 }
 
-/// What came of a doorbell on the thread that runs the guest.
+/// The result of a doorbell on the thread that runs the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Served {
-    /// Nothing that matters to others.
+    /// Nothing further is to be done.
     Running,
     /// The answer of a function has just been completed.
     Answered,
-    /// From now on the I/O thread had better drive the device.
+    /// From now on the I/O thread is to drive the device.
     HandOver,
 }
 

@@ -1,6 +1,6 @@
 //! What can be wrong with an image: each defect by name, with the offending value and a remedy.
 
-use super::missing::{self, Missing};
+use super::missing::{self, MissingFunction};
 use hv_abi::{ABI_VERSION, AbiVersion};
 use hv_host::escape::escape;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use std::path::PathBuf;
 /// Why the file of an image cannot be used; one line, with the path.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum OpenError {
+pub enum ImageOpenError {
     /// The file cannot be opened or read.
     #[error("cannot read the image {}: {source}", escape(path))]
     Read {
@@ -25,7 +25,7 @@ pub enum OpenError {
         /// What it is, with its article.
         kind: &'static str,
     },
-    /// It is bigger than any guest.
+    /// It is larger than any guest can be.
     #[error("the image {} is larger than {} MiB: strip its debug information", escape(path), limit >> 20)]
     TooLarge {
         /// The file.
@@ -97,7 +97,7 @@ pub enum ImageError {
     )]
     Missing {
         /// The first functions in the order of their names.
-        missing: Vec<Missing>,
+        missing: Vec<MissingFunction>,
         /// How many more there are.
         more: usize,
     },

@@ -5,11 +5,11 @@
 //! as a guest. Its dynamic symbols say what is missing, the code that uses their
 //! entries of the global offset table says where, and debug information whose that is.
 //!
-//! The image is refused already: all this only makes a better message, so what is
-//! malformed or too large is left out. The work is bounded by the constants below.
+//! The image is refused already: this module only improves the message, so what is malformed or too large is
+//! left out. The work is bounded by the constants below.
 
 use super::ImageError;
-use crate::crash::{Budget, Frame, Known, Symbols};
+use crate::crash::{Budget, Frame, SymbolCache, Symbols};
 use hv_host::escape::escape;
 use object::elf;
 use object::read::elf::ElfFile64;
@@ -33,27 +33,27 @@ const MAX_NAME: usize = 80;
 
 /// A C function that an image wants from a library.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Missing {
+pub struct MissingFunction {
     /// Its name.
     pub symbol: String,
     /// Who uses it, where that can be found out.
-    pub user: Option<User>,
+    pub user: Option<FunctionUser>,
 }
 
 /// Code that uses a C function.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct User {
+pub struct FunctionUser {
     /// Name of the crate, with its version where the path of its source has that.
     pub crate_name: String,
     /// Name of the Rust function.
     pub function: String,
 }
 
-impl fmt::Display for Missing {
+impl fmt::Display for MissingFunction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "`{}`", escape(&self.symbol))?;
         match &self.user {
-            Some(User { crate_name, function }) => {
+            Some(FunctionUser { crate_name, function }) => {
                 write!(f, " for crate {} ({})", escape(crate_name), escape(function))
             }
             None => Ok(()),
@@ -62,8 +62,8 @@ impl fmt::Display for Missing {
 }
 
 /// What is missing, as the middle of a sentence.
-pub(super) fn list(missing: &[Missing], more: usize) -> String {
-    let names: Vec<_> = missing.iter().map(Missing::to_string).collect();
+pub(super) fn list(missing: &[MissingFunction], more: usize) -> String {
+    let names: Vec<_> = missing.iter().map(MissingFunction::to_string).collect();
     match more {
         0 => names.join(", "),
         _ => format!("{} and {more} more", names.join(", ")),
@@ -82,7 +82,7 @@ pub(super) fn explain(error: ImageError, file: impl FnOnce() -> Vec<u8>) -> Imag
 }
 
 /// The first functions in the order of their names, and how many more there are.
-fn missing(bytes: &[u8]) -> Option<(Vec<Missing>, usize)> {
+fn missing(bytes: &[u8]) -> Option<(Vec<MissingFunction>, usize)> {
     let file = ElfFile64::<object::LittleEndian>::parse(bytes).ok()?;
     let table = file.dynamic_symbol_table()?;
     let mut names = BTreeMap::new();
@@ -107,12 +107,12 @@ fn missing(bytes: &[u8]) -> Option<(Vec<Missing>, usize)> {
         }
     }
     let uses = uses(&file, &slots, named.len());
-    let known = Known::default();
+    let known = SymbolCache::default();
     let symbols = Symbols::new(bytes, 0, &known);
     let missing = named.into_iter().zip(uses).map(|((symbol, _), site)| {
         let user =
             site.and_then(|site| symbols.lookup(site, &mut Budget::default()).frames.iter().find_map(user));
-        Missing { symbol, user }
+        MissingFunction { symbol, user }
     });
     let missing: Vec<_> = missing.collect();
     (!missing.is_empty()).then_some((missing, more))
@@ -151,14 +151,14 @@ fn uses(
 }
 
 /// Whose code a frame is; `None` for what stands between a crate and the function that it means to call.
-fn user(frame: &Frame) -> Option<User> {
+fn user(frame: &Frame) -> Option<FunctionUser> {
     let function = frame.function.clone()?;
     let path = function.trim_start_matches(['<', '&', '*', ' ']).split("::").next();
     let by_name = path.filter(|name| function.contains("::") && is_name(name)).map(str::to_owned);
     let crate_name = frame.file.as_deref().and_then(crate_of_file).or(by_name)?;
     let between = ["core", "alloc", "libc"];
     let bare = crate_name.split(' ').next().unwrap_or_default();
-    (!between.contains(&bare)).then_some(User { crate_name, function })
+    (!between.contains(&bare)).then_some(FunctionUser { crate_name, function })
 }
 
 /// The crate that a source file belongs to: the folder `name-1.2.3` where cargo unpacked it, or else the
@@ -236,10 +236,10 @@ mod tests {
 
     #[test]
     fn many_are_counted() {
-        let user = User { crate_name: "page_size 0.6.0".into(), function: "get".into() };
+        let user = FunctionUser { crate_name: "page_size 0.6.0".into(), function: "get".into() };
         let missing = [
-            Missing { symbol: "sysconf".into(), user: Some(user) },
-            Missing { symbol: "write".into(), user: None },
+            MissingFunction { symbol: "sysconf".into(), user: Some(user) },
+            MissingFunction { symbol: "write".into(), user: None },
         ];
         assert_eq!(list(&missing, 0), "`sysconf` for crate page_size 0.6.0 (get), `write`");
         assert_eq!(list(&missing[1..], 7), "`write` and 7 more");

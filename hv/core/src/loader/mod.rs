@@ -5,14 +5,13 @@
 //! "Object Files" and "Program Loading"), the relocations those of its
 //! processor supplement for AMD64.
 //!
-//! The file is hostile until proven otherwise: [`Image::parse`] validates
-//! everything that the rest relies on, and an [`Image`] cannot be had in any
-//! other way. It reads the program headers and the dynamic section only;
-//! sections and symbols are for [`crate::crash`], and for the message to the
-//! author of an image that lacks functions (`missing`).
+//! The file is not trusted: [`Image::parse`] validates everything that the rest relies on, and there is no
+//! other way to make an [`Image`]. It reads the program headers and the dynamic section only; sections and
+//! symbols are for [`crate::crash`], and for the message to the author of an image that lacks functions
+//! (`missing`).
 //!
-//! Nothing here knows where a guest's memory is: [`Image::load`] hands out
-//! bytes, and the caller puts them where it wants.
+//! This module does not know where a guest's memory is: [`Image::load`] passes offsets and bytes to the
+//! caller, which writes them.
 #![forbid(unsafe_code)]
 
 mod error;
@@ -22,10 +21,10 @@ mod relocate;
 #[cfg(test)]
 mod tests;
 
-pub use error::{ImageError, OpenError};
-pub use missing::{Missing, User};
+pub use error::{ImageError, ImageOpenError};
+pub use missing::{FunctionUser, MissingFunction};
 
-use crate::crash::Known;
+use crate::crash::SymbolCache;
 use crate::memory::Access;
 use hv_abi::PAGE_SIZE;
 use hv_abi::note::NoteDesc;
@@ -72,7 +71,7 @@ struct LoadSegment {
     memory: Range<u64>,
     /// Where its first bytes stand in the file; the rest is zero.
     file: Range<usize>,
-    /// While the host loads; what is left to the guest says [`Segment`].
+    /// While the host loads; the guest's permissions are in [`Segment`].
     access: Access,
 }
 
@@ -85,7 +84,7 @@ pub struct Image {
     /// that a crash is not explained with the symbols of a later build.
     file: Option<File>,
     whole: OnceLock<Vec<u8>>,
-    known: Known,
+    known: SymbolCache,
     note: NoteDesc,
     /// Where the head of the list of tasks is, from the image's base; nothing that was checked.
     tasks: Option<u64>,
@@ -104,10 +103,10 @@ impl Image {
     ///
     /// # Errors
     ///
-    /// If there is no such file, it is none or too large, or it cannot be read; [`OpenError::Image`] if it is no image that hv can run.
-    pub fn open(path: &Path) -> Result<Image, OpenError> {
-        let failed = |source| OpenError::Read { path: path.to_owned(), source };
-        // Not to hang on a pipe that nobody writes to; files do not care.
+    /// If there is no such file, it is none or too large, or it cannot be read; [`ImageOpenError::Image`] if it is no image that hv can run.
+    pub fn open(path: &Path) -> Result<Image, ImageOpenError> {
+        let failed = |source| ImageOpenError::Read { path: path.to_owned(), source };
+        // So that a pipe without a writer does not block; for files it changes nothing.
         let mut file =
             File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(failed)?;
         let metadata = file.metadata().map_err(failed)?;
@@ -119,13 +118,13 @@ impl Image {
                 () if kind.is_socket() => "a socket",
                 () => "a device",
             };
-            return Err(OpenError::NotAFile { path: path.to_owned(), kind });
+            return Err(ImageOpenError::NotAFile { path: path.to_owned(), kind });
         }
         if metadata.len() > MAX_FILE_SIZE {
-            return Err(OpenError::TooLarge { path: path.to_owned(), limit: MAX_FILE_SIZE });
+            return Err(ImageOpenError::TooLarge { path: path.to_owned(), limit: MAX_FILE_SIZE });
         }
-        // What follows the segments is for debuggers, mostly several times as
-        // large, and not worth its time at every boot.
+        // What follows the segments is for debuggers and often several times as large: it is not read at
+        // every boot.
         let mut bytes = Vec::new();
         file.by_ref().take(FIRST_READ).read_to_end(&mut bytes).map_err(failed)?;
         let rest = parse::needed(&bytes).min(MAX_FILE_SIZE).saturating_sub(bytes.len() as u64);
@@ -135,7 +134,7 @@ impl Image {
             Ok(image) => Ok(Image { file: Some(file), ..image }),
             Err(source) => {
                 let source = missing::explain(source, || read_whole(&file).unwrap_or_default());
-                Err(OpenError::Image { path: path.to_owned(), source })
+                Err(ImageOpenError::Image { path: path.to_owned(), source })
             }
         }
     }
@@ -157,7 +156,7 @@ impl Image {
     }
 
     /// What was found in its symbols so far.
-    pub(crate) fn known(&self) -> &Known {
+    pub(crate) fn known(&self) -> &SymbolCache {
         &self.known
     }
 
@@ -166,7 +165,7 @@ impl Image {
         self.tasks
     }
 
-    /// What the guest's builder tells the host.
+    /// The guest's note: what its build tells the host.
     pub fn note(&self) -> NoteDesc {
         self.note
     }

@@ -4,7 +4,7 @@ use super::{
     Image, ImageError, LoadSegment, MAX_ALIGNMENT, MAX_IMAGE_SIZE, MAX_SEGMENTS, Segment, page_down, page_up,
     relocate,
 };
-use crate::crash::Known;
+use crate::crash::SymbolCache;
 use crate::memory::Access;
 use hv_abi::note::{NOTE_NAME, NOTE_TYPE, NoteDesc};
 use hv_abi::tasks::{TASKS_NOTE_TYPE, TASKS_VERSION, TasksNote};
@@ -49,7 +49,7 @@ pub(super) fn image(bytes: Vec<u8>) -> Result<Image, ImageError> {
         }
         None => Vec::new(),
     };
-    let (file, whole, known) = (None, OnceLock::new(), Known::default());
+    let (file, whole, known) = (None, OnceLock::new(), SymbolCache::default());
     Ok(Image { file, whole, known, note, tasks, size, alignment, entry, loads, segments, relocations, bytes })
 }
 

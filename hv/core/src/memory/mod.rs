@@ -79,8 +79,8 @@ type AccessMap = Vec<(Range<u64>, Access)>;
 /// Bytes of a huge page.
 const HUGE_PAGE: u64 = 2 << 20;
 
-/// Room for page tables: one page per GiB of memory and per border between
-/// ranges, and some more for everything else.
+/// Memory for page tables: one page per GiB of memory and per border between ranges, and some more for
+/// everything else.
 fn tail_size(size: u64) -> u64 {
     const PAGES: u64 = 128;
     (PAGES + (size >> 30)) * PAGE_SIZE
@@ -108,9 +108,8 @@ impl GuestMemory {
             shared: false,
         };
         memory.advise(0..size + memory.tail(), libc::MADV_NOHUGEPAGE);
-        // A guest that uses more than a little memory gets it 2 MiB at a time,
-        // for one fault instead of 512. The ends stay small: the start is what
-        // every guest touches, the end is where allocators keep a marker.
+        // Beyond its first 2 MiB, a guest gets memory 2 MiB at a time, for one fault instead of 512. The ends
+        // stay small: the start is what every guest touches, the end is where allocators keep a marker.
         if size >= 3 * HUGE_PAGE {
             memory.advise(HUGE_PAGE..(size - HUGE_PAGE) / HUGE_PAGE * HUGE_PAGE, libc::MADV_HUGEPAGE);
         }
@@ -137,7 +136,7 @@ impl GuestMemory {
         })
     }
 
-    /// Tells the kernel how pages of `range` (offsets) will be used. It may not listen.
+    /// Tells the kernel how pages of `range` (offsets) will be used. The kernel may ignore that.
     fn advise(&self, range: Range<u64>, advice: libc::c_int) {
         let slice = self.slice(range.start, (range.end - range.start) as usize);
         // SAFETY: inside the mapping (`slice` checked it); none of the advices

@@ -1,4 +1,4 @@
-//! ⚠ Which pages of a guest's memory are its own, and giving them back.
+//! ⚠ Which pages of a guest's memory are private, and how they are reset.
 //!
 //! Written pages of a private mapping are anonymous; the others are zero or the
 //! template's. The kernel tells them apart by `PAGEMAP_SCAN` (since 6.7; ioctl

@@ -28,9 +28,8 @@ pub enum TemplateError {
     Map(#[from] MapError),
 }
 
-/// The memory of a snapshot, tail included, in a memory file that is sealed: nobody,
-/// this process included, can change or shrink it, so that a mapping of it is
-/// as good as memory of one's own.
+/// The memory of a snapshot, tail included, in a memory file that is sealed: nobody, this process included,
+/// can change or shrink it, so that a mapping of it is as safe as private memory.
 #[derive(Debug)]
 pub struct Template {
     file: Arc<File>,
@@ -82,7 +81,7 @@ impl Template {
         self.size
     }
 
-    /// What its clones may do where.
+    /// The access map of its clones.
     pub(super) fn access(&self) -> &Arc<AccessMap> {
         &self.map
     }

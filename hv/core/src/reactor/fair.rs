@@ -1,18 +1,19 @@
 //! Whose source the I/O thread serves next: pure decisions, a time is a number of nanoseconds, an owner and a source
 //! are numbers.
 //!
-//! *Start-time fair queuing*, as for the processors ([`sched`](crate::sched)): each owner (a guest) has a virtual time,
-//! which advances by the time that the thread spends for its sources; of the owners that have something to do, the
-//! one with the least is next. So an owner that keeps the thread busy is deferred as soon as another has something
-//! to do that has used less, and that one waits for one call at most. Nobody saves up for later: an owner that comes
-//! back stands at most [`CREDIT`] before those that were busy meanwhile.
+//! *Start-time fair queuing*, as for the processors ([`sched`](crate::sched)): each owner (a guest) has a
+//! virtual time, which advances by the time that the thread spends for its sources; of the owners that have
+//! something to do, the one with the least is next. So an owner that keeps the thread busy is deferred as
+//! soon as another has something to do that has used less, and that one waits for one call at most. Unused
+//! time is not saved up: an owner that comes back is at most [`CREDIT`] ahead of those that were busy
+//! meanwhile.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
 /// How far an owner that has had nothing to do may stand before the others, in nanoseconds: the time of one call.
 const CREDIT: u64 = 100_000;
 
-/// What a call costs at least: nobody is called for nothing for ever.
+/// The least that a call is charged, so that calls without work are not free.
 const LEAST: u64 = 500;
 
 /// What the thread has spent for an owner.
@@ -160,7 +161,7 @@ mod tests {
                 waited.push(thread.now - before);
             }
         }
-        // At first nobody has had anything yet.
+        // At first no owner has been served yet.
         assert!(waited[5..].iter().all(|&waited| waited == 20_000), "{waited:?}");
     }
 

@@ -1,18 +1,18 @@
 //! Whether the I/O thread needs a processor of its own: a pure decision, from how long it has worked.
 //!
-//! Where guests keep all processors busy, a thread that works much of the time takes turns with one of them on the
-//! same processor, some ten thousand times a second: whoever runs there hardly gets on, and what waits for
-//! either waits for the host's clock tick. Then it is better that guests leave it one processor.
+//! Where guests keep all processors busy, a thread that works much of the time takes turns with one of them
+//! on the same processor, some ten thousand times a second: both make little progress, and what waits for
+//! either waits for the host's clock tick. Then guests leave it one processor.
 
 use std::time::{Duration, Instant};
 
 /// Over how long its work is added up.
 const WINDOW: Duration = Duration::from_millis(4);
-/// One in so many parts of the time is much.
+/// Work of more than one part in so many of the time is much.
 const MUCH: u32 = 3;
-/// For how long it keeps a processor at least, at first and at last: each time that it needs one again soon after
-/// giving it back, it is twice as long. Who rings for nothing rings less with fewer processors, so only giving the
-/// processor back shows whether that is over.
+/// For how long it keeps a processor at least, at first and at last: each time that it needs one again soon
+/// after giving it back, it is twice as long. A guest that rings without need rings less with fewer
+/// processors, so only giving the processor back shows whether the load is over.
 const FIRST_HOLD: Duration = Duration::from_millis(20);
 const LAST_HOLD: Duration = Duration::from_secs(1);
 
@@ -125,7 +125,7 @@ mod tests {
         let holds: Vec<_> = with_all.map(|pair| pair[1].0 - pair[0].0).collect();
         assert_eq!(holds[..7], [20, 40, 80, 160, 320, 640, 1000]);
         assert!(holds[7..].iter().all(|&hold| hold == 1000), "{holds:?}");
-        // After a second of peace, all is forgotten.
+        // After an idle second, the history is dropped.
         changes_after_peace(&mut load, &mut now);
     }
 

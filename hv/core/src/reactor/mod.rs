@@ -57,8 +57,8 @@ pub trait Source: Send {
         true
     }
 
-    /// Goes back to where the rings are in its guest's memory, which was reset
-    /// while it was settled. Returns false if it cannot: then it is of no further use.
+    /// Takes its state from the rings in its guest's memory, which was reset while it was settled. Returns
+    /// false if it cannot: then it is of no further use.
     fn reset(&mut self) -> bool {
         false
     }
@@ -133,20 +133,20 @@ impl Registrar {
     }
 }
 
-/// Hears, on the I/O thread, whether that needs a processor of its own.
+/// Called on the I/O thread when it begins or ceases to need a processor of its own.
 pub(crate) type OwnProcessor = Box<dyn Fn(bool) + Send>;
 
-/// Whoever pays for what the I/O thread does.
+/// A task that is charged for the I/O thread's work.
 pub trait Payer: Send + Sync {
     /// The I/O thread has spent this time. Called on that thread; must not block.
     fn charge(&self, time: Duration);
 }
 
-/// What sources belong to that share their part of the I/O thread.
+/// The owner of sources, which share its part of the I/O thread's time.
 #[derive(Clone)]
 pub(crate) struct SourceOwner {
     number: u64,
-    /// Nobody, for hv's own sources.
+    /// `None` for hv's own sources.
     payer: Option<Weak<dyn Payer>>,
 }
 
@@ -199,7 +199,7 @@ impl Reactor {
     }
 
     fn send(&self, command: Command) {
-        // A thread that has ended, by a panic, has nobody to tell.
+        // A thread that has ended, by a panic, receives nothing.
         if self.commands.send(command).is_ok() {
             let _ = self.waker.wake();
         }
@@ -210,7 +210,7 @@ impl Reactor {
         SourceOwner { number: self.owners.fetch_add(1, Ordering::Relaxed), payer }
     }
 
-    /// Hands a source of hv's own to the I/O thread. An error of its
+    /// Gives a source of hv's own to the I/O thread. An error of its
     /// [`start`](Source::start) is logged, and the source dropped.
     pub fn add(&self, source: Box<dyn Source>) -> SourceId {
         self.add_for(&self.owner(None), source)
@@ -242,11 +242,11 @@ impl Reactor {
         self.send(Command::Pause(id.0, Instant::now() + within, then));
     }
 
-    /// Takes a paused source back to where its guest's memory is.
+    /// Resets a paused source, whose guest's memory was reset.
     /// Returns false if it cannot be.
     pub fn reset(&self, id: SourceId) -> bool {
         let (done, wait) = bounded(1);
-        self.send(Command::Renew(id.0, done));
+        self.send(Command::Reset(id.0, done));
         wait.recv().unwrap_or(false)
     }
 
@@ -277,7 +277,7 @@ impl Reactor {
 fn sends(tell: &Sender<bool>) -> Tell {
     let tell = tell.clone();
     Box::new(move |over| {
-        // Whoever asked may have stopped listening.
+        // The receiver may be gone.
         let _ = tell.send(over);
     })
 }
@@ -286,8 +286,8 @@ impl Drop for Reactor {
     fn drop(&mut self) {
         let (tell, wait) = bounded(1);
         self.send(Command::Stop(tell));
-        // With something under way the thread stays until that is over, for whose memory it has to
-        // last; nobody waits for it.
+        // The thread ends when nothing is under way: until then it keeps the memory of that work alive.
+        // Nothing waits for it.
         if wait.recv() != Ok(true)
             && let Some(thread) = self.thread.take()
         {

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-/// Hears, on the I/O thread, whether something has come to its end.
+/// Called on the I/O thread with whether something has ended.
 pub(crate) type Tell = Box<dyn FnOnce(bool) + Send>;
 
 pub(super) enum Command {
@@ -23,8 +23,8 @@ pub(super) enum Command {
     Remove(u32, Tell),
     /// Settle the source until this moment, and say whether it has.
     Pause(u32, Instant, Tell),
-    /// Renew the source, then say whether it could.
-    Renew(u32, Sender<bool>),
+    /// Reset the source, then say whether it could.
+    Reset(u32, Sender<bool>),
     Resume(u32),
     /// Close all sources, and say whether something is under way that has to be waited for.
     Stop(Sender<bool>),
@@ -38,12 +38,12 @@ pub(super) const WAKER: Token = Token(usize::MAX);
 const LOOK: Duration = Duration::from_micros(200);
 const LAST_LOOK: Duration = Duration::from_millis(100);
 
-/// What a source is there for.
+/// The mode of a source.
 enum Mode {
     Running,
-    /// It settles, and is then left alone until it is resumed. Somebody waits for that until a moment.
+    /// It settles, and is then not called until it is resumed. The caller waits for that until a deadline.
     Paused(Option<(Instant, Tell)>),
-    /// It is dropped as soon as nothing is under way; then somebody hears of that.
+    /// It is dropped as soon as nothing is under way; then the caller is told.
     Closing(Tell),
 }
 
@@ -84,7 +84,7 @@ impl WorkClock {
 struct Driven {
     source: Box<dyn Source>,
     owner: SourceOwner,
-    /// Whether it is in line to be called.
+    /// Whether it is queued to be called.
     queued: bool,
     deadline: Option<Instant>,
     mode: Mode,
@@ -210,18 +210,18 @@ impl Loop {
         }
     }
 
-    /// Tells a source of an event; it is in line from then on. Returns the time.
+    /// Passes an event to a source, and queues the source. Returns the time.
     fn ready(&mut self, event: &Event, now: Instant) -> Instant {
         let slot = (event.token().0 >> 32) as u32;
         let Some(driven) = self.sources.get_mut(&slot) else { return now };
-        // What a paused source is told is not lost: it looks at everything when it goes on.
+        // An event for a paused source is not lost: the source looks at everything when it is resumed.
         driven.source.ready(event.token().0 as u32, event);
         let owner = driven.owner.clone();
         self.enqueue(slot);
         self.charge(&owner, now)
     }
 
-    /// Calls a source that was in line. Returns the time.
+    /// Calls a source that was queued. Returns the time.
     fn serve(&mut self, number: u64, slot: u32, now: Instant) -> Instant {
         let Some(driven) = self.sources.get_mut(&slot) else {
             // It was closed meanwhile.
@@ -246,7 +246,7 @@ impl Loop {
         now
     }
 
-    /// Has a source called when it is its owner's turn.
+    /// Queues a source, to be called when its owner is next.
     fn enqueue(&mut self, slot: u32) {
         if let Some(driven) = self.sources.get_mut(&slot)
             && !std::mem::replace(&mut driven.queued, true)
@@ -270,7 +270,7 @@ impl Loop {
                 }
                 None => tell(true),
             },
-            Command::Renew(slot, done) => {
+            Command::Reset(slot, done) => {
                 let reset = self.sources.get_mut(&slot).is_some_and(|driven| driven.source.reset());
                 let _ = done.send(reset);
             }

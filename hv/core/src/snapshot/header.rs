@@ -3,11 +3,10 @@
 //! The file is validated in the order in which it can be: is it a snapshot at all, is it of a
 //! version that this one reads, is it whole, and only then what it says.
 //!
-//! Checksums (XXH3, 64 bits) find bits that flipped and files that were cut.
-//! They do not prove where a snapshot is from: whoever changes a snapshot can
-//! write new checksums, too. So nothing relies on them for safety; what a snapshot says
-//! is validated as if a guest had written it. That it *is* the guest that was saved, only
-//! its owner's care for the folder can promise.
+//! Checksums (XXH3, 64 bits) find bits that flipped and files that were cut. They do not prove where a
+//! snapshot is from: whoever changes a snapshot can write new checksums, too. So nothing relies on them for
+//! safety; what a snapshot says is validated as if a guest had written it. That it *is* the guest that was
+//! saved depends on who can write to the folder.
 
 use super::Features;
 use hv_abi::ABI_VERSION;
@@ -60,7 +59,7 @@ struct Section {
     checksum: u64,
 }
 
-/// What does not change from format to format.
+/// The part of the header that is the same in all formats.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 struct Prefix {
@@ -73,7 +72,7 @@ struct Prefix {
     reserved: u32,
 }
 
-/// What is of a fixed size.
+/// The part of the header with a fixed size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub(super) struct Facts {
@@ -105,7 +104,7 @@ const _: () = assert!(size_of::<SnapshotHeader>() == 24 + 72 + 7 * 24 + 8);
 
 /// Why the bytes of `state` are refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Refused {
+pub(super) enum StateFileError {
     Foreign,
     /// What is newer, and what this version knows.
     Newer(String),
@@ -160,21 +159,24 @@ impl Parsed<'_> {
     }
 }
 
-/// Takes the file apart, as far as that needs no validation about guests.
-pub(super) fn parse(bytes: &[u8]) -> Result<Parsed<'_>, Refused> {
+/// Parses the file; validation of the guest itself comes later.
+pub(super) fn parse(bytes: &[u8]) -> Result<Parsed<'_>, StateFileError> {
     if !bytes.starts_with(&MAGIC[..bytes.len().min(MAGIC.len())]) || bytes.is_empty() {
-        return Err(Refused::Foreign);
+        return Err(StateFileError::Foreign);
     }
-    let missing = |size: usize| Refused::Truncated(size.saturating_sub(bytes.len()) as u64);
+    let missing = |size: usize| StateFileError::Truncated(size.saturating_sub(bytes.len()) as u64);
     let (prefix, _) = Prefix::read_from_prefix(bytes).map_err(|_| missing(size_of::<SnapshotHeader>()))?;
     if prefix.format > FORMAT {
-        return Err(Refused::Newer(format!("format {}; this version reads up to {FORMAT}", prefix.format)));
+        return Err(StateFileError::Newer(format!(
+            "format {}; this version reads up to {FORMAT}",
+            prefix.format
+        )));
     }
     let (major, minor) = (prefix.abi_major, prefix.abi_minor);
     let ours = ABI_VERSION;
     if (major, minor) > (ours.major, ours.minor) {
         let known = format!("{}.{}", ours.major, ours.minor);
-        return Err(Refused::Newer(format!("ABI {major}.{minor}; this version has {known}")));
+        return Err(StateFileError::Newer(format!("ABI {major}.{minor}; this version has {known}")));
     }
     let (header, _) =
         SnapshotHeader::read_from_prefix(bytes).map_err(|_| missing(size_of::<SnapshotHeader>()))?;
@@ -182,16 +184,16 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Parsed<'_>, Refused> {
         && prefix.size as usize == size_of::<SnapshotHeader>()
         && prefix.reserved == 0;
     if header.checksum != header.sum() || !whole || major != ours.major {
-        return Err(Refused::Damaged("the header"));
+        return Err(StateFileError::Damaged("the header"));
     }
     let mut sections = [const { 0..0 }; PARTS.len()];
     for ((section, range), (_, name)) in header.sections.iter().zip(&mut sections).zip(PARTS) {
         let end = section.offset.checked_add(section.len).filter(|&end| end <= MAX_SIZE);
-        let end = end.ok_or(Refused::Damaged("the header"))? as usize;
+        let end = end.ok_or(StateFileError::Damaged("the header"))? as usize;
         *range = section.offset as usize..end;
         let content = bytes.get(range.clone()).ok_or_else(|| missing(end))?;
         if xxh3_64(content) != section.checksum {
-            return Err(Refused::Damaged(name));
+            return Err(StateFileError::Damaged(name));
         }
     }
     Ok(Parsed { facts: header.facts, bytes, sections })
@@ -206,7 +208,7 @@ mod tests {
         compose(Facts { base: 5, ..Facts::new_zeroed() }, &parts)
     }
 
-    fn refused(bytes: &[u8]) -> Refused {
+    fn refused(bytes: &[u8]) -> StateFileError {
         parse(bytes).err().expect("it is refused")
     }
 
@@ -223,20 +225,23 @@ mod tests {
     #[test]
     fn each_damage_is_called_what_it_is() {
         let bytes = file();
-        assert_eq!(refused(b""), Refused::Foreign);
-        assert_eq!(refused(b"\x7fELF and more"), Refused::Foreign);
+        assert_eq!(refused(b""), StateFileError::Foreign);
+        assert_eq!(refused(b"\x7fELF and more"), StateFileError::Foreign);
         for len in 1..bytes.len() - 8 {
-            assert!(matches!(refused(&bytes[..len]), Refused::Truncated(missing) if missing > 0), "{len}");
+            assert!(
+                matches!(refused(&bytes[..len]), StateFileError::Truncated(missing) if missing > 0),
+                "{len}"
+            );
         }
         let with = |at: usize, byte: u8| {
             let mut bytes = bytes.clone();
             bytes[at] = byte;
             refused(&bytes)
         };
-        assert_eq!(with(0, 0), Refused::Foreign);
-        assert_eq!(with(8, 2), Refused::Newer("format 2; this version reads up to 1".into()));
-        assert!(matches!(with(16, 9), Refused::Newer(what) if what.starts_with("ABI 9.")));
-        assert_eq!(with(40, 1), Refused::Damaged("the header"));
-        assert_eq!(with(size_of::<SnapshotHeader>() + 2, 0), Refused::Damaged("the virtual CPU"));
+        assert_eq!(with(0, 0), StateFileError::Foreign);
+        assert_eq!(with(8, 2), StateFileError::Newer("format 2; this version reads up to 1".into()));
+        assert!(matches!(with(16, 9), StateFileError::Newer(what) if what.starts_with("ABI 9.")));
+        assert_eq!(with(40, 1), StateFileError::Damaged("the header"));
+        assert_eq!(with(size_of::<SnapshotHeader>() + 2, 0), StateFileError::Damaged("the virtual CPU"));
     }
 }

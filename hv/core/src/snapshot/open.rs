@@ -1,6 +1,6 @@
 //! Reading a snapshot from a folder. Everything in it is validated before it is used.
 
-use super::header::{CHUNK, MAX_SIZE, Parsed, Part, Refused, parse};
+use super::header::{CHUNK, MAX_SIZE, Parsed, Part, StateFileError, parse};
 use super::{Features, IMAGE, MEMORY, STATE, Snapshot};
 use crate::device::block::DiskRecord;
 use crate::domain::{MAX_VCPUS, Offsets, Saved, is_base};
@@ -125,7 +125,7 @@ pub(super) fn open(dir: &Path, platform: &dyn Platform, host: Features) -> Resul
     if !missing.is_empty() {
         return Err(OpenError::Features { path: dir.into(), missing });
     }
-    let damaged = |what| refused(Refused::Damaged(what));
+    let damaged = |what| refused(StateFileError::Damaged(what));
     let (saved, disks) = guest(&parsed).map_err(damaged)?;
     let image = open_image(&dir.join(IMAGE), &parsed)?;
     let size = parsed.facts.memory;
@@ -162,12 +162,12 @@ fn read_state(dir: &Path, path: &Path) -> Result<Vec<u8>, OpenError> {
 }
 
 /// What the parser refused, with the names of the files.
-fn refused(dir: &Path, path: &Path) -> impl Fn(Refused) -> OpenError {
+fn refused(dir: &Path, path: &Path) -> impl Fn(StateFileError) -> OpenError {
     move |refused| match refused {
-        Refused::Foreign => OpenError::Foreign(dir.into()),
-        Refused::Newer(what) => OpenError::Newer { path: dir.into(), what },
-        Refused::Truncated(missing) => OpenError::Truncated { path: path.into(), missing },
-        Refused::Damaged(what) => OpenError::Damaged { path: path.into(), what: what.into() },
+        StateFileError::Foreign => OpenError::Foreign(dir.into()),
+        StateFileError::Newer(what) => OpenError::Newer { path: dir.into(), what },
+        StateFileError::Truncated(missing) => OpenError::Truncated { path: path.into(), missing },
+        StateFileError::Damaged(what) => OpenError::Damaged { path: path.into(), what: what.into() },
     }
 }
 
@@ -263,7 +263,7 @@ fn access(parsed: &Parsed<'_>, memory: &mut GuestMemory) -> Result<(), &'static 
     if all_fit { Ok(()) } else { Err("the access map") }
 }
 
-/// Reads the memory, once, and compares its checksums.
+/// Reads the memory once, and compares its checksums.
 fn load(path: &Path, parsed: &Parsed<'_>, memory: &GuestMemory) -> Result<(), OpenError> {
     let size = memory.size();
     let chunks: Option<Vec<u64>> = list(parsed.part(Part::Chunks));

@@ -1,6 +1,6 @@
-//! Hostile snapshots: the golden one, changed in every way that comes to mind.
+//! Hostile snapshots: the golden one, changed in many ways.
 
-use super::header::{PARTS, Part, Refused, compose, parse};
+use super::header::{PARTS, Part, StateFileError, compose, parse};
 use super::open::{OpenError, open};
 use super::{Features, IMAGE, MEMORY, STATE, Snapshot};
 use crate::memory::{Access, GuestMemory};
@@ -216,7 +216,7 @@ proptest! {
                 let good = parse(&whole).unwrap();
                 prop_assert!(PARTS.iter().all(|(part, _)| parsed.part(*part) == good.part(*part)));
             }
-            Err(Refused::Truncated(missing)) => prop_assert!(missing > 0),
+            Err(StateFileError::Truncated(missing)) => prop_assert!(missing > 0),
             Err(_) => {}
         }
     }

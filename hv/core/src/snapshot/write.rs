@@ -14,11 +14,11 @@ use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::xxh3_64;
 use zerocopy::IntoBytes;
 
-/// Why a snapshot was not written. Nothing is left of it.
+/// Why a snapshot was not written. No file of it remains.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum WriteError {
-    /// Something is there.
+    /// The path exists already.
     #[error("{}: there is something of that name already; remove it, or choose another name", escape(.0))]
     Exists(PathBuf),
     /// A path without a last part, such as `..`.
@@ -64,11 +64,12 @@ impl Snapshot {
     ///
     /// It is put together in a folder beside it, which gets the name when everything is on the
     /// host's disk: at any time there is a whole snapshot of that name, or none.
-    /// Only the owner can read it: what a guest remembers may be secret.
+    /// Only the owner can read it: the guest's memory may hold secrets.
     ///
     /// # Errors
     ///
-    /// As those of [`check_place`](Self::check_place); if the host cannot write it all, which leaves nothing of it.
+    /// As those of [`check_place`](Self::check_place); if the host cannot write all of it: then no file of it
+    /// remains.
     pub fn write(&self, dir: &Path) -> Result<Written, WriteError> {
         let (parent, name) = place(dir)?;
         let failed = |source| WriteError::Io { path: dir.into(), source };
@@ -81,7 +82,7 @@ impl Snapshot {
             Errno::EXIST | Errno::NOTEMPTY | Errno::NOTDIR => WriteError::Exists(dir.into()),
             error => failed(error.into()),
         })?;
-        // It has another name now, by which it is to stay.
+        // It has its final name now, and is not removed.
         let _ = partial.keep();
         if let Err(error) = sync_folder(parent) {
             let _ = std::fs::remove_dir_all(dir);

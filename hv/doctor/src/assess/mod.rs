@@ -1,9 +1,9 @@
 //! From facts to findings.
 
+mod capacity;
+mod isolation;
 mod platforms;
-mod room;
 mod speed;
-mod walls;
 
 use super::{Facts, Finding, Report, State};
 use std::time::Duration;
@@ -19,16 +19,16 @@ pub fn assess(facts: &Facts) -> Report {
         platforms::kvm(facts),
         platforms::process(facts),
         platforms::auto(facts, platform),
-        walls::seccomp(facts),
-        walls::namespaces(facts),
-        walls::landlock(facts),
+        isolation::seccomp(facts),
+        isolation::namespaces(facts),
+        isolation::landlock(facts),
         speed::io_uring(facts),
-        walls::tap(facts),
-        room::files(facts),
-        room::processes(facts),
-        room::mappings(facts),
-        room::memory(facts),
-        room::overcommit(facts),
+        isolation::tap(facts),
+        capacity::files(facts),
+        capacity::processes(facts),
+        capacity::mappings(facts),
+        capacity::memory(facts),
+        capacity::overcommit(facts),
         speed::huge_pages(facts),
         speed::pagemap_scan(facts),
         speed::clock(facts),

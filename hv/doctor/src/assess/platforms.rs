@@ -32,7 +32,7 @@ pub(super) fn kvm(facts: &Facts) -> Finding {
 /// A platform that cannot be had: its errors are written as `what: remedy`.
 fn lacking(name: &'static str, error: &str, means: &str) -> Finding {
     let error = error.strip_prefix("platform process: ").unwrap_or(error);
-    // Errors that have a remedy are written so; others speak for themselves.
+    // Errors that have a remedy are written so; others are shown as they are.
     let parts =
         error.split_once("; ").or_else(|| error.rsplit_once(": ").filter(|_| error.starts_with("/dev/kvm")));
     match parts {

@@ -1,4 +1,4 @@
-//! What threads may do that make, run and save guests.
+//! System calls of threads that make, run and save guests.
 
 use super::super::Platform;
 use super::super::row::{Row, any, with};

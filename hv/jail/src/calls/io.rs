@@ -1,4 +1,4 @@
-//! What the I/O thread may do, and threads that work on a disk.
+//! System calls of the I/O thread, and of threads that work on a disk.
 
 use super::super::row::{Row, any, with, with_both};
 use super::option;

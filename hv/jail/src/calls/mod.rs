@@ -8,7 +8,7 @@ mod guests;
 mod io;
 mod server;
 
-use super::row::{Only, Row, any, to_itself, with, with_both, without};
+use super::row::{NeededOn, Row, any, to_itself, with, with_both, without};
 use super::{Kind, Platform};
 use guests::{
     CAPTURE, CONSOLE, FILES, FILLED, GUEST, MACHINE, MAKE_DOORBELLS, MAKE_PROCESS, OUTPUT, PAGES, PROCESS,
@@ -136,9 +136,9 @@ pub(super) fn all(platform: Platform) -> impl Iterator<Item = &'static Row> {
 impl Row {
     fn is_for(&self, platform: Platform) -> bool {
         match self.only {
-            Only::Always => true,
-            Only::On(wanted) => wanted == platform,
-            Only::Debug => cfg!(debug_assertions),
+            NeededOn::Always => true,
+            NeededOn::On(wanted) => wanted == platform,
+            NeededOn::Debug => cfg!(debug_assertions),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What threads of a server may do, and the one that makes threads.
+//! System calls of a server's threads, and of the thread that makes threads.
 
 use super::super::row::{Row, any, with};
 use super::io::{NAMED, NAMELESS, UNNAMED};

@@ -1,4 +1,4 @@
-//! Why a configuration is refused: the place, what is wrong, and the remedy, in one line.
+//! Why a configuration is refused: the location, what is wrong, and the remedy, in one line.
 
 use hv_core::sched::ShareError;
 use hv_host::escape::escape;
@@ -6,9 +6,9 @@ use hv_host::units::UnitError;
 use std::fmt;
 use std::path::PathBuf;
 
-/// Where something stands in the configuration.
+/// A position in the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum Location {
     /// A line of a file, counted from 1.
     Line(PathBuf, usize),
     /// The file as a whole.
@@ -17,22 +17,22 @@ pub enum Place {
     Argument(String),
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Place::Line(file, line) => write!(f, "{}:{line}", escape(file)),
-            Place::File(file) => write!(f, "{}", escape(file)),
-            Place::Argument(argument) => f.write_str(argument),
+            Location::Line(file, line) => write!(f, "{}:{line}", escape(file)),
+            Location::File(file) => write!(f, "{}", escape(file)),
+            Location::Argument(argument) => f.write_str(argument),
         }
     }
 }
 
 /// Why a configuration is refused.
 #[derive(Debug, thiserror::Error)]
-#[error("{}", escape(&format!("{place}: {problem}")))]
+#[error("{}", escape(&format!("{location}: {problem}")))]
 pub struct ConfigError {
     /// Where.
-    pub place: Place,
+    pub location: Location,
     /// What is wrong, and what to do.
     pub problem: Problem,
 }
@@ -94,15 +94,17 @@ pub enum Problem {
         /// A line that would do.
         example: &'static str,
     },
-    /// Two functions for one path.
-    #[error("the path {path} is already the function `{other}`'s ({place}); give one of them another path")]
+    /// Two functions have the same path.
+    #[error(
+        "the path {path} is already the function `{other}`'s ({location}); give one of them another path"
+    )]
     DoubleRoute {
         /// The path.
         path: String,
-        /// Who has it.
+        /// The other function.
         other: String,
-        /// Where that stands.
-        place: Place,
+        /// Where that is configured.
+        location: Location,
     },
     /// Both kinds of source.
     #[error("the function `{function}` has both `image` and `snapshot`; remove one of them")]
@@ -170,7 +172,7 @@ fn hint(nearest: &Option<String>, known: &str) -> String {
 /// Makes one line of a message of the TOML parser, and a better one of what it says of unknown keys.
 pub(super) fn of_parser(message: &str) -> Problem {
     let message = message.split_whitespace().collect::<Vec<_>>().join(" ");
-    // The names in serde's message are the known keys of the very table.
+    // The names in serde's message are the known keys of that table.
     let mut names = message.split('`').skip(1).step_by(2).map(str::to_owned);
     if message.starts_with("unknown field")
         && let Some(key) = names.next()
@@ -182,7 +184,7 @@ pub(super) fn of_parser(message: &str) -> Problem {
     Problem::Toml(message)
 }
 
-/// The candidate that somebody may have meant.
+/// The candidate that is most likely meant.
 fn nearest<'a>(key: &str, known: &'a [String]) -> Option<&'a String> {
     let key = key.replace('-', "_");
     known
@@ -199,9 +201,9 @@ mod tests {
 
     #[test]
     fn a_name_with_a_tab_stays_on_its_line() {
-        let place = Place::Argument("--config a\tb\nc".into());
+        let location = Location::Argument("--config a\tb\nc".into());
         let problem = Problem::Toml("no \u{1b}[31mvalue".into());
-        let message = ConfigError { place, problem }.to_string();
+        let message = ConfigError { location, problem }.to_string();
         assert!(message.starts_with("--config a\\tb\\nc: no \\u{1b}[31mvalue; "), "{message}");
     }
 }

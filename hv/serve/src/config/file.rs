@@ -19,13 +19,13 @@ pub(super) struct File {
     pub(super) connections: Option<Spanned<u32>>,
     pub(super) guests: Option<Spanned<u32>>,
     #[serde(default)]
-    pub(super) function: BTreeMap<Spanned<String>, Function>,
+    pub(super) function: BTreeMap<Spanned<String>, FunctionSection>,
 }
 
 /// A table `[function.NAME]`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Function {
+pub(super) struct FunctionSection {
     pub(super) path: Option<Spanned<Strings>>,
     pub(super) methods: Option<Spanned<Strings>>,
     pub(super) image: Option<Spanned<String>>,

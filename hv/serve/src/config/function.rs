@@ -1,6 +1,6 @@
 //! A function's table, validated.
 
-use super::file::Function;
+use super::file::FunctionSection;
 use super::validate::{Validator, check_path, value};
 use super::*;
 use hv_core::sched::ShareError;
@@ -18,7 +18,7 @@ impl Validator<'_> {
     pub(super) fn function(
         &self,
         name: &Spanned<String>,
-        function: &Function,
+        function: &FunctionSection,
         config: &Config,
     ) -> Result<FunctionConfig, ConfigError> {
         let named = name.get_ref();
@@ -83,7 +83,7 @@ impl Validator<'_> {
         }
         Ok(FunctionConfig {
             name: named.clone(),
-            place: self.place(name.span().start),
+            location: self.location(name.span().start),
             paths: paths.get_ref().0.clone(),
             methods: self.methods(function)?,
             deployment: Deployment {
@@ -103,7 +103,7 @@ impl Validator<'_> {
         })
     }
 
-    fn isolation(&self, function: &Function) -> Result<Isolation, ConfigError> {
+    fn isolation(&self, function: &FunctionSection) -> Result<Isolation, ConfigError> {
         let isolation = match &function.isolation {
             None => Isolation::Request,
             Some(text) => match text.get_ref().as_str() {
@@ -118,7 +118,7 @@ impl Validator<'_> {
         Ok(isolation)
     }
 
-    fn share(&self, function: &Function) -> Result<Share, ConfigError> {
+    fn share(&self, function: &FunctionSection) -> Result<Share, ConfigError> {
         let default = Share::default();
         let weight = function.weight.as_ref().map_or(default.weight(), |weight| *weight.get_ref());
         let cap = function.cap.as_ref().map_or(0, |cap| *cap.get_ref());
@@ -127,12 +127,13 @@ impl Validator<'_> {
                 ShareError::Weight(_) => ("weight", &function.weight),
                 ShareError::Cap(_) => ("cap", &function.cap),
             };
-            let place = at.as_ref().map_or(Place::File(self.path.into()), |at| self.place(at.span().start));
-            ConfigError { place, problem: Problem::Share { key, error } }
+            let location =
+                at.as_ref().map_or(Location::File(self.path.into()), |at| self.location(at.span().start));
+            ConfigError { location, problem: Problem::Share { key, error } }
         })
     }
 
-    fn console(&self, function: &Function) -> Result<bool, ConfigError> {
+    fn console(&self, function: &FunctionSection) -> Result<bool, ConfigError> {
         match function.console.as_ref().map(|text| (text, text.get_ref().as_str())) {
             None | Some((_, "log")) => Ok(true),
             Some((_, "off")) => Ok(false),
@@ -142,7 +143,7 @@ impl Validator<'_> {
         }
     }
 
-    fn methods(&self, function: &Function) -> Result<Vec<Method>, ConfigError> {
+    fn methods(&self, function: &FunctionSection) -> Result<Vec<Method>, ConfigError> {
         let Some(list) = &function.methods else { return Ok(Vec::new()) };
         let mut methods = Vec::new();
         for text in &list.get_ref().0 {
@@ -157,7 +158,7 @@ impl Validator<'_> {
             let why = "no request would ever fit; remove it to take all methods";
             return Err(self.fail(list, value("methods", "[]", why)));
         }
-        // Whoever can GET can ask for the head alone.
+        // GET includes HEAD.
         if methods.contains(&Method::GET) && !methods.contains(&Method::HEAD) {
             methods.push(Method::HEAD);
         }

@@ -9,7 +9,7 @@ mod function;
 mod source;
 mod validate;
 
-pub use error::{ConfigError, Place, Problem};
+pub use error::{ConfigError, Location, Problem};
 
 use http::Method;
 use hv_core::device::block::DiskSpec;
@@ -65,8 +65,8 @@ pub struct Config {
     pub connections: usize,
     /// Most requests in guests at a time; `None`: [`DEFAULT_GUESTS`], or what one function asks for.
     pub guests: Option<usize>,
-    /// Where all this was said.
-    pub place: Place,
+    /// Where this was configured.
+    pub location: Location,
     /// What is served.
     pub functions: Vec<FunctionConfig>,
 }
@@ -108,7 +108,7 @@ pub struct FunctionConfig {
     /// Its name in logs and metrics.
     pub name: String,
     /// Where it stands in the configuration.
-    pub place: Place,
+    pub location: Location,
     /// Which paths lead to it: exact, or ending in `/*`.
     pub paths: Vec<String>,
     /// Which methods it takes; empty: all.
@@ -128,7 +128,7 @@ pub struct FunctionConfig {
 impl FunctionConfig {
     /// Whether a reload from `self` to `other` changes nothing but the lines of the file.
     pub fn is_same(&self, other: &FunctionConfig) -> bool {
-        *self == FunctionConfig { place: self.place.clone(), ..other.clone() }
+        *self == FunctionConfig { location: self.location.clone(), ..other.clone() }
     }
 }
 
@@ -229,7 +229,7 @@ pub type Resolve<'a> = &'a dyn Fn(&str) -> Result<PathBuf, String>;
 /// a server in its jail cannot ask for the current folder.
 pub fn load(path: &Path, folder: &Path, resolve: Resolve<'_>) -> Result<Config, ConfigError> {
     let text = std::fs::read_to_string(path).map_err(|error| ConfigError {
-        place: Place::File(path.into()),
+        location: Location::File(path.into()),
         problem: Problem::Unreadable(error),
     })?;
     validate::validate(path, folder, &text, resolve)
@@ -241,7 +241,7 @@ pub(super) fn of_text(path: &Path, text: &str, resolve: Resolve<'_>) -> Result<C
     validate::validate(path, path.parent().unwrap_or(Path::new("")), text, resolve)
 }
 
-/// The small case: functions as arguments, `/path=IMAGE` each; all else as it is by default.
+/// A configuration from arguments, `/path=IMAGE` each; everything else is the default.
 pub fn of_arguments(functions: &[String], resolve: Resolve<'_>) -> Result<Config, ConfigError> {
     validate::validate_arguments(functions, resolve)
 }

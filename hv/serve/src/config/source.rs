@@ -1,6 +1,6 @@
 //! What a function is made of: an image with its memory, arguments and disks, or a snapshot.
 
-use super::file::{Function, Scalar};
+use super::file::{FunctionSection, Scalar};
 use super::validate::{Validator, value};
 use super::*;
 use hv_core::device::block::SpecError;
@@ -10,7 +10,11 @@ use toml::Spanned;
 
 impl Validator<'_> {
     /// What the function is made of.
-    pub(super) fn source(&self, name: &Spanned<String>, function: &Function) -> Result<Source, ConfigError> {
+    pub(super) fn source(
+        &self,
+        name: &Spanned<String>,
+        function: &FunctionSection,
+    ) -> Result<Source, ConfigError> {
         let named = name.get_ref();
         match (&function.image, &function.snapshot) {
             (Some(_), Some(snapshot)) => {
@@ -33,7 +37,7 @@ impl Validator<'_> {
                 ];
                 if let Some((key, span)) = boot_only.into_iter().find_map(|(key, span)| Some((key, span?))) {
                     return Err(ConfigError {
-                        place: self.place(span.start),
+                        location: self.location(span.start),
                         problem: Problem::Conflict {
                             key,
                             with: "`snapshot`, which has its own",
@@ -72,7 +76,7 @@ impl Validator<'_> {
         found.map_err(|error| self.fail(image, Problem::Image(error)))
     }
 
-    fn memory(&self, function: &Function) -> Result<u64, ConfigError> {
+    fn memory(&self, function: &FunctionSection) -> Result<u64, ConfigError> {
         let memory = self.size("memory", &function.memory)?.unwrap_or(DEFAULT_MEMORY);
         match &function.memory {
             Some(at) if memory == 0 || !memory.is_multiple_of(hv_abi::PAGE_SIZE) || memory > MAX_MEMORY => {
@@ -83,7 +87,7 @@ impl Validator<'_> {
         }
     }
 
-    fn stack(&self, function: &Function) -> Result<Option<u64>, ConfigError> {
+    fn stack(&self, function: &FunctionSection) -> Result<Option<u64>, ConfigError> {
         let stack = self.size("stack", &function.stack)?;
         let fits =
             |bytes: u64| bytes.is_multiple_of(hv_abi::PAGE_SIZE) && (MIN_STACK..=MAX_MEMORY).contains(&bytes);
@@ -96,7 +100,7 @@ impl Validator<'_> {
         }
     }
 
-    fn environment(&self, function: &Function) -> Result<Vec<(String, String)>, ConfigError> {
+    fn environment(&self, function: &FunctionSection) -> Result<Vec<(String, String)>, ConfigError> {
         let pairs = function.env.iter().map(|(key, Scalar(text))| {
             if key.get_ref().is_empty() || key.get_ref().contains(['=', '\0']) || text.contains('\0') {
                 let why = "a variable has a name without `=`, and no NUL bytes";
@@ -107,7 +111,7 @@ impl Validator<'_> {
         pairs.collect()
     }
 
-    fn disks(&self, function: &Function) -> Result<Vec<DiskSpec>, ConfigError> {
+    fn disks(&self, function: &FunctionSection) -> Result<Vec<DiskSpec>, ConfigError> {
         let Some(list) = &function.disks else { return Ok(Vec::new()) };
         let overlay = |text: &String| {
             let fail = |why| self.fail(list, value("disks", format!("\"{text}\""), why));

@@ -22,11 +22,11 @@ pub(super) fn validate(
     let validator = Validator { path, folder, text, resolve };
     let file: File = toml::from_str(text).map_err(|error| {
         let problem = of_parser(error.message());
-        let place = match error.span() {
-            Some(span) => validator.place(span.start),
-            None => Place::File(path.into()),
+        let location = match error.span() {
+            Some(span) => validator.location(span.start),
+            None => Location::File(path.into()),
         };
-        ConfigError { place, problem }
+        ConfigError { location, problem }
     })?;
     validator.file(file)
 }
@@ -37,8 +37,8 @@ pub(super) fn validate_arguments(functions: &[String], resolve: Resolve<'_>) -> 
     let mut config = validator.settings(&File::default())?;
     let mut names = BTreeMap::<String, usize>::new();
     for argument in functions {
-        let place = Place::Argument(format!("--function {argument}"));
-        let fail = |problem| ConfigError { place: place.clone(), problem };
+        let location = Location::Argument(format!("--function {argument}"));
+        let fail = |problem| ConfigError { location: location.clone(), problem };
         let Some((path, image)) = argument.split_once('=') else {
             return Err(fail(Problem::Value {
                 key: "--function",
@@ -64,7 +64,7 @@ pub(super) fn validate_arguments(functions: &[String], resolve: Resolve<'_>) -> 
             Stamp::of(&file).map_err(|error| fail(Problem::Image(format!("{}: {error}", escape(&file)))))?;
         config.functions.push(FunctionConfig {
             name,
-            place: place.clone(),
+            location: location.clone(),
             paths: vec![path.into()],
             methods: Vec::new(),
             deployment: Deployment::new(source, stamp),
@@ -125,13 +125,13 @@ pub(super) struct Validator<'a> {
 }
 
 impl Validator<'_> {
-    pub(super) fn place(&self, offset: usize) -> Place {
+    pub(super) fn location(&self, offset: usize) -> Location {
         let before = self.text.as_bytes().iter().take(offset);
-        Place::Line(self.path.into(), 1 + before.filter(|&&byte| byte == b'\n').count())
+        Location::Line(self.path.into(), 1 + before.filter(|&&byte| byte == b'\n').count())
     }
 
     pub(super) fn fail<T>(&self, at: &Spanned<T>, problem: Problem) -> ConfigError {
-        ConfigError { place: self.place(at.span().start), problem }
+        ConfigError { location: self.location(at.span().start), problem }
     }
 
     pub(super) fn time(
@@ -195,8 +195,8 @@ impl Validator<'_> {
             config.functions.push(function);
         }
         // In the order of the file: what is double is the later one.
-        config.functions.sort_by_key(|function| match function.place {
-            Place::Line(_, line) => line,
+        config.functions.sort_by_key(|function| match function.location {
+            Location::Line(_, line) => line,
             _ => 0,
         });
         self.together(config)
@@ -243,7 +243,7 @@ impl Validator<'_> {
             header_time: self.time("header_time", &file.header_time)?.unwrap_or(DEFAULT_HEADER_TIME),
             connections: self.count("connections", &file.connections)?.unwrap_or(DEFAULT_CONNECTIONS),
             guests: self.count("guests", &file.guests)?,
-            place: Place::File(self.path.into()),
+            location: Location::File(self.path.into()),
             functions: Vec::new(),
         })
     }
@@ -256,8 +256,8 @@ impl Validator<'_> {
     /// What can only be checked when everything is known.
     fn together(&self, config: Config) -> Result<Config, ConfigError> {
         if config.functions.is_empty() {
-            let place = Place::File(self.path.into());
-            return Err(ConfigError { place, problem: Problem::Empty });
+            let location = Location::File(self.path.into());
+            return Err(ConfigError { location, problem: Problem::Empty });
         }
         let mut owners = BTreeMap::<&str, &FunctionConfig>::new();
         for function in &config.functions {
@@ -266,9 +266,9 @@ impl Validator<'_> {
                     let problem = Problem::DoubleRoute {
                         path: path.clone(),
                         other: other.name.clone(),
-                        place: other.place.clone(),
+                        location: other.location.clone(),
                     };
-                    return Err(ConfigError { place: function.place.clone(), problem });
+                    return Err(ConfigError { location: function.location.clone(), problem });
                 }
             }
         }

@@ -8,7 +8,7 @@ use super::view::View;
 use hv_abi::io::block::{BlockConfig, BlockFeatures, BlockRequest, OP_FLUSH, OP_READ, OP_WRITE, Segment};
 use hv_abi::{Errno, GuestAddr};
 use hv_core::device::block::device::{POLL_TIME, ROUND_REQUESTS};
-use hv_core::device::block::engine::{Completion, Engine};
+use hv_core::device::block::engine::{Completion, DiskEngine};
 use hv_core::device::block::validate;
 use hv_core::reactor::{Registrar, Source};
 use mio::Interest;
@@ -54,7 +54,7 @@ struct Waiting {
 pub(super) struct Block {
     shared: Arc<Shared>,
     view: View,
-    engine: Box<dyn Engine>,
+    engine: Box<dyn DiskEngine>,
     config: BlockConfig,
     bell: EventFd,
     /// By the number of the chain's first descriptor.
@@ -66,7 +66,7 @@ impl Block {
     pub(super) fn new(
         shared: Arc<Shared>,
         view: View,
-        engine: Box<dyn Engine>,
+        engine: Box<dyn DiskEngine>,
         config: BlockConfig,
         bell: EventFd,
     ) -> Self {
@@ -122,7 +122,7 @@ impl Block {
         let running = &mut *shared.lock();
         let epoch = running.epoch;
         let Some(queue) = running.queues.first_mut() else {
-            // The driver has gone: what is still under way ends unheard.
+            // The driver has reset the device: requests under way end without an answer.
             self.engine.complete(&mut self.done);
             self.done.clear();
             return None;

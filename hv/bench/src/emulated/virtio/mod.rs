@@ -18,7 +18,7 @@ use hv_core::device::net::Network;
 use hv_core::event::Channel;
 use hv_core::memory::GuestMemory;
 use hv_core::reactor::Source;
-use registers::Registers;
+use registers::VirtioRegisters;
 use std::sync::{Arc, Mutex, MutexGuard};
 use view::View;
 use virtio_queue::Queue;
@@ -32,7 +32,7 @@ const QUEUE_SIZE: u16 = 256;
 
 /// A device, ready to be connected.
 pub(super) struct Parts {
-    pub(super) registers: Box<dyn super::Registers>,
+    pub(super) registers: Box<dyn super::RegisterAccess>,
     pub(super) source: Box<dyn Source>,
     /// What a write to the notification register is to signal.
     pub(super) bell: EventFd,
@@ -66,7 +66,7 @@ pub(super) fn block(disk: Disk, kind: EngineKind, memory: &Arc<GuestMemory>) -> 
     let config = disk.config();
     let engine = engine::open(Arc::new(disk), QUEUE_SIZE.into(), kind)?;
     let registers =
-        Registers::new(block::identity(&config), View::new(memory)?, shared.clone(), bell.try_clone()?);
+        VirtioRegisters::new(block::identity(&config), View::new(memory)?, shared.clone(), bell.try_clone()?);
     let rung = bell.try_clone()?;
     let source = Box::new(block::Block::new(shared, View::new(memory)?, engine, config, bell));
     Ok(Parts { registers: Box::new(registers), source, bell: rung })
@@ -80,7 +80,7 @@ pub(super) fn net(
 ) -> Result<Parts, EmulatedError> {
     let (shared, bell) = (Arc::<Shared>::default(), bell()?);
     let identity = net::identity(&network.config());
-    let registers = Registers::new(identity, View::new(memory)?, shared.clone(), bell.try_clone()?);
+    let registers = VirtioRegisters::new(identity, View::new(memory)?, shared.clone(), bell.try_clone()?);
     let rung = bell.try_clone()?;
     let source = Box::new(net::Net::new(shared, View::new(memory)?, network, bell, channel));
     Ok(Parts { registers: Box::new(registers), source, bell: rung })

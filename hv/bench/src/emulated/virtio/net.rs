@@ -25,7 +25,7 @@ use vmm_sys_util::eventfd::EventFd;
 const BELL: u32 = u32::MAX;
 /// Bytes before each frame: nothing that this device negotiates gives them a meaning.
 const HEADER: usize = 12;
-/// Most frames that one round takes from the guest: then other devices have their turn.
+/// Most frames that one round takes from the guest: then other devices are served.
 const BUDGET: usize = 256;
 /// A link that is up, in the configuration.
 const LINK_UP: u16 = net::VIRTIO_NET_S_LINK_UP as u16;

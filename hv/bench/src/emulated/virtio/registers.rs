@@ -38,7 +38,7 @@ struct Setup {
     device: u64,
 }
 
-pub(super) struct Registers {
+pub(super) struct VirtioRegisters {
     identity: Identity,
     view: View,
     shared: Arc<Shared>,
@@ -52,10 +52,10 @@ pub(super) struct Registers {
     queues: Vec<Setup>,
 }
 
-impl Registers {
+impl VirtioRegisters {
     pub(super) fn new(identity: Identity, view: View, shared: Arc<Shared>, bell: EventFd) -> Self {
         let queues = vec![Setup::default(); identity.queues];
-        Registers {
+        VirtioRegisters {
             identity,
             view,
             shared,
@@ -129,7 +129,7 @@ fn set_half(value: &mut u64, high: bool, to: u32) {
     *value = *value & !(0xffff_ffff << shift) | u64::from(to) << shift;
 }
 
-impl super::super::Registers for Registers {
+impl super::super::RegisterAccess for VirtioRegisters {
     fn read(&mut self, offset: u64, size: u8) -> u64 {
         let queue = self.queues.get(self.queue);
         u64::from(match offset as u32 {

@@ -3,7 +3,7 @@
 use super::unit::{Extent, Unit};
 use super::{Dwarf, Value};
 use crate::crash::MAX_FRAMES;
-use crate::crash::budget::{Budget, Cut};
+use crate::crash::budget::{Budget, Incomplete};
 use gimli::{AttributeValue, UnitOffset, constants as dw};
 
 /// Most steps from an entry to the one that has the name.
@@ -24,7 +24,7 @@ pub(super) fn containing<'a>(
     unit: &Unit<'a>,
     address: u64,
     budget: &mut Budget,
-) -> Result<Vec<Function>, Cut> {
+) -> Result<Vec<Function>, Incomplete> {
     let mut entries = unit.header.entries_raw(&unit.abbreviations, None)?;
     let mut chain: Vec<Function> = Vec::new();
     // What is below an inlined function that is somewhere else is so, too.
@@ -81,7 +81,7 @@ pub(super) fn name<'a>(
     unit: &Unit<'a>,
     entry: UnitOffset,
     budget: &mut Budget,
-) -> Result<Option<&'a [u8]>, Cut> {
+) -> Result<Option<&'a [u8]>, Incomplete> {
     let mut other: Option<Unit<'a>> = None;
     let mut entry = entry;
     for _ in 0..MAX_ORIGINS {
@@ -108,7 +108,7 @@ pub(super) fn name<'a>(
             Some(AttributeValue::UnitRef(offset)) => entry = offset,
             Some(AttributeValue::DebugInfoRef(offset)) => {
                 let header = dwarf.header_around(offset, budget)?;
-                entry = offset.to_unit_offset(&header).ok_or(Cut::Malformed)?;
+                entry = offset.to_unit_offset(&header).ok_or(Incomplete::Malformed)?;
                 other = Some(Unit::read(dwarf, header, budget)?);
             }
             _ => {

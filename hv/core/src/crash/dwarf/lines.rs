@@ -4,8 +4,8 @@
 //! keep the tables of files and folders, whose sizes an image is free to claim.
 
 use super::unit::Unit;
-use super::{Dwarf, Slice};
-use crate::crash::budget::{Budget, Cut};
+use super::{Dwarf, SectionReader};
+use crate::crash::budget::{Budget, Incomplete};
 use crate::crash::names;
 use gimli::{Format, LittleEndian, Reader, constants as dw};
 
@@ -17,15 +17,15 @@ pub(super) struct Lines<'a> {
     version: u16,
     format: Format,
     /// From the table of folders on.
-    tables: Slice<'a>,
-    program: Slice<'a>,
+    tables: SectionReader<'a>,
+    program: SectionReader<'a>,
     /// Bytes of the shortest instruction of the processor.
     step: u64,
     line_base: i8,
     line_range: u8,
     opcode_base: u8,
     /// How many operands each standard opcode has.
-    operands: Slice<'a>,
+    operands: SectionReader<'a>,
     /// The folder that the compiler ran in.
     folder: Option<&'a [u8]>,
     str: &'a [u8],
@@ -54,19 +54,19 @@ struct LineEntry<'a> {
 }
 
 impl<'a> Lines<'a> {
-    pub(super) fn parse(dwarf: &Dwarf<'a>, unit: &Unit<'a>, offset: usize) -> Result<Self, Cut> {
-        let bytes = dwarf.line.get(offset..).ok_or(Cut::Malformed)?;
-        let mut input = Slice::new(bytes, LittleEndian);
+    pub(super) fn parse(dwarf: &Dwarf<'a>, unit: &Unit<'a>, offset: usize) -> Result<Self, Incomplete> {
+        let bytes = dwarf.line.get(offset..).ok_or(Incomplete::Malformed)?;
+        let mut input = SectionReader::new(bytes, LittleEndian);
         let (length, format) = input.read_initial_length()?;
         let mut input = input.split(length)?;
         let version = input.read_u16()?;
         if !(2..=5).contains(&version) {
-            return Err(Cut::Malformed);
+            return Err(Incomplete::Malformed);
         }
         if version >= 5 {
             // The sizes of addresses and of segment selectors.
             if (input.read_u8()?, input.read_u8()?) != (8, 0) {
-                return Err(Cut::Malformed);
+                return Err(Incomplete::Malformed);
             }
         }
         let length = input.read_length(format)?;
@@ -75,14 +75,14 @@ impl<'a> Lines<'a> {
         let step = tables.read_u8()?;
         if version >= 4 && tables.read_u8()? != 1 {
             // Several operations in an instruction: no processor of ours.
-            return Err(Cut::Malformed);
+            return Err(Incomplete::Malformed);
         }
         tables.read_u8()?;
         let line_base = tables.read_i8()?;
         let line_range = tables.read_u8()?;
         let opcode_base = tables.read_u8()?;
         if line_range == 0 || opcode_base == 0 {
-            return Err(Cut::Malformed);
+            return Err(Incomplete::Malformed);
         }
         let operands = tables.split(usize::from(opcode_base) - 1)?;
         let mut budget = Budget { rows: 0, entries: 0, bytes: MAX_PATH as u64 };
@@ -104,7 +104,11 @@ impl<'a> Lines<'a> {
     }
 
     /// File and line of the code at an address.
-    pub(super) fn row(&self, address: u64, budget: &mut Budget) -> Result<Option<(u64, Option<u32>)>, Cut> {
+    pub(super) fn row(
+        &self,
+        address: u64,
+        budget: &mut Budget,
+    ) -> Result<Option<(u64, Option<u32>)>, Incomplete> {
         let mut program = self.program;
         let mut row = Row::START;
         let mut before: Option<Row> = None;
@@ -127,7 +131,7 @@ impl<'a> Lines<'a> {
     }
 
     /// Carries out one instruction. If that makes a row: whether it ends its sequence.
-    fn execute(&self, program: &mut Slice<'a>, row: &mut Row) -> Result<Option<bool>, Cut> {
+    fn execute(&self, program: &mut SectionReader<'a>, row: &mut Row) -> Result<Option<bool>, Incomplete> {
         let opcode = program.read_u8()?;
         if opcode >= self.opcode_base {
             let adjusted = opcode - self.opcode_base;
@@ -139,7 +143,8 @@ impl<'a> Lines<'a> {
         match dw::DwLns(opcode) {
             dw::DwLns(0) => {
                 let length = program.read_uleb128()?;
-                let mut extended = program.split(usize::try_from(length).map_err(|_| Cut::Malformed)?)?;
+                let mut extended =
+                    program.split(usize::try_from(length).map_err(|_| Incomplete::Malformed)?)?;
                 match dw::DwLne(extended.read_u8()?) {
                     dw::DW_LNE_end_sequence => return Ok(Some(true)),
                     dw::DW_LNE_set_address => row.address = extended.read_u64()?,
@@ -174,7 +179,7 @@ impl<'a> Lines<'a> {
     }
 
     /// The path of a file.
-    pub(super) fn file(&self, index: u64, budget: &mut Budget) -> Result<String, Cut> {
+    pub(super) fn file(&self, index: u64, budget: &mut Budget) -> Result<String, Incomplete> {
         let mut path = String::new();
         self.folder.into_iter().for_each(|folder| push(&mut path, folder));
         let (entry, folder) =
@@ -185,13 +190,18 @@ impl<'a> Lines<'a> {
     }
 
     /// The entry of a file, and its folder if that is not the compiler's. Both tables count from one.
-    fn entry4(&self, index: u64, budget: &mut Budget) -> Result<(LineEntry<'a>, Option<&'a [u8]>), Cut> {
+    fn entry4(
+        &self,
+        index: u64,
+        budget: &mut Budget,
+    ) -> Result<(LineEntry<'a>, Option<&'a [u8]>), Incomplete> {
         let mut input = self.tables;
         while !string(&mut input, budget)?.is_empty() {}
         let mut number = 1;
         let entry = loop {
             let path = string(&mut input, budget)?;
-            let folder = if path.is_empty() { return Err(Cut::Malformed) } else { input.read_uleb128()? };
+            let folder =
+                if path.is_empty() { return Err(Incomplete::Malformed) } else { input.read_uleb128()? };
             input.read_uleb128()?;
             input.read_uleb128()?;
             if number == index {
@@ -213,11 +223,15 @@ impl<'a> Lines<'a> {
     }
 
     /// The same of version 5, where tables count from zero.
-    fn entry5(&self, index: u64, budget: &mut Budget) -> Result<(LineEntry<'a>, Option<&'a [u8]>), Cut> {
+    fn entry5(
+        &self,
+        index: u64,
+        budget: &mut Budget,
+    ) -> Result<(LineEntry<'a>, Option<&'a [u8]>), Incomplete> {
         let mut input = self.tables;
         // Over the folders first, to the files behind them.
         self.nth(&mut input, None, budget)?;
-        let entry = self.nth(&mut input, Some(index), budget)?.ok_or(Cut::Malformed)?;
+        let entry = self.nth(&mut input, Some(index), budget)?.ok_or(Incomplete::Malformed)?;
         if entry.folder == 0 {
             return Ok((entry, None));
         }
@@ -228,10 +242,10 @@ impl<'a> Lines<'a> {
     /// One entry of a table of version 5, or none: then the input is behind the table.
     fn nth(
         &self,
-        input: &mut Slice<'a>,
+        input: &mut SectionReader<'a>,
         index: Option<u64>,
         budget: &mut Budget,
-    ) -> Result<Option<LineEntry<'a>>, Cut> {
+    ) -> Result<Option<LineEntry<'a>>, Incomplete> {
         let mut columns = [(0, 0); u8::MAX as usize];
         let columns: &mut [Column] = &mut columns[..input.read_u8()?.into()];
         for column in &mut *columns {
@@ -260,11 +274,11 @@ impl<'a> Lines<'a> {
     /// Reads a value, or, unless it is wanted, skips it.
     fn value(
         &self,
-        input: &mut Slice<'a>,
+        input: &mut SectionReader<'a>,
         form: dw::DwForm,
         wanted: bool,
         budget: &mut Budget,
-    ) -> Result<Option<Content<'a>>, Cut> {
+    ) -> Result<Option<Content<'a>>, Incomplete> {
         let mut elsewhere = |section, offset| {
             if !wanted {
                 return Ok(None);
@@ -286,10 +300,10 @@ impl<'a> Lines<'a> {
             }
             dw::DW_FORM_block => {
                 let length = input.read_uleb128()?;
-                input.skip(usize::try_from(length).map_err(|_| Cut::Malformed)?)?;
+                input.skip(usize::try_from(length).map_err(|_| Incomplete::Malformed)?)?;
                 return Ok(None);
             }
-            _ => return Err(Cut::Malformed),
+            _ => return Err(Incomplete::Malformed),
         }))
     }
 }
@@ -300,7 +314,7 @@ enum Content<'a> {
 }
 
 /// A string in a table itself.
-fn string<'a>(input: &mut Slice<'a>, budget: &mut Budget) -> Result<&'a [u8], Cut> {
+fn string<'a>(input: &mut SectionReader<'a>, budget: &mut Budget) -> Result<&'a [u8], Incomplete> {
     budget.entry()?;
     let text = names::text(input.slice(), 0, budget)?;
     input.skip(text.len() + 1)?;

@@ -8,7 +8,7 @@ mod functions;
 mod lines;
 mod unit;
 
-use super::budget::{Budget, Cut};
+use super::budget::{Budget, Incomplete};
 use super::elf::Elf;
 use super::names;
 use gimli::{
@@ -18,22 +18,23 @@ use gimli::{
 use lines::Lines;
 use unit::Unit;
 
-pub(super) type Slice<'a> = EndianSlice<'a, LittleEndian>;
-type Value<'a> = AttributeValue<Slice<'a>>;
+/// Reads the bytes of one section.
+pub(super) type SectionReader<'a> = EndianSlice<'a, LittleEndian>;
+type Value<'a> = AttributeValue<SectionReader<'a>>;
 
 /// Most bytes of one section of debug information.
 const MAX_SECTION: usize = 128 << 20;
 
 /// Sections with debug information.
 pub(super) struct Dwarf<'a> {
-    info: DebugInfo<Slice<'a>>,
+    info: DebugInfo<SectionReader<'a>>,
     abbrev: &'a [u8],
     line: &'a [u8],
     str: &'a [u8],
     line_str: &'a [u8],
-    str_offsets: DebugStrOffsets<Slice<'a>>,
-    addr: DebugAddr<Slice<'a>>,
-    ranges: RangeLists<Slice<'a>>,
+    str_offsets: DebugStrOffsets<SectionReader<'a>>,
+    addr: DebugAddr<SectionReader<'a>>,
+    ranges: RangeLists<SectionReader<'a>>,
     rnglists: &'a [u8],
 }
 
@@ -74,7 +75,7 @@ impl<'a> Dwarf<'a> {
         &self,
         addresses: &[u64],
         budget: &mut Budget,
-    ) -> Result<Vec<Option<DebugInfoOffset>>, Cut> {
+    ) -> Result<Vec<Option<DebugInfoOffset>>, Incomplete> {
         let mut found = vec![None; addresses.len()];
         let mut headers = self.info.units();
         while let Ok(Some(header)) = headers.next() {
@@ -90,9 +91,9 @@ impl<'a> Dwarf<'a> {
                 })
             });
             match read {
-                Err(Cut::UsedUp) => return Err(Cut::UsedUp),
+                Err(Incomplete::UsedUp) => return Err(Incomplete::UsedUp),
                 // The next one may be good.
-                Err(Cut::Malformed) | Ok(()) => {}
+                Err(Incomplete::Malformed) | Ok(()) => {}
             }
         }
         Ok(found)
@@ -104,7 +105,7 @@ impl<'a> Dwarf<'a> {
         unit: DebugInfoOffset,
         address: u64,
         budget: &mut Budget,
-    ) -> Result<Vec<Location>, Cut> {
+    ) -> Result<Vec<Location>, Incomplete> {
         let unit = Unit::read(self, self.header(unit)?, budget)?;
         let functions = functions::containing(self, &unit, address, budget)?;
         let lines = unit.lines.and_then(|offset| Lines::parse(self, &unit, offset).ok());
@@ -130,10 +131,10 @@ impl<'a> Dwarf<'a> {
         place: Option<(u64, Option<u32>)>,
         lines: Option<&Lines<'a>>,
         budget: &mut Budget,
-    ) -> Result<Location, Cut> {
+    ) -> Result<Location, Incomplete> {
         let file = match (place, lines) {
             (Some((file, _)), Some(lines)) => match lines.file(file, budget) {
-                Err(Cut::UsedUp) => return Err(Cut::UsedUp),
+                Err(Incomplete::UsedUp) => return Err(Incomplete::UsedUp),
                 file => file.ok().map(|path| names::printable(&path)),
             },
             _ => None,
@@ -141,7 +142,7 @@ impl<'a> Dwarf<'a> {
         Ok(Location { function: name.map(names::function), file, line: place.and_then(|(_, line)| line) })
     }
 
-    fn header(&self, offset: DebugInfoOffset) -> Result<UnitHeader<Slice<'a>>, Cut> {
+    fn header(&self, offset: DebugInfoOffset) -> Result<UnitHeader<SectionReader<'a>>, Incomplete> {
         Ok(self.info.header_from_offset(offset)?)
     }
 
@@ -150,7 +151,7 @@ impl<'a> Dwarf<'a> {
         &self,
         offset: DebugInfoOffset,
         budget: &mut Budget,
-    ) -> Result<UnitHeader<Slice<'a>>, Cut> {
+    ) -> Result<UnitHeader<SectionReader<'a>>, Incomplete> {
         let mut headers = self.info.units();
         while let Some(header) = headers.next()? {
             budget.entry()?;
@@ -158,12 +159,12 @@ impl<'a> Dwarf<'a> {
                 return Ok(header);
             }
         }
-        Err(Cut::Malformed)
+        Err(Incomplete::Malformed)
     }
 
     /// Abbreviations at an offset. What is parsed of them at once is bounded, because they are kept while a unit is looked at.
-    fn abbreviations(&self, offset: usize, budget: &mut Budget) -> Result<gimli::Abbreviations, Cut> {
-        let rest = self.abbrev.get(offset..).ok_or(Cut::Malformed)?;
+    fn abbreviations(&self, offset: usize, budget: &mut Budget) -> Result<gimli::Abbreviations, Incomplete> {
+        let rest = self.abbrev.get(offset..).ok_or(Incomplete::Malformed)?;
         // Where they end is not known before: mostly soon.
         for size in [1 << 10, 4 << 10, 16 << 10, 64 << 10] {
             let size = rest.len().min(size);
@@ -174,11 +175,16 @@ impl<'a> Dwarf<'a> {
                 return Ok(parsed?);
             }
         }
-        Err(Cut::Malformed)
+        Err(Incomplete::Malformed)
     }
 
     /// The text that an attribute stands for.
-    fn string(&self, unit: &Unit<'a>, value: &Value<'a>, budget: &mut Budget) -> Result<&'a [u8], Cut> {
+    fn string(
+        &self,
+        unit: &Unit<'a>,
+        value: &Value<'a>,
+        budget: &mut Budget,
+    ) -> Result<&'a [u8], Incomplete> {
         match *value {
             AttributeValue::String(text) => Ok(text.slice()),
             AttributeValue::DebugStrRef(offset) => names::text(self.str, offset.0, budget),
@@ -188,7 +194,7 @@ impl<'a> Dwarf<'a> {
                 let offset = self.str_offsets.get_str_offset(format, unit.str_offsets_base, index)?;
                 names::text(self.str, offset.0, budget)
             }
-            _ => Err(Cut::Malformed),
+            _ => Err(Incomplete::Malformed),
         }
     }
 }

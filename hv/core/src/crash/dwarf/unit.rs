@@ -1,7 +1,7 @@
 //! A unit of debug information: its root, and which code an entry stands for.
 
-use super::{Dwarf, Slice, Value};
-use crate::crash::budget::{Budget, Cut};
+use super::{Dwarf, SectionReader, Value};
+use crate::crash::budget::{Budget, Incomplete};
 use gimli::{
     Abbreviations, AttributeValue, DebugAddrBase, DebugAddrIndex, DebugRngListsBase, DebugStrOffsetsBase,
     RangeListsOffset, Reader, UnitHeader, constants as dw,
@@ -9,7 +9,7 @@ use gimli::{
 use std::ops::Range;
 
 pub(super) struct Unit<'a> {
-    pub(super) header: UnitHeader<Slice<'a>>,
+    pub(super) header: UnitHeader<SectionReader<'a>>,
     pub(super) abbreviations: Abbreviations,
     /// The code of the unit.
     pub(super) extent: Extent<'a>,
@@ -27,9 +27,9 @@ impl<'a> Unit<'a> {
     /// Reads the root entry.
     pub(super) fn read(
         dwarf: &Dwarf<'a>,
-        header: UnitHeader<Slice<'a>>,
+        header: UnitHeader<SectionReader<'a>>,
         budget: &mut Budget,
-    ) -> Result<Self, Cut> {
+    ) -> Result<Self, Incomplete> {
         let abbreviations = dwarf.abbreviations(header.debug_abbrev_offset().0, budget)?;
         let mut unit = Unit {
             header,
@@ -43,7 +43,7 @@ impl<'a> Unit<'a> {
             rnglists_base: DebugRngListsBase(0),
         };
         let mut entries = unit.header.entries_raw(&abbreviations, None)?;
-        let root = entries.read_abbreviation()?.ok_or(Cut::Malformed)?;
+        let root = entries.read_abbreviation()?.ok_or(Incomplete::Malformed)?;
         budget.entries(1 + root.attributes().len())?;
         for spec in root.attributes() {
             let attribute = entries.read_attribute(*spec)?;
@@ -65,26 +65,26 @@ impl<'a> Unit<'a> {
         Ok(unit)
     }
 
-    fn address(&self, dwarf: &Dwarf<'a>, value: &Value<'a>) -> Result<u64, Cut> {
+    fn address(&self, dwarf: &Dwarf<'a>, value: &Value<'a>) -> Result<u64, Incomplete> {
         match *value {
             AttributeValue::Addr(address) => Ok(address),
             AttributeValue::DebugAddrIndex(index) => self.indexed(dwarf, index),
-            _ => Err(Cut::Malformed),
+            _ => Err(Incomplete::Malformed),
         }
     }
 
-    fn indexed(&self, dwarf: &Dwarf<'a>, index: DebugAddrIndex<usize>) -> Result<u64, Cut> {
+    fn indexed(&self, dwarf: &Dwarf<'a>, index: DebugAddrIndex<usize>) -> Result<u64, Incomplete> {
         Ok(dwarf.addr.get_address(self.header.address_size(), self.addr_base, index)?)
     }
 
     /// Where the list of ranges with this index begins (`gimli` adds unchecked here).
-    fn list(&self, dwarf: &Dwarf<'a>, index: usize) -> Result<RangeListsOffset, Cut> {
+    fn list(&self, dwarf: &Dwarf<'a>, index: usize) -> Result<RangeListsOffset, Incomplete> {
         let format = self.header.format();
         let base = self.rnglists_base.0;
         let at = index.checked_mul(format.word_size().into()).and_then(|at| at.checked_add(base));
-        let bytes = at.and_then(|at| dwarf.rnglists.get(at..)).ok_or(Cut::Malformed)?;
-        let offset = Slice::new(bytes, gimli::LittleEndian).read_offset(format)?;
-        base.checked_add(offset).map(RangeListsOffset).ok_or(Cut::Malformed)
+        let bytes = at.and_then(|at| dwarf.rnglists.get(at..)).ok_or(Incomplete::Malformed)?;
+        let offset = SectionReader::new(bytes, gimli::LittleEndian).read_offset(format)?;
+        base.checked_add(offset).map(RangeListsOffset).ok_or(Incomplete::Malformed)
     }
 }
 
@@ -97,7 +97,7 @@ pub(super) struct Extent<'a> {
 }
 
 impl<'a> Extent<'a> {
-    pub(super) fn note(&mut self, attribute: &gimli::Attribute<Slice<'a>>) {
+    pub(super) fn note(&mut self, attribute: &gimli::Attribute<SectionReader<'a>>) {
         let place = match attribute.name() {
             dw::DW_AT_low_pc => &mut self.low,
             dw::DW_AT_high_pc => &mut self.high,
@@ -115,7 +115,7 @@ impl<'a> Extent<'a> {
         unit: &Unit<'a>,
         budget: &mut Budget,
         each: &mut dyn FnMut(Range<u64>),
-    ) -> Result<(), Cut> {
+    ) -> Result<(), Incomplete> {
         let mut each = |range: Range<u64>| {
             if range.start != 0 {
                 each(range);
@@ -125,7 +125,7 @@ impl<'a> Extent<'a> {
             let offset = match ranges {
                 AttributeValue::RangeListsRef(offset) => RangeListsOffset(offset.0),
                 AttributeValue::DebugRngListsIndex(index) => unit.list(dwarf, index.0)?,
-                _ => return Err(Cut::Malformed),
+                _ => return Err(Incomplete::Malformed),
             };
             let encoding = unit.header.encoding();
             let mut list = dwarf.ranges.ranges(offset, encoding, unit.low, &dwarf.addr, unit.addr_base)?;
@@ -138,7 +138,7 @@ impl<'a> Extent<'a> {
         } else if let (Some(low), Some(high)) = (&self.low, &self.high) {
             let low = unit.address(dwarf, low)?;
             let high = match high.udata_value() {
-                Some(size) => low.checked_add(size).ok_or(Cut::Malformed)?,
+                Some(size) => low.checked_add(size).ok_or(Incomplete::Malformed)?,
                 None => unit.address(dwarf, high)?,
             };
             each(low..high);
@@ -152,7 +152,7 @@ impl<'a> Extent<'a> {
         unit: &Unit<'a>,
         address: u64,
         budget: &mut Budget,
-    ) -> Result<bool, Cut> {
+    ) -> Result<bool, Incomplete> {
         let mut contains = false;
         self.each_range(dwarf, unit, budget, &mut |range| contains |= range.contains(&address))?;
         Ok(contains)

@@ -12,17 +12,17 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub struct Buffers {
     memory: Arc<GuestMemory>,
-    pieces: Pieces,
+    pieces: OwnedIovecs,
     /// Bytes that are left.
     len: u64,
 }
 
 /// Most requests have one segment, which need not cost an allocation.
 #[derive(Debug)]
-enum Pieces {
+enum OwnedIovecs {
     One(iovec),
-    /// The pieces from the index on are left. They lie on the heap: their
-    /// place does not change when the list is moved.
+    /// The pieces from the index on are left. They lie on the heap: their address does not change when the
+    /// list is moved.
     Many(Box<[iovec]>, usize),
 }
 
@@ -44,8 +44,8 @@ impl Buffers {
     ) -> Result<Buffers, Errno> {
         let piece = |s: &Segment| memory.iovec(s.address, s.len.into(), access);
         let pieces = match segments {
-            [one] => Pieces::One(piece(one)?),
-            many => Pieces::Many(many.iter().map(piece).collect::<Result<_, _>>()?, 0),
+            [one] => OwnedIovecs::One(piece(one)?),
+            many => OwnedIovecs::Many(many.iter().map(piece).collect::<Result<_, _>>()?, 0),
         };
         let len = segments.iter().map(|s| u64::from(s.len)).sum();
         Ok(Buffers { memory: memory.clone(), pieces, len })
@@ -65,8 +65,8 @@ impl Buffers {
     /// elements stay where they are when the list is moved.
     pub fn iovecs(&self) -> &[iovec] {
         match &self.pieces {
-            Pieces::One(one) => std::slice::from_ref(one),
-            Pieces::Many(all, first) => &all[*first..],
+            OwnedIovecs::One(one) => std::slice::from_ref(one),
+            OwnedIovecs::Many(all, first) => &all[*first..],
         }
     }
 
@@ -80,8 +80,8 @@ impl Buffers {
         let mut count = count.min(self.len);
         self.len -= count;
         let (pieces, first) = match &mut self.pieces {
-            Pieces::One(one) => (std::slice::from_mut(one), &mut 0),
-            Pieces::Many(all, first) => (&mut all[..], first),
+            OwnedIovecs::One(one) => (std::slice::from_mut(one), &mut 0),
+            OwnedIovecs::Many(all, first) => (&mut all[..], first),
         };
         while count > 0 {
             let piece = &mut pieces[*first];
@@ -95,7 +95,8 @@ impl Buffers {
         }
     }
 
-    /// Calls `each` with the memory, the offset in it and the place in `0..count` of every piece of the first `count` bytes.
+    /// Calls `each` with the memory, the offset in it and the range in `0..count` of every piece of the first
+    /// `count` bytes.
     fn walk(&self, count: usize, mut each: impl FnMut(&GuestMemory, u64, std::ops::Range<usize>)) {
         let mut done = 0;
         for v in self.iovecs() {

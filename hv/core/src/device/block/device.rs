@@ -17,8 +17,8 @@
 //! one such call each. Indices that make no sense end the guest.
 #![forbid(unsafe_code)]
 
-use super::disk::{Debt, Disk, Unanswered};
-use super::engine::{self, Completion, Engine, EngineError, EngineKind};
+use super::disk::{Disk, UnansweredCount, UnansweredGuard};
+use super::engine::{self, Completion, DiskEngine, EngineError, EngineKind};
 use super::overlay::Overlay;
 use super::request::validate;
 pub use super::spin::MAX_SPIN;
@@ -43,7 +43,7 @@ pub const ROUND_REQUESTS: usize = 16;
 /// A round takes no further request once it moves this many bytes: what is in
 /// the page cache is copied while the round goes on.
 pub const ROUND_BYTES: u64 = 1 << 20;
-/// After this long, other sources of the reactor get their turn.
+/// After this long, the reactor calls other sources.
 pub const POLL_TIME: Duration = Duration::from_micros(100);
 /// When to try again what the host could not take.
 const RETRY: Duration = Duration::from_millis(1);
@@ -65,8 +65,8 @@ pub struct Parts {
     pub disk: Disk,
     /// How to work on it.
     pub engine: EngineKind,
-    /// Longest time to look for further requests before sleeping, usually
-    /// [`MAX_SPIN`]; zero on a host whose cores all have something better to do.
+    /// Longest time to poll for further requests before sleeping, usually [`MAX_SPIN`]; zero on a host
+    /// without an idle core.
     pub spin: Duration,
 }
 
@@ -80,11 +80,11 @@ pub struct BlockDevice {
     /// Where the ring is, and the way back to the guest.
     place: Ring,
     doorbell: EventFd,
-    engine: Box<dyn Engine>,
+    engine: Box<dyn DiskEngine>,
     overlay: Option<Arc<Overlay>>,
-    unanswered: Arc<Unanswered>,
-    /// Its guest has ended, and the kernel is still at work for it.
-    debt: Option<Debt>,
+    unanswered: Arc<UnansweredCount>,
+    /// Its guest has ended, and the kernel has not finished its requests.
+    unanswered_guard: Option<UnansweredGuard>,
     /// Requests that were taken and not submitted: `taken[next..]`.
     taken: Vec<BlockRequest>,
     next: usize,
@@ -108,7 +108,7 @@ pub enum BlockError {
     Ring(#[from] Violation),
 }
 
-/// What a round came to.
+/// The result of a round.
 struct Round {
     /// Requests were taken or outcomes published.
     moved: bool,
@@ -133,7 +133,7 @@ impl BlockDevice {
             doorbell: parts.doorbell,
             overlay: parts.disk.overlay().cloned(),
             unanswered: parts.disk.unanswered().clone(),
-            debt: None,
+            unanswered_guard: None,
             engine: engine::open(Arc::new(parts.disk), parts.entries, parts.engine)?,
             taken: Vec::with_capacity(ROUND_REQUESTS),
             next: 0,
@@ -142,7 +142,7 @@ impl BlockDevice {
             spin: Spin::new(parts.spin),
             dead: false,
         };
-        // What the answer says does not matter: the first poll looks anyway.
+        // The result does not matter: the first poll looks at the ring anyway.
         if let Err(violation) = device.ring.requests.wait_for_entries() {
             device.broken(violation);
         }
@@ -168,8 +168,8 @@ impl BlockDevice {
         self.place.channel.violation(&self.name, violation);
     }
 
-    /// Frees what has ended; nobody hears of it.
-    fn forget(&mut self) {
+    /// Frees requests that have ended, without an answer to the guest.
+    fn discard_completed(&mut self) {
         let _ = self.engine.kick();
         self.engine.complete(&mut self.done);
         self.done.clear();
@@ -273,7 +273,7 @@ impl BlockDevice {
         Ok(answered)
     }
 
-    /// Looks for further work for as long as it seems worth it.
+    /// Polls for further work for a limited time.
     fn look(&mut self, time: &mut Instant) -> Result<bool, Violation> {
         let limit = self.spin.limit();
         if limit.is_zero() {
@@ -299,14 +299,14 @@ impl BlockDevice {
             && self.ring.responses.room()? as usize > self.engine.in_flight())
     }
 
-    /// Asks for a doorbell for whatever is missing; false if it is there by now.
+    /// Arms the doorbell for what the device waits for; false if that is there by now.
     fn arm(&mut self) -> Result<bool, Violation> {
         let owed = self.engine.in_flight() as u32;
         if self.engine.has_news() {
             return Ok(false);
         }
         if self.engine.room() == 0 {
-            // Requests wait for places; an outcome makes one.
+            // Requests wait for free slots; an outcome frees one.
             self.ring.requests.suppress_events();
             return Ok(true);
         }
@@ -337,18 +337,18 @@ impl Source for BlockDevice {
                 Err(violation) => self.broken(violation),
             }
         }
-        // Nobody is told, but the kernel may still be writing to the guest's memory.
-        self.forget();
+        // The guest gets no answer, but the kernel may still be writing to its memory.
+        self.discard_completed();
         self.engine.in_flight() == 0
     }
 
     fn close(&mut self) -> bool {
         self.dead = true;
         self.engine.close();
-        self.forget();
+        self.discard_completed();
         let over = self.engine.in_flight() == 0;
-        if !over && self.debt.is_none() {
-            self.debt = Some(self.unanswered.add());
+        if !over && self.unanswered_guard.is_none() {
+            self.unanswered_guard = Some(self.unanswered.add());
         }
         over
     }
@@ -381,7 +381,7 @@ impl Source for BlockDevice {
 
     fn poll(&mut self, now: Instant) -> Option<Instant> {
         if self.dead {
-            self.forget();
+            self.discard_completed();
             return None;
         }
         match self.serve(now) {

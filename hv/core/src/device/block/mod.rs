@@ -7,11 +7,10 @@
 //!
 //! A disk can have an [`overlay`]: a guest's own writes, which the disk does not see.
 //!
-//! The order of the rooms is the order of trust: [`device`] copies a request
-//! out of the ring, [`request`] turns the copy into a [`Plan`] or refuses it,
-//! and an [`engine`] only ever sees plans. ⚠ `unsafe` is found in
-//! [`buffers`] (moving validated ranges between threads) and in the two engines
-//! (handing them to the kernel), nowhere else.
+//! A request passes the modules in this order: [`device`] copies it out of the ring, [`request`] turns the
+//! copy into a [`Plan`] or refuses it, and an [`engine`] gets plans only. ⚠ `unsafe` is found in [`buffers`]
+//! (moving validated ranges between threads) and in the two engines (passing them to the kernel), nowhere
+//! else.
 mod back_end;
 pub mod buffers;
 pub mod device;

@@ -21,11 +21,11 @@ pub struct Overlay {
     /// Bytes of the disk.
     size: u64,
     sector_size: u64,
-    written: Mutex<Written>,
+    state: Mutex<OverlayState>,
 }
 
 #[derive(Debug, Default)]
-struct Written {
+struct OverlayState {
     /// Made for the first write.
     file: Option<Arc<File>>,
     sectors: Sectors,
@@ -34,32 +34,32 @@ struct Written {
 impl Overlay {
     /// An overlay that holds nothing, of a disk with so many bytes, in sectors of this size.
     pub fn new(size: u64, sector_size: u32) -> Self {
-        Overlay { size, sector_size: sector_size.into(), written: Mutex::default() }
+        Overlay { size, sector_size: sector_size.into(), state: Mutex::default() }
     }
 
-    fn written(&self) -> MutexGuard<'_, Written> {
-        self.written.lock().expect("no panic while held")
+    fn state(&self) -> MutexGuard<'_, OverlayState> {
+        self.state.lock().expect("no panic while held")
     }
 
     /// Whether the guest has written nothing.
     pub fn is_empty(&self) -> bool {
-        self.written().sectors.groups.is_empty()
+        self.state().sectors.groups.is_empty()
     }
 
     /// Forgets everything that was written. Nothing may be in flight.
     pub fn clear(&self) {
-        *self.written() = Written::default();
+        *self.state() = OverlayState::default();
     }
 
     /// The file that writes go to.
     pub(super) fn file(&self) -> io::Result<Arc<File>> {
-        let written = &mut *self.written();
-        if let Some(file) = &written.file {
+        let state = &mut *self.state();
+        if let Some(file) = &state.file {
             return Ok(file.clone());
         }
         let file = tempfile::tempfile()?;
         file.set_len(self.size)?;
-        Ok(written.file.insert(Arc::new(file)).clone())
+        Ok(state.file.insert(Arc::new(file)).clone())
     }
 
     /// Whether what is at this byte offset is in the overlay, and for how many
@@ -67,7 +67,7 @@ impl Overlay {
     pub(super) fn run(&self, offset: u64, len: u64) -> (bool, u64) {
         let first = offset / self.sector_size;
         let end = (offset + len).div_ceil(self.sector_size);
-        let (written, end) = self.written().sectors.run(first..end.max(first + 1));
+        let (written, end) = self.state().sectors.run(first..end.max(first + 1));
         (written, len.min(end * self.sector_size - offset))
     }
 
@@ -76,7 +76,7 @@ impl Overlay {
     pub(super) fn wrote(&self, offset: u64, len: u64) -> u64 {
         let whole = len - len % self.sector_size;
         let first = offset / self.sector_size;
-        self.written().sectors.insert(first..first + whole / self.sector_size);
+        self.state().sectors.insert(first..first + whole / self.sector_size);
         whole
     }
 }

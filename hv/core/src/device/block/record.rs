@@ -1,4 +1,4 @@
-//! What a snapshot remembers of a guest's disk, to know it again.
+//! What a snapshot records of a guest's disk, to recognise it.
 #![forbid(unsafe_code)]
 
 use super::disk::Disk;
@@ -68,7 +68,7 @@ pub enum RecordError {
         /// What the host's kernel said.
         source: io::Error,
     },
-    /// A snapshot would lack what is in the overlay.
+    /// The disk has an overlay with data, which a snapshot does not hold.
     #[error(
         "disk {}: the guest has written to its overlay, which a snapshot does not keep; leave out \",overlay\"",
         escape(path)
@@ -103,7 +103,7 @@ pub enum RecordError {
         /// Bytes of a sector that it had.
         saved: u32,
     },
-    /// The guest would mix what it remembers with what is there now.
+    /// The content has changed: what the guest has cached of it is wrong.
     #[error(
         "disk {}: it has changed since the snapshot was made; restore with a copy from then (made with `cp -p`), \
              or make the snapshot again (--disk-overlay leaves disks as they are)",
@@ -273,7 +273,7 @@ impl DiskRecord {
     }
 }
 
-/// One line for people. The path may come from a stranger: what a terminal would take for a command is escaped.
+/// One line for people. The path may come from somebody else: control characters are escaped.
 impl fmt::Display for DiskRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "\"{}\", ", escape(&self.spec.path))?;

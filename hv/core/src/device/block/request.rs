@@ -21,7 +21,7 @@ pub enum Plan {
     Read(Transfer),
     /// Memory to disk.
     Write(Transfer),
-    /// Everything answered goes to the disk.
+    /// All writes that were answered are brought to the disk.
     Flush,
     /// The span is no longer needed.
     Discard(Span),

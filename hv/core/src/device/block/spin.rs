@@ -1,16 +1,16 @@
-//! How long to look for more work before going to sleep.
+//! How long to poll for more work before going to sleep.
 #![forbid(unsafe_code)]
 
 use std::time::{Duration, Instant};
 
-/// Usual longest time that a device looks at its idle ring before it sleeps. A
+/// Usual longest time that a device polls its idle ring before it sleeps. A
 /// doorbell costs the guest about 3.4 µs and the wake-up of the reactor up to
 /// ten times as much; a guest that waits for each answer needs some 10 to 30 µs
-/// to come back. Longer waiting takes more from others than it gives.
+/// to come back. Longer polling costs others more than it saves.
 pub const MAX_SPIN: Duration = Duration::from_micros(40);
-/// What a first success sets the limit to.
+/// The limit after a first success.
 const FIRST: Duration = Duration::from_micros(20);
-/// Below this, looking is not worth beginning.
+/// Below this, polling does not pay.
 const MIN: Duration = Duration::from_micros(2);
 
 /// Grows when work came soon after the device went to sleep, shrinks when it did not.
@@ -22,17 +22,17 @@ pub(super) struct Spin {
 }
 
 impl Spin {
-    /// Looks for `max` at the longest.
+    /// Polls for `max` at the longest.
     pub(super) fn new(max: Duration) -> Self {
         Spin { max, limit: Duration::ZERO, slept: None }
     }
 
-    /// How long to look now.
+    /// How long to poll now.
     pub(super) fn limit(&self) -> Duration {
         self.limit
     }
 
-    /// The device has looked in vain and goes to sleep.
+    /// The device has found nothing and goes to sleep.
     pub(super) fn sleeps(&mut self, now: Instant) {
         self.slept = Some(now);
         self.limit /= 2;

@@ -56,7 +56,7 @@ pub trait Input: Send {
     fn descriptor(&self) -> Option<RawFd>;
 }
 
-/// Chunks that one call moves: then other sources of the reactor have their turn.
+/// Chunks that one call moves: then the reactor calls other sources.
 const CHUNKS_PER_PUMP: usize = 32;
 
 /// Bytes that are moved at once. A pipe that is writable takes this many
@@ -70,13 +70,13 @@ pub type OnClosed = Box<dyn Fn(&io::Error) + Send + Sync>;
 ///
 /// The guest's own thread drives it at first: a guest that prints a line and ends needs no other.
 pub struct Console {
-    state: Mutex<State>,
+    state: Mutex<ConsoleState>,
     on_closed: OnceLock<OnClosed>,
     /// Doorbells that came while the guest's own thread drove it.
     rings: AtomicU32,
 }
 
-struct State {
+struct ConsoleState {
     /// `None`: it is not connected yet.
     end: Option<ConsoleRing>,
     output: Box<dyn Output>,
@@ -96,14 +96,14 @@ struct ConsoleRing {
     ring: Ring,
 }
 
-/// How far a pump got.
+/// The result of a pump.
 #[derive(PartialEq, Eq)]
 enum Pumped {
     /// Everything that was published is written.
     All,
     /// The output would block.
     Waiting,
-    /// There is more, but others are to have their turn.
+    /// The budget is used up; there is more.
     Budget,
 }
 
@@ -111,7 +111,7 @@ impl Console {
     /// A console that is not connected to a guest yet.
     pub fn new(output: Box<dyn Output>, input: Option<Box<dyn Input>>) -> Arc<Self> {
         let (chunk, written) = (Vec::new(), 0);
-        let state = State { end: None, output, input, chunk, written, dead: false, ended: false };
+        let state = ConsoleState { end: None, output, input, chunk, written, dead: false, ended: false };
         Arc::new(Console { state: Mutex::new(state), on_closed: OnceLock::new(), rings: AtomicU32::new(0) })
     }
 
@@ -128,8 +128,8 @@ impl Console {
     pub fn connect(&self, ring: Ring) -> Result<(), Violation> {
         let mut back = ring.back()?;
         if ring.fresh {
-            // Arms the doorbell; there is nothing yet. That of a ring that was saved was armed then. (If it was
-            // not, its guest has meddled with it, and loses its output.)
+            // Arms the doorbell; there is nothing yet. That of a ring that was saved was armed then. (If it
+            // was not, the guest has changed it, and loses its output.)
             let _ = back.requests.wait_for_entries();
         }
         let state = &mut *self.state();
@@ -155,7 +155,7 @@ impl Console {
         Ok(())
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, ConsoleState> {
         self.state.lock().expect("no panic while held")
     }
 
@@ -256,7 +256,7 @@ impl From<Violation> for PumpError {
     }
 }
 
-impl State {
+impl ConsoleState {
     fn channel(&self) -> Option<&Channel> {
         self.end.as_ref().map(|end| &end.ring.channel)
     }
@@ -338,7 +338,7 @@ fn wait_writable(descriptor: Option<RawFd>, at_most: Duration) {
         Some(fd) => {
             let _ = crate::device::stdio::poll(fd, libc::POLLOUT, at_most);
         }
-        // Sleeping is a system call that a worker in its jail does not have.
+        // The jail of a worker does not allow the system call for sleeping.
         None => std::thread::park_timeout(at_most.min(Duration::from_millis(1))),
     }
 }

@@ -26,18 +26,18 @@ pub trait Answer: Send {
     /// There will be no (complete) answer. Nothing comes after this.
     fn failed(&mut self, failure: Failure);
 
-    /// There is room for more of the request's body, after a time without.
+    /// There is room again for more of the request's body.
     fn writable(&mut self);
 }
 
-/// What a device was left with when its guest stopped.
+/// The exchange that was taken off a device: its answer may be incomplete.
 pub struct Unanswered {
     pub(super) answer: Box<dyn Answer>,
     pub(super) ended: bool,
 }
 
 impl Unanswered {
-    /// Tells the one who waits for the answer, unless it has it.
+    /// Reports the failure to the receiver of the answer, unless the answer is complete.
     pub fn fail(mut self, failure: impl FnOnce() -> Failure) {
         if !self.ended {
             self.answer.failed(failure());

@@ -12,7 +12,7 @@ use std::sync::Arc;
 /// Bytes each way: more than the largest head.
 const BYTES: u32 = 32 << 10;
 
-/// A guest with one of these is a function.
+/// A guest with a function device is a function.
 pub(crate) static KIND: DeviceKind = DeviceKind {
     number: FUNCTION,
     name: "a function device",

@@ -1,12 +1,11 @@
-//! The function device: one request after the other into a guest, answers out.
+//! The function device: passes one request after the other to a guest, and its answers back.
 //!
-//! The guest's own thread drives it, at the guest's doorbells, and whoever has
-//! bytes for it: it needs no descriptor and no I/O thread, so that a request
-//! costs one crossing of the boundary. Frames are in [`hv_abi::io::function`].
+//! The guest's own thread drives it at the guest's doorbells, and so does every thread that sends bytes to
+//! it. It needs no descriptor and no I/O thread, so that a request costs one exit. Frames are in
+//! [`hv_abi::io::function`].
 //!
-//! Nothing is buffered but a head that waits for room and one piece of an answer
-//! that its reader had no room for; a request's body goes into the ring or
-//! stays with whoever sends it.
+//! Only two things are buffered: a head that waits for room, and one piece of an answer that its reader had
+//! no room for. A request's body goes into the ring or stays with its sender.
 
 mod answer;
 mod back_end;
@@ -34,14 +33,14 @@ const HEADER: u32 = size_of::<FrameHeader>() as u32;
 /// The back end of one guest's function device.
 #[derive(Default)]
 pub struct FunctionDevice {
-    state: Mutex<State>,
+    state: Mutex<FunctionState>,
 }
 
 #[derive(Default)]
-struct State {
+struct FunctionState {
     end: Option<FunctionRing>,
     exchange: Option<Exchange>,
-    /// How many there were: the number of the last one.
+    /// Number of exchanges so far, which is the number of the last one.
     exchanges: u64,
 }
 
@@ -60,22 +59,22 @@ struct Exchange {
     answer: Box<dyn Answer>,
     request_ended: bool,
     answer_ended: bool,
-    /// Somebody was told that there is no room.
+    /// The sender was told that there is no room.
     writer_waits: bool,
 }
 
 /// The guest broke the protocol.
 #[derive(Debug, thiserror::Error)]
-enum Breach {
+enum ProtocolError {
     #[error(transparent)]
     Ring(#[from] Violation),
     #[error("{0}")]
     Frame(String),
 }
 
-impl From<&str> for Breach {
+impl From<&str> for ProtocolError {
     fn from(reason: &str) -> Self {
-        Breach::Frame(reason.into())
+        ProtocolError::Frame(reason.into())
     }
 }
 
@@ -85,7 +84,7 @@ impl FunctionDevice {
         Arc::default()
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, FunctionState> {
         self.state.lock().expect("no panic while held")
     }
 
@@ -156,7 +155,7 @@ impl FunctionDevice {
                 end.publish();
                 sent += count;
             }
-            // Nobody wants the rest.
+            // The rest is dropped.
             sent = body.len();
             Ok(())
         });
@@ -179,7 +178,7 @@ impl FunctionDevice {
             if end.receiver.receive(&mut end.back.requests, &end.ring.channel, exchange)? {
                 served = Served::Answered;
                 if let Some(exchange) = exchange {
-                    // The rest of the request is of no use to anybody.
+                    // The rest of the request is not needed any more.
                     end.end_request(exchange, false)?;
                 }
             }
@@ -196,19 +195,19 @@ impl FunctionDevice {
         served
     }
 
-    /// Takes the exchange off the device: what is left of it is whose answer it was.
+    /// Takes the exchange off the device, and returns its answer.
     pub fn take(&self) -> Option<Unanswered> {
         let exchange = self.state().exchange.take()?;
         Some(Unanswered { answer: exchange.answer, ended: exchange.answer_ended })
     }
 }
 
-impl State {
+impl FunctionState {
     /// Works on the exchange of this number, unless it is over.
     fn of(
         &mut self,
         number: u64,
-        work: impl FnOnce(&mut FunctionRing, &mut Option<Exchange>) -> Result<(), Breach>,
+        work: impl FnOnce(&mut FunctionRing, &mut Option<Exchange>) -> Result<(), ProtocolError>,
     ) {
         if self.exchange.is_some() && self.exchanges == number {
             self.guarded(work);
@@ -216,12 +215,15 @@ impl State {
     }
 
     /// Works on a live ring, and ends a guest that breaks the protocol.
-    fn guarded(&mut self, work: impl FnOnce(&mut FunctionRing, &mut Option<Exchange>) -> Result<(), Breach>) {
+    fn guarded(
+        &mut self,
+        work: impl FnOnce(&mut FunctionRing, &mut Option<Exchange>) -> Result<(), ProtocolError>,
+    ) {
         let Some(end) = &mut self.end else { return };
-        if let Err(breach) = work(end, &mut self.exchange) {
+        if let Err(error) = work(end, &mut self.exchange) {
             let channel = end.ring.channel.clone();
             self.end = None;
-            channel.terminate(format!("function device: {breach}"));
+            channel.terminate(format!("function device: {error}"));
         }
     }
 }
@@ -233,7 +235,7 @@ impl FunctionRing {
         }
     }
 
-    fn end_request(&mut self, exchange: &mut Exchange, complete: bool) -> Result<(), Breach> {
+    fn end_request(&mut self, exchange: &mut Exchange, complete: bool) -> Result<(), ProtocolError> {
         if !std::mem::replace(&mut exchange.request_ended, true) {
             let kind = if complete { FrameKind::End } else { FrameKind::Cancel };
             self.outbox.extend(FrameHeader::new(kind, 0).as_bytes());
@@ -243,7 +245,7 @@ impl FunctionRing {
     }
 
     /// Puts into the ring what waits for room. Returns whether all of it is there.
-    fn flush(&mut self) -> Result<bool, Breach> {
+    fn flush(&mut self) -> Result<bool, ProtocolError> {
         while !self.outbox.is_empty() {
             let count = self.back.responses.push(self.outbox.as_slices().0)?;
             self.outbox.drain(..count);

@@ -1,6 +1,6 @@
 //! Frames of a guest: from bytes in a ring to calls of an [`Answer`](super::Answer).
 
-use super::{Breach, Exchange};
+use super::{Exchange, ProtocolError};
 use crate::event::Channel;
 use crate::memory::RingMemory;
 use hv_abi::io::function::{FrameHeader, FrameKind};
@@ -26,7 +26,7 @@ pub(super) struct Receiver {
 }
 
 /// How a step ended.
-enum Step {
+enum StepResult {
     Again,
     /// Nothing more is published.
     Empty,
@@ -44,21 +44,21 @@ impl Receiver {
         ring: &mut Consumer<RingMemory, u8>,
         channel: &Channel,
         exchange: &mut Option<Exchange>,
-    ) -> Result<bool, Breach> {
+    ) -> Result<bool, ProtocolError> {
         let mut ended = false;
-        // It ends: what is published is at most a ring, and while the guest goes on
-        // publishing meanwhile, on another thread, its reader takes at most what it has room for.
+        // The loop ends: at most one ring is published. If the guest publishes more meanwhile, on another
+        // thread, the reader takes at most what it has room for.
         loop {
             let step = self.step(ring, exchange)?;
             if ring.release() {
                 channel.notify();
             }
             match step {
-                Step::Again => {}
-                Step::Full => return Ok(ended),
-                Step::Ended => ended = true,
-                Step::Empty if ring.wait_for_entries()? => {}
-                Step::Empty => return Ok(ended),
+                StepResult::Again => {}
+                StepResult::Full => return Ok(ended),
+                StepResult::Ended => ended = true,
+                StepResult::Empty if ring.wait_for_entries()? => {}
+                StepResult::Empty => return Ok(ended),
             }
         }
     }
@@ -67,27 +67,27 @@ impl Receiver {
         &mut self,
         ring: &mut Consumer<RingMemory, u8>,
         exchange: &mut Option<Exchange>,
-    ) -> Result<Step, Breach> {
+    ) -> Result<StepResult, ProtocolError> {
         if !self.piece.is_empty() {
             let taken = match exchange {
                 Some(exchange) => exchange.answer.body(&self.piece),
                 None => self.piece.len(),
             };
             self.piece.drain(..taken.min(self.piece.len()));
-            return Ok(if self.piece.is_empty() { Step::Again } else { Step::Full });
+            return Ok(if self.piece.is_empty() { StepResult::Again } else { StepResult::Full });
         }
         if self.body_left > 0 {
             self.piece.resize(PIECE.min(self.body_left as usize), 0);
             let count = ring.pop(&mut self.piece)?;
             self.piece.truncate(count);
             self.body_left -= count as u32;
-            return Ok(if count == 0 { Step::Empty } else { Step::Again });
+            return Ok(if count == 0 { StepResult::Empty } else { StepResult::Again });
         }
         if self.header_read < size_of::<FrameHeader>() {
             let count = ring.pop(&mut self.header.as_mut_bytes()[self.header_read..])?;
             self.header_read += count;
             if self.header_read < size_of::<FrameHeader>() {
-                return Ok(Step::Empty);
+                return Ok(StepResult::Empty);
             }
             self.begin_frame(exchange)?;
         }
@@ -97,21 +97,21 @@ impl Receiver {
             let count = ring.pop(&mut self.head[read..])?;
             self.head.truncate(read + count);
             if self.head.len() < self.header.len as usize {
-                return Ok(Step::Empty);
+                return Ok(StepResult::Empty);
             }
         }
         self.end_frame(exchange)
     }
 
     /// Validates a header.
-    fn begin_frame(&mut self, exchange: &Option<Exchange>) -> Result<(), Breach> {
+    fn begin_frame(&mut self, exchange: &Option<Exchange>) -> Result<(), ProtocolError> {
         let Some(exchange) = exchange else { return Err("it answered when nobody had asked".into()) };
         if exchange.answer_ended {
             return Err("it went on after the end of its answer".into());
         }
         let Some(kind) = self.header.validate() else {
             let FrameHeader { kind, len } = self.header;
-            return Err(Breach::Frame(format!("there is no frame of kind {kind} with {len} bytes")));
+            return Err(ProtocolError::Frame(format!("there is no frame of kind {kind} with {len} bytes")));
         };
         match (kind, self.head_passed) {
             (FrameKind::Head, true) => Err("its answer has two heads".into()),
@@ -122,25 +122,25 @@ impl Receiver {
     }
 
     /// Acts on a frame; of a body frame, the bytes are still to come.
-    fn end_frame(&mut self, exchange: &mut Option<Exchange>) -> Result<Step, Breach> {
+    fn end_frame(&mut self, exchange: &mut Option<Exchange>) -> Result<StepResult, ProtocolError> {
         self.header_read = 0;
-        let Some(exchange) = exchange else { return Ok(Step::Again) };
+        let Some(exchange) = exchange else { return Ok(StepResult::Again) };
         match self.header.validate() {
             Some(FrameKind::Head) => {
                 self.head_passed = true;
                 let head = std::mem::take(&mut self.head);
-                exchange.answer.head(&head).map_err(Breach::Frame)?;
-                Ok(Step::Again)
+                exchange.answer.head(&head).map_err(ProtocolError::Frame)?;
+                Ok(StepResult::Again)
             }
             Some(FrameKind::Body) => {
                 self.body_left = self.header.len;
-                Ok(Step::Again)
+                Ok(StepResult::Again)
             }
             _ => {
                 self.head_passed = false;
                 exchange.answer_ended = true;
                 exchange.answer.end();
-                Ok(Step::Ended)
+                Ok(StepResult::Ended)
             }
         }
     }

@@ -34,7 +34,7 @@ impl BackEnd for NetBackEnd {
         self.network.config().to_config()
     }
 
-    /// The guest is told anew: other addresses are in force where it goes on.
+    /// The guest gets the new configuration: its addresses may have changed.
     fn restore(&self, _: &DeviceInfo) -> Result<[u8; CONFIG_SIZE], DeviceError> {
         Ok(self.config())
     }

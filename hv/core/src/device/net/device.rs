@@ -24,8 +24,8 @@ const RECEIVE_KEY: u32 = u32::MAX - 1;
 /// Networks register their descriptors with keys below this one.
 pub const FIRST_DEVICE_KEY: u32 = u32::MAX - 15;
 
-/// Most frames that one round takes from the guest, and most buffers that it
-/// fills: then other guests' devices have their turn.
+/// Most frames that one round takes from the guest, and most buffers that it fills: then other guests'
+/// devices are served.
 const BUDGET: usize = 256;
 /// A round ends after this long, too.
 const ROUND_TIME: Duration = Duration::from_micros(100);
@@ -36,7 +36,7 @@ const BATCH: usize = 32;
 /// rings it after it has published requests, if it was asked to.
 pub type RingAndDoorbell = (Ring, EventFd);
 
-/// One ring, taken up.
+/// One of the two rings, connected.
 struct Queue {
     ring: Back<RingMemory, NetRequest, NetResponse>,
     doorbell: EventFd,
@@ -44,8 +44,8 @@ struct Queue {
     name: String,
 }
 
-/// Why work on a ring stopped.
-enum Stop {
+/// Why work on a ring ended in a round.
+enum RoundEnd {
     /// Nothing more to take, or no room to answer.
     Idle,
     /// The round's budget is used up.
@@ -128,7 +128,7 @@ impl NetDevice {
             capture.flush();
         }
         let deadline = network.poll(now);
-        Ok(if matches!(sent, Stop::Budget) || matches!(received, Stop::Budget) {
+        Ok(if matches!(sent, RoundEnd::Budget) || matches!(received, RoundEnd::Budget) {
             Some(now)
         } else {
             deadline
@@ -136,13 +136,13 @@ impl NetDevice {
     }
 
     /// Takes frames from the guest, at most [`BUDGET`].
-    fn transmit_round(&mut self, network: &mut dyn Network, now: Instant) -> Result<Stop, Violation> {
+    fn transmit_round(&mut self, network: &mut dyn Network, now: Instant) -> Result<RoundEnd, Violation> {
         let Queue { ring, channel, .. } = &mut self.transmit;
         ring.requests.suppress_events();
         let mut budget = BUDGET;
         let stop = loop {
             if budget == 0 {
-                break Stop::Budget;
+                break RoundEnd::Budget;
             }
             let mut requests = [NetRequest::default(); BATCH];
             // A request is taken only when its response has room.
@@ -151,7 +151,7 @@ impl NetDevice {
                 if ring.responses.wait_for_room(1)? {
                     continue;
                 }
-                break Stop::Idle;
+                break RoundEnd::Idle;
             }
             let count = ring.requests.pop(&mut requests[..room.min(BATCH).min(budget)])?;
             if count == 0 {
@@ -159,7 +159,7 @@ impl NetDevice {
                     ring.requests.suppress_events();
                     continue;
                 }
-                break Stop::Idle;
+                break RoundEnd::Idle;
             }
             budget -= count;
             let mut responses = [NetResponse::default(); BATCH];
@@ -181,14 +181,14 @@ impl NetDevice {
                 channel.notify();
             }
             if now.elapsed() >= ROUND_TIME {
-                break Stop::Budget;
+                break RoundEnd::Budget;
             }
         };
         Ok(stop)
     }
 
     /// Gives frames to the guest while it has buffers, at most [`BUDGET`].
-    fn receive_round(&mut self, network: &mut dyn Network) -> Result<Stop, Violation> {
+    fn receive_round(&mut self, network: &mut dyn Network) -> Result<RoundEnd, Violation> {
         let mut filling = Filling {
             ring: &mut self.receive.ring,
             channel: &self.receive.channel,
@@ -199,7 +199,7 @@ impl NetDevice {
         };
         network.receive(&mut |frame| filling.deliver(frame));
         filling.publish();
-        filling.stopped.unwrap_or(Ok(Stop::Idle))
+        filling.stopped.unwrap_or(Ok(RoundEnd::Idle))
     }
 
     fn terminate(&mut self, terminated: &ProtocolViolation) {
@@ -247,7 +247,7 @@ struct Filling<'a> {
     capture: Option<&'a mut Capture>,
     budget: usize,
     /// Why no further frame is taken.
-    stopped: Option<Result<Stop, Violation>>,
+    stopped: Option<Result<RoundEnd, Violation>>,
 }
 
 impl Filling<'_> {
@@ -269,21 +269,21 @@ impl Filling<'_> {
         }
     }
 
-    fn fill(&mut self, frame: &[u8]) -> Result<Option<Stop>, Violation> {
+    fn fill(&mut self, frame: &[u8]) -> Result<Option<RoundEnd>, Violation> {
         // Each pass takes a buffer, usable or not, and counts.
         while self.budget > 0 {
             if self.ring.responses.room()? == 0 {
                 if self.ring.responses.wait_for_room(1)? {
                     continue;
                 }
-                return Ok(Some(Stop::Idle));
+                return Ok(Some(RoundEnd::Idle));
             }
             let Some(request) = self.ring.requests.pop_one()? else {
                 if self.ring.requests.wait_for_entries()? {
                     self.ring.requests.suppress_events();
                     continue;
                 }
-                return Ok(Some(Stop::Idle));
+                return Ok(Some(RoundEnd::Idle));
             };
             self.budget -= 1;
             let filled = self.put(&request, frame);
@@ -300,7 +300,7 @@ impl Filling<'_> {
                 return Ok(None);
             }
         }
-        Ok(Some(Stop::Budget))
+        Ok(Some(RoundEnd::Budget))
     }
 
     fn publish(&mut self) {

@@ -13,7 +13,7 @@ pub mod user;
 
 pub(crate) use back_end::{KIND, NetBackEnd};
 pub use device::{FIRST_DEVICE_KEY, NetDevice, RingAndDoorbell};
-pub use pcap::{Capture, CaptureError};
+pub use pcap::{Capture, PacketCaptureError};
 pub use publish::{BindError, Publish, PublishError};
 pub use tap::{Tap, TapError};
 
@@ -47,7 +47,7 @@ pub trait Network: Send {
     /// happens. Called before and after `receive`; with nothing to do it is cheap.
     fn poll(&mut self, now: Instant) -> Option<Instant>;
 
-    /// Hands frames for the guest to `deliver` until there is none, or until
+    /// Passes frames for the guest to `deliver` until there is none, or until
     /// `deliver` returns false: then the guest has no buffer, and the frame
     /// offered must be offered again at the next call.
     fn receive(&mut self, deliver: &mut dyn FnMut(&[u8]) -> bool);

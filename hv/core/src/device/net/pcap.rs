@@ -21,13 +21,13 @@ const SNAPLEN: u32 = 256 << 10;
     "cannot write the capture file {}: {source}; give --pcap a path in a folder that you may write",
     escape(path)
 )]
-pub struct CaptureError {
+pub struct PacketCaptureError {
     path: PathBuf,
     source: io::Error,
 }
 
 /// The file, shared with the writer of frames so that it can be flushed:
-/// `PcapWriter` does not give its own back.
+/// `PcapWriter` does not return its writer.
 #[derive(Clone)]
 struct Out(Arc<Mutex<BufWriter<Box<dyn Write + Send>>>>);
 
@@ -65,8 +65,8 @@ impl Capture {
     /// # Errors
     ///
     /// If the file cannot be created.
-    pub fn create(path: &Path) -> Result<Self, CaptureError> {
-        let wrap = |source| CaptureError { path: path.to_owned(), source };
+    pub fn create(path: &Path) -> Result<Self, PacketCaptureError> {
+        let wrap = |source| PacketCaptureError { path: path.to_owned(), source };
         let file = File::create(path).map_err(wrap)?;
         Capture::new(Box::new(file)).map_err(wrap)
     }
@@ -121,7 +121,7 @@ impl Capture {
         }
     }
 
-    /// Hands everything to the system, so that a reader can follow the file.
+    /// Writes everything out, so that a reader can follow the file.
     pub fn flush(&mut self) {
         if self.writer.is_some()
             && std::mem::take(&mut self.unflushed)

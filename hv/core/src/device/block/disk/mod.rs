@@ -31,7 +31,7 @@ pub const MAX_TRANSFER: u32 = 1 << 20;
 /// A disk that is open, locked against other writers, and known to be whole sectors.
 #[derive(Debug)]
 pub struct Disk {
-    /// The same for all that share the disk. Taken when it is dropped.
+    /// Shared by all users of the disk. `None` only while it is dropped.
     file: Option<Arc<File>>,
     path: PathBuf,
     size: u64,
@@ -41,34 +41,34 @@ pub struct Disk {
     overlay: Option<Arc<Overlay>>,
     /// The fingerprint of a folder's image, which never changes; calculated when it is asked for first.
     folder: Option<Arc<OnceLock<u64>>>,
-    /// Whether its file system makes whoever reads wait, whatever they ask for.
+    /// Whether every read of its file system may block.
     may_block: bool,
     /// The same for all that share the disk.
-    unanswered: Arc<Unanswered>,
+    unanswered: Arc<UnansweredCount>,
 }
 
 /// Counts the guests of a disk that have ended and left requests to it that it has not answered.
 #[derive(Debug, Default)]
-pub(super) struct Unanswered(AtomicUsize);
+pub(super) struct UnansweredCount(AtomicUsize);
 
 /// One of them, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Debt(Arc<Unanswered>);
+pub(super) struct UnansweredGuard(Arc<UnansweredCount>);
 
-impl Unanswered {
-    /// How many there are.
+impl UnansweredCount {
+    /// The number of such guests.
     pub(super) fn count(&self) -> usize {
         self.0.load(Ordering::Relaxed)
     }
 
     /// One more.
-    pub(super) fn add(self: &Arc<Self>) -> Debt {
+    pub(super) fn add(self: &Arc<Self>) -> UnansweredGuard {
         self.0.fetch_add(1, Ordering::Relaxed);
-        Debt(self.clone())
+        UnansweredGuard(self.clone())
     }
 }
 
-impl Drop for Debt {
+impl Drop for UnansweredGuard {
     fn drop(&mut self) {
         self.0.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -248,7 +248,7 @@ impl Disk {
         self.overlay.as_ref()
     }
 
-    /// Whether its file system cannot be asked for what is there without waiting for what is not.
+    /// Whether its file system has no reads that return only what is in memory, without blocking.
     pub(super) fn may_block(&self) -> bool {
         self.may_block
     }
@@ -258,7 +258,7 @@ impl Disk {
     }
 
     /// Guests that ended and left requests to it that it has not answered yet.
-    pub(super) fn unanswered(&self) -> &Arc<Unanswered> {
+    pub(super) fn unanswered(&self) -> &Arc<UnansweredCount> {
         &self.unanswered
     }
 
@@ -271,15 +271,15 @@ impl Disk {
 impl Drop for Disk {
     fn drop(&mut self) {
         let Some(file) = self.file.take().and_then(Arc::into_inner) else { return };
-        // A ring that is closed lets go of its files some time later only;
-        // the next guest need not wait for that.
+        // The kernel closes the files of an io_uring some time after the ring; the next guest need not wait
+        // for that.
         let close = move || {
             let _ = rustix::fs::flock(file, FlockOperation::Unlock);
         };
         if !self.may_block {
             return close();
         }
-        // Its file system may have to ask a server, which is not for the thread that is here.
+        // Its file system may have to ask a server, for which this thread must not wait.
         if let Err(e) = jail::spawn(Kind::Disk, "disk end", close) {
             tracing::debug!("disk {}: no thread to close it: {e}", escape(&self.path));
         }

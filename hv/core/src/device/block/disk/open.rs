@@ -19,7 +19,7 @@ const UNKNOWN_MEMORY_ALIGNMENT: usize = 4096;
 /// How long a disk that is locked is waited for. The kernel closes the files of an io_uring some time
 /// after the end of its process: those of an hv that was killed stay locked for milliseconds, on a busy
 /// host for longer. A lock does not tell whether its owner still lives.
-const LOCK_PATIENCE: Duration = Duration::from_secs(3);
+const LOCK_WAIT: Duration = Duration::from_secs(3);
 const LOCK_RETRY: Duration = Duration::from_millis(5);
 
 /// Whether the file itself is written.
@@ -80,7 +80,7 @@ pub(super) fn lock(file: &File, spec: &DiskSpec) -> Result<(), DiskError> {
     } else {
         FlockOperation::NonBlockingLockShared
     };
-    let end = Instant::now() + LOCK_PATIENCE;
+    let end = Instant::now() + LOCK_WAIT;
     let locked = loop {
         match rustix::fs::flock(file, operation) {
             Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < end => thread::sleep(LOCK_RETRY),

@@ -20,30 +20,30 @@ const TRIES: u32 = 1000;
 struct Zeroes([u8; 64 << 10]);
 static ZEROES: Zeroes = Zeroes([0; 64 << 10]);
 
-/// Memory of one step. Pointers and the slice stay valid, and in their place,
-/// until the job is told the step's result or is dropped.
+/// Memory of one step. Pointers and the slice stay valid, and do not move, until the job is told the step's
+/// result or is dropped.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Pieces<'a> {
+pub(super) enum Iovecs<'a> {
     One(iovec),
     Many(&'a [iovec]),
 }
 
-impl<'a> Pieces<'a> {
+impl<'a> Iovecs<'a> {
     /// Bytes.
     pub(super) fn len(self) -> u64 {
         match self {
-            Pieces::One(one) => one.iov_len as u64,
-            Pieces::Many(many) => many.iter().map(|piece| piece.iov_len as u64).sum(),
+            Iovecs::One(one) => one.iov_len as u64,
+            Iovecs::Many(many) => many.iter().map(|piece| piece.iov_len as u64).sum(),
         }
     }
 
     /// The first bytes, as many as there are up to `len`; with a list of its own in `room`.
-    pub(super) fn first(self, len: u64, room: &'a mut Vec<iovec>) -> Pieces<'a> {
+    pub(super) fn first(self, len: u64, room: &'a mut Vec<iovec>) -> Iovecs<'a> {
         let many = match self {
-            Pieces::One(one) => {
-                return Pieces::One(iovec { iov_len: one.iov_len.min(len as usize), ..one });
+            Iovecs::One(one) => {
+                return Iovecs::One(iovec { iov_len: one.iov_len.min(len as usize), ..one });
             }
-            Pieces::Many(many) => many,
+            Iovecs::Many(many) => many,
         };
         let mut left = len as usize;
         room.extend(many.iter().map_while(|&piece| {
@@ -51,17 +51,17 @@ impl<'a> Pieces<'a> {
             left -= iov_len;
             (iov_len > 0).then_some(iovec { iov_len, ..piece })
         }));
-        Pieces::Many(room)
+        Iovecs::Many(room)
     }
 }
 
 /// One system call.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Step<'a> {
+pub(super) enum IoStep<'a> {
     /// `preadv`
-    Read(Pieces<'a>, u64),
+    Read(Iovecs<'a>, u64),
     /// `pwritev`
-    Write(Pieces<'a>, u64),
+    Write(Iovecs<'a>, u64),
     /// `fdatasync`
     Sync,
     /// `fallocate` with this mode
@@ -71,7 +71,7 @@ pub(super) enum Step<'a> {
 /// Ways to make zeroes, from the best to the one that always works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Zeroing {
-    /// Keeps the blocks allocated, or frees them, as the file system likes.
+    /// Keeps the blocks allocated, or frees them, as the file system decides.
     Range,
     /// A hole reads as zeroes too.
     Hole,
@@ -80,7 +80,7 @@ enum Zeroing {
 }
 
 #[derive(Debug)]
-enum Work {
+enum JobState {
     Read(Transfer, Option<AlignedBuffer>),
     Write(Transfer, Option<AlignedBuffer>),
     Flush,
@@ -91,7 +91,7 @@ enum Work {
 /// See the [module](self).
 #[derive(Debug)]
 pub(super) struct Job {
-    work: Work,
+    state: JobState,
     tries: u32,
 }
 
@@ -105,41 +105,41 @@ impl Job {
             (!transfer.buffers.are_aligned(alignment))
                 .then(|| AlignedBuffer::new(BOUNCE.min(transfer.buffers.len() as usize), alignment))
         };
-        let work = match plan {
+        let state = match plan {
             Plan::Read(transfer) => {
                 let bounce = bounce(&transfer);
-                Work::Read(transfer, bounce)
+                JobState::Read(transfer, bounce)
             }
             Plan::Write(transfer) => {
                 let bounce = bounce(&transfer);
-                Work::Write(transfer, bounce)
+                JobState::Write(transfer, bounce)
             }
-            Plan::Flush => Work::Flush,
-            Plan::Discard(span) => Work::Discard(span),
-            Plan::WriteZeroes(span) => Work::Zero(span, Zeroing::Range),
+            Plan::Flush => JobState::Flush,
+            Plan::Discard(span) => JobState::Discard(span),
+            Plan::WriteZeroes(span) => JobState::Zero(span, Zeroing::Range),
         };
-        Job { work, tries: 0 }
+        Job { state, tries: 0 }
     }
 
     /// What is to be done next. The same again if it is asked twice.
-    pub(super) fn step(&mut self) -> Step<'_> {
-        match &mut self.work {
-            Work::Read(transfer, None) => Step::Read(direct(transfer), transfer.offset),
-            Work::Write(transfer, None) => Step::Write(direct(transfer), transfer.offset),
-            Work::Read(transfer, Some(bounce)) => Step::Read(chunk(transfer, bounce), transfer.offset),
-            Work::Write(transfer, Some(bounce)) => {
+    pub(super) fn step(&mut self) -> IoStep<'_> {
+        match &mut self.state {
+            JobState::Read(transfer, None) => IoStep::Read(direct(transfer), transfer.offset),
+            JobState::Write(transfer, None) => IoStep::Write(direct(transfer), transfer.offset),
+            JobState::Read(transfer, Some(bounce)) => IoStep::Read(chunk(transfer, bounce), transfer.offset),
+            JobState::Write(transfer, Some(bounce)) => {
                 transfer.buffers.copy_to(bounce.as_mut_slice());
-                Step::Write(chunk(transfer, bounce), transfer.offset)
+                IoStep::Write(chunk(transfer, bounce), transfer.offset)
             }
-            Work::Flush => Step::Sync,
-            Work::Discard(span) => Step::Allocate(HOLE, *span),
-            Work::Zero(span, Zeroing::Range) => Step::Allocate(RANGE, *span),
-            Work::Zero(span, Zeroing::Hole) => Step::Allocate(HOLE, *span),
-            Work::Zero(span, Zeroing::Write) => {
+            JobState::Flush => IoStep::Sync,
+            JobState::Discard(span) => IoStep::Allocate(HOLE, *span),
+            JobState::Zero(span, Zeroing::Range) => IoStep::Allocate(RANGE, *span),
+            JobState::Zero(span, Zeroing::Hole) => IoStep::Allocate(HOLE, *span),
+            JobState::Zero(span, Zeroing::Write) => {
                 let len = span.len.min(ZEROES.0.len() as u64) as usize;
                 // The kernel only reads from the buffer of a write.
                 let iov_base = ZEROES.0.as_ptr().cast_mut().cast();
-                Step::Write(Pieces::One(iovec { iov_base, iov_len: len }), span.offset)
+                IoStep::Write(Iovecs::One(iovec { iov_base, iov_len: len }), span.offset)
             }
         }
     }
@@ -150,19 +150,21 @@ impl Job {
         let Ok(count) = u32::try_from(result) else { return self.failed(result.wrapping_neg()) };
         self.tries = 0;
         let count = u64::from(count);
-        match &mut self.work {
-            Work::Flush | Work::Discard(_) | Work::Zero(_, Zeroing::Range | Zeroing::Hole) => Some(Ok(())),
+        match &mut self.state {
+            JobState::Flush | JobState::Discard(_) | JobState::Zero(_, Zeroing::Range | Zeroing::Hole) => {
+                Some(Ok(()))
+            }
             // The file has become shorter than it was, or the kernel gave up.
             _ if count == 0 => Some(Err(Errno::Io)),
-            Work::Read(transfer, bounce) => {
+            JobState::Read(transfer, bounce) => {
                 if let Some(bounce) = bounce {
                     let count = (count as usize).min(bounce.as_slice().len());
                     transfer.buffers.copy_from(&bounce.as_slice()[..count]);
                 }
                 transfer.moved(count)
             }
-            Work::Write(transfer, _) => transfer.moved(count),
-            Work::Zero(span, Zeroing::Write) => {
+            JobState::Write(transfer, _) => transfer.moved(count),
+            JobState::Zero(span, Zeroing::Write) => {
                 let count = count.min(span.len);
                 *span = Span { offset: span.offset + count, len: span.len - count };
                 (span.len == 0).then_some(Ok(()))
@@ -171,18 +173,18 @@ impl Job {
     }
 
     fn failed(&mut self, errno: i32) -> Option<Result<(), Errno>> {
-        match (errno, &mut self.work) {
+        match (errno, &mut self.state) {
             (libc::EAGAIN | libc::EINTR, _) => {
                 self.tries += 1;
                 (self.tries >= TRIES).then_some(Err(Errno::Again))
             }
             // To keep the space is a way to discard it.
-            (libc::EOPNOTSUPP, Work::Discard(_)) => Some(Ok(())),
-            (libc::EOPNOTSUPP, Work::Zero(_, how @ Zeroing::Range)) => {
+            (libc::EOPNOTSUPP, JobState::Discard(_)) => Some(Ok(())),
+            (libc::EOPNOTSUPP, JobState::Zero(_, how @ Zeroing::Range)) => {
                 *how = Zeroing::Hole;
                 None
             }
-            (libc::EOPNOTSUPP, Work::Zero(_, how @ Zeroing::Hole)) => {
+            (libc::EOPNOTSUPP, JobState::Zero(_, how @ Zeroing::Hole)) => {
                 *how = Zeroing::Write;
                 None
             }
@@ -200,16 +202,16 @@ impl Transfer {
     }
 }
 
-fn direct(transfer: &Transfer) -> Pieces<'_> {
+fn direct(transfer: &Transfer) -> Iovecs<'_> {
     match transfer.buffers.iovecs() {
-        [one] => Pieces::One(*one),
-        many => Pieces::Many(many),
+        [one] => Iovecs::One(*one),
+        many => Iovecs::Many(many),
     }
 }
 
-fn chunk(transfer: &Transfer, bounce: &mut AlignedBuffer) -> Pieces<'static> {
+fn chunk(transfer: &Transfer, bounce: &mut AlignedBuffer) -> Iovecs<'static> {
     let len = transfer.buffers.len().min(bounce.as_slice().len() as u64) as usize;
-    Pieces::One(iovec { iov_base: bounce.as_mut_slice().as_mut_ptr().cast(), iov_len: len })
+    Iovecs::One(iovec { iov_base: bounce.as_mut_slice().as_mut_ptr().cast(), iov_len: len })
 }
 
 #[cfg(test)]
@@ -221,12 +223,12 @@ mod tests {
     #[test]
     fn zeroes_fall_back_to_a_hole_and_then_to_writing() {
         let mut job = Job::new(Plan::WriteZeroes(SPAN), 1);
-        assert!(matches!(job.step(), Step::Allocate(RANGE, SPAN)));
+        assert!(matches!(job.step(), IoStep::Allocate(RANGE, SPAN)));
         assert_eq!(job.done(-libc::EOPNOTSUPP), None);
-        assert!(matches!(job.step(), Step::Allocate(HOLE, SPAN)));
+        assert!(matches!(job.step(), IoStep::Allocate(HOLE, SPAN)));
         assert_eq!(job.done(-libc::EOPNOTSUPP), None);
         let written = |job: &mut Job| match job.step() {
-            Step::Write(Pieces::One(piece), offset) => (offset, piece.iov_len),
+            IoStep::Write(Iovecs::One(piece), offset) => (offset, piece.iov_len),
             other => panic!("{other:?}"),
         };
         assert_eq!(written(&mut job), (4096, 64 << 10));

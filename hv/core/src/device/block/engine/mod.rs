@@ -1,14 +1,12 @@
 //! Engines: asynchronous work on a disk.
 //!
-//! An engine has a fixed number of places; a plan occupies one from
-//! [`Engine::submit`] until its outcome is fetched. What is in flight keeps
-//! guest memory alive, and an engine that is dropped waits for it, so the
-//! kernel never writes to memory that was given back. A disk may never answer: whoever must not
-//! wait [closes](Engine::close) the engine and keeps it until nothing is in flight.
+//! An engine has a fixed number of slots; a plan occupies one from [`DiskEngine::submit`] until its outcome
+//! is fetched. What is in flight keeps guest memory alive, and an engine that is dropped waits for it, so the
+//! kernel never writes to memory that was freed. A disk may never answer: whoever must not wait
+//! [closes](DiskEngine::close) the engine and keeps it until nothing is in flight.
 //!
-//! What can block goes where it keeps nobody from anything: a file whose file system cannot be asked
-//! without waiting (network file systems, FUSE) gets threads of its own, since the kernel's threads behind io_uring are
-//! the same for all rings of a thread, and few.
+//! A file whose file system may block (network file systems, FUSE) gets its own threads. The kernel's threads
+//! behind io_uring are few, and all rings of a thread share them: such a file would delay the other disks.
 
 mod job;
 mod threads;
@@ -37,7 +35,7 @@ pub struct Completion {
 
 /// Carries out plans on one disk. The descriptor becomes readable when
 /// outcomes wait; nothing blocks but `drop`.
-pub trait Engine: AsRawFd + Send {
+pub trait DiskEngine: AsRawFd + Send {
     /// Number of plans that can be submitted now.
     fn room(&self) -> usize;
 
@@ -89,7 +87,7 @@ pub enum EngineError {
     /// No more descriptors, usually.
     #[error("cannot make an event descriptor for a disk: {0}")]
     Event(#[source] io::Error),
-    /// It still owes answers to guests that have ended.
+    /// It has not answered the requests of guests that have ended.
     #[error(
         "disk {}: it does not answer: {unanswered} guests have ended and left requests to it; bring its storage back",
         escape(path)
@@ -97,7 +95,7 @@ pub enum EngineError {
     Unanswered {
         /// The disk's file.
         path: PathBuf,
-        /// Guests that did not live to see their answers.
+        /// Guests that ended before their requests were answered.
         unanswered: usize,
     },
 }
@@ -105,12 +103,12 @@ pub enum EngineError {
 /// Most guests that may have left requests to a disk unanswered before no other may use it.
 pub const MAX_UNANSWERED: usize = 16;
 
-/// An engine for the disk, with places for `entries` plans (at most [`MAX_IN_FLIGHT`]).
+/// An engine for the disk, with slots for `entries` plans (at most [`MAX_IN_FLIGHT`]).
 ///
 /// # Errors
 ///
 /// If too many requests to the disk are unanswered; if the host has no io_uring and `kind` asks for it, or has no descriptors or threads left.
-pub fn open(disk: Arc<Disk>, entries: u32, kind: EngineKind) -> Result<Box<dyn Engine>, EngineError> {
+pub fn open(disk: Arc<Disk>, entries: u32, kind: EngineKind) -> Result<Box<dyn DiskEngine>, EngineError> {
     let unanswered = disk.unanswered().count();
     if unanswered >= MAX_UNANSWERED {
         return Err(EngineError::Unanswered { path: disk.path().to_owned(), unanswered });
@@ -120,7 +118,7 @@ pub fn open(disk: Arc<Disk>, entries: u32, kind: EngineKind) -> Result<Box<dyn E
         EngineKind::Auto if std::env::var_os("HV_NO_IO_URING").is_some_and(|v| v == "1") => {
             EngineKind::Threads
         }
-        // What goes where is decided at each step, which only threads can.
+        // Each step goes to the disk or to its overlay, which only the threads decide.
         _ if disk.overlay().is_some() => EngineKind::Threads,
         EngineKind::Auto if disk.may_block() => EngineKind::Threads,
         kind => kind,

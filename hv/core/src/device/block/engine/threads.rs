@@ -1,8 +1,8 @@
 //! ⚠ The engine on threads, for disks with an overlay, and for hosts whose kernel refuses io_uring.
 #![allow(unsafe_code, reason = "`preadv`, `pwritev`, `fallocate` and the like")]
 
-use super::job::{HOLE, Job, Pieces, Step};
-use super::{Completion, Engine};
+use super::job::{HOLE, IoStep, Iovecs, Job};
+use super::{Completion, DiskEngine};
 use crate::device::block::disk::Disk;
 use crate::device::block::overlay::Overlay;
 use crate::device::block::request::Plan;
@@ -27,26 +27,26 @@ pub(super) struct Threads {
     disk: Arc<Disk>,
     entries: usize,
     in_flight: usize,
-    /// Taken away to end the workers.
+    /// `None` to end the workers.
     jobs: Option<Sender<(u64, Job)>>,
     outcomes: Receiver<Completion>,
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
 }
 
-/// What the workers have.
+/// What the workers share.
 struct Shared {
     disk: Arc<Disk>,
     jobs: Receiver<(u64, Job)>,
     outcomes: Sender<Completion>,
     /// Counts outcomes that were sent.
     event: EventFd,
-    /// Nobody wants outcomes any more: jobs end where they are.
+    /// Outcomes are not needed any more: jobs end after the step that they are at.
     closing: AtomicBool,
 }
 
 impl Threads {
-    /// Threads for the disk, with this many places.
+    /// Threads for the disk, with this many slots.
     pub(super) fn new(disk: Arc<Disk>, entries: u32) -> io::Result<Self> {
         let entries = entries as usize;
         let (jobs, waiting) = bounded(entries);
@@ -78,8 +78,8 @@ impl Shared {
     fn work(&self) {
         for (token, job) in &self.jobs {
             let result = self.run(job);
-            // Both are there for as long as anyone wants to know: there is room
-            // for every place, and a counter does not fill up.
+            // Neither can fail while the engine exists: the queue has room for every slot, and the counter
+            // does not overflow.
             let _ = self.outcomes.send(Completion { token, result });
             let _ = self.event.write(1);
         }
@@ -99,7 +99,7 @@ impl Shared {
 }
 
 /// Makes a step, and returns what io_uring would: the count, or `-errno`.
-fn call(disk: &Disk, step: Step<'_>) -> i32 {
+fn call(disk: &Disk, step: IoStep<'_>) -> i32 {
     match disk.overlay() {
         None => on_file(disk.as_raw_fd(), step),
         Some(overlay) => on_overlay(disk.as_raw_fd(), overlay, step),
@@ -108,9 +108,9 @@ fn call(disk: &Disk, step: Step<'_>) -> i32 {
 
 /// The same where writes go to an overlay: the part of the step at its start
 /// that one of the two files can do, if not all of it.
-fn on_overlay(base: RawFd, overlay: &Overlay, step: Step<'_>) -> i32 {
+fn on_overlay(base: RawFd, overlay: &Overlay, step: IoStep<'_>) -> i32 {
     // An overlay does not outlive its guest.
-    if matches!(step, Step::Sync) {
+    if matches!(step, IoStep::Sync) {
         return 0;
     }
     let top = match overlay.file() {
@@ -118,47 +118,47 @@ fn on_overlay(base: RawFd, overlay: &Overlay, step: Step<'_>) -> i32 {
         Err(error) => return -error.raw_os_error().unwrap_or(libc::EIO),
     };
     match step {
-        Step::Read(pieces, offset) => {
+        IoStep::Read(pieces, offset) => {
             let (written, len) = overlay.run(offset, pieces.len());
             let mut room = Vec::new();
             let from = if written { top.as_raw_fd() } else { base };
-            on_file(from, Step::Read(pieces.first(len, &mut room), offset))
+            on_file(from, IoStep::Read(pieces.first(len, &mut room), offset))
         }
-        Step::Write(_, offset) => match on_file(top.as_raw_fd(), step) {
+        IoStep::Write(_, offset) => match on_file(top.as_raw_fd(), step) {
             count @ 1.. => match overlay.wrote(offset, count as u64) {
-                // Less than a sector: as good as nothing.
+                // Less than a sector does not count.
                 0 => -libc::ENOSPC,
                 whole => whole as i32,
             },
             failed => failed,
         },
         // A hole that counts as written reads as zeroes.
-        Step::Allocate(_, span) => match on_file(top.as_raw_fd(), Step::Allocate(HOLE, span)) {
+        IoStep::Allocate(_, span) => match on_file(top.as_raw_fd(), IoStep::Allocate(HOLE, span)) {
             0 => {
                 overlay.wrote(span.offset, span.len);
                 0
             }
             failed => failed,
         },
-        Step::Sync => 0,
+        IoStep::Sync => 0,
     }
 }
 
-fn on_file(fd: RawFd, step: Step<'_>) -> i32 {
+fn on_file(fd: RawFd, step: IoStep<'_>) -> i32 {
     let result = match step {
-        Step::Read(pieces, offset) => with(pieces, |v, n| {
+        IoStep::Read(pieces, offset) => with(pieces, |v, n| {
             // SAFETY: the step's memory lives until its job is told the result,
             // and no Rust reference is made to what the kernel writes.
             unsafe { libc::preadv(fd, v, n, offset as off_t) }
         }),
-        Step::Write(pieces, offset) => with(pieces, |v, n| {
+        IoStep::Write(pieces, offset) => with(pieces, |v, n| {
             // SAFETY: as above; the kernel only reads.
             unsafe { libc::pwritev(fd, v, n, offset as off_t) }
         }),
         // SAFETY: touches no memory.
-        Step::Sync => unsafe { libc::fdatasync(fd) as isize },
+        IoStep::Sync => unsafe { libc::fdatasync(fd) as isize },
         // SAFETY: touches no memory.
-        Step::Allocate(mode, span) => unsafe {
+        IoStep::Allocate(mode, span) => unsafe {
             libc::fallocate(fd, mode, span.offset as off_t, span.len as off_t) as isize
         },
     };
@@ -168,10 +168,10 @@ fn on_file(fd: RawFd, step: Step<'_>) -> i32 {
     -io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)
 }
 
-fn with(pieces: Pieces<'_>, call: impl FnOnce(*const iovec, c_int) -> isize) -> isize {
+fn with(pieces: Iovecs<'_>, call: impl FnOnce(*const iovec, c_int) -> isize) -> isize {
     match pieces {
-        Pieces::One(one) => call(&one, 1),
-        Pieces::Many(many) => call(many.as_ptr(), many.len() as c_int),
+        Iovecs::One(one) => call(&one, 1),
+        Iovecs::Many(many) => call(many.as_ptr(), many.len() as c_int),
     }
 }
 
@@ -181,7 +181,7 @@ impl AsRawFd for Threads {
     }
 }
 
-impl Engine for Threads {
+impl DiskEngine for Threads {
     fn room(&self) -> usize {
         self.entries - self.in_flight
     }
@@ -197,7 +197,7 @@ impl Engine for Threads {
             self.start();
         }
         if self.workers.is_empty() {
-            // Without a thread there is nobody to ask later either.
+            // Without a thread no later try would succeed either.
             let _ = self.shared.outcomes.send(Completion { token, result: Err(Errno::Again) });
             let _ = self.shared.event.write(1);
             return;

@@ -8,15 +8,15 @@
 //!
 //! # Invariants that the `unsafe` blocks rely on
 //!
-//! 1. A place's job is neither dropped nor touched between the submission of
+//! 1. A slot's job is neither dropped nor touched between the submission of
 //!    its step and the arrival of that step's completion. A job owns its memory
 //!    (bounce buffer, scatter list, a share of the guest's mapping) on the heap.
-//! 2. A place has at most one step in the ring, and the ring has an entry for
-//!    every place: the submission queue never overflows.
+//! 2. A slot has at most one step in the ring, and the ring has an entry for
+//!    every slot: the submission queue never overflows.
 #![allow(unsafe_code, reason = "io_uring")]
 
-use super::job::{Job, Pieces, Step};
-use super::{Completion, Engine};
+use super::job::{IoStep, Iovecs, Job};
+use super::{Completion, DiskEngine};
 use crate::device::block::disk::Disk;
 use crate::device::block::request::Plan;
 use hv_host::escape::escape;
@@ -30,7 +30,7 @@ use std::sync::Arc;
 /// The disk's index in the ring's table of files.
 const FILE: types::Fixed = types::Fixed(0);
 
-struct Place {
+struct JobSlot {
     token: u64,
     job: Option<Job>,
 }
@@ -40,25 +40,25 @@ pub(super) struct Uring {
     ring: ManuallyDrop<IoUring>,
     disk: Arc<Disk>,
     /// As many as the ring has entries. Leaked with the ring if the kernel will not end its work.
-    places: ManuallyDrop<Box<[Place]>>,
+    slots: ManuallyDrop<Box<[JobSlot]>>,
     free: Vec<u32>,
     /// Steps in the submission queue that the kernel has not taken.
     queued: usize,
     /// A failure that does not pass was logged.
     reported: bool,
-    /// Jobs end where they are.
+    /// Jobs end after the step that they are at.
     closing: bool,
 }
 
 impl Uring {
-    /// A ring for the disk, with this many places.
+    /// A ring for the disk, with this many slots.
     pub(super) fn new(disk: Arc<Disk>, entries: u32) -> io::Result<Self> {
         let (ring, _) = ring(entries, disk.as_raw_fd())?;
-        let places = (0..entries).map(|_| Place { token: 0, job: None }).collect();
+        let slots = (0..entries).map(|_| JobSlot { token: 0, job: None }).collect();
         Ok(Uring {
             ring: ManuallyDrop::new(ring),
             disk,
-            places: ManuallyDrop::new(places),
+            slots: ManuallyDrop::new(slots),
             free: (0..entries).rev().collect(),
             queued: 0,
             reported: false,
@@ -66,14 +66,14 @@ impl Uring {
         })
     }
 
-    /// Queues the next step of a place's job.
-    fn push(&mut self, place: u32) {
-        let Some(job) = &mut self.places[place as usize].job else { return };
-        let entry = entry(job.step()).user_data(place.into());
-        // SAFETY: the step's memory lives, in its place, until its completion
+    /// Queues the next step of a slot's job.
+    fn push(&mut self, slot: u32) {
+        let Some(job) = &mut self.slots[slot as usize].job else { return };
+        let entry = entry(job.step()).user_data(slot.into());
+        // SAFETY: the step's memory lives, in its slot, until its completion
         // has arrived (invariant 1); the file is in the ring's own table.
         let pushed = unsafe { self.ring.submission().push(&entry) };
-        pushed.expect("the ring has an entry for every place (invariant 2)");
+        pushed.expect("the ring has an entry for every slot (invariant 2)");
         self.queued += 1;
     }
 
@@ -89,14 +89,14 @@ impl Uring {
         loop {
             let Some(completion) = self.ring.completion().next() else { break };
             let index = completion.user_data() as u32;
-            let place = &mut self.places[index as usize];
-            let Some(job) = &mut place.job else { continue };
+            let slot = &mut self.slots[index as usize];
+            let Some(job) = &mut slot.job else { continue };
             match job.done(completion.result()) {
                 None if !self.closing => self.push(index),
                 outcome => {
-                    place.job = None;
+                    slot.job = None;
                     self.free.push(index);
-                    done.push(Completion { token: place.token, result: outcome.unwrap_or(Ok(())) });
+                    done.push(Completion { token: slot.token, result: outcome.unwrap_or(Ok(())) });
                 }
             }
         }
@@ -144,22 +144,22 @@ fn restrictions() -> [Restriction; 9] {
     ]
 }
 
-fn entry(step: Step<'_>) -> squeue::Entry {
+fn entry(step: IoStep<'_>) -> squeue::Entry {
     match step {
-        Step::Read(Pieces::One(piece), offset) => {
+        IoStep::Read(Iovecs::One(piece), offset) => {
             opcode::Read::new(FILE, piece.iov_base.cast(), piece.iov_len as u32).offset(offset).build()
         }
-        Step::Read(Pieces::Many(pieces), offset) => {
+        IoStep::Read(Iovecs::Many(pieces), offset) => {
             opcode::Readv::new(FILE, pieces.as_ptr(), pieces.len() as u32).offset(offset).build()
         }
-        Step::Write(Pieces::One(piece), offset) => {
+        IoStep::Write(Iovecs::One(piece), offset) => {
             opcode::Write::new(FILE, piece.iov_base.cast(), piece.iov_len as u32).offset(offset).build()
         }
-        Step::Write(Pieces::Many(pieces), offset) => {
+        IoStep::Write(Iovecs::Many(pieces), offset) => {
             opcode::Writev::new(FILE, pieces.as_ptr(), pieces.len() as u32).offset(offset).build()
         }
-        Step::Sync => opcode::Fsync::new(FILE).flags(types::FsyncFlags::DATASYNC).build(),
-        Step::Allocate(mode, span) => {
+        IoStep::Sync => opcode::Fsync::new(FILE).flags(types::FsyncFlags::DATASYNC).build(),
+        IoStep::Allocate(mode, span) => {
             opcode::Fallocate::new(FILE, span.len).offset(span.offset).mode(mode).build()
         }
     }
@@ -171,19 +171,19 @@ impl AsRawFd for Uring {
     }
 }
 
-impl Engine for Uring {
+impl DiskEngine for Uring {
     fn room(&self) -> usize {
         self.free.len()
     }
 
     fn in_flight(&self) -> usize {
-        self.places.len() - self.free.len()
+        self.slots.len() - self.free.len()
     }
 
     fn submit(&mut self, plan: Plan, token: u64) {
         let index = self.free.pop().expect("the caller has looked for room");
         let job = Job::new(plan, self.disk.memory_alignment());
-        self.places[index as usize] = Place { token, job: Some(job) };
+        self.slots[index as usize] = JobSlot { token, job: Some(job) };
         self.push(index);
     }
 
@@ -244,20 +244,21 @@ impl Drop for Uring {
                 Ok(()) => {}
                 Err(e) if is_passing(&e) => std::thread::yield_now(),
                 Err(e) => {
-                    // The kernel may still write: neither the ring nor what its work uses may go.
+                    // The kernel may still write: neither the ring nor the memory of its requests may be
+                    // freed.
                     std::mem::forget(self.disk.clone());
                     tracing::error!("disk {}: cannot wait for its requests: {e}", escape(self.disk.path()));
                     return;
                 }
             }
         }
-        // So that a block device is free at once: closing the ring takes its time.
+        // So that a block device is free at once: the kernel closes the ring some time later.
         let _ = self.ring.submitter().unregister_files();
         // SAFETY: dropped here only, and nothing is in flight: the kernel has
-        // no pointer into a place's memory any more.
+        // no pointer into a slot's memory any more.
         unsafe {
             ManuallyDrop::drop(&mut self.ring);
-            ManuallyDrop::drop(&mut self.places);
+            ManuallyDrop::drop(&mut self.slots);
         }
     }
 }
@@ -279,7 +280,7 @@ mod tests {
             ring.submit_and_wait(1).unwrap();
             ring.completion().next().unwrap().result()
         };
-        assert_eq!(result(entry(Step::Sync)), 0);
+        assert_eq!(result(entry(IoStep::Sync)), 0);
         assert_eq!(result(opcode::Nop::new().build()), -libc::EACCES);
         assert_eq!(result(opcode::Close::new(types::Fd(file.as_raw_fd())).build()), -libc::EACCES);
         let not_registered = opcode::Fsync::new(types::Fd(file.as_raw_fd())).build();

@@ -8,7 +8,7 @@
 #![forbid(unsafe_code)]
 
 use super::names::{Name, SLOT, names};
-use super::scan::{Entry, Kind};
+use super::scan::{Entry, EntryKind};
 use super::{FolderError, time};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -39,19 +39,19 @@ const ATTR_LABEL: u8 = 0x08;
 const ATTR_FOLDER: u8 = 0x10;
 const ATTR_ARCHIVE: u8 = 0x20;
 
-/// An entry and where it goes.
+/// An entry and its position in the volume.
 struct Placed<'a> {
     entry: &'a Entry,
     /// First cluster; zero for an empty file.
     first: u32,
-    /// Names and places of what is in a folder.
+    /// Names and positions of the entries of a folder.
     inner: Vec<(Name, Placed<'a>)>,
 }
 
 /// Gives out clusters, and keeps the table of runs.
-struct Table(Vec<u32>);
+struct FatTable(Vec<u32>);
 
-impl Table {
+impl FatTable {
     fn run(&mut self, bytes: u64) -> u32 {
         let count = bytes.div_ceil(CLUSTER) as u32;
         if count == 0 {
@@ -67,7 +67,7 @@ impl Table {
 /// Writes the tree to an empty file, and tells the size of the volume in bytes.
 pub(super) fn write(file: &mut File, tree: &Entry, sector: u64) -> Result<u64, FolderError> {
     let failed = |source| FolderError::Image { path: tree.path.clone(), source };
-    let mut table = Table(vec![0x0fff_ff00 | u32::from(MEDIA), END_OF_RUN]);
+    let mut table = FatTable(vec![0x0fff_ff00 | u32::from(MEDIA), END_OF_RUN]);
     let root = place(tree, &mut table, true)?;
     let used = table.0.len() as u64 - u64::from(FIRST_CLUSTER);
     let volume = Volume::new(used, sector);
@@ -81,10 +81,10 @@ pub(super) fn write(file: &mut File, tree: &Entry, sector: u64) -> Result<u64, F
     Ok(volume.size())
 }
 
-fn place<'a>(entry: &'a Entry, table: &mut Table, is_root: bool) -> Result<Placed<'a>, FolderError> {
+fn place<'a>(entry: &'a Entry, table: &mut FatTable, is_root: bool) -> Result<Placed<'a>, FolderError> {
     let entries = match &entry.kind {
-        Kind::File { size } => return Ok(Placed { entry, first: table.run(*size), inner: Vec::new() }),
-        Kind::Folder(entries) => entries,
+        EntryKind::File { size } => return Ok(Placed { entry, first: table.run(*size), inner: Vec::new() }),
+        EntryKind::Folder(entries) => entries,
     };
     let names = names(entries.iter().map(|entry| entry.name.as_str()));
     // The label, or `.` and `..`.
@@ -120,8 +120,8 @@ fn fill(
     for (name, placed) in &folder.inner {
         name.push_long(&mut slots);
         let (attributes, size) = match placed.entry.kind {
-            Kind::File { size } => (ATTR_ARCHIVE, size as u32),
-            Kind::Folder(_) => (ATTR_FOLDER, 0),
+            EntryKind::File { size } => (ATTR_ARCHIVE, size as u32),
+            EntryKind::Folder(_) => (ATTR_FOLDER, 0),
         };
         slots.extend(slot(&name.short, attributes, placed.first, size, placed.entry.modified));
     }
@@ -131,9 +131,9 @@ fn fill(
     let own = if parent.is_none() { 0 } else { folder.first };
     for (_, placed) in &folder.inner {
         match placed.entry.kind {
-            Kind::Folder(_) => fill(file, volume, placed, Some(own))?,
-            Kind::File { size: 0 } => {}
-            Kind::File { size } => copy(file, volume.offset(placed.first), &placed.entry.path, size)?,
+            EntryKind::Folder(_) => fill(file, volume, placed, Some(own))?,
+            EntryKind::File { size: 0 } => {}
+            EntryKind::File { size } => copy(file, volume.offset(placed.first), &placed.entry.path, size)?,
         }
     }
     Ok(())

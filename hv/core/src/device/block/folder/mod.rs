@@ -5,7 +5,7 @@
 //! folder gives the same image, byte for byte.
 //!
 //! Symbolic links are followed if what they lead to is inside the folder, and
-//! refused if it is outside or leads round in a circle. What cannot be read, what
+//! refused if it is outside or forms a loop. What cannot be read, what
 //! is neither a file nor a folder (sockets, pipes, devices), and what has a name
 //! that FAT cannot hold, is left out; one warning says what that is.
 #![forbid(unsafe_code)]
@@ -66,7 +66,7 @@ pub enum FolderError {
         /// The folder.
         path: PathBuf,
     },
-    /// Deeper than [`MAX_DEPTH`], or links that lead round in a circle.
+    /// Deeper than [`MAX_DEPTH`], or links that form a loop.
     #[error("disk folder: {} is more than {MAX_DEPTH} folders deep", escape(path))]
     TooDeep {
         /// The innermost folder.

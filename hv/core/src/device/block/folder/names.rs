@@ -49,9 +49,9 @@ impl Name {
 
 /// The names of one folder, in the same order.
 pub(super) fn names<'a>(real: impl Iterator<Item = &'a str> + Clone) -> Vec<Name> {
-    // Names that are short as they are come first: a made-up one gives way to them.
+    // Names that are short already come first: a generated name must differ from them.
     let mut taken: HashSet<[u8; 11]> = real.clone().filter_map(plain).collect();
-    // Where to go on counting: a thousand similar names must not be a million questions.
+    // Where to go on counting: a thousand similar names must not take a million comparisons.
     let mut next: HashMap<[u8; 11], u32> = HashMap::new();
     real.map(|name| {
         if let Some(short) = plain(name) {
@@ -95,7 +95,7 @@ fn plain(name: &str) -> Option<[u8; 11]> {
     short.then(|| put(stem.as_bytes(), extension.as_bytes()))
 }
 
-/// What is left of a long name: up to six and three characters.
+/// The characters of a long name that its short form keeps: up to six and three.
 fn squeeze(name: &str) -> [u8; 11] {
     let (stem, extension) = match name.rsplit_once('.') {
         Some((stem, extension)) if !stem.is_empty() => (stem, extension),

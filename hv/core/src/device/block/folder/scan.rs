@@ -18,19 +18,19 @@ pub(super) struct Entry {
     pub(super) path: PathBuf,
     /// Seconds since 1970.
     pub(super) modified: i64,
-    pub(super) kind: Kind,
+    pub(super) kind: EntryKind,
 }
 
 #[derive(Debug)]
-pub(super) enum Kind {
+pub(super) enum EntryKind {
     /// A file of so many bytes.
     File { size: u64 },
     /// A folder, its entries in the order of their names.
     Folder(Vec<Entry>),
 }
 
-/// What is counted on the way.
-struct Scan<'a> {
+/// The state of a scan: limits are checked against its counts.
+struct FolderScan<'a> {
     top: &'a Path,
     /// The same without links, to see whether a link leads out of it.
     real_top: PathBuf,
@@ -44,12 +44,12 @@ struct Scan<'a> {
 pub(super) struct LeftOut {
     /// Where it is on the host.
     pub(super) path: PathBuf,
-    pub(super) why: Why,
+    pub(super) why: LeftOutReason,
 }
 
 /// Why something is left out.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Why {
+pub(super) enum LeftOutReason {
     #[error("{0}")]
     Unreadable(io::Error),
     #[error("a {0}")]
@@ -62,7 +62,7 @@ pub(super) enum Why {
 pub(super) fn scan(top: &Path) -> Result<(Entry, Vec<LeftOut>), FolderError> {
     let metadata = std::fs::metadata(top).map_err(unreadable(top))?;
     let real_top = top.canonicalize().map_err(unreadable(top))?;
-    let mut scan = Scan { top, real_top, bytes: 0, entries: 0, left_out: Vec::new() };
+    let mut scan = FolderScan { top, real_top, bytes: 0, entries: 0, left_out: Vec::new() };
     let mut above = vec![identity(&metadata)];
     let found = std::fs::read_dir(top).map_err(unreadable(top))?;
     let kind = scan.folder(top, found, &mut above)?;
@@ -86,13 +86,13 @@ enum Readable {
 }
 
 /// Looks at what a path leads to, and opens it as the disk will, to see that it can be read.
-fn readable(path: &Path) -> Result<Readable, Why> {
-    let metadata = std::fs::metadata(path).map_err(Why::Unreadable)?;
+fn readable(path: &Path) -> Result<Readable, LeftOutReason> {
+    let metadata = std::fs::metadata(path).map_err(LeftOutReason::Unreadable)?;
     let kind = metadata.file_type();
     let special = if kind.is_dir() {
-        return Ok(Readable::Folder(metadata, std::fs::read_dir(path).map_err(Why::Unreadable)?));
+        return Ok(Readable::Folder(metadata, std::fs::read_dir(path).map_err(LeftOutReason::Unreadable)?));
     } else if kind.is_file() {
-        std::fs::File::open(path).map_err(Why::Unreadable)?;
+        std::fs::File::open(path).map_err(LeftOutReason::Unreadable)?;
         return Ok(Readable::File(metadata));
     } else if kind.is_socket() {
         "socket"
@@ -101,17 +101,17 @@ fn readable(path: &Path) -> Result<Readable, Why> {
     } else {
         "device"
     };
-    Err(Why::Special(special))
+    Err(LeftOutReason::Special(special))
 }
 
-impl Scan<'_> {
+impl FolderScan<'_> {
     /// `above` has this folder and all that it is in.
     fn folder(
         &mut self,
         path: &Path,
         entries: ReadDir,
         above: &mut Vec<(u64, u64)>,
-    ) -> Result<Kind, FolderError> {
+    ) -> Result<EntryKind, FolderError> {
         if above.len() > MAX_DEPTH {
             return Err(FolderError::TooDeep { path: path.into() });
         }
@@ -141,7 +141,7 @@ impl Scan<'_> {
         for (name, path) in names.into_values() {
             entries.extend(self.entry(name, path, above)?);
         }
-        Ok(Kind::Folder(entries))
+        Ok(EntryKind::Folder(entries))
     }
 
     /// `None` for what is left out.
@@ -168,7 +168,7 @@ impl Scan<'_> {
                 if self.bytes > MAX_BYTES {
                     return Err(FolderError::TooLarge { path: self.top.into() });
                 }
-                (metadata, Kind::File { size })
+                (metadata, EntryKind::File { size })
             }
             Ok(Readable::Folder(metadata, found)) => {
                 let identity = identity(&metadata);
@@ -190,10 +190,10 @@ impl Scan<'_> {
 }
 
 /// The name, if FAT can hold it.
-fn fat_name(name: OsString) -> Result<String, Why> {
-    let name = name.into_string().map_err(|_| Why::Name("it is not UTF-8"))?;
+fn fat_name(name: OsString) -> Result<String, LeftOutReason> {
+    let name = name.into_string().map_err(|_| LeftOutReason::Name("it is not UTF-8"))?;
     match complaint(&name) {
-        Some(reason) => Err(Why::Name(reason)),
+        Some(reason) => Err(LeftOutReason::Name(reason)),
         None => Ok(name),
     }
 }

@@ -73,10 +73,10 @@ fn responses_are_never_fetched() {
         // Twice as many requests as there is room for responses.
         let flush = rig.request(OP_FLUSH, 0, &[]);
         rig.push(&vec![flush; ENTRIES as usize]);
-        let patience = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + Duration::from_secs(60);
         while rig.front.requests.room().unwrap() < ENTRIES || rig.device.in_flight() > 0 {
             rig.device.poll(Instant::now());
-            assert!(Instant::now() < patience);
+            assert!(Instant::now() < deadline);
         }
         rig.push(&vec![flush; ENTRIES as usize]);
         for _ in 0..100 {

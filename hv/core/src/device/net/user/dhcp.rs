@@ -5,8 +5,8 @@ use super::{DNS, GATEWAY, GUEST, PREFIX, wire};
 use smoltcp::wire::{DhcpMessageType, DhcpOption, DhcpPacket, DhcpRepr};
 use std::net::Ipv4Addr;
 
-/// How long a lease lasts, in seconds. Nobody else gets the address, so this
-/// only limits how long a client trusts a network that is gone.
+/// How long a lease lasts, in seconds. No other client gets the address, so this only limits how long a
+/// client uses a network that is gone.
 const LEASE: u32 = 24 * 60 * 60;
 /// Option 26: the interface's MTU.
 const MTU_OPTION: u8 = 26;

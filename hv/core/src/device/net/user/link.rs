@@ -20,11 +20,11 @@ pub(super) struct Link {
     guest: EthernetAddress,
     gateway: EthernetAddress,
     mtu: usize,
-    waiting: VecDeque<Frame>,
+    waiting: VecDeque<QueuedFrame>,
     spare: Vec<Box<[u8]>>,
 }
 
-struct Frame {
+struct QueuedFrame {
     buffer: Box<[u8]>,
     len: usize,
 }
@@ -82,7 +82,7 @@ impl Link {
         frame.set_ethertype(protocol);
         let result = fill(frame.payload_mut());
         if self.waiting.len() < MAX_FRAMES {
-            self.waiting.push_back(Frame { buffer, len: HEADER + len });
+            self.waiting.push_back(QueuedFrame { buffer, len: HEADER + len });
         } else {
             self.spare.push(buffer);
         }
@@ -91,12 +91,12 @@ impl Link {
 }
 
 /// What smoltcp sees: at most one packet from the guest, and the way to it.
-pub(super) struct Port<'a> {
+pub(super) struct LinkDevice<'a> {
     pub(super) packet: Option<&'a [u8]>,
     pub(super) link: &'a mut Link,
 }
 
-/// The capabilities of every [`Port`] of a link.
+/// The capabilities of every [`LinkDevice`] of a link.
 pub(super) fn capabilities(mtu: usize) -> DeviceCapabilities {
     let mut capabilities = DeviceCapabilities::default();
     capabilities.medium = Medium::Ip;
@@ -106,22 +106,22 @@ pub(super) fn capabilities(mtu: usize) -> DeviceCapabilities {
     capabilities
 }
 
-impl Device for Port<'_> {
+impl Device for LinkDevice<'_> {
     type RxToken<'a>
-        = Packet<'a>
+        = RxPacket<'a>
     where
         Self: 'a;
     type TxToken<'a>
-        = Slot<'a>
+        = TxSlot<'a>
     where
         Self: 'a;
 
-    fn receive(&mut self, _: Instant) -> Option<(Packet<'_>, Slot<'_>)> {
-        Some((Packet(self.packet.take()?), Slot(self.link)))
+    fn receive(&mut self, _: Instant) -> Option<(RxPacket<'_>, TxSlot<'_>)> {
+        Some((RxPacket(self.packet.take()?), TxSlot(self.link)))
     }
 
-    fn transmit(&mut self, _: Instant) -> Option<Slot<'_>> {
-        self.link.has_room().then_some(Slot(self.link))
+    fn transmit(&mut self, _: Instant) -> Option<TxSlot<'_>> {
+        self.link.has_room().then_some(TxSlot(self.link))
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
@@ -129,17 +129,17 @@ impl Device for Port<'_> {
     }
 }
 
-pub(super) struct Packet<'a>(&'a [u8]);
+pub(super) struct RxPacket<'a>(&'a [u8]);
 
-impl RxToken for Packet<'_> {
+impl RxToken for RxPacket<'_> {
     fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
         f(self.0)
     }
 }
 
-pub(super) struct Slot<'a>(&'a mut Link);
+pub(super) struct TxSlot<'a>(&'a mut Link);
 
-impl TxToken for Slot<'_> {
+impl TxToken for TxSlot<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
         self.0.emit(EthernetProtocol::Ipv4, len, f)
     }

@@ -27,22 +27,21 @@ const MAX_DATAGRAM: usize = 65_535;
 const FIRST_PORT: u16 = 20_000;
 
 /// The host's side of a flow.
-enum Host {
-    /// A socket of its own, connected to where the guest sends: the kernel lets
-    /// nobody else's datagrams in.
+enum HostSide {
+    /// A socket of its own, connected to where the guest sends: the kernel drops datagrams from elsewhere.
     Own(UdpSocket),
-    /// Somebody outside who wrote to a published port.
+    /// A peer outside that wrote to a published port.
     Peer { published: usize, peer: SocketAddr },
 }
 
 struct Flow {
     ends: Ends,
-    host: Host,
+    host: HostSide,
     used: Instant,
     queued: bool,
 }
 
-struct Published {
+struct PublishedUdpPort {
     socket: UdpSocket,
     guest_port: u16,
     queued: bool,
@@ -50,7 +49,7 @@ struct Published {
 
 /// Something that may have datagrams for the guest.
 #[derive(Clone, Copy)]
-enum Origin {
+enum DatagramSource {
     Flow(u32),
     Published(usize),
 }
@@ -61,8 +60,8 @@ pub(super) struct Udp {
     flows: Slab<Flow>,
     by_ends: HashMap<Ends, u32>,
     by_peer: HashMap<(usize, SocketAddr), u32>,
-    published: Vec<Published>,
-    work: VecDeque<Origin>,
+    published: Vec<PublishedUdpPort>,
+    work: VecDeque<DatagramSource>,
     /// When to look for idle flows; `None` without flows.
     sweep: Option<Instant>,
     next_port: u16,
@@ -88,7 +87,7 @@ impl Udp {
 
     /// Adds a socket of the host whose datagrams go to a port of the guest.
     pub(super) fn publish(&mut self, socket: UdpSocket, guest_port: u16) {
-        self.published.push(Published { socket, guest_port, queued: false });
+        self.published.push(PublishedUdpPort { socket, guest_port, queued: false });
     }
 
     pub(super) fn start(&mut self, io: Registrar) -> io::Result<()> {
@@ -109,7 +108,7 @@ impl Udp {
         if let Some(flow) = self.flows.get_mut(id)
             && !std::mem::replace(&mut flow.queued, true)
         {
-            self.work.push_back(Origin::Flow(id));
+            self.work.push_back(DatagramSource::Flow(id));
         }
     }
 
@@ -118,7 +117,7 @@ impl Udp {
         if let Some(published) = self.published.get_mut(index as usize)
             && !std::mem::replace(&mut published.queued, true)
         {
-            self.work.push_back(Origin::Published(index as usize));
+            self.work.push_back(DatagramSource::Published(index as usize));
         }
     }
 
@@ -141,11 +140,11 @@ impl Udp {
         let Some(flow) = self.flows.get_mut(id) else { return };
         flow.used = now;
         let send = || match &flow.host {
-            Host::Own(socket) => socket.send(payload),
-            Host::Peer { published, peer } => self.published[*published].socket.send_to(payload, *peer),
+            HostSide::Own(socket) => socket.send(payload),
+            HostSide::Peer { published, peer } => self.published[*published].socket.send_to(payload, *peer),
         };
         let sent = match send() {
-            // What became of an earlier datagram is said instead of sending this one.
+            // The error of an earlier datagram is returned instead of sending this one.
             Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
                 lost(link, ends, &[], &error);
                 send()
@@ -161,7 +160,7 @@ impl Udp {
     fn open(&mut self, ends: Ends, addr: Ipv4Addr, now: Instant) -> io::Result<u32> {
         let socket = UdpSocket::bind(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0))?;
         socket.connect(SocketAddr::new(IpAddr::V4(addr), ends.port))?;
-        self.add(Flow { ends, host: Host::Own(socket), used: now, queued: false }, now)
+        self.add(Flow { ends, host: HostSide::Own(socket), used: now, queued: false }, now)
     }
 
     fn add(&mut self, mut flow: Flow, now: Instant) -> io::Result<u32> {
@@ -172,11 +171,11 @@ impl Udp {
         }
         let full = || io::Error::other("too many flows");
         let id = self.flows.next_id().ok_or_else(full)?;
-        if let (Host::Own(socket), Some(io)) = (&mut flow.host, &self.io) {
+        if let (HostSide::Own(socket), Some(io)) = (&mut flow.host, &self.io) {
             io.register(socket, UDP_KEY | id, Interest::READABLE)?;
         }
         let ends = flow.ends;
-        if let Host::Peer { published, peer } = flow.host {
+        if let HostSide::Peer { published, peer } = flow.host {
             self.by_peer.insert((published, peer), id);
         }
         self.flows.insert(flow).ok_or_else(full)?;
@@ -188,7 +187,7 @@ impl Udp {
     fn remove(&mut self, id: u32) {
         let Some(flow) = self.flows.remove(id) else { return };
         self.by_ends.remove(&flow.ends);
-        if let Host::Peer { published, peer } = flow.host {
+        if let HostSide::Peer { published, peer } = flow.host {
             self.by_peer.remove(&(published, peer));
         }
     }
@@ -205,18 +204,18 @@ impl Udp {
         {
             budget -= 1;
             let more = match origin {
-                Origin::Flow(id) => self.pass_on(id, link, now),
-                Origin::Published(index) => self.take_in(index, link, now),
+                DatagramSource::Flow(id) => self.pass_on(id, link, now),
+                DatagramSource::Published(index) => self.take_in(index, link, now),
             };
             match (origin, more) {
-                // To the end of the queue: everybody has a turn.
+                // To the end of the queue, so that the sources take turns.
                 (origin, true) => self.work.push_back(origin),
-                (Origin::Flow(id), false) => {
+                (DatagramSource::Flow(id), false) => {
                     if let Some(flow) = self.flows.get_mut(id) {
                         flow.queued = false;
                     }
                 }
-                (Origin::Published(index), false) => self.published[index].queued = false,
+                (DatagramSource::Published(index), false) => self.published[index].queued = false,
             }
         }
     }
@@ -233,7 +232,7 @@ impl Udp {
     /// Passes one datagram on; whether there may be more.
     fn pass_on(&mut self, id: u32, link: &mut Link, now: Instant) -> bool {
         let Some(flow) = self.flows.get_mut(id) else { return false };
-        let Host::Own(socket) = &flow.host else { return false };
+        let HostSide::Own(socket) = &flow.host else { return false };
         match socket.recv(&mut self.buffer) {
             Ok(len) => {
                 flow.used = now;
@@ -264,7 +263,7 @@ impl Udp {
             Some(&id) => id,
             None => {
                 let ends = Ends { guest, addr: GATEWAY, port: self.free_port(guest) };
-                let host = Host::Peer { published: index, peer };
+                let host = HostSide::Peer { published: index, peer };
                 match self.add(Flow { ends, host, used: now, queued: false }, now) {
                     Ok(id) => id,
                     Err(_) => return true,

@@ -39,7 +39,7 @@ pub(super) struct Flags {
     pub(super) rst: bool,
 }
 
-/// A frame of the guest that this network has a use for.
+/// A frame of the guest that this network handles.
 #[derive(Debug, PartialEq)]
 pub(super) enum Inbound<'a> {
     Arp(ArpRepr),
@@ -60,7 +60,7 @@ fn is_unanswered(addr: Ipv4Addr) -> bool {
     to_all || addr.is_multicast() || addr.is_broadcast() || addr.is_unspecified() || addr == GUEST
 }
 
-/// Validates a frame; `None` if it is of no use here.
+/// Validates a frame; `None` if this network does not handle it.
 pub(super) fn parse(frame: &[u8]) -> Option<Inbound<'_>> {
     let frame = EthernetFrame::new_checked(frame).ok()?;
     match frame.ethertype() {
@@ -123,8 +123,8 @@ pub(super) fn answer_arp(link: &mut Link, request: &ArpRepr, gateway: EthernetAd
     else {
         return;
     };
-    // The guest's own address is silent: a guest that probes for it finds it free. All others are
-    // answered for, so that what is sent to nobody comes here and is refused at once.
+    // There is no answer for the guest's own address: a guest that probes for it finds it free. All others
+    // are answered for, so that what is sent to nobody comes here and is refused at once.
     if !is_local(target_protocol_addr) || is_unanswered(target_protocol_addr) {
         return;
     }
@@ -174,7 +174,8 @@ fn emit_unreachable(
     // A port is refused by the host that it is on, everything else by the gateway.
     let from = if reason == Icmpv4DstUnreachable::PortUnreachable { to } else { GATEWAY };
     emit_ip(link, from, GUEST, IpProtocol::Icmp, message.buffer_len(), |bytes| {
-        // A router that knows the largest packet names it here. Nobody does, and 0 says so (RFC 1191, 4).
+        // A router that knows the largest packet names it here. It is not known here, and 0 says so (RFC
+        // 1191, 4).
         bytes[4..8].fill(0);
         message.emit(&mut Icmpv4Packet::new_unchecked(bytes), &ChecksumCapabilities::ignored());
     });

@@ -18,7 +18,7 @@ const MAX_HOSTS: u64 = 4 << 20;
 /// Addresses of a name in `/etc/hosts`; so many fit every answer.
 const MAX_ADDRESSES: usize = 12;
 
-/// Who is asked, and how patiently.
+/// The servers that are asked, and with which time limits.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Servers {
     pub(super) list: Vec<SocketAddr>,
@@ -29,7 +29,7 @@ pub(super) struct Servers {
 }
 
 impl Servers {
-    /// These servers, with the patience of the C library (resolv.conf(5)).
+    /// These servers, with the time limits of the C library (resolv.conf(5)).
     pub(super) fn new(mut list: Vec<SocketAddr>) -> Self {
         list.truncate(MAX_SERVERS);
         Servers { list, timeout: Duration::from_secs(5), attempts: 2 }
@@ -88,7 +88,7 @@ impl ResolvConf {
         (conf, servers)
     }
 
-    /// Whom to ask, if the file says something else than last time. An empty file is one that is being written.
+    /// The servers to ask, if the file has changed. An empty file is one that is being written.
     pub(super) fn changed(&mut self) -> Option<Servers> {
         let mut text = vec![0; MAX_RESOLV_CONF];
         let len = self.file.read_at(&mut text, 0).ok()?;
@@ -163,14 +163,14 @@ mod tests {
     }
 
     #[test]
-    fn the_patience_of_resolv_conf() {
-        let patience = |text| {
+    fn the_time_limits_of_resolv_conf() {
+        let limits = |text| {
             let servers = Servers::parse(text);
             (servers.timeout.as_secs(), servers.attempts)
         };
-        assert_eq!(patience("options timeout:1 rotate attempts:3"), (1, 3));
-        assert_eq!(patience("options attempts:99\noptions timeout:0"), (1, 5));
-        assert_eq!(patience("options timeout:x attempts:"), (5, 2));
+        assert_eq!(limits("options timeout:1 rotate attempts:3"), (1, 3));
+        assert_eq!(limits("options attempts:99\noptions timeout:0"), (1, 5));
+        assert_eq!(limits("options timeout:x attempts:"), (5, 2));
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! The name server: answers from the host's `/etc/hosts`, and passes all other queries on to the host's name servers.
 //!
-//! With the patience of the C library: each server has 5 seconds, then the next is asked, and all of them twice, unless
-//! `/etc/resolv.conf` says otherwise. Each query goes out from a port of its own, with a number of its own, and only the server
-//! that was asked can answer it.
+//! The time limits are those of the C library: each server has 5 seconds, then the next is asked, and all of
+//! them twice, unless `/etc/resolv.conf` says otherwise. Each query goes out from a port of its own, with a
+//! number of its own, and only the server that was asked can answer it.
 //!
 //! An answer that is too long for the guest is cut and says so (TC). The guest asks again over TCP then, which is
 //! a connection to the name server itself ([`tcp`](super::tcp)).
@@ -51,7 +51,7 @@ pub(super) struct Dns {
     queries: Slab<Query>,
     ready: Vec<u32>,
     buffer: Box<[u8]>,
-    /// Where numbers of queries come from: nobody can guess the next.
+    /// The generator of query numbers, which cannot be guessed.
     numbers: (RandomState, u64),
     io: Option<Registrar>,
 }
@@ -79,7 +79,7 @@ impl Dns {
         self.io = Some(io);
     }
 
-    /// Whom to ask now.
+    /// The servers to ask now.
     pub(super) fn servers(&mut self) -> &[SocketAddr] {
         if let Some(servers) = self.conf.as_mut().and_then(ResolvConf::changed) {
             tracing::debug!("name servers: {:?}", servers.list);
@@ -100,7 +100,7 @@ impl Dns {
         {
             return answer(link, guest_port, asked, &message::addresses(asked, &question, addresses));
         }
-        // A guest that asks again is no reason to ask the server again: that is done here.
+        // A repeated query is dropped: this forwarder repeats queries by itself.
         let is_same = |query: &Query| query.guest_port == guest_port && *query.asked == *asked;
         if self.queries.is_full() || self.queries.iter().any(|(_, query)| is_same(query)) {
             return;
@@ -166,7 +166,7 @@ impl Dns {
         loop {
             let Some(query) = self.queries.get(id) else { return };
             match query.socket.recv(&mut self.buffer) {
-                // The socket hears only its server; what is not the answer is noise.
+                // The socket receives from its server only; a datagram that is no answer is ignored.
                 Ok(len) => {
                     let message = &mut self.buffer[..len];
                     if len < HEADER || message[..2] != query.id {
@@ -185,7 +185,7 @@ impl Dns {
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // Nobody listens there.
+                // The server refuses: nothing listens there.
                 Err(_) => return self.ask_next(id, link, now),
             }
         }
@@ -198,7 +198,7 @@ impl Dns {
     }
 }
 
-/// Sends a query to a server, from a port that nobody can guess.
+/// Sends a query to a server, from a port that cannot be guessed.
 fn send(server: SocketAddr, message: &[u8]) -> io::Result<UdpSocket> {
     let any = match server {
         SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),

@@ -2,7 +2,7 @@
 
 use super::stack::Stack;
 use super::{LINGER, RECEIVE_BUFFER, SEND_BUFFER};
-use crate::device::net::user::link::{Link, Port};
+use crate::device::net::user::link::{Link, LinkDevice};
 use crate::device::net::user::wire::Ends;
 use smoltcp::iface::{PollResult, SocketHandle, SocketSet};
 use smoltcp::socket::tcp::{RecvError, Socket, SocketBuffer, State};
@@ -22,8 +22,8 @@ impl Side {
         let receive = SocketBuffer::new(vec![0; RECEIVE_BUFFER]);
         let send = SocketBuffer::new(vec![0; SEND_BUFFER]);
         let mut socket = Socket::new(receive, send);
-        // Nothing is gained by waiting: the wire has no cost per segment that
-        // a delay could save, and its ends are polled in batches anyway.
+        // Delayed acknowledgements save nothing: the link has no cost per segment, and both ends are polled
+        // in batches anyway.
         socket.set_nagle_enabled(false);
         socket.set_ack_delay(None);
         let handle = set.add(socket);
@@ -87,7 +87,7 @@ pub(super) struct Conn {
     /// A packet of the present attempt has left for the guest.
     pub(super) emitted: bool,
     pub(super) established: bool,
-    /// Stands in the queue of work.
+    /// Whether it is in the work queue.
     pub(super) queued: bool,
     /// Its entry in the timers.
     pub(super) timer: Option<Instant>,
@@ -153,8 +153,8 @@ impl Conn {
             if !link.has_room() {
                 break true;
             }
-            let mut port = Port { packet: None, link };
-            match stack.iface.poll_egress(stack.at(now), &mut port, &mut self.side.set) {
+            let mut device = LinkDevice { packet: None, link };
+            match stack.iface.poll_egress(stack.at(now), &mut device, &mut self.side.set) {
                 PollResult::None => break false,
                 PollResult::SocketStateChanged => self.emitted = true,
             }

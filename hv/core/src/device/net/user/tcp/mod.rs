@@ -21,7 +21,7 @@ mod conn;
 mod published;
 mod stack;
 
-use super::link::{Link, Port};
+use super::link::{Link, LinkDevice};
 use super::reach::Reach;
 use super::slab::Slab;
 use super::wire::{Ends, Flags};
@@ -74,7 +74,7 @@ fn reset_on_close(host: &mio::net::TcpStream) {
 }
 
 /// A listener of the host, for a published port.
-struct Published {
+struct PublishedTcpPort {
     listener: mio::net::TcpListener,
     guest_port: u16,
     /// Connections may wait in the kernel.
@@ -93,7 +93,7 @@ pub(super) struct Tcp {
     /// When to look at connections; at most one time each, [`Conn::timer`].
     timers: BTreeSet<(Instant, u32)>,
     spare: Vec<Side>,
-    published: Vec<Published>,
+    published: Vec<PublishedTcpPort>,
     reach: Reach,
     /// Where connections to the name server lead, the first that answers.
     nameservers: Vec<SocketAddr>,
@@ -152,7 +152,7 @@ impl Tcp {
                 self.remove(id);
                 return;
             }
-            // A SYN again: the host is still at it.
+            // A repeated SYN: the host is still connecting.
             Stage::Dialing { .. } | Stage::Refused { .. } => return,
             Stage::Coupled => {}
         }
@@ -162,8 +162,8 @@ impl Tcp {
         {
             return;
         }
-        let mut port = Port { packet: Some(packet), link };
-        self.stack.iface.poll_ingress_single(self.stack.at(now), &mut port, &mut conn.side.set);
+        let mut device = LinkDevice { packet: Some(packet), link };
+        self.stack.iface.poll_ingress_single(self.stack.at(now), &mut device, &mut conn.side.set);
         let state = conn.side.socket().state();
         conn.established |=
             !matches!(state, State::Closed | State::Listen | State::SynSent | State::SynReceived);
@@ -197,7 +197,7 @@ impl Tcp {
         let targets = if is_name_server(ends) {
             &self.nameservers[..]
         } else {
-            // Nobody listens there, as far as the guest is concerned.
+            // To the guest, nothing listens there.
             let addr = self.reach.target(ends.addr).map_err(|_| io::ErrorKind::ConnectionRefused)?;
             reached = [SocketAddr::new(IpAddr::V4(addr), ends.port)];
             &reached
@@ -342,9 +342,9 @@ impl Tcp {
                 Ok(false) => Verdict::NotDialed(io::ErrorKind::TimedOut.into()),
                 Err(error) => Verdict::NotDialed(error),
                 Ok(true) if listen(&mut conn.side, conn.ends).is_ok() => {
-                    let mut port = Port { packet: Some(syn), link };
+                    let mut device = LinkDevice { packet: Some(syn), link };
                     let at = self.stack.at(now);
-                    self.stack.iface.poll_ingress_single(at, &mut port, &mut conn.side.set);
+                    self.stack.iface.poll_ingress_single(at, &mut device, &mut conn.side.set);
                     conn.stage = Stage::Coupled;
                     conn.advance(&mut self.stack, link, now)
                 }

@@ -13,7 +13,7 @@ const fn key(index: usize) -> u32 {
 impl Tcp {
     /// Adds a listener of the host whose connections go to a port of the guest.
     pub(in super::super) fn publish(&mut self, listener: mio::net::TcpListener, guest_port: u16) {
-        self.published.push(Published { listener, guest_port, ready: true, served: false });
+        self.published.push(PublishedTcpPort { listener, guest_port, ready: true, served: false });
     }
 
     /// Registers the listeners, and from now on every connection.
@@ -43,8 +43,8 @@ impl Tcp {
                         self.offer(host, index, now);
                     }
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    // Nobody there; or, with too many descriptors open, somebody
-                    // who waits in the kernel until the next one comes.
+                    // No connection waits; or too many descriptors are open: then it waits in the kernel
+                    // until the next one comes.
                     Err(error) => {
                         if error.kind() != io::ErrorKind::WouldBlock {
                             tracing::debug!("accepting a published connection: {error}");
@@ -94,9 +94,9 @@ impl Tcp {
             self.remove(id);
             return;
         };
-        let patience = if published.served { RELISTEN_TIME } else { STARTING_TIME };
+        let retry_time = if published.served { RELISTEN_TIME } else { STARTING_TIME };
         // `give_up` is OFFER_TIME after the connection came.
-        if now + OFFER_TIME >= conn.give_up + patience {
+        if now + OFFER_TIME >= conn.give_up + retry_time {
             reset_on_close(&conn.host);
             self.remove(id);
             return;

@@ -3,7 +3,7 @@
 use super::GATEWAY;
 use super::conn::Side;
 use super::{GUEST, IpAddress, IpEndpoint, IpListenEndpoint};
-use crate::device::net::user::link::{Link, Port, capabilities};
+use crate::device::net::user::link::{Link, LinkDevice, capabilities};
 use crate::device::net::user::reach;
 use crate::device::net::user::wire::{self, Ends};
 use smoltcp::iface::{Config, Interface, SocketSet};
@@ -27,11 +27,11 @@ pub(super) struct Stack {
 }
 
 /// Only tells the interface what it is connected to.
-struct Nowhere(u16);
+struct NullDevice(u16);
 
-impl Device for Nowhere {
-    type RxToken<'a> = <Port<'a> as Device>::RxToken<'a>;
-    type TxToken<'a> = <Port<'a> as Device>::TxToken<'a>;
+impl Device for NullDevice {
+    type RxToken<'a> = <LinkDevice<'a> as Device>::RxToken<'a>;
+    type TxToken<'a> = <LinkDevice<'a> as Device>::TxToken<'a>;
 
     fn receive(&mut self, _: smoltcp::time::Instant) -> Option<(Self::RxToken<'_>, Self::TxToken<'_>)> {
         None
@@ -49,7 +49,7 @@ impl Stack {
         let mut config = Config::new(HardwareAddress::Ip);
         // For initial sequence numbers. The keys of the hasher are random.
         config.random_seed = RandomState::new().hash_one(0);
-        let mut iface = Interface::new(config, &mut Nowhere(mtu), smoltcp::time::Instant::ZERO);
+        let mut iface = Interface::new(config, &mut NullDevice(mtu), smoltcp::time::Instant::ZERO);
         // This end of the wire is every address but the guest's.
         iface.set_any_ip(true);
         iface.update_ip_addrs(|addrs| {
@@ -72,8 +72,8 @@ impl Stack {
 
     /// Answers a segment with a reset.
     pub(super) fn refuse(&mut self, packet: &[u8], link: &mut Link, now: Instant) {
-        let mut port = Port { packet: Some(packet), link };
-        self.iface.poll_ingress_single(self.at(now), &mut port, &mut self.nobody);
+        let mut device = LinkDevice { packet: Some(packet), link };
+        self.iface.poll_ingress_single(self.at(now), &mut device, &mut self.nobody);
     }
 
     /// Refuses a connection for what connecting on the host ended with. A reset says that nobody listens; if there

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 const MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x15];
 /// Far beyond what anything here takes; only a hang reaches it.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The wire as the guest sees it.
 struct Wire {
@@ -151,7 +151,7 @@ impl Rig {
             if done(self) {
                 return;
             }
-            assert!(start.elapsed() < PATIENCE, "never happened: {what}");
+            assert!(start.elapsed() < TIMEOUT, "never happened: {what}");
             let pause = if moved { Duration::ZERO } else { Duration::from_millis(1) };
             self.poll.poll(&mut self.events, Some(pause)).unwrap();
             for event in &self.events {

@@ -15,17 +15,17 @@ const GUEST_MAPPINGS: u64 = 2;
 const GUEST_KERNEL: u64 = 613 << 10;
 const GUEST_PAGES: u64 = 64 << 10;
 
-/// Less room than this is worth a word: `hv serve` keeps as many.
+/// Below this number of guests, a remedy is shown: `hv serve` keeps as many.
 const MANY: u64 = 1024;
 
-/// Room for fewer than this is none: hv itself and a guest with devices.
+/// Below this number, guests cannot run: hv itself and a guest with devices need as many.
 const FEW: u64 = 8;
 
 fn count(limit: Option<u64>) -> String {
     limit.map_or("no limit".into(), |limit| limit.to_string())
 }
 
-fn by_room(guests: u64) -> State {
+fn by_guest_count(guests: u64) -> State {
     match guests {
         ..FEW => State::Missing,
         FEW..MANY => State::Weaker,
@@ -41,7 +41,7 @@ pub(super) fn files(facts: &Facts) -> Finding {
     };
     let guests = limit.saturating_sub(OWN_FILES) / GUEST_FILES;
     let means = format!("descriptors for {guests} guests; hv serve raises the limit to the hard one itself");
-    let finding = Finding::new("open-files", by_room(guests), found, means)
+    let finding = Finding::new("open-files", by_guest_count(guests), found, means)
         .figure("hard_count", limit)
         .figure("guests_count", guests);
     let finding = soft.iter().fold(finding, |finding, soft| finding.figure("soft_count", *soft));
@@ -66,7 +66,7 @@ pub(super) fn processes(facts: &Facts) -> Finding {
     };
     let means =
         "hv needs some ten threads, and a process for each guest without KVM; all of this user's count";
-    let finding = Finding::new("processes", by_room(limit), found, means).figure("soft_count", limit);
+    let finding = Finding::new("processes", by_guest_count(limit), found, means).figure("soft_count", limit);
     match finding.state {
         State::Ok => finding,
         _ => finding.remedy("raise it: ulimit -u, or TasksMax= of the service"),
@@ -80,7 +80,7 @@ pub(super) fn mappings(facts: &Facts) -> Finding {
     let guests = limit.saturating_sub(OWN_MAPPINGS) / GUEST_MAPPINGS;
     let finding = Finding::new(
         "mappings",
-        by_room(guests),
+        by_guest_count(guests),
         limit.to_string(),
         format!("memory maps of {guests} guests"),
     )
@@ -101,7 +101,7 @@ pub(super) fn memory(facts: &Facts) -> Finding {
     let means = format!(
         "some {guests} small clones of a guest: 0.6 MiB of the kernel each, and the pages they touch"
     );
-    let finding = Finding::new("memory", by_room(guests), found, means)
+    let finding = Finding::new("memory", by_guest_count(guests), found, means)
         .figure("total_bytes", memory.total)
         .figure("available_bytes", memory.available)
         .figure("guests_count", guests);

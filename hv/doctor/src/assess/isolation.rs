@@ -1,4 +1,4 @@
-//! What keeps guests, and hv itself, from the host; and what of the host they are given.
+//! What isolates guests and hv from the host, and tap devices.
 
 use super::super::{Facts, Finding, State, Tap};
 
