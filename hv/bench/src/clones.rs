@@ -153,7 +153,7 @@ impl CloneGuest {
         self.guest.counters()
     }
 
-    /// Bytes of memory that are its alone, in this process.
+    /// Bytes of its private memory, in this process.
     pub fn private(&self) -> u64 {
         self.guest.resident_memory()
     }

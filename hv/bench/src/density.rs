@@ -117,7 +117,7 @@ pub struct DensityPoint {
     pub start_ns: Times,
     /// Request to answer, of some that were live.
     pub answer_ns: Times,
-    /// Memory in this process that is one guest's alone, on average.
+    /// Private memory of one guest in this process, on average.
     pub private: u64,
     /// All that one guest takes from the host, the kernel's part included, on average.
     pub whole: u64,

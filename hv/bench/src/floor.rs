@@ -223,7 +223,7 @@ mod tests {
 
     extern "C" fn nothing(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
 
-    /// What upcalls stand on. QEMU 10's emulated SVM fails this with two processors: registers
+    /// What upcalls rely on. QEMU 10's emulated SVM fails this with two processors: registers
     /// of the host's kernel come back as the guest's.
     #[test]
     fn a_guest_that_is_interrupted_keeps_its_registers() {

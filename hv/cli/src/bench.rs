@@ -264,7 +264,7 @@ impl density::DensityProgress for ProgressLine {
     }
 
     fn live(&mut self, guests: u32, of: u32) {
-        // If nobody reads standard error any more, there is nobody to tell.
+        // Standard error may be closed: an error of the write is ignored.
         let _ = match self.terminal {
             true => write!(std::io::stderr(), "\r\x1b[Khv bench: {guests} of {of} guests are live"),
             false => writeln!(std::io::stderr(), "hv bench: {guests} of {of} guests are live"),
@@ -275,7 +275,7 @@ impl density::DensityProgress for ProgressLine {
 impl RunProgress for ProgressLine {
     fn step(&mut self, round: u32, rounds: u32, operation: &str) {
         let what = if round == 0 { "warm-up".to_owned() } else { format!("round {round} of {rounds}") };
-        // If nobody reads standard error any more, there is nobody to tell.
+        // Standard error may be closed: an error of the write is ignored.
         let _ = if self.terminal {
             write!(std::io::stderr(), "\r\x1b[Khv bench: {what}: {operation}")
         } else if self.said.replace(round) != Some(round) {

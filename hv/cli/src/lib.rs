@@ -118,7 +118,7 @@ fn misused(error: clap::Error) -> ! {
 /// Prints the error in one line.
 fn refuse(error: Box<dyn std::error::Error>, colour: bool) -> ExitCode {
     let label = if colour { "\x1b[1;31merror\x1b[0m" } else { "error" };
-    // If nobody reads standard error any more, there is nobody to tell.
+    // Standard error may be closed: an error of the write is ignored.
     // An error of a library may name something from outside, too.
     let _ = writeln!(std::io::stderr(), "hv: {label}: {}", escape(&limits::explain(&*error)));
     ExitCode::from(exit::REFUSED)

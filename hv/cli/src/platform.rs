@@ -13,7 +13,7 @@ pub(super) fn platform(args: PlatformArgs) -> Result<Box<dyn Platform>, Platform
     };
     let Choice { platform, no_kvm, no_namespaces } = choose(preference)?;
     if let Some(reason) = no_kvm {
-        // If nobody reads standard error, there is nobody to tell.
+        // Standard error may be closed: an error of the write is ignored.
         let _ = writeln!(std::io::stderr(), "hv: guests run as processes, without KVM: {reason}");
     }
     if let Some(reason) = no_namespaces {

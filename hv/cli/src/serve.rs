@@ -49,7 +49,7 @@ fn folder(args: &ServeArgs) -> std::io::Result<PathBuf> {
     }
 }
 
-/// What the arguments and the file that they name say together.
+/// The configuration from the arguments and the file that they name.
 fn read(args: &ServeArgs, folder: &Path, images: &Images) -> Result<Config, ConfigError> {
     let resolve = |image: &str| images.resolve(image);
     let mut config = match &args.config {

@@ -80,7 +80,7 @@ fn print_state(format: Format, state: &GuestState) {
         Format::Text => state.to_string(),
         Format::Json => format!("{}\n", serde_json::json!({ "state": state })),
     };
-    // If nobody reads standard error any more, there is nobody to tell.
+    // Standard error may be closed: an error of the write is ignored.
     let _ = io::stderr().write_all(text.as_bytes());
 }
 

@@ -7,7 +7,7 @@ use std::io::Read;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-/// What the kernel says of this process; opened before hv may open nothing any more.
+/// The kernel's figures of this process; opened before the jail, which allows no opening.
 static STATUS: OnceLock<Option<File>> = OnceLock::new();
 
 /// To be called before the process is jailed.

@@ -50,7 +50,7 @@ impl<'a> MakeWriter<'a> for Warnings {
         if let Some(count) = state.take_left_out(now) {
             let line = format!(" WARN {count} further lines left out\n");
             state.charge(line.len());
-            // If nobody reads standard error any more, there is nobody to tell.
+            // Standard error may be closed: an error of the write is ignored.
             let _ = io::stderr().write_all(line.as_bytes());
         }
         Message { bucket: Some(bucket), is_told: state.allows(now) }

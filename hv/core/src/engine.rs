@@ -103,14 +103,14 @@ impl Engine {
         self.inner.reactor.closing()
     }
 
-    /// Whether guests run by themselves, or only while somebody waits for one.
+    /// Whether guests run on workers, or only while a thread waits for one.
     pub(crate) fn has_workers(&self) -> bool {
         !self.inner.workers.is_empty()
     }
 }
 
 impl Inner {
-    /// Has the thread that runs guests while it waits for one of them look at how that stands.
+    /// Wakes the thread that runs guests while it waits for one of them, so that it checks that one's state.
     pub(crate) fn notify_waiting(&self) {
         if self.workers.is_empty() {
             self.scheduler.notify();

@@ -1,4 +1,4 @@
-//! What a host says of itself.
+//! The facts about a host.
 
 use hv_host::machine::Machine;
 use std::time::Duration;

@@ -22,8 +22,8 @@ pub(super) struct Backoff {
 }
 
 impl Backoff {
-    /// Lets a request in, or says how long none will be. While a function crashes always, one request at a time is let in to
-    /// see whether it still does.
+    /// Admits a request, or returns for how long none will be. While a function crashes always, one request
+    /// at a time is let in to see whether it still does.
     pub(super) fn admit(&mut self, now: Instant) -> Result<(), Duration> {
         let remaining = self.remaining(now);
         if !remaining.is_zero() {

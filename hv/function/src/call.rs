@@ -5,7 +5,7 @@ use hv_core::device::function::Answer;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 /// A request that is being answered. Dropping it before the answer is complete
-/// tells the function that nobody waits for it any more.
+/// cancels it.
 pub struct Call {
     target: CallTarget,
     complete: bool,

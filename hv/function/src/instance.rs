@@ -118,7 +118,7 @@ impl Instance {
         }
     }
 
-    /// Nobody waits for the answer to this request any more.
+    /// The request was cancelled: ends the guest, if it is still at this request.
     pub(super) fn abandon(&self, exchange: u64) {
         self.stop_request(exchange, Failure::Stopped);
     }
@@ -184,13 +184,13 @@ impl Instance {
         self.guest().map_or_else(Vec::new, |guest| guest.counters())
     }
 
-    /// Measures how much memory is its alone.
+    /// Measures its private memory.
     pub(super) fn measure(&self) {
         let bytes = self.guest().map_or(0, |guest| guest.resident_memory());
         self.resident.store(bytes, Ordering::Relaxed);
     }
 
-    /// Bytes of memory that were its alone when that was measured last.
+    /// Bytes of its private memory when that was measured last.
     pub(super) fn resident(&self) -> u64 {
         self.resident.load(Ordering::Relaxed)
     }

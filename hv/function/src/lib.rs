@@ -75,8 +75,8 @@ pub struct Options {
 }
 
 impl Default for Options {
-    /// A fresh guest for every request; 30 s, of which 10 s of processor time; 1024 guests, none of
-    /// them beforehand; consoles that nobody reads.
+    /// A fresh guest for every request; 30 s, of which 10 s of processor time; 1024 guests, none of them
+    /// beforehand; consoles whose output is dropped.
     fn default() -> Self {
         Options {
             isolation: Isolation::Request,

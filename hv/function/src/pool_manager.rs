@@ -59,7 +59,7 @@ impl PoolManager {
         self.send(Job::Dispose(instance));
     }
 
-    /// Has memory of guests measured, soon: nobody waits for that.
+    /// Requests that memory of guests is measured soon, without waiting.
     pub(super) fn survey(&self) {
         if !self.surveying.swap(true, Ordering::SeqCst) {
             self.send(Job::Survey);

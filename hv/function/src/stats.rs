@@ -25,8 +25,8 @@ pub struct Stats {
     pub ended: u64,
     /// How often guests that are live left to hv, by reason.
     pub exits: BTreeMap<&'static str, u64>,
-    /// Bytes of memory that belong to single guests, as far as they have been measured: asking has a few machines
-    /// measured, one after the other, on another thread, for whoever asks next.
+    /// Bytes of memory that belong to single guests, as far as they have been measured: reading the figures
+    /// has a few machines measured, one after the other, on another thread, for the next reading.
     pub private: u64,
     /// Bytes of memory that they share.
     pub shared: u64,

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 /// Most machines that are measured in a [`PERIOD`].
 const MACHINES: usize = 64;
 
-/// How often machines are measured, however often somebody asks.
+/// How often machines are measured, however often the figures are read.
 const PERIOD: Duration = Duration::from_millis(100);
 
 /// The state of the measuring rounds. Pure.

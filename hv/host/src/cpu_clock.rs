@@ -62,7 +62,7 @@ mod tests {
             libc::times(&mut usage);
             libc::sysconf(libc::_SC_CLK_TCK)
         };
-        // What times(2) says goes by the same count, in ticks that are rounded down.
+        // times(2) uses the same count, in ticks that are rounded down.
         let told = Duration::from_millis(((usage.tms_utime + usage.tms_stime) * 1000 / ticks) as u64);
         let read = counted.read();
         assert!(read + Duration::from_millis(30) >= told && read > Duration::ZERO, "{read:?}, {told:?}");

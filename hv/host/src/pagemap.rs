@@ -1,4 +1,4 @@
-//! What tells a process which of its pages were written: `/proc/self/pagemap`.
+//! The file with which a process finds its written pages: `/proc/self/pagemap`.
 #![forbid(unsafe_code)]
 
 use std::fs::File;

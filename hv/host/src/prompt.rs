@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 /// The shortest slice that Linux gives, in nanoseconds.
 const SLICE: u64 = 100_000;
-/// The niceness of these threads, where hv may choose it and nobody has asked for another.
+/// The niceness of these threads, if the host allows it and hv was not started with another.
 const NICE: i32 = -10;
 /// SCHED_FLAG_RESET_ON_FORK: threads that this one makes are ordinary ones.
 const RESET_ON_FORK: u64 = 1;

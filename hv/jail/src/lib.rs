@@ -39,7 +39,7 @@ pub use places::{Place, PlaceError, Use};
 pub use row::{Check, Row};
 
 use hv_host::prompt::{be_background, be_prompt};
-use maker::Maker;
+use maker::ThreadMaker;
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
 use std::io;
 use std::sync::OnceLock;
@@ -221,7 +221,7 @@ struct Jail {
     platform: Platform,
     /// Whether this host has seccomp filters.
     filters: bool,
-    maker: Option<Maker>,
+    maker: Option<ThreadMaker>,
 }
 
 static JAIL: OnceLock<Jail> = OnceLock::new();
@@ -258,7 +258,7 @@ pub fn jail(plan: Plan) -> Result<Vec<Missing>, JailError> {
     trap::settle_arenas();
     settle_panics();
     trap::install().map_err(|error| JailError::Refused { what: "the handler of SIGSYS", error })?;
-    let maker = plan.late.then(|| Maker::start(plan.platform, plan.main.late(), filters));
+    let maker = plan.late.then(|| ThreadMaker::start(plan.platform, plan.main.late(), filters));
     let maker = maker
         .transpose()
         .map_err(|error| JailError::Refused { what: "the thread that makes threads", error })?;
@@ -325,7 +325,7 @@ pub fn spawn(
         body();
     };
     match JAIL.get() {
-        // Whoever has a filter cannot make threads.
+        // A thread with a filter cannot make threads.
         Some(jail) if trap::kind().is_some() => {
             let maker = jail.maker.as_ref().ok_or(io::ErrorKind::Unsupported)?;
             maker.make(name.into(), Box::new(body))

@@ -11,19 +11,23 @@ use std::thread::{Builder, JoinHandle};
 
 type Body = Box<dyn FnOnce() + Send>;
 
-struct Order {
+struct ThreadRequest {
     name: String,
     body: Body,
     made: Sender<io::Result<JoinHandle<()>>>,
 }
 
 /// Asks for threads.
-pub(super) struct Maker(Sender<Order>);
+pub(super) struct ThreadMaker(Sender<ThreadRequest>);
 
-impl Maker {
+impl ThreadMaker {
     /// Starts the thread. It lives as long as the process.
-    pub(super) fn start(platform: Platform, makes: &'static [Kind], filters: bool) -> io::Result<Maker> {
-        let (orders, receiver) = unbounded();
+    pub(super) fn start(
+        platform: Platform,
+        makes: &'static [Kind],
+        filters: bool,
+    ) -> io::Result<ThreadMaker> {
+        let (requests, receiver) = unbounded();
         Builder::new().name("hv-maker".into()).spawn(move || {
             if filters {
                 super::confine(Kind::Maker, filter::no_clone3);
@@ -31,20 +35,20 @@ impl Maker {
             }
             work(&receiver);
         })?;
-        Ok(Maker(orders))
+        Ok(ThreadMaker(requests))
     }
 
     /// Makes a thread.
     pub(super) fn make(&self, name: String, body: Body) -> io::Result<JoinHandle<()>> {
         let (made, wait) = bounded(1);
         let gone = || io::Error::other("the thread that makes threads has ended");
-        self.0.send(Order { name, body, made }).map_err(|_| gone())?;
+        self.0.send(ThreadRequest { name, body, made }).map_err(|_| gone())?;
         wait.recv().map_err(|_| gone())?
     }
 }
 
-fn work(orders: &Receiver<Order>) {
-    for order in orders {
-        let _ = order.made.send(Builder::new().name(order.name).spawn(order.body));
+fn work(requests: &Receiver<ThreadRequest>) {
+    for request in requests {
+        let _ = request.made.send(Builder::new().name(request.name).spawn(request.body));
     }
 }

@@ -110,7 +110,7 @@ fn refusal(call: i32, arguments: [u64; 3]) -> Option<i32> {
     None
 }
 
-/// Says on standard error who tried what, and what comes of it.
+/// Prints on standard error which thread tried which call, and what follows.
 fn report(kind: Option<Kind>, info: &Info, [a, b, c]: [u64; 3], outcome: &str) {
     let mut line = [0; 256];
     let mut text = Cursor::new(&mut line[..]);

@@ -4,7 +4,7 @@
 use super::config::{FunctionConfig, Source};
 use super::console::Consoles;
 use super::events::{Events, Stream};
-use super::metrics::Reading;
+use super::metrics::FunctionFigures;
 use hv_core::device::block::{Disk, DiskError};
 use hv_core::domain::Builder;
 use hv_core::engine::Engine;
@@ -110,9 +110,9 @@ pub(super) fn deploy(
 }
 
 /// The figures of a function.
-pub(super) fn read(function: &Function) -> Reading {
+pub(super) fn read(function: &Function) -> FunctionFigures {
     let stats = function.stats();
-    Reading {
+    FunctionFigures {
         live: stats.live.saturating_sub(stats.idle),
         idle: stats.idle,
         answered: stats.answered,
@@ -123,6 +123,6 @@ pub(super) fn read(function: &Function) -> Reading {
         exits: stats.exits.into_iter().collect(),
         private: stats.private,
         shared: stats.shared,
-        ..Reading::default()
+        ..FunctionFigures::default()
     }
 }

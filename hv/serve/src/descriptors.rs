@@ -7,8 +7,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 /// Descriptors of the process itself: standard streams, KVM, epolls, logs, images and disks being opened.
 const OWN: u64 = 64;
 
-/// What one machine takes of them.
-struct Footprint {
+/// What one machine takes of the descriptors.
+struct DescriptorUse {
     /// The machine: a virtual CPU, or a process and its memory; and two for the doorbell of its console, once
     /// its guest prints much.
     machine: u64,
@@ -18,9 +18,9 @@ struct Footprint {
     disk: u64,
 }
 
-/// That of the platform which takes more, in each way: a process. Which one it will be need not be known
+/// The values of the platform that takes more in each respect: a process. The platform need not be known
 /// to say whether a configuration fits.
-const FOOTPRINT: Footprint = Footprint { machine: 4, with_disks: 1, disk: 5 };
+const MACHINE_USE: DescriptorUse = DescriptorUse { machine: 4, with_disks: 1, disk: 5 };
 
 /// Descriptors of a function beside its machines: the memory of its snapshot, and each disk's file.
 const FUNCTION: u64 = 1;
@@ -28,15 +28,15 @@ const FUNCTION: u64 = 1;
 /// What a function takes, with so many machines.
 fn of_function(machines: u64, disks: u64) -> u64 {
     let each = match disks {
-        0 => FOOTPRINT.machine,
-        _ => FOOTPRINT.machine + FOOTPRINT.with_disks + FOOTPRINT.disk * disks,
+        0 => MACHINE_USE.machine,
+        _ => MACHINE_USE.machine + MACHINE_USE.with_disks + MACHINE_USE.disk * disks,
     };
     machines.saturating_mul(each).saturating_add(FUNCTION + disks)
 }
 
 /// How many virtual machines there may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Plan {
+pub(super) struct DescriptorPlan {
     /// Requests in guests at a time.
     pub(super) guests: usize,
     /// Machines of a function beyond one for each of its requests: those that
@@ -56,7 +56,7 @@ pub(super) fn raise_limit() -> u64 {
 }
 
 /// Plans what `limit` descriptors are for, with `threads` that run guests.
-pub(super) fn plan(config: &Config, limit: u64, threads: usize) -> Result<Plan, ConfigError> {
+pub(super) fn plan(config: &Config, limit: u64, threads: usize) -> Result<DescriptorPlan, ConfigError> {
     let spare = 2 * threads;
     let concurrency = config.functions.iter().map(|function| function.deployment.concurrency);
     let machines: usize = concurrency.clone().map(|concurrency| concurrency.saturating_add(spare)).sum();
@@ -72,7 +72,7 @@ pub(super) fn plan(config: &Config, limit: u64, threads: usize) -> Result<Plan, 
     }
     // A function's own limit may not be beyond the server's.
     let guests = config.guests.unwrap_or_else(|| concurrency.max().unwrap_or(0).max(DEFAULT_GUESTS));
-    Ok(Plan { guests, spare })
+    Ok(DescriptorPlan { guests, spare })
 }
 
 #[cfg(test)]
@@ -88,7 +88,7 @@ mod tests {
         let needed = OWN + 1024 + 2 * of_function(64 + 4, 0);
         assert_eq!(of_function(10, 0), 10 * 4 + 1);
         assert_eq!(of_function(10, 2), 10 * (4 + 1 + 2 * 5) + 3);
-        assert_eq!(plan(&config, needed, 2).unwrap(), Plan { guests: 1024, spare: 4 });
+        assert_eq!(plan(&config, needed, 2).unwrap(), DescriptorPlan { guests: 1024, spare: 4 });
         let error = plan(&config, needed - 1, 2).unwrap_err().to_string();
         assert!(
             error.contains(&format!("{needed} file descriptors")) && error.contains("ulimit -n"),

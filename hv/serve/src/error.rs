@@ -17,7 +17,7 @@ pub enum ServeError {
     /// A function does not become ready.
     #[error("{location}: the function `{}` cannot be deployed: {error}", escape(function))]
     Deploy {
-        /// Where it stands in the configuration.
+        /// Its position in the configuration.
         location: Location,
         /// Its name.
         function: String,

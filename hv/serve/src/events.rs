@@ -3,7 +3,7 @@
 
 use super::config::LogFormat;
 use super::log::Log;
-use super::metrics::Reading;
+use super::metrics::FunctionFigures;
 use hv_core::crash::CrashReport;
 use hv_host::escape::escape;
 use hv_host::rate_limit::Bucket;
@@ -22,7 +22,7 @@ pub(super) enum Stream {
     Stderr,
 }
 
-/// Tells what happens.
+/// Writes events.
 #[derive(Clone)]
 pub(super) struct Events {
     log: Log,
@@ -31,7 +31,7 @@ pub(super) struct Events {
     guests: Arc<Mutex<HashMap<String, Guests>>>,
 }
 
-/// What the guests of one function may cause to be told, whatever it is.
+/// The limit of all messages that the guests of one function cause.
 struct Guests {
     bucket: Bucket,
     left_out: u64,
@@ -49,7 +49,7 @@ impl Events {
         Events { log, format, guests: Arc::default() }
     }
 
-    /// Returns how many bytes were told.
+    /// Returns how many bytes were written.
     fn tell(&self, text: impl FnOnce() -> String, data: impl FnOnce() -> Value) -> usize {
         let line = match self.format {
             LogFormat::Text => format!("hv: {}\n", text()),
@@ -63,7 +63,7 @@ impl Events {
         self.guests.lock().expect("no panic while held")
     }
 
-    /// Tells what a function's guest has caused, unless they cause too much.
+    /// Writes an event that a function's guest has caused, within the limit.
     fn tell_of_guest(&self, function: &str, text: impl FnOnce() -> String, data: impl FnOnce() -> Value) {
         let now = Instant::now();
         self.tell_left_out(function);
@@ -88,7 +88,7 @@ impl Events {
         }
     }
 
-    /// Tells how much was left out of a function's messages, as soon as there is room for that.
+    /// Reports how many of a function's messages were left out, as soon as the limit allows it.
     pub(super) fn tell_left_out(&self, function: &str) {
         let left_out =
             self.guests().get_mut(function).and_then(|guests| guests.bucket.take_left_out(Instant::now()));
@@ -192,8 +192,8 @@ impl Events {
     }
 
     /// The state of a function, at SIGQUIT.
-    pub(super) fn state(&self, reading: &Reading) {
-        let Reading { function, live, idle, waiting, answered, ended, back_off, .. } = reading;
+    pub(super) fn state(&self, figures: &FunctionFigures) {
+        let FunctionFigures { function, live, idle, waiting, answered, ended, back_off, .. } = figures;
         self.tell(
             || {
                 let function = escape(function);

@@ -12,7 +12,7 @@ use std::net::IpAddr;
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
-/// What `Connection` says when no further request is read.
+/// The value of `Connection` when no further request is read.
 pub(super) const CLOSE: HeaderValue = HeaderValue::from_static("close");
 
 /// An answer of the front: a line of text, mostly.
@@ -87,7 +87,7 @@ pub(super) async fn admin(server: &Server, request: &Request<()>) -> FrontRespon
 }
 
 /// The page that a request on a listener of functions asks for, if it does and
-/// they are shown there. Metrics are for this host alone then.
+/// they are shown there. Metrics are for this host only then.
 pub(super) async fn public(server: &Server, client: IpAddr, request: &Request<()>) -> Option<FrontResponse> {
     if server.has_admin() {
         return None;

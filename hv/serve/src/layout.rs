@@ -1,6 +1,6 @@
-//! When a function gets another layout: all its guests resume from one template at one random address, so
-//! whoever can crash them again and again learns about that address. After some crashes the function is booted
-//! anew, at another.
+//! When a function gets another layout: all its guests resume from one template at one random address, so a
+//! client that can crash them again and again learns about that address. After some crashes the function is
+//! booted anew, at another.
 #![forbid(unsafe_code)]
 
 use std::sync::Mutex;

@@ -145,7 +145,7 @@ impl Shared {
             let (reopen, closing) = (std::mem::take(&mut state.reopen), state.closing);
             drop(state);
             sink.write(&access);
-            // If nobody reads standard error any more, there is nobody to tell.
+            // Standard error may be closed: an error of the write is ignored.
             let _ = io::stderr().write_all(&events);
             if reopen {
                 sink.reopen();

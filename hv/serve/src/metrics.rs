@@ -32,7 +32,7 @@ pub(super) struct Metrics {
 
 /// The figures of a function at the moment.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Reading {
+pub(super) struct FunctionFigures {
     pub(super) function: String,
     /// Whether machines that wait are fresh ones.
     pub(super) fresh: bool,
@@ -129,7 +129,7 @@ impl Metrics {
     }
 
     /// All metrics, with the current figures of the functions and of the process.
-    pub(super) fn text(&self, functions: &[Reading], closing: usize, log_dropped: u64) -> Vec<u8> {
+    pub(super) fn text(&self, functions: &[FunctionFigures], closing: usize, log_dropped: u64) -> Vec<u8> {
         let now = Registry::new();
         let gauge = |name, help| gauges(&now, name, help, &["function"]);
         let total = |name, help| counters(&now, name, help, &["function"]);
@@ -158,28 +158,28 @@ impl Metrics {
         registered(&now, dropped).inc_by(log_dropped);
         let help = "Devices of guests that have ended, whose disks have not answered yet.";
         registered(&now, IntGauge::new("hv_devices_closing", help)).set(closing as i64);
-        for reading in functions {
-            let name = [reading.function.as_str()];
-            let (fresh, kept) = if reading.fresh { (reading.idle, 0) } else { (0, reading.idle) };
+        for figures in functions {
+            let name = [figures.function.as_str()];
+            let (fresh, kept) = if figures.fresh { (figures.idle, 0) } else { (0, figures.idle) };
             for (gauge, value) in
-                [(&live, reading.live), (&idle, kept), (&pooled, fresh), (&queue, reading.waiting)]
+                [(&live, figures.live), (&idle, kept), (&pooled, fresh), (&queue, figures.waiting)]
             {
                 gauge.with_label_values(&name).set(value as i64);
             }
             for (counter, value) in [
-                (&answered, reading.answered),
-                (&warm, reading.warm),
-                (&cold, reading.cold),
-                (&ended, reading.ended),
-                (&left_out, reading.left_out),
+                (&answered, figures.answered),
+                (&warm, figures.warm),
+                (&cold, figures.cold),
+                (&ended, figures.ended),
+                (&left_out, figures.left_out),
             ] {
                 counter.with_label_values(&name).inc_by(value);
             }
-            back_off.with_label_values(&name).set(reading.back_off);
-            for (kind, count) in &reading.exits {
+            back_off.with_label_values(&name).set(figures.back_off);
+            for (kind, count) in &figures.exits {
                 exits.with_label_values(&[name[0], kind]).set(*count as i64);
             }
-            for (kind, bytes) in [("private", reading.private), ("shared", reading.shared)] {
+            for (kind, bytes) in [("private", figures.private), ("shared", figures.shared)] {
                 memory.with_label_values(&[name[0], kind]).set(bytes as i64);
             }
         }
@@ -194,7 +194,7 @@ impl Metrics {
     }
 }
 
-/// What the kernel says of this process. Opened once: a server in its jail opens nothing.
+/// The kernel's figures of this process. Opened once: a server in its jail opens nothing.
 struct ProcessMetrics {
     memory: Option<File>,
     descriptors: Option<Mutex<Dir>>,

@@ -52,10 +52,10 @@ const LONGEST: Duration = Duration::from_millis(100);
 /// get the same text, if they came before its making began.
 #[derive(Default)]
 pub(super) struct PacedText {
-    last: Mutex<Option<Made>>,
+    last: Mutex<Option<CachedText>>,
 }
 
-struct Made {
+struct CachedText {
     text: Vec<u8>,
     begin: Instant,
     /// When the next may be made.
@@ -77,7 +77,7 @@ impl PacedText {
         let text = make();
         let end = Instant::now();
         let rest = ((end - begin) * REST).min(LONGEST);
-        *last = Some(Made { text: text.clone(), begin, next: end + rest });
+        *last = Some(CachedText { text: text.clone(), begin, next: end + rest });
         text
     }
 }

@@ -42,7 +42,7 @@ impl Reply {
         reply
     }
 
-    /// Notes whether the client has everything: nobody asks for more then.
+    /// Notes whether the client has everything: the body is not polled again then.
     fn note_end(&mut self) {
         if let (Content::Guest(client_exchange, _), true) = (&self.content, self.is_end_stream()) {
             self.record.done = true;

@@ -51,7 +51,7 @@ pub fn check(config: &Config) -> Result<usize, ConfigError> {
     plan(config).map(|plan| plan.guests)
 }
 
-fn plan(config: &Config) -> Result<descriptors::Plan, ConfigError> {
+fn plan(config: &Config) -> Result<descriptors::DescriptorPlan, ConfigError> {
     descriptors::plan(config, descriptors::raise_limit(), threads())
 }
 
@@ -75,7 +75,7 @@ pub fn run(options: Options) -> Result<bool, ServeError> {
     result
 }
 
-fn serve(options: Options, plan: descriptors::Plan, log: &Log) -> Result<bool, ServeError> {
+fn serve(options: Options, plan: descriptors::DescriptorPlan, log: &Log) -> Result<bool, ServeError> {
     let config = options.config;
     let events = Events::new(log.clone(), options.events);
     let mut random = [0; 8];
@@ -232,7 +232,7 @@ async fn live(
             }
             _ = signals.quit.recv() => {
                 let table = server.table();
-                table.readings().iter().for_each(|reading| server.server_context.events.state(reading));
+                table.figures().iter().for_each(|figures| server.server_context.events.state(figures));
                 continue;
             }
             Some(name) = due.recv() => Box::new(move || relayout(&server, &name)),

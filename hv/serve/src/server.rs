@@ -71,7 +71,7 @@ impl Server {
         self.has_admin
     }
 
-    /// How long a client may take for what nobody reads of a request's body.
+    /// How long a client may take for the unread rest of a request's body.
     pub(super) fn discard_time(&self) -> Duration {
         self.discard_time
     }
@@ -101,7 +101,7 @@ impl Server {
     pub(super) async fn metrics(&self) -> Vec<u8> {
         let make = || {
             let closing = self.server_context.engine.closing_devices();
-            self.telemetry.metrics.text(&self.table().readings(), closing, self.telemetry.log.dropped())
+            self.telemetry.metrics.text(&self.table().figures(), closing, self.telemetry.log.dropped())
         };
         self.metrics.get(make).await
     }

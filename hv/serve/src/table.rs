@@ -7,7 +7,7 @@ use super::error::ServeError;
 use super::events::Events;
 use super::gate::Gate;
 use super::layout::Layout;
-use super::metrics::Reading;
+use super::metrics::FunctionFigures;
 use super::pace::Pace;
 use super::route::Routes;
 use super::throttle::Throttle;
@@ -125,8 +125,8 @@ impl Served {
     }
 
     /// Its figures.
-    pub(super) fn reading(&self) -> Reading {
-        Reading {
+    pub(super) fn figures(&self) -> FunctionFigures {
+        FunctionFigures {
             function: self.name.to_string(),
             fresh: self.config.deployment.isolation == Isolation::Request,
             waiting: self.gate.waiting(),
@@ -203,8 +203,8 @@ impl Table {
         self.routes.find(path)
     }
 
-    pub(super) fn readings(&self) -> Vec<Reading> {
-        self.served.iter().map(|served| served.reading()).collect()
+    pub(super) fn figures(&self) -> Vec<FunctionFigures> {
+        self.served.iter().map(|served| served.figures()).collect()
     }
 
     /// Ends instances and machines that have been idle for longer than their functions allow.

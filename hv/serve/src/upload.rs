@@ -47,7 +47,7 @@ pub(super) enum UploadError {
 }
 
 impl Upload {
-    /// A request's body, if it has one. `expects`: the client wants to be asked for it.
+    /// A request's body, if it has one. `expects`: the client waits for `100 Continue`.
     pub(super) fn new(body: Incoming, expects: bool, discard_time: Duration) -> Option<Upload> {
         let upload =
             Upload { body: Some(body), rest: Bytes::new(), allowed: 0, expects, error: None, discard_time };

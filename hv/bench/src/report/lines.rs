@@ -32,7 +32,7 @@ pub(super) struct Plot {
     pub(super) class: &'static str,
     pub(super) series: Vec<Series>,
     pub(super) x: Axis,
-    /// What stands at a value of the vertical axis.
+    /// The label of a value of the vertical axis.
     pub(super) y: fn(f64) -> String,
     /// Whether the points themselves are shown.
     pub(super) marks: bool,

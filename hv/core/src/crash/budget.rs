@@ -2,9 +2,9 @@
 
 /// How much of an image may still be looked at for one report.
 ///
-/// A guest's author decides what its debug information says, so its size says nothing about the work that
-/// it makes. What is charged is the work, not the size. Memory follows: nothing is kept but
-/// what the report shows, and one table of abbreviations of at most 64 KiB.
+/// A guest's author controls its debug information, so its size does not bound the work that it causes. What
+/// is charged is the work, not the size. Memory follows: nothing is kept but what the report shows, and one
+/// table of abbreviations of at most 64 KiB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
     /// Instructions of line number programs; each makes at most one row.

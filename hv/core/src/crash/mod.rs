@@ -144,7 +144,7 @@ pub struct CrashReport {
     pub guest: String,
     /// What happened, in one line.
     pub reason: String,
-    /// The registers, where they still tell something: a triple fault may have reset them.
+    /// The registers, if they are still valid: a triple fault may have reset them.
     pub registers: Option<Registers>,
     /// Innermost first, at most [`MAX_FRAMES`].
     pub backtrace: Vec<Frame>,

@@ -37,7 +37,7 @@ pub(super) fn function(name: &[u8]) -> String {
     }
 }
 
-/// Takes no more than is shown, and says so to whoever would go on.
+/// Takes no more than is shown, and returns an error for the rest.
 struct Bounded(String);
 
 impl Write for Bounded {

@@ -1,7 +1,7 @@
 //! What the host knows of any device: its kind, and the [`BackEnd`] that works at the other end of its rings.
 //!
-//! Each device implements the trait in its own folder, and is a line in [`KINDS`](super::KINDS). Whoever lays out, starts,
-//! restores or resets guests knows no device by name.
+//! Each device implements the trait in its own folder, and is a line in [`KINDS`](super::KINDS). The code
+//! that lays out, starts, restores or resets guests knows no device by name.
 //!
 //! There is no method to save a device: what a guest knows of it is in the device table and the rings, both in guest
 //! memory, and [`Source::settle`] leaves nothing else to be saved.
@@ -128,7 +128,7 @@ pub struct Ring {
     pub layout: Layout,
     /// The way back to the guest.
     pub channel: Channel,
-    /// Whether nobody has used the ring, and it is all zero; else it is taken up where it was left.
+    /// Whether the ring is unused and all zero; else it is continued where it was left.
     pub fresh: bool,
 }
 

@@ -83,7 +83,7 @@ pub enum ImageError {
         /// What such a file is, with its article.
         name: &'static str,
     },
-    /// It wants a dynamic linker or shared libraries.
+    /// It needs a dynamic linker or shared libraries.
     #[error("it is dynamically linked ({what} is present): link with -static-pie, as docs/guests.md does")]
     Dynamic {
         /// The entry that says so.

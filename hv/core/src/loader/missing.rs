@@ -1,4 +1,4 @@
-//! Which C functions an image lacks, and which crate wants them.
+//! Which C functions an image lacks, and which crate needs them.
 //!
 //! A crate that declares `libc` has the linker take what the SDK does not define
 //! from the host's libc. The program links, names the library, and cannot run
@@ -31,7 +31,7 @@ const MAX_CODE: usize = 32 << 20;
 /// Longest name of a function that is shown.
 const MAX_NAME: usize = 80;
 
-/// A C function that an image wants from a library.
+/// A C function that an image expects from a library.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MissingFunction {
     /// Its name.

@@ -280,8 +280,8 @@ impl GuestMemory {
         Ok(libc::iovec { iov_base: slice.ptr_guard_mut().as_ptr().cast(), iov_len: len as usize })
     }
 
-    /// Has the pages of `range` (offsets) in memory before anybody touches
-    /// them: one call instead of a fault each. Panics outside the memory.
+    /// Populates the pages of `range` (offsets) before they are touched: one call instead of a fault each.
+    /// Panics outside the memory.
     pub fn populate(&self, range: Range<u64>) {
         // Where the kernel (before 5.14) or a memory limit refuses, pages come with the faults.
         self.advise(range.start - range.start % PAGE_SIZE..range.end, libc::MADV_POPULATE_WRITE);

@@ -28,7 +28,7 @@ pub enum TemplateError {
     Map(#[from] MapError),
 }
 
-/// The memory of a snapshot, tail included, in a memory file that is sealed: nobody, this process included,
+/// The memory of a snapshot, tail included, in a memory file that is sealed: no process, this one included,
 /// can change or shrink it, so that a mapping of it is as safe as private memory.
 #[derive(Debug)]
 pub struct Template {

@@ -10,7 +10,8 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
-/// How far an owner that has had nothing to do may stand before the others, in nanoseconds: the time of one call.
+/// How far an owner that has had nothing to do may be ahead of the others, in nanoseconds: the time of one
+/// call.
 const CREDIT: u64 = 100_000;
 
 /// The least that a call is charged, so that calls without work are not free.
@@ -85,7 +86,7 @@ impl FairQueue {
         (account.owed >= WORTH).then(|| std::mem::take(&mut account.owed))
     }
 
-    /// Whether nobody has anything to do.
+    /// Whether no owner has anything to do.
     pub(super) fn is_empty(&self) -> bool {
         self.ready.is_empty()
     }

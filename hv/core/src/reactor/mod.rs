@@ -6,7 +6,7 @@
 //!
 //! Sources belong to owners, guests mostly, between which the thread divides its time (`fair`); they are charged for it.
 //!
-//! Nobody waits for a source without a limit. One that is removed while the host still works for it (a
+//! No caller waits for a source without a limit. One that is removed while the host still works for it (a
 //! disk that does not answer) stays here until that is over, and nothing is freed before.
 
 mod fair;

@@ -50,7 +50,7 @@ enum Mode {
 /// After this long, the loop looks who else has something to do.
 const LOOK_AROUND: Duration = Duration::from_micros(100);
 
-/// Tells how much of an interval this thread has worked, and was not waiting for a processor.
+/// Measures how much of an interval this thread has worked, and was not waiting for a processor.
 struct WorkClock {
     clock: CpuClock,
     /// Where it stood when it was last read.

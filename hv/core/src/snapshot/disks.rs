@@ -1,4 +1,4 @@
-//! The disks of a guest that goes on: given by whoever restores it, and compared with what was recorded.
+//! The disks of a restored guest: named by the user, and compared with what was recorded.
 #![forbid(unsafe_code)]
 
 use super::Snapshot;

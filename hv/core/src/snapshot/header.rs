@@ -1,12 +1,12 @@
 //! The file `state` of a snapshot: a fixed header, and the sections that it lists.
 //!
-//! The file is validated in the order in which it can be: is it a snapshot at all, is it of a
-//! version that this one reads, is it whole, and only then what it says.
+//! The file is validated in this order: whether it is a snapshot, whether this version reads its format,
+//! whether it is complete, and only then its content.
 //!
 //! Checksums (XXH3, 64 bits) find bits that flipped and files that were cut. They do not prove where a
-//! snapshot is from: whoever changes a snapshot can write new checksums, too. So nothing relies on them for
-//! safety; what a snapshot says is validated as if a guest had written it. That it *is* the guest that was
-//! saved depends on who can write to the folder.
+//! snapshot is from: an attacker who changes a snapshot can write new checksums, too. So nothing relies on
+//! them for safety; what a snapshot says is validated as if a guest had written it. That it *is* the guest
+//! that was saved depends on who can write to the folder.
 
 use super::Features;
 use hv_abi::ABI_VERSION;

@@ -236,7 +236,7 @@ fn list<T: FromBytes + FromZeros + IntoBytes + Clone + zerocopy::Immutable>(byte
     bytes.chunks_exact(size_of::<T>()).map(|bytes| T::read_from_bytes(bytes).ok()).collect()
 }
 
-/// The guest that `state` tells of, not yet validated.
+/// The guest that `state` describes, not yet validated.
 fn guest(parsed: &Parsed<'_>) -> Result<(Saved, Vec<DiskRecord>), &'static str> {
     let name = String::from_utf8(parsed.part(Part::Name).to_vec()).map_err(|_| "the name")?;
     let places = Offsets::load(parsed.part(Part::Offsets)).ok_or("the places")?;

@@ -67,10 +67,10 @@ impl Validator<'_> {
         }
         let source = self.source(name, function)?;
         let file = source.path();
-        let stamp = Stamp::of(file).map_err(|error| {
+        let version = FileVersion::of(file).map_err(|error| {
             self.fail(name, Problem::Image(format!("{}: {error}; check its permissions", escape(file))))
         })?;
-        let default = Deployment::new(source, stamp);
+        let default = Deployment::new(source, version);
         let wall_time = self.time("wall_time", &function.wall_time)?.unwrap_or(default.wall_time);
         let cpu_time = self.time("cpu_time", &function.cpu_time)?;
         if let (Some(at), Some(cpu_time)) = (&function.cpu_time, cpu_time)

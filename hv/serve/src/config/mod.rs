@@ -107,7 +107,7 @@ pub enum LogFormat {
 pub struct FunctionConfig {
     /// Its name in logs and metrics.
     pub name: String,
-    /// Where it stands in the configuration.
+    /// Its position in the configuration.
     pub location: Location,
     /// Which paths lead to it: exact, or ending in `/*`.
     pub paths: Vec<String>,
@@ -139,7 +139,7 @@ pub struct Deployment {
     /// Image or snapshot.
     pub source: Source,
     /// The source's file as it was when the configuration was read.
-    pub stamp: Stamp,
+    pub version: FileVersion,
     /// Whether each request has an instance of its own.
     pub isolation: Isolation,
     /// CPU time of one request.
@@ -199,20 +199,20 @@ impl Source {
     }
 }
 
-/// Tells one version of a file from the next.
+/// Identifies a version of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stamp {
+pub struct FileVersion {
     device: u64,
     inode: u64,
     len: u64,
     changed: (i64, i64),
 }
 
-impl Stamp {
-    fn of(path: &Path) -> std::io::Result<Stamp> {
+impl FileVersion {
+    fn of(path: &Path) -> std::io::Result<FileVersion> {
         use std::os::unix::fs::MetadataExt;
         let data = path.metadata()?;
-        Ok(Stamp {
+        Ok(FileVersion {
             device: data.dev(),
             inode: data.ino(),
             len: data.len(),

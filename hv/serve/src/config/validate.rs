@@ -60,14 +60,14 @@ pub(super) fn validate_arguments(functions: &[String], resolve: Resolve<'_>) -> 
             environment: Vec::new(),
             disks: Vec::new(),
         };
-        let stamp =
-            Stamp::of(&file).map_err(|error| fail(Problem::Image(format!("{}: {error}", escape(&file)))))?;
+        let version = FileVersion::of(&file)
+            .map_err(|error| fail(Problem::Image(format!("{}: {error}", escape(&file)))))?;
         config.functions.push(FunctionConfig {
             name,
             location: location.clone(),
             paths: vec![path.into()],
             methods: Vec::new(),
-            deployment: Deployment::new(source, stamp),
+            deployment: Deployment::new(source, version),
             body: DEFAULT_BODY,
             queue: DEFAULT_QUEUE,
             queue_time: DEFAULT_QUEUE_TIME,
@@ -78,10 +78,10 @@ pub(super) fn validate_arguments(functions: &[String], resolve: Resolve<'_>) -> 
 }
 
 impl Deployment {
-    pub(super) fn new(source: Source, stamp: Stamp) -> Deployment {
+    pub(super) fn new(source: Source, version: FileVersion) -> Deployment {
         Deployment {
             source,
-            stamp,
+            version,
             isolation: Isolation::Request,
             cpu_time: DEFAULT_CPU_TIME,
             wall_time: DEFAULT_WALL_TIME,

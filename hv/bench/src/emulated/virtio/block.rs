@@ -95,7 +95,7 @@ impl Block {
         taken > 0
     }
 
-    /// Tells the driver what is done. Returns whether there was anything.
+    /// Reports completed requests to the driver. Returns whether there were any.
     fn answer(&mut self, queue: &mut Queue, epoch: u32) -> bool {
         let answered = !self.done.is_empty();
         for completion in self.done.drain(..) {

@@ -18,19 +18,19 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 /// A disk of a guest, as it was when the guest was saved.
 ///
-/// It says which disk fits. Which one the guest gets is said by whoever restores it: the path in a record
-/// comes from whoever wrote the snapshot, and nothing opens it but [`trusted`](Self::trusted).
+/// It describes the disk that fits. The disk itself is named by the user who restores the guest: the path in
+/// a record comes from the author of the snapshot, and only [`trusted`](Self::trusted) opens it.
 #[derive(Clone, Debug)]
 pub struct DiskRecord {
     spec: DiskSpec,
-    form: Form,
+    saved: SavedRecord,
     overlay: Option<Arc<Overlay>>,
 }
 
 /// The saved form, before the path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-struct Form {
+struct SavedRecord {
     /// Bytes of the disk.
     size: u64,
     /// When it was changed last: seconds since 1970, and nanoseconds. For [`FILE`]s.
@@ -143,11 +143,11 @@ impl DiskRecord {
         let failed = unreadable(&spec.path);
         let path = std::fs::canonicalize(&spec.path).map_err(&failed)?;
         let metadata = std::fs::metadata(&path).map_err(&failed)?;
-        let mut form = Form {
+        let mut saved = SavedRecord {
             size: disk.size(),
             sector_size: disk.sector_size(),
             path: path.as_os_str().len() as u32,
-            ..Form::new_zeroed()
+            ..SavedRecord::new_zeroed()
         };
         for (flag, set) in [
             (READ_ONLY, spec.read_only),
@@ -156,13 +156,13 @@ impl DiskRecord {
             (FILE, metadata.is_file()),
             (FOLDER, metadata.is_dir()),
         ] {
-            form.flags |= if set { flag } else { 0 };
+            saved.flags |= if set { flag } else { 0 };
         }
         if metadata.is_dir() {
-            form.fingerprint = disk.folder_fingerprint().map_err(&failed)?;
+            saved.fingerprint = disk.folder_fingerprint().map_err(&failed)?;
         }
-        form.note_time(&metadata);
-        Ok(DiskRecord { spec: DiskSpec { path, ..spec.clone() }, form, overlay: disk.overlay().cloned() })
+        saved.note_time(&metadata);
+        Ok(DiskRecord { spec: DiskSpec { path, ..spec.clone() }, saved, overlay: disk.overlay().cloned() })
     }
 
     /// Brings the record up to date, for a guest that is paused, and has what it
@@ -176,10 +176,10 @@ impl DiskRecord {
         if self.overlay.as_ref().is_some_and(|overlay| !overlay.is_empty()) {
             return Err(RecordError::Overlay { path: path.clone() });
         }
-        if self.form.flags & FILE != 0 {
+        if self.saved.flags & FILE != 0 {
             let file = File::open(path).map_err(unreadable(path))?;
             file.sync_all().map_err(unreadable(path))?;
-            self.form.note_time(&file.metadata().map_err(unreadable(path))?);
+            self.saved.note_time(&file.metadata().map_err(unreadable(path))?);
         }
         Ok(())
     }
@@ -192,11 +192,11 @@ impl DiskRecord {
     /// the disk cannot be read, that.
     pub fn check(&self, disk: &Disk) -> Result<(), RecordError> {
         let path = || disk.path().to_path_buf();
-        let (given, saved) = (disk.sector_size(), self.form.sector_size);
+        let (given, saved) = (disk.sector_size(), self.saved.sector_size);
         if given != saved {
             return Err(RecordError::SectorSize { path: path(), given, saved });
         }
-        let (given, saved) = (disk.size(), self.form.size);
+        let (given, saved) = (disk.size(), self.saved.size);
         if given != saved {
             return Err(RecordError::Size { path: path(), given, saved });
         }
@@ -206,19 +206,19 @@ impl DiskRecord {
         }
         // Of the file that is open: its name may lead elsewhere by now.
         let metadata = disk.metadata().map_err(unreadable(disk.path()))?;
-        let mut now = self.form;
+        let mut now = self.saved;
         if metadata.is_file() {
             now.note_time(&metadata);
         }
-        match (self.form.flags & FOLDER != 0, disk.is_folder()) {
+        match (self.saved.flags & FOLDER != 0, disk.is_folder()) {
             (false, false) => {}
             (true, true) => now.fingerprint = disk.folder_fingerprint().map_err(unreadable(disk.path()))?,
             _ => return Err(RecordError::Changed { path: path() }),
         }
-        if now == self.form { Ok(()) } else { Err(RecordError::Changed { path: path() }) }
+        if now == self.saved { Ok(()) } else { Err(RecordError::Changed { path: path() }) }
     }
 
-    /// The disk at the recorded path, for those who trust whoever wrote the snapshot with that.
+    /// The disk at the recorded path, for users who trust the author of the snapshot with that.
     /// It is opened to read only: what the guest writes goes to an overlay.
     pub fn trusted(&self) -> DiskSpec {
         let read_only = self.is_read_only();
@@ -234,26 +234,26 @@ impl DiskRecord {
 
     /// Whether the guest saw a disk that it cannot write. A folder is one unless it has an overlay.
     fn is_read_only(&self) -> bool {
-        self.spec.read_only || (self.form.flags & FOLDER != 0 && !self.spec.overlay)
+        self.spec.read_only || (self.saved.flags & FOLDER != 0 && !self.spec.overlay)
     }
 
     /// Appends the saved form.
     pub fn save(&self, to: &mut Vec<u8>) {
-        to.extend_from_slice(self.form.as_bytes());
+        to.extend_from_slice(self.saved.as_bytes());
         to.extend_from_slice(self.spec.path.as_os_str().as_bytes());
     }
 
     /// Takes the saved form off the front; `None` if there is none.
     pub fn load(from: &mut &[u8]) -> Option<Self> {
-        let (form, rest) = Form::read_from_prefix(from).ok()?;
-        let len = form.path as usize;
-        let both = |one: u32, other: u32| form.flags & (one | other) == one | other;
-        if form.flags & !ALL_FLAGS != 0
+        let (saved, rest) = SavedRecord::read_from_prefix(from).ok()?;
+        let len = saved.path as usize;
+        let both = |one: u32, other: u32| saved.flags & (one | other) == one | other;
+        if saved.flags & !ALL_FLAGS != 0
             || both(FILE, FOLDER)
             || both(READ_ONLY, OVERLAY)
             || len == 0
             || len > PATH_MAX
-            || !matches!(form.sector_size, 512 | 4096)
+            || !matches!(saved.sector_size, 512 | 4096)
         {
             return None;
         }
@@ -263,13 +263,13 @@ impl DiskRecord {
         }
         *from = rest;
         let spec = DiskSpec {
-            read_only: form.flags & READ_ONLY != 0,
-            direct: form.flags & DIRECT != 0,
-            overlay: form.flags & OVERLAY != 0,
-            sector_size: form.sector_size,
+            read_only: saved.flags & READ_ONLY != 0,
+            direct: saved.flags & DIRECT != 0,
+            overlay: saved.flags & OVERLAY != 0,
+            sector_size: saved.sector_size,
             ..DiskSpec::new(OsString::from_vec(path.to_vec()))
         };
-        Some(DiskRecord { spec, form, overlay: None })
+        Some(DiskRecord { spec, saved, overlay: None })
     }
 }
 
@@ -277,18 +277,18 @@ impl DiskRecord {
 impl fmt::Display for DiskRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "\"{}\", ", escape(&self.spec.path))?;
-        match self.form.flags & FOLDER {
-            0 => write!(f, "{} bytes", self.form.size)?,
+        match self.saved.flags & FOLDER {
+            0 => write!(f, "{} bytes", self.saved.size)?,
             _ => f.write_str("a folder")?,
         }
-        if self.form.sector_size != DEFAULT_SECTOR_SIZE {
-            write!(f, ", sectors of {}", self.form.sector_size)?;
+        if self.saved.sector_size != DEFAULT_SECTOR_SIZE {
+            write!(f, ", sectors of {}", self.saved.sector_size)?;
         }
         if self.is_read_only() { f.write_str(", read-only") } else { Ok(()) }
     }
 }
 
-impl Form {
+impl SavedRecord {
     fn note_time(&mut self, metadata: &Metadata) {
         if self.flags & FILE != 0 {
             (self.modified, self.modified_ns) = (metadata.mtime(), metadata.mtime_nsec() as u32);

@@ -14,7 +14,7 @@ use hv_abi::io::block::{
 use std::sync::Arc;
 use zerocopy::IntoBytes;
 
-/// A request that may be carried out as it stands.
+/// A request that may be carried out as it is.
 #[derive(Debug)]
 pub enum Plan {
     /// Disk to memory.

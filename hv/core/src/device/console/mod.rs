@@ -115,7 +115,8 @@ impl Console {
         Arc::new(Console { state: Mutex::new(state), on_closed: OnceLock::new(), rings: AtomicU32::new(0) })
     }
 
-    /// Says what to call when the output's reader has gone away, or it can take no more: once, and before the guest runs.
+    /// Sets the callback for when the output's reader has gone away, or it can take no more: once, and before
+    /// the guest runs.
     pub fn set_on_closed(&self, on_closed: OnClosed) {
         let _ = self.on_closed.set(on_closed);
     }

@@ -16,8 +16,8 @@ pub trait Answer: Send {
     /// Why the head is refused: the reason in the report of the guest's end.
     fn head(&mut self, head: &[u8]) -> Result<(), String>;
 
-    /// Some of the body. Returns how many bytes were taken; when it is fewer, the rest is
-    /// offered again once somebody says that there is room.
+    /// Some of the body. Returns how many bytes were taken; when it is fewer, the rest is offered again once
+    /// the device is told that there is room.
     fn body(&mut self, bytes: &[u8]) -> usize;
 
     /// The answer is complete. Nothing comes after this.

@@ -128,7 +128,7 @@ impl FunctionDevice {
         state.exchanges
     }
 
-    /// Sends some of the request's body, and tells how many bytes were taken.
+    /// Sends some of the request's body, and returns how many bytes were taken.
     /// When it is fewer, [`Answer::writable`] says when to go on. Of an exchange
     /// that is over, everything is taken.
     pub fn send(&self, number: u64, body: &[u8]) -> usize {

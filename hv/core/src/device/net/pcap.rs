@@ -29,15 +29,15 @@ pub struct PacketCaptureError {
 /// The file, shared with the writer of frames so that it can be flushed:
 /// `PcapWriter` does not return its writer.
 #[derive(Clone)]
-struct Out(Arc<Mutex<BufWriter<Box<dyn Write + Send>>>>);
+struct SharedWriter(Arc<Mutex<BufWriter<Box<dyn Write + Send>>>>);
 
-impl Out {
+impl SharedWriter {
     fn lock(&self) -> MutexGuard<'_, BufWriter<Box<dyn Write + Send>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Write for Out {
+impl Write for SharedWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.lock().write(bytes)
     }
@@ -52,8 +52,8 @@ impl Write for Out {
 /// the guest; it is logged once.
 pub struct Capture {
     /// `None` after an error.
-    writer: Option<PcapWriter<Out>>,
-    out: Out,
+    writer: Option<PcapWriter<SharedWriter>>,
+    out: SharedWriter,
     fill_checksums: bool,
     scratch: Vec<u8>,
     unflushed: bool,
@@ -77,7 +77,7 @@ impl Capture {
     ///
     /// If the header of the capture cannot be written.
     pub fn new(out: Box<dyn Write + Send>) -> io::Result<Self> {
-        let out = Out(Arc::new(Mutex::new(BufWriter::new(out))));
+        let out = SharedWriter(Arc::new(Mutex::new(BufWriter::new(out))));
         let header = PcapHeader {
             snaplen: SNAPLEN,
             datalink: DataLink::ETHERNET,

@@ -107,7 +107,7 @@ impl fmt::Display for Publish {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BindError {
-    /// Somebody listens there.
+    /// The port is in use.
     #[error(
         "cannot publish {publish}: port {} of {} is in use on the host; stop its user or choose another host port",
         publish.host.port(),
@@ -164,7 +164,7 @@ pub(super) enum Listener {
 }
 
 impl Publish {
-    /// Opens the host's socket, and says where it is now.
+    /// Opens the host's socket, and returns its address.
     pub(super) fn bind(&self) -> Result<(Listener, SocketAddr), BindError> {
         let open = || -> io::Result<_> {
             if self.udp {

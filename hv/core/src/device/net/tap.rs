@@ -113,8 +113,7 @@ impl Tap {
         if !sys.exists() {
             return Err(TapError::Missing { name: named() });
         }
-        // Only tun and tap devices have this file. Attaching to a name that
-        // nobody has would create a device.
+        // Only tun and tap devices have this file. Attaching to an unused name would create a device.
         let flags = fs::read_to_string(sys.join("tun_flags")).unwrap_or_default();
         let flags = u32::from_str_radix(flags.trim().trim_start_matches("0x"), 16).unwrap_or(0);
         if flags & TAP_FLAG == 0 {

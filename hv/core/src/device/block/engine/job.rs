@@ -144,8 +144,8 @@ impl Job {
         }
     }
 
-    /// Takes the result of the step (what the call returned, or `-errno`), and
-    /// tells the outcome, or `None` if there is another step to make.
+    /// Takes the result of the step (what the call returned, or `-errno`), and returns the outcome, or `None`
+    /// if there is another step to make.
     pub(super) fn done(&mut self, result: i32) -> Option<Result<(), Errno>> {
         let Ok(count) = u32::try_from(result) else { return self.failed(result.wrapping_neg()) };
         self.tries = 0;

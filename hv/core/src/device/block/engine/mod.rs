@@ -2,7 +2,7 @@
 //!
 //! An engine has a fixed number of slots; a plan occupies one from [`DiskEngine::submit`] until its outcome
 //! is fetched. What is in flight keeps guest memory alive, and an engine that is dropped waits for it, so the
-//! kernel never writes to memory that was freed. A disk may never answer: whoever must not wait
+//! kernel never writes to memory that was freed. A disk may never answer: a caller that must not wait
 //! [closes](DiskEngine::close) the engine and keeps it until nothing is in flight.
 //!
 //! A file whose file system may block (network file systems, FUSE) gets its own threads. The kernel's threads

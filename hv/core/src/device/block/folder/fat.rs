@@ -64,7 +64,7 @@ impl FatTable {
     }
 }
 
-/// Writes the tree to an empty file, and tells the size of the volume in bytes.
+/// Writes the tree to an empty file, and returns the size of the volume in bytes.
 pub(super) fn write(file: &mut File, tree: &Entry, sector: u64) -> Result<u64, FolderError> {
     let failed = |source| FolderError::Image { path: tree.path.clone(), source };
     let mut table = FatTable(vec![0x0fff_ff00 | u32::from(MEDIA), END_OF_RUN]);

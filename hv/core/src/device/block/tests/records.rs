@@ -17,7 +17,7 @@ fn a_disk_is_known_again_until_it_changes() {
     let mut rest = &bytes[..];
     let loaded = DiskRecord::load(&mut rest).unwrap();
     assert!(rest.is_empty());
-    assert_eq!((&loaded.spec, loaded.form), (&record.spec, record.form));
+    assert_eq!((&loaded.spec, loaded.saved), (&record.spec, record.saved));
     assert_eq!(loaded.to_string(), format!("{path:?}, 8192 bytes, sectors of 4096"));
     loaded.check(&disk).unwrap();
     let file = File::options().write(true).open(&path).unwrap();
@@ -65,7 +65,7 @@ fn a_trusted_record_opens_nothing_for_writing() {
     }
     // A folder that a forger says of what is a file. Nobody reads the file to find out.
     let (mut forged, given) = record(&path, ",ro");
-    forged.form.flags = FOLDER;
+    forged.saved.flags = FOLDER;
     assert!(forged.trusted().read_only);
     assert!(matches!(forged.check(&given), Err(RecordError::Changed { .. })));
 }
@@ -83,7 +83,7 @@ fn a_disk_of_another_kind_is_another_disk() {
     // The same bytes, made from a folder.
     let seen = Disk::open(&format!("{},overlay", folder.path().display()).parse().unwrap()).unwrap();
     let mut forged = record;
-    forged.form.size = seen.size();
+    forged.saved.size = seen.size();
     assert!(matches!(forged.check(&seen), Err(RecordError::Changed { .. })));
 }
 

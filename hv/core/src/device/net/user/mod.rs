@@ -97,8 +97,8 @@ pub struct UserConfig {
     /// Names that the host knows without a name server, `/etc/hosts`; read once.
     pub hosts: PathBuf,
     /// Whether the guest reaches services on the host's loopback interface, at [`GATEWAY`]. Services there
-    /// mostly trust whoever connects; so this is off unless somebody wants it. Addresses of the host's
-    /// other interfaces are reached in any case, as by any program of the host.
+    /// mostly trust all local connections; so this is off by default. Addresses of the host's other
+    /// interfaces are reached in any case, as by any program of the host.
     pub host_loopback: bool,
 }
 

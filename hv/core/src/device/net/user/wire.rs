@@ -1,4 +1,4 @@
-//! Telling the guest's frames apart, and building the small ones for it.
+//! Parses the guest's frames, and builds small ones for it.
 
 use super::link::Link;
 use super::reach::is_local;
@@ -53,8 +53,8 @@ pub(super) enum Inbound<'a> {
     Icmp(Ipv4Addr, &'a [u8]),
 }
 
-/// Whether a packet goes to many, or to nobody at all: it is dropped without an answer, as on every
-/// network (RFC 1122, 3.2.2).
+/// Whether a packet is multicast, broadcast or to an invalid address: it is dropped without an answer, as on
+/// every network (RFC 1122, 3.2.2).
 fn is_unanswered(addr: Ipv4Addr) -> bool {
     let to_all = is_local(addr) && matches!(addr.octets()[3], 0 | 255);
     to_all || addr.is_multicast() || addr.is_broadcast() || addr.is_unspecified() || addr == GUEST
@@ -75,8 +75,7 @@ pub(super) fn parse(frame: &[u8]) -> Option<Inbound<'_>> {
 
 fn parse_ipv4(bytes: &[u8]) -> Option<Inbound<'_>> {
     let packet = Ipv4Packet::new_checked(bytes).ok()?;
-    // Packets of this network are never longer than its MTU, so nobody has a
-    // reason to send fragments.
+    // Packets of this network are never longer than its MTU, so there is no reason to send fragments.
     if packet.version() != 4 || packet.more_frags() || packet.frag_offset() != 0 {
         return None;
     }
@@ -124,7 +123,7 @@ pub(super) fn answer_arp(link: &mut Link, request: &ArpRepr, gateway: EthernetAd
         return;
     };
     // There is no answer for the guest's own address: a guest that probes for it finds it free. All others
-    // are answered for, so that what is sent to nobody comes here and is refused at once.
+    // are answered for, so that packets to unused addresses come here and are refused at once.
     if !is_local(target_protocol_addr) || is_unanswered(target_protocol_addr) {
         return;
     }

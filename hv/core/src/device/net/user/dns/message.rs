@@ -70,7 +70,7 @@ pub(super) fn question(message: &[u8]) -> Option<Question<'_>> {
     Some(Question { bytes: &rest[..at + 4], name, kind })
 }
 
-/// The largest answer over UDP that whoever sent a query takes (EDNS, RFC 6891).
+/// The largest answer over UDP that the sender of a query takes (EDNS, RFC 6891).
 pub(super) fn udp_size(query: &[u8]) -> usize {
     edns_size(query).map_or(PLAIN_UDP, |size| PLAIN_UDP.max(size.into()))
 }
@@ -120,7 +120,7 @@ pub(super) fn answers(message: &[u8], query: &[u8]) -> bool {
     }
 }
 
-/// Whether a server says that it cannot help, and another may.
+/// Whether a server cannot answer, and another may.
 pub(super) fn is_failure(answer: &[u8]) -> bool {
     matches!(answer[3] & 0x0f, SERVFAIL | NOTIMP | REFUSED)
 }

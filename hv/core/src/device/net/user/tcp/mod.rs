@@ -129,7 +129,7 @@ impl Tcp {
         self.conns.iter().any(|(_, conn)| matches!(conn.stage, Stage::Refused { .. }))
     }
 
-    /// Says where connections to the name server lead.
+    /// Sets where connections to the name server lead.
     pub(super) fn set_nameservers(&mut self, servers: &[SocketAddr]) {
         self.nameservers.clear();
         self.nameservers.extend_from_slice(servers);

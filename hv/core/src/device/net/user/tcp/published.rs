@@ -25,7 +25,7 @@ impl Tcp {
         Ok(())
     }
 
-    /// Somebody connects to a published port.
+    /// The listener of a published port is ready.
     pub(in super::super) fn listener_ready(&mut self, index: u32) {
         if let Some(published) = self.published.get_mut(index as usize) {
             published.ready = true;

@@ -21,12 +21,12 @@ const SHORTEST: Duration = Duration::from_millis(1);
 pub(super) struct Stack {
     pub(super) iface: Interface,
     /// A set without sockets: what goes there is refused.
-    nobody: SocketSet<'static>,
+    no_sockets: SocketSet<'static>,
     /// smoltcp's time 0.
     epoch: Instant,
 }
 
-/// Only tells the interface what it is connected to.
+/// Has the capabilities of the link for the interface, and no packets.
 struct NullDevice(u16);
 
 impl Device for NullDevice {
@@ -55,7 +55,7 @@ impl Stack {
         iface.update_ip_addrs(|addrs| {
             let _ = addrs.push(IpCidr::new(IpAddress::Ipv4(GATEWAY), super::super::PREFIX));
         });
-        Stack { iface, nobody: SocketSet::new(Vec::new()), epoch: Instant::now() }
+        Stack { iface, no_sockets: SocketSet::new(Vec::new()), epoch: Instant::now() }
     }
 
     /// A time as smoltcp counts it.
@@ -73,11 +73,11 @@ impl Stack {
     /// Answers a segment with a reset.
     pub(super) fn refuse(&mut self, packet: &[u8], link: &mut Link, now: Instant) {
         let mut device = LinkDevice { packet: Some(packet), link };
-        self.iface.poll_ingress_single(self.at(now), &mut device, &mut self.nobody);
+        self.iface.poll_ingress_single(self.at(now), &mut device, &mut self.no_sockets);
     }
 
-    /// Refuses a connection for what connecting on the host ended with. A reset says that nobody listens; if there
-    /// is more to say, it comes first, for those who hear such messages.
+    /// Refuses a connection for what connecting on the host ended with. A reset means that the port is
+    /// closed. Another reason is sent first, as an ICMP message.
     pub(super) fn refuse_for(&mut self, error: &io::Error, packet: &[u8], link: &mut Link, now: Instant) {
         match reach::reason(error) {
             Some(Icmpv4DstUnreachable::PortUnreachable) | None => {}
