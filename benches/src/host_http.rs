@@ -58,7 +58,7 @@ where
         socket.set_nodelay(true)?;
         let handler = handler.clone();
         std::thread::spawn(move || {
-            // An error is the other side's going away; nobody is left to tell.
+            // An error means that the client has disconnected.
             let _ = run(connection(&mut Blocking(socket), &handler(), &Unlimited));
         });
     }

@@ -1,4 +1,4 @@
-//! Fuzz targets of hv: one module for each kind of thing that hv reads and somebody else wrote.
+//! Fuzz targets of hv: one module for each kind of untrusted input that hv reads.
 //!
 //! A target is a function of bytes. It builds the part of hv that it is about, feeds it what the
 //! bytes say, and asserts what has to hold whatever they say. libFuzzer calls it from a program in

@@ -52,7 +52,7 @@ fn forged(input: &mut Input<'_>) -> Vec<u8> {
         0 => changed(IMAGE, &mut Input::new(input.bytes())),
         _ => IMAGE.to_vec(),
     };
-    // Three times out of four somebody who writes an image writes its checksum, too.
+    // Three times out of four the checksum of a changed image is changed, too.
     if image != IMAGE || input.byte().is_multiple_of(4) {
         facts[IMAGE_FACTS]
             .copy_from_slice([image.len() as u64, xxh3_64(&image)].map(u64::to_le_bytes).as_flattened());

@@ -24,7 +24,7 @@ const FORM: usize = 40;
 const FLAGS: usize = 32;
 const PATH: usize = 36;
 
-/// A disk that somebody gives, and its record.
+/// A disk that a guest may be given, and its record.
 struct Known {
     disk: Disk,
     read_only: bool,
@@ -85,7 +85,7 @@ pub fn run(bytes: &[u8]) {
     }
 }
 
-/// What holds of every record, whoever wrote it.
+/// What holds of every record.
 fn validate(record: &DiskRecord, bytes: &[u8]) {
     let mut again = Vec::new();
     record.save(&mut again);

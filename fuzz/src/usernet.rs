@@ -37,7 +37,7 @@ impl World {
         World { listener, datagrams }
     }
 
-    /// What nobody has taken is gone: each input finds the world as the first did.
+    /// Unread data is dropped, so that each input begins with the same state.
     fn clear(&self) {
         while let Ok((peer, _)) = self.listener.accept() {
             reset(&peer);
@@ -46,7 +46,7 @@ impl World {
     }
 }
 
-/// Where somebody listens.
+/// Addresses with a listener.
 const PORT: u16 = 9000;
 /// A published port of the guest.
 const SERVED: u16 = 80;

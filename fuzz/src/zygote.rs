@@ -1,5 +1,5 @@
-//! What hv believes of the processes that guests' processes come from: single messages, and a zygote that
-//! says anything and closes its end.
+//! What hv accepts from the processes that guests' processes are forked from: single messages, and a zygote
+//! that says anything and closes its end.
 
 use crate::{Input, Seed};
 use hv_core::fuzzing::zygote::{self as door, Case, RECEIVED, Said};

@@ -1,4 +1,4 @@
-//! Every input of the corpus, and every seed, through its target: what was mended once stays so.
+//! Every input of the corpus, and every seed, through its target: what was fixed stays fixed.
 
 use hv_fuzz::TARGETS;
 use std::fs;

@@ -1,4 +1,4 @@
-//! Images with debug information that is made to cost whoever reads it as much as possible.
+//! Images with debug information that is made to cost its reader as much as possible.
 
 /// What there is without end, or nearly so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -128,7 +128,7 @@ impl Client {
         Ok(if length == 0 { None } else { Some(chunk) })
     }
 
-    /// Reads so many bytes and forgets them.
+    /// Reads so many bytes and discards them.
     pub fn skip(&mut self, count: u64) -> io::Result<()> {
         let read = io::copy(&mut (&mut self.stream).take(count), &mut io::sink())?;
         if read < count { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }

@@ -1,6 +1,6 @@
 //! A file system whose storage can stop answering, and come back: FUSE, served by this process.
 //!
-//! Whoever uses it has to be another process. One that waits for its own file system cannot end.
+//! Only another process may use it. One that waits for its own file system cannot end.
 
 use fuser::{
     BackgroundSession, FileAttr, FileType, Filesystem, MountOption, ReplyAttr, ReplyData, ReplyEmpty,
@@ -18,7 +18,7 @@ use tempfile::TempDir;
 const ROOT: u64 = 1;
 const DISK: u64 = 2;
 const NAME: &str = "disk.img";
-/// How long the kernel may believe what it was told.
+/// How long the kernel may cache what it was told.
 const BELIEVED: Duration = Duration::from_secs(3600);
 
 /// A folder with one file, which answers or does not.
@@ -92,7 +92,7 @@ impl Stalling {
 
 impl Drop for Stalling {
     fn drop(&mut self) {
-        // Before anything else: whoever waits could not even be killed.
+        // Before anything else: a process that waits could not even be killed.
         self.release();
         let path = CString::new(self.folder.path().as_os_str().as_bytes()).expect("a path");
         // SAFETY: the string lives during the call.

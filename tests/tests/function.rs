@@ -153,7 +153,7 @@ fn failures_are_told_apart(platform: Platform) {
         assert!(failure.contains(reason), "{target}: {failure:?}");
         assert_eq!(text(&get(&function, "/count")).trim(), "1", "after {target}");
     }
-    // Somebody who goes away takes the guest along.
+    // A client that disconnects ends its guest.
     let (call, receiver) = begin(&function, "GET /hang HTTP/1.1\r\n\r\n");
     drop(call);
     assert!(receiver.recv_timeout(Duration::from_secs(10)).unwrap().failure.is_some());

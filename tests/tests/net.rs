@@ -167,7 +167,7 @@ fn names_are_looked_up_by_the_hosts_name_server(platform: Platform) {
     assert!(matches!(outcome, Outcome::Exited(0)) && text.ends_with("\nfound\n"), "{outcome:?}\n{text}");
     let (outcome, text) = probe_with_name_server(platform, server, &["net-get", "other.example", &port]);
     assert!(matches!(outcome, Outcome::Exited(1)) && text.contains("other.example"), "{outcome:?}\n{text}");
-    // Nobody answers there.
+    // There is no answer from there.
     let nobody = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let (outcome, text) = probe_with_name_server(platform, nobody, &["net-get", "host.example", &port]);
     assert!(matches!(outcome, Outcome::Exited(1)) && text.contains("host.example"), "{outcome:?}\n{text}");

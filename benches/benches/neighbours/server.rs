@@ -117,7 +117,8 @@ pub(crate) fn measure(selection: &Selection, platform: Platform) {
     serve.end();
 }
 
-/// A request for a part of the disk (in units of 4 KiB) that nobody has read, so that it is not in the page cache.
+/// A request for a part of the disk (in units of 4 KiB) that was not read before, so that it is not in the
+/// page cache.
 fn unread() -> String {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     format!("/read?at={}", NEXT.fetch_add(1024, Ordering::Relaxed))

@@ -1,4 +1,4 @@
-//! ⚠ How an operation is timed, and how hv hears of it.
+//! ⚠ How an operation is timed, and how the result is reported to hv.
 #![allow(unsafe_code, reason = "time stamps")]
 
 use crate::histogram::Histogram;

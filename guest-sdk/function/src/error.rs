@@ -7,7 +7,7 @@ use embedded_io_async::ErrorKind;
 /// Why a body could not be read, or an answer not be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Error {
-    /// Who asked has gone away: nobody reads the answer.
+    /// The request was cancelled: the answer is not read.
     Cancelled,
     /// The body is longer than was allowed.
     TooLong,

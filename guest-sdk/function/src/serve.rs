@@ -76,7 +76,7 @@ impl<L: Link> Channel<L> {
             }
             _ => {}
         }
-        // What was streamed before a cancellation is no answer, but nobody reads it either.
+        // What was streamed before a cancellation is not a complete answer, but it is not read either.
         if !output.is_headed() {
             response.begin(output)?;
             let mut rest = &*response.content;

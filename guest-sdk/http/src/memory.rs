@@ -7,7 +7,7 @@ pub trait Memory {
     where
         Self: 'a;
 
-    /// Bytes that nobody has.
+    /// Bytes that are free.
     fn left(&self) -> usize;
 
     /// A share without any bytes.

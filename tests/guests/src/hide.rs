@@ -46,7 +46,7 @@ impl Secret {
     fn write(&self, start: usize, end: usize) -> usize {
         let word = self.word();
         for address in (start.next_multiple_of(8)..end & !7).step_by(8) {
-            // SAFETY: the callers name memory that is theirs or nobody's.
+            // SAFETY: the callers name memory that is theirs or unused.
             unsafe { write_volatile(address as *mut u64, word) };
         }
         end.saturating_sub(start)

@@ -133,7 +133,7 @@ fn processor_time_without_control_comes_to_an_end(platform: Platform) {
     hv_tests::eventually("the end of the guest's process", || {
         (!super::apart::is_alive(process)).then_some(())
     });
-    // hv believes the guest, and obeys its user.
+    // hv takes the guest for blocked, and can be stopped.
     hv.signal(libc::SIGINT);
     hv.signal(libc::SIGINT);
     assert_ne!(hv.finish().code(), Some(0));

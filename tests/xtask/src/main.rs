@@ -102,7 +102,7 @@ fn run(task: Task) -> Result {
 }
 
 const TESTS: &str = "test --workspace";
-/// What was found once stays mended. Looking for more takes longer than a change should wait: .ci/fuzz.
+/// What was found once stays fixed. Looking for more takes longer than a change should wait: .ci/fuzz.
 const CORPUS: &str = "test --quiet --manifest-path fuzz/Cargo.toml --target-dir target --no-default-features";
 
 /// Runs tests, and lists those of all of them that were left out.

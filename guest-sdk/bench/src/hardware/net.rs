@@ -1,7 +1,7 @@
 //! ⚠ A virtio net device under embassy-net, by the driver of the crate virtio-drivers.
 //!
 //! MTU and checksums are as on hv's own device: frames never leave the host's
-//! memory, so nobody computes any. Only the transport differs: the guest even
+//! memory, so none are computed. Only the transport differs: the guest even
 //! waits as it does for its own device, for an event.
 //!
 //! The crate looks at the device's flag without a barrier after the queue's index (see the disk's

@@ -25,7 +25,7 @@ fn ticks(meter: &mut Meter, wait: fn() -> u64) -> Result<(), String> {
     meter.paced(|count, recorder| {
         let mut bytes = [0; 64];
         for _ in 0..count {
-            // What came while nobody waited is no measure of waiting.
+            // A tick that came while the guest did not wait is no measure of waiting.
             while let Some(count) = read_or_arm(&mut bytes) {
                 if count == 0 {
                     return Err("the ticks have ended".into());
@@ -36,7 +36,7 @@ fn ticks(meter: &mut Meter, wait: fn() -> u64) -> Result<(), String> {
                 let now = wait();
                 match read_or_arm(&mut bytes) {
                     None => continue,
-                    // Of several ticks, the first is the one that this guest did not hear of in time.
+                    // Of several ticks, the first is the one that this guest noticed late.
                     Some(8..) => break (now, u64::from_le_bytes(*bytes.first_chunk().ok_or("no tick")?)),
                     Some(_) => return Err("the ticks have ended".into()),
                 }
@@ -47,7 +47,7 @@ fn ticks(meter: &mut Meter, wait: fn() -> u64) -> Result<(), String> {
     })
 }
 
-/// What the counter read when the handler was called last, until somebody asks.
+/// The counter at the last call of the handler, until it is read.
 static CALLED: AtomicU64 = AtomicU64::new(0);
 
 fn called(_: EventPort) {
@@ -101,7 +101,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
             event::on_upcall(FIRST_DEVICE, called).map_err(|error| failed("no upcalls", error))?;
             ticks(meter, || {
                 loop {
-                    // Nothing but the handler changes it; for this loop it is as good as any other work.
+                    // Only the handler changes it; for this loop it is work like any other.
                     match CALLED.swap(0, Ordering::Relaxed) {
                         0 => core::hint::spin_loop(),
                         now => break now,

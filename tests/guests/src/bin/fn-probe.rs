@@ -266,7 +266,7 @@ fn garbage(kind: &str) -> Response {
         _ => return (400, "no such garbage\n").into_response(),
     };
     push(&bytes);
-    // The host ends the guest, or waits for the rest until its patience does.
+    // The host ends the guest, or waits for the rest until its time limit.
     loop {
         hypercall::block(u64::MAX);
     }
