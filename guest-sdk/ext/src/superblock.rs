@@ -39,6 +39,42 @@ const KNOWN: u32 = 0x2
 const REFUSED: [(u32, &str); 4] =
     [(0x1, "compression"), (0x8, "journal_dev"), (0x10, "meta_bg"), (0x1000, "dirdata")];
 
+/// What the tools of ext4 call a feature that has no name, by its bit.
+const NAMELESS: [&str; 32] = [
+    "FEATURE_I0",
+    "FEATURE_I1",
+    "FEATURE_I2",
+    "FEATURE_I3",
+    "FEATURE_I4",
+    "FEATURE_I5",
+    "FEATURE_I6",
+    "FEATURE_I7",
+    "FEATURE_I8",
+    "FEATURE_I9",
+    "FEATURE_I10",
+    "FEATURE_I11",
+    "FEATURE_I12",
+    "FEATURE_I13",
+    "FEATURE_I14",
+    "FEATURE_I15",
+    "FEATURE_I16",
+    "FEATURE_I17",
+    "FEATURE_I18",
+    "FEATURE_I19",
+    "FEATURE_I20",
+    "FEATURE_I21",
+    "FEATURE_I22",
+    "FEATURE_I23",
+    "FEATURE_I24",
+    "FEATURE_I25",
+    "FEATURE_I26",
+    "FEATURE_I27",
+    "FEATURE_I28",
+    "FEATURE_I29",
+    "FEATURE_I30",
+    "FEATURE_I31",
+];
+
 /// What is used of the superblock.
 #[derive(Debug)]
 pub(crate) struct Superblock {
@@ -69,8 +105,8 @@ impl Superblock {
         if let Some((_, name)) = REFUSED.iter().find(|(bit, _)| incompatible & bit != 0) {
             return Err(Fault::Feature(name));
         }
-        if incompatible & !KNOWN != 0 {
-            return Err(Fault::Feature("of a later version"));
+        if let Some(bit) = (0..32).find(|bit| incompatible & !KNOWN & 1 << bit != 0) {
+            return Err(Fault::Feature(NAMELESS[bit]));
         }
         let seed = (read_only & METADATA_CHECKSUMS != 0).then(|| match incompatible & CHECKSUM_SEED {
             0 => crc32c(SEED, &[&bytes[0x68..0x78]]),
