@@ -447,6 +447,21 @@ fn ext4_made_by_mkfs(platform: Platform) {
 }
 
 #[guest_test]
+fn ext4_with_a_feature_that_is_not_read_is_refused_by_its_name(platform: Platform) {
+    if !has_tools(&["mkfs.ext4"]) {
+        return;
+    }
+    let (folder, root) = (folder(), TempDir::new().unwrap());
+    fs::write(root.path().join("a"), "a").unwrap();
+    let disk = path(&folder, "meta_bg");
+    let mut mkfs = system_tool("mkfs.ext4");
+    mkfs.args(["-q", "-F", "-O", "meta_bg,^resize_inode", "-d"]).arg(root.path()).args([&disk, "64M"]);
+    tool(&mut mkfs);
+    let end = platform.ran("probe", &["--disk", &format!("{disk},ro")], &["files"]).expect(101);
+    assert!(end.err.contains("meta_bg"), "{}", end.err);
+}
+
+#[guest_test]
 fn disks_that_hold_no_file_system(platform: Platform) {
     if !has_tools(&["qemu-img"]) {
         return;
