@@ -2,6 +2,7 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::time::Duration;
 
 /// An answer, its body put together.
 #[derive(Debug)]
@@ -52,6 +53,11 @@ impl Client {
     /// The socket below.
     pub fn socket(&self) -> &TcpStream {
         self.stream.get_ref()
+    }
+
+    /// Has the connection end with a reset: what was not read or sent is lost, and the other end is not told why.
+    pub fn reset_at_end(&self) -> io::Result<()> {
+        Ok(rustix::net::sockopt::set_socket_linger(self.socket(), Some(Duration::ZERO))?)
     }
 
     /// Sends bytes.

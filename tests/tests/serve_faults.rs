@@ -1,4 +1,4 @@
-//! Requests that go wrong in every way, all at once, while a disk hangs now and then and processes that guests
+//! Requests that go wrong in every way, all at once, of clients that go away or reset their connections, while a disk hangs now and then and processes that guests
 //! come from are stopped and killed: each gets an answer, and nothing is left of them. `HV_FAULTS` says how many requests (3000).
 
 use hv_tests::http::Client;
@@ -19,7 +19,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 const CLIENTS: u64 = 16;
 
 /// What a request may do, how often of 100, and which statuses it may meet.
-const MIX: [(&str, u64, &[u16]); 13] = [
+const MIX: [(&str, u64, &[u16]); 14] = [
     ("GET /ok", 40, &[200]),
     // Its disk hangs for some time.
     ("GET /read?at={}", 1, &[200, 503, 504]),
@@ -34,6 +34,20 @@ const MIX: [(&str, u64, &[u16]); 13] = [
     ("GET /big?n=300000", 8, &[200]),
     ("POST /early", 7, &[200]),
     ("cancel", 7, &[]),
+    ("reset", 10, &[]),
+];
+
+/// Where a client resets its connection: what it has sent by then, and whether it has read the head of the answer.
+const RESETS: [(&str, bool); 7] = [
+    ("", false),
+    ("GET /ok HT", false),
+    ("GET /ok HTTP/1.1\r\nHost: x\r\n\r\n", false),
+    ("GET /slow?ms=1&n=50 HTTP/1.1\r\nHost: x\r\n\r\n", true),
+    // More than waits for a client that does not read.
+    ("GET /big?n=3000000 HTTP/1.1\r\nHost: x\r\n\r\n", true),
+    ("POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\na part of it", true),
+    // The second one is answered, or not, when nobody is there.
+    ("GET /ok HTTP/1.1\r\nHost: x\r\n\r\nGET /sleep?ms=50 HTTP/1.1\r\nHost: x\r\n\r\n", true),
 ];
 
 /// A request of the mix; the same for the same number.
@@ -53,6 +67,15 @@ fn choose(number: u64) -> &'static (&'static str, u64, &'static [u16]) {
 /// the server's way to say that an answer broke off.
 fn ask(client: &mut Client, number: u64, before: Option<u64>) -> io::Result<()> {
     let (what, _, statuses) = choose(number);
+    if *what == "reset" {
+        let (bytes, reads) = RESETS[(number % RESETS.len() as u64) as usize];
+        client.reset_at_end()?;
+        client.send(bytes.as_bytes())?;
+        if reads {
+            assert_eq!(client.head()?.status, 200);
+        }
+        return Err(io::ErrorKind::ConnectionReset.into());
+    }
     let Some((method, path)) = what.split_once(' ') else {
         // Goes away in the middle of an answer, or before it.
         client.send(b"GET /slow?ms=1&n=50 HTTP/1.1\r\nHost: x\r\n\r\n")?;
