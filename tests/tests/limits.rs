@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
+use std::time::Duration;
 
 /// A control group with a limit of processes. Kernel threads of virtual machines count in it, too.
 struct Pids(PathBuf);
@@ -91,11 +92,16 @@ fn few_processes_of_the_container_are_named(platform: Platform) {
 
 /// Asks for as many slow answers at once, and returns the statuses; each refusal says when to come again.
 fn ask(serve: &Serve, requests: usize) -> Vec<u16> {
+    ask_for(serve, "/sleep?ms=1000", requests)
+}
+
+/// The same with a path.
+fn ask_for(serve: &Serve, path: &'static str, requests: usize) -> Vec<u16> {
     let port = serve.port;
     let ask = move |_| {
         thread::spawn(move || {
             let mut client = Client::connect(port).expect("it listens");
-            let answer = client.ask("GET", "/sleep?ms=1000", "", b"").expect("it answers");
+            let answer = client.ask("GET", path, "", b"").expect("it answers");
             assert!(answer.status == 200 || answer.field("retry-after").is_some(), "{answer:?}");
             answer.status
         })
@@ -164,6 +170,50 @@ fn the_descriptors_that_a_server_asks_for_are_enough(platform: Platform) {
     limit_of(serve.process(), needed);
     assert!(ask(&serve, GUESTS).iter().all(|status| *status == 200), "{}", serve.errors());
     assert!(serve.count("fd") as u64 <= needed);
+    serve.end();
+}
+
+#[guest_test]
+fn the_processes_that_a_server_asks_for_are_enough_and_threads_of_disks_are_among_them(platform: Platform) {
+    const GUESTS: usize = 12;
+    let Some(group) = Pids::new() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("a"), "a").unwrap();
+    let disk = format!("{},overlay", folder.path().display());
+    let text = probe(&format!("concurrency = {GUESTS}\ndisks = {disk:?}\nwall_time = \"60s\""));
+    // Enough to boot the function and to try it, and for all of its machines, but not for their disks.
+    group.allow("60");
+    let (mut server, _folder) = checked(platform, &text, &["--check"]);
+    let end = finished(group.hold(&mut server)).expect(2);
+    assert!(
+        end.err.contains("threads of their disks") && end.err.contains("pids.max allows 60"),
+        "{}",
+        end.err
+    );
+    assert!(end.err.ends_with("raise the limit (pids.max)\n"), "{}", end.err);
+    let needed = end.err.split(" processes and threads").next().and_then(|text| text.rsplit(' ').next());
+    let needed: u32 = needed.and_then(|number| number.parse().ok()).expect(&end.err);
+
+    group.allow(&needed.to_string());
+    let (mut server, _folder) = checked(platform, &text, &["--check"]);
+    finished(group.hold(&mut server)).expect(0);
+    let serve = Serve::prepared(platform, &text, |command, _| {
+        group.hold(command);
+    });
+    let before = serve.count("task");
+    eventually("threads of all disks at a time", || {
+        let mut most = 0;
+        thread::scope(|scope| {
+            let asking = scope.spawn(|| ask_for(&serve, "/read?ms=2000", GUESTS));
+            while !asking.is_finished() {
+                most = most.max(serve.count("task"));
+                thread::sleep(Duration::from_millis(20));
+            }
+            assert!(asking.join().unwrap().iter().all(|status| *status == 200), "{}", serve.errors());
+        });
+        (most >= before + 4 * GUESTS).then_some(())
+    });
+    assert_eq!(serve.errors().matches("pids.max").count(), 0, "{}", serve.errors());
     serve.end();
 }
 

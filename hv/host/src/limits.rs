@@ -1,6 +1,8 @@
 //! Limits of the host that hv can meet anywhere, and what to do about each.
 #![forbid(unsafe_code)]
 
+pub mod group;
+
 use std::error::Error;
 use std::io;
 

@@ -28,8 +28,9 @@ mod layout;
 mod listener;
 mod log;
 mod metrics;
-
 mod pace;
+mod patience;
+mod processes;
 mod record;
 mod reply;
 mod route;

@@ -8,6 +8,7 @@ use super::events::Events;
 use super::listener::{Connections, ListenerKind, listen};
 use super::log::{self, Log};
 use super::metrics::{self, Metrics};
+use super::processes;
 use super::record::{Ids, Telemetry};
 use super::server::Server;
 use super::table::{ServerContext, Table};
@@ -52,7 +53,9 @@ pub fn check(config: &Config) -> Result<usize, ConfigError> {
 }
 
 fn plan(config: &Config) -> Result<descriptors::DescriptorPlan, ConfigError> {
-    descriptors::plan(config, descriptors::raise_limit(), threads())
+    let plan = descriptors::plan(config, descriptors::raise_limit(), threads())?;
+    processes::check(config, processes::limit(), plan.spare, threads(), processes::threads_of)?;
+    Ok(plan)
 }
 
 /// Threads that run guests: one for each core.

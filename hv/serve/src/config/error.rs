@@ -160,6 +160,25 @@ pub enum Problem {
         /// Descriptors that may be.
         limit: u64,
     },
+    /// More machines, and threads of their disks, than processes.
+    #[error(
+        "{machines} virtual machines and {disk_threads} threads of their disks take {needed} processes and threads, \
+         and {name} allows {limit}; lower `concurrency`, or raise the limit ({remedy})"
+    )]
+    Processes {
+        /// Machines that the functions may have together.
+        machines: usize,
+        /// Threads that work on their disks.
+        disk_threads: u64,
+        /// Processes and threads for that.
+        needed: u64,
+        /// What sets the limit.
+        name: String,
+        /// Processes and threads that may be.
+        limit: u64,
+        /// How the limit is raised.
+        remedy: &'static str,
+    },
 }
 
 fn hint(nearest: &Option<String>, known: &str) -> String {

@@ -122,8 +122,12 @@ async fn answer(mut request: Request<'_>, registers: &Registers) -> Result<Respo
             let secret = Secret::new(number("n", 1));
             seek(&secret, registers).into_response()
         }
+        // May keep its disk for a while after that.
         "/read" => match read(number("at", 0)).await {
-            Ok(byte) => format!("{byte}\n").into_response(),
+            Ok(byte) => {
+                Timer::after_millis(number("ms", 0)).await;
+                format!("{byte}\n").into_response()
+            }
             Err(errno) => (500, format!("{errno:?}\n")).into_response(),
         },
         // Answers before the disk does.

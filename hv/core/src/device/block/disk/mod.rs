@@ -13,7 +13,8 @@ use hv_abi::io::block::{BlockConfig, BlockFeatures, MAX_SEGMENTS};
 use hv_host::escape::escape;
 use hv_jail as jail;
 use hv_jail::Kind;
-use open::{container, direct_alignment, lock, may_block, open_file};
+pub(super) use open::may_block;
+use open::{container, direct_alignment, lock, open_file};
 use rustix::fs::FlockOperation;
 use std::fs::{File, Metadata};
 use std::io::{self, ErrorKind, Seek, SeekFrom};
@@ -119,7 +120,7 @@ impl Disk {
         }
         let memory_alignment = if spec.direct { direct_alignment(&file, spec)? } else { 1 };
         Ok(Disk {
-            may_block: kind.is_file() && may_block(&file),
+            may_block: may_block(&file),
             file: Some(Arc::new(file)),
             path,
             size,

@@ -66,9 +66,12 @@ pub(super) fn container(file: &File, spec: &DiskSpec, size: u64) -> Result<Optio
     Ok(format::detect(head, tail))
 }
 
-/// Whether reads of an ordinary file may block although they are to take only what is in memory: then nothing but a
+/// Whether reads of a file may block although they are to take only what is in memory: then nothing but a
 /// thread of one's own keeps a reader from waiting. Local file systems on disks do not; FUSE and those of networks do.
-pub(super) fn may_block(file: &File) -> bool {
+pub(in crate::device::block) fn may_block(file: &File) -> bool {
+    if !file.metadata().is_ok_and(|metadata| metadata.is_file()) {
+        return false;
+    }
     let mut byte = [0];
     let read = rustix::io::preadv2(file, &mut [IoSliceMut::new(&mut byte)], 0, ReadWriteFlags::NOWAIT);
     read == Err(rustix::io::Errno::OPNOTSUPP)

@@ -12,8 +12,9 @@ mod job;
 mod threads;
 mod uring;
 
-use super::disk::Disk;
+use super::disk::{self, Disk};
 use super::request::Plan;
+use super::spec::DiskSpec;
 use hv_abi::Errno;
 use hv_host::escape::escape;
 use std::io;
@@ -103,6 +104,10 @@ pub enum EngineError {
 /// Most guests that may have left requests to a disk unanswered before no other may use it.
 pub const MAX_UNANSWERED: usize = 16;
 
+#[doc(hidden)]
+/// Most threads that work on one disk for one guest.
+pub const MAX_THREADS: usize = threads::WORKERS;
+
 /// An engine for the disk, with slots for `entries` plans (at most [`MAX_IN_FLIGHT`]).
 ///
 /// # Errors
@@ -114,15 +119,7 @@ pub fn open(disk: Arc<Disk>, entries: u32, kind: EngineKind) -> Result<Box<dyn D
         return Err(EngineError::Unanswered { path: disk.path().to_owned(), unanswered });
     }
     let entries = entries.clamp(1, MAX_IN_FLIGHT);
-    let kind = match kind {
-        EngineKind::Auto if std::env::var_os("HV_NO_IO_URING").is_some_and(|v| v == "1") => {
-            EngineKind::Threads
-        }
-        // Each step goes to the disk or to its overlay, which only the threads decide.
-        _ if disk.overlay().is_some() => EngineKind::Threads,
-        EngineKind::Auto if disk.may_block() => EngineKind::Threads,
-        kind => kind,
-    };
+    let kind = chosen(kind, disk.overlay().is_some(), || disk.may_block());
     if kind != EngineKind::Threads {
         match uring::Uring::new(disk.clone(), entries) {
             Ok(engine) => return Ok(Box::new(engine)),
@@ -132,4 +129,29 @@ pub fn open(disk: Arc<Disk>, entries: u32, kind: EngineKind) -> Result<Box<dyn D
     }
     let engine = threads::Threads::new(disk, entries).map_err(EngineError::Event)?;
     Ok(Box::new(engine))
+}
+
+/// The engine for a disk, as far as it does not depend on what the kernel refuses.
+fn chosen(kind: EngineKind, has_overlay: bool, may_block: impl FnOnce() -> bool) -> EngineKind {
+    match kind {
+        EngineKind::Auto if std::env::var_os("HV_NO_IO_URING").is_some_and(|v| v == "1") => {
+            EngineKind::Threads
+        }
+        // Each step goes to the disk or to its overlay, which only the threads decide.
+        _ if has_overlay => EngineKind::Threads,
+        EngineKind::Auto if may_block() => EngineKind::Threads,
+        kind => kind,
+    }
+}
+
+#[doc(hidden)]
+/// How many threads work on such a disk for each guest that has it. Opens the file, so it may wait for as long as
+/// the disk's file system does.
+pub fn threads_of(spec: &DiskSpec) -> usize {
+    let on_file = || std::fs::File::open(&spec.path).is_ok_and(|file| disk::may_block(&file));
+    match chosen(EngineKind::Auto, spec.overlay, on_file) {
+        EngineKind::Threads => MAX_THREADS,
+        _ if uring::is_possible() => 0,
+        _ => MAX_THREADS,
+    }
 }

@@ -20,7 +20,7 @@ use std::thread::JoinHandle;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 /// Threads of one disk; they start with the first request.
-const WORKERS: usize = 4;
+pub(super) const WORKERS: usize = 4;
 
 /// See the [module](self).
 pub(super) struct Threads {

@@ -25,7 +25,7 @@ use io_uring::{IoUring, opcode, squeue, types};
 use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// The disk's index in the ring's table of files.
 const FILE: types::Fixed = types::Fixed(0);
@@ -101,6 +101,12 @@ impl Uring {
             }
         }
     }
+}
+
+/// Whether the kernel makes rings. Asked once.
+pub(super) fn is_possible() -> bool {
+    static POSSIBLE: OnceLock<bool> = OnceLock::new();
+    *POSSIBLE.get_or_init(|| IoUring::new(2).is_ok())
 }
 
 /// A ring with one file, and whether the kernel lets it do nothing but an engine's work on that file: what is submitted
