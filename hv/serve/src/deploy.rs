@@ -5,14 +5,19 @@ use super::config::{FunctionConfig, Source};
 use super::console::Consoles;
 use super::events::{Events, Stream};
 use super::metrics::FunctionFigures;
-use hv_core::device::block::{Disk, DiskError};
+use super::opening::{Origin, open};
+use hv_core::device::block::DiskError;
 use hv_core::domain::Builder;
 use hv_core::engine::Engine;
-use hv_core::loader::{Image, ImageOpenError};
-use hv_core::snapshot::{self, DisksError, Snapshot};
+use hv_core::loader::ImageOpenError;
+use hv_core::snapshot::{self, DisksError};
 use hv_function as function;
 use hv_function::{Function, Options};
+use hv_host::escape::escape;
+use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Why a function does not run.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +37,20 @@ pub enum DeployError {
     /// A disk is not what it was when the snapshot was made.
     #[error(transparent)]
     Disks(DisksError),
+    /// A file is on storage that does not answer.
+    #[error(
+        "{} does not answer within {time:?}; bring its storage back, or raise `ready_time`",
+        escape(path)
+    )]
+    Silent {
+        /// The file.
+        path: PathBuf,
+        /// How long it was waited for.
+        time: Duration,
+    },
+    /// No thread to open files.
+    #[error("cannot start a thread: {0}")]
+    Thread(#[source] io::Error),
     /// The function cannot be deployed.
     #[error(transparent)]
     Function(#[from] function::DeployError),
@@ -62,21 +81,21 @@ pub(super) fn deploy(
         options.outputs = consoles.outputs(Stream::Stdout);
         options.errors = Some(consoles.outputs(Stream::Stderr));
     }
-    let snapshot = match &deployment.source {
-        Source::Image { path, memory, stack, arguments, environment, disks } => {
-            let image = match before {
-                Some(before) => before.snapshot().image().clone(),
-                None => Arc::new(Image::open(path)?),
-            };
-            options.disks = match before {
-                Some(before) => before.disks().clone(),
-                None => disks.iter().map(Disk::open).collect::<Result<_, _>>()?,
-            };
+    let source = &deployment.source;
+    let (origin, disks) = match (before, source) {
+        (Some(before), Source::Image { .. }) => {
+            (Origin::Image(before.snapshot().image().clone()), before.disks().clone())
+        }
+        _ => open(engine, source, deployment.ready_time)?,
+    };
+    options.disks = disks.clone();
+    let snapshot = match (origin, source) {
+        (Origin::Image(image), Source::Image { memory, stack, arguments, environment, .. }) => {
             let mut guest = Builder::new(image).name(&config.name).memory(*memory);
             if let Some(stack) = stack {
                 guest = guest.stack(*stack);
             }
-            for disk in options.disks.iter() {
+            for disk in disks.iter() {
                 let shared =
                     disk.share().ok_or_else(|| function::DeployError::Disk(disk.path().to_owned()))?;
                 guest = guest.disk(shared);
@@ -94,15 +113,9 @@ pub(super) fn deploy(
             }
             function::boot(engine, guest, deployment.ready_time)?
         }
-        Source::Snapshot { path, disks } => {
-            let snapshot = Snapshot::open(path, engine)?;
-            snapshot.check_disk_count(disks.len()).map_err(DeployError::DiskCount)?;
-            options.disks = disks.iter().map(Disk::open).collect::<Result<_, _>>()?;
-            snapshot.check_disks(&options.disks).map_err(DeployError::Disks)?;
-            snapshot
-        }
+        (Origin::Snapshot(snapshot), _) => snapshot,
+        (Origin::Image(_), Source::Snapshot { .. }) => unreachable!("a snapshot is opened as one"),
     };
-    let disks = options.disks.clone();
     let function = Function::new(engine, Arc::new(snapshot), options)?;
     // A function that cannot be cloned is not ready.
     function::try_clone(engine, function.snapshot(), &disks, deployment.ready_time)?;

@@ -7,6 +7,7 @@ use hv_host::escape::escape;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Why the server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +49,11 @@ pub enum ServeError {
         #[source]
         error: io::Error,
     },
+    /// It is on storage that does not answer, or leads there.
+    #[error(
+        "the configuration, or a file that it names, does not answer within {0:?}; bring its storage back"
+    )]
+    Silent(Duration),
     /// The host lacks resources for the server itself.
     #[error("the host has no room for the server: {0}")]
     Host(#[from] io::Error),

@@ -28,6 +28,7 @@ mod layout;
 mod listener;
 mod log;
 mod metrics;
+mod opening;
 mod pace;
 mod patience;
 mod processes;

@@ -8,6 +8,7 @@ use super::events::Events;
 use super::listener::{Connections, ListenerKind, listen};
 use super::log::{self, Log};
 use super::metrics::{self, Metrics};
+use super::patience::within;
 use super::processes;
 use super::record::{Ids, Telemetry};
 use super::server::Server;
@@ -29,6 +30,9 @@ use tokio::time::timeout;
 
 /// How often instances are looked at that may have been idle for too long.
 const REAPING: Duration = Duration::from_millis(250);
+
+/// How long a reload may read its configuration, and look for what that names.
+const READING: Duration = Duration::from_secs(10);
 
 /// Reads the configuration again, at each reload.
 pub type Reader = Box<dyn Fn() -> Result<Config, ConfigError> + Send + Sync>;
@@ -280,14 +284,11 @@ fn relayout(server: &Server, name: &str) {
 }
 
 /// Reads the configuration again, and serves what it says; or goes on as before.
-fn reload(server: &Server, reader: &Reader) {
+fn reload(server: &Server, reader: &Arc<Reader>) {
     let server_context = &server.server_context;
     let old = server.table();
     server.telemetry.log.reopen();
-    let table = reader().map_err(ServeError::from).and_then(|config| {
-        plan(&config)?;
-        Table::deploy(config, server_context, Some(&old))
-    });
+    let table = read(reader).and_then(|config| Table::deploy(config, server_context, Some(&old)));
     server.telemetry.metrics.reloaded(table.is_ok());
     match table {
         Err(error) => server_context.events.reload_refused(&told(&error)),
@@ -300,6 +301,17 @@ fn reload(server: &Server, reader: &Reader) {
             }
         }
     }
+}
+
+/// Reads and validates the configuration, unless that takes too long: it asks for all files that are named there.
+fn read(reader: &Arc<Reader>) -> Result<Config, ServeError> {
+    let reader = reader.clone();
+    let read = within(READING, move || {
+        let config = reader()?;
+        plan(&config)?;
+        Ok::<_, ConfigError>(config)
+    });
+    Ok(read?.ok_or(ServeError::Silent(READING))??)
 }
 
 /// The error, and what may be behind it if files are closed to a server in its jail.

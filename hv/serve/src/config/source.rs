@@ -117,8 +117,17 @@ impl Validator<'_> {
             let fail = |why| self.fail(list, value("disks", format!("\"{text}\""), why));
             let mut spec: DiskSpec = text.parse().map_err(|error: SpecError| fail(error.to_string()))?;
             spec.path = self.beside(&spec.path.to_string_lossy());
-            if !spec.path.exists() {
-                return Err(fail(format!("there is no {}; create it first", escape(&spec.path))));
+            match spec.path.try_exists() {
+                Ok(true) => {}
+                Ok(false) => {
+                    return Err(fail(format!("there is no {}; create it first", escape(&spec.path))));
+                }
+                Err(error) => {
+                    let path = escape(&spec.path);
+                    return Err(fail(format!(
+                        "{path}: {error}; bring its storage back, or name another file"
+                    )));
+                }
             }
             if !spec.read_only && !spec.overlay && !spec.path.is_dir() {
                 return Err(fail(
