@@ -38,6 +38,8 @@ errno! {
     Again = 11, "try again";
     /// An address is outside the guest's memory, or not writable where it has to be.
     Fault = 14, "bad address";
+    /// What was asked for is in use already.
+    Busy = 16, "in use";
     /// An argument has a value that is never valid.
     Invalid = 22, "invalid argument";
     /// The host's disk is full.

@@ -25,10 +25,25 @@ pub const POWER: EventPort = EventPort(1);
 /// [`SharedInfo::generation`](crate::shared_info::SharedInfo::generation) (ABI 1.1).
 pub const GENERATION: EventPort = EventPort(PORTS - 1);
 
+/// The port of virtual CPU 0's own event. The others have those behind it, up to the one before [`GENERATION`]: see
+/// [`EventPort::of_vcpu`] (ABI 1.4).
+pub const FIRST_VCPU: EventPort = EventPort(PORTS - 1 - crate::vcpu::MAX);
+
 /// The first port that start-info gives to devices.
 pub const FIRST_DEVICE: EventPort = EventPort(2);
 
 impl EventPort {
+    /// The port of a virtual CPU's own event, which the guest itself raises: the [`EventSend`](crate::Hypercall::EventSend) of any virtual CPU to
+    /// this port makes the event pending, and wakes who has it unmasked. `None` for a number that is no virtual CPU's.
+    pub const fn of_vcpu(number: u32) -> Option<EventPort> {
+        if number < crate::vcpu::MAX { Some(EventPort(FIRST_VCPU.0 + number)) } else { None }
+    }
+
+    /// Whether the guest raises this event itself: see [`of_vcpu`](Self::of_vcpu).
+    pub const fn is_of_vcpu(self) -> bool {
+        self.0 >= FIRST_VCPU.0 && self.0 < FIRST_VCPU.0 + crate::vcpu::MAX
+    }
+
     /// Word and bit of this port in the pending and mask bitmaps, or `None`
     /// for a number that is no port.
     pub const fn position(self) -> Option<(usize, u64)> {

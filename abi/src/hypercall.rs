@@ -6,6 +6,8 @@
 //! caller-saved registers are lost). What the stub does is the platform's
 //! business, so one guest binary runs on every platform.
 //!
+//! Each virtual CPU has a hypercall page of its own: that of virtual CPU `n` is `n` pages behind the first one.
+//!
 //! A result that is not negative is the call's value; a negative one is
 //! `-errno` (see [`crate::Errno`]).
 
@@ -82,6 +84,14 @@ hypercalls! {
     /// again later. [`crate::Errno::Invalid`] when `len` is larger, [`crate::Errno::Fault`] when the guest could not read
     /// the range, [`crate::Errno::NoSys`] when the host has no error output apart from the console (ABI 1.3).
     10 ErrorOutput "error_output" ("address", "len");
+    /// Starts a [virtual CPU](crate::vcpu) that does not run: it begins at `entry` with its number in RDI and RSP at
+    /// `stack`, which is a multiple of 16. Everything else about its registers is as at the guest's entry point. Returns 0;
+    /// [`crate::Errno::Invalid`] when the guest has no such virtual CPU or the stack is not aligned, [`crate::Errno::Busy`] when it
+    /// runs already, [`crate::Errno::Fault`] when the guest could not execute code at `entry` or write the 8 bytes below `stack` (ABI 1.4).
+    11 VcpuStart "vcpu_start" ("vcpu", "entry", "stack");
+    /// Stops the virtual CPU that calls: it does not run until another one [starts](Self::VcpuStart) it again. Does not return,
+    /// but on the last one that runs: [`crate::Errno::Invalid`]. That one ends the guest by [`Exit`](Self::Exit) (ABI 1.4).
+    12 VcpuStop "vcpu_stop" ();
 }
 
 impl Hypercall {

@@ -37,7 +37,7 @@ pub struct StartInfo {
     pub size: u32,
     /// [`CpuFeatures`] bits.
     pub cpu_features: u32,
-    /// Virtual CPUs of this guest.
+    /// Virtual CPUs of this guest, running or not: 1 to [`crate::vcpu::MAX`].
     pub vcpus: u32,
     /// Start of the guest's memory.
     pub memory_base: GuestAddr,
@@ -73,12 +73,15 @@ pub struct StartInfo {
     pub device_stride: u32,
     /// Random bytes, different for every guest that is started.
     pub seed: [u8; 32],
+    /// What virtual CPUs from 1 on have of their own: an array of [`crate::vcpu::VcpuInfo`], one for each; 0 in a guest
+    /// that has none (ABI 1.4).
+    pub vcpu_info: GuestAddr,
 }
 
-layout!(StartInfo: 168 {
+layout!(StartInfo: 176 {
     magic @ 0, abi_major @ 8, abi_minor @ 10, size @ 12, cpu_features @ 16, vcpus @ 20,
     memory_base @ 24, memory_size @ 32, image_base @ 40, heap_base @ 48, heap_size @ 56,
     stack_base @ 64, stack_size @ 72, hypercall_page @ 80, shared_info @ 88,
     arguments @ 96, environment @ 104, arguments_size @ 112, environment_size @ 116,
-    devices @ 120, device_count @ 128, device_stride @ 132, seed @ 136,
+    devices @ 120, device_count @ 128, device_stride @ 132, seed @ 136, vcpu_info @ 168,
 });

@@ -20,6 +20,7 @@ use hv_abi::tasks::{
     TASK_RUNS, TASK_TEXT_MAX, TASK_WAITS, TASK_WAITS_FOR_EVENT, TASK_WAITS_FOR_TIME, TASKS_NOTE_TYPE,
     TASKS_VERSION, TaskInfo, TasksNote,
 };
+use hv_abi::vcpu::VcpuInfo;
 use hv_abi::{ABI_VERSION, AbiVersion, Errno, EventPort, GuestAddr, Hypercall, PAGE_SIZE};
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -46,7 +47,7 @@ fn golden(value: &(impl IntoBytes + zerocopy::Immutable), digits: &str) {
 #[test]
 fn note() {
     let note = Note::new(256 << 10, 1 << 20);
-    golden(&note, "03000000 10000000 01000000 68760000  0100 0300 00000400 0000100000000000");
+    golden(&note, "03000000 10000000 01000000 68760000  0100 0400 00000400 0000100000000000");
     assert_eq!((NOTE_NAME, NOTE_TYPE), (*b"hv\0", 1));
 }
 
@@ -80,7 +81,7 @@ fn start_info() {
         magic: MAGIC,
         abi_major: 0x0201,
         abi_minor: 0x0403,
-        size: 168,
+        size: 176,
         cpu_features: 0x0807_0605,
         vcpus: 0x0c0b_0a09,
         memory_base: address(1),
@@ -100,15 +101,17 @@ fn start_info() {
         device_count: 15,
         device_stride: 128,
         seed: core::array::from_fn(|n| n as u8),
+        vcpu_info: address(16),
     };
     golden(
         &info,
-        "68762d7374617274 0102 0304 a8000000 05060708 090a0b0c
+        "68762d7374617274 0102 0304 b0000000 05060708 090a0b0c
          0122334455667788 0200000000000000 0322334455667788 0422334455667788
          0500000000000000 0622334455667788 0700000000000000 0822334455667788
          0922334455667788 0a22334455667788 0b22334455667788 0c000000 0d000000
          0e22334455667788 0f000000 80000000
-         000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f",
+         000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f
+         1022334455667788",
     );
 }
 
@@ -127,6 +130,16 @@ fn shared_info() {
     let expected = pending + &"ff".repeat(128) + clock + &identity + "01020304 00000000";
     golden(&info, &expected);
     assert_eq!(RED_ZONE, 128);
+}
+
+#[test]
+fn vcpu_info() {
+    golden(&VcpuInfo::START, &("ff".repeat(128) + "01000000" + &"00".repeat(124)));
+    let ports = [0, 1, 63, 64].map(EventPort::of_vcpu);
+    assert_eq!(ports, [Some(EventPort(959)), Some(EventPort(960)), Some(EventPort(1022)), None]);
+    let of_vcpus = [958, 959, 1022, 1023, u32::MAX].map(|port| EventPort(port).is_of_vcpu());
+    assert_eq!(of_vcpus, [false, true, true, false, false]);
+    assert_eq!(hv_abi::vcpu::MAX, 64);
 }
 
 #[test]
@@ -227,7 +240,7 @@ fn rings() {
 
 #[test]
 fn numbers() {
-    assert_eq!(ABI_VERSION, AbiVersion { major: 1, minor: 3 });
+    assert_eq!(ABI_VERSION, AbiVersion { major: 1, minor: 4 });
     assert_eq!((PAGE_SIZE, STUB_SIZE, PANIC_MESSAGE_MAX, ENTROPY_MAX), (4096, 32, 4096, 256));
     assert_eq!((NONE, POWER, FIRST_DEVICE, PORTS), (EventPort(0), EventPort(1), EventPort(2), 1024));
     assert_eq!(GENERATION, EventPort(1023));
@@ -251,6 +264,8 @@ fn numbers() {
             (8, "ready", 256),
             (9, "set_upcall", 288),
             (10, "error_output", 320),
+            (11, "vcpu_start", 352),
+            (12, "vcpu_stop", 384),
         ]
     );
     let errors: Vec<_> = Errno::ALL.iter().map(|&error| (error.to_status(), format!("{error:?}"))).collect();
@@ -258,6 +273,7 @@ fn numbers() {
         (-5, "Io"),
         (-11, "Again"),
         (-14, "Fault"),
+        (-16, "Busy"),
         (-22, "Invalid"),
         (-28, "NoSpace"),
         (-30, "ReadOnly"),

@@ -37,7 +37,7 @@ pub fn run(bytes: &[u8]) {
             32..40 => {
                 hub.raise(EventPort(input.word()));
                 hub.is_unmasked(EventPort(u32::from(input.half())));
-                hub.any_pending();
+                hub.any_pending(0);
                 continue;
             }
             _ => input.word(),

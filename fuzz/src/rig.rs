@@ -30,7 +30,7 @@ pub(crate) struct Diary {
 
 impl Owner for Diary {
     fn wake(&self) {}
-    fn interrupt(&self) {}
+    fn interrupt(&self, _: usize) {}
     fn terminate(&self, reason: String) {
         assert!(reason.len() < 500 && !reason.contains('\n'), "{reason:?}");
         self.terminated.fetch_add(1, Ordering::Relaxed);

@@ -1,37 +1,52 @@
-//! Work for the processor alone: SHA-256, and the product of two matrices.
+//! Work for processors alone: SHA-256, and the product of two matrices. Both come in parts that can be done at the same time.
 
 use alloc::vec;
 use alloc::vec::Vec;
+use core::ops::Range;
 use sha2::{Digest, Sha256};
 
 /// Bytes that are hashed at a time.
 const CHUNK: usize = 64 << 10;
 
-/// The SHA-256 of this many MiB of a fixed pattern.
-pub fn digest(mib: usize) -> [u8; 32] {
-    let chunk: Vec<u8> = (0..CHUNK).map(|index| (index * 31 + (index >> 8)) as u8).collect();
-    let mut hash = Sha256::new();
-    for _ in 0..mib * ((1 << 20) / CHUNK) {
-        hash.update(&chunk);
-    }
-    hash.finalize().into()
+/// A part of several that are as large as each other, as far as that goes: which of `0..whole`.
+pub fn part(whole: usize, number: usize, parts: usize) -> Range<usize> {
+    whole * number / parts..whole * (number + 1) / parts
 }
 
-/// The sum of all elements of the product of two fixed matrices with `n` rows
-/// and columns. Every operation is exact, so the sum is the same everywhere.
-pub fn matrix(n: usize) -> f64 {
+/// The SHA-256 of each of these MiB of a fixed pattern, one after the other.
+pub fn digests(mib: Range<usize>) -> Vec<u8> {
+    let chunk: Vec<u8> = (0..CHUNK).map(|index| (index * 31 + (index >> 8)) as u8).collect();
+    let one = |number: usize| {
+        let mut hash = Sha256::new_with_prefix(number.to_le_bytes());
+        (0..(1 << 20) / CHUNK).for_each(|_| hash.update(&chunk));
+        hash.finalize()
+    };
+    mib.flat_map(one).collect()
+}
+
+/// The SHA-256 of the digests of all MiB.
+pub fn root(digests: &[u8]) -> [u8; 32] {
+    Sha256::digest(digests).into()
+}
+
+/// The sum of the elements in these rows of the product of two fixed matrices with `n` rows
+/// and columns. Every operation is exact, so the sum is the same everywhere, and that of the sums of parts that of the whole.
+pub fn matrix(n: usize, rows: Range<usize>) -> f64 {
     let fill = |factor: usize| (0..n * n).map(|index| (index * factor % 17) as f64 - 8.0).collect();
     let (a, b): (Vec<f64>, Vec<f64>) = (fill(7), fill(11));
-    let mut product = vec![0.0; n * n];
-    // Row by row, so that the innermost loop runs along rows of both.
-    for (row, out) in product.chunks_exact_mut(n.max(1)).enumerate() {
+    let mut out = vec![0.0; n];
+    let mut sum = 0.0;
+    for row in rows {
+        out.fill(0.0);
+        // The innermost loop runs along rows of both.
         for (factor, line) in a[row * n..][..n].iter().zip(b.chunks_exact(n)) {
-            for (sum, value) in out.iter_mut().zip(line) {
-                *sum += factor * value;
+            for (element, value) in out.iter_mut().zip(line) {
+                *element += factor * value;
             }
         }
+        sum += out.iter().sum::<f64>();
     }
-    product.iter().sum()
+    sum
 }
 
 #[cfg(test)]
@@ -40,18 +55,29 @@ mod tests {
 
     #[test]
     fn the_digest_is_that_of_the_pattern() {
-        // Of 0 bytes; and one that was computed by `sha256sum` over the pattern.
-        assert_eq!(digest(0)[..4], [0xe3, 0xb0, 0xc4, 0x42]);
         let pattern: Vec<u8> = (0..CHUNK).map(|index| (index * 31 + (index >> 8)) as u8).collect();
-        assert_eq!(digest(1)[..], Sha256::digest(pattern.repeat(16))[..]);
+        let of = |number: u64| Sha256::digest([&number.to_le_bytes()[..], &pattern.repeat(16)].concat());
+        assert_eq!(digests(0..2), [of(0), of(1)].concat());
+        assert_eq!(digests(1..2), of(1)[..]);
+        assert_eq!(root(&[])[..4], [0xe3, 0xb0, 0xc4, 0x42], "SHA-256 of nothing");
     }
 
     #[test]
     fn the_product_of_small_matrices_is_right() {
-        assert_eq!(matrix(0), 0.0);
-        assert_eq!(matrix(1), 64.0);
+        assert_eq!(matrix(0, 0..0), 0.0);
+        assert_eq!(matrix(1, 0..1), 64.0);
         // a = b = [[-8, -1], [6, -4]] for 7; for 11: [[-8, 3], [-3, 8]].
-        let expected = (-8.0 * -8.0 + -3.0 * -1.0) + (-8.0 * 3.0 - 8.0) + (6.0 * -8.0 + 12.0) + (18.0 - 32.0);
-        assert_eq!(matrix(2), expected);
+        let first = (-8.0 * -8.0 + -3.0 * -1.0) + (-8.0 * 3.0 - 8.0);
+        let second = (6.0 * -8.0 + 12.0) + (18.0 - 32.0);
+        assert_eq!((matrix(2, 0..1), matrix(2, 1..2)), (first, second));
+        assert_eq!(matrix(2, 0..2), first + second);
+    }
+
+    #[test]
+    fn parts_are_the_whole() {
+        for (whole, parts) in [(0, 3), (1, 2), (10, 3), (64, 64)] {
+            let all: Vec<usize> = (0..parts).flat_map(|number| part(whole, number, parts)).collect();
+            assert_eq!(all, (0..whole).collect::<Vec<_>>());
+        }
     }
 }

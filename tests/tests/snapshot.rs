@@ -222,7 +222,7 @@ fn what_is_no_whole_snapshot_is_refused_in_one_line(platform: Platform) {
     with(
         "state",
         &changed(&state, 16, 9),
-        "snap: made by a newer version of hv (ABI 9.3; this version has 1.3)",
+        "snap: made by a newer version of hv (ABI 9.4; this version has 1.4)",
     );
     with("memory", &memory[..1 << 20], "snap/memory: truncated: at least 3145728 bytes are missing");
     with("memory", &[&memory[..], b"x"].concat(), "snap/memory: damaged: 1 bytes too long");

@@ -1,15 +1,33 @@
-//! Nothing but computing: SHA-256 of some MiB, and a product of matrices.
+//! Nothing but computing, on all virtual CPUs: SHA-256 of some MiB, and a product of matrices.
 //!
 //! ```text
 //! hv run compute                 # 64 MiB, 384 rows and columns
-//! hv run compute -- 256 512
+//! hv run compute --vcpus 2 -- 256 512
 //! ```
 #![no_std]
 #![no_main]
 
 use hv_guest::prelude::*;
 use hv_guest::time::Instant;
+use hv_guest::{block_on, cpu};
 use hv_guest_examples::compute;
+
+/// Does all parts of some work at the same time, one on each virtual CPU.
+fn in_parts<T: Send + 'static>(work: impl Fn(usize, usize) -> T + Clone + Send + 'static) -> Vec<T> {
+    let parts = cpu::count();
+    let tasks = (0..parts).map(|number| {
+        let work = work.clone();
+        cpu::spawn_any(async move { work(number, parts) })
+    });
+    let tasks: Vec<_> = tasks.collect();
+    block_on(async {
+        let mut results = Vec::new();
+        for task in tasks {
+            results.push(task.await);
+        }
+        results
+    })
+}
 
 #[hv_guest::entry]
 fn main() -> Result<(), &'static str> {
@@ -22,10 +40,12 @@ fn main() -> Result<(), &'static str> {
     let (mib, rows) = (number(1, 64)?, number(2, 384)?);
 
     let start = Instant::now();
-    let digest = compute::digest(mib);
+    let digests = in_parts(move |number, parts| compute::digests(compute::part(mib, number, parts)));
+    let digest = compute::root(&digests.concat());
     let hashing = start.elapsed();
     let start = Instant::now();
-    let checksum = compute::matrix(rows);
+    let sums = in_parts(move |number, parts| compute::matrix(rows, compute::part(rows, number, parts)));
+    let checksum: f64 = sums.iter().sum();
     let multiplying = start.elapsed();
 
     print!("sha256 of {mib} MiB: ");

@@ -3,7 +3,9 @@
 #![forbid(unsafe_code)]
 
 use crate::devices::devices;
+use crate::per_cpu;
 use crate::ring::RingMemory;
+use crate::sync::{Mutex, MutexGuard, ReentrantMutex};
 use crate::time::{self, Duration};
 use crate::{event, hypercall};
 use core::fmt;
@@ -11,7 +13,7 @@ use hv_abi::EventPort;
 use hv_abi::device::CONSOLE;
 use hv_abi::io::console::INPUT_CLOSED;
 use hv_abi::ring::{CLOSED_OFFSET, Front, SharedMemory};
-use spin::{LazyLock, Mutex, MutexGuard};
+use spin::LazyLock;
 
 /// The front end of the console's ring.
 struct Console {
@@ -141,8 +143,12 @@ impl fmt::Write for Writer {
     }
 }
 
+/// Held by who prints, so that lines of several virtual CPUs stay whole. A value that formats itself may print, too.
+static PRINTING: ReentrantMutex<()> = ReentrantMutex::new(());
+
 #[doc(hidden)]
 pub fn print(arguments: fmt::Arguments<'_>) {
+    let _printing = PRINTING.lock();
     let _ = fmt::Write::write_fmt(&mut Writer, arguments);
     if let Some(mut console) = console() {
         console.publish();
@@ -191,8 +197,12 @@ impl fmt::Write for ErrorWriter {
     }
 }
 
+/// The same for the error output, which takes no lock in a guest with one virtual CPU.
+static PRINTING_ERRORS: ReentrantMutex<()> = ReentrantMutex::new(());
+
 #[doc(hidden)]
 pub fn print_error(arguments: fmt::Arguments<'_>) {
+    let _printing = per_cpu::several().then(|| PRINTING_ERRORS.lock());
     let mut writer = ErrorWriter { bytes: [0; 256], len: 0 };
     let _ = fmt::Write::write_fmt(&mut writer, arguments);
     writer.flush();

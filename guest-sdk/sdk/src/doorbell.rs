@@ -17,7 +17,7 @@ pub(crate) fn ring_soon(port: EventPort) {
     match port.position() {
         Some((index, bit)) if tasks::is_running() => {
             DOORBELLS[index].fetch_or(bit, Ordering::Relaxed);
-            ANY.store(true, Ordering::Relaxed);
+            ANY.store(true, Ordering::Release);
         }
         _ => hypercall::event_send(port),
     }
@@ -25,7 +25,7 @@ pub(crate) fn ring_soon(port: EventPort) {
 
 /// Rings the doorbells that wait for it.
 pub(crate) fn ring() {
-    if !ANY.swap(false, Ordering::Relaxed) {
+    if !ANY.load(Ordering::Relaxed) || !ANY.swap(false, Ordering::Acquire) {
         return;
     }
     for (index, word) in DOORBELLS.iter().enumerate() {

@@ -4,6 +4,7 @@ mod critical_section;
 pub mod upcall;
 
 use crate::clock::{Instant, now_nanos};
+use crate::per_cpu::{self, PerCpu, per_cpu};
 use crate::shared_info::{mask, pending};
 use crate::{hypercall, tasks};
 use alloc::sync::Arc;
@@ -19,12 +20,15 @@ use hv_abi::shared_info::EVENT_WORDS;
 use spin::{Mutex, Once};
 pub use upcall::on_upcall;
 
-/// Words of the bitmaps with an event that this guest has ever listened to,
+/// Words of the bitmaps with an event that a virtual CPU has ever listened to,
 /// one bit each: the others need no look.
-static WORDS: AtomicU32 = AtomicU32::new(0);
+static WORDS: PerCpu<AtomicU32> = per_cpu!(AtomicU32::new(0));
+
+/// Virtual CPUs that are in the block hypercall, or about to be.
+static BLOCKED: PerCpu<AtomicBool> = per_cpu!(AtomicBool::new(false));
 
 fn words() -> impl Iterator<Item = usize> {
-    let mut words = WORDS.load(Ordering::Relaxed);
+    let mut words = WORDS.own().load(Ordering::Relaxed);
     core::iter::from_fn(move || {
         let index = words.trailing_zeros();
         words &= words.wrapping_sub(1);
@@ -37,7 +41,7 @@ pub fn unmask(port: EventPort) {
     if let Some((index, bit)) = port.position()
         && mask()[index].load(Ordering::Relaxed) & bit != 0
     {
-        WORDS.fetch_or(1 << index, Ordering::Relaxed);
+        WORDS.own().fetch_or(1 << index, Ordering::Relaxed);
         mask()[index].fetch_and(!bit, Ordering::SeqCst);
         upcall::look();
     }
@@ -82,7 +86,27 @@ pub fn wait(deadline: Option<Instant>) -> bool {
             break;
         }
     }
-    hypercall::block(deadline)
+    // Whoever notifies this virtual CPU makes its event pending first: either that is seen at the look, by the host at the latest, or
+    // this is seen by whoever notifies.
+    BLOCKED.own().store(true, Ordering::SeqCst);
+    let pending = any_pending() || hypercall::block(deadline);
+    BLOCKED.own().store(false, Ordering::Relaxed);
+    pending
+}
+
+/// Has another virtual CPU look at what there is to do: ends its [`wait`].
+pub(crate) fn notify_cpu(cpu: usize) {
+    let Some(port) = EventPort::of_vcpu(cpu as u32) else { return };
+    let Some((index, bit)) = port.position() else { return };
+    pending()[index].fetch_or(bit, Ordering::SeqCst);
+    if BLOCKED[cpu].load(Ordering::SeqCst) {
+        hypercall::event_send(port);
+    }
+}
+
+/// Lets other virtual CPUs notify this one.
+pub(crate) fn accept_notifications() {
+    EventPort::of_vcpu(per_cpu::current() as u32).into_iter().for_each(unmask);
 }
 
 /// Waits until this event is pending (true), or until the deadline (false),

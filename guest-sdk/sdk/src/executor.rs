@@ -1,4 +1,4 @@
-//! ⚠ The async executor: tasks, timers and events on the guest's one processor.
+//! ⚠ The async executor: tasks, timers and events, of each virtual CPU its own.
 //!
 //! Tasks run in embassy's run queue; this module says when. It polls what was
 //! woken, then hands events and expired timers to their wakers, and only when
@@ -6,6 +6,9 @@
 //! timer: a look around first, then the `block` hypercall (see [`event::wait`]).
 #![allow(unsafe_code, reason = "tasks that wake each other by address")]
 
+pub(crate) mod remote;
+
+use crate::per_cpu::{self, PerCpu, STACK_SIZE, per_cpu};
 use crate::tasks::{self, Listed};
 use crate::{doorbell, event, timer};
 use alloc::boxed::Box;
@@ -16,41 +19,59 @@ use core::pin::{Pin, pin};
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::task::{Context, Poll, RawWaker, RawWakerVTable, Waker};
 use embassy_executor::raw;
-use spin::{LazyLock, Mutex};
+use spin::{Mutex, Once};
 
 struct Executor(raw::Executor);
 
-// SAFETY: `raw::Executor` is not `Sync` so that it is polled by one thread;
-// the guest has one.
+// SAFETY: `raw::Executor` is not `Sync` so that it is polled by one thread; each of these is polled by its virtual CPU only. What others do
+// with it, waking its tasks, embassy allows from everywhere.
 unsafe impl Sync for Executor {}
 // SAFETY: as for `Sync`.
 unsafe impl Send for Executor {}
 
-static EXECUTOR: LazyLock<Executor> = LazyLock::new(|| Executor(raw::Executor::new(core::ptr::null_mut())));
+static EXECUTOR: PerCpu<Once<Executor>> = per_cpu!(Once::new());
 
-/// The run queue holds something.
-static PENDED: AtomicBool = AtomicBool::new(false);
+/// The run queue of a virtual CPU holds something.
+static PENDED: PerCpu<AtomicBool> = per_cpu!(AtomicBool::new(false));
 /// The future given to [`block_on`] was woken.
-static WOKEN: AtomicBool = AtomicBool::new(false);
+static WOKEN: PerCpu<AtomicBool> = per_cpu!(AtomicBool::new(false));
+
+/// The executor of this virtual CPU, whose number is its context.
+fn executor() -> &'static raw::Executor {
+    let made = || Executor(raw::Executor::new(context(per_cpu::current())));
+    &EXECUTOR.own().call_once(made).0
+}
+
+/// A virtual CPU's number as a pointer that is never followed.
+fn context(cpu: usize) -> *mut () {
+    core::ptr::without_provenance_mut(cpu)
+}
+
+/// Something is to be done on a virtual CPU, which this says.
+fn tell(cpu: usize, flag: &PerCpu<AtomicBool>) {
+    flag[cpu].store(true, Ordering::SeqCst);
+    if cpu != per_cpu::current() {
+        event::notify_cpu(cpu);
+    }
+}
 
 // Embassy calls this when the run queue stops being empty.
 #[unsafe(export_name = "__pender")]
-fn pender(_: *mut ()) {
-    PENDED.store(true, Ordering::Relaxed);
+fn pender(context: *mut ()) {
+    tell(context.addr(), &PENDED);
 }
 
 /// The waker of the future given to [`block_on`]: there is only one at a
-/// time, so it is a flag.
+/// time on a virtual CPU, so it is a flag.
 fn main_waker() -> Waker {
     // One table at one address: that is how wakers are told apart.
-    static TABLE: RawWakerVTable =
-        RawWakerVTable::new(|_| RawWaker::new(core::ptr::null(), &TABLE), wake, wake, |_| ());
-    fn wake(_: *const ()) {
-        WOKEN.store(true, Ordering::Relaxed);
+    static TABLE: RawWakerVTable = RawWakerVTable::new(|cpu| RawWaker::new(cpu, &TABLE), wake, wake, |_| ());
+    fn wake(cpu: *const ()) {
+        tell(cpu.addr(), &WOKEN);
     }
-    // SAFETY: the data pointer is never used, and every function may be called
+    // SAFETY: the data pointer is never followed, and every function may be called
     // from anywhere, any number of times.
-    unsafe { Waker::from_raw(RawWaker::new(core::ptr::null(), &TABLE)) }
+    unsafe { Waker::from_raw(RawWaker::new(context(per_cpu::current()), &TABLE)) }
 }
 
 /// Runs a future to its end, and meanwhile every [spawned](spawn) task.
@@ -66,28 +87,45 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
     future.as_mut().link();
     let waker = main_waker();
     let mut context = Context::from_waker(&waker);
-    WOKEN.store(true, Ordering::Relaxed);
+    WOKEN.own().store(true, Ordering::Relaxed);
     loop {
-        if WOKEN.swap(false, Ordering::Relaxed)
+        if WOKEN.own().swap(false, Ordering::SeqCst)
             && let Poll::Ready(output) = future.as_mut().poll(&mut context)
         {
             tasks::set_running(false);
             doorbell::ring();
             return output;
         }
-        if PENDED.swap(false, Ordering::Relaxed) {
-            // SAFETY: `set_running` keeps this from being entered twice, and the
-            // pender does not poll.
-            unsafe { EXECUTOR.0.poll() };
-        }
-        doorbell::ring();
-        event::dispatch();
-        let next = timer::expire();
-        // A handler that wakes something after the look has to end the wait.
-        let _masked = event::upcall::mask();
-        if !WOKEN.load(Ordering::Relaxed) && !PENDED.load(Ordering::Relaxed) {
-            event::wait(next);
-        }
+        step();
+    }
+}
+
+/// Runs tasks, those of other virtual CPUs included, as long as the guest does: what virtual CPUs other than the first do.
+pub(crate) fn run() -> ! {
+    tasks::set_running(true);
+    loop {
+        step();
+    }
+}
+
+/// Polls what can run, hands out events and timers, and waits if that comes to nothing.
+fn step() {
+    if PENDED.own().swap(false, Ordering::SeqCst) {
+        // SAFETY: `set_running` keeps this from being entered twice, and the
+        // pender does not poll.
+        unsafe { executor().poll() };
+    }
+    remote::run();
+    doorbell::ring();
+    event::dispatch();
+    let next = timer::expire();
+    assert!(per_cpu::stack_is_sound(), "the stack of a virtual CPU, of {STACK_SIZE} bytes, has overflowed");
+    // A handler that wakes something after the look has to end the wait.
+    let _masked = event::upcall::mask();
+    let woken = || WOKEN.own().load(Ordering::SeqCst) || PENDED.own().load(Ordering::SeqCst);
+    if !woken() && remote::is_idle() {
+        event::wait(next);
+        remote::woke();
     }
 }
 
@@ -112,7 +150,7 @@ impl Spawner {
     /// Embassy's spawner of the same executor, for functions that carry
     /// `#[embassy_executor::task]`.
     pub fn embassy(self) -> embassy_executor::Spawner {
-        EXECUTOR.0.spawner()
+        executor().spawner()
     }
 }
 
@@ -121,12 +159,13 @@ type Storage = &'static raw::TaskStorage<Task>;
 
 /// Storages whose task has ended. Embassy wants them to live for good, so they
 /// are used again; there are never more than there were tasks at one time.
-static FREE: Mutex<Vec<FreeStorage>> = Mutex::new(Vec::new());
+/// Of each virtual CPU those of its own tasks.
+static FREE: PerCpu<Mutex<Vec<FreeStorage>>> = per_cpu!(Mutex::new(Vec::new()));
 
 struct FreeStorage(Storage);
 
 // SAFETY: the storage is empty (its task has ended), so that nothing that is
-// not `Send` is in it; and the guest has one thread.
+// not `Send` is in it.
 unsafe impl Send for FreeStorage {}
 
 /// Runs a future beside everything else, until it ends or the guest does.
@@ -137,20 +176,20 @@ pub fn spawn(future: impl Future<Output = ()> + 'static) {
     start(future, Location::caller());
 }
 
-fn start<F: Future<Output = ()> + 'static>(future: F, spawned: &'static Location<'static>) {
-    let reused = FREE.lock().pop();
+pub(crate) fn start<F: Future<Output = ()> + 'static>(future: F, spawned: &'static Location<'static>) {
+    let reused = FREE.own().lock().pop();
     let storage = reused.map_or_else(|| &*Box::leak(Box::new(raw::TaskStorage::new())), |free| free.0);
     let task = async move {
         future.await;
-        // The last thing the task does: nothing runs between this and the
+        // The last thing the task does: nothing runs on this virtual CPU between this and the
         // moment when embassy marks the storage as unused.
-        FREE.lock().push(FreeStorage(storage));
+        FREE.own().lock().push(FreeStorage(storage));
     };
     let mut task = Box::pin(Listed::new::<F>(task, spawned));
     task.as_mut().link();
     let task: Task = task;
     match storage.spawn(|| task) {
-        Ok(token) => EXECUTOR.0.spawner().spawn(token),
+        Ok(token) => executor().spawner().spawn(token),
         Err(_) => unreachable!("a storage in the list of free ones has no task"),
     }
 }

@@ -3,17 +3,19 @@
 //! The raw calls, as `docs/abi.md` has them. Most guests use the modules above.
 #![allow(unsafe_code, reason = "calls through the hypercall page")]
 
+use crate::per_cpu;
 use crate::start_info::start_info;
 use hv_abi::hypercall::{ERROR_OUTPUT_MAX, Hypercall, STUB_SIZE};
-use hv_abi::{Errno, EventPort};
+use hv_abi::{Errno, EventPort, PAGE_SIZE};
 
 fn call(call: Hypercall, first: u64, second: u64) -> i64 {
-    number(call as u32, first, second)
+    number(call as u32, [first, second, 0])
 }
 
-/// Makes the call of this number, which is below 128: as many stubs fill the page.
-fn number(number: u32, first: u64, second: u64) -> i64 {
-    let stub = start_info().hypercall_page.0 + u64::from(number) * STUB_SIZE;
+/// Makes the call of this number, which is below 128: as many stubs fill the page. Each virtual CPU has a page of its own.
+fn number(number: u32, [first, second, third]: [u64; 3]) -> i64 {
+    let page = start_info().hypercall_page.0 + per_cpu::current() as u64 * PAGE_SIZE;
+    let stub = page + u64::from(number) * STUB_SIZE;
     let result: i64;
     // SAFETY: the host filled this address with a stub that follows the System
     // V convention (ABI of the hypercall page); `clobber_abi` says what that
@@ -27,6 +29,7 @@ fn number(number: u32, first: u64, second: u64) -> i64 {
             stub = in(reg) stub,
             inlateout("rdi") first => _,
             inlateout("rsi") second => _,
+            inlateout("rdx") third => _,
             lateout("rax") result,
             clobber_abi("sysv64"),
         );
@@ -115,8 +118,33 @@ pub(crate) fn set_upcall(handler: u64) -> Result<(), Errno> {
     check(call(Hypercall::SetUpcall, handler, 0)).map(drop)
 }
 
+/// Starts a virtual CPU that does not run at `entry`, with its number in RDI and RSP at `stack`. `cpu` does that for code in Rust.
+///
+/// # Safety
+///
+/// Whatever the code at `entry` needs of the stack and of memory.
+///
+/// # Errors
+///
+/// [`Errno::Invalid`] if there is no such virtual CPU, [`Errno::Busy`] if it runs, [`Errno::Fault`] if the guest cannot execute the code or
+/// write the stack.
+pub unsafe fn vcpu_start(vcpu: u32, entry: u64, stack: u64) -> Result<(), Errno> {
+    check(number(Hypercall::VcpuStart as u32, [vcpu.into(), entry, stack])).map(drop)
+}
+
+/// Stops this virtual CPU until another one starts it again. Returns on the last one that runs.
+pub fn vcpu_stop() {
+    call(Hypercall::VcpuStop, 0, 0);
+}
+
 /// Any call number (modulo 128), with any arguments: for tests of the host.
 #[doc(hidden)]
 pub fn raw(call: u32, first: u64, second: u64) -> i64 {
-    number(call % 128, first, second)
+    raw3(call, first, second, 0)
+}
+
+/// The same with all arguments.
+#[doc(hidden)]
+pub fn raw3(call: u32, first: u64, second: u64, third: u64) -> i64 {
+    number(call % 128, [first, second, third])
 }

@@ -38,6 +38,8 @@ pub mod block;
 pub mod budget;
 mod clock;
 pub mod console;
+pub mod cpu;
+mod cpu_set;
 mod devices;
 mod doorbell;
 pub mod env;
@@ -57,12 +59,15 @@ mod memory;
 #[cfg(feature = "net")]
 pub mod net;
 mod panic;
+#[doc(hidden)]
+pub mod per_cpu;
 pub mod random;
 mod ring;
 #[doc(hidden)]
 pub mod rt;
 mod shared_info;
 mod start_info;
+pub mod sync;
 mod tasks;
 mod termination;
 pub mod time;

@@ -2,6 +2,7 @@
 #![allow(unsafe_code, reason = "the allocator, and the memory routines of compiled code")]
 
 use crate::start_info::start_info;
+use crate::sync::RawMutex;
 use core::alloc::Layout;
 use core::sync::atomic::{AtomicBool, Ordering};
 use talc::TalcLock;
@@ -40,7 +41,7 @@ pub(crate) fn is_exhaustion(message: &str) -> bool {
 }
 
 #[global_allocator]
-static HEAP: TalcLock<spin::Mutex<()>, StartInfoHeap> = TalcLock::new(StartInfoHeap { claimed: false });
+static HEAP: TalcLock<RawMutex, StartInfoHeap> = TalcLock::new(StartInfoHeap { claimed: false });
 
 // The compiler calls these by name; on this target nobody else defines them.
 // `rep movsb` and `rep stosb` are the processor's own fast paths for long

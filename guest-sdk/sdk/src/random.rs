@@ -3,10 +3,11 @@
 
 use crate::console::eprintln;
 use crate::start_info::start_info;
+use crate::sync::Mutex;
 use crate::{generation, hypercall};
 use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
-use spin::{LazyLock, Mutex};
+use spin::LazyLock;
 
 struct Generator {
     stream: ChaCha12Rng,

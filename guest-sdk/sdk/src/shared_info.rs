@@ -3,13 +3,23 @@
 //! Their meaning is in `docs/abi.md`. The modules above make events, clocks and generations of them.
 #![allow(unsafe_code, reason = "the page of shared-info, which the host writes as well")]
 
+use crate::per_cpu;
 use crate::start_info::start_info;
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use hv_abi::shared_info::{Clock, EVENT_WORDS, SharedInfo};
+use hv_abi::vcpu::VcpuInfo;
 
 fn address(offset: usize) -> usize {
     start_info().shared_info.0 as usize + offset
+}
+
+/// Where a field is that each virtual CPU has: the first one in the page, the others in a structure of their own.
+fn own(first: usize, other: usize) -> usize {
+    match per_cpu::current() {
+        0 => address(first),
+        cpu => start_info().vcpu_info.0 as usize + (cpu - 1) * size_of::<VcpuInfo>() + other,
+    }
 }
 
 /// `N` words of 8 bytes of the page.
@@ -25,16 +35,19 @@ pub(crate) fn pending() -> &'static [AtomicU64; EVENT_WORDS] {
     words(offset_of!(SharedInfo, pending))
 }
 
-/// Events that the guest does not listen to, one bit each.
+/// Events that this virtual CPU does not listen to, one bit each.
 pub(crate) fn mask() -> &'static [AtomicU64; EVENT_WORDS] {
-    words(offset_of!(SharedInfo, mask))
+    let address = own(offset_of!(SharedInfo, mask), offset_of!(VcpuInfo, mask));
+    // SAFETY: the host mapped both pages for good; the words are in one of them and aligned (`layout!` in the ABI), and both sides
+    // access them atomically only.
+    unsafe { &*(address as *const [AtomicU64; EVENT_WORDS]) }
 }
 
-/// Whether upcalls are held back.
+/// Whether upcalls of this virtual CPU are held back.
 pub(crate) fn upcall_mask() -> &'static AtomicU32 {
-    // SAFETY: the host mapped the page for good; the word is aligned, and both
-    // sides access it atomically only.
-    unsafe { AtomicU32::from_ptr(address(offset_of!(SharedInfo, upcall_mask)) as *mut u32) }
+    let address = own(offset_of!(SharedInfo, upcall_mask), offset_of!(VcpuInfo, upcall_mask));
+    // SAFETY: as above.
+    unsafe { AtomicU32::from_ptr(address as *mut u32) }
 }
 
 /// The number of a restored or cloned guest. The host writes it while the guest stands still.

@@ -4,6 +4,7 @@
 //! that it would not write to anyhow.
 #![allow(unsafe_code, reason = "the list of tasks that the host reads")]
 
+use crate::per_cpu::{PerCpu, per_cpu};
 use core::future::Future;
 use core::marker::PhantomPinned;
 use core::mem::offset_of;
@@ -16,18 +17,25 @@ use hv_abi::tasks::{
     TASK_RUNS, TASK_WAITS, TASK_WAITS_FOR_EVENT, TASK_WAITS_FOR_TIME, TASKS_NOTE_TYPE, TASKS_VERSION,
     TaskInfo, TasksNote,
 };
+use spin::Mutex;
 
-/// The executor is running.
-static RUNNING: AtomicBool = AtomicBool::new(false);
+/// The executor of a virtual CPU is running.
+static RUNNING: PerCpu<AtomicBool> = per_cpu!(AtomicBool::new(false));
+
+/// The task that a virtual CPU polls; null outside of tasks.
+static CURRENT: PerCpu<AtomicPtr<Entry>> = per_cpu!(AtomicPtr::new(null_mut()));
+
+/// Held by who changes the list.
+static CHANGING: Mutex<()> = Mutex::new(());
 
 /// Says whether the executor runs from now on; returns whether it did.
 pub(crate) fn set_running(running: bool) -> bool {
-    RUNNING.swap(running, Ordering::Relaxed)
+    RUNNING.own().swap(running, Ordering::Relaxed)
 }
 
 /// Whether the executor is running.
 pub(crate) fn is_running() -> bool {
-    RUNNING.load(Ordering::Relaxed)
+    RUNNING.own().load(Ordering::Relaxed)
 }
 
 /// The head of the list, and what the host does not look at.
@@ -35,19 +43,13 @@ pub(crate) fn is_running() -> bool {
 struct List {
     first: AtomicPtr<Entry>,
     last: AtomicPtr<Entry>,
-    /// The task that is being polled; null outside of tasks.
-    current: AtomicPtr<Entry>,
 }
 
 const _: () = assert!(offset_of!(List, first) == 0);
 
 // With a name that debuggers find.
 #[unsafe(export_name = "hv_task_list")]
-static LIST: List = List {
-    first: AtomicPtr::new(null_mut()),
-    last: AtomicPtr::new(null_mut()),
-    current: AtomicPtr::new(null_mut()),
-};
+static LIST: List = List { first: AtomicPtr::new(null_mut()), last: AtomicPtr::new(null_mut()) };
 
 // The note that says where the list is. Only the linker knows the distance between two sections.
 core::arch::global_asm!(
@@ -118,6 +120,7 @@ impl Entry {
     ///
     /// The entry is pinned, so that it is dropped before its memory is used for something else; and it is not linked.
     unsafe fn link(this: *mut Entry) {
+        let _changing = CHANGING.lock();
         let last = LIST.last.load(Ordering::Relaxed);
         // SAFETY: the caller's promise; what is in the list is pinned, too, and leaves it when it is dropped.
         unsafe {
@@ -135,8 +138,9 @@ impl Drop for Entry {
         if !self.linked {
             return;
         }
+        let _changing = CHANGING.lock();
         let (next, previous) = (self.next.load(Ordering::Relaxed), self.previous.load(Ordering::Relaxed));
-        // SAFETY: what is in the list is pinned, and leaves it here; only this processor looks at it meanwhile.
+        // SAFETY: what is in the list is pinned, and leaves it here; nobody else changes the list meanwhile.
         unsafe {
             let from = if previous.is_null() { &LIST.first } else { &(*previous).next };
             from.store(next, Ordering::Release);
@@ -174,21 +178,21 @@ impl<F: Future> Future for Listed<F> {
         // SAFETY: the pointer is that of a reference which nothing else uses here. Neighbours in the list change atomics of the
         // entry only.
         let (entry, future) = unsafe { (&raw mut (*this).entry, Pin::new_unchecked(&mut (*this).future)) };
-        let before = LIST.current.load(Ordering::Relaxed);
-        LIST.current.store(entry, Ordering::Relaxed);
+        let before = CURRENT.own().load(Ordering::Relaxed);
+        CURRENT.own().store(entry, Ordering::Relaxed);
         // SAFETY: as above.
         let state = unsafe { &(*entry).state };
         state.store(TASK_RUNS, Ordering::Relaxed);
         let result = future.poll(context);
         state.store(state.load(Ordering::Relaxed) | TASK_WAITS, Ordering::Relaxed);
-        LIST.current.store(before, Ordering::Relaxed);
+        CURRENT.own().store(before, Ordering::Relaxed);
         result
     }
 }
 
 fn current() -> Option<&'static Entry> {
     // SAFETY: the task that is being polled is there until its poll is over, and the reference is used by the two functions below only.
-    unsafe { LIST.current.load(Ordering::Relaxed).as_ref() }
+    unsafe { CURRENT.own().load(Ordering::Relaxed).as_ref() }
 }
 
 /// The task that is being polled waits for a time, if for nothing else before.

@@ -6,6 +6,7 @@
 //! combinators too) and any number of them, each operation in `O(log n)`.
 
 use crate::clock::{Instant, now_nanos};
+use crate::per_cpu::{PerCpu, per_cpu};
 use crate::tasks;
 use alloc::collections::{BTreeMap, BTreeSet};
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -29,11 +30,13 @@ struct Queue {
     order: BTreeSet<(u64, Key)>,
 }
 
-static QUEUE: Mutex<Queue> = Mutex::new(Queue { timers: BTreeMap::new(), order: BTreeSet::new() });
+/// Of each virtual CPU those of the tasks that it polls.
+static QUEUE: PerCpu<Mutex<Queue>> =
+    per_cpu!(Mutex::new(Queue { timers: BTreeMap::new(), order: BTreeSet::new() }));
 
 /// The time of the earliest timer; `u64::MAX` without one. Lets [`expire`]
 /// return without looking at the queue.
-static NEXT: AtomicU64 = AtomicU64::new(u64::MAX);
+static NEXT: PerCpu<AtomicU64> = per_cpu!(AtomicU64::new(u64::MAX));
 
 impl Queue {
     fn schedule(&mut self, at: u64, waker: &Waker) {
@@ -49,7 +52,7 @@ impl Queue {
             }
         }
         self.order.insert((at, key));
-        NEXT.fetch_min(at, Ordering::Relaxed);
+        NEXT.own().fetch_min(at, Ordering::Relaxed);
     }
 
     /// Takes a timer whose time has come, or tells the time of the next.
@@ -72,7 +75,7 @@ impl Driver for Clock {
 
     fn schedule_wake(&self, at: u64, waker: &Waker) {
         tasks::waits_for_time(at);
-        QUEUE.lock().schedule(at, waker);
+        QUEUE.own().lock().schedule(at, waker);
     }
 }
 
@@ -80,7 +83,7 @@ embassy_time_driver::time_driver_impl!(static DRIVER: Clock = Clock);
 
 /// Wakes what waits for a time that has come. Returns when to come again.
 pub(crate) fn expire() -> Option<Instant> {
-    let mut next = NEXT.load(Ordering::Relaxed);
+    let mut next = NEXT.own().load(Ordering::Relaxed);
     if next == u64::MAX {
         return None;
     }
@@ -88,7 +91,7 @@ pub(crate) fn expire() -> Option<Instant> {
     if next <= now {
         loop {
             // Not locked while waking: a waker may schedule another timer.
-            let popped = QUEUE.lock().pop(now);
+            let popped = QUEUE.own().lock().pop(now);
             match popped {
                 Ok(waker) => waker.wake(),
                 Err(at) => {
@@ -97,7 +100,7 @@ pub(crate) fn expire() -> Option<Instant> {
                 }
             }
         }
-        NEXT.store(next, Ordering::Relaxed);
+        NEXT.own().store(next, Ordering::Relaxed);
     }
     (next != u64::MAX).then(|| Instant::from_nanos(next))
 }

@@ -2,7 +2,7 @@
 
 pub(super) use super::values::{Format, NetKind, PlatformKind};
 
-use super::values::{parse_size, parse_stack, parse_variable};
+use super::values::{parse_size, parse_stack, parse_variable, parse_vcpus};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use hv_core::device::block::DiskSpec;
 use hv_core::device::net::Publish;
@@ -152,9 +152,9 @@ pub struct BootArgs {
     /// Stack of the guest, a part of its memory. Without this it is what the image asks for: 512K with the SDK.
     #[arg(long, value_name = "SIZE", value_parser = parse_stack)]
     pub stack: Option<u64>,
-    /// Virtual CPUs of the guest.
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub vcpus: u32,
+    /// Virtual CPUs of the guest: 1 to 64. They run at the same time as far as the host has processors.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = parse_vcpus)]
+    pub vcpus: usize,
     /// A disk: a raw image, a block device, or a folder (shown as a read-only FAT disk).
     /// Options: ro, direct (past the page cache), overlay (leave the disk as it is: what
     /// the guest writes is gone at its end), sector=512|4096, format=raw (a file that looks like

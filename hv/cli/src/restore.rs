@@ -42,9 +42,10 @@ pub(super) fn run(args: RestoreArgs) -> Result<u8, Box<dyn Error>> {
         restore = restore.network(network, capture);
     }
     let places = jail::overlays(specs.iter()).into_iter().collect();
-    let late = !specs.is_empty() || args.foreground.cap > 0;
+    let workers = run::workers(snapshot.saved().cpus.len());
+    let late = !specs.is_empty() || args.foreground.cap > 0 || workers > 0;
     jail::process(args.foreground.no_jail, &*platform, Kind::Run, late, places)?;
-    let engine = Engine::new(platform, 0)?;
+    let engine = Engine::new(platform, workers)?;
     let guest = restore.spawn(&engine)?;
     run::foreground(&engine, &guest, &args.foreground)
 }

@@ -28,14 +28,15 @@ pub(super) type EachDisk<'a> = dyn FnMut(&DiskSpec, &Disk) -> Result<(), Box<dyn
 /// Boots the guest, waits for its end, and returns hv's exit code.
 pub(super) fn run(args: RunArgs) -> Result<u8, Box<dyn Error>> {
     let builder = builder(&args.boot, &args.net, &args.foreground, &mut |_, _| Ok(()))?;
-    // Without threads of its own, the engine runs the guest on this one.
+    // Without threads of its own, the engine runs a guest with one virtual CPU on this one.
     let platform = platform(args.boot.platform)?;
     // Everything is open; what is left are the files of overlays.
     let places = jail::overlays(args.boot.disks.iter()).into_iter().collect();
-    // For the threads of disks, and the one that keeps the cap.
-    let late = !args.boot.disks.is_empty() || args.foreground.cap > 0;
+    // For the threads of disks, those that run virtual CPUs, and the one that keeps the cap.
+    let workers = workers(args.boot.vcpus);
+    let late = !args.boot.disks.is_empty() || args.foreground.cap > 0 || workers > 0;
     jail::process(args.foreground.no_jail, &*platform, Kind::Run, late, places)?;
-    let engine = Engine::new(platform, 0)?;
+    let engine = Engine::new(platform, workers)?;
     let guest = builder.spawn(&engine)?;
     foreground(&engine, &guest, &args.foreground)
 }
@@ -47,12 +48,11 @@ pub(super) fn builder(
     foreground: &ForegroundArgs,
     each_disk: &mut EachDisk<'_>,
 ) -> Result<Builder, Box<dyn Error>> {
-    refuse_what_has_not_come(boot)?;
     let path = guests::resolve(&boot.image)?;
     let image = Image::open(&path)?;
     let name = path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy();
 
-    let mut builder = Builder::new(image).name(name).memory(boot.memory);
+    let mut builder = Builder::new(image).name(name).memory(boot.memory).vcpus(boot.vcpus);
     builder = builder.output(Stdout).error_output(Stderr).input(Stdin);
     builder = builder.share(Share::new(foreground.weight, foreground.cap)?);
     if let Some(stack) = boot.stack {
@@ -125,12 +125,12 @@ pub(super) fn exit_of(stop: Stop, signal: &AtomicI32) -> u8 {
     }
 }
 
-/// Options that the command line has, and this version does not do.
-fn refuse_what_has_not_come(args: &BootArgs) -> Result<(), String> {
-    if args.vcpus != 1 {
-        return Err(format!("--vcpus {}: this version runs guests with one virtual CPU", args.vcpus));
+/// How many threads run the virtual CPUs of one guest: as many as can run at the same time. For one there is the thread that waits.
+pub(super) fn workers(vcpus: usize) -> usize {
+    match vcpus {
+        1 => 0,
+        _ => std::thread::available_parallelism().map_or(1, |processors| processors.get()).min(vcpus),
     }
-    Ok(())
 }
 
 /// The network that was asked for.

@@ -75,6 +75,11 @@ pub(super) fn parse_stack(s: &str) -> Result<u64, String> {
     }
 }
 
+pub(super) fn parse_vcpus(s: &str) -> Result<usize, String> {
+    use hv_core::domain::MAX_VCPUS;
+    s.parse().ok().filter(|vcpus| (1..=MAX_VCPUS).contains(vcpus)).ok_or(format!("use 1 to {MAX_VCPUS}"))
+}
+
 pub(super) fn parse_variable(s: &str) -> Result<(String, String), String> {
     match s.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.into(), value.into())),

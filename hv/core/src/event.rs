@@ -2,18 +2,31 @@
 
 use crate::memory::GuestMemory;
 use hv_abi::ring::Violation;
-use hv_abi::shared_info::SharedInfo;
+use hv_abi::shared_info::{EVENT_WORDS, SharedInfo};
+use hv_abi::vcpu::VcpuInfo;
 use hv_abi::{EventPort, GuestAddr, PAGE_SIZE};
 use std::mem::offset_of;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
+/// Where the [`VcpuInfo`]s of a guest with so many virtual CPUs are, whose shared-info page is at this offset: from the next page on.
+pub const fn vcpu_info(shared_info: u64, vcpus: usize) -> Range<u64> {
+    let start = shared_info + PAGE_SIZE;
+    start..start + (vcpus as u64 - 1) * size_of::<VcpuInfo>() as u64
+}
+
 /// Whoever runs the guest that events are for.
 pub trait Owner: Send + Sync {
-    /// An unmasked event became pending: a guest that blocks has to run.
+    /// The guest has to run, if it blocks.
     fn wake(&self);
-    /// A guest that runs has to be taken to its handler: follows [`wake`](Self::wake).
-    fn interrupt(&self);
+    /// An event became pending that this virtual CPU has unmasked: it has to run, if it blocks.
+    fn wake_vcpu(&self, vcpu: usize) {
+        let _ = vcpu;
+        self.wake();
+    }
+    /// A virtual CPU that runs has to be taken to the guest's handler: follows [`wake_vcpu`](Self::wake_vcpu).
+    fn interrupt(&self, vcpu: usize);
     /// The guest broke the protocol of one of its devices and has to end.
     fn terminate(&self, reason: String);
 }
@@ -24,16 +37,24 @@ pub trait Owner: Send + Sync {
 pub struct Hub {
     memory: Arc<GuestMemory>,
     shared_info: u64,
+    /// How many virtual CPUs the guest has.
+    vcpus: usize,
     /// Address of the guest's handler of upcalls; 0: it has none.
     handler: AtomicU64,
     owner: OnceLock<Weak<dyn Owner>>,
 }
 
 impl Hub {
-    /// The channels of the guest whose shared-info page is at this offset of its memory.
+    /// The channels of the guest with one virtual CPU whose shared-info page is at this offset of its memory.
     pub fn new(memory: Arc<GuestMemory>, shared_info: u64) -> Arc<Self> {
-        assert!(shared_info.is_multiple_of(PAGE_SIZE) && shared_info < memory.size());
-        Arc::new(Hub { memory, shared_info, handler: AtomicU64::new(0), owner: OnceLock::new() })
+        Self::of(memory, shared_info, 1)
+    }
+
+    /// The same for a guest with so many virtual CPUs, whose [`VcpuInfo`]s are [behind](vcpu_info) that page.
+    pub fn of(memory: Arc<GuestMemory>, shared_info: u64, vcpus: usize) -> Arc<Self> {
+        assert!(shared_info.is_multiple_of(PAGE_SIZE) && vcpus > 0);
+        assert!(vcpu_info(shared_info, vcpus).end <= memory.size());
+        Arc::new(Hub { memory, shared_info, vcpus, handler: AtomicU64::new(0), owner: OnceLock::new() })
     }
 
     /// Says whom to wake. Events before that are only noted.
@@ -45,22 +66,38 @@ impl Hub {
         self.owner.get().and_then(Weak::upgrade)
     }
 
-    fn word(&self, field: usize, word: usize) -> &AtomicU64 {
-        self.memory.atomic_u64(self.shared_info + (field + 8 * word) as u64)
+    fn pending(&self, word: usize) -> &AtomicU64 {
+        self.memory.atomic_u64(self.shared_info + (offset_of!(SharedInfo, pending) + 8 * word) as u64)
     }
 
-    /// Makes an event pending, and wakes the guest unless it masked it.
+    /// Where the shared-info page, or else a virtual CPU's own structure, has what both have.
+    fn own(&self, vcpu: usize, first: usize, other: usize) -> u64 {
+        debug_assert!(vcpu < self.vcpus);
+        match vcpu {
+            0 => self.shared_info + first as u64,
+            _ => vcpu_info(self.shared_info, vcpu).end + other as u64,
+        }
+    }
+
+    fn mask(&self, vcpu: usize, word: usize) -> &AtomicU64 {
+        let field = self.own(vcpu, offset_of!(SharedInfo, mask), offset_of!(VcpuInfo, mask));
+        self.memory.atomic_u64(field + 8 * word as u64)
+    }
+
+    /// Makes an event pending, and wakes the virtual CPUs that have it unmasked.
     pub fn raise(&self, port: EventPort) {
         let Some((word, bit)) = port.position() else { return };
         // SeqCst: a guest that is about to block publishes that before it looks
         // at the bitmap a last time; see `Domain::block`.
-        self.word(offset_of!(SharedInfo, pending), word).fetch_or(bit, Ordering::SeqCst);
-        let masked = self.word(offset_of!(SharedInfo, mask), word).load(Ordering::SeqCst) & bit != 0;
-        if !masked && let Some(owner) = self.owner() {
-            owner.wake();
+        self.pending(word).fetch_or(bit, Ordering::SeqCst);
+        let unmasked = |vcpu: &usize| self.mask(*vcpu, word).load(Ordering::SeqCst) & bit == 0;
+        for vcpu in (0..self.vcpus).filter(unmasked) {
+            let Some(owner) = self.owner() else { return };
+            owner.wake_vcpu(vcpu);
             // A guest that unmasks upcalls does so before it looks at the bitmaps itself.
-            if self.handler.load(Ordering::SeqCst) != 0 && self.upcall_mask().load(Ordering::SeqCst) == 0 {
-                owner.interrupt();
+            if self.handler.load(Ordering::SeqCst) != 0 && self.upcall_mask(vcpu).load(Ordering::SeqCst) == 0
+            {
+                owner.interrupt(vcpu);
             }
         }
     }
@@ -68,28 +105,28 @@ impl Hub {
     /// Makes an event pending in a guest that does not run.
     pub fn post(&self, port: EventPort) {
         if let Some((word, bit)) = port.position() {
-            self.word(offset_of!(SharedInfo, pending), word).fetch_or(bit, Ordering::SeqCst);
+            self.pending(word).fetch_or(bit, Ordering::SeqCst);
         }
     }
 
-    /// Whether the guest listens to this event.
+    /// Whether a virtual CPU of the guest listens to this event.
     pub fn is_unmasked(&self, port: EventPort) -> bool {
         port.position().is_some_and(|(word, bit)| {
-            self.word(offset_of!(SharedInfo, mask), word).load(Ordering::SeqCst) & bit == 0
+            (0..self.vcpus).any(|vcpu| self.mask(vcpu, word).load(Ordering::SeqCst) & bit == 0)
         })
     }
 
-    /// Whether any unmasked event is pending.
-    pub fn any_pending(&self) -> bool {
-        (0..hv_abi::shared_info::EVENT_WORDS).any(|word| {
-            let pending = self.word(offset_of!(SharedInfo, pending), word).load(Ordering::SeqCst);
-            pending != 0
-                && pending & !self.word(offset_of!(SharedInfo, mask), word).load(Ordering::SeqCst) != 0
+    /// Whether any event is pending that this virtual CPU has unmasked.
+    pub fn any_pending(&self, vcpu: usize) -> bool {
+        (0..EVENT_WORDS).any(|word| {
+            let pending = self.pending(word).load(Ordering::SeqCst);
+            pending != 0 && pending & !self.mask(vcpu, word).load(Ordering::SeqCst) != 0
         })
     }
 
-    fn upcall_mask(&self) -> &AtomicU32 {
-        self.memory.atomic_u32(self.shared_info + offset_of!(SharedInfo, upcall_mask) as u64)
+    fn upcall_mask(&self, vcpu: usize) -> &AtomicU32 {
+        let (first, other) = (offset_of!(SharedInfo, upcall_mask), offset_of!(VcpuInfo, upcall_mask));
+        self.memory.atomic_u32(self.own(vcpu, first, other))
     }
 
     /// Gives the guest this handler, an address that was validated; `None` takes it away.
@@ -102,13 +139,13 @@ impl Hub {
         Some(self.handler.load(Ordering::SeqCst)).filter(|&address| address != 0).map(GuestAddr)
     }
 
-    /// The handler, if the guest has to be taken to it now; upcalls are masked then.
-    /// Only for who runs the guest, while it stands still.
-    pub fn take_upcall(&self) -> Option<GuestAddr> {
+    /// The handler, if a virtual CPU has to be taken to it now; upcalls are masked then.
+    /// Only for who runs that virtual CPU, while it is not in the guest.
+    pub fn take_upcall(&self, vcpu: usize) -> Option<GuestAddr> {
         let handler = self.handler()?;
-        let mask = self.upcall_mask();
+        let mask = self.upcall_mask(vcpu);
         // Looking first leaves the page alone while nothing is to be done.
-        let due = mask.load(Ordering::SeqCst) == 0 && self.any_pending();
+        let due = mask.load(Ordering::SeqCst) == 0 && self.any_pending(vcpu);
         (due && mask.swap(1, Ordering::SeqCst) == 0).then_some(handler)
     }
 
@@ -171,29 +208,42 @@ mod tests {
     /// Counts what it is told.
     #[derive(Default)]
     struct Told {
-        wakes: AtomicU32,
-        interrupts: AtomicU32,
+        wakes: [AtomicU32; 2],
+        interrupts: [AtomicU32; 2],
     }
 
     impl Owner for Told {
         fn wake(&self) {
-            self.wakes.fetch_add(1, Ordering::Relaxed);
+            (0..2).for_each(|vcpu| self.wake_vcpu(vcpu));
         }
 
-        fn interrupt(&self) {
-            self.interrupts.fetch_add(1, Ordering::Relaxed);
+        fn wake_vcpu(&self, vcpu: usize) {
+            self.wakes[vcpu].fetch_add(1, Ordering::Relaxed);
+        }
+
+        fn interrupt(&self, vcpu: usize) {
+            self.interrupts[vcpu].fetch_add(1, Ordering::Relaxed);
         }
 
         fn terminate(&self, _: String) {}
     }
 
-    /// A hub whose guest masks everything, as at its start.
+    impl Told {
+        /// Of each virtual CPU: how often it was woken, and interrupted.
+        fn counts(&self) -> [[u32; 2]; 2] {
+            [0, 1].map(|vcpu| {
+                [&self.wakes, &self.interrupts].map(|counts| counts[vcpu].load(Ordering::Relaxed))
+            })
+        }
+    }
+
+    /// A hub whose guest of two virtual CPUs masks everything, as at its start; but the second one bears upcalls, too.
     fn hub() -> (Arc<Hub>, Arc<Told>) {
-        let mut memory = GuestMemory::new(GuestAddr(0x20_0000), 2 * PAGE_SIZE).unwrap();
-        memory.allow(PAGE_SIZE..2 * PAGE_SIZE, Access::READ | Access::WRITE);
-        let hub = Hub::new(Arc::new(memory), PAGE_SIZE);
-        for word in 0..hv_abi::shared_info::EVENT_WORDS {
-            hub.word(offset_of!(SharedInfo, mask), word).store(u64::MAX, Ordering::SeqCst);
+        let mut memory = GuestMemory::new(GuestAddr(0x20_0000), 4 * PAGE_SIZE).unwrap();
+        memory.allow(PAGE_SIZE..3 * PAGE_SIZE, Access::READ | Access::WRITE);
+        let hub = Hub::of(Arc::new(memory), PAGE_SIZE, 2);
+        for (vcpu, word) in (0..2).flat_map(|vcpu| (0..EVENT_WORDS).map(move |word| (vcpu, word))) {
+            hub.mask(vcpu, word).store(u64::MAX, Ordering::SeqCst);
         }
         let told = Arc::new(Told::default());
         let owner: Arc<dyn Owner> = told.clone();
@@ -201,25 +251,25 @@ mod tests {
         (hub, told)
     }
 
-    fn unmask(hub: &Hub, port: EventPort) {
+    fn unmask(hub: &Hub, vcpu: usize, port: EventPort) {
         let (word, bit) = port.position().unwrap();
-        hub.word(offset_of!(SharedInfo, mask), word).fetch_and(!bit, Ordering::SeqCst);
+        hub.mask(vcpu, word).fetch_and(!bit, Ordering::SeqCst);
     }
 
     #[test]
     fn a_guest_is_interrupted_only_for_an_upcall_that_it_wants() {
         let (hub, told) = hub();
-        let counts = || [&told.wakes, &told.interrupts].map(|count| count.load(Ordering::Relaxed));
+        let counts = || told.counts()[0];
         let port = EventPort(70);
         hub.raise(port);
         assert_eq!(counts(), [0, 0], "masked");
-        unmask(&hub, port);
+        unmask(&hub, 0, port);
         hub.raise(port);
         assert_eq!(counts(), [1, 0], "no handler");
         hub.set_handler(Some(HANDLER));
         hub.raise(port);
         assert_eq!(counts(), [2, 1]);
-        hub.upcall_mask().store(1, Ordering::SeqCst);
+        hub.upcall_mask(0).store(1, Ordering::SeqCst);
         hub.raise(port);
         assert_eq!(counts(), [3, 1], "upcalls masked");
     }
@@ -229,25 +279,44 @@ mod tests {
         let (hub, _told) = hub();
         let port = EventPort(1023);
         hub.raise(port);
-        unmask(&hub, port);
-        assert_eq!(hub.take_upcall(), None, "no handler");
+        unmask(&hub, 0, port);
+        assert_eq!(hub.take_upcall(0), None, "no handler");
         hub.set_handler(Some(HANDLER));
-        assert_eq!(hub.take_upcall(), Some(HANDLER));
-        assert_eq!(hub.upcall_mask().load(Ordering::SeqCst), 1);
-        assert_eq!(hub.take_upcall(), None, "masked with the first");
+        assert_eq!(hub.take_upcall(0), Some(HANDLER));
+        assert_eq!(hub.upcall_mask(0).load(Ordering::SeqCst), 1);
+        assert_eq!(hub.take_upcall(0), None, "masked with the first");
         // Whatever else a guest writes there holds upcalls back, too.
         for masked in [2, 1 << 31, u32::MAX] {
-            hub.upcall_mask().store(masked, Ordering::SeqCst);
-            assert_eq!(hub.take_upcall(), None);
-            assert_eq!(hub.upcall_mask().load(Ordering::SeqCst), masked);
+            hub.upcall_mask(0).store(masked, Ordering::SeqCst);
+            assert_eq!(hub.take_upcall(0), None);
+            assert_eq!(hub.upcall_mask(0).load(Ordering::SeqCst), masked);
         }
-        hub.upcall_mask().store(0, Ordering::SeqCst);
-        assert_eq!(hub.take_upcall(), Some(HANDLER), "the event is still pending");
-        hub.upcall_mask().store(0, Ordering::SeqCst);
+        hub.upcall_mask(0).store(0, Ordering::SeqCst);
+        assert_eq!(hub.take_upcall(0), Some(HANDLER), "the event is still pending");
+        hub.upcall_mask(0).store(0, Ordering::SeqCst);
         hub.set_handler(None);
-        assert_eq!((hub.handler(), hub.take_upcall()), (None, None));
+        assert_eq!((hub.handler(), hub.take_upcall(0)), (None, None));
         hub.set_handler(Some(HANDLER));
-        hub.word(offset_of!(SharedInfo, pending), 15).store(0, Ordering::SeqCst);
-        assert_eq!(hub.take_upcall(), None, "nothing is pending");
+        hub.pending(15).store(0, Ordering::SeqCst);
+        assert_eq!(hub.take_upcall(0), None, "nothing is pending");
+    }
+
+    #[test]
+    fn an_event_goes_to_the_virtual_cpus_that_have_it_unmasked() {
+        let (hub, told) = hub();
+        let port = EventPort::of_vcpu(1).unwrap();
+        unmask(&hub, 1, port);
+        hub.raise(port);
+        assert_eq!(told.counts(), [[0, 0], [1, 0]]);
+        assert!(!hub.any_pending(0) && hub.any_pending(1) && hub.is_unmasked(port));
+        hub.set_handler(Some(HANDLER));
+        hub.upcall_mask(0).store(0, Ordering::SeqCst);
+        hub.raise(port);
+        assert_eq!(told.counts(), [[0, 0], [2, 1]]);
+        assert_eq!((hub.take_upcall(0), hub.take_upcall(1)), (None, Some(HANDLER)));
+        unmask(&hub, 0, port);
+        hub.raise(port);
+        assert_eq!(told.counts(), [[1, 1], [3, 1]], "upcalls of the second one are masked");
+        assert_eq!((hub.take_upcall(0), hub.take_upcall(1)), (Some(HANDLER), None));
     }
 }

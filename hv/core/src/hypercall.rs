@@ -25,13 +25,17 @@ pub(crate) enum Action {
     Ready,
     /// Take the guest to this address when events come, or to none; return 0.
     SetUpcall(Option<GuestAddr>),
+    /// Start this virtual CPU at this address, with this stack pointer, and return how that went.
+    StartVcpu { vcpu: u64, entry: GuestAddr, stack: GuestAddr },
+    /// Stop the virtual CPU that calls.
+    StopVcpu,
     /// Write this to the error output, and return how much of it was taken.
     ErrorOutput(Vec<u8>),
 }
 
 /// Carries out a hypercall of a guest with this memory.
 pub(crate) fn dispatch(memory: &GuestMemory, number: u32, arguments: [u64; 3]) -> Action {
-    let [first, second, _] = arguments;
+    let [first, second, third] = arguments;
     match Hypercall::from_number(number) {
         Some(Hypercall::Nop) => Action::Return(0),
         Some(Hypercall::Exit) => Action::Exit(first as u8),
@@ -43,6 +47,8 @@ pub(crate) fn dispatch(memory: &GuestMemory, number: u32, arguments: [u64; 3]) -
         Some(Hypercall::Ready) => Action::Ready,
         Some(Hypercall::SetUpcall) => set_upcall(memory, GuestAddr(first)),
         Some(Hypercall::ErrorOutput) => error_output(memory, GuestAddr(first), second),
+        Some(Hypercall::VcpuStart) => start_vcpu(memory, first, GuestAddr(second), GuestAddr(third)),
+        Some(Hypercall::VcpuStop) => Action::StopVcpu,
         // Doorbells are the platform's; one that arrives here was forged as a call.
         Some(Hypercall::EventSend) | Some(_) | None => Action::Return(i64::from(Errno::NoSys.to_status())),
     }
@@ -57,6 +63,22 @@ fn set_upcall(memory: &GuestMemory, handler: GuestAddr) -> Action {
         _ if handler == GuestAddr(0) => Action::SetUpcall(None),
         Ok(_) => Action::SetUpcall(Some(handler)),
         Err(errno) => Action::Return(i64::from(errno.to_status())),
+    }
+}
+
+fn start_vcpu(memory: &GuestMemory, vcpu: u64, entry: GuestAddr, stack: GuestAddr) -> Action {
+    /// What the first call pushes.
+    const RETURN_ADDRESS: u64 = 8;
+    if !stack.0.is_multiple_of(16) {
+        return Action::Return(status(Err(Errno::Invalid)));
+    }
+    let pushed = GuestAddr(stack.0.wrapping_sub(RETURN_ADDRESS));
+    let reachable = memory
+        .check(entry, 1, Access::EXECUTE)
+        .and_then(|_| memory.check(pushed, RETURN_ADDRESS, Access::WRITE));
+    match reachable {
+        Ok(_) => Action::StartVcpu { vcpu, entry, stack },
+        Err(errno) => Action::Return(status(Err(errno))),
     }
 }
 
@@ -173,6 +195,26 @@ mod tests {
         assert_eq!(at(0), Action::SetUpcall(None));
         for address in [8, BASE, code + 1, BASE + 3 * PAGE_SIZE, 1 << 63, u64::MAX] {
             assert_eq!(errno(&at(address)), Some(Errno::Fault), "{address:#x}");
+        }
+    }
+
+    #[test]
+    fn a_virtual_cpu_begins_in_code_with_a_stack() {
+        let mut memory = GuestMemory::new(GuestAddr(BASE), 4 * PAGE_SIZE).unwrap();
+        memory.allow(PAGE_SIZE..2 * PAGE_SIZE, Access::READ | Access::EXECUTE);
+        memory.allow(2 * PAGE_SIZE..3 * PAGE_SIZE, Access::READ | Access::WRITE);
+        let at = |entry, stack| dispatch(&memory, Hypercall::VcpuStart as u32, [7, entry, stack]);
+        let (code, top) = (BASE + PAGE_SIZE, BASE + 3 * PAGE_SIZE);
+        let (entry, stack) = (GuestAddr(code), GuestAddr(top));
+        assert_eq!(at(code, top), Action::StartVcpu { vcpu: 7, entry, stack });
+        for stack in [top - 8, top + 1, u64::MAX] {
+            assert_eq!(errno(&at(code, stack)), Some(Errno::Invalid), "{stack:#x}");
+        }
+        for stack in [0, code + 16, top - PAGE_SIZE, top + 16, u64::MAX - 15] {
+            assert_eq!(errno(&at(code, stack)), Some(Errno::Fault), "{stack:#x}");
+        }
+        for entry in [0, top - 1, code - 1, u64::MAX] {
+            assert_eq!(errno(&at(entry, top)), Some(Errno::Fault), "{entry:#x}");
         }
     }
 

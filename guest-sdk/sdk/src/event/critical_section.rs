@@ -1,26 +1,48 @@
 //! ⚠ The critical section of the `critical-section` crate, which `embassy_sync` and others enter.
-#![allow(unsafe_code, reason = "the critical section, which keeps handlers out")]
+#![allow(unsafe_code, reason = "the critical section, which keeps handlers and other virtual CPUs out")]
 
 use super::upcall;
-use core::sync::atomic::{Ordering, compiler_fence};
+use crate::per_cpu;
+use core::hint::spin_loop;
+use core::sync::atomic::{AtomicUsize, Ordering, compiler_fence};
 
-/// A guest has one processor, and nothing interrupts it but [upcalls](upcall),
-/// in guests that ask for them: they are all that has to be kept out.
-struct SingleProcessor;
+/// Keeps [upcalls](upcall) out, and other virtual CPUs.
+struct Section;
 
-critical_section::set_impl!(SingleProcessor);
+critical_section::set_impl!(Section);
 
-// SAFETY: between `acquire` and `release` no other code of the guest can run:
-// there is one virtual processor, no thread, and handlers of upcalls wait. The
-// fences keep the compiler from moving memory accesses out of the section.
-unsafe impl critical_section::Impl for SingleProcessor {
+/// The virtual CPU that is in the section, its number plus 1; 0: none is.
+static OWNER: AtomicUsize = AtomicUsize::new(0);
+/// How often its owner has entered it again. Only the owner uses it.
+static NESTED: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: between `acquire` and `release` no other code of the guest can be in a section: upcalls of this virtual CPU wait, and so do
+// other virtual CPUs, for the owner to leave. While there is only one virtual CPU nobody else is there; the first section that others
+// can enter begins after that has changed, since `set_several` is not called within one. The fences and orderings keep accesses inside.
+unsafe impl critical_section::Impl for Section {
     unsafe fn acquire() -> bool {
         let unmask = upcall::enter();
         compiler_fence(Ordering::SeqCst);
+        if per_cpu::several() {
+            let me = per_cpu::current() + 1;
+            if OWNER.load(Ordering::Relaxed) == me {
+                NESTED.store(NESTED.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+            } else {
+                while OWNER.compare_exchange_weak(0, me, Ordering::Acquire, Ordering::Relaxed).is_err() {
+                    spin_loop();
+                }
+            }
+        }
         unmask
     }
 
     unsafe fn release(unmask: bool) {
+        if per_cpu::several() {
+            match NESTED.load(Ordering::Relaxed) {
+                0 => OWNER.store(0, Ordering::Release),
+                nested => NESTED.store(nested - 1, Ordering::Relaxed),
+            }
+        }
         compiler_fence(Ordering::SeqCst);
         upcall::leave(unmask);
     }

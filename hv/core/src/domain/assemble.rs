@@ -8,12 +8,14 @@ use super::resources::Resources;
 use super::{Guest, Offsets, StartError};
 use crate::device::console::Console;
 use crate::engine::Engine;
+use crate::event::vcpu_info;
 use crate::hypercall;
 use crate::memory::GuestMemory;
 use crate::platform::CpuState;
 use hv_abi::device::DeviceInfo;
 use hv_abi::shared_info::{EVENT_WORDS, SharedInfo};
 use hv_abi::start_info::{CpuFeatures, MAGIC, StartInfo};
+use hv_abi::vcpu::VcpuInfo;
 use hv_abi::{ABI_VERSION, GuestAddr, PAGE_SIZE, ring};
 use std::mem::offset_of;
 use std::sync::{Arc, OnceLock};
@@ -44,9 +46,11 @@ pub(super) fn spawn(config: Fresh, resources: Resources, engine: &Engine) -> Res
         shared_info: layout.shared_info,
         upcall: 0,
     };
-    engine.inner.platform.prepare(&memory, &places.hypercall_pages(MAX_VCPUS))?;
+    engine.inner.platform.prepare(&memory, &places.hypercall_pages(config.vcpus))?;
+    let mut cpus = vec![CpuState::stopped(); config.vcpus];
+    cpus[0] = first;
     Launch {
-        cpus: vec![first],
+        cpus,
         places,
         name: config.name,
         image: config.image,
@@ -74,6 +78,9 @@ fn lay_out(config: &Fresh, strings: &Strings, devices: &Devices) -> Result<Layou
     {
         return Err(StartError::StackSize(stack));
     }
+    if !(1..=MAX_VCPUS).contains(&config.vcpus) {
+        return Err(StartError::Vcpus(config.vcpus));
+    }
     let note = config.image.note();
     let too_small = |needed: u64| StartError::MemoryTooSmall {
         name: config.name.clone(),
@@ -85,7 +92,7 @@ fn lay_out(config: &Fresh, strings: &Strings, devices: &Devices) -> Result<Layou
     }
     Layout::new(&Needs {
         memory_size: config.memory,
-        vcpus: MAX_VCPUS,
+        vcpus: config.vcpus,
         devices: devices.count(),
         arguments: strings.arguments.len(),
         environment: strings.environment.len(),
@@ -133,7 +140,7 @@ fn load(
         abi_minor: ABI_VERSION.minor,
         size: size_of::<StartInfo>() as u32,
         cpu_features: cpu_features().bits(),
-        vcpus: MAX_VCPUS as u32,
+        vcpus: config.vcpus as u32,
         memory_base: memory.base(),
         memory_size: memory.size(),
         image_base: at(layout.image),
@@ -151,6 +158,10 @@ fn load(
         device_count: table.len() as u32,
         device_stride: size_of::<DeviceInfo>() as u32,
         seed,
+        vcpu_info: match config.vcpus {
+            1 => GuestAddr(0),
+            _ => at(vcpu_info(layout.shared_info, 1).start),
+        },
     };
     memory.host_write(layout.start_info, start_info.as_bytes());
     memory.host_write(layout.devices, table.as_bytes());
@@ -158,6 +169,9 @@ fn load(
     memory.host_write(layout.environment, &strings.environment);
     let mask = layout.shared_info + offset_of!(SharedInfo, mask) as u64;
     memory.host_write(mask, [u64::MAX; EVENT_WORDS].as_bytes());
+    for place in vcpu_info(layout.shared_info, config.vcpus).step_by(size_of::<VcpuInfo>()) {
+        memory.host_write(place, VcpuInfo::START.as_bytes());
+    }
     Ok(memory)
 }
 

@@ -36,6 +36,9 @@ pub enum StartError {
     /// The stack is no number of pages, or beyond [`MIN_STACK`](super::MIN_STACK) to [`MAX_MEMORY`](super::MAX_MEMORY).
     #[error("a stack of {0} bytes is not a multiple of 4096 from 16 KiB to 64 GiB")]
     StackSize(u64),
+    /// No virtual CPU, or more than [`MAX_VCPUS`](super::MAX_VCPUS).
+    #[error("{0} virtual CPUs are not 1 to {max}", max = super::MAX_VCPUS)]
+    Vcpus(usize),
     /// Arguments or environment are too long.
     #[error("the {what} are {len} bytes long; at most {MAX_STRINGS} fit")]
     TooLong {

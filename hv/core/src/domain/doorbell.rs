@@ -37,6 +37,10 @@ impl Domain {
     /// The guest rang a doorbell that the platform has not bound.
     pub(super) fn ring(&self, port: EventPort) -> Served {
         self.counters.doorbell();
+        if port.is_of_vcpu() {
+            self.hub.raise(port);
+            return Served::Running;
+        }
         let doorbells = &mut *self.doorbells.lock().expect("no panic while held");
         let Some(bell) = doorbells.bells.iter_mut().find(|bell| bell.port == port) else {
             self.counters.unbound_doorbell();

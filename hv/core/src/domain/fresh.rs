@@ -13,7 +13,7 @@ pub const DEFAULT_MEMORY: u64 = 16 << 20;
 pub const MAX_MEMORY: u64 = 64 << 30;
 
 /// Most virtual CPUs of a guest.
-pub const MAX_VCPUS: usize = 1;
+pub const MAX_VCPUS: usize = hv_abi::vcpu::MAX as usize;
 
 /// Least stack that a guest can be given: 16 KiB.
 pub const MIN_STACK: u64 = 16 << 10;
@@ -49,6 +49,7 @@ pub struct Fresh {
     pub(super) image: Arc<Image>,
     pub(super) name: String,
     pub(super) memory: u64,
+    pub(super) vcpus: usize,
     pub(super) stack: Option<u64>,
     pub(super) arguments: Vec<String>,
     pub(super) environment: Vec<String>,
@@ -63,6 +64,7 @@ impl Builder {
             image: image.into(),
             name: "guest".into(),
             memory: DEFAULT_MEMORY,
+            vcpus: 1,
             stack: None,
             arguments: Vec::new(),
             environment: Vec::new(),
@@ -80,6 +82,13 @@ impl Builder {
     /// Its memory, in bytes: a multiple of 4096.
     pub fn memory(mut self, bytes: u64) -> Self {
         self.origin.memory = bytes;
+        self
+    }
+
+    /// How many virtual CPUs it has: 1 to [`MAX_VCPUS`]. Without this, one. They run at the same time on as many threads as the engine
+    /// has; the guest starts those other than the first one itself.
+    pub fn vcpus(mut self, vcpus: usize) -> Self {
+        self.origin.vcpus = vcpus;
         self
     }
 

@@ -5,6 +5,7 @@ use super::devices::{Connected, Devices};
 use super::doorbell::Doorbells;
 use super::end::Order;
 use super::life::{Event, Life};
+use super::power::Power;
 use super::vcpu::{VcpuHandle, VcpuTask};
 use super::{BootPhases, Counters, Domain, Guest, Hook, Identity, Offsets, Saved, StartError, Stop};
 use crate::device::console::{Console, OnClosed, Output};
@@ -49,7 +50,7 @@ impl Launch {
     pub(super) fn start(mut self, engine: &Engine) -> Result<Guest, StartError> {
         let begin = Instant::now();
         let memory = self.memory;
-        let hub = Hub::new(memory.clone(), self.places.shared_info);
+        let hub = Hub::of(memory.clone(), self.places.shared_info, self.cpus.len());
         hub.set_handler(self.places.handler(memory.base()));
         let opening = self.bus.as_ref().map(|bus| bus.opening());
         let pages = self.places.hypercall_pages(self.cpus.len());
@@ -82,8 +83,9 @@ impl Launch {
                 machine.bind_address(address, &bell).map_err(|error| BusError(error.into()))?;
             }
         }
-        let vcpus = vcpus.into_iter().enumerate().map(|(number, vcpu)| VcpuHandle::new(number, vcpu));
-        let vcpus: Box<[_]> = vcpus.collect();
+        let vcpus = vcpus.into_iter().zip(&self.cpus).enumerate();
+        let vcpus: Box<[_]> =
+            vcpus.map(|(number, (vcpu, state))| VcpuHandle::new(number, vcpu, Power::of(state))).collect();
         // A function waits for its first request where it is.
         let first = match (&self.hook, self.pause_at_ready) {
             (Some(_), _) => Event::Pause,

@@ -5,7 +5,7 @@
 //!       stack, growing down                                read, write
 //!       start-info, device table, arguments, environment   read
 //!       hypercall page of each virtual CPU                 read, execute
-//!       shared-info                                        read, write
+//!       shared-info, and vcpu-info of virtual CPUs from 1    read, write
 //!       rings                                              read, write
 //!       (unmapped pages)
 //!       the image's segments                               their own
@@ -21,6 +21,7 @@
 //!
 //! Pure arithmetic: nothing here touches memory.
 
+use crate::event::vcpu_info;
 use crate::loader::Segment;
 use crate::memory::Access;
 use crate::platform::{HypercallPage, reserved};
@@ -116,7 +117,7 @@ impl Layout {
         let shared_info = hypercall_page + needs.vcpus as u64 * PAGE_SIZE;
         access.push((hypercall_page..shared_info, Access::READ | Access::EXECUTE));
 
-        let mut end = shared_info + PAGE_SIZE;
+        let mut end = pages(vcpu_info(shared_info, needs.vcpus).end);
         let mut rings = Vec::with_capacity(needs.rings.len());
         for &size in needs.rings {
             rings.push(end);

@@ -23,6 +23,7 @@ mod layout;
 mod life;
 mod outcome;
 mod pause;
+mod power;
 mod reset;
 mod resources;
 mod restore;
@@ -131,8 +132,12 @@ impl Owner for Domain {
         self.wake_all();
     }
 
-    fn interrupt(&self) {
-        self.interrupt_cpus();
+    fn wake_vcpu(&self, vcpu: usize) {
+        self.vcpus[vcpu].wake();
+    }
+
+    fn interrupt(&self, vcpu: usize) {
+        self.interrupt_vcpu(vcpu);
     }
 
     fn terminate(&self, reason: String) {

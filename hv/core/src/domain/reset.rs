@@ -5,6 +5,7 @@
 //! stays is the VM itself with its page tables, whose making is most of the cost of a clone.
 
 use super::life::State;
+use super::power::Power;
 use super::vcpu::VcpuHandle;
 use super::{Guest, Identity};
 use crate::platform::PlatformError;
@@ -79,9 +80,10 @@ impl Guest {
             return Err(ResetError::Devices);
         }
         sources.iter().for_each(|&source| reactor.resume(source));
-        for (cpu, state) in cpus.iter_mut().zip(&origin.cpus) {
+        for ((cpu, state), handle) in cpus.iter_mut().zip(&origin.cpus).zip(&domain.vcpus) {
             cpu.vcpu.reset(state)?;
             (cpu.blocked, cpu.first_entry, cpu.called) = (None, None, false);
+            *handle.power.lock().expect("no panic while held") = Power::of(state);
         }
         domain.hub.set_handler(origin.places.handler(domain.memory.base()));
         domain.doorbells.lock().expect("no panic while held").reset()?;

@@ -22,8 +22,8 @@ pub(super) enum RunExit {
 
 impl Domain {
     /// How a `Block` until `deadline` stands: over, with its result, or not until.
-    fn block(&self, deadline: u64) -> Result<i64, Option<Instant>> {
-        if self.hub.any_pending() {
+    fn block(&self, vcpu: usize, deadline: u64) -> Result<i64, Option<Instant>> {
+        if self.hub.any_pending(vcpu) {
             return Ok(1);
         }
         if deadline == u64::MAX {
@@ -54,8 +54,11 @@ impl Domain {
             }
             State::Stopping | State::Ended => return Err(self.obey(cpu)),
         }
+        if let Some(next) = self.begin(cpu)? {
+            return Ok(RunExit::Next(next));
+        }
         if let Some(deadline) = cpu.blocked {
-            match self.block(deadline) {
+            match self.block(cpu.number, deadline) {
                 Ok(result) => cpu.vcpu.set_result(result),
                 Err(until) => return Ok(RunExit::Next(Next::Blocked(until))),
             }
@@ -108,12 +111,20 @@ impl Domain {
                     self.hub.set_handler(handler);
                     cpu.vcpu.set_result(0);
                 }
+                Action::StartVcpu { vcpu, entry, stack } => {
+                    let result = self.start_vcpu(vcpu, entry, stack);
+                    cpu.vcpu.set_result(result);
+                }
+                Action::StopVcpu => match self.stop_vcpu(cpu.number) {
+                    Some(result) => cpu.vcpu.set_result(result),
+                    None => return Ok(RunExit::Next(Next::Blocked(None))),
+                },
                 Action::ErrorOutput(bytes) => cpu.vcpu.set_result(self.write_errors(&bytes)),
                 Action::Yield => {
                     cpu.vcpu.set_result(0);
                     return Ok(RunExit::Next(Next::Ready));
                 }
-                Action::Block(deadline) => match self.block(deadline) {
+                Action::Block(deadline) => match self.block(cpu.number, deadline) {
                     Ok(result) => cpu.vcpu.set_result(result),
                     Err(until) => {
                         cpu.blocked = Some(deadline);

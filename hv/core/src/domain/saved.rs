@@ -171,6 +171,9 @@ impl Domain {
         }
         self.console.finish(&mut || !self.abandoned.load(std::sync::atomic::Ordering::SeqCst));
         let states = cpus.iter_mut().map(|cpu| {
+            if let Some(state) = self.state_before_start(cpu.number) {
+                return Ok(state);
+            }
             if cpu.blocked.is_some() {
                 // Restored, it returns from its wait at once, and looks again.
                 cpu.vcpu.set_result(0);

@@ -13,7 +13,7 @@ impl Domain {
         // From here on whoever raises an event kicks; what was raised before is seen now.
         let executing = &self.vcpus[cpu.number].executing;
         executing.store(true, Ordering::SeqCst);
-        let exit = match self.hub.take_upcall().map(|handler| cpu.vcpu.redirect(handler)) {
+        let exit = match self.hub.take_upcall(cpu.number).map(|handler| cpu.vcpu.redirect(handler)) {
             None | Some(Ok(())) => Ok(cpu.vcpu.run()),
             // What the guest did to its stack.
             Some(Err(error @ (PlatformError::NoStack(_) | PlatformError::LostStack(_)))) => {
@@ -25,10 +25,11 @@ impl Domain {
         exit
     }
 
-    /// Has virtual CPUs leave the guest that execute, so that one is taken to its handler. One that does not execute
+    /// Has a virtual CPU leave the guest, if it executes, so that it is taken to the handler. One that does not execute
     /// looks for itself before it does.
-    pub(super) fn interrupt_cpus(&self) {
-        for vcpu in self.vcpus.iter().filter(|vcpu| vcpu.executing.load(Ordering::SeqCst)) {
+    pub(super) fn interrupt_vcpu(&self, number: usize) {
+        let vcpu = &self.vcpus[number];
+        if vcpu.executing.load(Ordering::SeqCst) {
             vcpu.kicker.kick();
         }
     }

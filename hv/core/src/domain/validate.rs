@@ -2,9 +2,10 @@
 
 use super::Saved;
 use crate::device;
+use crate::event::vcpu_info;
 use crate::loader::Image;
 use crate::memory::{Access, GuestMemory};
-use crate::platform::{HypercallPage, reserved};
+use crate::platform::{CpuState, HypercallPage, reserved};
 use hv_abi::device::{CONSOLE, RingInfo};
 use hv_abi::ring::ALIGNMENT;
 use hv_abi::shared_info::SharedInfo;
@@ -34,6 +35,10 @@ impl Saved {
         // A file with a million virtual CPUs has no such pages.
         let calls = self.cpus.len() as u64 * PAGE_SIZE;
         let results = self.cpus.len() as u64 * HypercallPage::RESULT_SIZE;
+        let shared = match self.cpus.len() {
+            0 | 1 => size_of::<SharedInfo>() as u64,
+            vcpus => vcpu_info(0, vcpus).end,
+        };
         all(&[
             (self.base == memory.base().0, "the base"),
             (
@@ -44,9 +49,12 @@ impl Saved {
             (self.name.len() <= NAME_MAX && !self.name.contains(char::is_control), "the name"),
             (!self.cpus.is_empty(), "the virtual CPUs"),
             (
-                self.cpus.iter().all(|cpu| memory.check(GuestAddr(cpu.rip), 1, Access::EXECUTE).is_ok()),
+                self.cpus.iter().all(|cpu| {
+                    cpu.is_stopped() || memory.check(GuestAddr(cpu.rip), 1, Access::EXECUTE).is_ok()
+                }),
                 "the instruction pointer",
             ),
+            (!self.cpus.iter().all(CpuState::is_stopped), "the virtual CPUs"),
             (self.cpus.iter().all(|cpu| *cpu == cpu.clone().validated()), "the registers"),
             (
                 places.image.is_multiple_of(PAGE_SIZE)
@@ -61,8 +69,7 @@ impl Saved {
                 "the place of the hypercall page",
             ),
             (
-                places.shared_info.is_multiple_of(PAGE_SIZE)
-                    && inside(places.shared_info, size_of::<SharedInfo>() as u64, write),
+                places.shared_info.is_multiple_of(PAGE_SIZE) && inside(places.shared_info, shared, write),
                 "the place of shared-info",
             ),
             (places.upcall == 0 || inside(places.upcall, 1, Access::EXECUTE), "the handler of upcalls"),

@@ -2,6 +2,7 @@
 
 use super::Domain;
 use super::end::End;
+use super::power::Power;
 use super::run::RunExit;
 use crate::platform::{Kick, Vcpu};
 use crate::sched::{Entity, Next, Task};
@@ -16,6 +17,8 @@ pub(super) struct VcpuHandle {
     pub(super) kicker: Arc<dyn Kick>,
     /// Whether it executes, or is about to without looking at its events again: who raises one has to kick.
     pub(super) executing: AtomicBool,
+    /// Whether it runs, or is to.
+    pub(super) power: Mutex<Power>,
     entity: OnceLock<Weak<Entity>>,
 }
 
@@ -34,8 +37,9 @@ pub(super) struct Cpu {
 }
 
 impl VcpuHandle {
-    pub(super) fn new(number: usize, vcpu: Box<dyn Vcpu>) -> Self {
+    pub(super) fn new(number: usize, vcpu: Box<dyn Vcpu>, power: Power) -> Self {
         VcpuHandle {
+            power: Mutex::new(power),
             kicker: vcpu.kicker(),
             cpu: Mutex::new(Cpu {
                 number,
@@ -64,7 +68,7 @@ impl VcpuHandle {
         self.entity.get().and_then(Weak::upgrade)
     }
 
-    fn wake(&self) {
+    pub(super) fn wake(&self) {
         if let Some(entity) = self.entity() {
             entity.wake();
         }

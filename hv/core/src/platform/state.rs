@@ -70,6 +70,16 @@ impl CpuState {
         CpuState { rip, rsp, rdi, rflags: FLAGS_ALWAYS, fpu, ..CpuState::new_zeroed() }
     }
 
+    /// A virtual CPU that does not run until it is started.
+    pub fn stopped() -> Self {
+        CpuState::at_entry(0, 0, 0)
+    }
+
+    /// Whether it is one that does not run: no guest has code at address 0.
+    pub fn is_stopped(&self) -> bool {
+        self.rip == 0
+    }
+
     /// What of it a virtual CPU may take over, whoever wrote it: without bits that
     /// a processor refuses or that are not ring 3's.
     pub fn validated(mut self) -> Self {

@@ -274,8 +274,17 @@ fn forged_ranges_over_the_hosts_pages_are_refused() {
     // Code that can be written.
     let refused = with(Part::Access, &|bytes| bytes[16] = 7);
     assert!(refused.ends_with("state: damaged: the access map"), "{refused}");
-    let refused = with(Part::Cpu, &|bytes| bytes[128..136].fill(0));
+    let refused = with(Part::Cpu, &|bytes| bytes[128..136].copy_from_slice(&8_u64.to_le_bytes()));
     assert!(refused.ends_with("state: damaged: the instruction pointer"), "{refused}");
+    // A guest none of whose virtual CPUs runs; and more of them than it has pages.
+    let refused = with(Part::Cpu, &|bytes| bytes[128..136].fill(0));
+    assert!(refused.ends_with("state: damaged: the virtual CPUs"), "{refused}");
+    for (count, what) in
+        [(0, "the virtual CPU"), (2, "the place of the hypercall page"), (65, "the virtual CPU")]
+    {
+        let refused = with(Part::Cpu, &|bytes| *bytes = bytes.repeat(count));
+        assert!(refused.ends_with(&format!("state: damaged: {what}")), "{count}: {refused}");
+    }
     let refused = with(Part::Devices, &|bytes| bytes[16..20].copy_from_slice(&(1_u32 << 20).to_le_bytes()));
     assert!(refused.ends_with("state: damaged: the size of a ring"), "{refused}");
     let refused = with(Part::Devices, &|bytes| bytes[8..16].fill(0));

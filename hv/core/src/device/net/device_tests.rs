@@ -63,7 +63,7 @@ impl Owner for FakeOwner {
     fn wake(&self) {
         self.wakes.fetch_add(1, Ordering::Relaxed);
     }
-    fn interrupt(&self) {}
+    fn interrupt(&self, _: usize) {}
     fn terminate(&self, reason: String) {
         self.terminated.lock().unwrap().push(reason);
     }

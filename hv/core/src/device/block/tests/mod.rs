@@ -53,7 +53,7 @@ impl Owner for Diary {
     fn wake(&self) {
         *self.wakes.lock().unwrap() += 1;
     }
-    fn interrupt(&self) {}
+    fn interrupt(&self, _: usize) {}
     fn terminate(&self, reason: String) {
         self.terminated.lock().unwrap().push(reason);
     }

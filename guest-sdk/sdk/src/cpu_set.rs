@@ -1,0 +1,38 @@
+//! A set of virtual CPUs, which all of them can change.
+#![forbid(unsafe_code)]
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+/// A bit for each virtual CPU.
+#[derive(Debug)]
+pub(crate) struct CpuSet(AtomicU64);
+
+const _: () = assert!(crate::per_cpu::MAX == u64::BITS as usize);
+
+impl CpuSet {
+    pub(crate) const fn new() -> Self {
+        CpuSet(AtomicU64::new(0))
+    }
+
+    pub(crate) fn insert(&self, cpu: usize) {
+        self.0.fetch_or(1 << cpu, Ordering::SeqCst);
+    }
+
+    pub(crate) fn remove(&self, cpu: usize) {
+        self.0.fetch_and(!(1 << cpu), Ordering::SeqCst);
+    }
+
+    /// Takes the one with the least number out of it.
+    pub(crate) fn take_one(&self) -> Option<usize> {
+        loop {
+            let bits = self.0.load(Ordering::SeqCst);
+            if bits == 0 {
+                return None;
+            }
+            let bit = bits & bits.wrapping_neg();
+            if self.0.fetch_and(!bit, Ordering::SeqCst) & bit != 0 {
+                return Some(bit.trailing_zeros() as usize);
+            }
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! ⚠ Locks for data that several virtual CPUs use.
+//!
+//! A lock that another virtual CPU holds is tried for a moment; then this one blocks until it is free. So a holder whose processor
+//! the host has given to somebody else costs the others no time of theirs.
+//!
+//! Handlers of [upcalls](crate::event::upcall) may not take a lock: the code that they have interrupted may hold it.
+#![allow(unsafe_code, reason = "the raw lock behind `lock_api`")]
+
+use crate::cpu_set::CpuSet;
+use crate::{event, per_cpu};
+use core::hint::spin_loop;
+use core::num::NonZeroUsize;
+use core::sync::atomic::{AtomicU32, Ordering};
+use hv_abi::EventPort;
+
+/// Data that one at a time uses.
+pub type Mutex<T> = lock_api::Mutex<RawMutex, T>;
+
+/// What [`Mutex::lock`](lock_api::Mutex::lock) gives.
+pub type MutexGuard<'a, T> = lock_api::MutexGuard<'a, RawMutex, T>;
+
+/// One virtual CPU at a time uses the data, and may take them again while it has them.
+pub type ReentrantMutex<T> = lock_api::ReentrantMutex<RawMutex, CurrentCpu, T>;
+
+const FREE: u32 = 0;
+const HELD: u32 = 1;
+/// Held, and others may block until it is free.
+const AWAITED: u32 = 2;
+
+/// How often a lock is looked at before this virtual CPU blocks: some microseconds, about what blocking costs.
+const LOOKS: u32 = 1000;
+
+/// The lock without the data.
+#[derive(Debug)]
+pub struct RawMutex {
+    state: AtomicU32,
+    /// Who blocks.
+    waiting: CpuSet,
+}
+
+// SAFETY: only the exchange of `FREE` for something else takes the lock, and only its holder makes it `FREE` again.
+unsafe impl lock_api::RawMutex for RawMutex {
+    #[allow(clippy::declare_interior_mutable_const, reason = "as the trait wants it")]
+    const INIT: RawMutex = RawMutex { state: AtomicU32::new(FREE), waiting: CpuSet::new() };
+
+    type GuardMarker = lock_api::GuardNoSend;
+
+    fn lock(&self) {
+        if !self.try_lock() {
+            self.lock_later();
+        }
+    }
+
+    fn try_lock(&self) -> bool {
+        self.state.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).is_ok()
+    }
+
+    unsafe fn unlock(&self) {
+        if self.state.swap(FREE, Ordering::SeqCst) == AWAITED
+            && let Some(cpu) = self.waiting.take_one()
+        {
+            event::notify_cpu(cpu);
+        }
+    }
+}
+
+impl RawMutex {
+    #[cold]
+    fn lock_later(&self) {
+        for _ in 0..LOOKS {
+            spin_loop();
+            if self.state.load(Ordering::Relaxed) == FREE && lock_api::RawMutex::try_lock(self) {
+                return;
+            }
+        }
+        let me = per_cpu::current();
+        let port = EventPort::of_vcpu(me as u32).expect("it is a virtual CPU's number");
+        loop {
+            // Whoever unlocks after the exchange sees that somebody waits, and finds this one or one that was before it, which
+            // does the same in its turn: who has waited leaves `AWAITED` behind.
+            self.waiting.insert(me);
+            if self.state.swap(AWAITED, Ordering::SeqCst) == FREE {
+                self.waiting.remove(me);
+                return;
+            }
+            // Notifications for the executor may be taken with it: that looks at its own flags before it waits.
+            event::wait_only(port, None);
+        }
+    }
+}
+
+/// Tells virtual CPUs apart.
+#[derive(Debug)]
+pub struct CurrentCpu;
+
+// SAFETY: code that runs at the same time runs on different virtual CPUs, which have different numbers. Code on one does not change its
+// virtual CPU while it has a guard, which is not `Send`.
+unsafe impl lock_api::GetThreadId for CurrentCpu {
+    const INIT: CurrentCpu = CurrentCpu;
+
+    fn nonzero_thread_id(&self) -> NonZeroUsize {
+        NonZeroUsize::MIN.saturating_add(per_cpu::current())
+    }
+}

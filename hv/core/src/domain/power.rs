@@ -1,0 +1,90 @@
+//! Virtual CPUs that are started and stopped, by the guest itself.
+
+use super::Domain;
+use super::end::End;
+use super::vcpu::Cpu;
+use crate::platform::CpuState;
+use crate::sched::Next;
+use hv_abi::{Errno, GuestAddr};
+use std::sync::{Mutex, MutexGuard};
+
+/// Whether a virtual CPU runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Power {
+    /// Not until it is started.
+    Stopped,
+    /// It begins here in its next time slice.
+    Starting { entry: GuestAddr, stack: GuestAddr },
+    /// It does.
+    Running,
+}
+
+impl Power {
+    /// That of a virtual CPU that begins with this state.
+    pub(super) fn of(state: &CpuState) -> Power {
+        if state.is_stopped() { Power::Stopped } else { Power::Running }
+    }
+}
+
+fn lock(power: &Mutex<Power>) -> MutexGuard<'_, Power> {
+    power.lock().expect("no panic while held")
+}
+
+impl Domain {
+    /// The state of a virtual CPU that has none on its platform: it does not run, or has not begun.
+    pub(super) fn state_before_start(&self, number: usize) -> Option<CpuState> {
+        match *lock(&self.vcpus[number].power) {
+            Power::Stopped => Some(CpuState::stopped()),
+            Power::Starting { entry, stack } => Some(CpuState::at_entry(entry.0, stack.0, number as u64)),
+            Power::Running => None,
+        }
+    }
+
+    /// Starts a virtual CPU, at an address and with a stack that were validated: what the hypercall returns.
+    pub(super) fn start_vcpu(&self, number: u64, entry: GuestAddr, stack: GuestAddr) -> i64 {
+        let vcpu = usize::try_from(number).ok().and_then(|number| self.vcpus.get(number));
+        let Some(vcpu) = vcpu else { return Errno::Invalid.to_status().into() };
+        {
+            let power = &mut *lock(&vcpu.power);
+            if *power != Power::Stopped {
+                return Errno::Busy.to_status().into();
+            }
+            *power = Power::Starting { entry, stack };
+        }
+        vcpu.wake();
+        0
+    }
+
+    /// Stops the virtual CPU that this thread runs. What the hypercall returns, if it is the last one and goes on.
+    pub(super) fn stop_vcpu(&self, number: usize) -> Option<i64> {
+        // All at once, in their order: two that stop at the same time would each see the other one run.
+        let mut powers: Vec<_> = self.vcpus.iter().map(|vcpu| lock(&vcpu.power)).collect();
+        let others = powers.iter().enumerate().filter(|(other, _)| *other != number);
+        if others.map(|(_, power)| **power).all(|power| power == Power::Stopped) {
+            return Some(Errno::Invalid.to_status().into());
+        }
+        *powers[number] = Power::Stopped;
+        None
+    }
+
+    /// Has a virtual CPU begin that was started. What its time slice ends with, unless it runs already.
+    pub(super) fn begin(&self, cpu: &mut Cpu) -> Result<Option<Next>, End> {
+        let start = {
+            let power = &mut *lock(&self.vcpus[cpu.number].power);
+            match *power {
+                Power::Stopped => return Ok(Some(Next::Blocked(None))),
+                Power::Running => return Ok(None),
+                Power::Starting { entry, stack } => {
+                    *power = Power::Running;
+                    CpuState::at_entry(entry.0, stack.0, cpu.number as u64)
+                }
+            }
+        };
+        (cpu.blocked, cpu.called) = (None, true);
+        match cpu.vcpu.reset(&start) {
+            // Whoever has kicked it meanwhile wants it to look at how the guest stands, and a reset forgets kicks.
+            Ok(()) => Ok(Some(Next::Ready)),
+            Err(error) => Err(self.crash(cpu, format!("the host failed to start a virtual CPU: {error}"))),
+        }
+    }
+}
