@@ -2,11 +2,11 @@
 
 use super::super::GATEWAY;
 use std::collections::HashMap;
-use std::fs::File;
+use std::fs::{self, File, Metadata};
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Name servers that are asked, in the order of `/etc/resolv.conf` (which has at most 3).
@@ -69,8 +69,9 @@ impl Servers {
 
 /// `/etc/resolv.conf`, open: what is written to it later is seen, though hv can open no file by then.
 ///
-/// A file that takes its place (by renaming) is another file, and is not seen.
+/// A file that takes its place (by renaming) is another file, which is opened unless this process is jailed.
 pub(super) struct ResolvConf {
+    path: PathBuf,
     file: File,
     /// What it said last.
     text: Vec<u8>,
@@ -79,7 +80,7 @@ pub(super) struct ResolvConf {
 impl ResolvConf {
     /// Reads the file. Without one, the C library asks the host itself, and so does this.
     pub(super) fn open(path: &Path) -> (Option<Self>, Servers) {
-        let conf = File::open(path).ok().map(|file| ResolvConf { file, text: Vec::new() });
+        let conf = File::open(path).ok().map(|file| ResolvConf { path: path.into(), file, text: Vec::new() });
         let mut servers = Servers::parse("");
         let conf = conf.map(|mut conf| {
             servers = conf.changed().unwrap_or(servers.clone());
@@ -90,6 +91,9 @@ impl ResolvConf {
 
     /// The servers to ask, if the file has changed. An empty file is one that is being written.
     pub(super) fn changed(&mut self) -> Option<Servers> {
+        if let Some(other) = self.replaced() {
+            self.file = other;
+        }
         let mut text = vec![0; MAX_RESOLV_CONF];
         let len = self.file.read_at(&mut text, 0).ok()?;
         text.truncate(len);
@@ -98,6 +102,18 @@ impl ResolvConf {
         }
         self.text = text;
         Some(Servers::parse(&String::from_utf8_lossy(&self.text)))
+    }
+}
+
+impl ResolvConf {
+    /// The file that has taken the place of this one.
+    fn replaced(&self) -> Option<File> {
+        if hv_jail::is_on() {
+            return None;
+        }
+        let identity = |data: &Metadata| (data.dev(), data.ino());
+        let (here, there) = (self.file.metadata().ok()?, fs::metadata(&self.path).ok()?);
+        (identity(&here) != identity(&there)).then(|| File::open(&self.path).ok()).flatten()
     }
 }
 
@@ -187,6 +203,22 @@ mod tests {
         writeln!(file, "nameserver 9.9.9.9").unwrap();
         assert_eq!(conf.changed().unwrap().list, ["9.9.9.9:53".parse().unwrap()]);
         assert_eq!(conf.changed(), None);
+    }
+
+    #[test]
+    fn another_file_in_the_place_of_resolv_conf_is_followed() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let [path, new] = ["resolv.conf", "new"].map(|name| folder.path().join(name));
+        fs::write(&path, "nameserver 1.1.1.1\n").unwrap();
+        let mut conf = ResolvConf::open(&path).0.unwrap();
+        for server in ["9.9.9.9", "8.8.8.8"] {
+            fs::write(&new, format!("nameserver {server}\n")).unwrap();
+            assert_eq!(conf.changed(), None);
+            fs::rename(&new, &path).unwrap();
+            assert_eq!(conf.changed().unwrap().list, [format!("{server}:53").parse().unwrap()]);
+        }
+        fs::remove_file(&path).unwrap();
+        assert_eq!(conf.changed(), None, "the last one holds");
     }
 
     #[test]
