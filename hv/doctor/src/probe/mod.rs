@@ -7,6 +7,7 @@ use super::facts::{Facts, Limit, Memory, Process, Tap, Virtualization};
 use hv_core::platform::kvm::KvmPlatform;
 use hv_core::platform::process::Namespaces;
 use hv_core::platform::process::ProcessPlatform;
+use hv_host::limits::group::MEMORY;
 use hv_host::machine::Machine;
 use rustix::process::{Resource, getrlimit};
 use std::fs::{self, OpenOptions};
@@ -110,35 +111,9 @@ fn memory(total: u64) -> Memory {
         .find_map(|line| line.strip_prefix("MemAvailable:"))
         .and_then(|rest| rest.trim().strip_suffix(" kB")?.parse::<u64>().ok())
         .map_or(total, |kib| kib << 10);
-    let cgroup = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let group = limit_files(&cgroup).iter().filter_map(|path| number(path)).min();
+    let group = MEMORY.lowest().map(|(limit, _)| limit);
     // The first version of control groups has a number for "no limit" that is more than any host has.
     Memory { total, available, group: group.filter(|&limit| limit < total) }
-}
-
-/// Files with the limits of memory that count for this process: of its control group and those around it.
-fn limit_files(cgroup: &str) -> Vec<String> {
-    let mut files = Vec::new();
-    for line in cgroup.lines() {
-        let mut parts = line.splitn(3, ':').skip(1);
-        let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else { continue };
-        let (root, file) = match controllers {
-            "" => ("/sys/fs/cgroup", "memory.max"),
-            _ if controllers.split(',').any(|name| name == "memory") => {
-                ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")
-            }
-            _ => continue,
-        };
-        let mut path = path.trim_end_matches('/');
-        loop {
-            files.push(format!("{root}{path}/{file}"));
-            match path.rsplit_once('/') {
-                Some((parent, _)) => path = parent,
-                None => break,
-            }
-        }
-    }
-    files
 }
 
 #[cfg(test)]
@@ -149,15 +124,5 @@ mod tests {
     fn what_the_kernels_files_say() {
         assert_eq!(chosen("always [madvise] never\n").as_deref(), Some("madvise"));
         assert_eq!(chosen("madvise"), None);
-        assert_eq!(
-            limit_files("9:name=systemd:/\n4:cpu,memory:/a/b\n0::/c\n"),
-            [
-                "/sys/fs/cgroup/memory/a/b/memory.limit_in_bytes",
-                "/sys/fs/cgroup/memory/a/memory.limit_in_bytes",
-                "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-                "/sys/fs/cgroup/c/memory.max",
-                "/sys/fs/cgroup/memory.max"
-            ]
-        );
     }
 }

@@ -104,7 +104,6 @@ pub enum EngineError {
 /// Most guests that may have left requests to a disk unanswered before no other may use it.
 pub const MAX_UNANSWERED: usize = 16;
 
-#[doc(hidden)]
 /// Most threads that work on one disk for one guest.
 pub const MAX_THREADS: usize = threads::WORKERS;
 
@@ -144,7 +143,6 @@ fn chosen(kind: EngineKind, has_overlay: bool, may_block: impl FnOnce() -> bool)
     }
 }
 
-#[doc(hidden)]
 /// How many threads work on such a disk for each guest that has it. Opens the file, so it may wait for as long as
 /// the disk's file system does.
 pub fn threads_of(spec: &DiskSpec) -> usize {
