@@ -7,6 +7,7 @@ mod colour;
 mod doctor;
 mod guests;
 mod jail;
+mod name_servers;
 mod platform;
 mod restore;
 mod run;
@@ -58,6 +59,9 @@ pub mod exit {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    if std::env::args_os().next().is_some_and(|name| name == name_servers::NAME) {
+        return name_servers::work().map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);
+    }
     let cli = match parse(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) => misused(error),

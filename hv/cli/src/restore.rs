@@ -38,7 +38,7 @@ pub(super) fn run(args: RestoreArgs) -> Result<u8, Box<dyn Error>> {
     for disk in disks {
         restore = restore.disk(disk);
     }
-    if let Some((network, capture)) = run::network(&args.net)? {
+    if let Some((network, capture)) = run::network(&args.net, args.foreground.no_jail)? {
         restore = restore.network(network, capture);
     }
     let places = jail::overlays(specs.iter()).into_iter().collect();

@@ -1,6 +1,7 @@
 //! `hv run`: one guest in the foreground.
 
 use super::args::{BootArgs, ForegroundArgs, Format, NetArgs, NetKind, RunArgs};
+use super::name_servers::Followed;
 use super::platform::platform;
 use super::signals::Signals;
 use super::{exit, guests, jail, stats};
@@ -69,7 +70,7 @@ pub(super) fn builder(
         each_disk(spec, &disk)?;
         builder = builder.disk(disk);
     }
-    if let Some((network, capture)) = network(net)? {
+    if let Some((network, capture)) = network(net, foreground.no_jail)? {
         builder = builder.network(network, capture);
     }
     Ok(builder)
@@ -134,7 +135,7 @@ pub(super) fn workers(vcpus: usize) -> usize {
 }
 
 /// The network that was asked for.
-pub(super) fn network(args: &NetArgs) -> Result<Option<NetworkAndCapture>, Box<dyn Error>> {
+pub(super) fn network(args: &NetArgs, no_jail: bool) -> Result<Option<NetworkAndCapture>, Box<dyn Error>> {
     let kind = match &args.net {
         Some(kind) => kind,
         None if !args.publish.is_empty() => &NetKind::User { host_loopback: false },
@@ -149,7 +150,13 @@ pub(super) fn network(args: &NetArgs) -> Result<Option<NetworkAndCapture>, Box<d
             let mut config = UserConfig::new(random_mac()?);
             config.host_loopback = *host_loopback;
             config.publish = args.publish.clone();
+            let followed = if no_jail { None } else { name_servers() };
+            if let Some(followed) = &followed {
+                config.resolv_conf = followed.path();
+            }
             let network = UserNet::new(config)?;
+            // As long as this process lives.
+            std::mem::forget(followed);
             // Where the kernel chose the port, somebody has to say which.
             let chosen =
                 args.publish.iter().zip(network.published()).filter(|(asked, _)| asked.host.port() == 0);
@@ -169,6 +176,15 @@ pub(super) fn network(args: &NetArgs) -> Result<Option<NetworkAndCapture>, Box<d
         }
     };
     Ok(Some((network, capture)))
+}
+
+/// A file with the host's name servers, for a network whose jail lets it open none.
+fn name_servers() -> Option<Followed> {
+    let followed = Followed::new();
+    if let Err(error) = &followed {
+        tracing::debug!("another file that becomes /etc/resolv.conf is not seen: {error}");
+    }
+    followed.ok()
 }
 
 /// A random hardware address: locally administered, unicast.

@@ -34,7 +34,7 @@ fn main() -> u8 {
         "disk-errors" => disk_errors(),
         "disk-log" => disk_log(),
         "files" => files(),
-        "net-get" | "net-udp" | "net-echo" | "net-resolve" | "net-longest" => {
+        "net-get" | "net-udp" | "net-echo" | "net-resolve" | "net-follow" | "net-longest" => {
             return network(what, &args.collect::<Vec<_>>());
         }
         _ => {
@@ -259,6 +259,7 @@ fn network(what: &str, arguments: &[&str]) -> u8 {
                 println!("{} addresses, the last is {}", found.len(), found[found.len() - 1]);
                 Ok(())
             }
+            "net-follow" => follow(stack, host, rest.parse().unwrap_or(1)).await,
             _ => echo(stack, server, rest.parse().unwrap_or(1)).await,
         }
     };
@@ -269,6 +270,21 @@ fn network(what: &str, arguments: &[&str]) -> u8 {
             1
         }
     }
+}
+
+/// Asks for a name again and again, and prints each other answer, until there were so many.
+async fn follow(stack: Stack<'static>, host: &str, answers: usize) -> Result<(), String> {
+    let mut last = None;
+    let mut left = answers;
+    while left > 0 {
+        let found = net::resolve(stack, host).await.map_err(|error| error.to_string())?.pop();
+        if found != last {
+            println!("{host} is {}", found.ok_or("no address")?);
+            (last, left) = (found, left - 1);
+        }
+        hv_guest::embassy_time::Timer::after_millis(50).await;
+    }
+    Ok(())
 }
 
 /// Prints what a web server says.
