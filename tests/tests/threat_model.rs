@@ -33,10 +33,10 @@ fn hypercalls_and_events() {
     let count = Hypercall::ALL.len();
     let parts = [format!("| {count} numbers: {} are answered", count - 1)];
     says("On every platform", "hypercalls", &parts);
-    says("On every platform", "event bitmaps", &[format!("2 bitmaps of {PORTS} bits")]);
+    says("On every platform", "event bitmaps", &[format!("1 bitmap of {PORTS} bits")]);
     let naming = Hypercall::ALL
         .iter()
-        .filter(|call| call.arguments().iter().any(|name| matches!(*name, "address" | "handler")));
+        .filter(|call| call.arguments().iter().any(|name| matches!(*name, "address" | "handler" | "entry")));
     says("On every platform", "memory named in calls", &[format!("| {} calls:", naming.count())]);
 }
 
