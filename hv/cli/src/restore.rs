@@ -64,7 +64,8 @@ fn disks(args: &RestoreArgs, snapshot: &Snapshot) -> Vec<DiskSpec> {
     specs
 }
 
-/// Whether the guest gets what it had. All that is missing is said at once, with the options that give it.
+/// Whether the guest gets what it had. The error names everything that is missing, with the options that give
+/// it.
 fn check_devices(args: &RestoreArgs, snapshot: &Snapshot, disks: usize) -> Result<(), String> {
     let mut lacks = Vec::new();
     if let Err(error) = snapshot.check_disk_count(disks) {

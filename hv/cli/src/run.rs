@@ -42,7 +42,7 @@ pub(super) fn run(args: RunArgs) -> Result<u8, Box<dyn Error>> {
     foreground(&engine, &guest, &args.foreground)
 }
 
-/// Describes the guest of a command line; `each_disk` sees its disks.
+/// Describes the guest of a command line; `each_disk` is called with its disks.
 pub(super) fn builder(
     boot: &BootArgs,
     net: &NetArgs,
@@ -76,7 +76,8 @@ pub(super) fn builder(
     Ok(builder)
 }
 
-/// Has signals and the time limit end a guest, or tell where it is. Tells which signal ended it.
+/// Ends a guest at signals and its time limit, and prints its state at SIGQUIT. Returns which signal ended
+/// it.
 pub(super) fn watch(
     engine: &Engine,
     guest: &Guest,
@@ -105,7 +106,7 @@ pub(super) fn foreground(
     })
 }
 
-/// The exit code after a guest that was stopped; says why if nobody else can know.
+/// The exit code after a guest that was stopped; says why if nothing else does.
 pub(super) fn exit_of(stop: Stop, signal: &AtomicI32) -> u8 {
     match stop {
         Stop::Timeout => exit::TIMEOUT,
@@ -157,7 +158,7 @@ pub(super) fn network(args: &NetArgs, no_jail: bool) -> Result<Option<NetworkAnd
             let network = UserNet::new(config)?;
             // As long as this process lives.
             std::mem::forget(followed);
-            // Where the kernel chose the port, somebody has to say which.
+            // If the kernel chose the port, it is printed.
             let chosen =
                 args.publish.iter().zip(network.published()).filter(|(asked, _)| asked.host.port() == 0);
             for (_, publish) in chosen {
@@ -213,6 +214,6 @@ fn report(args: &ForegroundArgs, guest: &Guest, outcome: &Outcome) {
         }
         text += &format!("{object}\n");
     }
-    // If nobody reads standard error any more, there is nobody to tell.
+    // Standard error may be closed: an error of the write is ignored.
     let _ = std::io::stderr().write_all(text.as_bytes());
 }

@@ -63,7 +63,7 @@ pub(super) fn run(args: SnapshotArgs) -> Result<u8, Box<dyn Error>> {
     let boot = begin.elapsed();
     let begin = Instant::now();
     let mut snapshot = match guest.capture_and_end() {
-        // Somebody has ended it meanwhile: a signal, or --timeout.
+        // It was ended meanwhile by a signal, or --timeout.
         Err(CaptureError::NotPaused) => {
             guest.wait();
             return match ended(&guest)? {
@@ -82,7 +82,8 @@ pub(super) fn run(args: SnapshotArgs) -> Result<u8, Box<dyn Error>> {
     Ok(0)
 }
 
-/// Waits until the guest is held where it is to be saved. Tells if somebody stopped it before.
+/// Waits until the guest is paused where it is to be saved. Returns what stopped it, if it was stopped
+/// before.
 fn pause(guest: &Guest, args: &SnapshotArgs) -> Result<Option<Stop>, Unready> {
     /// Much longer than it takes to stop a guest.
     const STOPPED: Duration = Duration::from_secs(60);
@@ -98,7 +99,7 @@ fn pause(guest: &Guest, args: &SnapshotArgs) -> Result<Option<Stop>, Unready> {
     ended(guest)
 }
 
-/// Why there is nothing to save, or who stopped the guest, if it has ended.
+/// Why there is nothing to save, or what stopped the guest, if it has ended.
 fn ended(guest: &Guest) -> Result<Option<Stop>, Unready> {
     match guest.outcome() {
         None => Ok(None),
@@ -141,6 +142,6 @@ fn report(args: &SnapshotArgs, guest: &Guest, phases: &[(&str, Duration)], writt
             format!("{object}\n")
         }
     };
-    // If nobody reads standard error any more, there is nobody to tell.
+    // Standard error may be closed: an error of the write is ignored.
     let _ = std::io::stderr().write_all(text.as_bytes());
 }

@@ -7,7 +7,7 @@ use std::str::FromStr;
 /// What runs guests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum PlatformKind {
-    /// KVM, or else processes, which is said.
+    /// KVM, or else processes, with a line that says so.
     Auto,
     /// KVM.
     Kvm,

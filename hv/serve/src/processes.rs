@@ -39,7 +39,7 @@ pub(super) fn limit() -> Option<&'static Limit> {
     static LIMIT: OnceLock<Option<Limit>> = OnceLock::new();
     let ask = || {
         let group = PIDS.lowest().map(|(most, name)| Limit { most, name, remedy: "pids.max" });
-        // Root has as many as it likes.
+        // Root has no limit.
         let user = getrlimit(Resource::Nproc).current.filter(|_| !getuid().is_root());
         let user =
             user.map(|most| Limit { most, name: "the limit of this user".into(), remedy: "ulimit -u" });
@@ -78,8 +78,9 @@ pub(super) fn check(
     Err(ConfigError { location: config.location.clone(), problem })
 }
 
-/// The threads that work on a disk for each machine. Asked once for each disk: one that was deployed and does not answer any more keeps
-/// no reload waiting. A file system that does not answer now is of the kind that needs threads; whoever opens the disk says so.
+/// The threads that work on a disk for each machine. Asked once for each disk: a deployed disk that does not
+/// answer any more does not delay a reload. A file system that does not answer now is of the kind that needs
+/// threads; opening the disk reports the error.
 pub(super) fn threads_of(disk: &DiskSpec) -> usize {
     static KNOWN: Mutex<BTreeMap<(PathBuf, bool), usize>> = Mutex::new(BTreeMap::new());
     let known = || KNOWN.lock().expect("no panic while held");
