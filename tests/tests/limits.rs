@@ -1,10 +1,11 @@
 //! Limits of the host: what reaches one is refused in one line that names it, and nothing waits for ever.
 
 use hv_tests::http::Client;
-use hv_tests::refusal::finished;
+use hv_tests::refusal::{finished, refused};
 use hv_tests::serve::{Serve, checked, probe};
-use hv_tests::{Platform, eventually, guest, guest_test};
+use hv_tests::{Platform, eventually, guest, guest_test, hv_as_ordinary_user};
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -217,22 +218,46 @@ fn the_processes_that_a_server_asks_for_are_enough_and_threads_of_disks_are_amon
     serve.end();
 }
 
+#[test]
+fn few_processes_of_the_user_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let config = folder.path().join("hv.toml");
+    fs::write(&config, format!("listen = \"127.0.0.1:0\"\nlog = \"off\"\n{}", probe(""))).unwrap();
+    let arguments = ["serve", "--check", "--platform", "process", "--config", config.to_str().unwrap()];
+    let Some(mut command) = hv_as_ordinary_user(&arguments) else { return };
+    // Enough for all but the machines.
+    refused(
+        limited_in(&mut command, libc::RLIMIT_NPROC, 60),
+        &["the limit of this user allows 60", "raise the limit (ulimit -u)"],
+    );
+}
+
 /// With a limit of descriptors.
 fn limited(command: &mut Command, limit: u64) -> &mut Command {
+    limited_in(command, libc::RLIMIT_NOFILE, limit)
+}
+
+/// With a limit of a resource.
+fn limited_in(command: &mut Command, resource: libc::__rlimit_resource_t, limit: u64) -> &mut Command {
     // SAFETY: makes one system call.
     unsafe {
         command.pre_exec(move || {
-            limit_of(0, limit);
+            set_limit(0, resource, limit);
             Ok(())
         })
     }
 }
 
-/// Gives a process (0: this one) a limit of descriptors.
+/// Gives a process a limit of descriptors.
 fn limit_of(process: u32, limit: u64) {
+    set_limit(process, libc::RLIMIT_NOFILE, limit);
+}
+
+/// Gives a process (0: this one) a limit of a resource.
+fn set_limit(process: u32, resource: libc::__rlimit_resource_t, limit: u64) {
     let limit = libc::rlimit { rlim_cur: limit, rlim_max: limit };
     // SAFETY: the limit lives until the call returns, which only reads it.
-    let set =
-        unsafe { libc::prlimit(process as libc::pid_t, libc::RLIMIT_NOFILE, &limit, std::ptr::null_mut()) };
+    let set = unsafe { libc::prlimit(process as libc::pid_t, resource, &limit, std::ptr::null_mut()) };
     assert_eq!(set, 0, "a lower limit can always be set");
 }
