@@ -11,7 +11,12 @@ use std::time::{Duration, Instant};
 extern crate alloc;
 
 /// The very code that the guest runs.
-#[allow(unreachable_pub, unused_imports, reason = "a module of a library, with tests that do not run here")]
+#[allow(
+    unreachable_pub,
+    unused_imports,
+    dead_code,
+    reason = "a module of a library, with tests that do not run here"
+)]
 #[path = "../../guest-examples/src/compute.rs"]
 mod compute;
 
@@ -25,23 +30,33 @@ enum Part {
     Matrix,
 }
 
-fn on_host(part: Part) -> Duration {
+/// The same on so many threads.
+fn on_host(part: Part, threads: usize) -> Duration {
     let start = Instant::now();
-    match part {
-        Part::Hash => drop(black_box(compute::digest(black_box(MIB)))),
-        Part::Matrix => drop(black_box(compute::matrix(black_box(ROWS)))),
-    }
+    std::thread::scope(|scope| {
+        for number in 0..threads {
+            scope.spawn(move || match part {
+                Part::Hash => {
+                    drop(black_box(compute::digests(compute::part(black_box(MIB), number, threads))))
+                }
+                Part::Matrix => {
+                    black_box(compute::matrix(ROWS, compute::part(black_box(ROWS), number, threads)));
+                }
+            });
+        }
+    });
     start.elapsed()
 }
 
-/// What the guest measured.
-fn in_guest(engine: &Engine, image: &Arc<Image>, part: Part) -> Duration {
+/// What the guest measured, with so many virtual CPUs.
+fn in_guest(engine: &Engine, image: &Arc<Image>, part: Part, vcpus: usize) -> Duration {
     let output = Buffer::default();
     let (mib, rows) = match part {
         Part::Hash => (MIB, 0),
         Part::Matrix => (0, ROWS),
     };
     let guest = Builder::new(image.clone())
+        .vcpus(vcpus)
         .argument(&mib.to_string())
         .argument(&rows.to_string())
         .output(output.clone())
@@ -59,19 +74,26 @@ fn in_guest(engine: &Engine, image: &Arc<Image>, part: Part) -> Duration {
 }
 
 fn benches(criterion: &mut Criterion) {
-    let engine = Engine::new(KvmPlatform::new().expect("KVM is there"), 0).expect("threads can be made");
+    let engine = |workers| {
+        Engine::new(KvmPlatform::new().expect("KVM is there"), workers).expect("threads can be made")
+    };
+    let (one, two) = (engine(0), engine(2));
     let image = Arc::new(Image::open(&hv_tests::guest("compute")).expect("it is an image"));
     for (part, what) in
         [(Part::Hash, "compute, SHA-256 of 64 MiB"), (Part::Matrix, "compute, 384 x 384 matrix product")]
     {
-        let ratio = compare(40, || on_host(part), || in_guest(&engine, &image, part));
+        let ratio = compare(40, || on_host(part, 1), || in_guest(&one, &image, part, 1));
         ratio.print_speed(what, "0.99 x the speed");
+        let ratio = compare(40, || in_guest(&one, &image, part, 1), || in_guest(&two, &image, part, 2));
+        ratio.print_speed(&format!("{what}, 2 virtual CPUs against 1"), "1.8 x the speed");
+        let ratio = compare(40, || on_host(part, 2), || in_guest(&two, &image, part, 2));
+        ratio.print_speed(&format!("{what}, 2 virtual CPUs against 2 threads"), "0.97 x the speed");
     }
     let mut group = criterion.benchmark_group("compute");
     group.sample_size(10);
-    group.bench_function("host", |b| b.iter_custom(|n| (0..n).map(|_| on_host(Part::Hash)).sum()));
+    group.bench_function("host", |b| b.iter_custom(|n| (0..n).map(|_| on_host(Part::Hash, 1)).sum()));
     group.bench_function("guest", |b| {
-        b.iter_custom(|n| (0..n).map(|_| in_guest(&engine, &image, Part::Hash)).sum())
+        b.iter_custom(|n| (0..n).map(|_| in_guest(&one, &image, Part::Hash, 1)).sum())
     });
     group.finish();
 }

@@ -237,7 +237,7 @@ fn shares_that_cannot_be_are_refused(platform: Platform) {
     for (weight, cap, expected) in [
         (0, 0, ShareError::Weight(0)),
         (65_536, 0, ShareError::Weight(65_536)),
-        (256, 101, ShareError::Cap(101)),
+        (256, 6401, ShareError::Cap(6401)),
     ] {
         assert_eq!(Share::new(weight, cap), Err(expected));
     }
@@ -246,6 +246,6 @@ fn shares_that_cannot_be_are_refused(platform: Platform) {
     };
     refused(&["--weight", "0"], &["weight of 0", "1 to 65535"]);
     refused(&["--weight", "70000"], &["weight of 70000", "1 to 65535"]);
-    refused(&["--cap", "101"], &["cap of 101", "1 to 100"]);
+    refused(&["--cap", "6401"], &["cap of 6401", "1 to 6400"]);
     platform.ran("hello", &["--weight", "1", "--cap", "5"], &[]).expect(0);
 }

@@ -118,7 +118,7 @@ fn limits(platform: Platform) {
         ("stack = \"8K\"", ["stack = \"8K\"", "multiple of 4096 bytes from 16K to 64G"]),
         ("stack = 20000", ["stack = \"20000\"", "multiple of 4096 bytes from 16K to 64G"]),
         ("weight = 0", ["weight", "1 to 65535"]),
-        ("cap = 101", ["cap", "1 to 100"]),
+        ("cap = 6401", ["cap", "1 to 6400"]),
         ("isolation = \"none\"", ["isolation = \"none\"", "instance"]),
         ("console = \"on\"", ["console = \"on\"", "log or off"]),
         ("env = { \"A=B\" = \"c\" }", ["env = \"A=B\"", "without `=`"]),

@@ -74,7 +74,8 @@ fn any_of_them_ends_the_guest(platform: Platform) {
     for number in ["0", "1", "2"] {
         ran(platform, 3, &["end", number, "exit"]).expect(7);
         let end = ran(platform, 3, &["end", number, "panic"]).expect(101);
-        assert!(end.err.contains("the last words of one"), "{}", end.err);
+        let reason = format!("the last words of one (on virtual CPU {number})");
+        assert!(end.err.contains(&reason), "{}", end.err);
         let end = ran(platform, 3, &["end", number, "fault"]).expect(101);
         assert!(end.err.contains("null pointer") && end.err.contains("vcpus.rs"), "{}", end.err);
     }
@@ -101,7 +102,19 @@ fn a_storm_of_events_ends(platform: Platform) {
 #[guest_test]
 fn a_guest_that_spins_everywhere_is_ended(platform: Platform) {
     let options = ["--vcpus", "3", "--timeout", "300ms"];
-    platform.ran("vcpus", &options, &["spin"]).expect(124);
+    let end = platform.ran("vcpus", &options, &["spin"]).expect(124);
+    // The time limit shows where each of them was.
+    for number in 0..3 {
+        assert!(end.err.contains(&format!("virtual CPU {number}: running")), "{}", end.err);
+    }
+}
+
+#[guest_test]
+fn a_virtual_cpu_that_was_not_started_is_shown_as_such(platform: Platform) {
+    let options = ["--vcpus", "2", "--timeout", "300ms"];
+    let end = platform.ran("hostile", &options, &["endless-loop"]).expect(124);
+    assert!(end.err.contains("virtual CPU 0: running\n"), "{}", end.err);
+    assert!(end.err.contains("virtual CPU 1: not started\n"), "{}", end.err);
 }
 
 #[guest_test]

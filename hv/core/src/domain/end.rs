@@ -70,11 +70,19 @@ impl Domain {
     }
 
     pub(super) fn crash(&self, cpu: &mut Cpu, reason: String) -> End {
-        End::Crash(Box::new(self.body().remains(reason, Some(cpu.vcpu.registers()))))
+        self.on_vcpu(cpu.number, self.body().remains(reason, Some(cpu.vcpu.registers())))
+    }
+
+    /// A crash, with the virtual CPU named if there are several.
+    fn on_vcpu(&self, number: usize, mut record: FaultRecord) -> End {
+        if self.vcpus.len() > 1 {
+            record.reason += &format!(" (on virtual CPU {number})");
+        }
+        End::Crash(Box::new(record))
     }
 
     pub(super) fn fault(&self, cpu: &mut Cpu, fault: &Fault) -> End {
-        End::Crash(Box::new(self.body().of_fault(fault, cpu.vcpu.registers())))
+        self.on_vcpu(cpu.number, self.body().of_fault(fault, cpu.vcpu.registers()))
     }
 
     /// The guest has crashed: has the report written, by others if this thread has other guests to run.

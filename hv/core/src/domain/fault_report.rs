@@ -152,7 +152,7 @@ impl Body<'_> {
 /// All that a crash report is made of, taken from a guest so that nobody has to wait for the report.
 pub(super) struct FaultRecord {
     guest: String,
-    reason: String,
+    pub(super) reason: String,
     cpu: CpuCopy,
 }
 

@@ -1,4 +1,4 @@
-//! Where a guest is that goes on: registers and backtrace of its virtual CPU, for whoever asks what it does.
+//! Where a guest is that goes on: registers and backtraces of its virtual CPUs, for whoever asks what it does.
 
 use super::Domain;
 use super::cpu_copy::CpuCopy;
@@ -11,7 +11,7 @@ use hv_host::escape::escape;
 use serde::Serialize;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// Is told where a guest is, once, on a thread that runs no other guest.
@@ -56,6 +56,8 @@ pub enum Activity {
     Blocked,
     /// It does not run until [`Guest::resume`](super::Guest::resume).
     Paused,
+    /// It does not run until the guest starts it.
+    Stopped,
     /// The guest has ended. Its console has still to be read by whoever reads it.
     Ended,
 }
@@ -67,12 +69,16 @@ impl fmt::Display for VcpuState {
             (Activity::Blocked, None) => "waits for an event",
             (Activity::Blocked, Some(_)) => "waits for an event, or a time",
             (Activity::Paused, _) => "paused",
+            (Activity::Stopped, _) => "not started",
             (Activity::Ended, _) => "has ended; what it printed is not read",
         })?;
         if let Some(nanos) = self.deadline_in_ns {
             write!(f, " {:?} from now", Duration::from_nanos(nanos))?;
         }
-        write!(f, "\n{}", self.registers)?;
+        writeln!(f)?;
+        if self.activity != Activity::Stopped {
+            write!(f, "{}", self.registers)?;
+        }
         for (index, frame) in self.backtrace.iter().enumerate() {
             writeln!(f, "{index:>3}: {frame}")?;
         }
@@ -92,101 +98,155 @@ impl fmt::Display for GuestState {
     }
 }
 
-/// Who wants to know where a guest is.
+/// Who wants to know where a guest is, and what its virtual CPUs have told so far.
 #[derive(Default)]
 pub(super) struct Inspectors {
-    /// Says that `waiting` holds somebody.
+    /// Says that there is a round.
     any: AtomicBool,
-    waiting: Mutex<Vec<Inspector>>,
+    rounds: Mutex<Vec<Round>>,
+}
+
+/// An answer that every virtual CPU has a part in.
+#[derive(Default)]
+struct Round {
+    inspectors: Vec<Inspector>,
+    parts: Vec<Part>,
 }
 
 impl Inspectors {
     fn add(&self, inspector: Inspector) {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if waiting.len() < MAX_INSPECTORS {
-            waiting.push(inspector);
-            self.any.store(true, Ordering::SeqCst);
+        let rounds = &mut *self.rounds();
+        if rounds.iter().map(|round| round.inspectors.len()).sum::<usize>() >= MAX_INSPECTORS {
+            return;
         }
+        // Who comes after the first part would be told of a moment before it asked.
+        match rounds.last_mut().filter(|round| round.parts.is_empty()) {
+            Some(round) => round.inspectors.push(inspector),
+            None => rounds.push(Round { inspectors: vec![inspector], parts: Vec::new() }),
+        }
+        self.any.store(true, Ordering::SeqCst);
     }
 
-    fn take(&self) -> Vec<Inspector> {
-        // Mostly nobody is there, and every time slice comes by here.
-        if !self.any.load(Ordering::SeqCst) {
-            return Vec::new();
-        }
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        self.any.store(false, Ordering::SeqCst);
-        std::mem::take(&mut waiting)
+    fn rounds(&self) -> MutexGuard<'_, Vec<Round>> {
+        self.rounds.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a virtual CPU has a part to tell. Mostly nobody has asked, and every time slice comes by here.
+    fn want(&self, vcpu: usize) -> bool {
+        self.any.load(Ordering::SeqCst) && self.rounds().iter().any(|round| round.wants(vcpu))
+    }
+
+    /// A virtual CPU tells its part of a round that wants it. Returns the round if that was the last part of `count`.
+    fn tell(&self, part: Part, count: usize) -> Option<Round> {
+        let rounds = &mut *self.rounds();
+        let at = rounds.iter().position(|round| round.wants(part.number))?;
+        rounds[at].parts.push(part);
+        (rounds[at].parts.len() >= count).then(|| self.take(rounds, at))
+    }
+
+    fn take(&self, rounds: &mut Vec<Round>, at: usize) -> Round {
+        let mut round = rounds.remove(at);
+        self.any.store(!rounds.is_empty(), Ordering::SeqCst);
+        round.parts.sort_by_key(|part| part.number);
+        round
     }
 }
 
-/// All that a [`GuestState`] is made of, taken from a guest so that it goes on meanwhile.
-struct Inspection {
-    guest: String,
+impl Round {
+    fn wants(&self, vcpu: usize) -> bool {
+        self.parts.iter().all(|part| part.number != vcpu)
+    }
+}
+
+/// What a virtual CPU tells, taken from it so that it goes on meanwhile.
+struct Part {
+    number: usize,
     activity: Activity,
     deadline_in_ns: Option<u64>,
     registers: Registers,
     cpu: CpuCopy,
-    tasks: Tasks,
-    inspectors: Vec<Inspector>,
 }
 
-impl Inspection {
-    fn answer(self, backtrace: Backtrace) {
-        let vcpu = VcpuState {
+impl Part {
+    fn state(self, backtrace: Backtrace) -> VcpuState {
+        VcpuState {
             activity: self.activity,
             deadline_in_ns: self.deadline_in_ns,
             registers: self.registers,
             backtrace: backtrace.frames,
             missing: backtrace.missing,
-        };
-        let state = GuestState { guest: self.guest, vcpus: vec![vcpu], tasks: self.tasks };
-        self.inspectors.into_iter().for_each(|inspector| inspector(&state));
+        }
+    }
+}
+
+/// All that a [`GuestState`] is made of.
+struct Inspection {
+    guest: String,
+    tasks: Tasks,
+    round: Round,
+}
+
+impl Inspection {
+    fn answer(self, backtrace: impl Fn(&CpuCopy) -> Backtrace) {
+        let vcpus = self.round.parts.into_iter().map(|part| {
+            let backtrace = backtrace(&part.cpu);
+            part.state(backtrace)
+        });
+        let state = GuestState { guest: self.guest, vcpus: vcpus.collect(), tasks: self.tasks };
+        self.round.inspectors.into_iter().for_each(|inspector| inspector(&state));
     }
 }
 
 impl Work for Inspection {
     fn run(self: Box<Self>) {
-        let backtrace = self.cpu.backtrace();
-        self.answer(backtrace);
+        self.answer(CpuCopy::backtrace);
     }
 
     fn refused(self: Box<Self>) {
-        let backtrace = self.cpu.without_names("many reports are being written at the same time");
-        self.answer(backtrace);
+        self.answer(|cpu| cpu.without_names("many reports are being written at the same time"));
     }
 }
 
 impl Domain {
-    /// Has the thread that runs the guest answer as soon as it is out of the guest.
+    /// Has the threads that run the guest answer as soon as they are out of the guest.
     pub(super) fn inspect(&self, inspector: Inspector) {
         self.inspectors.add(inspector);
         self.kick_all();
     }
 
-    /// Answers those who want to know where the guest is. By other threads if this one has other guests to run.
+    /// Tells those who want to know where the guest is of this virtual CPU; the last one answers them. By other threads if this one has
+    /// other guests to run. When the guest has `ended`, nothing comes from its other virtual CPUs any more.
     pub(super) fn answer_inspectors(&self, cpu: &mut Cpu, ended: bool) {
-        let inspectors = self.inspectors.take();
-        if inspectors.is_empty() {
-            return;
+        while self.inspectors.want(cpu.number) {
+            let count = if ended { 1 } else { self.vcpus.len() };
+            if let Some(round) = self.inspectors.tell(self.part(cpu, ended), count) {
+                let inspection = Inspection { guest: self.name.clone(), tasks: self.tasks(), round };
+                self.report(Box::new(inspection));
+            }
         }
+    }
+
+    fn part(&self, cpu: &mut Cpu, ended: bool) -> Part {
+        let stopped = self.state_before_start(cpu.number).is_some();
         let activity = match cpu.blocked {
             _ if ended => Activity::Ended,
+            _ if stopped => Activity::Stopped,
             _ if self.life.state() == State::Paused => Activity::Paused,
             Some(_) => Activity::Blocked,
             None => Activity::Running,
         };
         let deadline = cpu.blocked.filter(|&at| activity == Activity::Blocked && at != u64::MAX);
-        let registers = cpu.vcpu.registers();
-        let inspection = Box::new(Inspection {
-            guest: self.name.clone(),
+        let registers = (!stopped).then(|| cpu.vcpu.registers());
+        Part {
+            number: cpu.number,
             activity,
             deadline_in_ns: deadline.map(|at| at.saturating_sub(self.now())),
-            registers,
-            cpu: self.body().copy_cpu(Some(registers)),
-            tasks: self.tasks(),
-            inspectors,
-        });
+            registers: registers.unwrap_or_default(),
+            cpu: self.body().copy_cpu(registers),
+        }
+    }
+
+    fn report(&self, inspection: Box<Inspection>) {
         let engine = self.engine.upgrade();
         match engine.as_ref().and_then(|engine| engine.reports.as_ref()) {
             Some(reports) => reports.submit(inspection),

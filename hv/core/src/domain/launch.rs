@@ -14,7 +14,7 @@ use crate::event::{Hub, Owner};
 use crate::loader::Image;
 use crate::memory::GuestMemory;
 use crate::platform::{CpuState, Start, StartVcpu, Started};
-use crate::sched::Share;
+use crate::sched::{Entity, Share};
 use hv_abi::shared_info::SharedInfo;
 use hv_host::clock;
 use std::mem::offset_of;
@@ -126,14 +126,17 @@ impl Launch {
         });
         let owner: Arc<dyn Owner> = domain.clone();
         hub.set_owner(Arc::downgrade(&owner));
-        let entities: Vec<_> = (0..domain.vcpus.len())
-            .map(|number| {
-                let task = Arc::new(VcpuTask { domain: domain.clone(), number });
-                let entity = engine.inner.scheduler.add(task, self.share);
-                domain.vcpus[number].set_entity(&entity);
-                entity
-            })
-            .collect();
+        let mut entities: Vec<Arc<Entity>> = Vec::with_capacity(domain.vcpus.len());
+        for (number, vcpu) in domain.vcpus.iter().enumerate() {
+            let task = Arc::new(VcpuTask { domain: domain.clone(), number });
+            // The weight and the cap are the guest's, not each virtual CPU's.
+            let entity = match entities.first() {
+                None => engine.inner.scheduler.add(task, self.share),
+                Some(first) => engine.inner.scheduler.add_beside(first, task),
+            };
+            vcpu.set_entity(&entity);
+            entities.push(entity);
+        }
         let reactor = &engine.inner.reactor;
         let add = |source| reactor.add_for(&domain.source_owner, source);
         let sources = sources.into_iter().map(add).collect();

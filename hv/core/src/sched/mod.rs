@@ -30,7 +30,7 @@ mod tests;
 mod ticker;
 
 pub use policy::{GRAIN, SLICE};
-pub use share::{DEFAULT_WEIGHT, Share, ShareError};
+pub use share::{DEFAULT_WEIGHT, MAX_CAP, Share, ShareError};
 
 use self::core::{Calls, Core, Idle};
 use hv_host::cpu_clock::CpuClock;
@@ -91,6 +91,12 @@ struct TaskSlot {
     apart: Duration,
     /// For how much of its [sleep](Task::slept) it has been charged.
     slept: Duration,
+}
+
+impl TaskSlot {
+    fn new(task: Arc<dyn Task>) -> Self {
+        TaskSlot { task: Some(task), slice: None, apart: Duration::ZERO, slept: Duration::ZERO }
+    }
 }
 
 impl TaskSlot {
@@ -222,8 +228,14 @@ impl Default for Scheduler {
 impl Scheduler {
     /// Adds a task, blocked until its first [`wake`](Entity::wake).
     pub fn add(&self, task: Arc<dyn Task>, share: Share) -> Arc<Entity> {
-        let slot = TaskSlot { task: Some(task), slice: None, apart: Duration::ZERO, slept: Duration::ZERO };
+        let slot = TaskSlot::new(task);
         let id = self.shared.core().policy.add(share, slot, self.shared.now());
+        Arc::new(Entity { id, shared: self.shared.clone() })
+    }
+
+    /// Adds a task that has one share together with another one of this scheduler.
+    pub fn add_beside(&self, other: &Entity, task: Arc<dyn Task>) -> Arc<Entity> {
+        let id = self.shared.core().policy.add_beside(other.id, TaskSlot::new(task));
         Arc::new(Entity { id, shared: self.shared.clone() })
     }
 

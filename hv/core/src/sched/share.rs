@@ -3,11 +3,14 @@
 /// Weight of a task that nobody gave one.
 pub const DEFAULT_WEIGHT: u32 = 256;
 
+/// The largest cap, in percent of one core: all of 64 virtual CPUs.
+pub const MAX_CAP: u32 = 6400;
+
 /// What a task is to get when others want to run as well, and what it gets at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Share {
     weight: u16,
-    cap: u8,
+    cap: u16,
 }
 
 /// A share that cannot be.
@@ -16,14 +19,14 @@ pub enum ShareError {
     /// The weight is 0 or too large.
     #[error("a weight of {0} is not possible: use 1 to 65535 (a guest without one has 256)")]
     Weight(u32),
-    /// The cap is more than a core.
-    #[error("a cap of {0} % is not possible: use 1 to 100, in percent of one core, or 0 for none")]
+    /// The cap is more than any guest can use.
+    #[error("a cap of {0} % is not possible: use 1 to {MAX_CAP}, in percent of one core, or 0 for none")]
     Cap(u32),
 }
 
 impl Share {
     /// A weight within 1 to 65535, relative to those of others, and a cap
-    /// within 1 to 100 percent of one core, or 0 for none.
+    /// within 1 to [`MAX_CAP`] percent of one core, or 0 for none.
     ///
     /// # Errors
     ///
@@ -34,7 +37,7 @@ impl Share {
                 .ok()
                 .filter(|&weight| weight != 0)
                 .ok_or(ShareError::Weight(weight))?,
-            cap: u8::try_from(cap).ok().filter(|&cap| cap <= 100).ok_or(ShareError::Cap(cap))?,
+            cap: u16::try_from(cap).ok().filter(|_| cap <= MAX_CAP).ok_or(ShareError::Cap(cap))?,
         })
     }
 
@@ -43,10 +46,9 @@ impl Share {
         self.weight.into()
     }
 
-    /// Its cap, in percent of one core. A cap of 100 is none: a task runs on
-    /// one core at a time.
+    /// Its cap, in percent of one core.
     pub fn cap(self) -> Option<u32> {
-        (1..100).contains(&self.cap).then_some(self.cap.into())
+        (self.cap > 0).then_some(self.cap.into())
     }
 }
 
@@ -65,11 +67,11 @@ mod tests {
         assert_eq!(Share::new(256, 0), Ok(Share::default()));
         let share = Share::new(65_535, 99).unwrap();
         assert_eq!((share.weight(), share.cap()), (65_535, Some(99)));
-        assert_eq!(Share::new(1, 100).unwrap().cap(), None);
+        assert_eq!(Share::new(1, MAX_CAP).unwrap().cap(), Some(MAX_CAP));
         for weight in [0, 65_536, u32::MAX] {
             assert_eq!(Share::new(weight, 0), Err(ShareError::Weight(weight)));
         }
-        for cap in [101, 256, 257, u32::MAX] {
+        for cap in [6401, 65_536, 65_537, u32::MAX] {
             assert_eq!(Share::new(256, cap), Err(ShareError::Cap(cap)));
         }
     }

@@ -10,6 +10,9 @@
 //! is that of the task that was last chosen. It need not be known beforehand how
 //! long a time slice will be: whatever it was is charged.
 //!
+//! Tasks can be in a *group*, as the virtual CPUs of a guest are: they have one virtual time, one weight and one cap
+//! together, however many of them run at the same time.
+//!
 //! Four additions:
 //!
 //! - A task that wakes up keeps its virtual time, but starts at most one slice of its own
@@ -32,6 +35,7 @@
 //! a set if it has a deadline.
 
 mod budget;
+mod group;
 mod slice;
 #[cfg(test)]
 mod tests;
@@ -39,6 +43,7 @@ mod wake;
 
 use super::Share;
 use budget::CapBudget;
+use group::Group;
 use slab::Slab;
 use slice::TimeSlice;
 use std::collections::BTreeSet;
@@ -71,6 +76,9 @@ pub(super) struct Id(u32);
 
 /// Nanoseconds times 65,536 divided by weight.
 type VirtualTime = u128;
+
+/// Where a task stands in line. Those of one group have the same virtual time: of them, who has waited longest comes first.
+type Key = (VirtualTime, u64, Id);
 
 fn scale(used: u64, share: Share) -> VirtualTime {
     (u128::from(used) << 16) / u128::from(share.weight())
@@ -108,25 +116,27 @@ enum RunState {
 }
 
 struct TaskEntry<T> {
-    virtual_time: VirtualTime,
+    /// Its key among the groups.
+    group: usize,
     /// CPU time of all its time slices.
     used: u64,
-    share: Share,
     state: RunState,
-    /// It has not wanted to run yet.
-    fresh: bool,
     /// It has woken up, and has not run since.
     prompt: bool,
+    /// When it got in line, as a number.
+    queued: u64,
     /// Where it stands in the set of alarms.
     alarm: Option<Time>,
-    budget: CapBudget,
     payload: T,
 }
 
 /// The tasks of a scheduler, each with something of the caller's.
 pub(super) struct Policy<T> {
     tasks: Slab<TaskEntry<T>>,
-    waiting: BTreeSet<(VirtualTime, Id)>,
+    groups: Slab<Group>,
+    waiting: BTreeSet<Key>,
+    /// How many have got in line.
+    queued: u64,
     /// Deadlines of blocked tasks, and ends of the waits of throttled ones.
     alarms: BTreeSet<(Time, Id)>,
     running: Vec<TimeSlice>,
@@ -137,7 +147,9 @@ impl<T> Policy<T> {
     pub(super) fn new() -> Self {
         Policy {
             tasks: Slab::new(),
+            groups: Slab::new(),
             waiting: BTreeSet::new(),
+            queued: 0,
             alarms: BTreeSet::new(),
             running: Vec::new(),
             virtual_time: 0,
@@ -146,23 +158,6 @@ impl<T> Policy<T> {
 
     fn entry(&mut self, id: Id) -> &mut TaskEntry<T> {
         &mut self.tasks[id.0 as usize]
-    }
-
-    /// A new task, blocked.
-    pub(super) fn add(&mut self, share: Share, payload: T, now: Time) -> Id {
-        let budget = CapBudget::new(share.cap().unwrap_or(100), now);
-        let entry = TaskEntry {
-            virtual_time: 0,
-            used: 0,
-            share,
-            state: RunState::Blocked,
-            fresh: true,
-            prompt: false,
-            alarm: None,
-            budget,
-            payload,
-        };
-        Id(u32::try_from(self.tasks.insert(entry)).expect("fewer than 2^32 tasks"))
     }
 
     /// Forgets a task, and gives back what was the caller's. If it runs, that
@@ -175,12 +170,12 @@ impl<T> Policy<T> {
                 return None;
             }
             RunState::Waiting => {
-                let key = (self.entry(id).virtual_time, id);
+                let key = self.key(id);
                 self.waiting.remove(&key);
             }
             RunState::Blocked | RunState::Throttled | RunState::Ended => self.disarm(id),
         }
-        Some(self.tasks.remove(id.0 as usize).payload)
+        Some(self.forget(id))
     }
 
     /// What the caller keeps with a task.
@@ -193,14 +188,15 @@ impl<T> Policy<T> {
         Duration::from_nanos(self.tasks[id.0 as usize].used)
     }
 
-    /// Gives a task another share, from now on.
+    /// Gives a task and those beside it another share, from now on. Of the latter, those that wait for their cap look when they are
+    /// told, too.
     pub(super) fn set_share(&mut self, id: Id, share: Share, now: Time) {
-        let entry = self.entry(id);
-        if entry.share.cap() != share.cap() {
-            entry.budget = CapBudget::new(share.cap().unwrap_or(100), now);
+        let group = self.group_of(id);
+        if group.share.cap() != share.cap() {
+            group.budget = CapBudget::new(share.cap().unwrap_or(100), now);
         }
-        entry.share = share;
-        let state = entry.state;
+        group.share = share;
+        let state = self.entry(id).state;
         let end = self.budget_end(id, now);
         if let Some(slice) = self.running.iter_mut().find(|slice| slice.id == id) {
             slice.budget_end = end;
@@ -225,24 +221,27 @@ impl<T> Policy<T> {
 
     /// Puts a task in line, or has it wait until its cap allows that.
     fn queue(&mut self, id: Id, now: Time) -> bool {
-        let entry = self.entry(id);
-        if let Some(cap) = entry.share.cap()
-            && entry.budget.available(cap, now) <= 0
+        let group = self.group_of(id);
+        if let Some(cap) = group.cap()
+            && group.budget.available(cap, now) <= 0
         {
-            entry.state = RunState::Throttled;
-            let until = entry.budget.refilled(cap);
+            let until = group.budget.refilled(cap);
+            self.entry(id).state = RunState::Throttled;
             self.arm(id, until);
             return false;
         }
-        entry.state = RunState::Waiting;
-        let key = (entry.virtual_time, id);
+        self.queued += 1;
+        let queued = self.queued;
+        let entry = self.entry(id);
+        (entry.state, entry.queued) = (RunState::Waiting, queued);
+        let key = self.key(id);
         self.waiting.insert(key);
         true
     }
 
     /// Chooses the next task to run; its time slice begins now.
     pub(super) fn pick(&mut self, now: Time) -> Option<Id> {
-        let (virtual_time, id) = self.waiting.pop_first()?;
+        let (virtual_time, _, id) = self.waiting.pop_first()?;
         self.virtual_time = self.virtual_time.max(virtual_time);
         let entry = self.entry(id);
         (entry.state, entry.prompt) = (RunState::Running, false);
@@ -259,23 +258,27 @@ impl<T> Policy<T> {
     }
 
     fn budget_end(&mut self, id: Id, now: Time) -> Time {
-        let entry = self.entry(id);
-        let Some(cap) = entry.share.cap() else { return Time::MAX };
-        let available = entry.budget.available(cap, now);
-        now + u64::try_from(available).unwrap_or(0).max(GRAIN_NANOS)
+        let group = self.tasks[id.0 as usize].group;
+        let beside = self.running.iter().filter(|slice| slice.id != id);
+        let beside = beside.filter(|slice| self.tasks[slice.id.0 as usize].group == group).count();
+        let group = &mut self.groups[group];
+        let Some(cap) = group.cap() else { return Time::MAX };
+        // Those that run at the same time use it up together.
+        let available = u64::try_from(group.budget.available(cap, now)).unwrap_or(0) / (beside as u64 + 1);
+        now + available.max(GRAIN_NANOS)
     }
 
     /// A time slice has ended, after so many nanoseconds of CPU time. Returns what was
     /// the caller's if the task is gone.
     pub(super) fn stop(&mut self, id: Id, used: u64, after: After, now: Time) -> Option<T> {
         self.running.retain(|slice| slice.id != id);
+        // A time slice is never free: nobody can come back for ever.
+        self.advance(id, used.max(1000));
+        self.group_of(id).budget.spend(used, now);
         let entry = self.entry(id);
         entry.used += used;
-        // A time slice is never free: nobody can come back for ever.
-        entry.virtual_time += scale(used.max(1000), entry.share);
-        entry.budget.spend(used, now);
         match (after, entry.state) {
-            (_, RunState::Removed) => return Some(self.tasks.remove(id.0 as usize).payload),
+            (_, RunState::Removed) => return Some(self.forget(id)),
             (After::Ended, _) => entry.state = RunState::Ended,
             (After::Blocked(deadline), RunState::Running) => {
                 entry.state = RunState::Blocked;
@@ -284,9 +287,8 @@ impl<T> Policy<T> {
                 }
             }
             (After::Ready | After::Blocked(_), _) => {
-                let least = self.least(id);
-                let entry = self.entry(id);
-                entry.virtual_time = entry.virtual_time.max(least);
+                let (_, virtual_time) = self.standing(id);
+                self.move_to(id, virtual_time.max(self.least(id)));
                 self.queue(id, now);
             }
         }
@@ -295,22 +297,16 @@ impl<T> Policy<T> {
 
     /// Others have worked for a task for so many nanoseconds: as if it had run, of its time and of its cap.
     pub(super) fn charge(&mut self, id: Id, used: u64, now: Time) {
-        let entry = self.entry(id);
-        let before = entry.virtual_time;
-        entry.virtual_time += scale(used, entry.share);
-        entry.budget.spend(used, now);
-        let after = entry.virtual_time;
-        if self.waiting.remove(&(before, id)) {
-            self.waiting.insert((after, id));
-        }
+        self.advance(id, used);
+        self.group_of(id).budget.spend(used, now);
     }
 
     /// Where a task that has just run may be at least: whatever time slice of
     /// another it waited for, and [`LAG`] of its own time besides.
     fn least(&self, id: Id) -> VirtualTime {
-        let share = |id: Id| self.tasks[id.0 as usize].share;
+        let share = |id: Id| self.standing(id).0;
         let waited =
-            self.waiting.first().map(|&(at, first)| at.saturating_sub(scale(SLICE_NANOS, share(first))));
+            self.waiting.first().map(|&(at, _, first)| at.saturating_sub(scale(SLICE_NANOS, share(first))));
         let stalled = self.virtual_time.saturating_sub(scale(LAG_NANOS, share(id)));
         waited.map_or(stalled, |waited| waited.min(stalled))
     }
@@ -338,9 +334,10 @@ impl<T> Policy<T> {
 
     /// Has the time slice of the task end that has had most: there is a processor less.
     pub(super) fn end_one(&mut self, now: Time) {
-        let tasks = &self.tasks;
+        let (tasks, groups) = (&self.tasks, &self.groups);
         let going_on = self.running.iter_mut().filter(|slice| slice.asked.is_none());
-        if let Some(slice) = going_on.max_by_key(|slice| tasks[slice.id.0 as usize].virtual_time) {
+        let used = |slice: &TimeSlice| groups[tasks[slice.id.0 as usize].group].virtual_time;
+        if let Some(slice) = going_on.max_by_key(|slice| used(slice)) {
             slice.budget_end = now;
         }
     }

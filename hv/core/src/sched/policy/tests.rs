@@ -56,8 +56,18 @@ impl Machine {
         machine
     }
 
-    fn add(&mut self, mut job: Job) {
+    fn add(&mut self, job: Job) {
         let id = self.policy.add(job.share, self.jobs.len(), self.now);
+        self.begin(id, job);
+    }
+
+    /// One that shares with another one.
+    fn add_beside(&mut self, other: usize, job: Job) {
+        let id = self.policy.add_beside(self.ids[other], self.jobs.len());
+        self.begin(id, job);
+    }
+
+    fn begin(&mut self, id: Id, mut job: Job) {
         job.wants = Some((self.now, true));
         self.jobs.push(job);
         self.ids.push(id);
@@ -521,4 +531,61 @@ fn what_others_do_for_a_task_is_of_its_share_and_of_its_cap() {
     close(shared[0] + 0.25, shared[1], 0.02, "of its share");
     let capped = charged([spinner(256, 40), spinner(256, 0)]);
     close(capped[0], 0.15, 0.02, "of its cap");
+}
+
+/// Groups of spinners: how many each has, its weight and its cap; and what each gets of the processors, in percent of one.
+#[track_caller]
+fn grouped(processors: usize, groups: &[(usize, u32, u32)], expected: &[f64]) {
+    const SECONDS: u64 = 5;
+    let mut machine = Machine::new(processors, []);
+    let mut members = Vec::new();
+    for &(count, weight, cap) in groups {
+        let first = machine.jobs.len();
+        machine.add(spinner(weight, cap));
+        (1..count).for_each(|_| machine.add_beside(first, spinner(weight, cap)));
+        members.push(first..first + count);
+    }
+    machine.run(SECONDS * SECOND);
+    for (group, expected) in members.into_iter().zip(expected) {
+        let each: Vec<u64> = group.map(|job| machine.used(job)).collect();
+        let used: u64 = each.iter().sum();
+        // None of a group starves.
+        for &one in &each {
+            close(one as f64, used as f64 / each.len() as f64, 0.3, &format!("one of {groups:?}"));
+        }
+        let found = used as f64 * 100.0 / (SECONDS * SECOND) as f64;
+        close(found, *expected, 0.03, &format!("{groups:?} on {processors}"));
+    }
+}
+
+#[test]
+fn a_group_has_the_weight_of_one_task() {
+    grouped(1, &[(2, 256, 0), (1, 256, 0)], &[50.0, 50.0]);
+    grouped(2, &[(2, 256, 0), (1, 256, 0)], &[100.0, 100.0]);
+    grouped(2, &[(4, 256, 0), (2, 256, 0), (2, 512, 0)], &[50.0, 50.0, 100.0]);
+    grouped(4, &[(4, 300, 0), (4, 100, 0)], &[300.0, 100.0]);
+    grouped(4, &[(2, 256, 0), (3, 256, 0)], &[200.0, 200.0]);
+}
+
+#[test]
+fn a_group_has_one_cap() {
+    grouped(2, &[(2, 256, 50)], &[50.0]);
+    grouped(2, &[(2, 256, 150)], &[150.0]);
+    grouped(2, &[(2, 256, 100), (1, 256, 0)], &[100.0, 100.0]);
+    grouped(4, &[(3, 256, 120), (4, 256, 0)], &[120.0, 280.0]);
+    grouped(2, &[(2, 256, 200)], &[200.0]);
+}
+
+#[test]
+fn groups_go_with_their_last_task() {
+    let mut machine = Machine::new(1, [spinner(256, 0)]);
+    machine.add_beside(0, spinner(256, 0));
+    machine.add(spinner(256, 0));
+    machine.run(SECOND);
+    machine.remove(0);
+    machine.run(2 * SECOND);
+    machine.remove(1);
+    machine.remove(2);
+    machine.run(3 * SECOND);
+    assert_eq!((machine.policy.groups.len(), machine.policy.waiting()), (0, 0));
 }
