@@ -32,6 +32,7 @@ enum Part {
 
 /// The same on so many threads.
 fn on_host(part: Part, threads: usize) -> Duration {
+    let matrices = &compute::Matrices::new(if matches!(part, Part::Matrix) { ROWS } else { 0 });
     let start = Instant::now();
     std::thread::scope(|scope| {
         for number in 0..threads {
@@ -40,7 +41,7 @@ fn on_host(part: Part, threads: usize) -> Duration {
                     drop(black_box(compute::digests(compute::part(black_box(MIB), number, threads))))
                 }
                 Part::Matrix => {
-                    black_box(compute::matrix(ROWS, compute::part(black_box(ROWS), number, threads)));
+                    black_box(matrices.product(compute::part(black_box(ROWS), number, threads)));
                 }
             });
         }

@@ -29,24 +29,37 @@ pub fn root(digests: &[u8]) -> [u8; 32] {
     Sha256::digest(digests).into()
 }
 
-/// The sum of the elements in these rows of the product of two fixed matrices with `n` rows
-/// and columns. Every operation is exact, so the sum is the same everywhere, and that of the sums of parts that of the whole.
-pub fn matrix(n: usize, rows: Range<usize>) -> f64 {
-    let fill = |factor: usize| (0..n * n).map(|index| (index * factor % 17) as f64 - 8.0).collect();
-    let (a, b): (Vec<f64>, Vec<f64>) = (fill(7), fill(11));
-    let mut out = vec![0.0; n];
-    let mut sum = 0.0;
-    for row in rows {
-        out.fill(0.0);
-        // The innermost loop runs along rows of both.
-        for (factor, line) in a[row * n..][..n].iter().zip(b.chunks_exact(n)) {
-            for (element, value) in out.iter_mut().zip(line) {
-                *element += factor * value;
-            }
-        }
-        sum += out.iter().sum::<f64>();
+/// Two fixed matrices with as many rows as columns.
+pub struct Matrices {
+    n: usize,
+    a: Vec<f64>,
+    b: Vec<f64>,
+}
+
+impl Matrices {
+    /// Those with `n` rows and columns.
+    pub fn new(n: usize) -> Self {
+        let fill = |factor: usize| (0..n * n).map(|index| (index * factor % 17) as f64 - 8.0).collect();
+        Matrices { n, a: fill(7), b: fill(11) }
     }
-    sum
+
+    /// The sum of the elements in these rows of their product. Every operation is exact, so the sum is the same
+    /// everywhere, and those of parts add up to that of all rows.
+    pub fn product(&self, rows: Range<usize>) -> f64 {
+        let mut out = vec![0.0; self.n];
+        let mut sum = 0.0;
+        for row in rows {
+            out.fill(0.0);
+            // The innermost loop runs along rows of both.
+            for (factor, line) in self.a[row * self.n..][..self.n].iter().zip(self.b.chunks_exact(self.n)) {
+                for (element, value) in out.iter_mut().zip(line) {
+                    *element += factor * value;
+                }
+            }
+            sum += out.iter().sum::<f64>();
+        }
+        sum
+    }
 }
 
 #[cfg(test)]
@@ -64,13 +77,14 @@ mod tests {
 
     #[test]
     fn the_product_of_small_matrices_is_right() {
-        assert_eq!(matrix(0, 0..0), 0.0);
-        assert_eq!(matrix(1, 0..1), 64.0);
+        assert_eq!(Matrices::new(0).product(0..0), 0.0);
+        assert_eq!(Matrices::new(1).product(0..1), 64.0);
         // a = b = [[-8, -1], [6, -4]] for 7; for 11: [[-8, 3], [-3, 8]].
         let first = (-8.0 * -8.0 + -3.0 * -1.0) + (-8.0 * 3.0 - 8.0);
         let second = (6.0 * -8.0 + 12.0) + (18.0 - 32.0);
-        assert_eq!((matrix(2, 0..1), matrix(2, 1..2)), (first, second));
-        assert_eq!(matrix(2, 0..2), first + second);
+        let matrices = Matrices::new(2);
+        assert_eq!((matrices.product(0..1), matrices.product(1..2)), (first, second));
+        assert_eq!(matrices.product(0..2), first + second);
     }
 
     #[test]

@@ -43,7 +43,7 @@ fn each_has_timers(platform: Platform) {
 
 #[guest_test]
 fn the_heap_is_for_all(platform: Platform) {
-    assert_eq!(printed(platform, 3, &["heap", "5000"]), "");
+    assert_eq!(printed(platform, 3, &["heap", "2000"]), "");
 }
 
 #[guest_test]

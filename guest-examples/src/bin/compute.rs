@@ -7,10 +7,13 @@
 #![no_std]
 #![no_main]
 
+extern crate alloc;
+
+use alloc::sync::Arc;
 use hv_guest::prelude::*;
 use hv_guest::time::Instant;
 use hv_guest::{block_on, cpu};
-use hv_guest_examples::compute;
+use hv_guest_examples::compute::{self, Matrices};
 
 /// Does all parts of some work at the same time, one on each virtual CPU.
 fn in_parts<T: Send + 'static>(work: impl Fn(usize, usize) -> T + Clone + Send + 'static) -> Vec<T> {
@@ -43,8 +46,9 @@ fn main() -> Result<(), &'static str> {
     let digests = in_parts(move |number, parts| compute::digests(compute::part(mib, number, parts)));
     let digest = compute::root(&digests.concat());
     let hashing = start.elapsed();
+    let matrices = Arc::new(Matrices::new(rows));
     let start = Instant::now();
-    let sums = in_parts(move |number, parts| compute::matrix(rows, compute::part(rows, number, parts)));
+    let sums = in_parts(move |number, parts| matrices.product(compute::part(rows, number, parts)));
     let checksum: f64 = sums.iter().sum();
     let multiplying = start.elapsed();
 

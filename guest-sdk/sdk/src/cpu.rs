@@ -16,7 +16,7 @@
 use crate::executor::{self, remote};
 use crate::per_cpu::{self, STACK_SIZE, StackBottom};
 use crate::start_info::start_info;
-use crate::{event, hypercall};
+use crate::{event, hypercall, memory};
 use alloc::alloc::alloc;
 use alloc::boxed::Box;
 use core::alloc::Layout;
@@ -102,6 +102,7 @@ extern "C" fn begin() -> ! {
 }
 
 fn start_all() {
+    memory::prepare_arenas();
     per_cpu::set_several();
     event::accept_notifications();
     for number in 1..count() {

@@ -1,47 +1,9 @@
 //! ⚠ The heap, and the memory routines that compiled code calls.
-#![allow(unsafe_code, reason = "the allocator, and the memory routines of compiled code")]
+#![allow(unsafe_code, reason = "the memory routines of compiled code")]
 
-use crate::start_info::start_info;
-use crate::sync::RawMutex;
-use core::alloc::Layout;
-use core::sync::atomic::{AtomicBool, Ordering};
-use talc::TalcLock;
-use talc::base::Talc;
-use talc::base::binning::Binning;
-use talc::source::Source;
+mod heap;
 
-/// Gives the allocator the guest's free memory at the first allocation, so
-/// that a guest that never allocates never touches it.
-#[derive(Debug)]
-struct StartInfoHeap {
-    claimed: bool,
-}
-
-// SAFETY: `acquire` either adds a heap or fails; it is called with the
-// allocator's lock held, and does not allocate.
-unsafe impl Source for StartInfoHeap {
-    fn acquire<B: Binning>(talc: &mut Talc<Self, B>, _: Layout) -> Result<(), ()> {
-        if core::mem::replace(&mut talc.source.claimed, true) {
-            SHORT.store(true, Ordering::Relaxed);
-            return Err(());
-        }
-        let info = start_info();
-        // SAFETY: the host promises that this range is mapped, writable and
-        // the guest's alone (start-info); it is claimed once.
-        unsafe { talc.claim(info.heap_base.0 as *mut u8, info.heap_size as usize) }.map(drop).ok_or(())
-    }
-}
-
-/// Whether there was no room for an allocation.
-static SHORT: AtomicBool = AtomicBool::new(false);
-
-/// Whether this is the message of a panic for want of memory: that of `alloc`, which says how much was asked for.
-pub(crate) fn is_exhaustion(message: &str) -> bool {
-    SHORT.load(Ordering::Relaxed) && message.contains("memory allocation of ")
-}
-
-#[global_allocator]
-static HEAP: TalcLock<RawMutex, StartInfoHeap> = TalcLock::new(StartInfoHeap { claimed: false });
+pub(crate) use heap::{is_exhaustion, prepare_arenas};
 
 // The compiler calls these by name; on this target nobody else defines them.
 // `rep movsb` and `rep stosb` are the processor's own fast paths for long

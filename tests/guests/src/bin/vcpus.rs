@@ -10,6 +10,7 @@ use hv_guest::embassy_sync::signal::Signal;
 use hv_guest::embassy_time::{Duration, Timer};
 use hv_guest::executor::yield_now;
 use hv_guest::prelude::*;
+use hv_guest::sync::Mutex;
 use hv_guest::{block_on, hypercall, per_cpu, random, start_info};
 
 type Bell = Signal<CriticalSectionRawMutex, u64>;
@@ -121,8 +122,30 @@ fn timers() {
     });
 }
 
-/// All allocate and free at the same time, and look whether anybody else has written there.
+/// All allocate and free at the same time, also what others have allocated, and look whether anybody else has written there.
 fn heap(rounds: u64) {
+    static PASSED_ON: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
+    on_all(move |number| async move {
+        for round in 0..rounds {
+            let size = (round * 53 + number as u64 * 7) as usize % 300 * 700 + 1;
+            PASSED_ON.lock().push(vec![round as u8; size]);
+            let taken = PASSED_ON.lock().swap_remove(0);
+            assert!(taken.iter().all(|&byte| byte == taken[0]));
+            // Grown on another virtual CPU than the one it is from.
+            let mut grown = taken;
+            let (first, len) = (grown[0], grown.len());
+            grown.resize(len * 2, first);
+            assert!(grown.iter().all(|&byte| byte == first));
+            if round % 3 == 0 {
+                grown.truncate(len / 2 + 1);
+                grown.shrink_to_fit();
+                PASSED_ON.lock().push(grown);
+            }
+            if PASSED_ON.lock().len() > 30 {
+                PASSED_ON.lock().truncate(10);
+            }
+        }
+    });
     on_all(move |number| async move {
         let mut kept: Vec<Vec<u8>> = Vec::new();
         for round in 0..rounds {
