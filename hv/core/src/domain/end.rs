@@ -1,6 +1,5 @@
 //! How a guest ends: what it was ordered, or what is known of its crash.
 
-use super::drain::Draining;
 use super::fault_report::{Body, FaultRecord};
 use super::life::Event;
 use super::vcpu::Cpu;
@@ -35,13 +34,7 @@ impl Domain {
     /// then it does what is left to do. How the guest has ended is what the first one says.
     pub(super) fn leave(&self, vcpu: usize, end: End) -> bool {
         self.life.happen(Event::Stop);
-        let first = {
-            let draining = &mut *self.draining.lock().expect("no panic while held");
-            let first = draining.is_none();
-            draining.get_or_insert(Draining::new(end));
-            first
-        };
-        if first {
+        if self.drain.begin(end) {
             self.kick_others(vcpu);
         }
         self.life.leave(vcpu)

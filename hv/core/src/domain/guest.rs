@@ -6,7 +6,6 @@ use super::{BootPhases, Domain, Inspector, Outcome, Stop};
 use crate::engine::Engine;
 use crate::sched::{Entity, Share};
 use hv_abi::event::POWER;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -157,7 +156,7 @@ impl Controller {
     /// Does not wait for the reader of the guest's console any longer.
     pub fn abandon(&self) {
         if let Some(domain) = self.domain.upgrade() {
-            domain.abandoned.store(true, Ordering::SeqCst);
+            domain.drain.abandon();
             domain.wake_all();
         }
     }

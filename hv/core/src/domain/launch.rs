@@ -3,6 +3,7 @@
 use super::bus::{Bus, BusError};
 use super::devices::{Connected, Devices};
 use super::doorbell::Doorbells;
+use super::drain::Drain;
 use super::end::Order;
 use super::life::{Event, Life};
 use super::power::Power;
@@ -95,7 +96,7 @@ impl Launch {
         let domain = Arc::new_cyclic(|domain: &Weak<Domain>| {
             self.console.set_on_closed(closed(domain.clone()));
             Domain {
-                console: self.console,
+                drain: Drain::new(self.console),
                 errors: self.errors.map(Mutex::new),
                 name: self.name,
                 image: self.image,
@@ -110,8 +111,6 @@ impl Launch {
                 vcpus,
                 doorbells: Mutex::new(Doorbells::new(machine, bells, console_port)),
                 bus: self.bus.map(Mutex::new),
-                draining: Mutex::default(),
-                abandoned: AtomicBool::new(false),
                 engine: Arc::downgrade(&engine.inner),
                 sources: Mutex::default(),
                 source_owner: engine.inner.reactor.owner(Some(domain.clone())),

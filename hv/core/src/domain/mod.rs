@@ -1,6 +1,7 @@
 //! A domain: one guest with its memory, its virtual CPUs and its devices.
 //!
-//! `life` has the states that it goes through, `vcpu` and `run` what its virtual CPUs do meanwhile, `launch` how all of it is put together.
+//! `Life` has the states that it goes through, a `RunLoop` what a virtual CPU does in a time slice, `Drain` what is left to write at the end;
+//! `launch` puts all of it together in a `Domain`.
 
 mod assemble;
 mod builder;
@@ -52,12 +53,12 @@ pub use tasks::{GuestTask, TaskState, Tasks};
 
 pub(crate) use assemble::is_base;
 use doorbell::Doorbells;
-use drain::Draining;
+use drain::Drain;
 use end::Order;
 use life::Life;
 use vcpu::VcpuHandle;
 
-use crate::device::console::{Console, Output};
+use crate::device::console::Output;
 use crate::engine::Inner;
 use crate::event::{Hub, Owner};
 use crate::loader::Image;
@@ -93,13 +94,9 @@ pub(crate) struct Domain {
     /// Whether other guests wait for a processor, or could any time.
     crowded: Arc<AtomicBool>,
     me: Weak<Domain>,
-    console: Arc<Console>,
+    drain: Drain,
     /// Where its error output goes, if not to the console.
     errors: Option<Mutex<Box<dyn Output>>>,
-    /// How it has ended, while what it has printed is still being written.
-    draining: Mutex<Option<Draining>>,
-    /// Nobody waits any more for the reader of its console.
-    abandoned: AtomicBool,
     engine: Weak<Inner>,
     /// What the I/O thread drives for this guest, and as whose.
     sources: Mutex<Vec<SourceId>>,

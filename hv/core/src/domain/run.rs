@@ -20,16 +20,26 @@ pub(super) enum RunExit {
     Done,
 }
 
-impl Domain {
+/// A time slice of a virtual CPU.
+pub(super) struct RunLoop<'a> {
+    domain: &'a Domain,
+    cpu: &'a mut Cpu,
+}
+
+impl<'a> RunLoop<'a> {
+    pub(super) fn new(domain: &'a Domain, cpu: &'a mut Cpu) -> Self {
+        RunLoop { domain, cpu }
+    }
+
     /// How a `Block` until `deadline` stands: over, with its result, or not until.
-    fn block(&self, vcpu: usize, deadline: u64) -> Result<i64, Option<Instant>> {
-        if self.hub.any_pending(vcpu) {
+    fn block(&self, deadline: u64) -> Result<i64, Option<Instant>> {
+        if self.domain.hub.any_pending(self.cpu.number) {
             return Ok(1);
         }
         if deadline == u64::MAX {
             return Err(None);
         }
-        let now = self.now();
+        let now = self.domain.now();
         if deadline <= now {
             return Ok(0);
         }
@@ -38,108 +48,111 @@ impl Domain {
     }
 
     /// Runs a virtual CPU until it has to wait, gives way, or the guest ends.
-    pub(super) fn run_cpu(&self, cpu: &mut Cpu) -> Result<RunExit, End> {
-        self.answer_inspectors(cpu, false);
-        if self.done.swap(false, Ordering::SeqCst)
-            && let Some(exit) = self.after_work(cpu.number)
+    pub(super) fn run(&mut self) -> Result<RunExit, End> {
+        let domain = self.domain;
+        domain.answer_inspectors(self.cpu, false);
+        if domain.done.swap(false, Ordering::SeqCst)
+            && let Some(exit) = self.after_work()
         {
             return Ok(exit);
         }
-        match self.life.state() {
+        match domain.life.state() {
             State::Starting | State::Running => {}
             State::Created | State::Pausing | State::Paused => {
-                if let Some(next) = self.stand(cpu.number) {
+                if let Some(next) = domain.stand(self.cpu.number) {
                     return Ok(RunExit::Next(next));
                 }
             }
-            State::Stopping | State::Ended => return Err(self.obey(cpu)),
+            State::Stopping | State::Ended => return Err(domain.obey(self.cpu)),
         }
-        if let Some(next) = self.begin(cpu)? {
+        if let Some(next) = domain.begin(self.cpu)? {
             return Ok(RunExit::Next(next));
         }
-        if let Some(deadline) = cpu.blocked {
-            match self.block(cpu.number, deadline) {
-                Ok(result) => cpu.vcpu.set_result(result),
+        if let Some(deadline) = self.cpu.blocked {
+            match self.block(deadline) {
+                Ok(result) => self.cpu.vcpu.set_result(result),
                 Err(until) => return Ok(RunExit::Next(Next::Blocked(until))),
             }
-            cpu.blocked = None;
+            self.cpu.blocked = None;
         }
-        cpu.first_entry.get_or_insert_with(Instant::now);
+        self.cpu.first_entry.get_or_insert_with(Instant::now);
         loop {
-            let exit = self.enter(cpu)?;
-            if self.life.state() == State::Stopping {
-                return Err(self.obey(cpu));
+            let exit = domain.enter(self.cpu)?;
+            if domain.life.state() == State::Stopping {
+                return Err(domain.obey(self.cpu));
             }
             let (number, arguments) = match exit {
                 Exit::Hypercall { number, arguments } => (number, arguments),
                 Exit::Doorbell(port) => {
-                    if !std::mem::replace(&mut cpu.called, true) {
-                        self.note_phase(cpu, |phases| &mut phases.first_hypercall);
+                    if !std::mem::replace(&mut self.cpu.called, true) {
+                        self.note_phase(|phases| &mut phases.first_hypercall);
                     }
-                    if self.ring(EventPort(port)) == Served::Answered
-                        && let Some(exit) = self.after_work(cpu.number)
+                    if domain.ring(EventPort(port)) == Served::Answered
+                        && let Some(exit) = self.after_work()
                     {
                         return Ok(exit);
                     }
                     continue;
                 }
                 Exit::Access(access) => {
-                    self.access(cpu, &access)?;
+                    self.access(&access)?;
                     continue;
                 }
                 Exit::Interrupted => {
-                    self.counters.interruption();
+                    domain.counters.interruption();
                     return Ok(RunExit::Next(Next::Ready));
                 }
-                Exit::Fault(fault) => return Err(self.fault(cpu, &fault)),
-                Exit::Failed(reason) => return Err(self.crash(cpu, format!("the host failed: {reason}"))),
+                Exit::Fault(fault) => return Err(domain.fault(self.cpu, &fault)),
+                Exit::Failed(reason) => {
+                    return Err(domain.crash(self.cpu, format!("the host failed: {reason}")));
+                }
             };
-            self.counters.hypercall(number);
-            if !std::mem::replace(&mut cpu.called, true) {
-                self.note_phase(cpu, |phases| &mut phases.first_hypercall);
+            domain.counters.hypercall(number);
+            if !std::mem::replace(&mut self.cpu.called, true) {
+                self.note_phase(|phases| &mut phases.first_hypercall);
             }
-            match hypercall::dispatch(&self.memory, number, arguments) {
-                Action::Return(value) => cpu.vcpu.set_result(value),
+            match hypercall::dispatch(&domain.memory, number, arguments) {
+                Action::Return(value) => self.cpu.vcpu.set_result(value),
                 Action::Ready => {
-                    self.note_phase(cpu, |phases| &mut phases.ready);
-                    cpu.vcpu.set_result(0);
-                    if self.life.happen(Event::Ready) {
-                        return Ok(RunExit::Next(self.stand_with_others(cpu.number)));
+                    self.note_phase(|phases| &mut phases.ready);
+                    self.cpu.vcpu.set_result(0);
+                    if domain.life.happen(Event::Ready) {
+                        return Ok(RunExit::Next(domain.stand_with_others(self.cpu.number)));
                     }
                 }
                 Action::SetUpcall(handler) => {
-                    self.hub.set_handler(handler);
-                    cpu.vcpu.set_result(0);
+                    domain.hub.set_handler(handler);
+                    self.cpu.vcpu.set_result(0);
                 }
                 Action::StartVcpu { vcpu, entry, stack } => {
-                    let result = self.start_vcpu(vcpu, entry, stack);
-                    cpu.vcpu.set_result(result);
+                    let result = domain.start_vcpu(vcpu, entry, stack);
+                    self.cpu.vcpu.set_result(result);
                 }
-                Action::StopVcpu => match self.stop_vcpu(cpu.number) {
-                    Some(result) => cpu.vcpu.set_result(result),
+                Action::StopVcpu => match domain.stop_vcpu(self.cpu.number) {
+                    Some(result) => self.cpu.vcpu.set_result(result),
                     None => return Ok(RunExit::Next(Next::Blocked(None))),
                 },
-                Action::ErrorOutput(bytes) => cpu.vcpu.set_result(self.write_errors(&bytes)),
+                Action::ErrorOutput(bytes) => self.cpu.vcpu.set_result(self.write_errors(&bytes)),
                 Action::Yield => {
-                    cpu.vcpu.set_result(0);
+                    self.cpu.vcpu.set_result(0);
                     return Ok(RunExit::Next(Next::Ready));
                 }
-                Action::Block(deadline) => match self.block(cpu.number, deadline) {
-                    Ok(result) => cpu.vcpu.set_result(result),
+                Action::Block(deadline) => match self.block(deadline) {
+                    Ok(result) => self.cpu.vcpu.set_result(result),
                     Err(until) => {
-                        cpu.blocked = Some(deadline);
+                        self.cpu.blocked = Some(deadline);
                         return Ok(RunExit::Next(Next::Blocked(until)));
                     }
                 },
                 Action::Exit(code) => return Err(End::Outcome(Outcome::Exited(code))),
-                Action::Panic(message) => return Err(self.crash(cpu, format!("panic: {message}"))),
+                Action::Panic(message) => return Err(domain.crash(self.cpu, format!("panic: {message}"))),
             }
         }
     }
 
     /// Writes what fits of a text to the error output, without waiting: what the hypercall returns.
     fn write_errors(&self, text: &[u8]) -> i64 {
-        let Some(output) = &self.errors else { return Errno::NoSys.to_status().into() };
+        let Some(output) = &self.domain.errors else { return Errno::NoSys.to_status().into() };
         match output.lock().expect("no panic while held").write(text) {
             Ok(count) => count as i64,
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => 0,
@@ -152,10 +165,10 @@ impl Domain {
     }
 
     /// What follows when the guest has done its work, if that ends the time slice of this virtual CPU.
-    fn after_work(&self, vcpu: usize) -> Option<RunExit> {
-        let hook = self.hook.as_ref()?;
+    fn after_work(&self) -> Option<RunExit> {
+        let hook = self.domain.hook.as_ref()?;
         if hook.pauses_when_done() {
-            self.pause_here(vcpu);
+            self.domain.pause_here(self.cpu.number);
             return Some(RunExit::Done);
         }
         hook.done();
@@ -163,19 +176,23 @@ impl Domain {
     }
 
     /// The guest touched emulated hardware: nothing that guests without it can do.
-    fn access(&self, cpu: &mut Cpu, access: &BusAccess) -> Result<(), End> {
-        self.counters.access(access.space);
-        let Some(bus) = &self.bus else {
-            return Err(self.crash(cpu, format!("the host failed: an access without a device: {access:x?}")));
+    fn access(&mut self, access: &BusAccess) -> Result<(), End> {
+        let domain = self.domain;
+        domain.counters.access(access.space);
+        let Some(bus) = &domain.bus else {
+            return Err(
+                domain.crash(self.cpu, format!("the host failed: an access without a device: {access:x?}"))
+            );
         };
         if let Some(value) = bus.lock().expect("no panic while held").access(access) {
-            cpu.vcpu.answer(value);
+            self.cpu.vcpu.answer(value);
         }
         Ok(())
     }
 
-    fn note_phase(&self, cpu: &Cpu, phase: impl Fn(&mut BootPhases) -> &mut Option<Duration>) {
-        let phases = &mut *self.phases.lock().expect("no panic while held");
-        phase(phases).get_or_insert_with(|| cpu.first_entry.map_or(Duration::ZERO, |first| first.elapsed()));
+    fn note_phase(&self, phase: impl Fn(&mut BootPhases) -> &mut Option<Duration>) {
+        let phases = &mut *self.domain.phases.lock().expect("no panic while held");
+        phase(phases)
+            .get_or_insert_with(|| self.cpu.first_entry.map_or(Duration::ZERO, |first| first.elapsed()));
     }
 }

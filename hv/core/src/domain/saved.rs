@@ -169,7 +169,7 @@ impl Domain {
         if self.life.state() != State::Paused {
             return Err(CaptureError::NotPaused);
         }
-        self.console.finish(&mut || !self.abandoned.load(std::sync::atomic::Ordering::SeqCst));
+        self.drain.finish();
         let states = cpus.iter_mut().map(|cpu| {
             if let Some(state) = self.state_before_start(cpu.number) {
                 return Ok(state);

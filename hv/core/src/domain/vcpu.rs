@@ -3,7 +3,7 @@
 use super::Domain;
 use super::end::End;
 use super::power::Power;
-use super::run::RunExit;
+use super::run::{RunExit, RunLoop};
 use crate::platform::{Kick, Vcpu};
 use crate::sched::{Entity, Next, Task};
 use hv_host::cpu_clock::CpuClock;
@@ -115,7 +115,7 @@ impl Task for VcpuTask {
         let domain = &self.domain;
         let mut cpu = self.vcpu().cpu();
         if !cpu.left {
-            match domain.run_cpu(&mut cpu) {
+            match RunLoop::new(domain, &mut cpu).run() {
                 Ok(RunExit::Next(next)) => return next,
                 Ok(RunExit::Done) => {
                     drop(cpu);
@@ -133,7 +133,7 @@ impl Task for VcpuTask {
             }
         }
         domain.answer_inspectors(&mut cpu, true);
-        let end = match domain.drain() {
+        let end = match domain.drain.poll(|| domain.hand_console_over()) {
             Ok(end) => end,
             Err(until) => return Next::Blocked(Some(until)),
         };
