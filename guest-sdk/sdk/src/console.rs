@@ -132,9 +132,9 @@ fn start_input() {
 
 /// Pushes text without publishing it. The console is not locked while a
 /// value formats itself: its `Display` may print, too.
-struct Writer;
+struct ConsoleWriter;
 
-impl fmt::Write for Writer {
+impl fmt::Write for ConsoleWriter {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         if let Some(mut console) = console() {
             console.push(text.as_bytes());
@@ -149,7 +149,7 @@ static PRINTING: ReentrantMutex<()> = ReentrantMutex::new(());
 #[doc(hidden)]
 pub fn print(arguments: fmt::Arguments<'_>) {
     let _printing = PRINTING.lock();
-    let _ = fmt::Write::write_fmt(&mut Writer, arguments);
+    let _ = fmt::Write::write_fmt(&mut ConsoleWriter, arguments);
     if let Some(mut console) = console() {
         console.publish();
     }

@@ -205,9 +205,9 @@ pub(crate) struct Shared {
 }
 
 /// Wakes everybody who waits. Not the waker of one of them, who may not be there any more.
-struct Listener(&'static Shared);
+struct SharedListener(&'static Shared);
 
-impl Wake for Listener {
+impl Wake for SharedListener {
     fn wake(self: Arc<Self>) {
         let shared = self.0;
         shared.came.store(true, Ordering::Relaxed);
@@ -229,7 +229,7 @@ impl Shared {
     /// Waits until something holds, which can only become so when the event comes.
     pub(crate) async fn wait_until(&'static self, mut holds: impl FnMut() -> bool) {
         poll_fn(|context| {
-            self.listening.call_once(|| self.listen(&Waker::from(Arc::new(Listener(self)))));
+            self.listening.call_once(|| self.listen(&Waker::from(Arc::new(SharedListener(self)))));
             if holds() {
                 return Poll::Ready(());
             }

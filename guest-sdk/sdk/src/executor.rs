@@ -155,14 +155,14 @@ impl Spawner {
 }
 
 type Task = Pin<Box<dyn Future<Output = ()>>>;
-type Storage = &'static raw::TaskStorage<Task>;
+type StorageRef = &'static raw::TaskStorage<Task>;
 
 /// Storages whose task has ended. Embassy wants them to live for good, so they
 /// are used again; there are never more than there were tasks at one time.
 /// Of each virtual CPU those of its own tasks.
 static FREE: PerCpu<Mutex<Vec<FreeStorage>>> = per_cpu!(Mutex::new(Vec::new()));
 
-struct FreeStorage(Storage);
+struct FreeStorage(StorageRef);
 
 // SAFETY: the storage is empty (its task has ended), so that nothing that is
 // not `Send` is in it.

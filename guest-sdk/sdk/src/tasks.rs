@@ -23,7 +23,7 @@ use spin::Mutex;
 static RUNNING: PerCpu<AtomicBool> = per_cpu!(AtomicBool::new(false));
 
 /// The task that a virtual CPU polls; null outside of tasks.
-static CURRENT: PerCpu<AtomicPtr<Entry>> = per_cpu!(AtomicPtr::new(null_mut()));
+static CURRENT: PerCpu<AtomicPtr<TaskEntry>> = per_cpu!(AtomicPtr::new(null_mut()));
 
 /// Held by who changes the list.
 static CHANGING: Mutex<()> = Mutex::new(());
@@ -41,8 +41,8 @@ pub(crate) fn is_running() -> bool {
 /// The head of the list, and what the host does not look at.
 #[repr(C)]
 struct List {
-    first: AtomicPtr<Entry>,
-    last: AtomicPtr<Entry>,
+    first: AtomicPtr<TaskEntry>,
+    last: AtomicPtr<TaskEntry>,
 }
 
 const _: () = assert!(offset_of!(List, first) == 0);
@@ -69,8 +69,8 @@ core::arch::global_asm!(
 
 /// [`TaskInfo`], and what the host does not look at.
 #[repr(C)]
-struct Entry {
-    next: AtomicPtr<Entry>,
+struct TaskEntry {
+    next: AtomicPtr<TaskEntry>,
     name: *const u8,
     name_size: u32,
     state: AtomicU32,
@@ -80,7 +80,7 @@ struct Entry {
     deadline: AtomicU64,
     event: AtomicU32,
     reserved: u32,
-    previous: AtomicPtr<Entry>,
+    previous: AtomicPtr<TaskEntry>,
     /// It is in the list.
     linked: bool,
     /// Its neighbours in the list point to it.
@@ -88,16 +88,16 @@ struct Entry {
 }
 
 const _: () = {
-    assert!(offset_of!(Entry, state) == offset_of!(TaskInfo, state));
-    assert!(offset_of!(Entry, line) == offset_of!(TaskInfo, line));
-    assert!(offset_of!(Entry, deadline) == offset_of!(TaskInfo, deadline));
-    assert!(offset_of!(Entry, event) == offset_of!(TaskInfo, event));
-    assert!(offset_of!(Entry, previous) == size_of::<TaskInfo>());
+    assert!(offset_of!(TaskEntry, state) == offset_of!(TaskInfo, state));
+    assert!(offset_of!(TaskEntry, line) == offset_of!(TaskInfo, line));
+    assert!(offset_of!(TaskEntry, deadline) == offset_of!(TaskInfo, deadline));
+    assert!(offset_of!(TaskEntry, event) == offset_of!(TaskInfo, event));
+    assert!(offset_of!(TaskEntry, previous) == size_of::<TaskInfo>());
 };
 
-impl Entry {
-    fn new(name: &'static str, spawned: &'static Location<'static>) -> Entry {
-        Entry {
+impl TaskEntry {
+    fn new(name: &'static str, spawned: &'static Location<'static>) -> TaskEntry {
+        TaskEntry {
             next: AtomicPtr::new(null_mut()),
             name: name.as_ptr(),
             name_size: name.len() as u32,
@@ -119,7 +119,7 @@ impl Entry {
     /// # Safety
     ///
     /// The entry is pinned, so that it is dropped before its memory is used for something else; and it is not linked.
-    unsafe fn link(this: *mut Entry) {
+    unsafe fn link(this: *mut TaskEntry) {
         let _changing = CHANGING.lock();
         let last = LIST.last.load(Ordering::Relaxed);
         // SAFETY: the caller's promise; what is in the list is pinned, too, and leaves it when it is dropped.
@@ -133,7 +133,7 @@ impl Entry {
     }
 }
 
-impl Drop for Entry {
+impl Drop for TaskEntry {
     fn drop(&mut self) {
         if !self.linked {
             return;
@@ -153,19 +153,19 @@ impl Drop for Entry {
 /// A future that is in the list from [`link`](Self::link) until it is dropped.
 pub(crate) struct Listed<F> {
     future: F,
-    entry: Entry,
+    entry: TaskEntry,
 }
 
 impl<F: Future> Listed<F> {
     /// Of a task whose future is of the type `T`: `future` may be that, or have more around it.
     pub(crate) fn new<T>(future: F, spawned: &'static Location<'static>) -> Self {
-        Listed { future, entry: Entry::new(core::any::type_name::<T>(), spawned) }
+        Listed { future, entry: TaskEntry::new(core::any::type_name::<T>(), spawned) }
     }
 
     /// To be called once.
     pub(crate) fn link(self: Pin<&mut Self>) {
         // SAFETY: nothing is moved out. The entry is pinned as a part of the whole; it is not linked before.
-        unsafe { Entry::link(&raw mut self.get_unchecked_mut().entry) }
+        unsafe { TaskEntry::link(&raw mut self.get_unchecked_mut().entry) }
     }
 }
 
@@ -190,7 +190,7 @@ impl<F: Future> Future for Listed<F> {
     }
 }
 
-fn current() -> Option<&'static Entry> {
+fn current() -> Option<&'static TaskEntry> {
     // SAFETY: the task that is being polled is there until its poll is over, and the reference is used by the two functions below only.
     unsafe { CURRENT.own().load(Ordering::Relaxed).as_ref() }
 }

@@ -25,20 +25,20 @@ fn key(waker: &Waker) -> Key {
 
 /// Every waker has one timer at most, its earliest: a future that was woken
 /// too early asks again.
-struct Queue {
+struct TimerQueue {
     timers: BTreeMap<Key, (u64, Waker)>,
     order: BTreeSet<(u64, Key)>,
 }
 
 /// Of each virtual CPU those of the tasks that it polls.
-static QUEUE: PerCpu<Mutex<Queue>> =
-    per_cpu!(Mutex::new(Queue { timers: BTreeMap::new(), order: BTreeSet::new() }));
+static QUEUE: PerCpu<Mutex<TimerQueue>> =
+    per_cpu!(Mutex::new(TimerQueue { timers: BTreeMap::new(), order: BTreeSet::new() }));
 
 /// The time of the earliest timer; `u64::MAX` without one. Lets [`expire`]
 /// return without looking at the queue.
 static NEXT: PerCpu<AtomicU64> = per_cpu!(AtomicU64::new(u64::MAX));
 
-impl Queue {
+impl TimerQueue {
     fn schedule(&mut self, at: u64, waker: &Waker) {
         let key = key(waker);
         match self.timers.get_mut(&key) {

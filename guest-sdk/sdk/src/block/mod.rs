@@ -31,18 +31,18 @@ use hv_abi::device::{Config, DeviceInfo};
 use hv_abi::io::block::{
     BlockConfig, BlockFeatures, OP_DISCARD, OP_FLUSH, OP_READ, OP_WRITE, OP_WRITE_ZEROES,
 };
-use queue::Queue;
+use queue::RequestQueue;
 use spin::LazyLock;
 use transfer::Memory;
 
 /// A block device of this guest. Copies are handles of the same device.
 #[derive(Clone, Copy, Debug)]
-pub struct Disk(&'static Queue);
+pub struct Disk(&'static RequestQueue);
 
-static DISKS: LazyLock<Vec<Queue>> = LazyLock::new(|| devices().filter_map(open).collect());
+static DISKS: LazyLock<Vec<RequestQueue>> = LazyLock::new(|| devices().filter_map(open).collect());
 
-fn open(info: DeviceInfo) -> Option<Queue> {
-    Queue::new(&info, BlockConfig::of(&info)?)
+fn open(info: DeviceInfo) -> Option<RequestQueue> {
+    RequestQueue::new(&info, BlockConfig::of(&info)?)
 }
 
 /// The guest's disks, in the order of the command line.

@@ -14,7 +14,7 @@ use hv_abi::{Errno, EventPort, GuestAddr};
 use spin::{Mutex, MutexGuard, Once};
 
 /// The front end of one block device.
-pub(super) struct Queue {
+pub(super) struct RequestQueue {
     config: BlockConfig,
     port: EventPort,
     depth: usize,
@@ -22,9 +22,9 @@ pub(super) struct Queue {
     state: Mutex<State>,
 }
 
-impl core::fmt::Debug for Queue {
+impl core::fmt::Debug for RequestQueue {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("Queue")
+        f.debug_struct("RequestQueue")
             .field("config", &self.config)
             .field("port", &self.port)
             .finish_non_exhaustive()
@@ -52,9 +52,9 @@ struct Slot {
 }
 
 /// Collects responses whenever the device's event comes.
-struct Listener(&'static Queue);
+struct QueueListener(&'static RequestQueue);
 
-impl Wake for Listener {
+impl Wake for QueueListener {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
@@ -65,9 +65,9 @@ impl Wake for Listener {
     }
 }
 
-impl Queue {
+impl RequestQueue {
     /// `None` if the host describes a device that cannot be.
-    pub(super) fn new(info: &DeviceInfo, config: BlockConfig) -> Option<Queue> {
+    pub(super) fn new(info: &DeviceInfo, config: BlockConfig) -> Option<RequestQueue> {
         let ring = &info.rings[0];
         if config.sector_size == 0 || config.max_transfer < config.sector_size || config.max_segments == 0 {
             return None;
@@ -84,14 +84,14 @@ impl Queue {
             broken: false,
         };
         let (listening, state) = (Once::new(), Mutex::new(state));
-        Some(Queue { config, port: ring.event, depth, listening, state })
+        Some(RequestQueue { config, port: ring.event, depth, listening, state })
     }
 
     /// Has responses collected from now on.
     pub(super) fn listen(&'static self) {
         self.listening.call_once(|| {
             self.state().slots.resize_with(self.depth, Slot::default);
-            event::register(self.port, &Waker::from(Arc::new(Listener(self))));
+            event::register(self.port, &Waker::from(Arc::new(QueueListener(self))));
         });
     }
 

@@ -1,6 +1,6 @@
 //! One operation on a disk, from its first poll to its last response.
 
-use super::queue::Queue;
+use super::queue::RequestQueue;
 use alloc::vec::Vec;
 use core::future::Future;
 use core::marker::PhantomData;
@@ -41,7 +41,7 @@ impl Memory {
 /// dropping it early.
 #[must_use = "a transfer does nothing until it is awaited"]
 pub struct Transfer<'a> {
-    queue: &'static Queue,
+    queue: &'static RequestQueue,
     request: BlockRequest,
     memory: Memory,
     /// Where the next request starts: a piece of the memory, and bytes into it.
@@ -57,7 +57,7 @@ pub struct Transfer<'a> {
 
 impl<'a> Transfer<'a> {
     /// A read or write.
-    pub(super) fn data(queue: &'static Queue, op: u8, sector: u64, memory: Memory) -> Transfer<'a> {
+    pub(super) fn data(queue: &'static RequestQueue, op: u8, sector: u64, memory: Memory) -> Transfer<'a> {
         let config = queue.config();
         let mut bytes = 0;
         let mut whole = true;
@@ -76,12 +76,12 @@ impl<'a> Transfer<'a> {
     }
 
     /// An operation without data.
-    pub(super) fn control(queue: &'static Queue, op: u8, sector: u64, count: u64) -> Transfer<'a> {
+    pub(super) fn control(queue: &'static RequestQueue, op: u8, sector: u64, count: u64) -> Transfer<'a> {
         let request = BlockRequest { op, sector, count, ..BlockRequest::default() };
         Transfer::new(queue, request, Memory::Many(Vec::new()))
     }
 
-    fn new(queue: &'static Queue, request: BlockRequest, memory: Memory) -> Transfer<'a> {
+    fn new(queue: &'static RequestQueue, request: BlockRequest, memory: Memory) -> Transfer<'a> {
         Transfer {
             queue,
             request,

@@ -73,15 +73,15 @@ impl Ext {
         Ok(entries)
     }
 
-    pub(super) fn open_file(&self, path: &str) -> Result<File, Error> {
+    pub(super) fn open_file(&self, path: &str) -> Result<ExtFile, Error> {
         components(path).map(drop)?;
         let inode = self.system.open_file(path)?;
         let metadata = metadata(&inode);
         if let Some(bytes) = self.system.inline(&inode) {
-            return Ok(File::Inline(metadata, bytes));
+            return Ok(ExtFile::Inline(metadata, bytes));
         }
         let map = Map { system: self.system.clone(), inode, last: Cell::new((0, Span { at: None, len: 0 })) };
-        Ok(File::Laid(Laid::new(self.disk, metadata, map)))
+        Ok(ExtFile::Laid(Laid::new(self.disk, metadata, map)))
     }
 }
 
@@ -111,25 +111,25 @@ impl Layout for Map {
     }
 }
 
-pub(super) enum File {
+pub(super) enum ExtFile {
     Laid(Laid<Map>),
     /// A small one, kept in its inode.
     Inline(Metadata, Vec<u8>),
 }
 
-impl File {
+impl ExtFile {
     pub(super) fn metadata(&self) -> Metadata {
         match self {
-            File::Laid(file) => file.metadata(),
-            File::Inline(metadata, _) => *metadata,
+            ExtFile::Laid(file) => file.metadata(),
+            ExtFile::Inline(metadata, _) => *metadata,
         }
     }
 
     /// Fills the buffer, all of which lies within the file.
     pub(super) async fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), Error> {
         match self {
-            File::Laid(file) => file.read(offset, buffer).await,
-            File::Inline(_, bytes) => {
+            ExtFile::Laid(file) => file.read(offset, buffer).await,
+            ExtFile::Inline(_, bytes) => {
                 copy_inline(bytes, offset, buffer);
                 Ok(())
             }
@@ -139,8 +139,8 @@ impl File {
     /// As `read`, without an executor.
     pub(super) fn read_blocking(&self, offset: u64, buffer: &mut [u8]) -> Result<(), Error> {
         match self {
-            File::Laid(file) => file.read_blocking(offset, buffer),
-            File::Inline(_, bytes) => {
+            ExtFile::Laid(file) => file.read_blocking(offset, buffer),
+            ExtFile::Inline(_, bytes) => {
                 copy_inline(bytes, offset, buffer);
                 Ok(())
             }

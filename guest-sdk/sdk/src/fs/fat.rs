@@ -19,9 +19,9 @@ use core::ops::Range;
 use fatfs::{DefaultTimeProvider, Dir, DirEntry, FatType, FsOptions, IoBase, IoError};
 use hv_abi::Errno;
 
-type Inner = fatfs::FileSystem<Storage, DefaultTimeProvider, Cp437>;
-type Folder<'a> = Dir<'a, Storage, DefaultTimeProvider, Cp437>;
-type Found<'a> = DirEntry<'a, Storage, DefaultTimeProvider, Cp437>;
+type Inner = fatfs::FileSystem<FatStorage, DefaultTimeProvider, Cp437>;
+type Folder<'a> = Dir<'a, FatStorage, DefaultTimeProvider, Cp437>;
+type Found<'a> = DirEntry<'a, FatStorage, DefaultTimeProvider, Cp437>;
 
 #[derive(Clone)]
 pub(super) struct Fat {
@@ -39,7 +39,7 @@ const RECENT: usize = 16;
 const RECENT_RUNS: usize = 1024;
 
 /// The disk as the crate wants it.
-pub(super) struct Storage {
+pub(super) struct FatStorage {
     reader: DiskReader,
     /// The first bytes of the boot sector.
     head: BootHead,
@@ -93,11 +93,11 @@ impl IoError for StorageError {
     }
 }
 
-impl IoBase for Storage {
+impl IoBase for FatStorage {
     type Error = StorageError;
 }
 
-impl fatfs::Read for Storage {
+impl fatfs::Read for FatStorage {
     fn read(&mut self, buffer: &mut [u8]) -> Result<usize, StorageError> {
         let at = fatfs::Seek::seek(self, fatfs::SeekFrom::Current(0))?;
         let count =
@@ -110,7 +110,7 @@ impl fatfs::Read for Storage {
     }
 }
 
-impl fatfs::Seek for Storage {
+impl fatfs::Seek for FatStorage {
     fn seek(&mut self, to: fatfs::SeekFrom) -> Result<u64, StorageError> {
         let to = match to {
             fatfs::SeekFrom::Start(offset) => embedded_io::SeekFrom::Start(offset),
@@ -123,7 +123,7 @@ impl fatfs::Seek for Storage {
 
 /// The crate asks for a storage that can be written, and does not write as
 /// long as nothing is created, changed or removed.
-impl fatfs::Write for Storage {
+impl fatfs::Write for FatStorage {
     fn write(&mut self, _: &[u8]) -> Result<usize, StorageError> {
         Err(StorageError(Errno::ReadOnly))
     }
@@ -172,7 +172,7 @@ impl Fat {
         reader.read_exact_at(0, &mut head)?;
         enlarge_small_fat32(&mut head);
         let options = FsOptions::new().strict(false).oem_cp_converter(Cp437);
-        match Inner::new(Storage { reader, head }, options) {
+        match Inner::new(FatStorage { reader, head }, options) {
             Ok(inner) => Ok(Fat { inner: Rc::new(inner), disk, recent: Rc::default() }),
             // What is no boot sector of FAT is damaged in its eyes.
             Err(fatfs::Error::CorruptedFileSystem) => Err(Error::Unsupported),
@@ -233,7 +233,7 @@ impl Fat {
         Ok(entries)
     }
 
-    pub(super) fn open_file(&self, path: &str) -> Result<File, Error> {
+    pub(super) fn open_file(&self, path: &str) -> Result<FatFile, Error> {
         let mut recent = self.recent.borrow_mut();
         let known = recent.iter().position(|(name, _)| name == path).and_then(|index| recent.remove(index));
         let (name, opened) = match known {
@@ -288,7 +288,7 @@ pub(super) struct Opened {
 }
 
 /// An open file.
-pub(super) type File = Laid<Rc<Opened>>;
+pub(super) type FatFile = Laid<Rc<Opened>>;
 
 impl Layout for Rc<Opened> {
     fn span(&self, offset: u64) -> Result<Span, Error> {

@@ -209,18 +209,18 @@ impl FileSystem {
 }
 
 enum Source {
-    Fat(fat::File),
-    Ext(Box<ext::File>),
+    Fat(fat::FatFile),
+    Ext(Box<ext::ExtFile>),
 }
 
-impl From<fat::File> for Source {
-    fn from(file: fat::File) -> Self {
+impl From<fat::FatFile> for Source {
+    fn from(file: fat::FatFile) -> Self {
         Source::Fat(file)
     }
 }
 
-impl From<ext::File> for Source {
-    fn from(file: ext::File) -> Self {
+impl From<ext::ExtFile> for Source {
+    fn from(file: ext::ExtFile) -> Self {
         Source::Ext(Box::new(file))
     }
 }

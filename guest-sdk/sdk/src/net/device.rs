@@ -24,7 +24,7 @@ const BATCH: usize = 8;
 /// Frames that wait before the host is rung in the middle of a pass.
 const RING_AFTER: usize = 16;
 
-struct Queue {
+struct FrameQueue {
     front: Front<RingMemory, NetRequest, NetResponse>,
     port: EventPort,
     pool: Pool,
@@ -54,7 +54,7 @@ impl Identity {
 }
 
 /// A net device of this guest.
-pub(super) struct Device {
+pub(super) struct NetDevice {
     config: NetConfig,
     identity: Rc<Identity>,
     transmit: Transmit,
@@ -62,7 +62,7 @@ pub(super) struct Device {
 }
 
 struct Transmit {
-    queue: Queue,
+    queue: FrameQueue,
     /// Buffers to use, the one used last on top: it is in the cache.
     free: Vec<u32>,
     /// Frames handed over since the host was last rung.
@@ -70,17 +70,17 @@ struct Transmit {
 }
 
 struct Receive {
-    queue: Queue,
+    queue: FrameQueue,
     /// Buffers that were given back and not yet shown to the host.
     returned: usize,
 }
 
-impl Queue {
-    fn new(info: &RingInfo, buffers: usize, size: usize) -> Option<Queue> {
+impl FrameQueue {
+    fn new(info: &RingInfo, buffers: usize, size: usize) -> Option<FrameQueue> {
         let (memory, layout) = RingMemory::new::<NetRequest, NetResponse>(info)?;
         let buffers = buffers.min(info.requests as usize).min(info.responses as usize);
         let pool = Pool::new(buffers, size)?;
-        Some(Queue { front: Front::new(memory, &layout), port: info.event, pool, broken: false })
+        Some(FrameQueue { front: Front::new(memory, &layout), port: info.event, pool, broken: false })
     }
 
     /// Lends a buffer, with this many bytes, to the host, which sees it at the next `publish`.
@@ -182,27 +182,27 @@ impl Receive {
     }
 }
 
-impl Device {
+impl NetDevice {
     /// Takes up a device, with at most `memory` bytes of buffers.
     pub(super) fn new(
         info: &DeviceInfo,
         config: NetConfig,
         identity: Rc<Identity>,
         memory: usize,
-    ) -> Option<Device> {
+    ) -> Option<NetDevice> {
         let size = usize::from(config.mtu) + ETHERNET_HEADER as usize;
         // Two of three buffers receive: what is sent is taken within a round,
         // what arrives waits for the guest to have its turn.
         let buffers = (memory / size).clamp(6, 192);
-        let transmit = Queue::new(&info.rings[0], buffers / 3, size)?;
+        let transmit = FrameQueue::new(&info.rings[0], buffers / 3, size)?;
         let free = (0..transmit.pool.count() as u32).rev().collect();
-        let receive = Queue::new(&info.rings[1], buffers * 2 / 3, size)?;
+        let receive = FrameQueue::new(&info.rings[1], buffers * 2 / 3, size)?;
         let mut receive = Receive { queue: receive, returned: 0 };
         for index in 0..receive.queue.pool.count() {
             receive.queue.push(index as u32, receive.queue.pool.size());
         }
         receive.show();
-        Some(Device { config, identity, transmit: Transmit { queue: transmit, free, unrung: 0 }, receive })
+        Some(NetDevice { config, identity, transmit: Transmit { queue: transmit, free, unrung: 0 }, receive })
     }
 
     fn has(&self, feature: NetFeatures) -> bool {
@@ -248,7 +248,7 @@ impl embassy_net_driver::TxToken for Sending<'_> {
     }
 }
 
-impl Driver for Device {
+impl Driver for NetDevice {
     type RxToken<'a> = Received<'a>;
     type TxToken<'a> = Sending<'a>;
 

@@ -30,7 +30,7 @@ use crate::start_info::heap_size;
 use crate::{executor, random};
 use alloc::boxed::Box;
 use alloc::rc::Rc;
-use device::{Device, Identity};
+use device::{Identity, NetDevice};
 use embassy_net::{Config, ConfigV4, Ipv4Cidr, StackResources, StaticConfigV4};
 use embassy_time::{Duration, with_timeout};
 use hv_abi::device::{Config as _, DeviceInfo};
@@ -82,7 +82,7 @@ pub async fn up(spawner: executor::Spawner) -> Result<Stack<'static>, Error> {
     let (info, config) = first().ok_or(Error::NoDevice)?;
     let memory = (heap_size() / 5).min(6 << 20);
     let identity = Rc::new(Identity::new(config.mac));
-    let device = Device::new(&info, config, identity.clone(), memory).ok_or(Error::NoMemory)?;
+    let device = NetDevice::new(&info, config, identity.clone(), memory).ok_or(Error::NoMemory)?;
     let (stack, mut runner) = embassy_net::new(device, addresses(&config), resources(), random::next_u64());
     spawner.spawn(async move { runner.run().await });
     spawner.spawn(follow(stack, identity, generation));
