@@ -117,6 +117,22 @@ fn a_virtual_cpu_that_was_not_started_is_shown_as_such(platform: Platform) {
     assert!(end.err.contains("virtual CPU 1: not started\n"), "{}", end.err);
 }
 
+/// hv survives it; the guest may.
+#[guest_test]
+fn a_virtual_cpu_that_changes_what_another_one_shows_the_host(platform: Platform) {
+    let folder = tempfile::TempDir::new().unwrap();
+    let disk = folder.path().join("disk");
+    std::fs::write(&disk, vec![0; 1 << 20]).unwrap();
+    let disk = disk.to_str().unwrap();
+    let options = ["--vcpus", "2", "--disk", disk, "--net", "user", "--timeout", "20s"];
+    for seed in ["1", "2", "3", "4", "5", "6"] {
+        let end = platform.ran("vcpus", &options, &["race", seed]);
+        let code = end.code();
+        assert!(matches!(code, Some(0 | 101 | 124)), "seed {seed}: {code:?}: {}", end.err);
+        assert!(!end.err.contains("hv/"), "seed {seed}: hv itself panicked: {}", end.err);
+    }
+}
+
 #[guest_test]
 fn all_virtual_cpus_are_saved(platform: Platform) {
     let (_folder, path) = folder();

@@ -33,6 +33,7 @@ fn main() -> u8 {
         "again" => again(number),
         "storm" => storm(number),
         "spin" => spin(),
+        "race" => race(number),
         "clone" => clone(number),
         _ => {
             println!("vcpus: do not know {what}");
@@ -302,6 +303,35 @@ fn storm(rounds: u64) {
             }
         }
     });
+}
+
+/// One changes everything that it shares with the host, while another one has the host look at it.
+fn race(seed: u64) {
+    let info = start_info();
+    let rings = hv_guest::devices().flat_map(|device| device.rings).map(|ring| ring.address.0);
+    let mut places: Vec<u64> = rings.filter(|&address| address != 0).collect();
+    places.extend([info.shared_info.0, info.vcpu_info.0]);
+    cpu::spawn_on(1, move || async move {
+        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        loop {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            let place = places[(state >> 32) as usize % places.len()];
+            // The indices of rings are in their first words; all of the pages are these virtual CPUs' to write.
+            let word = place + (state >> 8) % 96 * 4;
+            let value = if state & 1 == 0 { state as u32 } else { (state >> 40) as u32 & 0xff };
+            // SAFETY: the word is in a page that the host has given the guest to write; what it destroys is this guest's own.
+            unsafe { (*(word as *const AtomicU32)).store(value, Ordering::SeqCst) };
+        }
+    });
+    for round in 0..20_000u64 {
+        (0..12).chain(955..965).for_each(|port| hypercall::event_send(EventPort(port)));
+        hypercall::block(round % 3 * 1000);
+        let _ = hypercall::error_output(&[]);
+        let _ = hypercall::raw3(Hypercall::VcpuStart as u32, round % 4, round << 4, round << 4);
+    }
+    hypercall::exit(0);
 }
 
 /// All of them spin, for good.
