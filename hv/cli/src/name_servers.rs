@@ -44,7 +44,7 @@ impl Followed {
         };
         let copy = File::from(copy);
         let mut last = Vec::new();
-        renew(&copy, &mut last)?;
+        copy_if_changed(&copy, &mut last)?;
         let (ended, end) = pipe()?;
         Command::new("/proc/self/exe")
             .arg0(NAME)
@@ -71,13 +71,13 @@ pub(super) fn work() -> io::Result<()> {
     let mut last = Vec::new();
     let input = io::stdin();
     while poll(&mut [PollFd::new(&input, PollFlags::empty())], Some(&PAUSE))? == 0 {
-        renew(&copy, &mut last)?;
+        copy_if_changed(&copy, &mut last)?;
     }
     Ok(())
 }
 
 /// Copies the text if it is another than the last. What is not there, or is being written, is left as it was.
-fn renew(copy: &File, last: &mut Vec<u8>) -> io::Result<()> {
+fn copy_if_changed(copy: &File, last: &mut Vec<u8>) -> io::Result<()> {
     let mut text = Vec::new();
     let read = File::open(RESOLV_CONF).and_then(|file| file.take(MOST).read_to_end(&mut text));
     if read.is_err() || text.is_empty() || text == *last {

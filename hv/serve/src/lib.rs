@@ -30,7 +30,7 @@ mod log;
 mod metrics;
 mod opening;
 mod pace;
-mod patience;
+mod time_limit;
 mod processes;
 mod record;
 mod reply;

@@ -3,7 +3,7 @@
 
 use super::config::Source;
 use super::deploy::DeployError;
-use super::patience::within;
+use super::time_limit::within;
 use hv_core::device::block::{Disk, DiskError, DiskSpec};
 use hv_core::engine::Engine;
 use hv_core::loader::Image;

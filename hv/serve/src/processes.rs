@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::config::{Config, ConfigError, Problem};
-use super::patience::within;
+use super::time_limit::within;
 use hv_core::device::block::{DiskSpec, engine};
 use hv_host::limits::group::PIDS;
 use rustix::process::{Resource, getrlimit, getuid};

@@ -8,7 +8,7 @@ use super::events::Events;
 use super::listener::{Connections, ListenerKind, listen};
 use super::log::{self, Log};
 use super::metrics::{self, Metrics};
-use super::patience::within;
+use super::time_limit::within;
 use super::processes;
 use super::record::{Ids, Telemetry};
 use super::server::Server;
