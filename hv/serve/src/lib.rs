@@ -30,7 +30,6 @@ mod log;
 mod metrics;
 mod opening;
 mod pace;
-mod time_limit;
 mod processes;
 mod record;
 mod reply;
@@ -39,6 +38,7 @@ mod run;
 mod server;
 mod table;
 mod throttle;
+mod time_limit;
 mod upload;
 
 pub use deploy::DeployError;
