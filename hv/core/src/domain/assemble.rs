@@ -68,7 +68,7 @@ pub(super) fn spawn(config: Fresh, resources: Resources, engine: &Engine) -> Res
     .start(engine)
 }
 
-/// Finds room for everything, or says how much memory would do.
+/// Lays out the memory. If it is too small, the error says how much is needed.
 fn lay_out(config: &Fresh, strings: &Strings, devices: &Devices) -> Result<Layout, StartError> {
     if !config.memory.is_multiple_of(PAGE_SIZE) || config.memory > MAX_MEMORY {
         return Err(StartError::MemorySize(config.memory));
@@ -105,7 +105,7 @@ fn lay_out(config: &Fresh, strings: &Strings, devices: &Devices) -> Result<Layou
     .map_err(|error| too_small(error.needed))
 }
 
-/// Makes the guest's memory, with everything in it but what the platform adds.
+/// Makes the guest's memory and fills in everything except what the platform adds.
 fn load(
     config: &Fresh,
     strings: &Strings,
@@ -199,11 +199,10 @@ pub(crate) fn is_base(base: u64, size: u64) -> bool {
         && base % REGION <= REGION - size
 }
 
-/// What this host's processor has of the features that guests may use (Intel
-/// SDM volume 2, CPUID: leaf 1, and leaf 80000007H).
+/// The features of this host's processor that guests may use (Intel SDM volume 2, CPUID: leaf 1, and leaf 80000007H).
 fn cpu_features() -> CpuFeatures {
     use std::arch::x86_64::__cpuid;
-    // Asked once: below another hypervisor each CPUID takes a microsecond or more.
+    // Read once: under another hypervisor each CPUID takes a microsecond or more.
     static FEATURES: OnceLock<CpuFeatures> = OnceLock::new();
     *FEATURES.get_or_init(|| {
         let mut features = CpuFeatures::empty();

@@ -1,4 +1,4 @@
-//! What the descriptions of all guests to be have in common, and why one cannot be started.
+//! What [`Builder`](super::Builder) and [`Restore`](super::Restore) have in common, and the errors of a start.
 
 use super::bus::BusError;
 use super::resources::Resources;
@@ -30,10 +30,11 @@ pub enum StartError {
         /// What is needed, in KiB.
         needed: u64,
     },
-    /// The size is no number of pages, or beyond [`MAX_MEMORY`](super::MAX_MEMORY).
+    /// The size is not a multiple of the page size, or is larger than [`MAX_MEMORY`](super::MAX_MEMORY).
     #[error("a memory size of {0} bytes is not a multiple of 4096 up to 64 GiB")]
     MemorySize(u64),
-    /// The stack is no number of pages, or beyond [`MIN_STACK`](super::MIN_STACK) to [`MAX_MEMORY`](super::MAX_MEMORY).
+    /// The stack is not a multiple of the page size, or is not within [`MIN_STACK`](super::MIN_STACK) to
+    /// [`MAX_MEMORY`](super::MAX_MEMORY).
     #[error("a stack of {0} bytes is not a multiple of 4096 from 16 KiB to 64 GiB")]
     StackSize(u64),
     /// No virtual CPU, or more than [`MAX_VCPUS`](super::MAX_VCPUS).
@@ -68,15 +69,15 @@ pub enum StartError {
     /// The snapshot is one of a guest with other devices.
     #[error(transparent)]
     Restore(#[from] RestoreError),
-    /// No random numbers.
+    /// The host provides no random numbers.
     #[error("cannot read random numbers: {0}")]
     Random(#[source] io::Error),
 }
 
-/// Describes a guest, then starts it: a [`Builder`](super::Builder) one that begins, a [`Restore`](super::Restore) one
-/// that resumes from a snapshot. What is here, both have.
+/// Describes a guest, then starts it. A [`Builder`](super::Builder) boots a new one; a [`Restore`](super::Restore)
+/// resumes one from a snapshot. The methods here are common to both.
 pub struct GuestBuilder<O> {
-    /// Where the guest comes from, and what is asked for only of those that come from there.
+    /// Where the guest comes from, with the options that only this kind of guest has.
     pub(super) origin: O,
     pub(super) resources: Resources,
 }
@@ -99,8 +100,8 @@ impl<O> GuestBuilder<O> {
         self
     }
 
-    /// Where its log records and errors go. Without this they go where the console's output goes.
-    /// How the two are interleaved in time is not kept.
+    /// Where its log records and errors go. Without this they go to the console's output. The relative order of the two
+    /// outputs is not kept.
     pub fn error_output(mut self, output: impl Output + 'static) -> Self {
         self.resources.errors = Some(Box::new(output));
         self
@@ -112,13 +113,13 @@ impl<O> GuestBuilder<O> {
         self
     }
 
-    /// One more disk. The guest counts its disks from 0, in this order; one that goes on gets them in
+    /// One more disk. The guest counts its disks from 0, in this order. A guest that resumes from a snapshot gets them in
     /// the order of the guest that was saved.
     pub fn disk(self, disk: Disk) -> Self {
         self.disk_on(disk, EngineKind::Auto)
     }
 
-    /// One more disk, worked on in this way.
+    /// One more disk, with this way of carrying out its requests.
     pub fn disk_on(mut self, disk: Disk, engine: EngineKind) -> Self {
         self.resources.back_ends.push(Box::new(DiskBackEnd { disk, engine }));
         self

@@ -1,6 +1,6 @@
-//! What a guest may have beside rings: registers at ports and addresses, which cost an exit for each access.
+//! Hardware that a guest may have besides rings: registers at ports and addresses. Each access costs an exit.
 //!
-//! hv has no such hardware of its own. `hv bench` brings some, to compare rings with.
+//! hv has no such hardware itself. `hv bench` provides some, to compare rings with.
 
 use crate::event::Hub;
 use crate::memory::GuestMemory;
@@ -9,33 +9,34 @@ use crate::reactor::Source;
 use std::sync::Arc;
 use vmm_sys_util::eventfd::EventFd;
 
-/// Emulated hardware of one guest. Its ports and pages are opened to that guest, and closed to every other one by the processor
-/// (I/O bitmap, page tables). It is not part of snapshots.
+/// Emulated hardware of one guest. Its ports and pages are open to that guest only: for all others the processor denies
+/// access (I/O bitmap, page tables). It is not part of snapshots.
 pub trait Bus: Send {
     /// The ports and pages that the guest may reach.
     fn opening(&self) -> Opening;
 
-    /// Connects the hardware to the guest's memory and events: once, before the guest runs.
+    /// Connects the hardware to the guest's memory and events. Called once, before the guest runs.
     ///
     /// # Errors
     ///
-    /// Whatever keeps the hardware from being made: the guest is not started.
+    /// If the hardware cannot be made. The guest is not started then.
     fn connect(&mut self, memory: &Arc<GuestMemory>, hub: &Arc<Hub>) -> Result<Wiring, BusError>;
 
-    /// Makes an access of the guest, on the thread that runs it. Returns what a read gets; `None` after a write.
+    /// Carries out an access of the guest, on the thread that runs it. Returns the value of a read, `None` for a write.
     fn access(&mut self, access: &BusAccess) -> Option<u64>;
 }
 
-/// What hardware has beside its registers.
+/// What hardware has besides its registers.
 #[derive(Default)]
 pub struct Wiring {
     /// What the I/O thread drives for it.
     pub sources: Vec<Box<dyn Source>>,
-    /// Guest-physical addresses within the [opening](Bus::opening) whose 4-byte writes signal a descriptor instead of being an access.
+    /// Guest-physical addresses within the [opening](Bus::opening). A 4-byte write to one signals a descriptor and is not
+    /// an access.
     pub bells: Vec<(u64, EventFd)>,
 }
 
-/// Why emulated hardware could not be made, in its own words.
+/// Why emulated hardware could not be made: the hardware's own message.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 pub struct BusError(#[from] pub Box<dyn std::error::Error + Send + Sync>);

@@ -1,5 +1,5 @@
-//! Registers and stack of a virtual CPU, copied while the guest is paused: its backtrace takes longer, and is made
-//! from the copy, on a thread that nobody waits for.
+//! Registers and stack of a virtual CPU, copied while the guest is paused. The backtrace takes longer. It is made from
+//! the copy, on a background thread.
 
 use crate::crash::{Backtrace, Budget, Frame, Symbols};
 use crate::loader::Image;
@@ -29,7 +29,7 @@ impl CpuCopy {
         CpuCopy { image, image_base, registers, stack }
     }
 
-    /// The functions that were running, with all that is found out within the budget; none without registers.
+    /// The functions that were running, with all details that are found within the budget. Empty without registers.
     pub(super) fn backtrace(&self) -> Backtrace {
         let Some(registers) = self.registers else { return Backtrace { frames: Vec::new(), missing: None } };
         let symbols = Symbols::new(self.image.bytes(), self.image_base, self.image.known());
@@ -37,7 +37,7 @@ impl CpuCopy {
         symbols.backtrace(&registers.unwind(), &mut Budget::default(), &mut read)
     }
 
-    /// The backtrace without anything that would have to be looked up, and why.
+    /// The backtrace without anything that needs a lookup, and the reason.
     pub(super) fn without_names(&self, missing: &'static str) -> Backtrace {
         let offset = |rip: u64| rip.checked_sub(self.image_base).filter(|offset| *offset < self.image.size());
         let frames = self.registers.iter().map(|registers| Frame::bare(registers.rip, offset(registers.rip)));
@@ -63,7 +63,7 @@ impl StackCopy {
         let mut page = [0; PAGE_SIZE as usize];
         while (bytes.len() as u64) < Self::MAX {
             let at = address.wrapping_add(bytes.len() as u64);
-            // Up to the next page's start: what follows may not be there.
+            // Up to the start of the next page: that page may not be mapped.
             let part = &mut page[..(PAGE_SIZE - at % PAGE_SIZE) as usize];
             if memory.read(GuestAddr(at), part).is_err() {
                 break;

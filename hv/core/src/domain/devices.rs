@@ -1,5 +1,5 @@
-//! A guest's devices: from what was asked for to table entries and back ends at work. What is different about each kind
-//! of device is behind [`BackEnd`].
+//! A guest's devices, from the requested configuration to table entries and running back ends. The differences between
+//! kinds of devices are behind [`BackEnd`].
 
 use super::Saved;
 use super::restore::RestoreError;
@@ -25,7 +25,7 @@ pub(super) struct RingPlan {
 }
 
 impl RingPlan {
-    /// A ring that is nowhere yet.
+    /// A ring that has no address yet.
     fn new(shape: &RingShape) -> Self {
         let info = RingInfo { requests: shape.requests, responses: shape.responses, ..RingInfo::default() };
         RingPlan { info, layout: shape.layout, offset: 0 }
@@ -60,12 +60,12 @@ impl Device {
 /// The devices of a guest, in the order of its device table: the console comes first.
 pub(super) struct Devices {
     all: Vec<Device>,
-    /// Whether the rings are fresh, not those of a guest that goes on.
+    /// Whether the rings are new. They are not if the guest resumes from a snapshot.
     fresh: bool,
 }
 
 impl Devices {
-    /// The devices of a guest that begins.
+    /// The devices of a guest that boots.
     pub(super) fn new(console: Arc<Console>, back_ends: Vec<Box<dyn BackEnd>>) -> Self {
         let mut devices: Vec<Device> = Vec::with_capacity(back_ends.len() + 1);
         let mut event = event::FIRST_DEVICE.0;
@@ -83,8 +83,8 @@ impl Devices {
         Devices { all: devices, fresh: true }
     }
 
-    /// The devices of a guest that goes on: of this table, validated before, with
-    /// these back ends in its order, the console excepted.
+    /// The devices of a guest that resumes from a snapshot: those of this validated table, with these back ends in the
+    /// table's order, without the console.
     pub(super) fn resume(
         table: &[DeviceInfo],
         base: GuestAddr,
@@ -102,8 +102,8 @@ impl Devices {
         for (device, info) in devices.all.iter_mut().zip(table) {
             device.config = device.back_end.restore(info)?;
             for (ring, &saved) in device.rings.iter_mut().zip(&info.rings) {
-                // The sizes of a table from a file are those that this version
-                // gives, or the snapshot would have been refused.
+                // The sizes in a table from a file are those that this version uses. Otherwise the snapshot would have
+                // been refused.
                 ring.info = saved;
                 ring.offset = saved.address.0 - base.0;
             }
@@ -147,7 +147,7 @@ impl Devices {
             .collect()
     }
 
-    /// Tells a guest that goes on what has changed about its devices.
+    /// Tells a guest that resumes what has changed about its devices.
     pub(super) fn rewrite(&self, memory: &GuestMemory, saved: &Saved) {
         for (n, (device, info)) in self.all.iter().zip(&saved.devices).enumerate() {
             if device.config != info.config {
@@ -157,8 +157,8 @@ impl Devices {
         }
     }
 
-    /// How many of their doorbells, the console's included, may be bound to a descriptor. A
-    /// clone without devices that have some is to hold none: there may be thousands.
+    /// How many of their doorbells, the console's included, may be bound to a descriptor. A clone whose devices have no
+    /// doorbells must not hold any descriptor for them: there may be thousands of clones.
     pub(super) fn doorbells(&self) -> usize {
         let kinds = self.all.iter().map(|device| device.back_end.kind());
         let rings: usize = kinds.filter(|kind| kind.has_doorbells).map(|kind| kind.rings.len()).sum();
@@ -194,23 +194,23 @@ impl Devices {
     }
 }
 
-/// Devices at work: what the I/O thread drives, and the doorbells that reach them.
+/// Connected devices: what the I/O thread drives, and the doorbells that reach them.
 #[derive(Default)]
 pub(super) struct Connected {
     pub(super) sources: Vec<Box<dyn Source>>,
     pub(super) bells: Vec<Bell>,
 }
 
-/// A doorbell of a guest, and how often it came as an exit for its descriptor.
+/// A doorbell of a guest. `rings` counts the exits that signalled its descriptor.
 pub(super) struct Bell {
     pub(super) port: EventPort,
     pub(super) target: Target,
     pub(super) rings: u32,
 }
 
-/// Who hears a doorbell.
+/// Where a doorbell is delivered.
 pub(super) enum Target {
-    /// Whoever watches this descriptor: the I/O thread.
+    /// To whatever watches this descriptor: the I/O thread.
     Descriptor(EventFd),
     /// The guest's own thread, which then does the device's work.
     Handler(Arc<dyn DoorbellHandler>),
@@ -223,7 +223,7 @@ impl Bell {
 
     /// Signals the descriptor. Returns whether it is time to bind the bell.
     pub(super) fn ring(rings: &mut u32, descriptor: &EventFd) -> bool {
-        // A full counter (2^64 - 2 rings unread) has been signalled already.
+        // An error means that the counter is full (2^64 - 2 unread rings): the descriptor is signalled already.
         let _ = descriptor.write(1);
         *rings = rings.saturating_add(1);
         *rings == RINGS_BEFORE_BINDING

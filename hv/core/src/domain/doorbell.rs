@@ -1,4 +1,4 @@
-//! Doorbells that come as exits, since nothing is bound to them yet.
+//! Doorbells that arrive as exits because they are not bound to a descriptor yet.
 
 use super::Domain;
 use super::devices::{Bell, Target};
@@ -7,7 +7,7 @@ use crate::platform::Machine;
 use hv_abi::EventPort;
 use hv_abi::ring::Violation;
 
-/// The doorbells of a guest, and the machine that they can be bound in.
+/// The doorbells of a guest, and the machine in which they can be bound.
 pub(super) struct Doorbells {
     machine: Box<dyn Machine>,
     /// Those that may still come as exits.
@@ -21,7 +21,7 @@ impl Doorbells {
         Doorbells { machine, bells, console }
     }
 
-    /// Counts from 0 again, and takes the devices that no source drives back to where the memory of their rings is.
+    /// Resets the counters, and resets the devices that no source drives to the state of the rings in memory.
     pub(super) fn reset(&mut self) -> Result<(), Violation> {
         for bell in &mut self.bells {
             bell.rings = 0;
@@ -58,7 +58,7 @@ impl Domain {
                 if Bell::ring(&mut bell.rings, descriptor)
                     && let Err(error) = doorbells.machine.bind_doorbell(port, descriptor)
                 {
-                    // Rings go on to come as exits: slower, nothing worse.
+                    // Rings continue to arrive as exits. That is slower, but correct.
                     tracing::debug!("binding a doorbell: {error}");
                 }
             }
@@ -72,8 +72,8 @@ impl Domain {
         self.hand_over(doorbells, doorbells.console);
     }
 
-    /// From now on the I/O thread drives the device behind this doorbell, which the guest's own thread drove until now.
-    /// Does nothing if the I/O thread does already, or if there is no descriptor for it.
+    /// From now on the I/O thread drives the device behind this doorbell. Until now the guest's own thread drove it. Does
+    /// nothing if the I/O thread drives it already, or if there is no descriptor for it.
     fn hand_over(&self, doorbells: &mut Doorbells, port: EventPort) {
         let Some(bell) = doorbells.bells.iter_mut().find(|bell| bell.port == port) else { return };
         let (Target::Handler(handler), Some(engine)) = (&bell.target, self.engine.upgrade()) else { return };

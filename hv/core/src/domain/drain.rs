@@ -1,4 +1,4 @@
-//! The end of a guest whose console's reader is slow: the rest is written while other guests run.
+//! The end of a guest whose console has a slow reader: the rest of the output is written while other guests run.
 
 use super::end::End;
 use crate::device::console::Console;
@@ -6,28 +6,28 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// What a guest prints, and how it has ended while that is still being written.
+/// What a guest has printed, and how it ended while that is still being written.
 pub(super) struct Drain {
     console: Arc<Console>,
     draining: Mutex<Option<Draining>>,
-    /// Nobody waits any more for the reader of the console.
+    /// Output that the reader of the console does not take is dropped.
     abandoned: AtomicBool,
 }
 
-/// How a guest has ended that has not been told to anybody yet.
+/// How a guest has ended, before the outcome is published.
 struct Draining {
     end: End,
-    /// Whether the I/O thread was asked to go on with the console.
+    /// Whether the I/O thread was asked to continue with the console.
     handed_over: bool,
 }
 
 impl Drain {
-    /// That of a guest with this console, which has not ended.
+    /// The drain of a guest with this console, which has not ended.
     pub(super) fn new(console: Arc<Console>) -> Self {
         Drain { console, draining: Mutex::default(), abandoned: AtomicBool::new(false) }
     }
 
-    /// The guest has ended like this. Returns whether that is the first that is heard of it: only that counts.
+    /// Records how the guest has ended. Returns whether this is the first record: only the first one counts.
     pub(super) fn begin(&self, end: End) -> bool {
         let draining = &mut *self.draining.lock().expect("no panic while held");
         let first = draining.is_none();
@@ -35,8 +35,9 @@ impl Drain {
         first
     }
 
-    /// Writes what the guest has printed. Returns how it has ended once that is done, or nobody waits for it any
-    /// more; else when to try again. No thread waits for the reader. `hand_over` has the I/O thread go on with the console.
+    /// Writes what the guest has printed. Returns how the guest has ended once all of it is written, or the drain was
+    /// abandoned; otherwise the time of the next attempt. No thread blocks on the reader. `hand_over` makes the I/O
+    /// thread continue with the console.
     pub(super) fn poll(&self, hand_over: impl FnOnce()) -> Result<End, Instant> {
         let mut place = self.draining.lock().expect("no panic while held");
         let mut draining = place.take().expect("the guest has ended");
@@ -50,18 +51,18 @@ impl Drain {
         Err(Instant::now() + self.look_again())
     }
 
-    /// When to look again. The I/O thread wakes the guest when the rest is written, unless the output cannot tell it, or is
-    /// one that several guests write to: a descriptor is watched for one of them only.
+    /// When to look again. The I/O thread wakes the guest when the rest is written. Exceptions are an output that cannot
+    /// signal this, and an output that several guests write to: a descriptor is watched for only one of them.
     fn look_again(&self) -> Duration {
         Duration::from_millis(if self.console.tells() { 100 } else { 1 })
     }
 
-    /// Writes what a guest has printed that is saved, unless nobody waits for the reader any more.
+    /// Writes what a guest that is being saved has printed, unless the drain was abandoned.
     pub(super) fn finish(&self) {
         self.console.finish(&mut || !self.is_abandoned());
     }
 
-    /// From now on nobody waits for the reader.
+    /// From now on the reader is not waited for.
     pub(super) fn abandon(&self) {
         self.abandoned.store(true, Ordering::SeqCst);
     }

@@ -1,4 +1,4 @@
-//! How a guest ends: what it was ordered, or what is known of its crash.
+//! How a guest ends: the order that it was given, or the record of its crash.
 
 use super::fault_report::{Body, FaultRecord};
 use super::life::Event;
@@ -11,7 +11,7 @@ use std::sync::Arc;
 /// What ended a guest.
 pub(super) enum End {
     Outcome(Outcome),
-    /// A crash, whose report is yet to be written.
+    /// A crash whose report is still to be written.
     Crash(Box<FaultRecord>),
 }
 
@@ -19,7 +19,7 @@ pub(super) enum End {
 #[derive(Clone, Debug)]
 pub(super) enum Order {
     Stop(Stop),
-    /// A device found the guest breaking its protocol.
+    /// A device found that the guest broke its protocol.
     ProtocolViolation(String),
 }
 
@@ -30,8 +30,8 @@ impl Domain {
         self.kick_all();
     }
 
-    /// A virtual CPU has ended the guest, or obeyed its order to end, and leaves it for good. Returns whether it is the last one:
-    /// then it does what is left to do. How the guest has ended is what the first one says.
+    /// A virtual CPU leaves the guest for good: it has ended the guest, or obeys the order to end. Returns whether it is
+    /// the last one, which then does the remaining work. The first one decides how the guest has ended.
     pub(super) fn leave(&self, vcpu: usize, end: End) -> bool {
         self.life.happen(Event::Stop);
         if self.drain.begin(end) {
@@ -41,7 +41,7 @@ impl Domain {
     }
 
     pub(super) fn obey(&self, cpu: &mut Cpu) -> End {
-        // Whoever asked before it was ordered to end wants to know where it was.
+        // Inspectors that were added before the order to end are told where the guest was.
         self.answer_inspectors(cpu, false);
         let order = self.life.record().order.clone();
         match order {
@@ -78,7 +78,8 @@ impl Domain {
         self.on_vcpu(cpu.number, self.body().of_fault(fault, cpu.vcpu.registers()))
     }
 
-    /// The guest has crashed: has the report written, by others if this thread has other guests to run.
+    /// The guest has crashed: has the report written. The background thread writes it if this thread has other guests to
+    /// run.
     pub(super) fn crashed(&self, remains: Box<FaultRecord>) {
         let engine = self.engine.upgrade();
         let reports = engine.as_ref().and_then(|engine| engine.reports.as_ref());
@@ -88,7 +89,7 @@ impl Domain {
         }
     }
 
-    /// The guest has ended: tells all who wait for that.
+    /// The guest has ended: publishes the outcome to all waiters.
     pub(super) fn ended(&self, outcome: Outcome) {
         if let Some(hook) = &self.hook {
             hook.ended(&outcome);
@@ -97,7 +98,7 @@ impl Domain {
     }
 }
 
-/// A guest that has crashed, and waits for its report.
+/// A guest that has crashed and whose report is queued.
 struct Crash {
     domain: Arc<Domain>,
     remains: Box<FaultRecord>,

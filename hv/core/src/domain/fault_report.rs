@@ -1,5 +1,4 @@
-//! From a dead guest to its crash report: what the fault means, in words, and
-//! the way there.
+//! From a dead guest to its crash report: what the fault means, in words, and the backtrace.
 
 use super::cpu_copy::CpuCopy;
 use crate::crash::{Backtrace, CrashReport};
@@ -22,7 +21,7 @@ pub(super) struct Body<'a> {
 }
 
 impl Body<'_> {
-    /// The report of an exception or its like.
+    /// The report of an exception or a similar fault.
     pub(super) fn of_fault(&self, fault: &Fault, mut registers: Registers) -> FaultRecord {
         match fault {
             Fault::Shutdown => return self.remains("triple fault".into(), None),
@@ -43,7 +42,7 @@ impl Body<'_> {
         let &Fault::Exception { vector, error, address } = fault else { unreachable!("matched above") };
         (registers.error_code, registers.cr2) = (error, address);
         if let Some(at) = self.system_call(vector, &registers) {
-            // The call's own address is what leads to whoever made it.
+            // The backtrace starts at the call's own address, so that it leads to the caller.
             registers.rip = at;
             let reason =
                 "made a Linux system call: a crate took the guest for a Linux program (see docs/guests.md)";
@@ -58,7 +57,7 @@ impl Body<'_> {
         self.remains(reason, Some(registers))
     }
 
-    /// What is left of a guest that ends for this reason.
+    /// The crash record of a guest that ends for this reason.
     pub(super) fn remains(&self, reason: String, registers: Option<Registers>) -> FaultRecord {
         FaultRecord { guest: self.name.into(), reason, cpu: self.copy_cpu(registers) }
     }
@@ -112,7 +111,7 @@ impl Body<'_> {
             };
             return format!("page fault: {what} {place}, address {address:#x}");
         }
-        // Near below the stack, by code whose stack pointer is near there as well.
+        // Slightly below the stack, and the stack pointer of the code is near there too.
         const NEAR: u64 = 64 << 10;
         let below = |value: u64| self.stack.checked_sub(value).is_some_and(|distance| distance <= NEAR);
         if below(address) && below(registers.rsp.saturating_sub(4096)) {
@@ -127,7 +126,7 @@ impl Body<'_> {
 
     fn invalid_opcode(&self, registers: &Registers) -> String {
         match self.code::<2>(registers.rip) {
-            // What kvm_pvm makes of software interrupts.
+            // What kvm_pvm reports for software interrupts.
             Some([0xcd, vector]) => format!("invalid opcode: `int {vector:#x}`"),
             _ => exception(6).into(),
         }
@@ -135,7 +134,7 @@ impl Body<'_> {
 
     fn protection_fault(&self, error: u64, registers: &Registers) -> String {
         let why = match self.code::<2>(registers.rip) {
-            // With an error code of an IDT entry: a gate that ring 3 may not use.
+            // With the error code of an IDT entry: a gate that ring 3 may not use.
             Some([0xcd, vector]) if error & 2 != 0 => format!("`int {vector:#x}`"),
             Some([0xfa | 0xfb, _]) => "`cli` or `sti`: guests mask events in shared-info".into(),
             Some([0xf4, _]) => "`hlt`: guests wait with the block hypercall".into(),
@@ -149,7 +148,7 @@ impl Body<'_> {
     }
 }
 
-/// All that a crash report is made of, taken from a guest so that nobody has to wait for the report.
+/// Everything that a crash report is made of, copied from a guest so that nothing has to wait for the report.
 pub(super) struct FaultRecord {
     guest: String,
     pub(super) reason: String,
@@ -157,13 +156,13 @@ pub(super) struct FaultRecord {
 }
 
 impl FaultRecord {
-    /// The report, with all that is found out within the budget.
+    /// The report, with all details that are found within the budget.
     pub(super) fn report(self) -> CrashReport {
         let backtrace = self.cpu.backtrace();
         self.with(backtrace)
     }
 
-    /// The report without anything that would have to be looked up, and why.
+    /// The report without anything that needs a lookup, and the reason.
     pub(super) fn without_names(self, missing: &'static str) -> CrashReport {
         let backtrace = self.cpu.without_names(missing);
         self.with(backtrace)

@@ -1,12 +1,11 @@
-//! Features of the processor that a guest may have found, and uses.
+//! Features of the processor that a guest may have detected and uses.
 
 use std::arch::x86_64::__cpuid_count;
 use std::fmt;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// Features that are worth something in ring 3 without AVX, in the bits of
-/// CPUID (Intel SDM volume 2, AMD APM volume 3): a guest that found one goes
-/// on using it, so a host without it cannot restore the guest.
+/// Features that are useful in ring 3 without AVX, in the bits of CPUID (Intel SDM volume 2, AMD APM volume 3). A guest
+/// that has detected one continues to use it, so a host without it cannot restore the guest.
 ///
 /// This is a saved form. Words: leaf 1 ECX, EDX; leaf 7 EBX, ECX, EDX; leaf
 /// 80000001H ECX, EDX; zero.
@@ -52,7 +51,7 @@ const NAMES: [(usize, u32, &str); 33] = [
 ];
 
 impl Features {
-    /// What this host's processor has.
+    /// The features of this host's processor.
     pub fn of_host() -> Self {
         let leaf = |number: u32| {
             let has = __cpuid_count(number & 0x8000_0000, 0).eax >= number;
@@ -75,7 +74,7 @@ impl Features {
         Features(std::array::from_fn(|word| words[word] & known[word]))
     }
 
-    /// Those of these that `host` has not.
+    /// Those of these that `host` lacks.
     pub fn missing_on(self, host: Features) -> Self {
         Features(std::array::from_fn(|word| self.0[word] & !host.0[word]))
     }
@@ -86,7 +85,7 @@ impl Features {
     }
 }
 
-/// Most features that are named; a snapshot that is forged may ask for every one.
+/// Most features that are named. A forged snapshot may ask for every one.
 const MAX_NAMED: usize = 10;
 
 impl fmt::Display for Features {

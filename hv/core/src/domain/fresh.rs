@@ -1,4 +1,4 @@
-//! The description of a guest that begins.
+//! The description of a guest that boots.
 
 use super::bus::Bus;
 use super::{Guest, GuestBuilder, StartError, assemble};
@@ -6,7 +6,7 @@ use crate::engine::Engine;
 use crate::loader::Image;
 use std::sync::Arc;
 
-/// Memory of a guest that nobody gave a size: 16 MiB.
+/// Memory of a guest without a given size: 16 MiB.
 pub const DEFAULT_MEMORY: u64 = 16 << 20;
 
 /// Most memory of a guest: 64 GiB.
@@ -44,7 +44,7 @@ pub const MAX_STRINGS: usize = 128 << 10;
 /// ```
 pub type Builder = GuestBuilder<Fresh>;
 
-/// What is asked for only of guests that begin.
+/// Options that only guests that boot have.
 pub struct Fresh {
     pub(super) image: Arc<Image>,
     pub(super) name: String,
@@ -73,7 +73,7 @@ impl Builder {
         })
     }
 
-    /// Its name: argument 0, and what reports call it.
+    /// Its name: argument 0, and the name in reports.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.origin.name = name.into();
         self
@@ -85,8 +85,8 @@ impl Builder {
         self
     }
 
-    /// How many virtual CPUs it has: 1 to [`MAX_VCPUS`]. Without this, one. They run at the same time on as many threads as the engine
-    /// has; the guest starts those other than the first one itself.
+    /// How many virtual CPUs it has: 1 to [`MAX_VCPUS`]. Without this, one. They run in parallel, on at most as many
+    /// threads as the engine has. The guest itself starts all but the first.
     pub fn vcpus(mut self, vcpus: usize) -> Self {
         self.origin.vcpus = vcpus;
         self
@@ -117,7 +117,7 @@ impl Builder {
         self
     }
 
-    /// Has the guest held when it says that it is ready.
+    /// Pauses the guest when it says that it is ready.
     pub fn pause_at_ready(mut self) -> Self {
         self.origin.pause_at_ready = true;
         self
@@ -127,7 +127,7 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// When what was asked for cannot be, or the host refuses it.
+    /// When the request is invalid, or the host refuses it.
     pub fn spawn(self, engine: &Engine) -> Result<Guest, StartError> {
         assemble::spawn(self.origin, self.resources, engine)
     }

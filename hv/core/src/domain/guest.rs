@@ -12,21 +12,20 @@ use std::time::{Duration, Instant};
 /// A guest that was started. Dropping it ends the guest.
 pub struct Guest {
     pub(super) domain: Arc<Domain>,
-    /// Of its virtual CPUs, in their order.
+    /// One for each of its virtual CPUs, in their order.
     pub(super) entities: Vec<Arc<Entity>>,
     pub(super) engine: Engine,
 }
 
 impl Guest {
-    /// Waits for the guest's end. On an engine without threads of its own, the
-    /// engine's guests run on the calling thread meanwhile; of several threads
-    /// that wait, on one of them.
+    /// Waits for the guest's end. On an engine without threads of its own, the engine's guests run on the calling thread
+    /// meanwhile. If several threads wait, they run on one of them.
     pub fn wait(&self) -> Outcome {
         self.wait_until(None, |record| record.outcome.clone()).expect("there is no time limit")
     }
 
     /// Waits until the guest is paused (see [`Builder::pause_at_ready`](super::Builder::pause_at_ready) and
-    /// [`pause`](Self::pause)), or has ended. Returns false when neither has happened within this time.
+    /// [`pause`](Self::pause)), or has ended. Returns false if neither happens within this time.
     pub fn wait_paused(&self, within: Duration) -> bool {
         let until = Instant::now() + within;
         let over = |record: &Record| matches!(record.state, State::Paused | State::Ended);
@@ -38,18 +37,18 @@ impl Guest {
         self.domain.life.record().outcome.clone()
     }
 
-    /// Stops the guest where it is, without its noticing.
+    /// Pauses the guest where it is. The guest does not notice.
     pub fn pause(&self) {
         self.domain.pause();
     }
 
-    /// Lets a guest that is paused run on.
+    /// Resumes a paused guest.
     pub fn resume(&self) {
         self.domain.resume();
     }
 
     fn wait_until<T>(&self, until: Option<Instant>, look: impl Fn(&Record) -> Option<T>) -> Option<T> {
-        /// When to see whether the thread that ran the guests has left.
+        /// When to check whether the thread that ran the guests has left.
         const AGAIN: Duration = Duration::from_millis(10);
         let late = || until.is_some_and(|until| Instant::now() >= until);
         loop {
@@ -83,19 +82,17 @@ impl Guest {
         Controller { domain: Arc::downgrade(&self.domain) }
     }
 
-    /// How often the guest left to hv, by reason.
+    /// How often the guest exited to hv, by reason.
     pub fn counters(&self) -> Vec<(&'static str, u64)> {
         self.domain.counters.list()
     }
 
-    /// Bytes of guest memory that are backed by host memory: what the guest
-    /// has touched, and what was loaded for it.
+    /// Bytes of guest memory that are backed by host memory: what the guest has touched, and what was loaded for it.
     pub fn resident_memory(&self) -> u64 {
         self.domain.memory.resident()
     }
 
-    /// CPU time that its virtual CPUs have used, with what hv did for them on the
-    /// same threads.
+    /// CPU time that its virtual CPUs have used, including the work that hv did for them on the same threads.
     pub fn cpu_time(&self) -> Duration {
         self.entities.iter().map(|entity| entity.cpu_time()).sum()
     }
@@ -115,7 +112,7 @@ impl Drop for Guest {
     }
 }
 
-/// Ends a guest from elsewhere; does not keep it alive.
+/// Ends a guest from another thread. Does not keep the guest alive.
 #[derive(Clone)]
 pub struct Controller {
     domain: Weak<Domain>,
@@ -136,8 +133,8 @@ impl Controller {
         }
     }
 
-    /// Asks the guest to end by itself. Returns false if it does not listen to
-    /// such requests: then it has to be [stopped](Self::stop).
+    /// Asks the guest to end by itself. Returns false if it does not listen to such requests: then it has to be
+    /// [stopped](Self::stop).
     pub fn request_shutdown(&self) -> bool {
         self.domain.upgrade().is_some_and(|domain| {
             domain.hub.raise(POWER);
@@ -145,15 +142,16 @@ impl Controller {
         })
     }
 
-    /// Has `inspector` told where the guest is, which goes on. It hears of nothing if the guest has ended, if nobody runs it (on an
-    /// engine without threads, while nobody [waits](Guest::wait)), or if many wait for an answer already.
+    /// Has `inspector` told where the guest is. The guest continues. `inspector` is not called if the guest has ended, if
+    /// no thread runs it (on an engine without threads, while no thread [waits](Guest::wait)), or if too many inspectors
+    /// wait already.
     pub fn inspect(&self, inspector: Inspector) {
         if let Some(domain) = self.domain.upgrade() {
             domain.inspect(inspector);
         }
     }
 
-    /// Does not wait for the reader of the guest's console any longer.
+    /// From now on the reader of the guest's console is not waited for.
     pub fn abandon(&self) {
         if let Some(domain) = self.domain.upgrade() {
             domain.drain.abandon();

@@ -1,9 +1,9 @@
 //! Which pages a clone gets copies of before it runs.
 //!
-//! Those that it is going to write are needed anyway. Pages that it only reads it could share; but a page that
-//! is not its own costs it a fault of 4 to 5 µs at its first touch, and KVM maps eight neighbours (an aligned
-//! group of a page table's entries) at one fault if the host can write to all of them. So whole groups are
-//! copied as well, the ones that lack the fewest pages first, as long as a clone's own memory stays small.
+//! The pages that a clone writes are needed anyway. Pages that it only reads could be shared. But the first touch of a
+//! shared page costs a fault of 4 to 5 µs, and KVM maps eight neighbours (an aligned group of a page table's entries) at
+//! one fault if the host can write to all of them. So whole groups are copied as well, as long as a clone's own memory
+//! stays small. The groups that lack the fewest pages come first.
 #![forbid(unsafe_code)]
 
 use hv_abi::PAGE_SIZE;
@@ -13,7 +13,7 @@ use std::ops::Range;
 /// Most pages that are copied because they were written.
 const WRITTEN: usize = 64;
 
-/// Most pages of a clone with those that complete a group: 96 KiB.
+/// Most pages of a clone, including those that complete a group: 96 KiB.
 const WITH_GROUPS: usize = 24;
 
 /// Pages that KVM maps at one fault.
@@ -31,7 +31,7 @@ pub(super) fn pages(written: Vec<Range<u64>>, data: impl Iterator<Item = Range<u
         groups.entry(page / GROUP).or_default().push(page);
     }
     let mut groups: Vec<_> = groups.into_values().collect();
-    // Stable: groups that lack as many stay in ascending order.
+    // Stable: groups that lack the same number of pages stay in ascending order.
     groups.sort_by_key(Vec::len);
     for lacking in groups {
         if hot.len() + lacking.len() > WITH_GROUPS {
@@ -59,7 +59,8 @@ mod tests {
 
     #[test]
     fn groups_are_completed_as_long_as_there_is_room() {
-        // One page lacks in the first group, six in the second, and eight in each of two more: room for one of those.
+        // The first group lacks one page, the second six, and two more lack eight each. There is space for one of those
+        // two.
         let written = vec![range(8..10), range(11..13), range(20..22), range(1000..1001)];
         let data = [range(8..13), range(16..40)];
         let hot = pages(written.clone(), data.clone().into_iter());

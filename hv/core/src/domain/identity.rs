@@ -1,4 +1,4 @@
-//! What makes a clone another guest than its siblings.
+//! What distinguishes a clone from its siblings.
 
 use super::Offsets;
 use crate::event::Hub;
@@ -21,15 +21,15 @@ const OFFSET: usize = offset_of!(SharedInfo, generation);
 const _: () = assert!(offset_of!(SharedInfo, seed) == OFFSET + GENERATION_SIZE);
 
 impl Identity {
-    /// One that no other guest has.
+    /// An identity that no other guest has.
     pub(crate) fn fresh() -> io::Result<Self> {
         let mut bytes = [0; GENERATION_SIZE + SEED_SIZE];
         crate::hypercall::random(&mut bytes)?;
         Ok(Identity { bytes })
     }
 
-    /// Gives it to a guest that does not run yet, together with a clock that resumes from `time`
-    /// (nanoseconds since the guest's start) and knows what time it is outside.
+    /// Writes it to a guest that does not run yet. The guest's clock resumes from `time` (nanoseconds since the guest's
+    /// start), and its wall clock is set to the host's.
     pub(crate) fn give(
         &self,
         memory: &GuestMemory,

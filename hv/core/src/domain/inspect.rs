@@ -1,4 +1,4 @@
-//! Where a guest is that goes on: registers and backtraces of its virtual CPUs, for whoever asks what it does.
+//! Where a running guest is: registers and backtraces of its virtual CPUs.
 
 use super::Domain;
 use super::cpu_copy::CpuCopy;
@@ -14,10 +14,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Is told where a guest is, once, on a thread that runs no other guest.
+/// Is told where a guest is. Called once, on a thread that runs no other guest.
 pub type Inspector = Box<dyn FnOnce(&GuestState) + Send>;
 
-/// Most who wait for an answer; a guest answers all of them at once.
+/// Most inspectors that wait for an answer. A guest answers all of them at once.
 const MAX_INSPECTORS: usize = 16;
 
 /// Where a guest is. Its text has several lines and ends in a line break.
@@ -27,7 +27,7 @@ pub struct GuestState {
     pub guest: String,
     /// One for each virtual CPU.
     pub vcpus: Vec<VcpuState>,
-    /// What its executor runs.
+    /// The tasks of its executor.
     pub tasks: Tasks,
 }
 
@@ -36,13 +36,13 @@ pub struct GuestState {
 pub struct VcpuState {
     /// What it does there.
     pub activity: Activity,
-    /// The time until it goes on without an event, in nanoseconds, if it is [blocked](Activity::Blocked) for a time.
+    /// The time until its deadline, in nanoseconds, if it is [blocked](Activity::Blocked) with a deadline.
     pub deadline_in_ns: Option<u64>,
     /// Its registers.
     pub registers: Registers,
     /// Innermost first, at most [`MAX_FRAMES`](crate::crash::MAX_FRAMES).
     pub backtrace: Vec<Frame>,
-    /// Why names are missing from the backtrace that might be there, if so.
+    /// Why names may be missing from the backtrace, if so.
     pub missing: Option<&'static str>,
 }
 
@@ -58,7 +58,7 @@ pub enum Activity {
     Paused,
     /// It does not run until the guest starts it.
     Stopped,
-    /// The guest has ended. Its console has still to be read by whoever reads it.
+    /// The guest has ended. Its console output is still being written.
     Ended,
 }
 
@@ -98,15 +98,15 @@ impl fmt::Display for GuestState {
     }
 }
 
-/// Who wants to know where a guest is, and what its virtual CPUs have told so far.
+/// The inspectors of a guest, and what its virtual CPUs have reported so far.
 #[derive(Default)]
 pub(super) struct Inspectors {
-    /// Says that there is a round.
+    /// Whether there is a round.
     any: AtomicBool,
     rounds: Mutex<Vec<Round>>,
 }
 
-/// An answer that every virtual CPU has a part in.
+/// An answer to which every virtual CPU contributes a part.
 #[derive(Default)]
 struct Round {
     inspectors: Vec<Inspector>,
@@ -119,7 +119,7 @@ impl Inspectors {
         if rounds.iter().map(|round| round.inspectors.len()).sum::<usize>() >= MAX_INSPECTORS {
             return;
         }
-        // Who comes after the first part would be told of a moment before it asked.
+        // An inspector that is added after the first part needs a new round: that part is older than its request.
         match rounds.last_mut().filter(|round| round.parts.is_empty()) {
             Some(round) => round.inspectors.push(inspector),
             None => rounds.push(Round { inspectors: vec![inspector], parts: Vec::new() }),
@@ -131,12 +131,12 @@ impl Inspectors {
         self.rounds.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a virtual CPU has a part to tell. Mostly nobody has asked, and every time slice comes by here.
+    /// Whether a virtual CPU has to report a part. Called in every time slice; usually there is no round.
     fn want(&self, vcpu: usize) -> bool {
         self.any.load(Ordering::SeqCst) && self.rounds().iter().any(|round| round.wants(vcpu))
     }
 
-    /// A virtual CPU tells its part of a round that wants it. Returns the round if that was the last part of `count`.
+    /// Adds a virtual CPU's part to a round that lacks it. Returns the round if that was the last part of `count`.
     fn tell(&self, part: Part, count: usize) -> Option<Round> {
         let rounds = &mut *self.rounds();
         let at = rounds.iter().position(|round| round.wants(part.number))?;
@@ -158,7 +158,7 @@ impl Round {
     }
 }
 
-/// What a virtual CPU tells, taken from it so that it goes on meanwhile.
+/// What a virtual CPU reports: a copy, so that the virtual CPU can continue meanwhile.
 struct Part {
     number: usize,
     activity: Activity,
@@ -179,7 +179,7 @@ impl Part {
     }
 }
 
-/// All that a [`GuestState`] is made of.
+/// Everything that a [`GuestState`] is made of.
 struct Inspection {
     guest: String,
     tasks: Tasks,
@@ -208,14 +208,15 @@ impl Work for Inspection {
 }
 
 impl Domain {
-    /// Has the threads that run the guest answer as soon as they are out of the guest.
+    /// Makes the threads that run the guest answer at their next exit.
     pub(super) fn inspect(&self, inspector: Inspector) {
         self.inspectors.add(inspector);
         self.kick_all();
     }
 
-    /// Tells those who want to know where the guest is of this virtual CPU; the last one answers them. By other threads if this one has
-    /// other guests to run. When the guest has `ended`, nothing comes from its other virtual CPUs any more.
+    /// Reports the state of this virtual CPU to the inspectors. The last virtual CPU has them answered, on the background
+    /// thread if this one has other guests to run. If the guest has `ended`, its other virtual CPUs report nothing any
+    /// more.
     pub(super) fn answer_inspectors(&self, cpu: &mut Cpu, ended: bool) {
         while self.inspectors.want(cpu.number) {
             let count = if ended { 1 } else { self.vcpus.len() };

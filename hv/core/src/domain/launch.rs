@@ -30,7 +30,7 @@ pub(super) struct Launch {
     pub(super) image: Arc<Image>,
     pub(super) memory: Arc<GuestMemory>,
     pub(super) places: Offsets,
-    /// Where its virtual CPUs begin: at least one.
+    /// The initial states of its virtual CPUs: at least one.
     pub(super) cpus: Vec<CpuState>,
     pub(super) devices: Devices,
     pub(super) bus: Option<Box<dyn Bus>>,
@@ -38,8 +38,7 @@ pub(super) struct Launch {
     pub(super) errors: Option<Box<dyn Output>>,
     pub(super) share: Share,
     pub(super) pause_at_ready: bool,
-    /// For one that goes on: what was saved, and what makes it another guest
-    /// than that one.
+    /// For a guest that resumes: what was saved, and its new identity.
     pub(super) resumed: Option<(Arc<Saved>, Identity)>,
     pub(super) hook: Option<Arc<dyn Hook>>,
     /// How long it took to load.
@@ -47,7 +46,7 @@ pub(super) struct Launch {
 }
 
 impl Launch {
-    /// Starts it; unless it is one that waits for its first request, it runs at once.
+    /// Starts it. It runs at once, unless it is a function that waits for its first request.
     pub(super) fn start(mut self, engine: &Engine) -> Result<Guest, StartError> {
         let begin = Instant::now();
         let memory = self.memory;
@@ -87,7 +86,7 @@ impl Launch {
         let vcpus = vcpus.into_iter().zip(&self.cpus).enumerate();
         let vcpus: Box<[_]> =
             vcpus.map(|(number, (vcpu, state))| VcpuHandle::new(number, vcpu, Power::of(state))).collect();
-        // A function waits for its first request where it is.
+        // A function waits, paused, for its first request.
         let first = match (&self.hook, self.pause_at_ready) {
             (Some(_), _) => Event::Pause,
             (None, true) => Event::StartToReady,
@@ -148,7 +147,7 @@ impl Launch {
     }
 }
 
-/// Ends a guest when nobody reads its console any more, or when there is no room for what it says.
+/// Ends a guest when its console has no reader any more, or the output has no space for more.
 fn closed(domain: Weak<Domain>) -> OnClosed {
     Box::new(move |error| {
         let stop = match error.raw_os_error() {

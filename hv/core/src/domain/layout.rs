@@ -13,11 +13,10 @@
 //!       heap, to the end of memory                         read, write
 //! ```
 //!
-//! What every guest touches first stands close together: KVM maps up to eight
-//! neighbouring pages at one fault if they share an aligned group of eight
-//! entries of a page table and the host has them in memory. One such group
-//! holds the top of the stack, start-info, the hypercall page, shared-info and
-//! the console's ring; a small image is another one. A fault is 4 to 5 µs.
+//! Pages that every guest touches first are adjacent: KVM maps up to eight neighbouring pages at one fault, if they share
+//! an aligned group of eight entries of a page table and the host has them in memory. One such group holds the top of the
+//! stack, start-info, the hypercall page, shared-info and the console's ring. A small image is another one. A fault takes
+//! 4 to 5 µs.
 //!
 //! Pure arithmetic: nothing here touches memory.
 
@@ -39,7 +38,7 @@ const GROUP: u64 = 8 * PAGE_SIZE;
 /// Least heap of a guest.
 const MIN_HEAP: u64 = PAGE_SIZE;
 
-/// What has to find room.
+/// What has to be laid out.
 pub(super) struct Needs<'a> {
     pub(super) memory_size: u64,
     pub(super) vcpus: usize,
@@ -73,7 +72,7 @@ pub(super) struct Layout {
     pub(super) access: Vec<(Range<u64>, Access)>,
 }
 
-/// The memory is too small: this much would do.
+/// The memory is too small: this size is sufficient.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct TooSmall {
     pub(super) needed: u64,
@@ -84,7 +83,7 @@ fn pages(bytes: u64) -> u64 {
 }
 
 impl Layout {
-    /// What every guest touches at once: worth having in memory beforehand.
+    /// What every guest touches at once, and what is therefore populated beforehand.
     pub(super) fn boot_pages(&self) -> [Range<u64>; 2] {
         let group = self.stack.end - PAGE_SIZE;
         // Of a large image, most may never be touched.

@@ -1,4 +1,4 @@
-//! The life of a guest: its states, and what leads from one to another.
+//! The life cycle of a guest: its states and transitions.
 //!
 //! ```text
 //!           start                    pause                all stand still
@@ -12,15 +12,14 @@
 //!                                                            Ended
 //! ```
 //!
-//! Whether a virtual CPU of a guest that is running executes or is blocked is no state of the guest, but of that virtual CPU. A
-//! snapshot is taken, and a reset made, of a guest that is paused, and neither changes its state; a guest that is restored begins as
-//! one that is created.
+//! Whether a virtual CPU of a running guest executes or is blocked is a state of that virtual CPU, not of the guest.
+//! Snapshots and resets are made of a paused guest and do not change its state. A restored guest begins as a created one.
 
 use super::{Order, Outcome};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard};
 
-/// How a guest stands.
+/// The state of a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum State {
@@ -30,13 +29,13 @@ pub(super) enum State {
     Starting,
     /// Its virtual CPUs may run.
     Running,
-    /// It was told to pause, and not all of its virtual CPUs stand still.
+    /// It was told to pause, and not all of its virtual CPUs are paused yet.
     Pausing,
-    /// All of its virtual CPUs stand still, until it is resumed.
+    /// All of its virtual CPUs are paused until it is resumed.
     Paused,
-    /// It will not run any more. What it has printed is still written.
+    /// It will not run any more. Its remaining output is still being written.
     Stopping,
-    /// All is over, and its outcome known.
+    /// It has ended, and its outcome is known.
     Ended,
 }
 
@@ -57,13 +56,13 @@ impl State {
 pub(super) enum Event {
     /// It may run for the first time.
     Start,
-    /// Likewise, up to where it is ready.
+    /// It may run for the first time, until it says that it is ready.
     StartToReady,
     /// It has said that it is ready.
     Ready,
-    /// It is to stand still.
+    /// It is to pause.
     Pause,
-    /// Its last virtual CPU has come to stand still.
+    /// Its last virtual CPU has paused.
     AllStand,
     /// It may run again.
     Resume,
@@ -73,13 +72,13 @@ pub(super) enum Event {
     Finish,
 }
 
-/// What an event makes of a state; `None` where it has no effect.
+/// The state after an event; `None` if the event has no effect in this state.
 pub(super) const fn next(state: State, event: Event) -> Option<State> {
     use State::{Created, Ended, Paused, Pausing, Running, Starting, Stopping};
     match (state, event) {
         (Created, Event::Start) => Some(Running),
         (Created, Event::StartToReady) => Some(Starting),
-        // Nothing of it has to come to stand still.
+        // No virtual CPU has to pause.
         (Created, Event::Pause) => Some(Paused),
         (Starting, Event::Ready) => Some(Pausing),
         (Starting | Running, Event::Pause) => Some(Pausing),
@@ -91,19 +90,20 @@ pub(super) const fn next(state: State, event: Event) -> Option<State> {
     }
 }
 
-/// The life of one guest, for all threads that have to do with it.
+/// The life cycle of one guest, shared by all threads that use it.
 pub(super) struct Life {
-    /// The state, for who looks at it after each exit; written under the lock.
+    /// A copy of the state for readers that look after each exit; written under the lock.
     state: AtomicU8,
     record: Mutex<Record>,
-    /// Signalled when the record changes in a way that others wait for.
+    /// Signalled when the record changes in a way that waiters need to see.
     changed: Condvar,
 }
 
-/// What is known of a guest's life.
+/// The record of a guest's life cycle.
 pub(super) struct Record {
     pub(super) state: State,
-    /// Which virtual CPUs stand still, of a guest that is pausing or paused; which have left for good, of one that is stopping.
+    /// While the guest is pausing or paused: which virtual CPUs have paused. While it is stopping: which have left for
+    /// good.
     standing: Box<[bool]>,
     /// Why it was told to end.
     pub(super) order: Option<Order>,
@@ -111,7 +111,7 @@ pub(super) struct Record {
 }
 
 impl Life {
-    /// The life of a guest with so many virtual CPUs, which is created.
+    /// The life cycle of a guest with so many virtual CPUs, in the state *created*.
     pub(super) fn new(vcpus: usize) -> Self {
         let standing = vec![false; vcpus].into();
         Life {
@@ -121,7 +121,7 @@ impl Life {
         }
     }
 
-    /// The state at this moment.
+    /// The current state.
     pub(super) fn state(&self) -> State {
         State::ALL[usize::from(self.state.load(Ordering::SeqCst))]
     }
@@ -130,7 +130,7 @@ impl Life {
         self.record.lock().expect("no panic while held")
     }
 
-    /// Lets something happen. Returns whether it has had an effect.
+    /// Applies an event. Returns whether it had an effect.
     pub(super) fn happen(&self, event: Event) -> bool {
         self.apply(&mut self.record(), event)
     }
@@ -148,15 +148,15 @@ impl Life {
         true
     }
 
-    /// Tells the guest to end. The first order counts.
+    /// Tells the guest to end. Only the first order counts.
     pub(super) fn order(&self, order: Order) {
         let record = &mut *self.record();
         record.order.get_or_insert(order);
         self.apply(record, Event::Stop);
     }
 
-    /// A virtual CPU comes to stand still. Returns false if the guest is not to: it can be woken for nothing, and be resumed by
-    /// another thread at the same time.
+    /// A virtual CPU pauses. Returns false if the guest is not to pause: the virtual CPU can be woken spuriously, and
+    /// another thread can resume the guest at the same time.
     pub(super) fn stand(&self, vcpu: usize) -> bool {
         let record = &mut *self.record();
         if !matches!(record.state, State::Pausing | State::Paused) {
@@ -169,7 +169,7 @@ impl Life {
         true
     }
 
-    /// A virtual CPU of a guest that is stopping has left it for good. Returns whether it is the last one.
+    /// A virtual CPU of a stopping guest has left it for good. Returns whether it is the last one.
     pub(super) fn leave(&self, vcpu: usize) -> bool {
         let record = &mut *self.record();
         record.standing[vcpu] = true;
@@ -199,7 +199,7 @@ mod tests {
     use Event as E;
     use State as S;
 
-    /// Every transition that there is.
+    /// All transitions.
     const TABLE: [(State, Event, State); 15] = [
         (S::Created, E::Start, S::Running),
         (S::Created, E::StartToReady, S::Starting),

@@ -1,7 +1,7 @@
 //! A domain: one guest with its memory, its virtual CPUs and its devices.
 //!
-//! `Life` has the states that it goes through, a `RunLoop` what a virtual CPU does in a time slice, `Drain` what is left to write at the end;
-//! `launch` puts all of it together in a `Domain`.
+//! `Life` has its states, `RunLoop` has what a virtual CPU does in a time slice, and `Drain` writes the remaining output
+//! at the end. `launch` combines them in a `Domain`.
 
 mod assemble;
 mod builder;
@@ -71,39 +71,39 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
-/// What the host knows of a guest that was started.
+/// The host's state of a guest that was started.
 pub(crate) struct Domain {
     name: String,
     image: Arc<Image>,
     places: Offsets,
-    /// The device table, as the guest was told it: what is in its memory may be something else by now.
+    /// The device table as it was given to the guest. The copy in the guest's memory may have been changed since.
     table: Vec<DeviceInfo>,
     memory: Arc<GuestMemory>,
     hub: Arc<Hub>,
-    /// What it was restored from.
+    /// The snapshot that it was restored from.
     origin: Option<Arc<Saved>>,
-    /// Frequency of its TSC.
+    /// Frequency of its TSC, in kHz.
     khz: u32,
     clock: Mutex<Clock>,
     life: Life,
     /// At least one.
     vcpus: Box<[VcpuHandle]>,
     doorbells: Mutex<Doorbells>,
-    /// Emulated hardware: only guests of `hv bench` have any.
+    /// Emulated hardware. Only guests of `hv bench` have any.
     bus: Option<Mutex<Box<dyn Bus>>>,
-    /// Whether other guests wait for a processor, or could any time.
+    /// Whether other guests wait for a processor, or could at any time.
     crowded: Arc<AtomicBool>,
     me: Weak<Domain>,
     drain: Drain,
     /// Where its error output goes, if not to the console.
     errors: Option<Mutex<Box<dyn Output>>>,
     engine: Weak<Inner>,
-    /// What the I/O thread drives for this guest, and as whose.
+    /// What the I/O thread drives for this guest, and the owner that is charged for it.
     sources: Mutex<Vec<SourceId>>,
     source_owner: SourceOwner,
     inspectors: inspect::Inspectors,
     hook: Option<Arc<dyn Hook>>,
-    /// Another thread has found that work is done of which the hook is to be told.
+    /// Another thread has found that work is done. The guest's own thread still has to tell the hook.
     done: AtomicBool,
     counters: Counters,
     phases: Mutex<BootPhases>,
@@ -117,7 +117,7 @@ impl Domain {
 
 impl Payer for Domain {
     fn charge(&self, time: Duration) {
-        // It does not matter which of them pays: they have the same share.
+        // Any of the virtual CPUs can be charged: they have one share.
         if let Some(entity) = self.vcpus[0].entity() {
             entity.charge(time);
         }

@@ -13,29 +13,29 @@ use std::time::Duration;
 pub enum Outcome {
     /// By itself, with this exit code.
     Exited(u8),
-    /// By something that it did.
+    /// By a fault of its own.
     Crashed(Box<CrashReport>),
-    /// By somebody else.
+    /// By an order from outside.
     Stopped(Stop),
 }
 
-/// Why somebody ended a guest.
+/// Why a guest was stopped from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stop {
-    /// Its time was over.
+    /// Its time limit was reached.
     Timeout,
     /// The user or the system asked for it.
     Interrupted,
-    /// The reader of its console went away.
+    /// The reader of its console closed it.
     OutputClosed,
-    /// What its console writes to takes no more, for this reason: `ENOSPC`, `EDQUOT` or `EFBIG`.
+    /// The destination of its console output takes no more, for this reason: `ENOSPC`, `EDQUOT` or `EFBIG`.
     OutputFailed(i32),
-    /// Its owner let go of it.
+    /// Its owner dropped it.
     Dropped,
 }
 
-/// Why the virtual CPU returned to hv, how often.
+/// Number of exits to hv, by reason.
 #[derive(Debug, Default)]
 #[non_exhaustive]
 pub struct Counters {
@@ -94,7 +94,7 @@ impl Counters {
     }
 }
 
-/// How long the steps of a start took.
+/// Durations of the steps of a start.
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct BootPhases {
@@ -104,7 +104,7 @@ pub struct BootPhases {
     pub platform: Duration,
     /// From the first entry into the guest to its first hypercall.
     pub first_hypercall: Option<Duration>,
-    /// From the first entry into the guest to its saying that it is ready.
+    /// From the first entry into the guest to the hypercall that says that it is ready.
     pub ready: Option<Duration>,
     /// From the first entry into the guest to its end.
     pub run: Option<Duration>,

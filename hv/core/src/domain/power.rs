@@ -1,4 +1,4 @@
-//! Virtual CPUs that are started and stopped, by the guest itself.
+//! Virtual CPUs that the guest itself starts and stops.
 
 use super::Domain;
 use super::end::End;
@@ -11,16 +11,16 @@ use std::sync::{Mutex, MutexGuard};
 /// Whether a virtual CPU runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Power {
-    /// Not until it is started.
+    /// It does not run until it is started.
     Stopped,
-    /// It begins here in its next time slice.
+    /// It begins at this address in its next time slice.
     Starting { entry: GuestAddr, stack: GuestAddr },
-    /// It does.
+    /// It runs.
     Running,
 }
 
 impl Power {
-    /// That of a virtual CPU that begins with this state.
+    /// The power state of a virtual CPU that begins with this CPU state.
     pub(super) fn of(state: &CpuState) -> Power {
         if state.is_stopped() { Power::Stopped } else { Power::Running }
     }
@@ -31,7 +31,7 @@ fn lock(power: &Mutex<Power>) -> MutexGuard<'_, Power> {
 }
 
 impl Domain {
-    /// The state of a virtual CPU that has none on its platform: it does not run, or has not begun.
+    /// The state of a virtual CPU that is stopped or has not begun. `None` if it runs: then the platform has its state.
     pub(super) fn state_before_start(&self, number: usize) -> Option<CpuState> {
         match *lock(&self.vcpus[number].power) {
             Power::Stopped => Some(CpuState::stopped()),
@@ -40,7 +40,7 @@ impl Domain {
         }
     }
 
-    /// Starts a virtual CPU, at an address and with a stack that were validated: what the hypercall returns.
+    /// Starts a virtual CPU at a validated address with a validated stack. Returns the result of the hypercall.
     pub(super) fn start_vcpu(&self, number: u64, entry: GuestAddr, stack: GuestAddr) -> i64 {
         let vcpu = usize::try_from(number).ok().and_then(|number| self.vcpus.get(number));
         let Some(vcpu) = vcpu else { return Errno::Invalid.to_status().into() };
@@ -55,9 +55,11 @@ impl Domain {
         0
     }
 
-    /// Stops the virtual CPU that this thread runs. What the hypercall returns, if it is the last one and goes on.
+    /// Stops the virtual CPU that this thread runs. If it is the last one, it continues, and this is the result of the
+    /// hypercall.
     pub(super) fn stop_vcpu(&self, number: usize) -> Option<i64> {
-        // All at once, in their order: two that stop at the same time would each see the other one run.
+        // All locks are taken, in order: two virtual CPUs that stop at the same time would each see the other one
+        // running.
         let mut powers: Vec<_> = self.vcpus.iter().map(|vcpu| lock(&vcpu.power)).collect();
         let others = powers.iter().enumerate().filter(|(other, _)| *other != number);
         if others.map(|(_, power)| **power).all(|power| power == Power::Stopped) {
@@ -67,7 +69,7 @@ impl Domain {
         None
     }
 
-    /// Has a virtual CPU begin that was started. What its time slice ends with, unless it runs already.
+    /// Begins a virtual CPU that was started. Returns how its time slice ends; `None` if the virtual CPU runs already.
     pub(super) fn begin(&self, cpu: &mut Cpu) -> Result<Option<Next>, End> {
         let start = {
             let power = &mut *lock(&self.vcpus[cpu.number].power);
@@ -82,7 +84,8 @@ impl Domain {
         };
         (cpu.blocked, cpu.called) = (None, true);
         match cpu.vcpu.reset(&start) {
-            // Whoever has kicked it meanwhile wants it to look at how the guest stands, and a reset forgets kicks.
+            // A kick that came meanwhile asks it to look at the guest's state, and a reset drops kicks. So it looks
+            // again.
             Ok(()) => Ok(Some(Next::Ready)),
             Err(error) => Err(self.crash(cpu, format!("the host failed to start a virtual CPU: {error}"))),
         }

@@ -1,8 +1,8 @@
-//! Pooled instances: the virtual machine of a clone that is done serves the next one.
+//! Pooled instances: the virtual machine of a finished clone is used for the next clone.
 //!
-//! A clone can leave traces in its memory, in its virtual CPU, in the host's end of its rings, and in
-//! what the host keeps about it. All of it goes back to the snapshot here; what
-//! stays is the VM itself with its page tables, whose making is most of the cost of a clone.
+//! A clone can leave traces in its memory, in its virtual CPU, in the host's end of its rings, and in the host's records
+//! of it. All of these are reset to the snapshot here. The VM itself stays, with its page tables: making those is most of
+//! the cost of a clone.
 
 use super::life::State;
 use super::power::Power;
@@ -15,17 +15,17 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// Why a virtual machine cannot be used again.
+/// Why a virtual machine cannot be reused.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ResetError {
-    /// The virtual CPU cannot be set back.
+    /// The virtual CPU cannot be reset.
     #[error(transparent)]
     Platform(#[from] PlatformError),
-    /// The rings of the snapshot are no rings.
+    /// The rings in the snapshot are invalid.
     #[error("a ring of the snapshot is broken: {0}")]
     Ring(#[from] Violation),
-    /// One of its devices cannot be set back.
+    /// One of its devices cannot be reset.
     #[error("the guest has devices that are not reset")]
     Devices,
     /// It has been told to end.
@@ -34,9 +34,9 @@ pub enum ResetError {
 }
 
 impl Guest {
-    /// Has the devices of a clone that is paused finish what they have taken on, and calls `then`, on a thread
-    /// that must not block, with whether they have within this time. Returns false, and does not call it, if
-    /// there are none that have to.
+    /// Lets the devices of a paused clone finish the requests that they have accepted. Then calls `then`, on a thread
+    /// that must not block, with whether they finished within this time. Returns false, and does not call it, if no
+    /// device has to finish anything.
     pub fn settle(&self, within: Duration, then: impl FnOnce(bool) + Send + 'static) -> bool {
         let sources = self.sources();
         let count = sources.len();
@@ -58,12 +58,13 @@ impl Guest {
         count > 0
     }
 
-    /// Takes a clone that is paused, and whose devices have [settled](Self::settle), back to its snapshot, and
-    /// returns how many pages it had written.
+    /// Resets a clone to its snapshot. The clone is paused, and its devices have [settled](Self::settle). Returns how
+    /// many pages it had written.
     ///
     /// # Errors
     ///
-    /// If the guest was told to end, or the platform, a device or a ring of the snapshot refuses: the guest is to be dropped then.
+    /// If the guest was told to end, or the platform, a device or a ring of the snapshot refuses. The guest has to be
+    /// dropped then.
     pub fn reset(&self) -> Result<u64, ResetError> {
         let domain = &*self.domain;
         if domain.life.state() != State::Paused {
@@ -73,7 +74,7 @@ impl Guest {
         let origin = domain.origin.as_ref().expect("a clone");
         let sources = self.sources();
         let reactor = &self.engine.inner.reactor;
-        // Nothing may arrive in memory that is being reset.
+        // Nothing may write to the memory while it is being reset.
         cpus.iter_mut().for_each(|cpu| cpu.vcpu.halt());
         let pages = domain.memory.reset();
         if !sources.iter().all(|&source| reactor.reset(source)) {
@@ -90,8 +91,8 @@ impl Guest {
         Ok(pages)
     }
 
-    /// Makes a clone that is paused another guest than all before it, and lets it run from the next
-    /// [`wake`](Self::wake) on.
+    /// Gives a paused clone an identity that no guest before it had, and lets it run from the next [`wake`](Self::wake)
+    /// on.
     ///
     /// # Errors
     ///
@@ -106,18 +107,18 @@ impl Guest {
         Ok(())
     }
 
-    /// Lets a clone that is paused, and has not run yet, run from the next [`wake`](Self::wake) on.
+    /// Lets a paused clone that has not run yet run from the next [`wake`](Self::wake) on.
     pub fn set_running(&self) {
         self.domain.allow_to_run();
     }
 
-    /// Has its own thread tell the [hook](super::Hook) of work that another thread found done.
+    /// Makes the guest's own thread tell the [hook](super::Hook) about work that another thread found done.
     pub fn note_done(&self) {
         self.domain.done.store(true, Ordering::SeqCst);
         self.domain.kick_all();
     }
 
-    /// Has it run.
+    /// Wakes it.
     pub fn wake(&self) {
         self.domain.wake_all();
     }

@@ -1,4 +1,4 @@
-//! From a snapshot to a guest that goes on.
+//! From a snapshot to a running guest.
 
 use super::devices::Devices;
 use super::launch::Launch;
@@ -20,7 +20,7 @@ pub enum RestoreError {
         /// The kinds of the guest's devices, the console left out.
         wanted: Vec<u32>,
     },
-    /// A device that the guest would take for what it is not.
+    /// A device that differs from what the guest would take it for.
     #[error(transparent)]
     Device(#[from] DeviceError),
 }
@@ -39,22 +39,22 @@ fn kinds(kinds: &[u32]) -> String {
 /// Describes a guest that resumes from a snapshot, then starts it. Any number
 /// of guests can resume from one: they share every page that they do not write.
 ///
-/// It gets the same devices as the guest that was saved, in their order.
+/// It gets devices of the same kinds as the guest that was saved, in the same order.
 pub type Restore = GuestBuilder<Restored>;
 
-/// What is asked for only of guests that resume from a snapshot.
+/// Options that only guests that resume from a snapshot have.
 pub struct Restored {
     snapshot: Arc<Snapshot>,
     hook: Option<Arc<dyn Hook>>,
 }
 
 impl Restore {
-    /// A guest that resumes from here, with output that is dropped.
+    /// A guest that resumes from this snapshot, with output that is dropped.
     pub fn new(snapshot: Arc<Snapshot>) -> Self {
         GuestBuilder::of(Restored { snapshot, hook: None })
     }
 
-    /// Who hears of its answers. The guest is paused until it gets a request.
+    /// The hook that is told of its answers. The guest is paused until it gets a request.
     pub fn hook(mut self, hook: Arc<dyn Hook>) -> Self {
         self.origin.hook = Some(hook);
         self
@@ -64,7 +64,7 @@ impl Restore {
     ///
     /// # Errors
     ///
-    /// When its devices are not those of the guest that was saved, or the host refuses it.
+    /// When the devices are not those of the guest that was saved, or the host refuses it.
     pub fn spawn(self, engine: &Engine) -> Result<Guest, StartError> {
         let begin = Instant::now();
         let GuestBuilder { origin: Restored { snapshot, hook }, resources } = self;

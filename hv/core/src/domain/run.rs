@@ -31,7 +31,7 @@ impl<'a> RunLoop<'a> {
         RunLoop { domain, cpu }
     }
 
-    /// How a `Block` until `deadline` stands: over, with its result, or not until.
+    /// The state of a `Block` until `deadline`: finished with this result, or still waiting until the given time.
     fn block(&self, deadline: u64) -> Result<i64, Option<Instant>> {
         if self.domain.hub.any_pending(self.cpu.number) {
             return Ok(1);
@@ -43,11 +43,11 @@ impl<'a> RunLoop<'a> {
         if deadline <= now {
             return Ok(0);
         }
-        // A deadline too far for the host's clock is as good as none.
+        // A deadline beyond the range of the host's clock is treated as none.
         Err(Instant::now().checked_add(Duration::from_nanos(deadline - now)))
     }
 
-    /// Runs a virtual CPU until it has to wait, gives way, or the guest ends.
+    /// Runs a virtual CPU until it has to wait, it yields, or the guest ends.
     pub(super) fn run(&mut self) -> Result<RunExit, End> {
         let domain = self.domain;
         domain.answer_inspectors(self.cpu, false);
@@ -150,21 +150,21 @@ impl<'a> RunLoop<'a> {
         }
     }
 
-    /// Writes what fits of a text to the error output, without waiting: what the hypercall returns.
+    /// Writes as much of a text to the error output as fits, without waiting. Returns the result of the hypercall.
     fn write_errors(&self, text: &[u8]) -> i64 {
         let Some(output) = &self.domain.errors else { return Errno::NoSys.to_status().into() };
         match output.lock().expect("no panic while held").write(text) {
             Ok(count) => count as i64,
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => 0,
             Err(error) => {
-                // Nobody reads it any more, which is no reason to end the guest.
+                // It has no reader any more. That is no reason to end the guest.
                 tracing::debug!("error output: {error}");
                 text.len() as i64
             }
         }
     }
 
-    /// What follows when the guest has done its work, if that ends the time slice of this virtual CPU.
+    /// Handles the end of the guest's work. Returns how the time slice of this virtual CPU ends, if it does.
     fn after_work(&self) -> Option<RunExit> {
         let hook = self.domain.hook.as_ref()?;
         if hook.pauses_when_done() {
@@ -175,7 +175,7 @@ impl<'a> RunLoop<'a> {
         None
     }
 
-    /// The guest touched emulated hardware: nothing that guests without it can do.
+    /// The guest accessed emulated hardware. Guests without it cannot get here.
     fn access(&mut self, access: &BusAccess) -> Result<(), End> {
         let domain = self.domain;
         domain.counters.access(access.space);

@@ -1,4 +1,4 @@
-//! What of a guest is saved, beside its memory: each part in its own form.
+//! The saved state of a guest besides its memory, each part in its own form.
 
 use super::life::State;
 use super::vcpu::VcpuHandle;
@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// Where in a guest's memory things are that the host returns to: offsets from its start.
+/// Where the things in a guest's memory are that the host needs again: offsets from its start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Offsets {
@@ -31,15 +31,15 @@ pub struct Offsets {
     pub hypercall_page: u64,
     /// The shared-info page.
     pub shared_info: u64,
-    /// The handler of upcalls, when the guest was saved; 0: it had none.
+    /// The handler of upcalls when the guest was saved; 0 if it had none.
     pub upcall: u64,
 }
 
-/// Bytes of the places in snapshots of guests before ABI 1.2, which have no upcalls.
+/// Bytes of this structure in snapshots of guests before ABI 1.2, which have no upcalls.
 const WITHOUT_UPCALL: usize = size_of::<Offsets>() - 8;
 
 impl Offsets {
-    /// Reads the saved form, of this or an older version.
+    /// Reads the saved form of this or an older version.
     pub(crate) fn load(bytes: &[u8]) -> Option<Self> {
         match bytes.len() {
             WITHOUT_UPCALL => Self::read_from_bytes(&[bytes, &[0; 8]].concat()).ok(),
@@ -63,7 +63,7 @@ impl Offsets {
     }
 }
 
-/// A guest that is paused, without its memory.
+/// A paused guest without its memory.
 #[derive(Clone, Debug)]
 pub struct Saved {
     /// Its name.
@@ -74,7 +74,7 @@ pub struct Saved {
     pub cpus: Vec<CpuState>,
     /// Its clock, in nanoseconds since its start.
     pub time: u64,
-    /// Where things are.
+    /// Where things are in its memory.
     pub places: Offsets,
     /// Its device table.
     pub devices: Vec<DeviceInfo>,
@@ -86,8 +86,8 @@ impl Saved {
         self.devices.iter().filter(|device| device.kind == kind).count()
     }
 
-    /// The pages (ranges of offsets) that the host writes whenever a guest goes on, and the guest
-    /// soon after: results of hypercalls, shared-info, and where the rings begin.
+    /// The pages (ranges of offsets) that the host writes whenever a guest resumes, and that the guest writes soon after:
+    /// results of hypercalls, shared-info, and the beginnings of the rings.
     pub(crate) fn pages_of_the_host(&self) -> Vec<Range<u64>> {
         let base = self.base;
         let rings = self.devices.iter().flat_map(|device| &device.rings);
@@ -103,7 +103,7 @@ impl Saved {
     }
 }
 
-/// How long the devices of a guest that is saved may take to finish what they have taken on.
+/// How long the devices of a guest that is being saved may take to finish the requests that they have accepted.
 const SETTLING: Duration = Duration::from_secs(10);
 
 /// Why a guest could not be saved.
@@ -113,10 +113,10 @@ pub enum CaptureError {
     /// It runs, or has ended.
     #[error("the guest is not paused: pause it first")]
     NotPaused,
-    /// Its devices do not finish what they have taken on.
+    /// Its devices do not finish the requests that they have accepted.
     #[error("the guest's devices have not finished its requests within {0:?}: a disk does not answer")]
     Busy(Duration),
-    /// No room for its memory.
+    /// The host has no memory for the copy of its memory.
     #[error(transparent)]
     Template(#[from] TemplateError),
     /// The platform failed.
@@ -129,14 +129,14 @@ impl Guest {
         self.domain.sources.lock().expect("no panic while held").clone()
     }
 
-    /// Saves a guest that is [paused](Self::wait_paused): its devices finish what they
-    /// have taken on, and everything that it is goes into the snapshot. The guest
-    /// stays paused.
+    /// Saves a guest that is [paused](Self::wait_paused): its devices finish the requests that they have accepted, and
+    /// its complete state goes into the snapshot. The guest stays paused.
     ///
     /// # Errors
     ///
-    /// [`CaptureError::NotPaused`] if it runs or has ended, [`CaptureError::Busy`] if a device does not finish in time; if the host has no
-    /// room for its memory, or the platform cannot save a virtual CPU where it is.
+    /// [`CaptureError::NotPaused`] if it runs or has ended, [`CaptureError::Busy`] if a device does not finish in time.
+    /// It also fails if the host has no memory for the copy, or the platform cannot save a virtual CPU at its current
+    /// position.
     pub fn capture(&self) -> Result<Snapshot, CaptureError> {
         let captured = self.capture_and_end();
         for source in self.sources() {
@@ -145,8 +145,8 @@ impl Guest {
         captured
     }
 
-    /// [`capture`](Self::capture) of a guest that will not go on: its devices stand still from then on. What it
-    /// had asked of them, and they had not seen, is done where it is restored, and not here as well.
+    /// [`capture`](Self::capture) of a guest that will not resume here: its devices are paused from then on. Requests
+    /// that the devices had not seen yet are carried out where the guest is restored, and not here as well.
     ///
     /// # Errors
     ///
@@ -175,7 +175,7 @@ impl Domain {
                 return Ok(state);
             }
             if cpu.blocked.is_some() {
-                // Restored, it returns from its wait at once, and looks again.
+                // After a restore, it returns from its wait at once and checks again.
                 cpu.vcpu.set_result(0);
             }
             cpu.vcpu.save()

@@ -1,4 +1,4 @@
-//! A guest that is paused, in memory. The room `crate::snapshot` reads and writes its files.
+//! A paused guest in memory. `crate::snapshot` reads and writes its files.
 
 use super::features::Features;
 use super::saved::Saved;
@@ -9,16 +9,16 @@ use crate::memory::Template;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
-/// A guest's whole state. Made by [`Guest::capture`](crate::Guest::capture) or read from a folder;
-/// guests resume from it by [`Restore`](crate::Restore).
+/// The complete state of a guest. Made by [`Guest::capture`](crate::Guest::capture) or read from a folder. Guests resume
+/// from it by [`Restore`](crate::Restore).
 pub struct Snapshot {
     pub(crate) saved: Arc<Saved>,
     pub(crate) template: Arc<Template>,
     pub(crate) image: Arc<Image>,
     pub(crate) features: Features,
-    /// One for each of the guest's disks, or none at all.
+    /// One for each of the guest's disks, or empty.
     pub(crate) disks: Vec<DiskRecord>,
-    /// Ranges of memory that guests use at once when they go on.
+    /// Ranges of memory that guests use immediately when they resume.
     hot: Mutex<Arc<[Range<u64>]>>,
 }
 
@@ -29,18 +29,18 @@ impl Snapshot {
         Snapshot { saved: Arc::new(saved), template, image, features, disks, hot }
     }
 
-    /// What the processor of a host has to have for guests to go on there: by default everything of
-    /// the host that the guest ran on.
+    /// The processor features that a host must have for guests to resume there. By default, all features of the host that
+    /// the guest ran on.
     pub fn features(&self) -> Features {
         self.features
     }
 
-    /// Says that the guest uses nothing of the processor but these features.
+    /// Declares that the guest uses only these features of the processor.
     pub fn set_features(&mut self, features: Features) {
         self.features = features;
     }
 
-    /// What is not memory.
+    /// The state that is not memory.
     pub fn saved(&self) -> &Arc<Saved> {
         &self.saved
     }
@@ -50,20 +50,19 @@ impl Snapshot {
         &self.template
     }
 
-    /// The image that the guest was booted from: its symbols name what a crash report shows.
+    /// The image that the guest was booted from. Crash reports show its symbols.
     pub fn image(&self) -> &Arc<Image> {
         &self.image
     }
 
-    /// Ranges (offsets in the memory, tail included) that guests use soon after
-    /// they go on: worth having in memory before they run, for one call of the
-    /// kernel instead of a fault each.
+    /// Ranges (offsets in the memory, tail included) that guests use soon after they resume. Populating them before a
+    /// guest runs costs one system call instead of one fault each.
     pub fn hot_pages(&self) -> Arc<[Range<u64>]> {
         self.hot.lock().expect("no panic while held").clone()
     }
 
-    /// Learns from a guest that has gone on from here which pages those after it
-    /// will use: those that it has written, and whole groups around them.
+    /// Learns from a guest that has resumed from here which pages later guests will use: those that it has written, and
+    /// complete groups around them.
     pub fn learn(&self, guest: &Guest) {
         let hot = hot::pages(guest.written(), self.template.data());
         *self.hot.lock().expect("no panic while held") = hot.into();

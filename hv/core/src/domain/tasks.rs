@@ -1,7 +1,7 @@
-//! The tasks of a guest's executor, as far as the guest tells of them ([`hv_abi::tasks`]).
+//! The tasks of a guest's executor, as the guest describes them ([`hv_abi::tasks`]).
 //!
-//! All of it is the guest's word: addresses are checked, links are followed so far and no further, texts are
-//! cut and escaped, and nothing depends on what they say.
+//! None of this is trusted: addresses are checked, the number of links that are followed is bounded, and texts are cut
+//! and escaped. Nothing in hv depends on the content.
 
 use super::Domain;
 use crate::memory::GuestMemory;
@@ -28,9 +28,9 @@ const MAX_COUNTED: u64 = 4096;
 pub struct Tasks {
     /// At most 256.
     pub shown: Vec<GuestTask>,
-    /// How many there are besides; counting ends with 4096 in all.
+    /// How many more there are. Counting ends at 4096 in total.
     pub further: u64,
-    /// Why tasks are missing that might be there, if so.
+    /// Why tasks may be missing, if so.
     pub missing: Option<&'static str>,
 }
 
@@ -53,13 +53,13 @@ pub struct GuestTask {
 pub enum TaskState {
     /// It runs, or has not run yet.
     Runs,
-    /// It has run, and waits: for what is named here, or for another task if nothing is.
+    /// It has run and waits: for the event or time given here, or for another task if neither is given.
     Waits {
         /// The event port.
         event: Option<u32>,
-        /// What raises that event, if hv knows.
+        /// What raises that event, if hv knows it.
         raised_by: Option<String>,
-        /// How many nanoseconds from now it waits; negative if that time has been.
+        /// Time until its deadline, in nanoseconds from now; negative if the deadline has passed.
         deadline_in_ns: Option<i64>,
     },
 }
@@ -96,7 +96,7 @@ impl fmt::Display for GuestTask {
 impl fmt::Display for Tasks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut number = 0;
-        // Servers have many that do the same.
+        // Servers have many tasks that do the same.
         for same in self.shown.chunk_by(PartialEq::eq) {
             match same.len() {
                 1 => write!(f, "  task {number}")?,
@@ -145,13 +145,13 @@ impl Tasks {
     }
 }
 
-/// From one time to another; times further away than 292 years are as good as that.
+/// The difference between two times, limited to 292 years in either direction.
 fn distance(from: u64, to: u64) -> i64 {
     let nanos = i128::from(to) - i128::from(from);
     nanos.clamp(i64::MIN.into(), i64::MAX.into()) as i64
 }
 
-/// Text of the guest, as it may be shown; empty where it has no memory.
+/// Text of the guest, escaped for display; empty if the guest has no memory there.
 fn text(memory: &GuestMemory, address: GuestAddr, size: u32) -> String {
     let mut bytes = vec![0; size.min(TASK_TEXT_MAX) as usize];
     match memory.read(address, &mut bytes).is_ok() {

@@ -1,4 +1,4 @@
-//! Validating what a file says about a guest, before anything relies on it.
+//! Validates what a snapshot file says about a guest, before anything relies on it.
 
 use super::Saved;
 use crate::device;
@@ -16,15 +16,15 @@ use std::collections::HashSet;
 const NAME_MAX: usize = 255;
 
 impl Saved {
-    /// Whether this can be a guest of this image in this memory, whose base, size
-    /// and access map were validated before. Says what cannot be.
+    /// Whether this can be a guest of this image in this memory, whose base, size and access map are already validated.
+    /// The error says what is invalid.
     ///
-    /// Everything that the host will read or write without looking again is validated here. What the guest
-    /// itself could have done is not: its memory and registers may hold anything.
+    /// Validates everything that the host will read or write without another check. Memory and registers may hold
+    /// anything, as they could in a guest that runs, and are not validated.
     pub(crate) fn validate(&self, memory: &GuestMemory, image: &Image) -> Result<(), &'static str> {
         let places = &self.places;
         let inside = |offset: u64, len: u64, access| {
-            // Far below an overflow: bases are below 2^47.
+            // This is far from an overflow: bases are below 2^47.
             offset <= memory.size() && memory.check(GuestAddr(memory.base().0 + offset), len, access).is_ok()
         };
         let write = Access::READ | Access::WRITE;
@@ -32,7 +32,7 @@ impl Saved {
             conditions.iter().find(|(holds, _)| !holds).map_or(Ok(()), |(_, what)| Err(*what))
         };
         let table = (self.devices.len() * size_of::<hv_abi::device::DeviceInfo>()) as u64;
-        // A file with a million virtual CPUs has no such pages.
+        // A file that claims a million virtual CPUs has no memory for their pages.
         let calls = self.cpus.len() as u64 * PAGE_SIZE;
         let results = self.cpus.len() as u64 * HypercallPage::RESULT_SIZE;
         let shared = match self.cpus.len() {
@@ -91,7 +91,7 @@ impl Saved {
         let mut events = HashSet::new();
         for (n, device) in self.devices.iter().enumerate() {
             let before = self.devices[..n].iter().filter(|other| other.kind == device.kind).count();
-            // The console comes first, and is the only one.
+            // The console is the first device, and the only console.
             if (device.kind == CONSOLE) != (n == 0) || device.index as usize != before {
                 return Err("the device table");
             }

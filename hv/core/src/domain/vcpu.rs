@@ -11,18 +11,18 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
-/// A virtual CPU, for all threads that have to do with it.
+/// A virtual CPU, shared by all threads that use it.
 pub(super) struct VcpuHandle {
     cpu: Mutex<Cpu>,
     pub(super) kicker: Arc<dyn Kick>,
-    /// Whether it executes, or is about to without looking at its events again: who raises one has to kick.
+    /// Whether it executes, or is about to without another check of its events. Then raising an event must also kick it.
     pub(super) executing: AtomicBool,
     /// Whether it runs, or is to.
     pub(super) power: Mutex<Power>,
     entity: OnceLock<Weak<Entity>>,
 }
 
-/// What the thread that runs a virtual CPU has to itself.
+/// The part of a virtual CPU that only the thread that runs it uses.
 pub(super) struct Cpu {
     /// Counted from 0.
     pub(super) number: usize,
@@ -32,7 +32,7 @@ pub(super) struct Cpu {
     pub(super) first_entry: Option<Instant>,
     /// Whether it has made a hypercall.
     pub(super) called: bool,
-    /// It has left the guest for good, as the last one: what is left is to write what the guest has printed.
+    /// It was the last one to leave the guest for good. The remaining output is still to be written.
     left: bool,
 }
 
@@ -54,12 +54,12 @@ impl VcpuHandle {
         }
     }
 
-    /// Waits until the thread that runs it, if one does, has done so.
+    /// If a thread runs it, waits until that thread has left the guest.
     pub(super) fn cpu(&self) -> MutexGuard<'_, Cpu> {
         self.cpu.lock().expect("no panic while held")
     }
 
-    /// Its place in the scheduler, once.
+    /// Sets its place in the scheduler. Called once.
     pub(super) fn set_entity(&self, entity: &Arc<Entity>) {
         let _ = self.entity.set(Arc::downgrade(entity));
     }
@@ -76,12 +76,12 @@ impl VcpuHandle {
 }
 
 impl Domain {
-    /// Has all virtual CPUs run that can.
+    /// Wakes all virtual CPUs.
     pub(super) fn wake_all(&self) {
         self.vcpus.iter().for_each(VcpuHandle::wake);
     }
 
-    /// Has all virtual CPUs leave the guest, and look at what they are told.
+    /// Makes all virtual CPUs exit and look at the guest's state.
     pub(super) fn kick_all(&self) {
         for vcpu in &self.vcpus {
             vcpu.kicker.kick();
@@ -89,7 +89,7 @@ impl Domain {
         }
     }
 
-    /// The same but for this one, whose thread looks by itself.
+    /// The same without this one, whose thread looks by itself.
     pub(super) fn kick_others(&self, number: usize) {
         for (_, vcpu) in self.vcpus.iter().enumerate().filter(|(other, _)| *other != number) {
             vcpu.kicker.kick();
@@ -98,7 +98,7 @@ impl Domain {
     }
 }
 
-/// A virtual CPU as a task. The scheduler has it.
+/// A virtual CPU as a task. The scheduler owns it.
 pub(super) struct VcpuTask {
     pub(super) domain: Arc<Domain>,
     pub(super) number: usize,

@@ -1,4 +1,4 @@
-//! A guest that is saved: what it wrote over the host's tables is not believed.
+//! A guest that is saved. What it wrote over the host's tables is not trusted.
 
 use super::*;
 use crate::domain::{Hook, Outcome, Restore};
@@ -6,7 +6,7 @@ use crate::engine::Engine;
 use crate::platform::kvm::KvmPlatform;
 use std::path::Path;
 
-/// Nobody. A guest that has one is paused until it gets a request.
+/// A hook that does nothing. A guest that has one is paused until it gets a request.
 struct Nobody;
 
 impl Hook for Nobody {
@@ -33,12 +33,12 @@ fn the_device_table_is_the_hosts() {
     let snapshot = Arc::new(Snapshot::open(&golden, &engine).unwrap());
     let before = snapshot.saved().clone();
     let guest = Restore::new(snapshot).hook(Arc::new(Nobody)).spawn(&engine).unwrap();
-    // As a guest can whose forged snapshot lets it write there: rings far outside its memory.
+    // Rings far outside its memory. A guest whose forged snapshot lets it write there can do this.
     let table = vec![0xff; before.devices.len() * size_of::<DeviceInfo>()];
     guest.domain.memory.host_write(before.places.devices, &table);
     let again = guest.capture().unwrap();
     assert_eq!(again.saved().devices.as_bytes(), before.devices.as_bytes());
     assert_eq!((again.saved().places, &again.saved().cpus), (before.places, &before.cpus));
-    // And it resumes from there.
+    // The guest resumes from the snapshot.
     Restore::new(Arc::new(again)).hook(Arc::new(Nobody)).spawn(&engine).unwrap();
 }
