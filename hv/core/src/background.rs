@@ -1,4 +1,4 @@
-//! Work that no caller may wait for, on a thread of its own with a bounded queue.
+//! Work that no caller may wait for. It runs on a thread of its own, with a bounded queue.
 
 use crossbeam_channel::{Sender, TrySendError, bounded};
 use hv_jail as jail;
@@ -6,15 +6,15 @@ use hv_jail::Kind;
 use std::io;
 use std::thread::JoinHandle;
 
-/// A piece of work, done once, in the order of submission.
+/// A piece of work. Each is done once, in the order of submission.
 pub(crate) trait Work: Send {
     /// Does it, on the background thread.
     fn run(self: Box<Self>);
-    /// The queue is full: does what can be done at once, on the submitting thread.
+    /// The queue is full: does the part that needs little time, on the submitting thread.
     fn refused(self: Box<Self>);
 }
 
-/// The handle of the thread. Dropping it waits for the work in the queue, and ends the thread.
+/// The handle of the thread. Dropping it waits for the queued work and ends the thread.
 pub(crate) struct Background {
     /// Taken when it is dropped.
     queue: Option<Sender<Box<dyn Work>>>,
@@ -22,7 +22,7 @@ pub(crate) struct Background {
 }
 
 impl Background {
-    /// Starts the thread; at most `length` pieces of work wait.
+    /// Starts the thread. At most `length` pieces of work can be queued.
     pub(crate) fn start(kind: Kind, name: &str, length: usize) -> io::Result<Self> {
         let (queue, jobs) = bounded::<Box<dyn Work>>(length);
         let thread = jail::spawn(kind, name, move || jobs.into_iter().for_each(|work| work.run()))?;
@@ -45,7 +45,7 @@ impl Drop for Background {
     fn drop(&mut self) {
         self.queue = None;
         if let Some(thread) = self.thread.take()
-            // The last owner may be work on this very thread.
+            // The last owner may be a piece of work, which runs on this same thread.
             && thread.thread().id() != std::thread::current().id()
         {
             let _ = thread.join();

@@ -11,11 +11,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-/// Most crash reports that wait to be written; each holds a copy of a stack.
+/// Most crash reports in the queue. Each holds a copy of a stack.
 const REPORTS: usize = 16;
 
-/// A platform, the threads that run virtual CPUs, and the thread that runs
-/// their devices. Guests keep it alive; clones are the same engine.
+/// A platform, the threads that run virtual CPUs, and the thread that runs their devices. Guests keep the engine alive. A
+/// clone of this handle is the same engine.
 #[derive(Clone)]
 pub struct Engine {
     pub(crate) inner: Arc<Inner>,
@@ -25,21 +25,20 @@ pub(crate) struct Inner {
     pub(crate) platform: Box<dyn Platform>,
     pub(crate) scheduler: Scheduler,
     pub(crate) reactor: Reactor,
-    /// Locked by the thread that runs guests, where there are no workers.
+    /// Locked by the thread that runs guests, if there are no workers.
     pub(crate) driver: Mutex<()>,
-    /// Writes crash reports, where there are workers: these have others to run.
+    /// Writes crash reports, if there are workers: those have other guests to run.
     pub(crate) reports: Option<Background>,
     workers: Vec<JoinHandle<()>>,
     stop: Arc<AtomicBool>,
 }
 
 impl Engine {
-    /// An engine with this many threads that run guests. With none, guests
-    /// run on the thread that waits for them.
+    /// An engine with this many threads that run guests. With none, guests run on the threads that wait for them.
     ///
     /// # Errors
     ///
-    /// If the host makes no further thread or descriptor.
+    /// If the host refuses another thread or descriptor.
     pub fn new(platform: impl Platform + 'static, workers: usize) -> io::Result<Engine> {
         let scheduler = Scheduler::default();
         let stop = Arc::new(AtomicBool::new(false));
@@ -57,7 +56,7 @@ impl Engine {
         };
         let reactor = Reactor::with_own_processor({
             let scheduler = scheduler.clone();
-            // With an idle processor, the host's scheduler uses that.
+            // If there are more processors than workers, the host's scheduler finds an idle one for the I/O thread.
             let scarce =
                 std::thread::available_parallelism().is_ok_and(|processors| processors.get() <= workers);
             Box::new(move |needed| scheduler.spare(needed && scarce))
@@ -75,42 +74,42 @@ impl Engine {
         })
     }
 
-    /// Gives the I/O thread something more to drive, as long as the engine lives.
+    /// Gives the I/O thread another source, which it drives as long as the engine lives.
     pub fn add_source(&self, source: Box<dyn Source>) {
         self.inner.reactor.add(source);
     }
 
-    /// Makes as many empty virtual machines beforehand, for guests that start later: for when there
-    /// will be thousands, since making one takes the longer the more guests there are.
-    /// Returns how many are ready; each holds a descriptor.
+    /// Makes this many empty virtual machines in advance, for guests that start later. It is meant for thousands of
+    /// guests: the more guests there are, the longer it takes to make a virtual machine. Returns how many are ready. Each
+    /// holds a descriptor.
     pub fn reserve(&self, machines: usize) -> usize {
         self.inner.platform.reserve(machines)
     }
 
-    /// Makes what the machine of any guest begins with, for the next one that starts: a machine and its virtual
-    /// CPU, without memory. One is kept until then; it holds two descriptors.
+    /// Makes in advance what the next start needs on any guest: a machine and its virtual CPU, without memory. One is
+    /// kept until then. It holds two descriptors.
     ///
     /// # Errors
     ///
-    /// When the host refuses it.
+    /// If the host refuses it.
     pub fn prepare_machine(&self) -> Result<(), PlatformError> {
         self.inner.platform.prepare_machine()
     }
 
-    /// Devices of guests that have ended, for which the host's kernel still works: their disks have not answered.
+    /// Number of devices of ended guests for which the host's kernel still works, because their disks have not answered.
     /// They hold their guests' memory and some descriptors until then.
     pub fn closing_devices(&self) -> usize {
         self.inner.reactor.closing()
     }
 
-    /// Whether guests run on workers, or only while a thread waits for one.
+    /// Whether guests run on workers. Otherwise they run only while a thread waits for one of them.
     pub(crate) fn has_workers(&self) -> bool {
         !self.inner.workers.is_empty()
     }
 }
 
 impl Inner {
-    /// Wakes the thread that runs guests while it waits for one of them, so that it checks that one's state.
+    /// Wakes the thread that runs guests while it waits for one of them, so that it checks the state of that guest.
     pub(crate) fn notify_waiting(&self) {
         if self.workers.is_empty() {
             self.scheduler.notify();
@@ -125,7 +124,7 @@ impl Drop for Inner {
             self.scheduler.notify();
         }
         for worker in self.workers.drain(..) {
-            // The last owner may be a guest's task on this very thread.
+            // The last owner may be a guest's task, which runs on this same thread.
             if worker.thread().id() != std::thread::current().id() {
                 let _ = worker.join();
             }

@@ -1,4 +1,4 @@
-//! Event channels, host side: how back ends reach their guest.
+//! Event channels, host side: how back ends notify their guest.
 
 use crate::memory::GuestMemory;
 use hv_abi::ring::Violation;
@@ -10,36 +10,38 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
-/// Where the [`VcpuInfo`]s of a guest with so many virtual CPUs are, whose shared-info page is at this offset: from the next page on.
+/// Offset of the [`VcpuInfo`]s of a guest with so many virtual CPUs: they start at the page after shared-info, which is
+/// at this offset.
 pub const fn vcpu_info(shared_info: u64, vcpus: usize) -> Range<u64> {
     let start = shared_info + PAGE_SIZE;
     start..start + (vcpus as u64 - 1) * size_of::<VcpuInfo>() as u64
 }
 
-/// Whoever runs the guest that events are for.
+/// What runs the guest that the events are for.
 pub trait Owner: Send + Sync {
-    /// The guest has to run, if it blocks.
+    /// Wakes the guest, if it is blocked.
     fn wake(&self);
-    /// An event became pending that this virtual CPU has unmasked: it has to run, if it blocks.
+    /// Wakes this virtual CPU, if it is blocked: an event became pending that it has unmasked.
     fn wake_vcpu(&self, vcpu: usize) {
         let _ = vcpu;
         self.wake();
     }
-    /// A virtual CPU that runs has to be taken to the guest's handler: follows [`wake_vcpu`](Self::wake_vcpu).
+    /// Interrupts a running virtual CPU, so that it is redirected to the guest's handler. Called after
+    /// [`wake_vcpu`](Self::wake_vcpu).
     fn interrupt(&self, vcpu: usize);
-    /// The guest broke the protocol of one of its devices and has to end.
+    /// Ends the guest: it broke the protocol of one of its devices.
     fn terminate(&self, reason: String);
 }
 
-/// The event channels of one guest, over its shared-info page.
+/// The event channels of one guest. Their state is in its shared-info page.
 ///
-/// The guest can scribble over the bitmaps as it likes; it only fools itself.
+/// The guest can write anything to the bitmaps. That affects only the guest itself.
 pub struct Hub {
     memory: Arc<GuestMemory>,
     shared_info: u64,
-    /// How many virtual CPUs the guest has.
+    /// Number of virtual CPUs of the guest.
     vcpus: usize,
-    /// Address of the guest's handler of upcalls; 0: it has none.
+    /// Address of the guest's handler of upcalls; 0 if it has none.
     handler: AtomicU64,
     owner: OnceLock<Weak<dyn Owner>>,
 }
@@ -57,7 +59,7 @@ impl Hub {
         Arc::new(Hub { memory, shared_info, vcpus, handler: AtomicU64::new(0), owner: OnceLock::new() })
     }
 
-    /// Says whom to wake. Events before that are only noted.
+    /// Sets the owner to wake. Events before that only become pending.
     pub fn set_owner(&self, owner: Weak<dyn Owner>) {
         let _ = self.owner.set(owner);
     }
@@ -70,7 +72,8 @@ impl Hub {
         self.memory.atomic_u64(self.shared_info + (offset_of!(SharedInfo, pending) + 8 * word) as u64)
     }
 
-    /// Where the shared-info page, or else a virtual CPU's own structure, has what both have.
+    /// Address of a field that each virtual CPU has: in the shared-info page for the first one, else in the virtual CPU's
+    /// structure.
     fn own(&self, vcpu: usize, first: usize, other: usize) -> u64 {
         debug_assert!(vcpu < self.vcpus);
         match vcpu {
@@ -87,14 +90,14 @@ impl Hub {
     /// Makes an event pending, and wakes the virtual CPUs that have it unmasked.
     pub fn raise(&self, port: EventPort) {
         let Some((word, bit)) = port.position() else { return };
-        // SeqCst: a guest that is about to block publishes that before it looks
-        // at the bitmap a last time; see `Domain::block`.
+        // SeqCst: a guest that is about to block publishes that before it reads the bitmap a last time; see
+        // `RunLoop::block`.
         self.pending(word).fetch_or(bit, Ordering::SeqCst);
         let unmasked = |vcpu: &usize| self.mask(*vcpu, word).load(Ordering::SeqCst) & bit == 0;
         for vcpu in (0..self.vcpus).filter(unmasked) {
             let Some(owner) = self.owner() else { return };
             owner.wake_vcpu(vcpu);
-            // A guest that unmasks upcalls does so before it looks at the bitmaps itself.
+            // A guest that unmasks upcalls does so before it reads the bitmaps itself.
             if self.handler.load(Ordering::SeqCst) != 0 && self.upcall_mask(vcpu).load(Ordering::SeqCst) == 0
             {
                 owner.interrupt(vcpu);
@@ -116,7 +119,7 @@ impl Hub {
         })
     }
 
-    /// Whether any event is pending that this virtual CPU has unmasked.
+    /// Whether an event is pending that this virtual CPU has unmasked.
     pub fn any_pending(&self, vcpu: usize) -> bool {
         (0..EVENT_WORDS).any(|word| {
             let pending = self.pending(word).load(Ordering::SeqCst);
@@ -129,7 +132,7 @@ impl Hub {
         self.memory.atomic_u32(self.own(vcpu, first, other))
     }
 
-    /// Gives the guest this handler, an address that was validated; `None` takes it away.
+    /// Sets the guest's handler to this validated address; `None` removes it.
     pub fn set_handler(&self, handler: Option<GuestAddr>) {
         self.handler.store(handler.map_or(0, |address| address.0), Ordering::SeqCst);
     }
@@ -139,12 +142,12 @@ impl Hub {
         Some(self.handler.load(Ordering::SeqCst)).filter(|&address| address != 0).map(GuestAddr)
     }
 
-    /// The handler, if a virtual CPU has to be taken to it now; upcalls are masked then.
-    /// Only for who runs that virtual CPU, while it is not in the guest.
+    /// The handler, if this virtual CPU has to be redirected to it now. Upcalls are masked then. May be called only by
+    /// the thread that runs the virtual CPU, while it is not in the guest.
     pub fn take_upcall(&self, vcpu: usize) -> Option<GuestAddr> {
         let handler = self.handler()?;
         let mask = self.upcall_mask(vcpu);
-        // Looking first leaves the page alone while nothing is to be done.
+        // Reading first avoids a write to the page when nothing is due.
         let due = mask.load(Ordering::SeqCst) == 0 && self.any_pending(vcpu);
         (due && mask.swap(1, Ordering::SeqCst) == 0).then_some(handler)
     }
@@ -155,7 +158,7 @@ impl Hub {
     }
 }
 
-/// A back end's way to its guest.
+/// A back end's connection to its guest.
 #[derive(Clone)]
 pub struct Channel {
     hub: Arc<Hub>,
@@ -168,12 +171,12 @@ impl Channel {
         self.port
     }
 
-    /// Tells the guest that its ring has news.
+    /// Tells the guest that its ring has changed.
     pub fn notify(&self) {
         self.hub.raise(self.port);
     }
 
-    /// Has whoever runs the guest look after it, though there is no event.
+    /// Wakes the guest without an event.
     pub fn wake(&self) {
         if let Some(owner) = self.hub.owner() {
             owner.wake();
@@ -185,7 +188,7 @@ impl Channel {
         self.hub.is_unmasked(self.port)
     }
 
-    /// Reports that the guest's ring indices make no sense: the guest ends with a crash report.
+    /// Reports that the guest's ring indices are invalid: the guest ends with a crash report.
     pub fn violation(&self, device: &str, violation: Violation) {
         self.terminate(format!("{device}: {violation}"));
     }
@@ -205,7 +208,7 @@ mod tests {
 
     const HANDLER: GuestAddr = GuestAddr(0x1234);
 
-    /// Counts what it is told.
+    /// Counts the calls that it gets.
     #[derive(Default)]
     struct Told {
         wakes: [AtomicU32; 2],
@@ -237,7 +240,8 @@ mod tests {
         }
     }
 
-    /// A hub whose guest of two virtual CPUs masks everything, as at its start; but the second one bears upcalls, too.
+    /// A hub whose guest of two virtual CPUs masks everything, as at its start, except that the second one accepts
+    /// upcalls.
     fn hub() -> (Arc<Hub>, Arc<Told>) {
         let mut memory = GuestMemory::new(GuestAddr(0x20_0000), 4 * PAGE_SIZE).unwrap();
         memory.allow(PAGE_SIZE..3 * PAGE_SIZE, Access::READ | Access::WRITE);
@@ -285,7 +289,7 @@ mod tests {
         assert_eq!(hub.take_upcall(0), Some(HANDLER));
         assert_eq!(hub.upcall_mask(0).load(Ordering::SeqCst), 1);
         assert_eq!(hub.take_upcall(0), None, "masked with the first");
-        // Whatever else a guest writes there holds upcalls back, too.
+        // Any other value that a guest writes there masks upcalls, too.
         for masked in [2, 1 << 31, u32::MAX] {
             hub.upcall_mask(0).store(masked, Ordering::SeqCst);
             assert_eq!(hub.take_upcall(0), None);

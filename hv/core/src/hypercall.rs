@@ -1,21 +1,21 @@
-//! Hypercalls: decode, one short match, one action.
+//! Hypercalls: decoding, and one action for each call.
 //!
-//! Numbers and arguments are the guest's: each is validated here, and nothing
-//! that a guest passes can fail in any way but an errno or its own end.
+//! Numbers and arguments come from the guest, so each is validated here. Whatever a guest passes, the only possible
+//! failures are an errno or the end of that guest.
 
 use crate::memory::{Access, GuestMemory};
 use hv_abi::hypercall::{ENTROPY_MAX, ERROR_OUTPUT_MAX, Hypercall, PANIC_MESSAGE_MAX};
 use hv_abi::{Errno, GuestAddr};
 use hv_host::clock;
 
-/// What a call asks the guest's run loop to do.
+/// What a call asks the run loop to do.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Action {
-    /// Go on with this in RAX.
+    /// Continue with this value in RAX.
     Return(i64),
     /// Wait for an event or for this guest time.
     Block(u64),
-    /// Let others run, then return 0.
+    /// Let other guests run, then return 0.
     Yield,
     /// End with this exit code.
     Exit(u8),
@@ -23,13 +23,13 @@ pub(crate) enum Action {
     Panic(String),
     /// Note that the guest has started, and return 0.
     Ready,
-    /// Take the guest to this address when events come, or to none; return 0.
+    /// Redirect the guest to this address when events come, or no longer redirect it; return 0.
     SetUpcall(Option<GuestAddr>),
-    /// Start this virtual CPU at this address, with this stack pointer, and return how that went.
+    /// Start this virtual CPU at this address, with this stack pointer, and return the result.
     StartVcpu { vcpu: u64, entry: GuestAddr, stack: GuestAddr },
     /// Stop the virtual CPU that calls.
     StopVcpu,
-    /// Write this to the error output, and return how much of it was taken.
+    /// Write this to the error output, and return how many bytes were taken.
     ErrorOutput(Vec<u8>),
 }
 
@@ -49,7 +49,7 @@ pub(crate) fn dispatch(memory: &GuestMemory, number: u32, arguments: [u64; 3]) -
         Some(Hypercall::ErrorOutput) => error_output(memory, GuestAddr(first), second),
         Some(Hypercall::VcpuStart) => start_vcpu(memory, first, GuestAddr(second), GuestAddr(third)),
         Some(Hypercall::VcpuStop) => Action::StopVcpu,
-        // Doorbells are the platform's; one that arrives here was forged as a call.
+        // Doorbells are handled by the platform. One that arrives here was made as an ordinary call by the guest.
         Some(Hypercall::EventSend) | Some(_) | None => Action::Return(i64::from(Errno::NoSys.to_status())),
     }
 }
@@ -67,7 +67,7 @@ fn set_upcall(memory: &GuestMemory, handler: GuestAddr) -> Action {
 }
 
 fn start_vcpu(memory: &GuestMemory, vcpu: u64, entry: GuestAddr, stack: GuestAddr) -> Action {
-    /// What the first call pushes.
+    /// Bytes that the first `call` instruction pushes.
     const RETURN_ADDRESS: u64 = 8;
     if !stack.0.is_multiple_of(16) {
         return Action::Return(status(Err(Errno::Invalid)));
@@ -101,8 +101,8 @@ fn message(memory: &GuestMemory, address: GuestAddr, len: u64) -> String {
     }
 }
 
-/// A guest's text, fit for a terminal and a log: line breaks become spaces, other
-/// control characters the replacement character.
+/// A guest's text, made safe for a terminal and a log: line breaks become spaces, other control characters become the
+/// replacement character.
 fn one_line(text: &str) -> String {
     text.trim()
         .chars()
@@ -126,11 +126,11 @@ fn entropy(memory: &GuestMemory, address: GuestAddr, len: u64) -> Result<u64, Er
     Ok(len)
 }
 
-/// Fills `bytes` from the host kernel's generator.
+/// Fills `bytes` from the random generator of the host's kernel.
 ///
 /// # Errors
 ///
-/// If the host's kernel refuses, as one before Linux 3.17 does.
+/// If the host's kernel refuses, as kernels before Linux 3.17 do.
 pub fn random(bytes: &mut [u8]) -> std::io::Result<()> {
     let mut done = 0;
     while done < bytes.len() {

@@ -1,40 +1,38 @@
-//! Whose source the I/O thread serves next: pure decisions, a time is a number of nanoseconds, an owner and a source
-//! are numbers.
+//! Selects the source that the I/O thread serves next. Pure decisions: a time is a number of nanoseconds, owners and
+//! sources are numbers.
 //!
-//! *Start-time fair queuing*, as for the processors ([`sched`](crate::sched)): each owner (a guest) has a
-//! virtual time, which advances by the time that the thread spends for its sources; of the owners that have
-//! something to do, the one with the least is next. So an owner that keeps the thread busy is deferred as
-//! soon as another has something to do that has used less, and that one waits for one call at most. Unused
-//! time is not saved up: an owner that comes back is at most [`CREDIT`] ahead of those that were busy
-//! meanwhile.
+//! *Start-time fair queuing*, as for the processors ([`sched`](crate::sched)): each owner (a guest) has a virtual time,
+//! which advances by the time that the thread spends on its sources. Of the owners with ready sources, the one with the
+//! least virtual time is served next. So an owner that keeps the thread busy is deferred as soon as another owner that
+//! has used less has a ready source; that one waits for one call at most. Unused time is not saved up: an owner that was
+//! idle is at most [`CREDIT`] ahead of those that were busy meanwhile.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
-/// How far an owner that has had nothing to do may be ahead of the others, in nanoseconds: the time of one
-/// call.
+/// How far an owner that was idle may be ahead of the others, in nanoseconds: the time of one call.
 const CREDIT: u64 = 100_000;
 
 /// The least that a call is charged, so that calls without work are not free.
 const LEAST: u64 = 500;
 
-/// What the thread has spent for an owner.
+/// The account of an owner.
 #[derive(Default)]
 struct Account {
     virtual_time: u64,
-    /// How many sources it has.
+    /// Number of its sources.
     sources: usize,
-    /// Those that have something to do, in the order of coming.
+    /// Its ready sources, in order of arrival.
     ready: VecDeque<u32>,
-    /// What it has not been charged for yet elsewhere.
+    /// Time, in nanoseconds, that its payer has not been charged for yet.
     owed: u64,
 }
 
-/// Owners and their sources that have something to do.
+/// Owners, and their ready sources.
 #[derive(Default)]
 pub(super) struct FairQueue {
     accounts: HashMap<u64, Account>,
     ready: BTreeSet<(u64, u64)>,
-    /// Where the owner stood that was served last.
+    /// Virtual time of the owner that was served last.
     virtual_time: u64,
 }
 
@@ -44,7 +42,7 @@ impl FairQueue {
         self.accounts.entry(owner).or_default().sources += 1;
     }
 
-    /// One of an owner's sources is gone, and is not in line.
+    /// One of an owner's sources is gone. It is not in the queue.
     pub(super) fn leave(&mut self, owner: u64) {
         let Some(account) = self.accounts.get_mut(&owner) else { return };
         account.sources -= 1;
@@ -54,7 +52,7 @@ impl FairQueue {
         }
     }
 
-    /// A source that is not in line has something to do.
+    /// A source that is not in the queue becomes ready.
     pub(super) fn push(&mut self, owner: u64, source: u32) {
         let Some(account) = self.accounts.get_mut(&owner) else { return };
         account.ready.push_back(source);
@@ -64,7 +62,7 @@ impl FairQueue {
         }
     }
 
-    /// Takes the source that is next out of the line. Its owner has to be [charged](Self::charge) before anything else.
+    /// Takes the next source out of the queue. Its owner has to be [charged](Self::charge) before anything else.
     pub(super) fn next(&mut self) -> Option<(u64, u32)> {
         let (virtual_time, owner) = self.ready.pop_first()?;
         self.virtual_time = self.virtual_time.max(virtual_time);
@@ -72,8 +70,8 @@ impl FairQueue {
         Some((owner, source))
     }
 
-    /// The thread has spent so much time for an owner. Returns all that it is yet to be charged elsewhere, once that
-    /// is worth the while.
+    /// The thread has spent so much time for an owner. Returns the total that the owner's payer still has to be charged,
+    /// once it is large enough to be worth a call.
     pub(super) fn charge(&mut self, owner: u64, time: u64) -> Option<u64> {
         const WORTH: u64 = 200_000;
         let account = self.accounts.get_mut(&owner)?;
@@ -86,7 +84,7 @@ impl FairQueue {
         (account.owed >= WORTH).then(|| std::mem::take(&mut account.owed))
     }
 
-    /// Whether no owner has anything to do.
+    /// Whether no owner has a ready source.
     pub(super) fn is_empty(&self) -> bool {
         self.ready.is_empty()
     }
@@ -114,7 +112,7 @@ mod tests {
             Simulated { queue, now: 0, spent: HashMap::new() }
         }
 
-        /// Serves one source for this long. Returns which.
+        /// Serves one source for this long. Returns which one.
         fn serve(&mut self, time: impl Fn(u64) -> u64) -> u32 {
             let (owner, source) = self.queue.next().expect("somebody is ready");
             self.now += time(owner);
@@ -173,7 +171,7 @@ mod tests {
             thread.queue.push(2, 200);
             thread.serve(|_| 100_000);
         }
-        // The first comes back from a long sleep, and keeps the thread busy: no more than its credit comes first.
+        // The first owner was idle for long, and then keeps the thread busy: it gets no more than its credit in advance.
         thread.queue.push(1, 100);
         thread.queue.push(2, 200);
         let first: Vec<_> = (0..8)

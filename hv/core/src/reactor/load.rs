@@ -1,27 +1,27 @@
-//! Whether the I/O thread needs a processor of its own: a pure decision, from how long it has worked.
+//! Whether the I/O thread needs a processor of its own. A pure decision, from how much time it has worked.
 //!
-//! Where guests keep all processors busy, a thread that works much of the time takes turns with one of them
-//! on the same processor, some ten thousand times a second: both make little progress, and what waits for
-//! either waits for the host's clock tick. Then guests leave it one processor.
+//! If guests keep all processors busy, an I/O thread that works much of the time shares a processor with one of them, and
+//! the host switches between the two some ten thousand times a second. Both make little progress, and what waits for
+//! either waits for the host's clock tick. In this case guests leave one processor to the I/O thread.
 
 use std::time::{Duration, Instant};
 
-/// Over how long its work is added up.
+/// The interval over which its work is summed.
 const WINDOW: Duration = Duration::from_millis(4);
-/// Work of more than one part in so many of the time is much.
+/// The load is high if the work takes more than one part in so many of the time.
 const MUCH: u32 = 3;
-/// For how long it keeps a processor at least, at first and at last: each time that it needs one again soon
-/// after giving it back, it is twice as long. A guest that rings without need rings less with fewer
-/// processors, so only giving the processor back shows whether the load is over.
+/// The shortest time for which it keeps a processor: the first value and the limit. The time doubles whenever it needs a
+/// processor again soon after giving it back. A guest that rings needlessly rings less on fewer processors, so only
+/// giving the processor back shows whether the load is over.
 const FIRST_HOLD: Duration = Duration::from_millis(20);
 const LAST_HOLD: Duration = Duration::from_secs(1);
 
-/// How much the I/O thread has to do.
+/// The load of the I/O thread.
 pub(super) struct ThreadLoad {
     begin: Instant,
-    /// Elapsed time of the rounds since then: what they wait for a processor included.
+    /// Elapsed time of the rounds since then, including the time that they waited for a processor.
     worked: Duration,
-    /// Its CPU time at the beginning: what it takes to fall asleep and to wake up included.
+    /// Its CPU time at the beginning. This clock also counts what falling asleep and waking up take.
     cpu_time: Duration,
     /// Until when it keeps its processor, if it has one.
     held: Option<Instant>,
@@ -35,13 +35,13 @@ impl ThreadLoad {
         ThreadLoad { begin: now, worked, cpu_time, held: None, hold: FIRST_HOLD, released: None }
     }
 
-    /// When [`note`](Self::note) is to be called at the latest.
+    /// The latest time of the next call of [`note`](Self::note).
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.held.map(|until| until.max(self.begin + WINDOW))
     }
 
-    /// A round has taken this long and is over now. Returns whether the thread needs a processor of its own, if that
-    /// has changed. `cpu_time` is read now and then only.
+    /// A round has taken this long and ends now. If the need for a processor of its own has changed, returns whether
+    /// there is one. `cpu_time` is read only now and then.
     pub(super) fn note(
         &mut self,
         worked: Duration,
@@ -78,7 +78,7 @@ mod tests {
 
     const STEP: Duration = Duration::from_micros(100);
 
-    /// Works for a part of each step, and says when it got and gave back a processor, in milliseconds.
+    /// Works for a part of each step. Returns when it got and gave back a processor, in milliseconds.
     fn changes(
         load: &mut ThreadLoad,
         now: &mut Instant,
@@ -109,7 +109,7 @@ mod tests {
         let mut now = Instant::now();
         let mut load = ThreadLoad::new(now, Duration::ZERO);
         assert_eq!(changes(&mut load, &mut now, Duration::from_secs(1), |_| 0.9), [(4, true)]);
-        // Nothing is done any more: the thread looks once more.
+        // No more work: the thread checks once more.
         let at = load.deadline().unwrap();
         assert!(at <= now + WINDOW);
         assert_eq!(load.note(Duration::ZERO, now.max(at), || Duration::ZERO), Some(false));

@@ -1,13 +1,13 @@
 //! The I/O thread: one readiness loop for the back ends of all guests.
 //!
-//! A [`Source`] is anything that waits for descriptors or for time: a doorbell
-//! with its device, a network. The reactor owns it, calls it from one thread,
-//! and never blocks in it.
+//! A [`Source`] is anything that waits for descriptors or for time: a doorbell with its device, a network. The reactor
+//! owns it and calls it from one thread. Sources never block.
 //!
-//! Sources belong to owners, guests mostly, between which the thread divides its time (`fair`); they are charged for it.
+//! Sources belong to owners, mostly guests. The thread divides its time fairly between owners (`fair`), and they are
+//! charged for it.
 //!
-//! No caller waits for a source without a limit. One that is removed while the host still works for it (a
-//! disk that does not answer) stays here until that is over, and nothing is freed before.
+//! Calls that wait for a source have a time limit. A source that is removed while the host still works for it (a disk
+//! that does not answer) stays here until that work is over. Nothing is freed before.
 
 mod fair;
 mod load;
@@ -31,34 +31,31 @@ pub trait Source: Send {
     ///
     /// # Errors
     ///
-    /// When the host refuses to watch a descriptor: the source is not driven then.
+    /// If the host refuses to watch a descriptor. The source is not driven then.
     fn start(&mut self, io: Registrar) -> io::Result<()>;
 
     /// A descriptor that was registered with `key` is ready (edge-triggered:
     /// act until `WouldBlock`). It may be a spurious call.
     fn ready(&mut self, key: u32, event: &Event);
 
-    /// Called after every round of `ready` calls to this source and once its
-    /// last deadline has passed. Returns when it wants to be called next if
-    /// nothing else happens before.
+    /// Called after every round of `ready` calls to this source, and when its last deadline has passed. Returns when it
+    /// wants to be called next if nothing else happens before.
     fn poll(&mut self, now: Instant) -> Option<Instant>;
 
-    /// Finishes what it has taken on, and takes on nothing more. Returns whether that is
-    /// done; it is called again until it is. No other method is called from then on until
-    /// the source is resumed.
+    /// Finishes the requests that it has accepted, and accepts no more. Returns whether that is done. It is called again
+    /// until it is. No other method is called from then on until the source is resumed.
     fn settle(&mut self) -> bool {
         true
     }
 
-    /// Takes on nothing more, and gives up what it has not begun. Returns whether nothing is under
-    /// way any more: it is called again until then, and the source is dropped. No other method but
-    /// `ready` is called from then on.
+    /// Accepts no more requests, and drops those that it has not begun. Returns whether nothing is in flight any more. It
+    /// is called again until then, and then the source is dropped. No other method but `ready` is called from then on.
     fn close(&mut self) -> bool {
         true
     }
 
-    /// Takes its state from the rings in its guest's memory, which was reset while it was settled. Returns
-    /// false if it cannot: then it is of no further use.
+    /// Takes its state from the rings in its guest's memory, which was reset while the source was settled. Returns false
+    /// if it cannot. Then the source cannot be used any more.
     fn reset(&mut self) -> bool {
         false
     }
@@ -77,7 +74,7 @@ impl Registrar {
     ///
     /// # Errors
     ///
-    /// If the host has no further descriptor.
+    /// If the host has no more descriptors.
     pub fn new(registry: &Registry, slot: u32) -> io::Result<Self> {
         Ok(Registrar { registry: registry.try_clone()?, slot })
     }
@@ -86,7 +83,7 @@ impl Registrar {
     ///
     /// # Errors
     ///
-    /// If the host has no further descriptor.
+    /// If the host has no more descriptors.
     pub fn try_clone(&self) -> io::Result<Self> {
         Registrar::new(&self.registry, self.slot)
     }
@@ -99,7 +96,7 @@ impl Registrar {
     ///
     /// # Errors
     ///
-    /// If it cannot be watched, or is already.
+    /// If it cannot be watched, or is watched already.
     pub fn register(
         &self,
         source: &mut (impl mio::event::Source + ?Sized),
@@ -133,7 +130,7 @@ impl Registrar {
     }
 }
 
-/// Called on the I/O thread when it begins or ceases to need a processor of its own.
+/// Called on the I/O thread with whether it needs a processor of its own, whenever that changes.
 pub(crate) type OwnProcessor = Box<dyn Fn(bool) + Send>;
 
 /// A task that is charged for the I/O thread's work.
@@ -142,7 +139,7 @@ pub trait Payer: Send + Sync {
     fn charge(&self, time: Duration);
 }
 
-/// The owner of sources, which share its part of the I/O thread's time.
+/// An owner of sources. Its sources share its part of the I/O thread's time.
 #[derive(Clone)]
 pub(crate) struct SourceOwner {
     number: u64,
@@ -164,7 +161,7 @@ pub struct Reactor {
     thread: Option<JoinHandle<()>>,
 }
 
-/// How long [`Reactor::remove`] waits for what is under way. Work on a disk that answers is over by then.
+/// How long [`Reactor::remove`] waits for work in flight. Work on a disk that answers takes less.
 const REMOVAL: Duration = Duration::from_millis(20);
 
 impl Reactor {
@@ -172,12 +169,12 @@ impl Reactor {
     ///
     /// # Errors
     ///
-    /// If the host makes no further thread or descriptor.
+    /// If the host refuses another thread or descriptor.
     pub fn new() -> io::Result<Self> {
         Self::with_own_processor(Box::new(|_| {}))
     }
 
-    /// [`new`](Self::new) for a thread that says when it needs a processor of its own, and when that is over.
+    /// [`new`](Self::new) for a thread that reports when it begins and ceases to need a processor of its own.
     pub(crate) fn with_own_processor(own_processor: OwnProcessor) -> io::Result<Self> {
         hv_host::prompt::niceness();
         let poll = Poll::new()?;
@@ -199,7 +196,7 @@ impl Reactor {
     }
 
     fn send(&self, command: Command) {
-        // A thread that has ended, by a panic, receives nothing.
+        // The send fails if the thread has ended by a panic.
         if self.commands.send(command).is_ok() {
             let _ = self.waker.wake();
         }
@@ -210,8 +207,8 @@ impl Reactor {
         SourceOwner { number: self.owners.fetch_add(1, Ordering::Relaxed), payer }
     }
 
-    /// Gives a source of hv's own to the I/O thread. An error of its
-    /// [`start`](Source::start) is logged, and the source dropped.
+    /// Gives one of hv's own sources to the I/O thread. If its [`start`](Source::start) fails, the error is logged and
+    /// the source is dropped.
     pub fn add(&self, source: Box<dyn Source>) -> SourceId {
         self.add_for(&self.owner(None), source)
     }
@@ -223,40 +220,39 @@ impl Reactor {
         SourceId(slot)
     }
 
-    /// Has sources finish what they have taken on: until [`resume`](Self::resume) they take on
-    /// nothing more. Returns whether all have finished within this time.
+    /// Lets sources finish the requests that they have accepted. They accept no more until [`resume`](Self::resume).
+    /// Returns whether all have finished within this time.
     pub fn pause(&self, ids: &[SourceId], within: Duration) -> bool {
         let (tell, wait) = bounded(ids.len());
         for &id in ids {
             self.pause_then(id, within, sends(&tell));
         }
         drop(tell);
-        // All are heard, so that none is told of later.
+        // All replies are received, so that none arrives later.
         let settled = wait.iter().filter(|&settled| settled).count();
         settled == ids.len()
     }
 
-    /// [`pause`](Self::pause) without waiting: the I/O thread calls `then`, which must not block, with whether the
-    /// source has finished, once it has or the time is over.
+    /// [`pause`](Self::pause) without waiting. The I/O thread calls `then`, which must not block, with whether the source
+    /// has finished: as soon as it has, or when the time is over.
     pub(crate) fn pause_then(&self, id: SourceId, within: Duration, then: Tell) {
         self.send(Command::Pause(id.0, Instant::now() + within, then));
     }
 
-    /// Resets a paused source, whose guest's memory was reset.
-    /// Returns false if it cannot be.
+    /// Resets a paused source whose guest's memory was reset. Returns false if the source cannot be reset.
     pub fn reset(&self, id: SourceId) -> bool {
         let (done, wait) = bounded(1);
         self.send(Command::Reset(id.0, done));
         wait.recv().unwrap_or(false)
     }
 
-    /// Lets a paused source go on.
+    /// Resumes a paused source.
     pub fn resume(&self, id: SourceId) {
         self.send(Command::Resume(id.0));
     }
 
-    /// Drops sources, and returns once they are gone. One for which the host still works after
-    /// a moment is dropped when that is over, and [counted](Self::closing) until then.
+    /// Drops sources, and returns once they are gone. A source for which the host still works after a short time is
+    /// dropped when that work is over, and [counted](Self::closing) until then.
     pub fn remove(&self, ids: &[SourceId]) {
         let (tell, wait) = bounded(ids.len());
         for &id in ids {
@@ -267,17 +263,17 @@ impl Reactor {
         while wait.recv_deadline(until).is_ok() {}
     }
 
-    /// Sources that were removed, and for which the host still works.
+    /// Number of removed sources for which the host still works.
     pub fn closing(&self) -> usize {
         self.closing.load(Ordering::Relaxed)
     }
 }
 
-/// Tells a channel that has room.
+/// A callback that sends to a channel with free capacity.
 fn sends(tell: &Sender<bool>) -> Tell {
     let tell = tell.clone();
     Box::new(move |over| {
-        // The receiver may be gone.
+        // The receiver may be dropped already.
         let _ = tell.send(over);
     })
 }
@@ -286,8 +282,8 @@ impl Drop for Reactor {
     fn drop(&mut self) {
         let (tell, wait) = bounded(1);
         self.send(Command::Stop(tell));
-        // The thread ends when nothing is under way: until then it keeps the memory of that work alive.
-        // Nothing waits for it.
+        // With work in flight, the thread keeps its memory alive and ends by itself when that work is over. Nothing waits
+        // for it.
         if wait.recv() != Ok(true)
             && let Some(thread) = self.thread.take()
         {

@@ -14,53 +14,53 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-/// Called on the I/O thread with whether something has ended.
+/// Called on the I/O thread with whether an operation has finished.
 pub(crate) type Tell = Box<dyn FnOnce(bool) + Send>;
 
 pub(super) enum Command {
     Add(u32, SourceOwner, Box<dyn Source>),
-    /// Close the source, and say so when it is dropped.
+    /// Close the source, and report when it is dropped.
     Remove(u32, Tell),
-    /// Settle the source until this moment, and say whether it has.
+    /// Settle the source until this time, and report whether it has settled.
     Pause(u32, Instant, Tell),
-    /// Reset the source, then say whether it could.
+    /// Reset the source, then report whether that succeeded.
     Reset(u32, Sender<bool>),
     Resume(u32),
-    /// Close all sources, and say whether something is under way that has to be waited for.
+    /// Close all sources, and report whether work is in flight that still keeps the thread running.
     Stop(Sender<bool>),
 }
 
 /// The slot of the reactor's own waker.
 pub(super) const WAKER: Token = Token(usize::MAX);
 
-/// How often a source that settles or closes is looked at, if nothing happens to it before: at first, and
-/// at last.
+/// The interval at which a source that settles or closes is called if nothing else happens to it: the first value and the
+/// limit.
 const LOOK: Duration = Duration::from_micros(200);
 const LAST_LOOK: Duration = Duration::from_millis(100);
 
 /// The mode of a source.
 enum Mode {
     Running,
-    /// It settles, and is then not called until it is resumed. The caller waits for that until a deadline.
+    /// It settles, and is then not called until it is resumed. The caller waits for that, until a deadline.
     Paused(Option<(Instant, Tell)>),
-    /// It is dropped as soon as nothing is under way; then the caller is told.
+    /// It is dropped as soon as nothing is in flight. Then the caller is told.
     Closing(Tell),
 }
 
-/// After this long, the loop looks who else has something to do.
+/// After this time, the loop polls for other ready sources.
 const LOOK_AROUND: Duration = Duration::from_micros(100);
 
-/// Measures how much of an interval this thread has worked, and was not waiting for a processor.
+/// Measures how much of an interval this thread has worked, without the time in which it waited for a processor.
 struct WorkClock {
     clock: CpuClock,
-    /// Where it stood when it was last read.
+    /// Its value when it was last read.
     read: Duration,
-    /// Intervals since then that were taken as they are.
+    /// Sum of the short intervals since then, which were counted as they are.
     unread: Duration,
 }
 
 impl WorkClock {
-    /// A shorter interval is not worth the system call.
+    /// For a shorter interval the clock is not read: the system call costs too much.
     const SHORT: Duration = Duration::from_micros(50);
 
     fn new() -> Self {
@@ -88,26 +88,26 @@ struct Driven {
     queued: bool,
     deadline: Option<Instant>,
     mode: Mode,
-    /// After which time it is looked at again while it settles or closes.
+    /// The interval until it is called again while it settles or closes.
     look: Duration,
 }
 
 impl Driven {
-    /// Changes the mode, unless it is the last.
+    /// Changes the mode, unless the source is closing.
     fn enter(&mut self, mode: Mode) {
         if !matches!(self.mode, Mode::Closing(_)) {
             (self.mode, self.look) = (mode, LOOK);
         }
     }
 
-    /// When to look at what is not over.
+    /// When to call it again, if it has not finished.
     fn later(&mut self, now: Instant) -> Instant {
         let next = now + self.look;
         self.look = (self.look * 2).min(LAST_LOOK);
         next
     }
 
-    /// Goes on settling. Returns when to look again.
+    /// Continues to settle. Returns when to call it again.
     fn settle(&mut self, now: Instant) -> Option<Instant> {
         let settled = self.source.settle();
         let Mode::Paused(waiting) = &mut self.mode else { return None };
@@ -128,13 +128,13 @@ pub(super) struct Loop {
     sources: HashMap<u32, Driven>,
     deadlines: BTreeSet<(Instant, u32)>,
     queue: FairQueue,
-    /// From the time that the loop runs.
+    /// The clock of this thread's work; `None` until the loop runs.
     work: Option<WorkClock>,
-    /// How many of the sources are closing.
+    /// Number of sources that are closing.
     closing: Arc<AtomicUsize>,
-    /// Told whether this thread needs a processor of its own.
+    /// Called with whether this thread needs a processor of its own.
     own_processor: OwnProcessor,
-    /// It ends once there are no sources.
+    /// The loop ends once there are no sources.
     stopping: bool,
 }
 
@@ -210,21 +210,21 @@ impl Loop {
         }
     }
 
-    /// Passes an event to a source, and queues the source. Returns the time.
+    /// Passes an event to a source, and queues the source. Returns the current time.
     fn ready(&mut self, event: &Event, now: Instant) -> Instant {
         let slot = (event.token().0 >> 32) as u32;
         let Some(driven) = self.sources.get_mut(&slot) else { return now };
-        // An event for a paused source is not lost: the source looks at everything when it is resumed.
+        // An event for a paused source is not lost: the source checks everything when it is resumed.
         driven.source.ready(event.token().0 as u32, event);
         let owner = driven.owner.clone();
         self.enqueue(slot);
         self.charge(&owner, now)
     }
 
-    /// Calls a source that was queued. Returns the time.
+    /// Calls a source that was queued. Returns the current time.
     fn serve(&mut self, number: u64, slot: u32, now: Instant) -> Instant {
         let Some(driven) = self.sources.get_mut(&slot) else {
-            // It was closed meanwhile.
+            // It has been closed since.
             self.queue.charge(number, 0);
             return now;
         };
@@ -234,7 +234,7 @@ impl Loop {
         self.charge(&owner, now)
     }
 
-    /// Charges an owner for this thread's work since a moment. Returns what time it is.
+    /// Charges an owner for this thread's work since a point in time. Returns the current time.
     fn charge(&mut self, owner: &SourceOwner, since: Instant) -> Instant {
         let now = Instant::now();
         let worked = self.work.as_mut().map_or(now - since, |work| work.worked(now - since));
@@ -246,7 +246,7 @@ impl Loop {
         now
     }
 
-    /// Queues a source, to be called when its owner is next.
+    /// Queues a source, to be called when its owner is selected.
     fn enqueue(&mut self, slot: u32) {
         if let Some(driven) = self.sources.get_mut(&slot)
             && !std::mem::replace(&mut driven.queued, true)
@@ -255,7 +255,7 @@ impl Loop {
         }
     }
 
-    /// Carries out a command. Returns the source that is to be called for it.
+    /// Carries out a command. Returns the source that has to be called afterwards.
     fn obey(&mut self, command: Command) -> Option<u32> {
         match command {
             Command::Add(slot, owner, source) => return self.add(slot, owner, source),
@@ -357,7 +357,7 @@ mod tests {
     use crate::reactor::Reactor;
     use std::sync::mpsc;
 
-    /// A source that always has something to do, or once.
+    /// A source that is always ready, or ready once.
     struct Counted {
         always: bool,
         called: mpsc::Sender<&'static str>,
@@ -387,13 +387,13 @@ mod tests {
         };
         let ids: Vec<_> = (0..8).map(|_| add(&busy, "busy", true)).collect();
         assert!((0..10_000).all(|_| calls.recv() == Ok("busy")));
-        // What comes meanwhile is in line behind at most those calls that were made before the thread looked.
+        // A new source is queued behind at most those calls that were made before the thread polled.
         add(&reactor.owner(None), "other", false);
         assert!(calls.iter().any(|name| name == "other"));
         reactor.remove(&ids);
         drop(reactor);
         drop(called);
-        // It ends once all of them are dropped; who had something to do once was called once.
+        // It ends once all of them are dropped. The source that was ready once was called once.
         assert!(calls.iter().all(|name| name == "busy"));
     }
 }

@@ -1,4 +1,4 @@
-//! What the lock of a scheduler protects: the policy, and the threads that have nothing to run.
+//! What the lock of a scheduler protects: the policy, and the idle threads.
 
 use super::policy::{Id, Policy, Time};
 use super::ticker::Ticker;
@@ -7,29 +7,29 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::Thread;
 
-/// A thread in [`Scheduler::work`] that has nothing to run.
+/// An idle thread in [`Scheduler::work`].
 pub(super) struct Idle {
     pub(super) thread: Thread,
-    /// When it will look again by itself.
+    /// When it will check by itself.
     pub(super) watches: Option<Time>,
 }
 
 pub(super) struct Core {
     pub(super) policy: Policy<TaskSlot>,
-    /// The last one is the next to be woken: its caches are the warmest.
+    /// The last one is woken next: its caches are the warmest.
     pub(super) idle: Vec<Idle>,
     /// Threads that were idle and are about to choose a task.
     pub(super) free: usize,
     /// Threads in [`Scheduler::work`].
     pub(super) workers: usize,
-    /// One thread less than there are is to run tasks.
+    /// One thread fewer than there are may run tasks.
     pub(super) spared: bool,
-    /// Counts the reasons to look at end conditions again.
+    /// Counts the requests to check end conditions again.
     pub(super) notifications: u64,
     pub(super) ticker: Ticker,
 }
 
-/// What is to be done once the lock is released.
+/// Calls that are made once the lock is released.
 #[derive(Default)]
 pub(super) struct Calls {
     unpark: Vec<Thread>,
@@ -44,8 +44,8 @@ impl Calls {
 }
 
 impl Core {
-    /// Sees to it that what is in line is run, that time slices end when they should,
-    /// and that somebody watches for what comes next.
+    /// Makes sure that threads run the tasks in the run queue, that time slices end when they should, and that a thread
+    /// watches for the next event.
     pub(super) fn settle(&mut self, shared: &Arc<SharedScheduler>, now: Time) -> Calls {
         let mut calls = self.dispatch(now);
         shared.crowded.store(self.idle.is_empty() && self.workers > 1, Ordering::Relaxed);
@@ -70,25 +70,25 @@ impl Core {
         calls
     }
 
-    /// How many tasks may run at once.
+    /// How many tasks may run at the same time.
     pub(super) fn most(&self) -> usize {
         if self.spared && self.workers > 1 { self.workers - 1 } else { self.workers }
     }
 
-    /// The task that is to run now on a thread that has none.
+    /// The task that a thread without one has to run now.
     pub(super) fn choose(&mut self, now: Time) -> Option<Id> {
         if self.policy.running() < self.most() { self.policy.pick(now) } else { None }
     }
 
-    /// The next time that something has to be done, if no idle thread watches for it.
+    /// The time of the next event, if no idle thread watches for it.
     pub(super) fn unwatched(&self, now: Time) -> Option<Time> {
-        // Without anybody in `work`, nothing can be done then either.
+        // Without a thread in `work`, nothing could be done then.
         let at = if self.workers > 0 { self.policy.next_event(self.free, now)? } else { return None };
         let watched = self.idle.iter().any(|idle| idle.watches.is_some_and(|watches| watches <= at));
         (!watched).then_some(at)
     }
 
-    /// Has an idle thread watch. Returns what is left to the ticker.
+    /// Makes an idle thread watch for the next event. Returns its time if the ticker has to watch.
     pub(super) fn assign(&mut self, calls: &mut Calls, now: Time) -> Option<Time> {
         let at = self.unwatched(now)?;
         let Some(idle) = self.idle.last_mut() else { return Some(at) };

@@ -1,7 +1,7 @@
-//! Who runs when: tasks, the threads that run them, and timers.
+//! The scheduler: tasks, the threads that run them, and timers.
 //!
-//! A task runs until it has a reason to stop, and holds a thread only while
-//! it runs; a blocked task is an entry in a table.
+//! A task runs until it has a reason to stop, and holds a thread only while it runs. A blocked task is an entry in a
+//! table.
 //!
 //! ```text
 //!            wake            run                  Ready
@@ -13,14 +13,12 @@
 //!     └───────────────────────────────┘
 //! ```
 //!
-//! `Woken` is what makes a wake-up between a task's decision to block and its
-//! blocking count.
+//! `Woken` keeps a wake-up that comes after a task has decided to block and before it is marked as blocked.
 //!
-//! `policy` decides: virtual time, weights, caps, slices. What is here does it:
-//! one lock around the policy; threads that run what it chooses, and park when there
-//! is nothing. Somebody always watches for the next deadline or end of a slice: a thread that
-//! has nothing to run, or else the *ticker*, a thread that is made the first
-//! time that all others are busy. It costs a guest that is alone nothing.
+//! `policy` makes the decisions: virtual time, weights, caps, slices. This module carries them out: one lock around the
+//! policy, and threads that run the chosen tasks and park when there are none. One thread always watches for the next
+//! deadline or end of a slice: an idle thread, or else the *ticker*, a thread that is made when all others are busy for
+//! the first time. A guest that is alone has no cost from it.
 
 mod core;
 mod policy;
@@ -56,25 +54,22 @@ pub trait Task: Send + Sync {
     /// Runs until there is a reason to stop.
     fn run(&self) -> Next;
 
-    /// Has the current [`run`](Self::run), or else the next, return
-    /// [`Next::Ready`] soon. Called from another thread.
+    /// Makes the current [`run`](Self::run), or else the next, return [`Next::Ready`] soon. Called from another thread.
     fn preempt(&self);
 
-    /// The clock of a process that does the task's work apart from the thread that calls
-    /// [`run`](Self::run), if there is one.
+    /// The clock of a process that does the task's work, if that is not done by the thread that calls [`run`](Self::run).
     fn clock(&self) -> Option<CpuClock> {
         None
     }
 
-    /// Elapsed time of all time slices in which the task slept, and so kept its thread from other tasks. It
-    /// is charged as if it had used its processor.
+    /// Total elapsed time in which the task slept during its time slices, and so kept its thread from other tasks. It is
+    /// charged as if the task had used its processor.
     fn slept(&self) -> Duration {
         Duration::ZERO
     }
 }
 
-/// A task's place in a scheduler. Dropping it takes the task out: at once, or
-/// after the time slice that it has.
+/// A task's entry in a scheduler. Dropping it removes the task: at once, or after its current time slice.
 pub struct Entity {
     id: Id,
     shared: Arc<SharedScheduler>,
@@ -82,14 +77,14 @@ pub struct Entity {
 
 /// What the policy keeps for each task.
 struct TaskSlot {
-    /// Until it has ended.
+    /// `None` after the task has ended.
     task: Option<Arc<dyn Task>>,
-    /// While it runs.
+    /// `None` while the task does not run.
     slice: Option<Slice>,
-    /// Where the clock of its own process stood at the end of its last time slice. What that process
-    /// does between time slices, which it should not, its next time slice is charged for.
+    /// Value of the clock of its own process at the end of its last time slice. If that process runs between time slices,
+    /// which it should not, the next time slice is charged for it.
     apart: Duration,
-    /// For how much of its [sleep](Task::slept) it has been charged.
+    /// How much of its [sleep](Task::slept) it has been charged for.
     slept: Duration,
 }
 
@@ -100,28 +95,28 @@ impl TaskSlot {
 }
 
 impl TaskSlot {
-    /// What the task has slept and was not charged for yet.
+    /// How much the task has slept without being charged yet.
     fn take_slept(&mut self) -> Duration {
         let slept = self.task.as_ref().map_or(self.slept, |task| task.slept());
         slept.saturating_sub(std::mem::replace(&mut self.slept, slept))
     }
 }
 
-/// The time slice that a task has.
+/// The current time slice of a task.
 #[derive(Clone, Copy)]
 struct Slice {
     thread: CpuClock,
-    /// Where the thread's clock stood when the time slice began.
+    /// The thread's clock when the time slice began.
     begin: Duration,
     /// The clock of the task's own process.
     apart: Option<CpuClock>,
 }
 
 impl Slice {
-    /// CPU time used, if the thread's clock stands there, and where the process' clock stands.
+    /// CPU time used up to this value of the thread's clock, and the current value of the process' clock.
     fn used(&self, thread: Duration, before: Duration) -> (Duration, Duration) {
         let apart = self.apart.map_or(before, CpuClock::read);
-        // Another process may have taken the first one's place.
+        // The process may have been replaced by another one.
         let more = apart.checked_sub(before).unwrap_or(apart);
         (thread - self.begin + more, apart)
     }
@@ -130,7 +125,7 @@ impl Slice {
 struct SharedScheduler {
     core: Mutex<Core>,
     start: Instant,
-    /// Whether no thread is without a task.
+    /// Whether all threads are running a task.
     crowded: Arc<AtomicBool>,
 }
 
@@ -147,7 +142,7 @@ impl SharedScheduler {
         self.time(Instant::now())
     }
 
-    /// Changes something from outside of [`Scheduler::work`].
+    /// Changes something from outside [`Scheduler::work`].
     fn change<R>(self: &Arc<Self>, change: impl FnOnce(&mut Core, Time) -> R) -> R {
         let now = self.now();
         let mut core = self.core();
@@ -171,7 +166,8 @@ impl Entity {
         self.shared.change(|core, now| core.policy.wake(self.id, now));
     }
 
-    /// Charges the task for what others have done for it, of its share and its cap; it is not its CPU time.
+    /// Charges the task for work that others have done for it, against its share and its cap. It is not part of its CPU
+    /// time.
     pub fn charge(&self, time: Duration) {
         self.shared.change(|core, now| core.policy.charge(self.id, time.as_nanos() as u64, now));
     }
@@ -181,10 +177,10 @@ impl Entity {
         self.shared.change(|core, now| core.policy.set_share(self.id, share, now));
     }
 
-    /// CPU time that the task has used, the time slice that it has included.
+    /// CPU time that the task has used, including the current time slice.
     pub fn cpu_time(&self) -> Duration {
         let mut core = self.shared.core();
-        // It runs as long as the lock is held, so its thread lives.
+        // A running task cannot stop while the lock is held, so its thread lives.
         let TaskSlot { task, slice, apart, slept } = core.policy.payload(self.id);
         let running = slice.map_or(Duration::ZERO, |slice| {
             let more = task.as_ref().map_or(Duration::ZERO, |task| task.slept().saturating_sub(*slept));
@@ -196,12 +192,12 @@ impl Entity {
 
 impl Drop for Entity {
     fn drop(&mut self) {
-        // The task is dropped without the lock: its end may take a while.
+        // The task is dropped without the lock: that may take some time.
         drop(self.shared.change(|core, _| core.policy.remove(self.id)));
     }
 }
 
-/// A set of tasks, and what decides which of them run.
+/// A set of tasks, and the policy that decides which of them run.
 #[derive(Clone)]
 pub struct Scheduler {
     shared: Arc<SharedScheduler>,
@@ -233,25 +229,25 @@ impl Scheduler {
         Arc::new(Entity { id, shared: self.shared.clone() })
     }
 
-    /// Adds a task that has one share together with another one of this scheduler.
+    /// Adds a task that shares one share with another task of this scheduler.
     pub fn add_beside(&self, other: &Entity, task: Arc<dyn Task>) -> Arc<Entity> {
         let id = self.shared.core().policy.add_beside(other.id, TaskSlot::new(task));
         Arc::new(Entity { id, shared: self.shared.clone() })
     }
 
-    /// Whether all of several threads have a task, or are about to.
+    /// The flag that says whether all of several threads run a task, or are about to.
     pub fn crowded(&self) -> Arc<AtomicBool> {
         self.shared.crowded.clone()
     }
 
-    /// Makes threads in [`work`](Self::work) look at their `done` again.
+    /// Makes threads in [`work`](Self::work) check their `done` again.
     pub fn notify(&self) {
         let mut calls = Calls::default();
         self.shared.core().notify(&mut calls);
         calls.make();
     }
 
-    /// Whether to leave one processor of several to somebody else.
+    /// Whether tasks leave one of several processors free.
     pub fn spare(&self, spare: bool) {
         self.shared.change(|core, now| {
             core.spared = spare;
@@ -261,20 +257,19 @@ impl Scheduler {
         });
     }
 
-    /// [Notifies](Self::notify) once this time has come, unless what is returned
-    /// has been dropped.
+    /// [Notifies](Self::notify) once this time has come, unless the returned entity was dropped before.
     pub fn notify_at(&self, at: Instant) -> Arc<Entity> {
         let entity = self.add(Arc::new(Alarm(at)), Share::default());
         entity.wake();
         entity
     }
 
-    /// Runs ready tasks on this thread until `done`, which is looked at first,
-    /// whenever a task has ended, and when [notified](Self::notify).
+    /// Runs ready tasks on this thread until `done` returns true. `done` is called at the beginning, whenever a task has
+    /// ended, and when [notified](Self::notify).
     pub fn work(&self, done: &dyn Fn() -> bool) {
         let (shared, this) = (&self.shared, std::thread::current());
         let clock = CpuClock::of_this_thread();
-        // A time slice begins where the one before ended: a task pays for being chosen.
+        // A time slice begins where the previous one ended: a task pays for the time that choosing it took.
         let mut begin = clock.read();
         let mut seen = None;
         let mut core = shared.core();
@@ -326,13 +321,13 @@ impl Scheduler {
             }
         }
         core.workers -= 1;
-        // Others do what this thread leaves.
+        // The other threads take over what this thread watched.
         let calls = core.settle(shared, shared.now());
         drop(core);
         calls.make();
     }
 
-    /// Ends a time slice, with the thread's clock at `end`. Returns the task if nobody needs it any more.
+    /// Ends a time slice at this value of the thread's clock. Returns the task if it is not needed any more.
     fn stop(&self, id: Id, end: Duration, next: Next) -> (MutexGuard<'_, Core>, Option<Arc<dyn Task>>) {
         let now = self.shared.now();
         let after = match next {
@@ -363,7 +358,7 @@ impl Scheduler {
     }
 }
 
-/// A task that ends at some time, which notifies.
+/// A task that ends at a given time. Its end notifies.
 struct Alarm(Instant);
 
 impl Task for Alarm {
@@ -374,7 +369,7 @@ impl Task for Alarm {
     fn preempt(&self) {}
 }
 
-/// Waits to be unparked, or for this time. May return for no reason.
+/// Parks until unparked, or until this time. May return spuriously.
 fn park_until(at: Option<Instant>) {
     match at {
         Some(at) => std::thread::park_timeout(at.saturating_duration_since(Instant::now())),

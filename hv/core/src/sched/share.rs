@@ -1,19 +1,19 @@
-//! How much of the processor a task is to get.
+//! The share of the processor that a task gets.
 
-/// Weight of a task that nobody gave one.
+/// Weight of a task without a given one.
 pub const DEFAULT_WEIGHT: u32 = 256;
 
-/// The largest cap, in percent of one core: all of 64 virtual CPUs.
+/// The largest cap, in percent of one core: that of all 64 virtual CPUs.
 pub const MAX_CAP: u32 = 6400;
 
-/// What a task is to get when others want to run as well, and what it gets at most.
+/// What a task gets when others want to run as well, and its limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Share {
     weight: u16,
     cap: u16,
 }
 
-/// A share that cannot be.
+/// An invalid share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ShareError {
     /// The weight is 0 or too large.
@@ -30,7 +30,7 @@ impl Share {
     ///
     /// # Errors
     ///
-    /// For a weight or a cap beyond that.
+    /// If the weight or the cap is out of range.
     pub fn new(weight: u32, cap: u32) -> Result<Self, ShareError> {
         Ok(Share {
             weight: u16::try_from(weight)

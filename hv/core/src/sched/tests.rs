@@ -4,7 +4,7 @@ use super::*;
 use std::sync::Weak;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// Stops with one reason after the other, then ends.
+/// Returns one reason to stop after the other, then ends.
 struct Steps {
     script: Mutex<Vec<Next>>,
     runs: AtomicUsize,
@@ -60,7 +60,7 @@ fn run_to_end(scheduler: &Scheduler, task: &Arc<Steps>) {
     scheduler.work(&|| has_ended(&entity));
 }
 
-/// Threads that run tasks until this is dropped.
+/// Threads that run tasks until this value is dropped.
 struct Workers {
     scheduler: Scheduler,
     stop: Arc<AtomicBool>,
@@ -186,7 +186,7 @@ fn another_thread_watches_a_timer_that_is_set_by_a_busy_one() {
     assert_eq!(workers.scheduler.timers(), 0);
 }
 
-/// Passes a token around: wakes the next one, and blocks.
+/// Passes a token around: wakes the next task, and blocks.
 struct Passes {
     next: Mutex<Option<Weak<Entity>>>,
     left: AtomicUsize,
@@ -233,14 +233,14 @@ fn nothing_keeps_a_task_whose_owner_has_dropped_it() {
         while gone.upgrade().is_some_and(|task| task.runs.load(Ordering::SeqCst) == 0) {
             std::thread::sleep(Duration::from_millis(1));
         }
-        // It blocks, or is just about to: then it is gone after that time slice.
+        // It blocks, or is about to: then it is gone after that time slice.
         drop(entity);
         while gone.strong_count() > 0 {
             std::thread::sleep(Duration::from_millis(1));
         }
         assert_eq!(scheduler.timers(), 0);
     }
-    // One that has ended is let go of while its owner keeps its place.
+    // A task that has ended is dropped although its owner keeps the entity.
     let task = steps(vec![]);
     let gone = Arc::downgrade(&task);
     let entity = add(scheduler, task);
@@ -249,7 +249,7 @@ fn nothing_keeps_a_task_whose_owner_has_dropped_it() {
         std::thread::sleep(Duration::from_millis(1));
     }
     entity.wake();
-    // One that runs gives way, and is gone.
+    // A running task gives way, and is gone.
     let task = Arc::new(Spins::default());
     let gone = Arc::downgrade(&task);
     let entity = add(scheduler, task);
@@ -295,7 +295,7 @@ fn time_that_a_task_does_not_use_is_not_counted() {
     scheduler.work(&|| has_ended(&entity));
     assert!(entity.cpu_time() < Duration::from_millis(100), "{:?}", entity.cpu_time());
 
-    // One that spins is counted while it does so.
+    // A task that spins is charged while it does so.
     let workers = Workers::new(1);
     let entity = add(&workers.scheduler, Arc::new(Spins::default()));
     let mut before = Duration::ZERO;
@@ -352,7 +352,7 @@ fn a_processor_that_is_lent_runs_no_tasks_until_it_is_given_back() {
         assert!(scheduler.crowded().load(Ordering::SeqCst));
         scheduler.spare(true);
         eventually(&|| running() == 1);
-        // All go on in time slices, one at a time.
+        // All continue in time slices, one at a time.
         let slices = |task: &Arc<Spins>| task.slices.load(Ordering::SeqCst);
         let before: Vec<_> = tasks.iter().map(slices).collect();
         eventually(&|| tasks.iter().zip(&before).all(|(task, &before)| slices(task) > before + 2));

@@ -1,4 +1,4 @@
-//! The thread that watches for deadlines and ends of slices while all others are busy.
+//! The thread that watches for deadlines and ends of slices while all other threads are busy.
 
 use super::policy::Time;
 use super::{SharedScheduler, park_until};
@@ -9,10 +9,10 @@ use std::sync::{Arc, Weak};
 use std::thread::Thread;
 use std::time::Duration;
 
-/// The ticker, from the first time that it is needed.
+/// The ticker. Its thread is made when it is first needed.
 pub(super) struct Ticker {
     thread: Option<Thread>,
-    /// When it will look by itself.
+    /// When it will check by itself.
     watches: Time,
 }
 
@@ -23,7 +23,7 @@ impl Default for Ticker {
 }
 
 impl Ticker {
-    /// Has it look at this time at the latest. Returns it if it has to be told.
+    /// Makes it check at this time at the latest. Returns its thread if that has to be woken.
     pub(super) fn watch(&mut self, at: Time, shared: &Arc<SharedScheduler>) -> Option<Thread> {
         if at >= self.watches {
             return None;
@@ -43,7 +43,7 @@ impl Ticker {
         None
     }
 
-    /// Ends it: there is nothing to watch for any more.
+    /// Ends it: there is nothing left to watch for.
     pub(super) fn end(&mut self) {
         self.thread.iter().for_each(Thread::unpark);
     }

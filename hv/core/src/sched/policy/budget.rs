@@ -1,32 +1,30 @@
-//! Caps: CPU time that a task may use, period by period.
+//! Caps: the CPU time that a task may use in each period.
 
 use super::Time;
 use std::time::Duration;
 
-/// The period that caps are kept in.
+/// The period of caps.
 pub(in crate::sched) const PERIOD: Duration = Duration::from_millis(10);
 
 const PERIOD_NANOS: u64 = PERIOD.as_nanos() as u64;
 
-/// What a capped task may still use.
+/// The CPU time that a capped task may still use.
 ///
-/// Each period brings `cap` percent of itself. What was used beyond that is a
-/// debt, to be paid by the next periods; what was left over is kept up to one
-/// period's worth, so that a task that had to wait for others in one period
-/// makes up for it in the next. In the long run a task that always wants to run
-/// has its cap exactly.
+/// Each period adds `cap` percent of itself. Use beyond that is a debt, which the next periods pay. Unused time is kept,
+/// up to that of one period, so that a task that had to wait for others in one period can make up for it in the next. In
+/// the long run a task that always wants to run gets exactly its cap.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct CapBudget {
-    /// Nanoseconds of CPU time; negative, a debt.
+    /// Nanoseconds of CPU time; negative for a debt.
     balance: i64,
-    /// Start of the period that the balance is of.
+    /// Start of the period that the balance belongs to.
     period: Time,
-    /// Start of the first one.
+    /// Start of the first period.
     since: Time,
 }
 
 impl CapBudget {
-    /// A first period, from now.
+    /// A budget whose first period starts now.
     pub(super) fn new(cap: u32, now: Time) -> Self {
         CapBudget { balance: quota(cap), period: now, since: now }
     }
@@ -42,12 +40,12 @@ impl CapBudget {
         self.balance
     }
 
-    /// CPU time was used, until now. What was used before the first period does not count.
+    /// CPU time was used, up to now. Use before the first period does not count.
     pub(super) fn spend(&mut self, used: u64, now: Time) {
         self.balance = self.balance.saturating_sub_unsigned(used.min(now.saturating_sub(self.since)));
     }
 
-    /// When there will be something to use again.
+    /// When CPU time will be available again.
     pub(super) fn refilled(&self, cap: u32) -> Time {
         // One nanosecond more than the debt, in whole periods.
         let missing = 1i64.saturating_sub(self.balance).max(0).unsigned_abs();

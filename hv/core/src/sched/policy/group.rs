@@ -1,9 +1,9 @@
-//! Groups of tasks that have one share together: the virtual CPUs of a guest.
+//! Groups of tasks that share one share: the virtual CPUs of a guest.
 
 use super::budget::CapBudget;
 use super::{Id, Key, Policy, RunState, Share, TaskEntry, Time, VirtualTime, scale};
 
-/// Tasks that have one share, whichever of them runs. What one uses moves all of them back in line.
+/// Tasks that share one share. What one uses moves all of them back in the run queue.
 pub(super) struct Group {
     pub(super) virtual_time: VirtualTime,
     pub(super) share: Share,
@@ -19,7 +19,7 @@ impl Group {
         Group { virtual_time: 0, share, fresh: true, budget, members: Vec::new() }
     }
 
-    /// Its cap, unless that is no less than what its tasks can use.
+    /// Its cap, unless its tasks cannot use more than that anyway.
     pub(super) fn cap(&self) -> Option<u32> {
         self.share.cap().filter(|&cap| cap as usize / 100 < self.members.len())
     }
@@ -32,7 +32,7 @@ impl<T> Policy<T> {
         self.add_to(group, payload)
     }
 
-    /// A new task that has one share with another one, blocked.
+    /// A new task in the group of another one, blocked.
     pub(in crate::sched) fn add_beside(&mut self, other: Id, payload: T) -> Id {
         self.add_to(self.tasks[other.0 as usize].group, payload)
     }
@@ -52,7 +52,7 @@ impl<T> Policy<T> {
         id
     }
 
-    /// Takes a task out of the tables that it is in.
+    /// Removes a task from the tables of tasks and groups.
     pub(super) fn forget(&mut self, id: Id) -> T {
         let TaskEntry { group, payload, .. } = self.tasks.remove(id.0 as usize);
         let members = &mut self.groups[group].members;
@@ -68,25 +68,25 @@ impl<T> Policy<T> {
         &mut self.groups[group]
     }
 
-    /// The share of a task, and where it stands.
+    /// The share and the virtual time of a task.
     pub(super) fn standing(&self, id: Id) -> (Share, VirtualTime) {
         let group = &self.groups[self.tasks[id.0 as usize].group];
         (group.share, group.virtual_time)
     }
 
-    /// Where a task stands in line, if it does.
+    /// The key of a task in the run queue, if it is there.
     pub(super) fn key(&self, id: Id) -> Key {
         let entry = &self.tasks[id.0 as usize];
         (self.groups[entry.group].virtual_time, entry.queued, id)
     }
 
-    /// A task has used so much: its whole group moves back.
+    /// A task has used so much CPU time: its whole group moves back.
     pub(super) fn advance(&mut self, id: Id, used: u64) {
         let (share, virtual_time) = self.standing(id);
         self.move_to(id, virtual_time + scale(used, share));
     }
 
-    /// Puts the group of a task elsewhere, with those of its tasks that are in line.
+    /// Sets the virtual time of a task's group, and moves those of its tasks that are in the run queue.
     pub(super) fn move_to(&mut self, id: Id, to: VirtualTime) {
         let group = &mut self.groups[self.tasks[id.0 as usize].group];
         let before = std::mem::replace(&mut group.virtual_time, to);

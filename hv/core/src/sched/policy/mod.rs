@@ -1,38 +1,34 @@
-//! Who runs next, how long, and when a task that has used up its cap may go
-//! on: pure decisions. Time comes in as a parameter, a task is a number.
+//! Which task runs next, for how long, and when a task that has used up its cap may continue. Pure decisions: time is a
+//! parameter, a task is a number.
 //!
 //! # Fairness
 //!
-//! *Start-time fair queuing* (Goyal, Guo, Vin: "A Hierarchical CPU Scheduler for
-//! Multimedia Operating Systems", OSDI 1996). Each task has a *virtual time*,
-//! which advances by the CPU time that it uses divided by its weight. Of the
-//! tasks that wait, the one with the least runs. The virtual time of the whole
-//! is that of the task that was last chosen. It need not be known beforehand how
-//! long a time slice will be: whatever it was is charged.
+//! *Start-time fair queuing* (Goyal, Guo, Vin: "A Hierarchical CPU Scheduler for Multimedia Operating Systems", OSDI
+//! 1996). Each task has a *virtual time*, which advances by the CPU time that it uses divided by its weight. Of the
+//! waiting tasks, the one with the least virtual time runs. The virtual time of the scheduler is that of the task that
+//! was last chosen. The length of a time slice need not be known in advance: a task is charged for what it has used.
 //!
 //! Tasks can be in a *group*, as the virtual CPUs of a guest are: they have one virtual time, one weight and one cap
 //! together, however many of them run at the same time.
 //!
 //! Four additions:
 //!
-//! - A task that wakes up keeps its virtual time, but starts at most one slice of its own
-//!   behind the last of those that want to run. So it stands before those that always want to
-//!   run, unless it has used more than its share; and it saves up no more than that
-//!   slice, however long it sleeps.
-//! - A time slice is a [`SLICE`] while others wait. It ends sooner for a task that wakes up
-//!   behind one that runs, but not before the latter has had a [`GRAIN`].
-//! - A task with a large weight that may use one processor of several falls
-//!   behind the others without end. What it could not have used it is not owed, beyond a [`LAG`]
-//!   (the problem is that of Chandra et al.: "Surplus Fair Scheduling", OSDI 2000).
-//!   That much it is, for when the host took the processor away during its time slice.
-//! - A task that runs alone is charged as if it were chosen anew after each
-//!   slice: whoever wakes up then does not find it an hour ahead.
+//! - A task that wakes up keeps its virtual time, but starts at most one slice of its own behind the least virtual time
+//!   of those that want to run. So it comes before tasks that always want to run, unless it has used more than its share.
+//!   It saves up no more than that slice, however long it sleeps.
+//! - A time slice is a [`SLICE`] while others wait. It ends sooner for a task that wakes up with a smaller virtual time
+//!   than the running one, but not before the running one has had a [`GRAIN`].
+//! - The virtual time of a task with a large weight falls behind without limit if the task can use only one processor of
+//!   several. It is not owed the time that it could not have used, beyond a [`LAG`] (the problem is that of Chandra et
+//!   al.: "Surplus Fair Scheduling", OSDI 2000). It is owed up to a [`LAG`], since the host may have taken the processor
+//!   away during its time slice.
+//! - A task that runs alone is charged as if it were chosen anew after each slice. So it is not hours ahead of a task
+//!   that wakes up then.
 //!
 //! # Costs
 //!
-//! Every decision takes O(log n) of the tasks that wait or have a deadline, and O(k)
-//! of those that run. A blocked task takes an entry in a table, and one more in
-//! a set if it has a deadline.
+//! Every decision takes O(log n) of the tasks that wait or have a deadline, and O(k) of the running ones. A blocked task
+//! takes an entry in a table, and an entry in a set if it has a deadline.
 
 mod budget;
 mod group;
@@ -52,14 +48,13 @@ use std::time::Duration;
 /// How long a task may run while others wait.
 pub const SLICE: Duration = Duration::from_millis(2);
 
-/// How long a task runs at least, if it wants to: a change costs some
-/// microseconds, and on software KVM some tens.
+/// How long a task runs at least, if it wants to. A switch costs some microseconds, on software KVM some tens.
 pub const GRAIN: Duration = Duration::from_micros(200);
 
-/// How long a task that is told to takes to give way at most, unless it has lost its processor.
+/// How long a task that was asked to give way takes at most, unless it has lost its processor.
 const YIELD_NANOS: u64 = 100_000;
 
-/// CPU time that a task may be owed that was not waiting meanwhile.
+/// CPU time that a task may be owed although it was not waiting meanwhile.
 const LAG: Duration = Duration::from_millis(100);
 
 const SLICE_NANOS: u64 = SLICE.as_nanos() as u64;
@@ -67,24 +62,25 @@ const GRAIN_NANOS: u64 = GRAIN.as_nanos() as u64;
 
 const LAG_NANOS: u64 = LAG.as_nanos() as u64;
 
-/// Nanoseconds since some start.
+/// Nanoseconds since a fixed start.
 pub(super) type Time = u64;
 
-/// Identifies a task of a [`Policy`]; used again after its removal.
+/// Identifies a task of a [`Policy`]. Reused after its removal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Id(u32);
 
 /// Nanoseconds times 65,536 divided by weight.
 type VirtualTime = u128;
 
-/// Where a task stands in line. Those of one group have the same virtual time: of them, who has waited longest comes first.
+/// The position of a task in the run queue. Tasks of one group have the same virtual time; of them, the one that has
+/// waited longest comes first.
 type Key = (VirtualTime, u64, Id);
 
 fn scale(used: u64, share: Share) -> VirtualTime {
     (u128::from(used) << 16) / u128::from(share.weight())
 }
 
-/// CPU time that advances a virtual time by so much.
+/// CPU time that advances a virtual time by this much.
 fn unscale(advance: VirtualTime, share: Share) -> u64 {
     u64::try_from((advance * u128::from(share.weight())) >> 16).unwrap_or(u64::MAX)
 }
@@ -92,9 +88,9 @@ fn unscale(advance: VirtualTime, share: Share) -> u64 {
 /// What a task does after its time slice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum After {
-    /// It could go on.
+    /// It wants to run.
     Ready,
-    /// It waits to be woken, or for this time.
+    /// It waits for a wake-up, or for this time.
     Blocked(Option<Time>),
     /// It will never run again.
     Ended,
@@ -105,39 +101,39 @@ enum RunState {
     Blocked,
     /// Wants to run.
     Waiting,
-    /// Wants to run, and has used up its cap.
+    /// Wants to run, but has used up its cap.
     Throttled,
     Running,
-    /// Running, and to be run again even if it blocks.
+    /// Running; runs again even if it blocks.
     Woken,
-    /// Running, and gone afterwards.
+    /// Running; removed after its time slice.
     Removed,
     Ended,
 }
 
 struct TaskEntry<T> {
-    /// Its key among the groups.
+    /// The key of its group.
     group: usize,
     /// CPU time of all its time slices.
     used: u64,
     state: RunState,
-    /// It has woken up, and has not run since.
+    /// It has woken up and has not run since.
     prompt: bool,
-    /// When it got in line, as a number.
+    /// The number of its arrival in the run queue.
     queued: u64,
-    /// Where it stands in the set of alarms.
+    /// Its time in the set of alarms.
     alarm: Option<Time>,
     payload: T,
 }
 
-/// The tasks of a scheduler, each with something of the caller's.
+/// The tasks of a scheduler. Each has a payload of the caller's.
 pub(super) struct Policy<T> {
     tasks: Slab<TaskEntry<T>>,
     groups: Slab<Group>,
     waiting: BTreeSet<Key>,
-    /// How many have got in line.
+    /// Counts arrivals in the run queue.
     queued: u64,
-    /// Deadlines of blocked tasks, and ends of the waits of throttled ones.
+    /// Deadlines of blocked tasks, and the times at which throttled tasks may run again.
     alarms: BTreeSet<(Time, Id)>,
     running: Vec<TimeSlice>,
     virtual_time: VirtualTime,
@@ -160,8 +156,8 @@ impl<T> Policy<T> {
         &mut self.tasks[id.0 as usize]
     }
 
-    /// Forgets a task, and gives back what was the caller's. If it runs, that
-    /// is to give way at once, and that comes from [`stop`](Self::stop).
+    /// Removes a task and returns its payload. If the task runs, it has to give way at once, and [`stop`](Self::stop)
+    /// returns the payload.
     pub(super) fn remove(&mut self, id: Id) -> Option<T> {
         match self.entry(id).state {
             RunState::Running | RunState::Woken | RunState::Removed => {
@@ -178,17 +174,18 @@ impl<T> Policy<T> {
         Some(self.forget(id))
     }
 
-    /// What the caller keeps with a task.
+    /// The payload of a task.
     pub(super) fn payload(&mut self, id: Id) -> &mut T {
         &mut self.entry(id).payload
     }
 
-    /// CPU time of a task's time slices so far, without one that it has now.
+    /// CPU time of a task's time slices so far, without the current one.
     pub(super) fn used(&self, id: Id) -> Duration {
         Duration::from_nanos(self.tasks[id.0 as usize].used)
     }
 
-    /// Gives a task and those beside it another share, from now on. Of the latter, those that wait for their cap look when they are
+    /// Gives a task's group another share, from now on. Other tasks of the group that wait for their cap check at their
+    /// alarm whether they may run.
     /// told, too.
     pub(super) fn set_share(&mut self, id: Id, share: Share, now: Time) {
         let group = self.group_of(id);
@@ -219,7 +216,7 @@ impl<T> Policy<T> {
         }
     }
 
-    /// Puts a task in line, or has it wait until its cap allows that.
+    /// Puts a task in the run queue, or makes it wait until its cap allows it to run.
     fn queue(&mut self, id: Id, now: Time) -> bool {
         let group = self.group_of(id);
         if let Some(cap) = group.cap()
@@ -263,16 +260,15 @@ impl<T> Policy<T> {
         let beside = beside.filter(|slice| self.tasks[slice.id.0 as usize].group == group).count();
         let group = &mut self.groups[group];
         let Some(cap) = group.cap() else { return Time::MAX };
-        // Those that run at the same time use it up together.
+        // Tasks of the group that run at the same time use up the budget together.
         let available = u64::try_from(group.budget.available(cap, now)).unwrap_or(0) / (beside as u64 + 1);
         now + available.max(GRAIN_NANOS)
     }
 
-    /// A time slice has ended, after so many nanoseconds of CPU time. Returns what was
-    /// the caller's if the task is gone.
+    /// A time slice has ended after so many nanoseconds of CPU time. Returns the payload if the task was removed.
     pub(super) fn stop(&mut self, id: Id, used: u64, after: After, now: Time) -> Option<T> {
         self.running.retain(|slice| slice.id != id);
-        // A time slice is never free: nobody can come back for ever.
+        // A time slice is never free: otherwise a task could run again and again without being charged.
         self.advance(id, used.max(1000));
         self.group_of(id).budget.spend(used, now);
         let entry = self.entry(id);
@@ -295,14 +291,14 @@ impl<T> Policy<T> {
         None
     }
 
-    /// Others have worked for a task for so many nanoseconds: as if it had run, of its time and of its cap.
+    /// Others have worked for a task for so many nanoseconds. Its virtual time and its cap are charged as if it had run.
     pub(super) fn charge(&mut self, id: Id, used: u64, now: Time) {
         self.advance(id, used);
         self.group_of(id).budget.spend(used, now);
     }
 
-    /// Where a task that has just run may be at least: whatever time slice of
-    /// another it waited for, and [`LAG`] of its own time besides.
+    /// The least virtual time of a task that has just run. It is credited for a time slice of another task that it waited
+    /// for, and for at most [`LAG`] of its own time.
     fn least(&self, id: Id) -> VirtualTime {
         let share = |id: Id| self.standing(id).0;
         let waited =
@@ -311,7 +307,7 @@ impl<T> Policy<T> {
         waited.map_or(stalled, |waited| waited.min(stalled))
     }
 
-    /// Puts those in line whose deadline has come, or whose cap allows it again.
+    /// Puts tasks in the run queue whose deadline has come, or whose cap allows them to run again.
     pub(super) fn tick(&mut self, now: Time) {
         while let Some(&(at, id)) = self.alarms.first()
             && at <= now
@@ -321,8 +317,7 @@ impl<T> Policy<T> {
         }
     }
 
-    /// The running tasks that are to give way now, each once. `free` processors
-    /// are about to choose a task.
+    /// The running tasks that have to give way now. Each is returned once. `free` processors are about to choose a task.
     pub(super) fn overdue(&mut self, free: usize, now: Time) -> Vec<Id> {
         let crowded = self.waiting.len() > free;
         if crowded {
@@ -332,7 +327,7 @@ impl<T> Policy<T> {
         self.running.iter_mut().filter(ends).map(|slice| (slice.asked = Some(now), slice.id).1).collect()
     }
 
-    /// Has the time slice of the task end that has had most: there is a processor less.
+    /// Ends the time slice of the running task with the largest virtual time: there is one processor fewer.
     pub(super) fn end_one(&mut self, now: Time) {
         let (tasks, groups) = (&self.tasks, &self.groups);
         let going_on = self.running.iter_mut().filter(|slice| slice.asked.is_none());
@@ -353,17 +348,17 @@ impl<T> Policy<T> {
         slices.chain(alarm).filter(|&at| at != Time::MAX).min()
     }
 
-    /// Number of tasks that run.
+    /// Number of running tasks.
     pub(super) fn running(&self) -> usize {
         self.running.len()
     }
 
-    /// Number of tasks in line.
+    /// Number of tasks in the run queue.
     pub(super) fn waiting(&self) -> usize {
         self.waiting.len()
     }
 
-    /// Number of deadlines and of tasks that wait for their cap.
+    /// Number of deadlines, and of tasks that wait for their cap.
     pub(super) fn alarms(&self) -> usize {
         self.alarms.len()
     }

@@ -9,9 +9,9 @@ pub(super) struct TimeSlice {
     pub(super) since: Time,
     /// When it ends if others wait.
     pub(super) slice_end: Time,
-    /// When it ends anyway: its cap.
+    /// When it ends in any case: its cap.
     pub(super) budget_end: Time,
-    /// When somebody told the task.
+    /// When the task was asked to give way.
     pub(super) asked: Option<Time>,
 }
 
@@ -20,8 +20,8 @@ impl TimeSlice {
         if crowded { self.slice_end.min(self.budget_end) } else { self.budget_end }
     }
 
-    /// Whether it is about to end, as long as others wait. One that does not although its task was told
-    /// has lost its processor to somebody outside.
+    /// Whether it is about to end if others wait. A task that was asked and does not give way has lost its processor to
+    /// something outside hv.
     pub(super) fn is_ending(&self, now: Time) -> bool {
         self.asked.map_or(self.slice_end <= now, |asked| now < asked + YIELD_NANOS)
     }

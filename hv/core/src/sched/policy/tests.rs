@@ -7,25 +7,25 @@ use proptest::prelude::*;
 const MS: u64 = 1_000_000;
 const SECOND: u64 = 1000 * MS;
 
-/// What a task does, and what became of it.
+/// What a task does, and what has happened to it.
 struct Job {
     share: Share,
     /// It blocks after so much CPU time …
     work: u64,
     /// … for so long.
     sleep: u64,
-    /// What is left of `work`.
+    /// What remains of `work`.
     left: u64,
     used: u64,
-    /// Since when it has wanted to run without running, and whether it was blocked before.
+    /// Since when it has wanted to run without running, and whether it was blocked before that.
     wants: Option<(Time, bool)>,
-    /// The longest times from a wake-up to a time slice, and from one time slice to the next.
+    /// The longest times from a wake-up to a time slice, and between two time slices.
     latency: u64,
     wait: u64,
     gone: bool,
 }
 
-/// Uses all that it gets.
+/// Uses all CPU time that it gets.
 fn spinner(weight: u32, cap: u32) -> Job {
     job(weight, cap, u64::MAX, 0)
 }
@@ -40,10 +40,10 @@ struct Machine {
     processors: usize,
     jobs: Vec<Job>,
     ids: Vec<Id>,
-    /// Who runs, since when, and until when, if that is decided.
+    /// Which task runs, since when, and until when, if that is decided.
     running: Vec<(usize, Time, Option<Time>)>,
     now: Time,
-    /// From the request to give way until a task does.
+    /// Time from the request to give way until a task does.
     lag: u64,
 }
 
@@ -61,7 +61,7 @@ impl Machine {
         self.begin(id, job);
     }
 
-    /// One that shares with another one.
+    /// A job whose task shares with another one.
     fn add_beside(&mut self, other: usize, job: Job) {
         let id = self.policy.add_beside(self.ids[other], self.jobs.len());
         self.begin(id, job);
@@ -81,7 +81,7 @@ impl Machine {
         assert_eq!(gone, (!runs).then_some(job));
     }
 
-    /// Runs everything until then.
+    /// Runs all tasks until then.
     fn run(&mut self, until: Time) {
         while self.now < until {
             self.policy.tick(self.now);
@@ -141,7 +141,7 @@ impl Machine {
         assert_eq!(gone, self.jobs[number].gone.then_some(number));
     }
 
-    /// What a job has used, the time slice that it has included.
+    /// CPU time that a job has used, including the current time slice.
     fn used(&self, job: usize) -> u64 {
         let slice = self.running.iter().find(|slice| slice.0 == job).map_or(0, |slice| self.now - slice.1);
         self.jobs[job].used + slice
@@ -152,8 +152,8 @@ impl Machine {
     }
 }
 
-/// What spinners get of some processors in theory: by their weights, nobody
-/// more than its cap or a processor, and what one cannot use goes to the others.
+/// What spinners get of some processors in theory: CPU time by their weights, at most a task's cap or one processor. What
+/// one task cannot use goes to the others.
 fn ideal(processors: usize, jobs: &[(u32, u32)]) -> Vec<f64> {
     let most = |&(_, cap): &(u32, u32)| if cap == 0 { 1.0 } else { f64::from(cap) / 100.0 };
     let mut shares = vec![None; jobs.len()];
@@ -200,7 +200,7 @@ fn weights_divide_several_processors() {
     fair(2, &[(256, 0), (256, 0), (256, 0)], 10, 0.01);
     fair(2, &[(2, 0), (1, 0), (1, 0)], 10, 0.02);
     fair(4, &(1..=20).map(|n| (10 * n, 0)).collect::<Vec<_>>(), 60, 0.03);
-    // More than a processor is nobody's.
+    // No task can use more than one processor.
     fair(2, &[(1000, 0), (100, 0), (100, 0)], 10, 0.02);
     fair(3, &[(65_535, 0), (65_535, 0), (100, 0), (200, 0)], 10, 0.02);
 }
@@ -234,7 +234,7 @@ fn who_wakes_up_does_not_wait_for_slices() {
         let jobs = (0..spinners).map(|_| spinner(256, 0)).chain([job(256, 0, 10_000, 97 * MS)]);
         let mut machine = Machine::new(processors, jobs);
         machine.run(2 * SECOND);
-        // The first time, all are equal.
+        // In the first round, all have the same virtual time.
         machine.jobs[spinners].latency = 0;
         machine.run(60 * SECOND);
         let latency = machine.jobs[spinners].latency;
@@ -245,7 +245,7 @@ fn who_wakes_up_does_not_wait_for_slices() {
 
 #[test]
 fn who_wakes_up_waits_neither_for_one_that_is_behind_nor_for_one_that_has_no_processor() {
-    // Of three that always want to run, the first is ahead; the task that wakes up often is between it and the others.
+    // Of three that always want to run, the first is ahead. The task that wakes up often is between it and the others.
     let mut machine = Machine::new(2, [spinner(256, 0), spinner(256, 0), job(256, 0, 50_000, MS)]);
     machine.policy.charge(machine.ids[0], 50 * MS, 0);
     machine.run(10 * MS);
@@ -254,7 +254,7 @@ fn who_wakes_up_waits_neither_for_one_that_is_behind_nor_for_one_that_has_no_pro
     let latency = machine.jobs[2].latency;
     assert!(latency <= 2 * (GRAIN_NANOS + machine.lag), "{latency} ns");
 
-    // One that was told to end its time slice, and does not.
+    // A task that was told to end its time slice, and does not.
     let mut policy = Policy::new();
     let ids: Vec<_> = (0..3).map(|n| policy.add(Share::default(), n, 0)).collect();
     (0..2).for_each(|n| policy.wake(ids[n], 0));
@@ -272,7 +272,7 @@ fn tasks_that_come_and_go_leave_time_to_those_that_stay() {
     let mut machine = Machine::new(1, [spinner(256, 0)]);
     machine.run(SECOND);
     let before = machine.used(0);
-    // Each is there for a millisecond of work, and the next one comes when it has gone.
+    // Each task exists for a millisecond of work. The next one comes when it has gone.
     for _ in 0..1000 {
         let job = machine.jobs.len();
         machine.add(job_of(MS));
@@ -285,7 +285,7 @@ fn tasks_that_come_and_go_leave_time_to_those_that_stay() {
     assert!(stayed >= 150 * MS, "{} ms beside a second of others", stayed / MS);
 }
 
-/// A task that works for so long, and then sleeps.
+/// A task that works for this long and then sleeps.
 fn job_of(work: u64) -> Job {
     job(256, 0, work, 1000 * SECOND)
 }
@@ -303,7 +303,7 @@ fn several_that_wake_up_at_once_share_what_is_cut_short() {
 
 #[test]
 fn waking_up_often_gains_nothing() {
-    // Two that block briefly every so often, as if to jump the queue, and one that does not.
+    // Two tasks that block briefly and often, as if to jump the queue, and one that does not block.
     let mut machine = Machine::new(1, [job(256, 0, MS, 1000), job(256, 0, 100_000, 1000), spinner(256, 0)]);
     machine.run(20 * SECOND);
     let used = machine.all_used();
@@ -338,7 +338,7 @@ fn to_have_run_alone_is_no_debt() {
 fn a_weight_beyond_a_processor_is_not_owed_later() {
     let mut machine = Machine::new(2, [spinner(1000, 0), spinner(100, 0), spinner(100, 0)]);
     machine.run(100 * SECOND);
-    // From now on it may use its weight: two thirds of a processor are its part.
+    // From now on it may use its weight: its part is two thirds of a processor.
     (0..2).for_each(|_| machine.add(spinner(1000, 0)));
     let before = machine.all_used();
     machine.run(110 * SECOND);
@@ -373,11 +373,11 @@ fn wake_ups_are_not_lost_and_ends_are_final() {
     policy.wake(id, 0);
     policy.wake(id, 0);
     assert_eq!((policy.pick(0), policy.pick(0)), (Some(id), None));
-    // Woken while it runs: its blocking does not count, nor does its deadline.
+    // Woken while it runs: that it blocks does not count, nor does its deadline.
     policy.wake(id, 1);
     assert_eq!(policy.stop(id, 10, After::Blocked(Some(5)), 2), None);
     assert_eq!((policy.alarms(), policy.pick(2)), (0, Some(id)));
-    // Woken before its deadline: that is disarmed.
+    // Woken before its deadline: the deadline is disarmed.
     policy.stop(id, 10, After::Blocked(Some(MS)), 3);
     assert_eq!((policy.alarms(), policy.next_event(0, 0)), (1, Some(MS)));
     policy.wake(id, 4);
@@ -452,13 +452,13 @@ proptest! {
         for (n, &(_, cap)) in jobs.iter().enumerate() {
             let most = u64::from(cap) * 20 * SECOND / 100;
             prop_assert!(machine.used(n) <= most + most / 100, "{}: {} of {}", n, machine.used(n), most);
-            // Where there is room for all at any time, all have what they may have.
+            // If there are enough processors for all at any time, every task gets all that its cap allows.
             let room = jobs.len() <= processors || processors == 1 && sum <= 80;
             prop_assert!(!room || machine.used(n) >= most - most / 50, "{}: {} of {}", n, machine.used(n), most);
         }
     }
 
-    /// Whatever others do, nobody waits for longer than the others' weights allow.
+    /// Whatever other tasks do, no task waits for longer than the others' weights allow.
     #[test]
     fn nobody_starves(
         processors in 1usize..4,
@@ -477,8 +477,8 @@ proptest! {
         }
     }
 
-    /// Tasks come, go, are capped and sleep: no processor idles while one waits
-    /// (which the machine checks), caps hold, and nothing is left.
+    /// Tasks come, go, are capped and sleep. No processor idles while a task waits (the machine checks this), caps hold,
+    /// and nothing is left in the tables.
     #[test]
     fn tasks_come_and_go(
         processors in 1usize..4,
@@ -507,7 +507,7 @@ proptest! {
         machine.run(machine.now + SECOND);
         for (n, &(_, cap, .., stay)) in arrivals.iter().enumerate() {
             let cap = if cap == 0 { 100 } else { u64::from(cap) };
-            // Two periods' worth, what a time slice is at least, and the lag.
+            // The budget of two periods, the least time of a time slice, and the lag.
             let most = (stay + 2 * PERIOD.as_nanos() as u64) * cap / 100 + GRAIN_NANOS + machine.lag;
             prop_assert!(machine.used(n) <= most || cap == 100, "{}: {} of {}", n, machine.used(n), most);
         }
@@ -549,7 +549,7 @@ fn grouped(processors: usize, groups: &[(usize, u32, u32)], expected: &[f64]) {
     for (group, expected) in members.into_iter().zip(expected) {
         let each: Vec<u64> = group.map(|job| machine.used(job)).collect();
         let used: u64 = each.iter().sum();
-        // None of a group starves.
+        // No task of a group starves.
         for &one in &each {
             close(one as f64, used as f64 / each.len() as f64, 0.3, &format!("one of {groups:?}"));
         }

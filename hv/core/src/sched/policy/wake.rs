@@ -1,12 +1,12 @@
-//! Tasks that wake up: where they stand in line, and whose time slice ends for them.
+//! Tasks that wake up: their position in the run queue, and which time slice ends for them.
 
 use super::{GRAIN_NANOS, Id, Policy, SLICE_NANOS, Time, TimeSlice, VirtualTime, scale, unscale};
 
 impl<T> Policy<T> {
-    /// A task that did not want to run, or was not allowed to, gets in line.
+    /// Puts a task that did not want to run, or was not allowed to, in the run queue.
     pub(super) fn start(&mut self, id: Id, now: Time) {
         if self.waiting.is_empty() {
-            // Nobody else wanted what those that run have had.
+            // No other task wanted the time that the running ones have used.
             let reached = self.running.iter().map(|slice| {
                 let (share, virtual_time) = self.standing(slice.id);
                 let whole = now.saturating_sub(slice.since) / SLICE_NANOS * SLICE_NANOS;
@@ -17,7 +17,7 @@ impl<T> Policy<T> {
         let last = self.last(now);
         let group = self.group_of(id);
         let earliest = match std::mem::replace(&mut group.fresh, false) {
-            // Behind the last: of tasks that come and go, each would stand before those that stay otherwise.
+            // Behind the last. Otherwise new tasks that come and go would always run before those that stay.
             true => last + 1,
             false => last.saturating_sub(scale(SLICE_NANOS, group.share)),
         };
@@ -29,7 +29,7 @@ impl<T> Policy<T> {
         }
     }
 
-    /// Where the task stands that has had least of those that want to run.
+    /// The least virtual time of the tasks that want to run.
     fn last(&self, now: Time) -> VirtualTime {
         let running = self.running.iter().map(|slice| {
             let (share, virtual_time) = self.standing(slice.id);
@@ -39,12 +39,11 @@ impl<T> Policy<T> {
         running.chain(waiting).min().unwrap_or(self.virtual_time)
     }
 
-    /// Sees to it that a task that woke up need not wait for the end of a slice
-    /// of one that is ahead of it.
+    /// Makes sure that a task that woke up need not wait for the end of a slice of a task that has used more.
     fn hurry(&mut self, id: Id, now: Time) {
         let (_, own) = self.standing(id);
         let ending = self.running.iter().filter(|slice| slice.is_ending(now)).count();
-        // Turns that end soon are for those that stand before it.
+        // Time slices that end soon are for the tasks before it in the run queue.
         if self.waiting.range(..self.key(id)).take(ending).count() < ending {
             return;
         }
@@ -62,8 +61,8 @@ impl<T> Policy<T> {
         }
     }
 
-    /// Another task got the time slice that was meant for one that woke up, or that time slice does not end: the next
-    /// one is to end for it.
+    /// Another task got the time slice that should have ended for a task that woke up, or that time slice does not end.
+    /// Then another time slice has to end for it.
     pub(super) fn hurry_again(&mut self, now: Time) {
         if let Some(&(.., id)) = self.waiting.first()
             && self.entry(id).prompt
