@@ -1,11 +1,11 @@
-//! Ports and pages of emulated hardware: what a guest may reach, and how it did.
+//! Ports and pages of emulated hardware: what a guest may access, and the accesses.
 //!
-//! Only guests that are given such hardware (`hv bench` compares with it) can
-//! make these accesses; for all others ports and pages are closed.
+//! Only guests with such hardware (`hv bench` compares with it) can make these accesses. For all others, ports and pages
+//! are closed.
 
 use std::ops::Range;
 
-/// What a guest may reach besides the ABI's ports and its memory.
+/// What a guest may access besides the ABI's ports and its memory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Opening {
     /// I/O ports, none of them below 256.
@@ -15,7 +15,7 @@ pub struct Opening {
     pub pages: Range<u64>,
 }
 
-/// Where an access went.
+/// The target of an access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Space {
     /// To an I/O port.
@@ -27,12 +27,12 @@ pub enum Space {
 /// An access to emulated hardware.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BusAccess {
-    /// What `address` is.
+    /// Which kind of address `address` is.
     pub space: Space,
     /// The port, or the guest-physical address.
     pub address: u64,
     /// Bytes: 1, 2, 4 or, in memory, 8.
     pub size: u8,
-    /// What is written; `None` for a read, which waits for [`Vcpu::answer`](super::Vcpu::answer).
+    /// The value that is written; `None` for a read, whose value is given by [`Vcpu::answer`](super::Vcpu::answer).
     pub value: Option<u64>,
 }

@@ -1,13 +1,13 @@
-//! Which platform it is to be.
+//! Selection of the platform.
 
 use super::kvm::KvmPlatform;
 use super::process::{Namespaces, ProcessPlatform};
 use super::{Platform, PlatformError};
 
-/// Which platform somebody prefers.
+/// The preferred platform.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Preference {
-    /// The best that this host has: KVM, or else processes.
+    /// The best one of this host: KVM if possible, otherwise processes.
     #[default]
     Auto,
     /// KVM.
@@ -16,13 +16,13 @@ pub enum Preference {
     Process,
 }
 
-/// A platform, and why it is not a better one.
+/// A platform, and the reasons why it is not a better one.
 pub struct Choice {
     /// The platform.
     pub platform: Box<dyn Platform>,
-    /// Why guests do not run on KVM, if nobody asked for anything else.
+    /// Why guests do not run on KVM, if no platform was asked for.
     pub no_kvm: Option<PlatformError>,
-    /// Why the processes of guests have no namespaces of their own, if they have none.
+    /// Why the guests' processes have no namespaces of their own, if they have none.
     pub no_namespaces: Option<String>,
 }
 
@@ -30,7 +30,7 @@ pub struct Choice {
 ///
 /// # Errors
 ///
-/// When the host refuses it; of [`Preference::Auto`], why it refuses each.
+/// When the host refuses it. For [`Preference::Auto`], the reasons for both platforms.
 pub fn choose(preference: Preference) -> Result<Choice, PlatformError> {
     let no_kvm = match preference {
         Preference::Process => None,

@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use vmm_sys_util::eventfd::EventFd;
 
-/// Runs no instruction: its virtual CPU exits with what the script says, one
-/// exit after the other, and ends with [`Exit::Failed`] after the last.
+/// Runs no instructions. Its virtual CPU exits with the exits of the script, one after the other, and with
+/// [`Exit::Failed`] after the last one.
 #[derive(Default)]
 pub struct FakePlatform {
     script: Mutex<VecDeque<Exit>>,
@@ -20,12 +20,12 @@ pub struct FakePlatform {
 }
 
 impl FakePlatform {
-    /// A platform whose only guest exits like this.
+    /// A platform whose only guest has these exits.
     pub fn new(script: impl IntoIterator<Item = Exit>) -> Self {
         FakePlatform { script: Mutex::new(script.into_iter().collect()), ..FakePlatform::default() }
     }
 
-    /// The handlers that the guest was taken to so far.
+    /// The handlers to which the guest was redirected so far.
     pub fn upcalls(&self) -> Vec<GuestAddr> {
         self.upcalls.lock().expect("no panic while held").clone()
     }

@@ -1,8 +1,7 @@
 //! What runs guests: one trait, and its implementations.
 //!
-//! A platform turns prepared guest memory into a [`Machine`] with [`Vcpu`]s, each of which runs until
-//! it exits with a value. It knows nothing of devices, hypercall semantics or
-//! scheduling; the rest of hv knows nothing of KVM.
+//! A platform turns prepared guest memory into a [`Machine`] with [`Vcpu`]s. Each of them runs until it exits with a
+//! value. A platform knows nothing of devices, hypercall semantics or scheduling. The rest of hv knows nothing of KVM.
 
 mod access;
 mod choose;
@@ -24,15 +23,15 @@ use std::time::Duration;
 pub use upcall::push_return;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-/// Everything a platform has to know to start a guest.
+/// Everything that a platform needs to start a guest.
 pub struct Start<'a> {
-    /// The guest's memory, loaded and [prepared](Platform::prepare) for as many virtual CPUs.
+    /// The guest's memory, loaded and [prepared](Platform::prepare) for this number of virtual CPUs.
     pub memory: &'a Arc<GuestMemory>,
     /// Its virtual CPUs: at least one.
     pub vcpus: &'a [StartVcpu<'a>],
     /// How many event ports [`Machine::bind_doorbell`] may be called for; 0 saves descriptors.
     pub doorbells: usize,
-    /// What the guest may reach of emulated hardware: usually nothing.
+    /// The emulated hardware that the guest may access. Usually `None`.
     pub opening: Option<&'a Opening>,
 }
 
@@ -41,7 +40,7 @@ pub struct Start<'a> {
 pub struct HypercallPage {
     /// The page with the stubs of the calls, which the guest executes.
     pub stubs: u64,
-    /// 8 bytes that are the platform's as well, for what a call returns; the guest can read them.
+    /// 8 bytes for the result of a call. The platform writes them as well; the guest can read them.
     pub result: u64,
 }
 
@@ -58,7 +57,7 @@ impl HypercallPage {
     }
 }
 
-/// Bytes at the start of a guest's window that a platform has for itself, for a guest with `count` virtual CPUs.
+/// Bytes at the start of a guest's window that a platform reserves for itself, for a guest with `count` virtual CPUs.
 pub const fn reserved(count: usize) -> u64 {
     (count as u64 + 1) * PAGE_SIZE
 }
@@ -68,7 +67,7 @@ pub const fn reserved(count: usize) -> u64 {
 pub struct StartVcpu<'a> {
     /// Its hypercall page.
     pub page: HypercallPage,
-    /// Where it begins.
+    /// Its initial state.
     pub state: &'a CpuState,
 }
 
@@ -76,11 +75,12 @@ pub struct StartVcpu<'a> {
 pub struct Started {
     /// What its virtual CPUs share.
     pub machine: Box<dyn Machine>,
-    /// Its virtual CPUs, as many as were asked for.
+    /// Its virtual CPUs, as many as were requested.
     pub vcpus: Vec<Box<dyn Vcpu>>,
 }
 
-/// What a guest is on a platform: who treats platforms differently asks for this, not for what it entails.
+/// What a guest is on a platform. Code that treats platforms differently checks this, not the properties that follow from
+/// it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PlatformKind {
@@ -88,7 +88,7 @@ pub enum PlatformKind {
     Kvm,
     /// A process.
     Process,
-    /// Something else, of who embeds hv.
+    /// Something else, in a program that embeds hv.
     Other,
 }
 
@@ -102,34 +102,34 @@ pub trait Platform: Send + Sync {
         PlatformKind::Other
     }
 
-    /// Whether guest memory has to be such that other processes can map it.
+    /// Whether guest memory has to be mappable by other processes.
     fn shares_memory(&self) -> bool {
         false
     }
 
-    /// Writes what the platform needs into a guest's memory: its own tables into
-    /// the tail, and the stubs of calls into the page of each virtual CPU.
+    /// Writes what the platform needs into a guest's memory: its own tables into the tail, and the stubs of calls into
+    /// the page of each virtual CPU.
     ///
-    /// The memory may become a template: then each of its clones is prepared.
+    /// The memory may become a template. Then each of its clones is prepared as well.
     ///
     /// # Errors
     ///
-    /// [`PlatformError::TooLarge`] if the platform's tables find no room.
+    /// [`PlatformError::TooLarge`] if there is not enough space for the platform's tables.
     fn prepare(&self, memory: &GuestMemory, pages: &[HypercallPage]) -> Result<(), PlatformError>;
 
-    /// Makes as many empty virtual machines beforehand, for the next calls of [`start`](Self::start).
-    /// Returns how many there are then; fewer than asked for if the host refuses more.
+    /// Makes this many empty virtual machines in advance, for the next calls of [`start`](Self::start). Returns how many
+    /// there are then: fewer if the host refuses more.
     fn reserve(&self, machines: usize) -> usize {
         let _ = machines;
         0
     }
 
-    /// Makes what the machine of any guest begins with, for the next [`start`](Self::start), unless that is there
-    /// already. For who has time before a guest is asked for.
+    /// Makes what the machine of any guest begins with, for the next [`start`](Self::start), unless that exists already.
+    /// Meant to be called when there is time before a guest is requested.
     ///
     /// # Errors
     ///
-    /// When the host refuses it. The next [`start`](Self::start) tries again.
+    /// If the host refuses it. The next [`start`](Self::start) tries again.
     fn prepare_machine(&self) -> Result<(), PlatformError> {
         Ok(())
     }
@@ -138,7 +138,7 @@ pub trait Platform: Send + Sync {
     ///
     /// # Errors
     ///
-    /// When the host refuses it, or the platform cannot run such a guest.
+    /// If the host refuses it, or the platform cannot run such a guest.
     fn start(&self, start: &Start<'_>) -> Result<Started, PlatformError>;
 }
 
@@ -172,28 +172,28 @@ impl Platform for Box<dyn Platform> {
     }
 }
 
-/// What the virtual CPUs of a guest share beside its memory: what their doorbells signal.
+/// What the virtual CPUs of a guest share besides its memory: the descriptors that their doorbells signal.
 pub trait Machine: Send {
     /// A descriptor that [`bind_doorbell`](Self::bind_doorbell) can bind to this port.
     ///
     /// # Errors
     ///
-    /// When the host has no more descriptors.
+    /// If the host has no more descriptors.
     fn doorbell(&mut self, port: EventPort) -> std::io::Result<EventFd> {
         let _ = port;
         EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)
     }
 
-    /// From now on, an [`EventSend`](hv_abi::Hypercall::EventSend) of the guest to
-    /// this port signals the descriptor, which [`doorbell`](Self::doorbell) made for it, instead of ending [`Vcpu::run`]
-    /// with [`Exit::Doorbell`].
+    /// From now on, an [`EventSend`](hv_abi::Hypercall::EventSend) of the guest to this port signals the descriptor
+    /// instead of ending [`Vcpu::run`] with [`Exit::Doorbell`]. [`doorbell`](Self::doorbell) made the descriptor for this
+    /// port.
     ///
-    /// It makes each ring several times cheaper; on KVM, it makes closing the
-    /// VM some 15 ms more expensive.
+    /// This makes each ring several times cheaper. On KVM, it makes closing the VM some 15 ms more expensive.
     ///
     /// # Errors
     ///
-    /// When the host refuses it, or the machine was started [without doorbells](Start::doorbells): rings go on to come as exits.
+    /// If the host refuses it, or the machine was started [without doorbells](Start::doorbells). Rings continue to arrive
+    /// as exits.
     fn bind_doorbell(&mut self, port: EventPort, descriptor: &EventFd) -> std::io::Result<()>;
 
     /// From now on, 4-byte writes to this guest-physical address, which is one
@@ -201,7 +201,7 @@ pub trait Machine: Send {
     ///
     /// # Errors
     ///
-    /// When the host refuses it, or the platform has no such addresses.
+    /// If the host refuses it, or the platform has no such addresses.
     fn bind_address(&mut self, address: u64, descriptor: &EventFd) -> std::io::Result<()> {
         let _ = (address, descriptor);
         Err(std::io::ErrorKind::Unsupported.into())
@@ -216,46 +216,46 @@ pub trait Vcpu: Send {
     /// Runs the guest until it exits.
     fn run(&mut self) -> Exit;
 
-    /// Whether threads wait for processors, so that the virtual CPU had better not spin where it could sleep.
+    /// Tells the virtual CPU whether threads wait for processors. Then it should sleep instead of spinning.
     fn set_crowded(&mut self, crowded: bool) {
         let _ = crowded;
     }
 
-    /// Sets what the hypercall of the last exit returns when the guest goes on.
+    /// Sets what the hypercall of the last exit returns when the guest continues.
     fn set_result(&mut self, value: i64);
 
     /// The registers at the last exit.
     fn registers(&mut self) -> Registers;
 
-    /// The state at the last exit, with a hypercall that was made and has its
-    /// [result](Self::set_result) completed.
+    /// The state at the last exit. A hypercall that was made and has its [result](Self::set_result) is completed in it.
     ///
     /// # Errors
     ///
-    /// If the platform does not give the state, or the state cannot be said: [`PlatformError::LostStack`].
+    /// If the platform does not give the state, or the state cannot be represented: [`PlatformError::LostStack`].
     fn save(&mut self) -> Result<CpuState, PlatformError>;
 
-    /// Returns once none of the guest's instructions can run any more on this virtual CPU, whatever it has done. What
-    /// follows is a [`reset`](Self::reset) or the end.
+    /// Returns once no instruction of the guest can run any more on this virtual CPU, whatever the guest has done.
+    /// Afterwards the virtual CPU is [`reset`](Self::reset) or dropped.
     fn halt(&mut self) {}
 
-    /// Makes the virtual CPU what [`Platform::start`] would make it for this
-    /// state: nothing that a processor holds survives. For a guest whose memory was [reset](GuestMemory::reset).
+    /// Gives the virtual CPU the state that [`Platform::start`] would give it. Nothing of the processor's previous state
+    /// remains. Used for a guest whose memory was [reset](GuestMemory::reset).
     ///
     /// # Errors
     ///
-    /// If the platform refuses the state: the virtual CPU is to be dropped then.
+    /// If the platform refuses the state. The virtual CPU has to be dropped then.
     fn reset(&mut self, state: &CpuState) -> Result<(), PlatformError>;
 
-    /// Has the guest go on at `handler`, as if its code had called it where it
-    /// is: 128 bytes below its stack pointer lies the address to return to.
+    /// Makes the guest continue at `handler`, as if its code had called it where it is. The return address is stored 128
+    /// bytes below the stack pointer.
     ///
-    /// A hypercall that was made is over first, with its [result](Self::set_result); one that
-    /// the guest was about to make is made when the handler has returned. A guest that is about to end with an exception is left where it is.
+    /// A hypercall that was made is completed first, with its [result](Self::set_result). One that the guest was about to
+    /// make is made when the handler has returned. A guest that is about to end with an exception is not redirected.
     ///
     /// # Errors
     ///
-    /// [`PlatformError::NoStack`] or [`PlatformError::LostStack`] if the guest's stack pointer leads nowhere; if the platform refuses.
+    /// [`PlatformError::NoStack`] or [`PlatformError::LostStack`] if the guest's stack pointer is not usable. Also if the
+    /// platform refuses.
     fn redirect(&mut self, handler: GuestAddr) -> Result<(), PlatformError>;
 
     /// Completes the read of an [`Exit::Access`] with this value.
@@ -263,7 +263,7 @@ pub trait Vcpu: Send {
         let _ = value;
     }
 
-    /// Makes the current or else the next [`run`](Self::run) return [`Exit::Interrupted`].
+    /// Makes the current [`run`](Self::run), or else the next, return [`Exit::Interrupted`].
     fn kicker(&self) -> Arc<dyn Kick>;
 }
 
@@ -272,13 +272,13 @@ pub trait Kick: Send + Sync {
     /// See [`Vcpu::kicker`].
     fn kick(&self);
 
-    /// The clock of the process that runs the guest, if it is not the thread that calls [`Vcpu::run`].
+    /// The clock of the process that runs the guest, if that is not the thread that calls [`Vcpu::run`].
     fn clock(&self) -> Option<CpuClock> {
         None
     }
 
-    /// Elapsed time in which the guest slept while [`Vcpu::run`] waited for it: the sum of all runs. No
-    /// clock of processor time has it, and the guest is to be charged for it all the same.
+    /// Elapsed time in which the guest slept while [`Vcpu::run`] waited for it: the sum over all runs. No clock of
+    /// processor time includes it, but the guest has to be charged for it.
     fn slept(&self) -> Duration {
         Duration::ZERO
     }
@@ -287,26 +287,26 @@ pub trait Kick: Send + Sync {
 /// Why a virtual CPU stopped running.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// The guest made a hypercall: its number, unvalidated, and its arguments.
+    /// The guest made a hypercall: its number, not validated, and its arguments.
     Hypercall {
         /// The number.
         number: u32,
         /// RDI, RSI, RDX.
         arguments: [u64; 3],
     },
-    /// The guest rang a doorbell that has no descriptor: the port, unvalidated.
+    /// The guest rang a doorbell that has no descriptor: the port, not validated.
     Doorbell(u32),
-    /// The guest touched emulated hardware that was [opened](Opening) to it.
+    /// The guest accessed emulated hardware that was [opened](Opening) to it.
     Access(BusAccess),
-    /// Somebody kicked it, or a signal came.
+    /// It was kicked, or a signal came.
     Interrupted,
-    /// The guest did something that ends it.
+    /// The guest caused a fault that ends it.
     Fault(Fault),
     /// The host failed to run it.
     Failed(String),
 }
 
-/// A processor exception, or something as final.
+/// A processor exception, or another fault that ends the guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// An exception: its vector, and its error code if it has one.
@@ -318,13 +318,13 @@ pub enum Fault {
         /// The address, for a page fault; else 0.
         address: u64,
     },
-    /// The guest used one of the ABI's ports in another way than the hypercall page does.
+    /// The guest used one of the ABI's ports in a way in which the hypercall page does not.
     Port(u16),
-    /// The processor gave up (triple fault): registers may be lost.
+    /// The processor shut down (triple fault). Registers may be lost.
     Shutdown,
     /// The kernel ended the guest's process.
     Killed,
-    /// The guest meddled with how its process and hv take turns.
+    /// The guest interfered with the handoff between its process and hv.
     Crossing,
 }
 
@@ -340,10 +340,10 @@ pub enum PlatformError {
     /// No permission.
     #[error("/dev/kvm: permission denied: {0}")]
     NotPermitted(
-        /// What helps.
+        /// The remedy.
         String,
     ),
-    /// Another error from opening or using it.
+    /// Another error when opening or using it.
     #[error("KVM: {what} failed: {source}")]
     Kvm {
         /// The call.
@@ -351,27 +351,27 @@ pub enum PlatformError {
         /// The error.
         source: std::io::Error,
     },
-    /// The kernel makes a thread for each virtual machine, and may not.
+    /// The kernel makes a thread for each virtual machine, and a limit forbids it.
     #[error(
         "KVM cannot make the virtual machine's kernel thread: the limit of processes is reached; raise it (ulimit -u), or that of the container (pids.max)"
     )]
     NoThread,
-    /// Another hypervisor has the processor.
+    /// Another hypervisor uses the processor.
     #[error("KVM: another program uses the processor's virtualization; end it, or use --platform process")]
     Busy,
     /// The kernel is too old.
     #[error("KVM on this kernel lacks {0}, which hv needs")]
     Lacks(&'static str),
-    /// A guest cannot be saved where it is.
+    /// A guest cannot be saved at its current position.
     #[error("the guest's stack pointer ({0:#x}) is not in its memory while it makes a hypercall")]
     LostStack(u64),
-    /// A guest cannot be taken to its handler.
+    /// A guest cannot be redirected to its handler.
     #[error("an upcall found no stack that the guest can write: its stack pointer is {0:#x}")]
     NoStack(u64),
-    /// A process for guests could not be had.
+    /// A process for guests could not be made.
     #[error(transparent)]
     Process(#[from] process::ProcessError),
-    /// Neither KVM nor processes.
+    /// Neither KVM nor processes are available.
     #[error("guests cannot run here: {no_kvm}; nor without KVM: {no_process}")]
     Nothing {
         /// Why not on KVM.
@@ -385,7 +385,7 @@ pub enum PlatformError {
     /// The image has too many segments.
     #[error("platform process: the guest's memory has {0} ranges, which is more than it can map")]
     TooManyRanges(usize),
-    /// The guest's memory cannot be shown.
+    /// The guest's memory is too large for this platform to map.
     #[error("{0} bytes of guest memory are more than this platform can map")]
     TooLarge(u64),
 }

@@ -1,12 +1,12 @@
-//! What a virtual CPU is between two exits, whatever runs it.
+//! The state of a virtual CPU between two exits, the same for every platform.
 
 use super::Registers;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
-/// The state of a virtual CPU that is in its guest's code, not in a hypercall:
-/// all that ring 3 can hold in a processor without AVX.
+/// The state of a virtual CPU that is in its guest's code, not in a hypercall: everything that ring 3 can hold in a
+/// processor without AVX.
 ///
-/// This is a saved form: it stands in snapshots as it is here.
+/// This is a saved form: snapshots contain it unchanged.
 #[derive(Clone, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 #[allow(missing_docs, reason = "registers are called what the processor's manual calls them")]
@@ -42,7 +42,7 @@ const _: () = assert!(size_of::<CpuState>() == 18 * 8 + 512);
 pub struct Fpu {
     pub fcw: u16,
     pub fsw: u16,
-    /// Abridged: a bit per register that is not empty.
+    /// Abridged tag word: a bit for each register that is not empty.
     pub ftw: u8,
     pub reserved: u8,
     pub fop: u16,
@@ -55,33 +55,33 @@ pub struct Fpu {
     pub unused: [u64; 12],
 }
 
-/// The bits of RFLAGS that belong to ring 3: the arithmetic flags, and the
-/// direction flag. Interrupts are always on; stepping and alignment checks have no one to handle them.
+/// The bits of RFLAGS that belong to ring 3: the arithmetic flags, and the direction flag. Interrupts are always on.
+/// Stepping and alignment checks are off, since there is no handler for them.
 const FLAGS: u64 = 0xcd5;
 const FLAGS_ALWAYS: u64 = 1 << 9 | 1 << 1;
 /// The bits of MXCSR that are not reserved.
 const MXCSR: u32 = 0xffff;
 
 impl CpuState {
-    /// A virtual CPU at a program's start.
+    /// The state of a virtual CPU at a program's start.
     pub fn at_entry(rip: u64, rsp: u64, rdi: u64) -> Self {
-        // What FNINIT and a reset leave (Intel SDM volume 3, table 9-1).
+        // The values after FNINIT and a reset (Intel SDM volume 3, table 9-1).
         let fpu = Fpu { fcw: 0x37f, mxcsr: 0x1f80, ..Fpu::new_zeroed() };
         CpuState { rip, rsp, rdi, rflags: FLAGS_ALWAYS, fpu, ..CpuState::new_zeroed() }
     }
 
-    /// A virtual CPU that does not run until it is started.
+    /// The state of a virtual CPU that does not run until it is started.
     pub fn stopped() -> Self {
         CpuState::at_entry(0, 0, 0)
     }
 
-    /// Whether it is one that does not run: no guest has code at address 0.
+    /// Whether this is the state of a virtual CPU that does not run: no guest has code at address 0.
     pub fn is_stopped(&self) -> bool {
         self.rip == 0
     }
 
-    /// What of it a virtual CPU may take over, whoever wrote it: without bits that
-    /// a processor refuses or that are not ring 3's.
+    /// The part of the state that a virtual CPU may load, whatever its origin: without bits that a processor refuses, and
+    /// without bits that do not belong to ring 3.
     pub fn validated(mut self) -> Self {
         self.rflags = self.rflags & FLAGS | FLAGS_ALWAYS;
         self.fpu.mxcsr &= MXCSR;
@@ -89,7 +89,7 @@ impl CpuState {
         self
     }
 
-    /// The part that is in crash reports.
+    /// The part that crash reports contain.
     pub fn registers(&self) -> Registers {
         let &CpuState { rax, rbx, rcx, rdx, rsi, rdi, rbp, rsp, r8, r9, r10, r11, .. } = self;
         let &CpuState { r12, r13, r14, r15, rip, rflags, .. } = self;

@@ -1,4 +1,4 @@
-//! What every platform does alike, with several virtual CPUs.
+//! Behaviour that all platforms share, with several virtual CPUs.
 
 use super::kvm::KvmPlatform;
 use super::process::ProcessPlatform;
@@ -30,7 +30,7 @@ fn platforms() -> Vec<Box<dyn Platform>> {
     platforms
 }
 
-/// A guest whose virtual CPUs make one call of their own page after the other, with what the last one returned as the argument;
+/// A guest whose virtual CPUs make the call of their own page again and again, with the previous result as the argument,
 /// or ring doorbell 0.
 fn start(platform: &dyn Platform, call: Hypercall) -> Started {
     let (base, size) = (GuestAddr(BASE), END.next_multiple_of(64 << 10));
@@ -43,7 +43,7 @@ fn start(platform: &dyn Platform, call: Hypercall) -> Started {
     memory.allow(STACKS..END, Access::READ | Access::WRITE);
     let pages: Vec<_> = HypercallPage::all(HYPERCALLS, VCPUS).collect();
     for (number, page) in pages.iter().enumerate() {
-        // 1: mov $stub, %ecx; call *%rcx; mov %rax, %rdi; jmp 1b. Of a doorbell there is no result: xor %edi, %edi; nop.
+        // 1: mov $stub, %ecx; call *%rcx; mov %rax, %rdi; jmp 1b. A doorbell has no result: xor %edi, %edi; nop.
         let [a, b, c, d] = ((BASE + page.stubs + call.stub_offset()) as u32).to_le_bytes();
         let [e, f, g] = if call == Hypercall::EventSend { [0x31, 0xff, 0x90] } else { [0x48, 0x89, 0xc7] };
         let code = [0xb9, a, b, c, d, 0xff, 0xd1, e, f, g, 0xeb, 0xf4];
@@ -122,7 +122,7 @@ fn a_doorbell_that_is_bound_is_bound_for_all_virtual_cpus() {
         for (number, vcpu) in vcpus.iter_mut().enumerate() {
             let kicker = vcpu.kicker();
             std::thread::scope(|scope| {
-                // It rings without end, and never comes back by itself.
+                // It rings without end, and never returns control by itself.
                 scope.spawn(|| assert_eq!(vcpu.run(), Exit::Interrupted, "virtual CPU {number}"));
                 while bell.read().is_err() {
                     std::thread::yield_now();

@@ -1,12 +1,12 @@
-//! The stack of an upcall, the same on every platform.
+//! The stack of an upcall, the same on all platforms.
 
 use super::PlatformError;
 use crate::memory::GuestMemory;
 use hv_abi::GuestAddr;
 use hv_abi::shared_info::RED_ZONE;
 
-/// Puts the address to return to below the red zone of a guest's stack.
-/// Returns the stack pointer with which its handler begins.
+/// Stores the return address below the red zone of a guest's stack. Returns the stack pointer with which its handler
+/// begins.
 ///
 /// # Errors
 ///

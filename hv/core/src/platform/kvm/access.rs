@@ -1,11 +1,11 @@
-//! ⚠ Accesses to emulated hardware, as KVM tells them in its `kvm_run` page.
+//! ⚠ Accesses to emulated hardware, as KVM reports them in its `kvm_run` page.
 #![allow(unsafe_code, reason = "port and MMIO accesses in `kvm_run`")]
 
 use crate::platform::{BusAccess, Space};
 use kvm_bindings::{KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVM_EXIT_MMIO, kvm_run};
 use kvm_ioctls::VcpuFd;
 
-/// An access to a page without memory. KVM gives 1 to 8 bytes.
+/// An access to a page without memory. KVM reports 1 to 8 bytes.
 pub(super) fn of_memory(address: u64, data: &[u8], write: bool) -> BusAccess {
     let value = write.then(|| number(data));
     BusAccess { space: Space::Memory, address, size: data.len() as u8, value }
@@ -17,8 +17,8 @@ fn number(data: &[u8]) -> u64 {
     u64::from_le_bytes(bytes)
 }
 
-/// The bytes of the port access that the last exit was for, and how to read
-/// the rest of it. `None` if it was another exit, or a string instruction that moves several at once.
+/// The bytes of the port access that caused the last exit, and how to read the rest of it. `None` for another exit, and
+/// for a string instruction that moves several elements at once.
 fn port_access(run: &mut kvm_run) -> Option<(u16, bool, &mut [u8])> {
     if run.exit_reason != KVM_EXIT_IO {
         return None;
@@ -38,14 +38,14 @@ fn port_access(run: &mut kvm_run) -> Option<(u16, bool, &mut [u8])> {
     Some((io.port, u32::from(io.direction) == KVM_EXIT_IO_OUT, data))
 }
 
-/// The port access that the last exit was for.
+/// The port access that caused the last exit.
 pub(super) fn of_port(vcpu: &mut VcpuFd) -> Option<BusAccess> {
     let (port, write, data) = port_access(vcpu.get_kvm_run())?;
     let value = write.then(|| number(data));
     Some(BusAccess { space: Space::Port, address: port.into(), size: data.len() as u8, value })
 }
 
-/// Gives the value to the read that the last exit was for.
+/// Gives the value to the read that caused the last exit.
 pub(super) fn answer(vcpu: &mut VcpuFd, value: u64) {
     let run = vcpu.get_kvm_run();
     if run.exit_reason == KVM_EXIT_MMIO {

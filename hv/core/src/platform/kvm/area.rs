@@ -1,5 +1,4 @@
-//! The host-owned area: what the processor needs in memory to run a ring-3
-//! guest and to report what becomes of it.
+//! The host-owned area: what the processor needs in memory to run a ring-3 guest and to report its exceptions.
 //!
 //! ```text
 //! pages 0 to n-1   one for each virtual CPU: GDT, TSS with     supervisor, read-write
@@ -9,11 +8,10 @@
 //! page n+1 …       page tables                                 not mapped
 //! ```
 //!
-//! It lies in the tail of the guest's memory: behind the last byte that the
-//! guest's own addresses reach, in the same memory slot (a slot of its own
-//! would cost 15 µs at each start). The guest's tables map its first pages for
-//! the supervisor only, at the start of the guest's window, where no page of
-//! the guest is; ring 3 can neither read nor write them.
+//! The area is in the tail of the guest's memory, behind the last byte that the guest's own addresses reach. It is in the
+//! same memory slot (a slot of its own would cost 15 µs at each start). The guest's tables map the first pages of the
+//! area for the supervisor only, at the start of the guest's window, where the guest has no pages. Ring 3 can neither
+//! read nor write them.
 //! Formats: Intel SDM volume 3, sections 3.4.5 (segment descriptors), 6.14
 //! (64-bit IDT), 7.7 (64-bit TSS), and volume 1, 19.5.2 (I/O permission bitmap).
 
@@ -42,8 +40,7 @@ const VECTORS: usize = 32;
 
 /// Bytes of a 64-bit TSS before its I/O bitmap.
 const TSS_SIZE: usize = 104;
-/// Bytes of the I/O bitmap: ports up to the last one of the ABI, and the
-/// closing byte of ones that the processor wants.
+/// Bytes of the I/O bitmap: ports up to the last one of the ABI, and the final byte of ones that the processor requires.
 const BITMAP_SIZE: usize = (DOORBELL_PORT as usize + 4) / 8 + 1;
 
 /// Bytes from one exception stub to the next.
@@ -56,7 +53,7 @@ const STACK_TOP: u64 = PAGE_SIZE;
 #[derive(FromBytes, Debug, Clone, Copy)]
 #[repr(C)]
 pub(super) struct ExceptionFrame {
-    /// Absent from the stack for vectors that have none.
+    /// Not on the stack for vectors without an error code.
     pub(super) error: u64,
     pub(super) rip: u64,
     pub(super) cs: u64,
@@ -65,11 +62,10 @@ pub(super) struct ExceptionFrame {
     pub(super) ss: u64,
 }
 
-/// Which system-descriptor type the TSS gets.
+/// The system-descriptor type of the TSS.
 ///
-/// Hardware wants a *busy* 64-bit TSS (type 11) in TR. QEMU's TCG, when it is
-/// what emulates the virtualization below KVM, honours the I/O bitmap only of
-/// an *available* one (type 9).
+/// Hardware requires a *busy* 64-bit TSS (type 11) in TR. QEMU's TCG uses the I/O bitmap only of an *available* one (type
+/// 9); this matters where TCG emulates the virtualization below KVM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TssType {
     Busy,
@@ -78,7 +74,7 @@ pub(super) enum TssType {
 
 impl TssType {
     pub(super) fn of_host() -> Self {
-        // The signature leaf of hypervisors, Intel's and AMD's convention.
+        // The signature leaf of hypervisors: a convention of Intel and AMD.
         let leaf = std::arch::x86_64::__cpuid(0x4000_0000);
         let signature = [leaf.ebx, leaf.ecx, leaf.edx].map(u32::to_le_bytes).concat();
         if signature == *b"TCGTCGTCGTCG" { TssType::Available } else { TssType::Busy }
@@ -92,7 +88,7 @@ impl TssType {
     }
 }
 
-/// Address and limit of a table, as the registers want it.
+/// Address and limit of a table, in the form of the registers.
 pub(super) struct DescriptorTable {
     pub(super) base: u64,
     pub(super) limit: u16,
@@ -105,7 +101,7 @@ pub(super) struct Area {
     physical: u64,
     /// Virtual address.
     base: u64,
-    /// Of the guest.
+    /// Memory of the guest.
     vcpus: usize,
 }
 
@@ -124,14 +120,14 @@ impl Area {
         Area { physical: memory.size(), base: memory.base().0, vcpus }
     }
 
-    /// The page of a virtual CPU, which are counted from 0.
+    /// The page of this virtual CPU. Virtual CPUs are counted from 0.
     pub(super) fn page(self, number: usize) -> CpuPage {
         assert!(number < self.vcpus);
         let offset = number as u64 * PAGE_SIZE;
         CpuPage { physical: self.physical + offset, base: self.base + offset }
     }
 
-    /// Bytes before the page tables: what is mapped.
+    /// Bytes before the page tables. These are mapped.
     fn tables(self) -> u64 {
         reserved(self.vcpus)
     }
@@ -141,7 +137,7 @@ impl Area {
         self.tables() - PAGE_SIZE
     }
 
-    /// Whether code at this address is the host's own, in ring 0.
+    /// Whether code at this address is the host's own ring-0 code.
     pub(super) fn contains(self, address: u64) -> bool {
         (self.base..self.base + self.tables()).contains(&address)
     }
@@ -151,7 +147,7 @@ impl Area {
         self.physical + self.tables()
     }
 
-    /// Fills the area, which is zero. Fails if the tables do not fit into the tail.
+    /// Fills the area, which is zeroed. Fails if the tables do not fit into the tail.
     pub(super) fn build(self, memory: &GuestMemory, tss_type: TssType) -> Result<(), PlatformError> {
         let first = self.tables();
         let mut tables = paging::Tables::new(self.top_table());
@@ -161,7 +157,7 @@ impl Area {
         tables.map(self.base..self.base + stubs, self.physical, data);
         tables.map(self.base + stubs..self.base + first, self.physical + stubs, supervisor);
         for (range, access) in memory.map() {
-            // The layout leaves the window's first pages free for this.
+            // The layout leaves the first pages of the window free for this.
             assert!(range.start >= first, "a guest page where the host's are");
             tables.map(
                 self.base + range.start..self.base + range.end,
@@ -265,8 +261,7 @@ fn idt(stubs: u64) -> [u64; 2 * VECTORS] {
     idt
 }
 
-/// A stub tells the host its vector by the port that it writes to, and leaves
-/// every register as it was. It is never returned to.
+/// A stub reports its vector to the host by the port that it writes to, and changes no register. It never returns.
 fn stubs() -> [u8; VECTORS * STUB_SIZE as usize] {
     let mut stubs = [0xcc; VECTORS * STUB_SIZE as usize];
     for (vector, stub) in stubs.chunks_exact_mut(STUB_SIZE as usize).enumerate() {
@@ -285,7 +280,7 @@ fn has_error_code(vector: u8) -> bool {
 const _: () = {
     assert!(GDT_OFFSET as usize + GDT_ENTRIES * 8 <= TSS_OFFSET as usize);
     assert!(TSS_OFFSET as usize + TSS_SIZE + BITMAP_SIZE <= IDT_OFFSET as usize);
-    // The rest of the page is the stack: a frame is 48 bytes, and nothing nests.
+    // The rest of the page is the stack. A frame is 48 bytes, and exceptions do not nest.
     assert!(IDT_OFFSET as usize + VECTORS * 16 + 1024 <= PAGE_SIZE as usize);
 };
 

@@ -1,9 +1,8 @@
 //! ⚠ Interrupting a virtual CPU that is in `KVM_RUN`.
 //!
-//! A kick is a request flag plus a signal to the thread that runs the CPU. The
-//! signal's handler sets `immediate_exit` of whatever CPU its thread is
-//! running, which closes the gap between looking at the flag and entering the
-//! kernel: the signal either interrupts `KVM_RUN` or keeps it from starting.
+//! A kick is a request flag plus a signal to the thread that runs the CPU. The signal handler sets `immediate_exit` of
+//! the CPU that its thread is running. This closes the gap between checking the flag and entering the kernel: the signal
+//! either interrupts `KVM_RUN` or keeps it from starting.
 #![allow(unsafe_code, reason = "a signal handler, and the signal to a thread of hv")]
 
 use crate::platform::Kick;
@@ -24,7 +23,7 @@ fn thread_id() -> i32 {
     unsafe { libc::gettid() }
 }
 
-/// The signal of kicks. Real-time signals have no other users in this process.
+/// The signal of kicks. This process uses real-time signals for nothing else.
 fn signal() -> libc::c_int {
     libc::SIGRTMIN()
 }
@@ -63,15 +62,15 @@ pub(super) struct KvmKicker {
 }
 
 impl KvmKicker {
-    /// Runs `enter`, which returns `None` when it is interrupted, with kicks directed at this
-    /// thread; unless one is waiting already: then returns `None` at once. Either way the kick is used up.
+    /// Runs `enter` with kicks directed at this thread. `enter` returns `None` when it is interrupted. If a kick is
+    /// pending already, returns `None` at once. In both cases the kick is used up.
     pub(super) fn running<T>(&self, run: *mut kvm_run, enter: impl FnOnce() -> Option<T>) -> Option<T> {
         RUNNING.set(run);
         self.thread.store(THREAD.with(|&t| t), Ordering::SeqCst);
         let waiting = self.requested.swap(false, Ordering::SeqCst);
         let result = if waiting { None } else { enter() };
         if result.is_none() {
-            // This answers whoever kicked until here; the next run is not for them.
+            // This answers all kicks up to here. The next run is not for them.
             self.requested.store(false, Ordering::SeqCst);
         }
         self.thread.store(0, Ordering::SeqCst);

@@ -31,13 +31,12 @@ pub struct KvmPlatform {
     cpuid: CpuId,
     /// See [`area::TssType`].
     tss: area::TssType,
-    /// Empty virtual machines, made beforehand.
+    /// Empty virtual machines, made in advance.
     ///
-    /// To make one, the kernel takes a lock of every mapping that the process has
-    /// (`mm_take_all_locks`): with ten thousand guests and their mappings that is
-    /// milliseconds. Before there are guests it is a tenth of one.
+    /// To make one, the kernel takes a lock of every mapping of the process (`mm_take_all_locks`). With ten thousand
+    /// guests and their mappings this takes milliseconds; before there are guests, a tenth of a millisecond.
     reserve: Mutex<Vec<VmFd>>,
-    /// A machine with its first virtual CPU that only lacks a guest.
+    /// A machine with its first virtual CPU, ready for a guest.
     spare: Mutex<Option<Empty>>,
 }
 
@@ -53,12 +52,12 @@ fn failed(what: &'static str) -> impl Fn(kvm_ioctls::Error) -> PlatformError {
 }
 
 impl KvmPlatform {
-    /// Opens `/dev/kvm` and looks at what it offers.
+    /// Opens `/dev/kvm` and checks what it offers.
     ///
     /// # Errors
     ///
-    /// [`PlatformError::NoKvm`] and [`PlatformError::NotPermitted`] if the device is not there or not for this user,
-    /// [`PlatformError::Lacks`] if the kernel is too old.
+    /// [`PlatformError::NoKvm`] if the device does not exist, [`PlatformError::NotPermitted`] if this user may not open
+    /// it, [`PlatformError::Lacks`] if the kernel is too old.
     pub fn new() -> Result<Self, PlatformError> {
         let kvm = Kvm::new().map_err(|error| match error.errno() {
             libc::ENOENT | libc::ENXIO | libc::ENODEV => PlatformError::NoKvm,
@@ -75,7 +74,7 @@ impl KvmPlatform {
                 return Err(PlatformError::Lacks(name));
             }
         }
-        // Since Linux 4.17, all three kinds of state.
+        // Since Linux 4.17, with all three kinds of state.
         let kinds = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS;
         if kvm.check_extension_int(Cap::SyncRegs) & kinds as i32 != kinds as i32 {
             return Err(PlatformError::Lacks("KVM_CAP_SYNC_REGS for SREGS and EVENTS"));
@@ -111,7 +110,7 @@ impl KvmPlatform {
         })
     }
 
-    /// Makes what all guests' machines have in common.
+    /// Makes what the machines of all guests have in common.
     fn make_machine(&self) -> Result<Empty, PlatformError> {
         let reserved = self.reserved().pop();
         let vm = reserved.map_or_else(|| self.make_vm(), Ok)?;
@@ -127,25 +126,24 @@ impl KvmPlatform {
         Ok(vcpu)
     }
 
-    /// A machine without a guest, made beforehand or now.
+    /// A machine without a guest, made in advance or now.
     fn take_machine(&self) -> Result<Empty, PlatformError> {
         let spare = self.spare().take();
         spare.map_or_else(|| self.make_machine(), Ok)
     }
 }
 
-/// The type of TSS that this host's processors want in TR.
+/// The type of TSS that the processors of this host require in TR.
 pub fn task_type() -> u8 {
     area::TssType::of_host().descriptor_type()
 }
 
-/// Makes a VM. The kernel gives up with EINTR when it has something to tell
-/// this thread, such as the end of an io_uring of an earlier guest: not a
-/// failure, and over by the next try.
+/// Makes a VM. The kernel returns EINTR when it has something pending for this thread, such as the end of an io_uring of
+/// an earlier guest. That is no failure, and the next try succeeds.
 ///
 /// # Errors
 ///
-/// What KVM says, but for EINTR.
+/// The error from KVM, except EINTR.
 pub fn create_vm(kvm: &Kvm) -> Result<VmFd, kvm_ioctls::Error> {
     loop {
         match kvm.create_vm() {
@@ -155,9 +153,8 @@ pub fn create_vm(kvm: &Kvm) -> Result<VmFd, kvm_ioctls::Error> {
     }
 }
 
-/// What CPUID shows to guests where the platform can filter it: the processor
-/// without KVM's own leaves (a guest talks to hv, not to KVM), without what
-/// ring 3 cannot use, and without AVX, whose state guests do not have.
+/// The CPUID of guests where the platform can filter it: that of the processor without KVM's own leaves (a guest talks to
+/// hv, not to KVM), without features that ring 3 cannot use, and without AVX, whose state guests do not have.
 fn guest_cpuid(supported: &CpuId) -> CpuId {
     const X2APIC: u32 = 1 << 21;
     const TSC_DEADLINE: u32 = 1 << 24;
@@ -223,7 +220,7 @@ impl Platform for KvmPlatform {
 
     fn prepare_machine(&self) -> Result<(), PlatformError> {
         if self.spare().is_none() {
-            // Not under the lock: a start need not wait for it.
+            // Without the lock, so that a start need not wait for this.
             let machine = self.make_machine()?;
             *self.spare() = Some(machine);
         }
@@ -237,7 +234,7 @@ impl Platform for KvmPlatform {
         let tsc_khz = fds[0].get_tsc_khz().unwrap_or_else(|_| hv_host::clock::tsc_khz());
         let machine = machine::KvmMachine::new(vm, start.memory, tsc_khz, start.doorbells > 0)?;
         let area = area::Area::of(start.memory, start.vcpus.len());
-        // What is opened is opened to all of them.
+        // What is opened is opened to all virtual CPUs.
         let limit = start.opening.map(|opening| area.open(start.memory, opening, self.tss)).transpose()?;
         let vcpus = fds.into_iter().zip(start.vcpus).enumerate().map(|(number, (fd, vcpu))| {
             let mut special = registers::special(area, area.page(number), self.tss);

@@ -1,7 +1,7 @@
 //! The guest's page tables: built once from the access map, owned by the host.
 //!
-//! Format: Intel SDM volume 3, section 4.5 (4-level paging). The tables live in
-//! the host-owned area, which no entry of the guest's half points to.
+//! Format: Intel SDM volume 3, section 4.5 (4-level paging). The tables are in the host-owned area, to which no entry of
+//! the guest's half points.
 
 use crate::memory::Access;
 use hv_abi::PAGE_SIZE;
@@ -13,19 +13,18 @@ const ENTRIES: u64 = 512;
 const LARGE_PAGE: u64 = PAGE_SIZE * ENTRIES;
 /// Bytes under one entry of a page-directory-pointer table.
 const GIB: u64 = LARGE_PAGE * ENTRIES;
-/// Page tables under construction: physical page `start + 4096 * n` is table
-/// `n`. Only entries that are not zero are kept: most are, and the memory that
-/// the tables go to is zero already.
+/// Page tables under construction. The physical page `start + 4096 * n` is table `n`. Only non-zero entries are kept:
+/// most entries are zero, and so is the memory that the tables are copied to.
 pub(super) struct Tables {
     start: u64,
     count: usize,
-    /// Number and index of an entry, and its value.
+    /// Number of the table, index of the entry, and its value.
     entries: Vec<(usize, u64, u64)>,
-    /// Tables by what they map: level and the address over the level's size.
+    /// Tables by what they map: level, and address divided by the level's size.
     known: Vec<(u64, u64, usize)>,
 }
 
-/// Flags of an entry that points to another table: the last level decides.
+/// Flags of an entry that points to another table. The last level restricts the access.
 const TABLE: Flags =
     Flags::PRESENT.union(Flags::WRITABLE).union(Flags::USER_ACCESSIBLE).union(Flags::ACCESSED);
 
@@ -35,7 +34,7 @@ impl Tables {
         Tables { start, count: 1, entries: Vec::with_capacity(1024), known: Vec::with_capacity(16) }
     }
 
-    /// The table whose entries each map `size` bytes, for `address`; made if absent.
+    /// The table whose entries each map `size` bytes, for `address`. Made if absent.
     fn table(&mut self, address: u64, size: u64) -> usize {
         if size == GIB * ENTRIES {
             return 0;
@@ -72,20 +71,19 @@ impl Tables {
         }
     }
 
-    /// Number of tables, a page each.
+    /// Number of tables, one page each.
     pub(super) fn count(&self) -> usize {
         self.count
     }
 
-    /// The entries that are not zero: offsets from the top table, and values.
+    /// The non-zero entries: offsets from the top table, and values.
     pub(super) fn entries(&self) -> impl Iterator<Item = (u64, u64)> {
         self.entries.iter().map(|&(table, index, value)| (table as u64 * PAGE_SIZE + index * 8, value))
     }
 }
 
-/// Flags of a page that the guest may use in this way. Accessed and dirty are
-/// set from the start, since nobody reads them and setting them would cost the
-/// guest a fault each.
+/// Flags of a page that the guest may use in this way. Accessed and dirty are set from the start: hv does not read them,
+/// and setting them would cost the guest a fault each.
 pub(super) fn guest_flags(access: Access) -> Flags {
     let mut flags = Flags::PRESENT | Flags::USER_ACCESSIBLE | Flags::ACCESSED;
     if access.contains(Access::WRITE) {

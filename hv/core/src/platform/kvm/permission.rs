@@ -1,8 +1,8 @@
-//! What helps a user who may not open `/dev/kvm`: that depends on whose it is.
+//! The remedy for a user who may not open `/dev/kvm`. It depends on the owner and group of the device.
 
 use std::os::unix::fs::MetadataExt;
 
-/// The bits of a mode that let somebody read and write.
+/// The bits of a mode that allow reading and writing.
 const OPEN: u32 = 0o6;
 
 /// The remedy for this user on this host.
@@ -13,12 +13,12 @@ pub(super) fn remedy() -> String {
     of(device.mode() & 0o777, is_root, device.gid(), name_of(&groups, device.gid()).as_deref())
 }
 
-/// The remedy where the device has this mode and group.
+/// The remedy for a device with this mode and group.
 fn of(mode: u32, is_root: bool, gid: u32, name: Option<&str>) -> String {
     if is_root || mode & OPEN == OPEN {
         return of_container();
     }
-    // Nobody should be in root's group to run guests.
+    // Users should not be in root's group to run guests.
     if mode >> 3 & OPEN == OPEN && gid != 0 {
         let name = name.map_or_else(|| gid.to_string(), str::to_owned);
         return format!(
@@ -35,7 +35,7 @@ fn of_container() -> String {
         .into()
 }
 
-/// The name of a group in the text of `/etc/group`.
+/// The name of a group, from the text of `/etc/group`.
 fn name_of(groups: &str, gid: u32) -> Option<String> {
     groups.lines().find_map(|line| {
         let mut fields = line.split(':');

@@ -1,4 +1,4 @@
-//! Registers, as KVM has them.
+//! Conversion of registers from and to KVM's structures.
 
 use super::area::{self, Area, CpuPage};
 use crate::platform::{CpuState, Fpu};
@@ -8,9 +8,9 @@ use kvm_bindings::{
 use x86_64::registers::control::{Cr0Flags, Cr4Flags, EferFlags};
 use zerocopy::{FromBytes, IntoBytes};
 
-/// Words of the FXSAVE area, with which the XSAVE area starts.
+/// Words of the FXSAVE area, which is the start of the XSAVE area.
 const FXSAVE_WORDS: usize = 128;
-/// XSTATE_BV, behind it: which components are not in their initial state.
+/// XSTATE_BV, behind it: the components that are not in their initial state.
 const XSTATE_BV: usize = FXSAVE_WORDS;
 /// x87 and SSE.
 const X87_AND_SSE: u32 = 3;
@@ -22,8 +22,8 @@ pub(super) fn general(state: &CpuState) -> kvm_regs {
     kvm_regs { rax, rbx, rcx, rdx, rsi, rdi, rbp, rsp, r8, r9, r10, r11, r12, r13, r14, r15, rip, rflags }
 }
 
-/// The XSAVE area that puts x87 and SSE into a state, and everything else (AVX
-/// and beyond, where a guest could get at it) into its initial one.
+/// An XSAVE area that sets x87 and SSE to a state, and everything else (AVX and beyond, where a guest can use it) to the
+/// initial state.
 pub(super) fn xsave(fpu: &Fpu) -> kvm_xsave {
     let mut area = kvm_xsave::default();
     area.region[..FXSAVE_WORDS].as_mut_bytes().copy_from_slice(fpu.as_bytes());
@@ -31,12 +31,12 @@ pub(super) fn xsave(fpu: &Fpu) -> kvm_xsave {
     area
 }
 
-/// No exception, interrupt or NMI under way, and no instruction that holds them off (`mov ss`).
+/// No exception, interrupt or NMI in progress, and no interrupt shadow (`mov ss`).
 pub(super) fn no_events() -> kvm_vcpu_events {
     kvm_vcpu_events { flags: KVM_VCPUEVENT_VALID_SHADOW, ..kvm_vcpu_events::default() }
 }
 
-/// A state from what KVM says.
+/// A state from KVM's structures.
 pub(super) fn state(regs: &kvm_regs, xsave: &kvm_xsave) -> CpuState {
     let &kvm_regs { rax, rbx, rcx, rdx, rsi, rdi, rbp, rsp, r8, r9, r10, r11, .. } = regs;
     let &kvm_regs { r12, r13, r14, r15, rip, rflags, .. } = regs;
@@ -65,8 +65,8 @@ pub(super) fn state(regs: &kvm_regs, xsave: &kvm_xsave) -> CpuState {
     .validated()
 }
 
-/// Segments, tables and control registers: the same for a virtual CPU with this page at every exit, but
-/// for the data segments, which ring 3 can load.
+/// Segments, tables and control registers. At every exit they are the same for a virtual CPU with this page, except for
+/// the data segments, which ring 3 can load.
 pub(super) fn special(area: Area, page: CpuPage, tss: area::TssType) -> kvm_sregs {
     let segment = |selector: u16, type_: u8, code: bool| kvm_segment {
         base: 0,
@@ -108,7 +108,7 @@ pub(super) fn special(area: Area, page: CpuPage, tss: area::TssType) -> kvm_sreg
             .bits(),
         cr3: area.top_table(),
         cr4: (Cr4Flags::PHYSICAL_ADDRESS_EXTENSION | Cr4Flags::OSFXSR | Cr4Flags::OSXMMEXCPT_ENABLE).bits(),
-        // SYSTEM_CALL_EXTENSIONS stays off: `syscall` is an invalid opcode then.
+        // SYSTEM_CALL_EXTENSIONS stays off, so `syscall` is an invalid opcode.
         efer: (EferFlags::LONG_MODE_ENABLE | EferFlags::LONG_MODE_ACTIVE | EferFlags::NO_EXECUTE_ENABLE)
             .bits(),
         ..kvm_sregs::default()

@@ -8,17 +8,15 @@
 //! 14  ret
 //! ```
 //!
-//! A result comes back in a word before the page, one for each virtual CPU, which a stub loads into
-//! RAX: writing the register itself would have KVM look for pending events at
-//! the next entry, which costs more than the rest of the call on hv's side.
-//! Numbers without a call get a stub too, so that a newer guest is told that
-//! there is none.
+//! Each virtual CPU has a word before its page for results. A stub loads the result from there into RAX. If the host
+//! wrote the register itself, KVM would look for pending events at the next entry, which costs more than the rest of the
+//! call on hv's side. Numbers without a call have a stub too, so that a newer guest gets an error from them.
 
 use super::{DOORBELL_PORT, HYPERCALL_PORT};
 use hv_abi::PAGE_SIZE;
 use hv_abi::hypercall::{Hypercall, STUB_SIZE};
 
-/// The content of a page whose word for results lies so many bytes before it.
+/// The content of a page whose result word is so many bytes before it.
 pub(super) fn page(result: u64) -> [u8; PAGE_SIZE as usize] {
     let mut page = [0xcc; PAGE_SIZE as usize];
     for (number, stub) in page.chunks_exact_mut(STUB_SIZE as usize).enumerate() {
@@ -36,14 +34,14 @@ pub(super) fn page(result: u64) -> [u8; PAGE_SIZE as usize] {
     page
 }
 
-/// Where in a call a guest is that executes in the page.
+/// How far a guest that executes in the page is with its call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Progress {
-    /// The call is not made yet; its stub starts at this offset of the page.
+    /// The call is not made yet. Its stub starts at this offset of the page.
     NotMade(u64),
-    /// The call is made, and its result not loaded.
+    /// The call is made, but its result is not loaded yet.
     Made,
-    /// Only the return to the caller is left.
+    /// Only the return to the caller remains.
     Returning,
 }
 

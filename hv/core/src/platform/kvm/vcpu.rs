@@ -1,6 +1,6 @@
 //! ⚠ A virtual CPU.
 //!
-//! Its descriptor keeps the VM alive, and so it keeps the memory (see `machine`).
+//! Its descriptor keeps the VM alive, so it also keeps the memory (see `machine`).
 #![allow(unsafe_code, reason = "the floating-point state, one ioctl")]
 
 use super::area::{Area, ExceptionFrame};
@@ -20,7 +20,7 @@ use vmm_sys_util::ioctl::ioctl_with_ref;
 use vmm_sys_util::ioctl_iow_nr;
 use zerocopy::FromBytes;
 
-// kvm-ioctls has this call for other processors only.
+// kvm-ioctls has this call only for other architectures.
 ioctl_iow_nr!(KVM_SET_DEVICE_ATTR, KVMIO, 0xe1, kvm_device_attr);
 
 pub(super) struct KvmVcpu {
@@ -29,14 +29,14 @@ pub(super) struct KvmVcpu {
     place: VcpuPlaces,
     memory: Arc<GuestMemory>,
     kicker: Arc<KvmKicker>,
-    /// Segments and the rest, as they were at the start.
+    /// Segments, tables and control registers, as they were at the start.
     special: kvm_sregs,
-    /// What the last hypercall returned, as it was written for the guest.
+    /// The result of the last hypercall, as it was written for the guest.
     result: i64,
-    /// Set when the last exit was an exception: its vector.
+    /// The vector of the exception, if the last exit was one.
     exception: Option<u8>,
-    /// Whether KVM may have something of the last exit to complete: the guest
-    /// may stand before an instruction that was carried out.
+    /// Whether KVM may still have to complete the last exit. Then the guest's instruction pointer may be before an
+    /// instruction that was carried out already.
     incomplete: bool,
 }
 
@@ -44,7 +44,7 @@ pub(super) struct KvmVcpu {
 #[derive(Clone, Copy)]
 pub(super) struct VcpuPlaces {
     pub(super) area: Area,
-    /// The virtual CPU's, counted from 0.
+    /// The number of the virtual CPU, counted from 0.
     pub(super) number: usize,
     pub(super) calls: HypercallPage,
 }
@@ -83,20 +83,20 @@ impl KvmVcpu {
         self.place.area.page(self.place.number).frame(&self.memory, vector)
     }
 
-    /// Sets the general registers, at the next entry.
+    /// Sets the general registers. They are loaded at the next entry.
     fn set_general(&mut self, state: &CpuState) {
         self.vcpu.sync_regs_mut().regs = registers::general(state);
         self.vcpu.set_sync_dirty_reg(SyncReg::Register);
     }
 
     fn set_fpu(&self, state: &CpuState) -> Result<(), PlatformError> {
-        // SAFETY: the area is as large as the call reads: no component beyond
-        // the first two is in it, and hv enables none of dynamic size.
+        // SAFETY: the area is as large as the call reads: it has no component beyond the first two, and hv enables none
+        // of dynamic size.
         unsafe { self.vcpu.set_xsave(&registers::xsave(&state.fpu)) }.map_err(failed("KVM_SET_XSAVE"))
     }
 
-    /// Lets KVM complete the port access of the last exit: without that, some
-    /// kinds of KVM leave the instruction pointer before it.
+    /// Lets KVM complete the port access of the last exit. Without that, some kinds of KVM leave the instruction pointer
+    /// before the access.
     fn complete(&mut self) -> Result<(), PlatformError> {
         self.vcpu.set_kvm_immediate_exit(1);
         let completed = self.vcpu.run();
@@ -110,7 +110,7 @@ impl KvmVcpu {
         failure.map_or(Ok(()), |error| Err(failed("KVM_RUN")(error)))
     }
 
-    /// Brings a guest that is in a stub of the hypercall page back into its own code.
+    /// If the guest is in a stub of the hypercall page, moves it back to its own code.
     fn leave_stub(&self, regs: &mut kvm_regs) -> Result<(), PlatformError> {
         let page = self.memory.base().0 + self.place.calls.stubs;
         let Some(offset) = regs.rip.checked_sub(page).filter(|&offset| offset < PAGE_SIZE) else {
@@ -133,8 +133,8 @@ impl KvmVcpu {
     }
 }
 
-/// Has KVM make the kernel thread that it makes for each machine at its first entry (for the recovery of huge
-/// pages). Where a limit of processes forbids that, the start is to say so, and not the guest to wait for ever.
+/// Makes KVM create the kernel thread that it creates for each machine at its first entry (for the recovery of huge
+/// pages). If a limit of processes forbids that thread, the start must fail, instead of a guest that waits for ever.
 pub(super) fn make_thread(vcpu: &mut VcpuFd) -> Result<(), PlatformError> {
     vcpu.set_kvm_immediate_exit(1);
     let entered = vcpu.run().map(drop);
@@ -146,9 +146,8 @@ pub(super) fn make_thread(vcpu: &mut VcpuFd) -> Result<(), PlatformError> {
     }
 }
 
-/// Makes the guest's TSC the host's. Where ring 3 reads the host's counter
-/// natively there is nothing to set, and an older kernel that cannot set it
-/// fails here: both are fine, since the guest's clock only starts from it.
+/// Sets the guest's TSC to the host's. Where ring 3 reads the host's counter natively there is nothing to set, and an
+/// older kernel that cannot set it fails here. Both are fine, since the guest's clock only starts from it.
 pub(super) fn align_tsc(vcpu: &VcpuFd) {
     let zero = 0u64;
     let attribute = kvm_device_attr {
@@ -184,7 +183,7 @@ impl Vcpu for KvmVcpu {
                 Err(error) if error.errno() == libc::EINTR => None,
                 Err(error) => Some(Err(Exit::Failed(format!("KVM_RUN: {error}")))),
             };
-            // A kick that comes before KVM is asked to run completes nothing.
+            // A kick before KVM is entered completes nothing.
             *incomplete = exit.is_some();
             exit
         });
@@ -267,14 +266,14 @@ impl Vcpu for KvmVcpu {
     }
 
     fn redirect(&mut self, handler: GuestAddr) -> Result<(), PlatformError> {
-        // After a kick there is mostly nothing, and this costs a quarter of an exit.
+        // After a kick there is usually nothing to complete, and this costs a quarter of an exit.
         if self.incomplete {
             self.complete()?;
         }
         let mut regs = self.vcpu.sync_regs_mut().regs;
         if self.place.area.contains(regs.rip) {
-            // In an exception stub, in ring 0, where no code of the guest may go on. Or the
-            // guest jumped there, and the fault is on its way.
+            // The virtual CPU is in an exception stub, in ring 0, where the guest's code must not continue. Or the guest
+            // jumped there, and its fault has not been delivered yet.
             return Ok(());
         }
         self.leave_stub(&mut regs)?;
@@ -286,15 +285,14 @@ impl Vcpu for KvmVcpu {
     }
 
     fn reset(&mut self, state: &CpuState) -> Result<(), PlatformError> {
-        // A port access of the last exit is not completed first: KVM drops it
-        // when it finds the instruction pointer elsewhere, and no state that was
-        // saved is at such an instruction.
+        // A port access of the last exit is not completed first: KVM drops it when the instruction pointer has changed,
+        // and no saved state is at such an instruction.
         (self.exception, self.incomplete) = (None, false);
         self.set_fpu(state)?;
-        // All that ring 3 can leave behind beyond that: segments, CR2, ring 0 in an exception stub, and an exception
-        // that a kick found on its way. The next entry takes it over, without calls of its own. What only
-        // ring 0 can write needs no reset: debug registers, XCR0 (CR4.OSXSAVE is off), MSRs. Without an
-        // interrupt controller a virtual CPU is always runnable, and has no interrupts and NMIs pending.
+        // What else ring 3 can leave behind: segments, CR2, ring 0 in an exception stub, and an exception that was not
+        // delivered because of a kick. The next entry takes the new values over without extra calls. What only ring 0 can
+        // write needs no reset: debug registers, XCR0 (CR4.OSXSAVE is off), MSRs. Without an interrupt controller a
+        // virtual CPU is always runnable, and has no interrupts and NMIs pending.
         let sync = self.vcpu.sync_regs_mut();
         (sync.sregs, sync.events) = (self.special, registers::no_events());
         self.vcpu.set_sync_dirty_reg(SyncReg::SystemRegister);

@@ -1,17 +1,17 @@
-//! Why this platform cannot be had, and what to do about it.
+//! Errors of this platform, and the remedies.
 #![forbid(unsafe_code)]
 
 use super::zygote::Violation;
 use std::io;
 
-/// What the host refuses to the process platform.
+/// Something that the host refuses to the process platform.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProcessError {
     /// The limit of open files, of this process or of the host.
     #[error("platform process: {call}: too many open files; raise the limit (ulimit -n)")]
     Files {
-        /// What was tried.
+        /// What was attempted.
         call: &'static str,
     },
     /// The limit of processes, of this user or of the container.
@@ -19,39 +19,40 @@ pub enum ProcessError {
         "platform process: {call}: the limit of processes is reached; raise it (ulimit -u), or that of the container (pids.max)"
     )]
     Processes {
-        /// What was tried.
+        /// What was attempted.
         call: &'static str,
     },
-    /// A policy, or a kernel without the call.
+    /// A policy forbids it, or the kernel does not have the call.
     #[error(
         "platform process: this host forbids {call} ({source}); allow it in the container's seccomp policy, or run guests on KVM (--platform kvm)"
     )]
     Forbidden {
-        /// What was tried.
+        /// What was attempted.
         call: &'static str,
         /// The error.
         source: io::Error,
     },
-    /// Files in memory must not be programs.
+    /// Files in memory may not be executed.
     #[error(
         "platform process: this host forbids programs in memory files; allow them (sysctl vm.memfd_noexec=1), or run guests on KVM (--platform kvm)"
     )]
     NoPrograms,
-    /// No system-call filters: a guest would have every right of hv.
+    /// No system-call filters. Without one, a guest would have every right of hv.
     #[error(
         "platform process: this host refuses system-call filters (seccomp: {0}), and a guest without one would not be confined; use a kernel with CONFIG_SECCOMP_FILTER and a container that allows seccomp(2), or run guests on KVM (--platform kvm)"
     )]
     NoFilter(io::Error),
-    /// Two zygotes in a row, the processes that guests' processes are forked from, were not as they should be.
+    /// Two zygotes in a row failed or broke the protocol. Zygotes are the processes that guests' processes are forked
+    /// from.
     #[error("platform process: no process for a guest, also not by a new zygote: {0}")]
     Zygote(Violation),
-    /// The process that makes zygotes.
+    /// The supervisor, the process that makes zygotes, failed.
     #[error("platform process: no process for a guest: of the supervisor (hv-supervisor): {0}{remedy}", remedy = .0.remedy())]
     Supervisor(Violation),
-    /// Anything else.
+    /// Any other error.
     #[error("platform process: {call} failed: {source}")]
     Other {
-        /// What was tried.
+        /// What was attempted.
         call: &'static str,
         /// The error.
         source: io::Error,
@@ -70,16 +71,16 @@ impl ProcessError {
 }
 
 impl ProcessError {
-    /// What a start fails with that found this in the last zygote that was tried.
+    /// The error of a start, from the violation of the last zygote that was tried.
     pub(super) fn zygote(violation: Violation) -> ProcessError {
         match violation {
-            // What hv has too few of.
+            // hv has no free descriptors.
             Violation::Truncated => ProcessError::Files { call: "receiving the descriptor of a process" },
             violation => ProcessError::Zygote(violation),
         }
     }
 
-    /// Likewise, of the supervisor.
+    /// The same for the supervisor.
     pub(super) fn supervisor(violation: Violation) -> ProcessError {
         match violation {
             Violation::Truncated => ProcessError::zygote(violation),

@@ -1,4 +1,4 @@
-//! ⚠ What system calls the process of a guest can make.
+//! ⚠ The system calls that the process of a guest may make.
 #![allow(unsafe_code, reason = "asking whether the kernel takes filters")]
 
 use hv_stub::{FIRST_DOORBELL, MAX_DOORBELLS, PAGE, field, owner};
@@ -9,7 +9,7 @@ use seccompiler::{
 use std::io;
 use std::sync::OnceLock;
 
-/// The calls, for the threat model: name, and on what.
+/// The calls, for the threat model: the name, and the allowed arguments.
 pub const ALLOWED: [(&str, &str); 2] = [
     (
         "futex",
@@ -18,9 +18,9 @@ pub const ALLOWED: [(&str, &str); 2] = [
     ("write", "the number 1 to an eventfd of a doorbell"),
 ];
 
-/// Whether this host takes system-call filters from this process at all.
+/// Whether this host allows system-call filters for this process.
 pub(super) fn is_possible() -> io::Result<()> {
-    // SAFETY: the call reads the program first, which a null pointer is none: it changes nothing.
+    // SAFETY: the call reads the program first, and the null pointer is not one: it fails and changes nothing.
     unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, std::ptr::null::<u8>()) };
     match io::Error::last_os_error() {
         error if error.raw_os_error() == Some(libc::EFAULT) => Ok(()),
@@ -31,7 +31,7 @@ pub(super) fn is_possible() -> io::Result<()> {
 /// `BPF_RET | BPF_K`
 const RETURN: u16 = 0x06;
 
-/// The filter, as the kernel wants it. Whatever it does not allow is an exception of the guest.
+/// The filter, in the kernel's form. Every call that it does not allow is an exception of the guest.
 pub(super) fn program() -> &'static BpfProgram {
     static PROGRAM: OnceLock<BpfProgram> = OnceLock::new();
     PROGRAM.get_or_init(|| {
@@ -52,8 +52,8 @@ pub(super) fn program() -> &'static BpfProgram {
             (
                 libc::SYS_futex,
                 vec![
-                    // It sleeps only while the word says that hv has control: a guest that sleeps in
-                    // its own, which costs it nothing, would keep hv's thread waiting.
+                    // A guest may sleep only while the word says that hv has control. If it slept while it has control,
+                    // at no cost for itself, hv's thread would have to wait.
                     futex(
                         libc::FUTEX_WAIT,
                         vec![is(2, Len::Dword, owner::HOST_GUEST_SLEEPS.into()), is(3, Len::Qword, 0)],
@@ -74,8 +74,8 @@ pub(super) fn program() -> &'static BpfProgram {
         let (otherwise, allowed) = (SeccompAction::Trap, SeccompAction::Allow);
         let filter = SeccompFilter::new(rules.into(), otherwise, allowed, TargetArch::x86_64);
         let mut program: BpfProgram = filter.and_then(TryInto::try_into).expect("the rules are valid");
-        // For system calls of another architecture (`int 0x80`) the crate has the process
-        // killed, which leaves nothing to report.
+        // For system calls of another architecture (`int 0x80`) the crate makes the kernel kill the process. Then nothing
+        // can be reported.
         for instruction in &mut program {
             if instruction.code == RETURN && instruction.k == libc::SECCOMP_RET_KILL_PROCESS {
                 instruction.k = libc::SECCOMP_RET_TRAP;

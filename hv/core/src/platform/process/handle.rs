@@ -1,4 +1,4 @@
-//! ⚠ The process of a guest, as hv has it: a descriptor, and its clock.
+//! ⚠ hv's handle of the process of a guest: a pidfd and the process' clock.
 #![allow(unsafe_code, reason = "signals, by their numbers")]
 
 use hv_host::cpu_clock::CpuClock;
@@ -16,7 +16,7 @@ pub(super) struct Process {
 }
 
 impl Process {
-    /// The process of this pidfd, which has this number as long as it lives.
+    /// The process of this pidfd. It has this number as long as it lives.
     pub(super) fn new(handle: OwnedFd, number: i32) -> Process {
         let pid = Pid::from_raw(number).expect("the kernel has said it");
         Process { handle, pid, clock: CpuClock::of_process(number) }
@@ -34,7 +34,7 @@ impl Process {
         self.clock
     }
 
-    /// Sends it a signal, if it lives.
+    /// Sends the process a signal, if it lives.
     pub(super) fn signal(&self, signal: c_int) {
         // SAFETY: the number is that of a signal that hv uses.
         let signal = unsafe { Signal::from_raw_unchecked(signal) };
@@ -56,24 +56,24 @@ impl Process {
         !self.has_ended_within(Some(&Timespec::default()))
     }
 
-    /// Ends it, and waits until none of its instructions can run any more.
+    /// Kills the process, and waits until none of its instructions can run any more.
     pub(super) fn end(&self) {
         self.kill();
         self.has_ended_within(None);
     }
 
-    /// Processor time that it has used.
+    /// Processor time that the process has used.
     pub(super) fn used(&self) -> Duration {
         self.clock.map_or(Duration::ZERO, CpuClock::read)
     }
 
-    /// Lets it use two more seconds of processor time, or somewhat less.
+    /// Allows the process two more seconds of processor time, or slightly less.
     pub(super) fn renew_limit(&mut self) {
-        // The limit goes by number, and that of a process that is gone may be another's by now.
+        // The limit is set by number, and the number of a process that is gone may belong to another one by now.
         if !self.is_alive() {
             return;
         }
-        // Inherited, and not to be raised without privileges.
+        // The maximum is inherited. Raising it needs privileges.
         let maximum = rustix::process::getrlimit(Resource::Cpu).maximum;
         let counted = self.clock.map_or(Duration::ZERO, |clock| clock.of_limits().read());
         let seconds = counted.max(self.used()).as_secs() + 2;

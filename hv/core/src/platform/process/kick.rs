@@ -9,15 +9,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
-/// The kick state of one virtual CPU, and the process that is it.
+/// The kick state of one virtual CPU, and its process.
 pub(super) struct ProcessKicker {
     requested: AtomicBool,
     running: AtomicBool,
     process: Mutex<Process>,
     alert: Alert,
-    /// A kick found the guest asleep that had not said that its run is over.
+    /// A kick found the guest asleep although it had not reported the end of its run.
     slept: AtomicBool,
-    /// Nanoseconds that the guest is charged: see [`Kick::slept`].
+    /// Nanoseconds that the guest is charged for: see [`Kick::slept`].
     charged: AtomicU64,
 }
 
@@ -37,8 +37,8 @@ impl ProcessKicker {
         self.process.lock().expect("no panic while held")
     }
 
-    /// Runs `enter` with kicks sent to the process, unless one is waiting
-    /// already: then returns `None` at once, and the kick is used up.
+    /// Runs `enter` with kicks sent to the process. If a kick is pending already, returns `None` at once, and the kick is
+    /// used up.
     pub(super) fn running<T>(&self, enter: impl FnOnce() -> T) -> Option<T> {
         self.running.store(true, Ordering::SeqCst);
         let kicked = self.requested.swap(false, Ordering::SeqCst);
@@ -50,22 +50,22 @@ impl ProcessKicker {
         result
     }
 
-    /// Whether a kick waits for an answer.
+    /// Whether a kick has not been answered yet.
     pub(super) fn is_requested(&self) -> bool {
         self.requested.load(Ordering::SeqCst)
     }
 
-    /// Whether a kick that waits for an answer found the guest asleep.
+    /// Whether a kick has not been answered yet and found the guest asleep.
     pub(super) fn has_slept(&self) -> bool {
         self.is_requested() && self.slept.load(Ordering::SeqCst)
     }
 
-    /// Has the guest pay for a time in which it kept hv's thread waiting.
+    /// Charges the guest for a time in which it kept hv's thread waiting.
     pub(super) fn charge(&self, time: Duration) {
         self.charged.fetch_add(time.as_nanos() as u64, Ordering::SeqCst);
     }
 
-    /// The guest has given way.
+    /// The guest has returned control.
     pub(super) fn answered(&self) {
         self.requested.store(false, Ordering::SeqCst);
         self.slept.store(false, Ordering::SeqCst);

@@ -11,7 +11,7 @@ use std::io;
 use std::sync::Arc;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-/// What the doorbells of a guest signal. All of its processes have these descriptors.
+/// The descriptors that the doorbells of a guest signal. All of its processes have them.
 pub(super) type Bells = Arc<[EventFd]>;
 
 /// Makes the processes of a guest, one for each virtual CPU.
@@ -32,9 +32,9 @@ pub(super) fn start(zygote: &Arc<Zygote>, start: &Start<'_>) -> Result<Started, 
 
 struct ProcessMachine {
     bells: Bells,
-    /// Which port each of them is for.
+    /// The port of each of them.
     owners: Vec<Option<EventPort>>,
-    /// For each process, which port signals which of them.
+    /// For each process, the table of ports and the doorbells that they signal.
     bindings: Vec<Bindings>,
 }
 

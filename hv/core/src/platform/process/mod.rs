@@ -1,4 +1,4 @@
-//! The process platform: guests without virtualization, each in a process that can do nothing.
+//! The process platform: guests without virtualization, each in a process that can do almost nothing.
 //!
 //! ```text
 //! hv ── sockets ──► supervisor ──► zygote ── fork ──► guest's process
@@ -6,13 +6,13 @@
 //!  └── the handoff page, a futex ──────────────────── the stub (`stub/`), and nothing of hv
 //! ```
 //!
-//! The guest's code runs as it is: it is a ring-3 program. Its hypercall page calls
-//! into the stub, which writes down what the guest wants, hands control to hv, and waits until it has it again. A
-//! system-call filter lets it do just that: wait and wake on that one word, and
-//! signal the eventfds of its doorbells. Everything else is an exception, as all system calls are on KVM.
+//! The guest's code runs unchanged, as a ring-3 program. Its hypercall page calls into the stub. The stub writes down
+//! what the guest wants, hands control to hv, and waits until it has control again. A system-call filter allows only
+//! this: to wait and wake on that one word, and to signal the eventfds of its doorbells. Everything else is an exception,
+//! as all system calls are on KVM.
 //!
-//! Compared with KVM, the kernel's system-call entry and its signal and page-fault paths
-//! take the place of KVM (`docs/threat-model.md`).
+//! Compared with the KVM platform, the kernel's code for system-call entry, signals and page faults is the attack surface
+//! instead of KVM (`docs/threat-model.md`).
 
 mod error;
 mod filter;
@@ -38,7 +38,7 @@ use zygote::Zygote;
 pub use zygote::door;
 pub use zygote::{Namespaces, Violation};
 
-/// The stub, an ELF program, made by the build script.
+/// The stub, an ELF program that the build script makes.
 static STUB: &[u8] = include_bytes!(env!("HV_STUB"));
 
 /// Guests in processes of their own.
@@ -51,14 +51,14 @@ fn failed(what: &'static str) -> impl Fn(io::Error) -> PlatformError {
 }
 
 impl ProcessPlatform {
-    /// Starts the processes that all guests come from.
+    /// Starts the processes from which all guests' processes are made.
     ///
     /// # Errors
     ///
-    /// When the host refuses what guests need, a system-call filter first of all. Without
-    /// [namespaces](Self::namespaces) it goes on.
+    /// When the host refuses what guests need, above all a system-call filter. Missing [namespaces](Self::namespaces) are
+    /// no error.
     pub fn new() -> Result<Self, PlatformError> {
-        // What a thread that makes guests may not find out any more when it is jailed.
+        // Values that a thread that makes guests may not determine any more once it is jailed.
         page::spin();
         Ok(ProcessPlatform { zygote: Arc::new(Zygote::start()?) })
     }
@@ -69,16 +69,16 @@ impl ProcessPlatform {
     }
 }
 
-/// Whether this host takes system-call filters, without which no guest is started.
+/// Whether this host allows system-call filters. No guest is started without one.
 ///
 /// # Errors
 ///
-/// Why it does not.
+/// The host's error, if it does not.
 pub fn filters_are_possible() -> io::Result<()> {
     filter::is_possible()
 }
 
-/// Where the hypercall page jumps to.
+/// The address that the hypercall page jumps to.
 struct Entries {
     hypercall: u32,
     event_send: u32,
@@ -130,7 +130,7 @@ impl Platform for ProcessPlatform {
         true
     }
 
-    /// Results are in the handoff page: the hypercall pages are all the same.
+    /// Results are in the handoff page, so all hypercall pages have the same content.
     fn prepare(&self, memory: &GuestMemory, pages: &[HypercallPage]) -> Result<(), PlatformError> {
         for page in pages {
             memory.host_write(page.stubs, &hypercall_page());

@@ -1,4 +1,4 @@
-//! The handoff page, as hv has it: in the tail of the guest's memory.
+//! The handoff page, hv's side. It is in the tail of the guest's memory.
 
 use crate::memory::GuestMemory;
 use crate::platform::{CpuState, Fault, Fpu};
@@ -12,15 +12,15 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use zerocopy::{FromBytes, IntoBytes};
 
-/// How long each side spins before it sleeps: somewhat longer than hv takes for a hypercall.
+/// How long each side spins before it sleeps: somewhat longer than a hypercall takes in hv.
 const SPIN: Duration = Duration::from_micros(10);
 
-/// After so many runs that outlasted the spinning, hv sleeps at once…
+/// After so many consecutive runs that lasted longer than the spinning, hv sleeps without spinning…
 const PATIENCE: u32 = 8;
-/// … but for one in this many.
+/// … except in one run of so many.
 const RETRY: u32 = 32;
 
-/// How long each side spins, in ticks of the time-stamp counter. Found out when it is first asked for.
+/// How long each side spins, in ticks of the time-stamp counter. Determined at the first call.
 pub(super) fn spin() -> u64 {
     static TICKS: OnceLock<u64> = OnceLock::new();
     *TICKS.get_or_init(|| {
@@ -30,7 +30,7 @@ pub(super) fn spin() -> u64 {
     })
 }
 
-/// Words of [`CpuState`] before the FPU's.
+/// Words of [`CpuState`] before the FPU state.
 const REGISTERS: usize = register::COUNT;
 
 const _: () = {
@@ -40,7 +40,7 @@ const _: () = {
     assert!(offset_of!(CpuState, fpu) == 8 * register::COUNT);
 };
 
-/// What the guest says of the end of its run, copied once.
+/// What the guest reports at the end of its run, copied once.
 #[derive(FromBytes, Clone, Copy)]
 #[repr(C)]
 pub(super) struct ExitArgs {
@@ -51,21 +51,21 @@ pub(super) struct ExitArgs {
     pub(super) arguments: [u64; 3],
 }
 
-/// Why hv waits no longer for the end of a guest's run.
+/// Why hv stopped waiting for the end of a guest's run.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Wake {
     /// The run is over.
     Over,
-    /// The run is over, and hv had to find that out by itself: the guest sleeps, and has told nobody.
+    /// The run is over. hv found that out by itself: the guest sleeps and has not woken hv.
     Unsaid,
-    /// The time is over, or somebody has [alerted](Alert) hv's thread.
+    /// The time is over, or hv's thread was [alerted](Alert).
     Look,
 }
 
-/// Alerts the thread that waits for the end of a guest's run: it is to look at its orders.
+/// Alerts the thread that waits for the end of a guest's run, so that it checks its orders.
 pub(super) struct Alert {
     memory: Arc<GuestMemory>,
-    /// Of the page in the memory.
+    /// Offset of the page in the memory.
     offset: u64,
 }
 
@@ -74,22 +74,22 @@ impl Alert {
         self.memory.atomic_u32(self.offset + field::OWNER)
     }
 
-    /// Whether the guest sleeps. It may do so only after it has told hv that its run is over.
+    /// Whether the guest sleeps. It may sleep only after it has told hv that its run is over.
     pub(super) fn is_asleep(&self) -> bool {
         self.word().load(Ordering::Acquire) == owner::HOST_GUEST_SLEEPS
     }
 
     /// Wakes the thread.
     pub(super) fn alert(&self) {
-        // All that sleep on the word: a guest that does looks at it, and sleeps on.
+        // Wakes all sleepers on the word. A guest that sleeps there checks the word and sleeps on.
         let _ = futex::wake(self.word(), Flags::empty(), i32::MAX as u32);
     }
 }
 
-/// Which event port signals which doorbell, as the stub looks it up in a page.
+/// The table of event ports and the doorbells that they signal. The stub reads it in the page.
 pub(super) struct Bindings {
     memory: Arc<GuestMemory>,
-    /// Of the page in the memory.
+    /// Offset of the page in the memory.
     offset: u64,
 }
 
@@ -100,28 +100,28 @@ impl Bindings {
     }
 }
 
-/// The page, with hv's side of handing control over.
+/// The page, with hv's side of the handoff.
 pub(super) struct Page {
     memory: Arc<GuestMemory>,
-    /// Of the page in the memory.
+    /// Offset of the page in the memory.
     offset: u64,
-    /// Ticks of the time-stamp counter; 0 on a machine where spinning keeps the other one from running.
+    /// Ticks of the time-stamp counter. 0 on a machine where spinning keeps the other side from running.
     spin: u64,
-    /// Turns in a row that outlasted the spinning.
+    /// Number of consecutive runs that lasted longer than the spinning.
     misses: u32,
-    /// When the last wait began, if it outlasted it.
+    /// When the last wait began, if it lasted longer than the spinning.
     since: Option<Instant>,
 }
 
 impl Page {
-    /// The page of a virtual CPU, which are counted from 0.
+    /// The page of a virtual CPU. Virtual CPUs are counted from 0.
     pub(super) fn new(memory: Arc<GuestMemory>, number: usize) -> Self {
         let offset = memory.size() + number as u64 * PAGE_SIZE;
         assert!(offset + PAGE_SIZE <= memory.size() + memory.tail());
         Page { memory, offset, spin: spin(), misses: 0, since: None }
     }
 
-    /// For other threads.
+    /// The page's alert, for other threads.
     pub(super) fn alert(&self) -> Alert {
         Alert { memory: self.memory.clone(), offset: self.offset }
     }
@@ -153,7 +153,7 @@ impl Page {
         u64::from_le_bytes(bytes)
     }
 
-    /// Fills the page for a process that is about to start: it will begin with this state.
+    /// Fills the page for a process that is about to start. The process begins with this state.
     pub(super) fn prepare(&mut self, cpu: &CpuState) {
         self.owner().store(owner::HOST, Ordering::Relaxed);
         self.put(field::SPIN, self.spin);
@@ -166,7 +166,7 @@ impl Page {
         self.misses = 0;
     }
 
-    /// Whether both sides are to sleep at once instead of spinning first.
+    /// Sets whether both sides sleep at once instead of spinning first.
     pub(super) fn set_impatient(&mut self, impatient: bool) {
         let spin = if impatient { 0 } else { spin() };
         if spin != self.spin {
@@ -183,12 +183,12 @@ impl Page {
     }
 
     fn is_over(&self) -> bool {
-        // Whatever a guest writes there that is not one of these ends its run.
+        // Any other value that a guest writes there ends its run.
         !matches!(self.owner().load(Ordering::Acquire), owner::GUEST | owner::GUEST_HOST_SLEEPS)
     }
 
-    /// Waits until the guest's run is over, for at most this long, which is less than a second, or until
-    /// an [`Alert`] changes what `is_alerted` says.
+    /// Waits until the guest's run is over, for at most this long, which has to be less than a second. An [`Alert`] that
+    /// changes the value of `is_alerted` ends the wait too.
     pub(super) fn wait(&mut self, limit: Duration, is_alerted: impl Fn() -> bool) -> Wake {
         if self.misses < PATIENCE || self.misses.is_multiple_of(RETRY) {
             let start = clock::tsc();
@@ -211,7 +211,7 @@ impl Page {
         let before = is_alerted();
         let mut woken = true;
         while !self.is_over() {
-            // A guest can wake hv, and change the word, as often as it likes: that must not make the time longer.
+            // A guest can wake hv and change the word as often as it likes. That must not extend the time.
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() || is_alerted() != before {
                 return Wake::Look;
@@ -225,12 +225,12 @@ impl Page {
         if sleeps && !woken { Wake::Unsaid } else { Wake::Over }
     }
 
-    /// How long the last [wait](Self::wait) has been, if it was longer than the spinning.
+    /// How long the last [wait](Self::wait) has taken, if it was longer than the spinning.
     pub(super) fn waited(&self) -> Duration {
         self.since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
-    /// What the guest says of the end of its run.
+    /// What the guest reports at the end of its run.
     pub(super) fn exit_args(&self) -> ExitArgs {
         let mut bytes = [0; size_of::<ExitArgs>()];
         self.memory.host_read(self.offset(), &mut bytes);
@@ -241,7 +241,7 @@ impl Page {
         self.put(field::RESULT, value as u64);
     }
 
-    /// The state at the end of the run that ended in this way, a hypercall with its result.
+    /// The state at the end of a run that ended in this way. A hypercall has its result in it.
     pub(super) fn state(&self, kind: u32) -> CpuState {
         let mut state = CpuState::at_entry(0, 0, 0);
         let mut words = [0; REGISTERS];
@@ -250,7 +250,7 @@ impl Page {
         self.memory.host_read(self.at(field::FPU), &mut fpu);
         let fpu = Fpu::read_from_bytes(&fpu).expect("the sizes are equal");
         if matches!(kind, kind::HYPERCALL | kind::DOORBELL) {
-            // What a call preserves (System V ABI for AMD64, figure 3.4).
+            // The registers that a call preserves (System V ABI for AMD64, figure 3.4).
             [_, state.rbx, _, _, _, _, state.rbp, state.rsp, ..] = words;
             [.., state.r12, state.r13, state.r14, state.r15, state.rip, _] = words;
             (state.fpu.fcw, state.fpu.mxcsr) = (fpu.fcw, fpu.mxcsr);
@@ -262,7 +262,7 @@ impl Page {
         state.validated()
     }
 
-    /// Has the guest go on elsewhere.
+    /// Makes the guest continue at another address.
     pub(super) fn redirect(&self, rip: u64, rsp: u64) {
         self.put(field::REGISTERS + 8 * register::RSP, rsp);
         self.put(field::REGISTERS + 8 * register::RIP, rip);
@@ -271,10 +271,10 @@ impl Page {
 }
 
 impl ExitArgs {
-    /// The fault that it says, validated.
+    /// The reported fault, validated.
     pub(super) fn fault(&self) -> Fault {
         let [vector, error, address] = self.arguments;
-        // The processor has 32 exceptions; another number is the guest's invention.
+        // The processor has 32 exceptions. The guest has made up any other number.
         match u8::try_from(vector) {
             Ok(vector @ 0..32) => Fault::Exception { vector, error, address },
             _ => Fault::Crossing,

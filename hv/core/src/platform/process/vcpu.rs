@@ -13,21 +13,21 @@ use hv_stub::kind;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How often hv looks whether a process that has control still lives.
+/// How often hv checks whether a process that has control still lives.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// How often hv looks at the run of a guest that has been kicked.
+/// How often hv checks the run of a guest that has been kicked.
 const LOOK_AFTER_KICK: Duration = Duration::from_millis(1);
 
-/// How long a guest may leave a kick unanswered, in processor time of its own. The stub answers at
-/// once; a guest that has broken its stub so that it does not is ended.
+/// How long a guest may leave a kick unanswered, in its own processor time. The stub answers at once. A guest that has
+/// damaged its stub so that it does not answer is ended.
 const GRACE: Duration = Duration::from_millis(200);
 
-/// The same in elapsed time, for a process that the host does not let run: a busy host may take that long. A guest
+/// The same in elapsed time, for a process that the host does not run: on a busy host this can take so long. A guest
 /// cannot sleep while it has control (`filter`).
 const GRACE_STARVED: Duration = Duration::from_secs(10);
 
-/// How often the limit of processor time moves on while a guest has control.
+/// How often the limit of processor time is raised while a guest has control.
 const RENEWAL: Duration = Duration::from_millis(100);
 
 pub(super) struct ProcessVcpu {
@@ -44,12 +44,12 @@ pub(super) struct ProcessVcpu {
     kind: u32,
     /// Arguments of its hypercall.
     arguments: [u64; 3],
-    /// When the limit of processor time was last moved on.
+    /// When the limit of processor time was last raised.
     renewed: Option<Instant>,
 }
 
 impl ProcessVcpu {
-    /// Makes a process that has this page and these doorbells.
+    /// Makes a process with this page and these doorbells.
     pub(super) fn new(
         zygote: Arc<Zygote>,
         bells: Bells,
@@ -73,8 +73,8 @@ impl ProcessVcpu {
         })
     }
 
-    /// Moves the limit of processor time on: a guest that runs on when it has no control, and is not
-    /// given one any more, reaches it soon.
+    /// Raises the limit of processor time. A guest that runs although it has no control, and is not given control any
+    /// more, reaches the limit soon.
     fn renew(&mut self) {
         if self.renewed.is_none_or(|renewed| renewed.elapsed() >= RENEWAL) {
             self.kicker.process().renew_limit();
@@ -114,7 +114,7 @@ impl ProcessVcpu {
         }
     }
 
-    /// Whether this instruction pointer is in the hypercall page, and where its stub starts.
+    /// The address of the stub in the hypercall page, if this instruction pointer is in one.
     fn stub_of(&self, rip: u64) -> Option<u64> {
         let page = self.memory.base().0 + self.hypercall_page;
         let offset = rip.checked_sub(page).filter(|&offset| offset < PAGE_SIZE)?;
@@ -146,7 +146,7 @@ impl Vcpu for ProcessVcpu {
                 Exit::Interrupted
             }
             kind::FAULT => Exit::Fault(exit.fault()),
-            // Later it can only be a guest that says so.
+            // Later, this value can only come from the guest itself.
             kind::UNCONFINED if fresh => Exit::Failed(
                 "the kernel refused the guest's system-call filter (seccomp); `hv doctor` says more".into(),
             ),
@@ -168,7 +168,7 @@ impl Vcpu for ProcessVcpu {
 
     fn save(&mut self) -> Result<CpuState, PlatformError> {
         let mut state = self.page.state(self.kind);
-        // A call that is about to be made is made again.
+        // A call that was about to be made is made again.
         state.rip = self.stub_of(state.rip).unwrap_or(state.rip);
         Ok(state)
     }
@@ -188,7 +188,7 @@ impl Vcpu for ProcessVcpu {
     }
 
     fn reset(&mut self, state: &CpuState) -> Result<(), PlatformError> {
-        // Another process: the stub's data are the guest's to write as well.
+        // The next guest needs another process: the guest can also write the stub's data.
         self.halt();
         self.page.prepare(state);
         *self.kicker.process() = self.zygote.fork(&self.memory, self.page.offset(), self.bells.iter())?;

@@ -1,9 +1,8 @@
-//! Opening ports and pages of emulated hardware to a guest.
+//! Opens ports and pages of emulated hardware to a guest.
 //!
-//! The guests of `hv bench` that measure emulation need this, and no other.
-//! The I/O bitmap grows behind the TSS, up to where the IDT begins; the pages
-//! get tables of their own at the end of the tail, below the one entry of the
-//! top table (the first) under which no guest has memory.
+//! Only the guests of `hv bench` that measure emulation need this. The I/O bitmap grows behind the TSS, up to the IDT.
+//! The pages get tables of their own at the end of the tail, below the first entry of the top table: no guest has memory
+//! under that entry.
 
 use super::super::paging::{self, Tables};
 use super::{Area, CpuPage, DescriptorTable, IDT_OFFSET, TSS_OFFSET, TSS_SIZE, TssType, gdt, tss};
@@ -14,7 +13,7 @@ use zerocopy::IntoBytes;
 
 /// Most bytes of the I/O bitmap, with its closing byte.
 const MAX_BITMAP: usize = IDT_OFFSET as usize - TSS_OFFSET as usize - TSS_SIZE;
-/// Tables of one range of pages below 4 GiB that crosses no border of 2 MiB: one of each level.
+/// Tables for one range of pages below 4 GiB that crosses no 2 MiB boundary: one of each level.
 const LEVELS: u64 = 4;
 
 impl CpuPage {
@@ -26,7 +25,7 @@ impl CpuPage {
 }
 
 impl Area {
-    /// Opens ports and pages in an area that was built. Returns the limit of the TSS.
+    /// Opens ports and pages in an area that is already filled. Returns the limit of the TSS.
     pub(in super::super) fn open(
         self,
         memory: &GuestMemory,

@@ -1,4 +1,4 @@
-//! A virtual CPU that is reset: nothing of the guest before is left.
+//! A virtual CPU that is reset: no state of the previous guest remains.
 
 use super::*;
 use crate::memory::Access;
@@ -13,7 +13,7 @@ const HYPERCALLS: u64 = 3 * PAGE_SIZE;
 const CODE: u64 = 4 * PAGE_SIZE;
 const STACK: u64 = 5 * PAGE_SIZE;
 
-/// A guest that makes the hypercall that does nothing, for ever, and where it begins.
+/// A guest that makes the hypercall that does nothing, for ever, and the address where it begins.
 fn caller() -> Option<(KvmVcpu, CpuState)> {
     let platform = match KvmPlatform::new() {
         Ok(platform) => platform,
@@ -43,7 +43,7 @@ fn caller() -> Option<(KvmVcpu, CpuState)> {
     Some((vcpu, cpu))
 }
 
-/// Whether it comes to its next call.
+/// Whether it reaches its next call.
 fn calls(vcpu: &mut KvmVcpu) -> bool {
     loop {
         match vcpu.run() {
@@ -55,8 +55,8 @@ fn calls(vcpu: &mut KvmVcpu) -> bool {
     }
 }
 
-/// Leaves the virtual CPU as a guest could that is stopped on its way to a handler of exceptions: with a
-/// general protection fault to be delivered, and segments of its own.
+/// Leaves the virtual CPU as a guest can leave it that is stopped on its way to an exception handler: with a general
+/// protection fault to be delivered, and segments of its own.
 fn spoil(vcpu: &mut KvmVcpu) {
     vcpu.complete().unwrap();
     let mut sregs = vcpu.special;
@@ -81,7 +81,7 @@ fn no_exception_and_no_segment_of_the_guest_before_is_left() {
         let after = vcpu.vcpu.get_sregs().unwrap();
         assert_eq!((after.cr2, after.cs, after.ds, after.ss), (0, before.cs, before.ds, before.ss));
     }
-    // Without a reset, it is the guest's end.
+    // Without a reset, the guest ends.
     spoil(&mut vcpu);
     assert!(!calls(&mut vcpu));
 }

@@ -1,4 +1,4 @@
-//! A socket to one of the processes that make guests' processes: what is sent, and what is waited for.
+//! A socket to one of the processes that make guests' processes: sending requests, and waiting for replies.
 #![forbid(unsafe_code)]
 
 use super::reply::{self, Expected, Message, ROOM, Reply, Violation};
@@ -14,17 +14,17 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use zerocopy::IntoBytes;
 
-/// How long a whole start of a guest may wait for others.
+/// How long the complete start of a guest may wait for other processes.
 ///
-/// Counted in looks: on a host that stands still, hv does so as well, and that is one look.
+/// Counted in polls. If the host is suspended, hv is suspended too, and that counts as one poll.
 pub(super) struct Patience(u32);
 
-/// Nanoseconds of a look.
+/// Nanoseconds of a poll.
 const LOOK: i64 = 50_000_000;
 
 impl Patience {
-    /// Ten seconds. A process comes within a millisecond; on a host with many more programs than processors it takes
-    /// seconds. Two where processes are played that never come.
+    /// Ten seconds. A process is there within a millisecond; on a host with many more programs than processors it takes
+    /// seconds. Two seconds in unit tests, where some simulated processes never come.
     pub(super) fn new() -> Patience {
         Patience(if cfg!(test) { 40 } else { 200 })
     }
@@ -37,7 +37,7 @@ impl Patience {
         while self.0 > 0 {
             match rustix::event::poll(&mut all, Some(&limit)) {
                 Ok(0) => self.0 -= 1,
-                // What it said before it ended counts.
+                // What it sent before it ended counts.
                 Ok(_) if !all[0].revents().is_empty() => return Ok(()),
                 Ok(_) => return Err(Violation::Ended),
                 Err(Errno::INTR) => {}
@@ -52,11 +52,11 @@ impl Patience {
 pub(super) enum NotSent {
     /// The other end does not take it.
     Violation(Violation),
-    /// hv's side lacks something: nothing has happened.
+    /// hv's side lacks a resource. Nothing has been sent.
     Refused(io::Error),
 }
 
-/// A socket of whole messages.
+/// A socket that preserves message boundaries.
 pub(super) struct Socket(OwnedFd);
 
 impl Socket {
@@ -64,7 +64,7 @@ impl Socket {
         Socket(socket)
     }
 
-    /// Sends a request, at once or not at all.
+    /// Sends a request, completely and without blocking, or not at all.
     pub(super) fn send(&self, words: &[u64], descriptors: &[BorrowedFd<'_>]) -> Result<(), NotSent> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DOORBELLS + 1))];
         let mut control = SendAncillaryBuffer::new(&mut space);
@@ -77,7 +77,7 @@ impl Socket {
         match rustix::io::retry_on_intr(|| rustix::net::sendmsg(&self.0, &bytes, &mut control, flags)) {
             Ok(_) => Ok(()),
             Err(Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN) => Err(NotSent::Violation(Violation::Ended)),
-            // Nobody has taken what was sent before.
+            // The other side has not received the previous messages.
             Err(Errno::AGAIN) => Err(NotSent::Violation(Violation::Late)),
             Err(error) => Err(NotSent::Refused(error.into())),
         }
@@ -91,7 +91,7 @@ impl Socket {
         expected: &[Expected],
     ) -> Result<Reply<OwnedFd>, Violation> {
         let message = match self.message() {
-            // Most often it is there already, if it is a greeting.
+            // A greeting has usually arrived already.
             Err(Violation::Socket(io::ErrorKind::WouldBlock)) => {
                 patience.wait(self.0.as_fd(), processes)?;
                 self.message()?
@@ -101,7 +101,7 @@ impl Socket {
         reply::check(message, expected)
     }
 
-    /// The next message that is there.
+    /// The next message that has arrived.
     pub(super) fn message(&self) -> Result<Message<OwnedFd>, Violation> {
         let mut bytes = [0; ROOM];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2), ScmCredentials(1))];

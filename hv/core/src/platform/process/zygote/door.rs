@@ -14,22 +14,22 @@ use std::os::fd::{AsFd, OwnedFd};
 /// Bytes that are received of a message.
 pub const RECEIVED: usize = ROOM;
 
-/// A message with its ancillary data, and what is waited for.
+/// A message with its ancillary data, and what hv expects.
 #[derive(Clone, Copy, Debug)]
 pub struct Case {
     /// The bytes, and how many there are.
     pub bytes: ([u8; RECEIVED], usize),
-    /// Whether something was cut off.
+    /// Whether bytes or ancillary data were cut off.
     pub truncated: bool,
-    /// How many descriptors came with it, and from which process.
+    /// How many descriptors came with it.
     pub descriptors: usize,
     /// From which process.
     pub sender: Option<i32>,
-    /// Kind, nonce, sender and descriptors that are expected.
+    /// The expected kind, nonce, sender and number of descriptors.
     pub expected: (u64, u64, Option<i32>, usize),
 }
 
-/// Checks it: the sender, whether there is a descriptor, and the error that it tells of.
+/// Checks the message. Returns the sender, whether there is a descriptor, and the error that it reports.
 ///
 /// # Errors
 ///
@@ -45,17 +45,17 @@ pub fn check(case: &Case) -> Result<(i32, bool, Option<i32>), String> {
     Ok((reply.sender, reply.descriptor.is_some(), reply.error))
 }
 
-/// What a zygote says: bytes, and with them so many descriptors.
+/// A message of a zygote: bytes, and the number of descriptors with them.
 pub type Said = (Vec<u8>, usize);
 
-/// Starts guests with a zygote that has said all this, and has then closed its end. Its greetings have nonce 0, the
-/// requests 1, 2 and so on. Returns for each start how it went; after a violation there are no more.
+/// Starts guests with a zygote that has sent all these messages and then closed its end. Its greetings have nonce 0, the
+/// requests 1, 2 and so on. Returns the result of each start. After a violation there are no more starts.
 pub fn starts(said: &[Said], count: u64) -> Vec<Result<(), String>> {
     let (hv, zygote) =
         rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
             .expect("a pair of sockets");
     rustix::net::sockopt::set_socket_passcred(&hv, true).expect("credentials");
-    // Not that of a process: a zygote that is dropped would end it.
+    // Not the handle of a process: dropping the zygote would end that.
     let descriptor = || eventfd(0, EventfdFlags::CLOEXEC).expect("a descriptor");
     let given = descriptor();
     for (bytes, descriptors) in said {
@@ -85,6 +85,6 @@ fn say(zygote: &OwnedFd, bytes: &[u8], given: &OwnedFd, descriptors: usize) {
         control.push(SendAncillaryMessage::ScmRights(&all[..descriptors.min(MOST)]));
     }
     let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-    // As much as there is room for.
+    // At most as many as fit.
     let _ = rustix::net::sendmsg(zygote, &[IoSlice::new(bytes)], &mut control, flags);
 }

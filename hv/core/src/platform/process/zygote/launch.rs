@@ -25,12 +25,12 @@ use std::sync::atomic::{AtomicI32, Ordering};
 /// A process that was just started.
 pub(super) struct Launched {
     pub(super) process: Child,
-    /// hv's end of the socket to it.
+    /// hv's end of the socket to the process.
     pub(super) socket: OwnedFd,
     pub(super) namespaces: Namespaces,
 }
 
-/// A process that is this one's child. Ends when dropped.
+/// A child of this process. Dropping this ends it.
 pub(super) struct Child {
     pid: c_int,
     handle: OwnedFd,
@@ -46,7 +46,7 @@ impl Child {
     }
 }
 
-/// What the new process needs on its way to be the stub.
+/// What the new process needs until it executes the stub.
 struct LaunchArgs {
     socket: c_int,
     program: c_int,
@@ -57,12 +57,12 @@ struct LaunchArgs {
 
 const STACK: usize = 64 << 10;
 
-/// Starts the stub, with namespaces of its own where the host allows that.
+/// Starts the stub, with namespaces of its own if the host allows that.
 pub(super) fn launch() -> Result<Launched, PlatformError> {
     let (ours, theirs) =
         rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
             .map_err(|error| failed("making a socket pair")(error.into()))?;
-    // The kernel tells by which process a message was sent.
+    // The kernel reports which process sent a message.
     set_socket_passcred(&ours, true).map_err(|error| failed("SO_PASSCRED")(error.into()))?;
     let program = program()?;
     let (pid, namespaces) = match make(&theirs, &program, true) {
@@ -77,17 +77,17 @@ pub(super) fn launch() -> Result<Launched, PlatformError> {
     Ok(Launched { process: handle(pid)?, socket: ours, namespaces })
 }
 
-/// Takes a child over, and tries the calls by which guests are ended. One that cannot be ended must not run.
+/// Takes over a child, and tries the calls that end guests. A process that cannot be ended must not run.
 pub(super) fn handle(pid: c_int) -> Result<Child, PlatformError> {
     let number = Pid::from_raw(pid).expect("a process was made");
-    // Nobody waits for the child but its owner, so the number is still its own.
+    // Only the owner waits for the child, so the number still belongs to it.
     let handle = rustix::process::pidfd_open(number, PidfdFlags::empty()).map_err(|error| {
         let _ = rustix::process::kill_process(number, Signal::KILL);
         wait(pid);
         failed("pidfd_open")(error.into())
     })?;
     let child = Child { pid, handle };
-    // Which it ignores.
+    // The process ignores this signal.
     rustix::process::pidfd_send_signal(&child.handle, Signal::CONT)
         .map_err(|error| failed("pidfd_send_signal")(error.into()))?;
     Ok(child)
@@ -95,7 +95,7 @@ pub(super) fn handle(pid: c_int) -> Result<Child, PlatformError> {
 
 /// Waits for the end of a child.
 fn wait(pid: c_int) {
-    // SAFETY: no memory is passed; the process is this one's child, and nobody else waits for it.
+    // SAFETY: no memory is passed; the process is this one's child, and no other code waits for it.
     unsafe { libc::waitpid(pid, ptr::null_mut(), libc::__WALL) };
 }
 
@@ -103,7 +103,7 @@ impl Drop for Child {
     fn drop(&mut self) {
         use rustix::io::Errno;
         let killed = rustix::process::pidfd_send_signal(&self.handle, Signal::KILL);
-        // A host that forbids this call is found out by the first one, before there is a jail.
+        // A host that forbids this call is detected by the first call, before there is a jail.
         if let (Err(Errno::PERM | Errno::NOSYS), Some(number)) = (killed, Pid::from_raw(self.pid)) {
             let _ = rustix::process::kill_process(number, Signal::KILL);
         }
@@ -111,20 +111,20 @@ impl Drop for Child {
     }
 }
 
-/// The stub in a file that can be executed and not be changed.
+/// The stub in a file that can be executed but not changed.
 fn program() -> Result<OwnedFd, PlatformError> {
     let file = program_file().map_err(|error| match error.raw_os_error() {
-        // What vm.memfd_noexec=2 says, while policies say EPERM.
+        // The error of vm.memfd_noexec=2; policies return EPERM.
         Some(libc::EACCES) => ProcessError::NoPrograms.into(),
         _ => failed("memfd_create")(error),
     })?;
     fill(file).map_err(failed("filling the stub's memory file"))
 }
 
-/// An empty file in memory that may become a program.
+/// An empty executable file in memory.
 fn program_file() -> io::Result<std::fs::File> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    // Kernels before 6.3 do not know the flag, nor a reason for it.
+    // Kernels before 6.3 do not know the flag, and do not need it.
     let file = match rustix::fs::memfd_create("hv-stub", flags | MemfdFlags::EXEC) {
         Err(rustix::io::Errno::INVAL) => rustix::fs::memfd_create("hv-stub", flags)?,
         result => result?,
@@ -139,7 +139,7 @@ fn fill(mut file: std::fs::File) -> io::Result<OwnedFd> {
         &file,
         SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL,
     )?;
-    // Opened for writing it could not be executed.
+    // A file that is open for writing could not be executed.
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     match rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, rustix::fs::Mode::empty()) {
         Err(rustix::io::Errno::NOENT) => named_program(),
@@ -147,7 +147,7 @@ fn fill(mut file: std::fs::File) -> io::Result<OwnedFd> {
     }
 }
 
-/// The stub without `/proc`, which leads to files without names: one that has a name until it is open.
+/// The stub without `/proc`, through which files without names are opened. This file has a name until it is open.
 fn named_program() -> io::Result<OwnedFd> {
     let only_me = std::os::unix::fs::PermissionsExt::from_mode(0o500);
     let mut file = tempfile::Builder::new().prefix("hv-stub").permissions(only_me).tempfile()?;
@@ -190,13 +190,13 @@ fn make(socket: &OwnedFd, program: &OwnedFd, namespaces: bool) -> Result<c_int, 
     }
 }
 
-/// What failed of making the process.
+/// The step of making the process that failed.
 enum NotMade {
-    /// Room for its descriptors.
+    /// Allocating its descriptors.
     Room(io::Error),
-    /// The process.
+    /// Making the process.
     Process(io::Error),
-    /// Turning it into the stub.
+    /// Executing the stub.
     Program(io::Error),
 }
 
@@ -214,13 +214,13 @@ impl From<NotMade> for PlatformError {
 fn out_of_the_way(descriptor: &OwnedFd) -> Result<OwnedFd, NotMade> {
     const MOST: c_int = 10;
     rustix::io::fcntl_dupfd_cloexec(descriptor, MOST).map_err(|error| match error {
-        // The number itself is beyond the limit.
+        // The number itself is beyond the limit of descriptors.
         rustix::io::Errno::INVAL => NotMade::Room(io::Error::from_raw_os_error(libc::EMFILE)),
         error => NotMade::Room(error.into()),
     })
 }
 
-/// Takes the new process from hv's program to the stub, or leaves the error in its [`LaunchArgs`].
+/// Brings the new process from hv's program to the stub, or leaves the error in its [`LaunchArgs`].
 extern "C" fn become_supervisor(args: *mut c_void) -> c_int {
     const PROGRAM: c_int = 1;
     const NAME: &CStr = c"hv-supervisor";

@@ -1,16 +1,16 @@
-//! ⚠ The processes that guests' processes come from.
+//! ⚠ The processes from which guests' processes are made.
 //!
 //! ```text
 //! hv ── socket ──► supervisor ── fork ──► zygote ── fork ──► a process that waits for its guest
 //!  └─── socket ─────────────────────────────┴──────────────────┘
 //! ```
 //!
-//! The *supervisor* starts before hv is jailed, makes zygotes, and sees nothing of any guest. A *zygote* keeps one
-//! process that waits. That greets hv with its own pidfd, takes hv's request with the guest's memory, and answers.
+//! The *supervisor* starts before hv is jailed and makes zygotes. It sees nothing of any guest. A *zygote* keeps one
+//! waiting process. That process greets hv with its own pidfd, takes hv's request with the guest's memory, and answers.
 //!
-//! Whatever is not as it should be *poisons* the zygote: hv ends it and the process that waits, closes the socket, and so
-//! hears of neither any more, and has the supervisor make another one. The start is tried once more with
-//! that. Guests that run are not concerned: they are children of the supervisor.
+//! Any violation of this protocol *poisons* the zygote. Then hv ends it and the waiting process, and closes the socket,
+//! so that it receives nothing more from either. The supervisor makes another zygote, and the start is tried once more
+//! with that one. Running guests are not affected: they are children of the supervisor.
 #![allow(unsafe_code, reason = "doorbells as borrowed descriptors")]
 
 mod channel;
@@ -40,32 +40,32 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// Namespaces that the processes of guests have for themselves.
+/// Namespaces of the guests' processes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Namespaces {
     /// User, mount, network, PID, IPC and UTS namespaces.
     Own,
-    /// The host refused them, for this reason. Processes are as confined by their filter.
+    /// The host refused them, for this reason. The filter confines the processes in the same way.
     Refused(String),
 }
 
-/// How often a start is tried with another zygote, after one that was not as it should be.
+/// How often a start is tried with another zygote after a violation.
 const RETRIES: usize = 1;
 
-/// How often at most if that had ended: nobody has waited for it then, and those that end zygotes (a host without memory, say) end
-/// several.
+/// Most tries after zygotes that had ended: no time was spent waiting for those. What ends zygotes (a host without
+/// memory, for example) ends several.
 const RETRIES_AFTER_ENDS: usize = 4;
 
-/// For how long nobody waits any more for a supervisor that does not answer.
+/// How long a supervisor that did not answer is not asked again.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// At most one warning of a zygote in this time.
+/// At most one warning about a zygote in this time.
 const BETWEEN_WARNINGS: Duration = Duration::from_secs(10);
 
-/// Where the processes of guests come from.
+/// Makes the processes of guests.
 pub(super) struct Zygote {
     namespaces: Namespaces,
-    /// One start at a time.
+    /// Locked for the duration of a start: one start at a time.
     state: Mutex<ZygoteState>,
 }
 
@@ -89,7 +89,7 @@ impl Zygote {
 
     fn of(mut supervisor: Supervisor, namespaces: Namespaces) -> Result<Zygote, PlatformError> {
         let mut nonces = Nonces::new().map_err(failed("getrandom"))?;
-        // The first is made meanwhile, and heard of by the first start.
+        // The first zygote is made meanwhile. The first start receives the reply.
         supervisor.ask(&mut nonces).map_err(StartFailure::into_error)?;
         let state = ZygoteState { serving: None, supervisor, nonces, warnings: Warnings::default() };
         Ok(Zygote { namespaces, state: Mutex::new(state) })
@@ -99,7 +99,7 @@ impl Zygote {
         &self.namespaces
     }
 
-    /// Makes a process with this memory, which waits for its first run.
+    /// Makes a process with this memory. It waits for its first run.
     pub(super) fn fork<'a>(
         &self,
         memory: &GuestMemory,
@@ -138,7 +138,7 @@ impl ZygoteState {
         }
     }
 
-    /// One try. A zygote that is not as it should be is ended.
+    /// One try. A zygote that breaks the protocol is ended.
     fn try_fork(
         &mut self,
         words: &mut [u64],
@@ -164,9 +164,9 @@ struct Supervisor {
     channel: Socket,
     pid: i32,
     process: Child,
-    /// The nonce of a request that it has not answered yet.
+    /// The nonce of the pending request.
     asked: Option<u64>,
-    /// Until when it is not waited for.
+    /// Until when hv does not wait for it.
     pause: Option<Instant>,
 }
 
@@ -175,14 +175,14 @@ impl Supervisor {
         Supervisor { channel, pid, process, asked: None, pause: None }
     }
 
-    /// Has it make a zygote.
+    /// Requests a zygote.
     fn make_zygote(&mut self, patience: &mut Patience, nonces: &mut Nonces) -> Result<Serving, StartFailure> {
         let refuse = |violation| StartFailure::Refused(ProcessError::supervisor(violation).into());
         if self.pause.is_some_and(|until| Instant::now() < until) {
             return Err(refuse(Violation::Late));
         }
         let (nonce, socket) = self.channel(patience, nonces).map_err(|failure| match failure {
-            // Nobody can replace it.
+            // There is no replacement for the supervisor.
             StartFailure::Poisoned(violation) => {
                 self.pause = Some(Instant::now() + PAUSE);
                 refuse(violation)
@@ -199,9 +199,9 @@ impl Supervisor {
         }
     }
 
-    /// Asks it for a zygote. Returns the nonce of the request.
+    /// Sends a request for a zygote. Returns the nonce of the request.
     fn ask(&mut self, nonces: &mut Nonces) -> Result<u64, StartFailure> {
-        // An answer that was not waited for is still to come: it is as good as one to another request.
+        // The reply to an earlier request is still to come. It serves this request too.
         if let Some(nonce) = self.asked {
             return Ok(nonce);
         }
@@ -230,27 +230,27 @@ impl Supervisor {
     }
 }
 
-/// A zygote. When it is dropped, it ends, and so does the process that waits.
+/// A zygote. Dropping this ends it and the waiting process.
 struct Serving {
     channel: Socket,
-    /// By which it was asked for; of the greetings on its channel.
+    /// The nonce of the request for this zygote. The greetings on its channel have it too.
     nonce: u64,
     handle: OwnedFd,
     next: NextProcess,
 }
 
-/// The process that waits.
+/// The waiting process.
 enum NextProcess {
-    /// It has not greeted yet.
+    /// It has not sent its greeting yet.
     Unknown,
-    /// This one.
+    /// It has sent its greeting.
     Waiting(Process),
-    /// The zygote could not make one, and has ended.
+    /// The zygote could not make a process, and has ended.
     Failed(PlatformError),
 }
 
 impl Serving {
-    /// Makes the process that waits that of a guest, by the request whose nonce is the first word.
+    /// Makes the waiting process that of a guest. The nonce of the request is the first word.
     fn fork(
         &mut self,
         words: &[u64],
@@ -270,7 +270,7 @@ impl Serving {
         Expected { kind: kind::WAITING, nonce: self.nonce, sender: None, descriptors: 1 }
     }
 
-    /// Takes the process that waits.
+    /// Takes the waiting process.
     fn next(&mut self, patience: &mut Patience) -> Result<Process, StartFailure> {
         if matches!(self.next, NextProcess::Unknown) {
             let reply = self.channel.receive(patience, &[self.handle.as_fd()], &[self.greeting()]);
@@ -290,11 +290,11 @@ impl Serving {
         };
     }
 
-    /// Waits until the process has the guest's memory.
+    /// Waits until the process has mapped the guest's memory.
     fn ready(&mut self, process: &Process, nonce: u64, patience: &mut Patience) -> Result<(), StartFailure> {
         let answer = Expected { kind: kind::READY, nonce, sender: Some(process.number()), descriptors: 0 };
         loop {
-            // The greeting of the next process may come first.
+            // The greeting of the next process may arrive first.
             let both = [answer, self.greeting()];
             let due = if matches!(self.next, NextProcess::Unknown) { &both[..] } else { &both[..1] };
             let reply =
@@ -302,7 +302,7 @@ impl Serving {
             if reply.kind == kind::READY {
                 return match reply.error {
                     None => Ok(()),
-                    // It ends by itself, and its zygote goes on.
+                    // The process ends by itself, and its zygote continues.
                     error => Err(StartFailure::Refused(refused("mapping a guest's memory", error))),
                 };
             }
@@ -312,10 +312,10 @@ impl Serving {
 }
 
 impl Serving {
-    /// Ends it, and the process that waits: nobody is to hear of either any more.
+    /// Ends the zygote and the waiting process. Nothing more is received from either.
     fn end(self) {
-        // One that has greeted and was not heard yet. It would end by itself once the socket is closed, unless
-        // somebody has stopped it.
+        // The greeting of a process may not have been received yet. Such a process ends by itself once the socket is
+        // closed, unless it was stopped by a signal.
         while let Ok(message) = self.channel.message() {
             for handle in &message.descriptors {
                 let _ = rustix::process::pidfd_send_signal(handle, Signal::KILL);
@@ -328,7 +328,7 @@ impl Serving {
 }
 
 impl Drop for Serving {
-    /// Runs on whichever thread has the engine last: it may do no more than signal.
+    /// Runs on the thread that drops the engine last, so it may only send signals.
     fn drop(&mut self) {
         let _ = rustix::process::pidfd_send_signal(&self.handle, Signal::KILL);
         if let NextProcess::Waiting(process) = &self.next {
@@ -337,13 +337,13 @@ impl Drop for Serving {
     }
 }
 
-/// Why there is no process.
+/// Why a start has no process.
 enum StartFailure {
-    /// The host refuses something. The zygote goes on.
+    /// The host refuses something. The zygote continues.
     Refused(PlatformError),
-    /// The host refused the zygote a process, and it has ended. That may have been a while ago.
+    /// The host refused the zygote a process, and the zygote has ended, possibly some time ago.
     Exhausted(PlatformError),
-    /// Nothing more of what comes on the zygote's socket can be believed.
+    /// Nothing more that arrives on the zygote's socket can be trusted.
     Poisoned(Violation),
 }
 
@@ -367,7 +367,7 @@ fn refused(what: &'static str, error: Option<i32>) -> PlatformError {
     failed(what)(error.map_or(io::ErrorKind::InvalidData.into(), io::Error::from_raw_os_error))
 }
 
-/// Tells of poisoned zygotes, and not too often.
+/// Logs poisoned zygotes, at a limited rate.
 #[derive(Default)]
 struct Warnings {
     last: Option<Instant>,

@@ -1,9 +1,9 @@
-//! The numbers of requests.
+//! Nonces of requests.
 #![forbid(unsafe_code)]
 
 use std::io;
 
-/// Numbers by which answers are told apart: none is used twice, and none of one engine is another's.
+/// Nonces that distinguish replies. None is used twice, and different engines have different ones.
 pub(super) struct Nonces(u64);
 
 impl Nonces {

@@ -1,4 +1,4 @@
-//! What comes from the processes that make guests' processes: checked before any of it is used. Pure.
+//! Messages from the processes that make guests' processes. Each is checked before any of it is used. Pure.
 #![forbid(unsafe_code)]
 
 use hv_stub::REPLY_WORDS;
@@ -7,41 +7,41 @@ use std::io;
 /// Bytes of a reply.
 pub(crate) const REPLY_BYTES: usize = REPLY_WORDS * 8;
 
-/// Room for a reply, and for more than one: so that a longer message is seen to be one.
+/// Size of the receive buffer: larger than a reply, so that longer messages are detected.
 pub(crate) const ROOM: usize = REPLY_BYTES + 8;
 
 /// The largest error number of Linux (`MAX_ERRNO` in include/linux/err.h).
 const MAX_ERRNO: i64 = 4095;
 
-/// A message as it came, with its ancillary data.
+/// A message as it was received, with its ancillary data.
 #[derive(Debug)]
 pub(crate) struct Message<D> {
-    /// The bytes, as far as there was room.
+    /// The bytes, as far as they fit.
     pub(crate) bytes: [u8; ROOM],
-    /// How many there are.
+    /// Number of bytes.
     pub(crate) len: usize,
     /// Whether bytes or ancillary data were cut off.
     pub(crate) truncated: bool,
     /// The descriptors that came with it.
     pub(crate) descriptors: Vec<D>,
-    /// The number of the process that sent it, by the kernel (`SCM_CREDENTIALS`).
+    /// The number of the process that sent it, from the kernel (`SCM_CREDENTIALS`).
     pub(crate) sender: Option<i32>,
 }
 
-/// What hv waits for.
+/// What hv expects.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Expected {
     /// Of [`reply`](hv_stub::reply).
     pub(crate) kind: u64,
-    /// That of the request.
+    /// The nonce of the request.
     pub(crate) nonce: u64,
-    /// The process that has to have sent it; `None` for one that is not known yet.
+    /// The process that must have sent it; `None` if it is not known yet.
     pub(crate) sender: Option<i32>,
     /// How many descriptors come with it.
     pub(crate) descriptors: usize,
 }
 
-/// A reply that is what hv waited for.
+/// A reply that matches what hv expects.
 #[derive(Debug)]
 pub(crate) struct Reply<D> {
     /// Its kind.
@@ -50,11 +50,11 @@ pub(crate) struct Reply<D> {
     pub(crate) sender: i32,
     /// Its descriptor, if it has one.
     pub(crate) descriptor: Option<D>,
-    /// The error that it tells of.
+    /// The error that it reports.
     pub(crate) error: Option<i32>,
 }
 
-/// Why nothing more of what comes on a socket can be believed.
+/// Why nothing more that arrives on a socket can be trusted.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Violation {
     /// Nothing came in time.
@@ -63,25 +63,25 @@ pub enum Violation {
     /// The socket was closed, or a process at its other end has ended.
     #[error("it has ended")]
     Ended,
-    /// hv could not wait, or not send.
+    /// hv could not wait, or could not send.
     #[error("its socket failed: {0}")]
     Socket(io::ErrorKind),
-    /// Not as long as a reply.
+    /// The length is not that of a reply.
     #[error("it sent a message of {0} bytes instead of {REPLY_BYTES}")]
     Length(usize),
-    /// Bytes or descriptors were lost, for example since hv may have no more of them.
+    /// Bytes or descriptors were lost, for example because hv has reached its limit of descriptors.
     #[error("a part of its message was lost (too many open files?)")]
     Truncated,
-    /// A reply to something that it was not asked.
+    /// A reply of a kind that was not requested.
     #[error("it sent a reply of kind {0}, which was not due")]
     Kind(u64),
     /// A reply to another request.
     #[error("it answered another request")]
     Nonce,
-    /// Not from the process that it should be from.
+    /// From another process than expected.
     #[error("another process answered")]
     Sender,
-    /// More descriptors than there should be, or fewer.
+    /// More or fewer descriptors than expected.
     #[error("it sent {0} descriptors instead of {1}")]
     Descriptors(usize, usize),
     /// A result that is neither 0 nor an error.
@@ -90,7 +90,7 @@ pub enum Violation {
 }
 
 impl Violation {
-    /// What can be done if it is the supervisor's.
+    /// The remedy if it is a violation of the supervisor.
     pub(crate) fn remedy(&self) -> &'static str {
         match self {
             Violation::Ended => "; no guest can start any more, restart hv",
@@ -100,11 +100,11 @@ impl Violation {
     }
 }
 
-/// Checks a message against what hv waits for: one of these, each of its own kind.
+/// Checks a message against what hv expects: one of these, each of its own kind.
 ///
 /// # Errors
 ///
-/// Whatever is not as it should be.
+/// The violation.
 pub(crate) fn check<D>(message: Message<D>, expected: &[Expected]) -> Result<Reply<D>, Violation> {
     if message.truncated {
         return Err(Violation::Truncated);
@@ -189,7 +189,7 @@ mod tests {
         for count in [0, 2] {
             assert_eq!(violation(message([3, 77, 0], Some(5), count)), Violation::Descriptors(count, 1));
         }
-        // An error comes without a descriptor.
+        // An error has no descriptor.
         assert_eq!(violation(message([3, 77, -1i64 as u64], Some(5), 1)), Violation::Descriptors(1, 0));
         for result in [1, -4096, i64::MIN, i64::MAX] {
             assert_eq!(violation(message([3, 77, result as u64], Some(5), 0)), Violation::Result(result));

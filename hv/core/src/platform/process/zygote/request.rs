@@ -1,4 +1,4 @@
-//! The words by which a process is asked for: see [`MESSAGE_WORDS`].
+//! The words of a request for a process: see [`MESSAGE_WORDS`].
 #![forbid(unsafe_code)]
 
 use crate::memory::{Access, GuestMemory};
@@ -6,7 +6,7 @@ use crate::platform::PlatformError;
 use crate::platform::process::filter;
 use hv_stub::{MAX_XSAVE, MESSAGE_WORDS};
 
-/// The words of a request for a process with this memory, whose nonce is yet to be filled in.
+/// The words of a request for a process with this memory. The nonce is filled in later.
 pub(super) fn words(memory: &GuestMemory, page: u64) -> Result<Vec<u64>, PlatformError> {
     let filter = filter::program();
     let mut words = vec![0, page, xsave_size(), memory.map().len() as u64, filter.len() as u64];
@@ -34,8 +34,8 @@ pub(super) fn words(memory: &GuestMemory, page: u64) -> Result<Vec<u64>, Platfor
     Ok(words)
 }
 
-/// Bytes of the XSAVE area with everything that the kernel has enabled (Intel SDM volume 1,
-/// section 13.2), or 0 if there is none.
+/// Bytes of the XSAVE area with everything that the kernel has enabled (Intel SDM volume 1, section 13.2). 0 if there is
+/// none.
 fn xsave_size() -> u64 {
     use std::arch::x86_64::{__cpuid, __cpuid_count};
     const OSXSAVE: u32 = 1 << 27;

@@ -1,5 +1,5 @@
-//! Starts of guests with processes that fail at every step: the real ones, stopped and killed, and played ones, which
-//! say whatever they like.
+//! Starts of guests with processes that fail at every step: real ones that are stopped and killed, and simulated ones,
+//! which send arbitrary messages.
 
 mod played;
 mod real;
@@ -15,7 +15,7 @@ fn fork(zygote: &Zygote, memory: &GuestMemory) -> Result<Process, PlatformError>
     zygote.fork(memory, memory.size(), std::iter::empty())
 }
 
-/// Waits for something that comes about in a moment.
+/// Waits for something that happens soon.
 #[track_caller]
 fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     let start = Instant::now();

@@ -1,4 +1,4 @@
-//! Played supervisors and zygotes.
+//! Simulated supervisors and zygotes.
 
 use super::*;
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType};
@@ -7,7 +7,7 @@ use std::process::{Child as Sleep, Command};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-/// A process that does nothing, to be played with.
+/// A process that does nothing, used in the simulations.
 struct Sleeper(Sleep);
 
 impl Sleeper {
@@ -64,7 +64,7 @@ impl End {
     }
 }
 
-/// What a zygote has: its end of the channel, the nonce of its greetings, the process that waits.
+/// What a zygote has: its end of the channel, the nonce of its greetings, the waiting process.
 struct Stage {
     end: End,
     nonce: u64,
@@ -91,10 +91,10 @@ impl Stage {
     }
 }
 
-/// What a zygote does.
+/// The behaviour of a zygote.
 type Part = fn(&Stage);
 
-/// hv's side, with a played supervisor whose zygotes do these things, and the processes that these give away.
+/// hv's side, with a simulated supervisor whose zygotes behave like this, and the processes whose pidfds they send.
 struct Play {
     zygote: Zygote,
     waiting: Vec<Sleeper>,
@@ -123,11 +123,11 @@ fn play(parts: &[Part]) -> Play {
                 let stage = Stage { end: End::new(own), nonce, waiting };
                 stage.end.say(&[kind::ZYGOTE, nonce, 0], &[&zygote]);
                 part(&stage);
-                // Until hv does not want to hear anything more.
+                // Until hv closes its end.
                 while stage.end.request().is_some() {}
             }));
         }
-        // Asked for more than there are, it says nothing.
+        // If it is asked for more zygotes than there are, it does not answer.
         while end.request().is_some() {}
         players.into_iter().for_each(|player| player.join().unwrap());
     });
@@ -135,7 +135,7 @@ fn play(parts: &[Part]) -> Play {
     Play { zygote, waiting, zygotes, players: vec![supervisor] }
 }
 
-/// A supervisor that is this process, at the other end of the socket.
+/// A supervisor at the other end of the socket: this process.
 #[expect(clippy::zombie_processes, reason = "it is waited for where it is dropped, in `launch`")]
 fn supervised(ours: OwnedFd) -> Supervisor {
     let sleep = Command::new("sleep").arg("1000").spawn().expect("sleep(1) is everywhere");
@@ -168,18 +168,18 @@ impl Play {
     }
 }
 
-/// The first zygote fails in this way: it is ended, and the start succeeds with the second.
+/// The first zygote fails in this way: it is ended, and the start succeeds with the second one.
 #[track_caller]
 fn replaced(part: Part) {
     let mut play = play(&[part, Stage::serve]);
     let process = play.fork().unwrap();
     play.is_poisoned(0);
     play.is(&process, 1);
-    // The process of the first is nobody's.
+    // The process of the first zygote is not used by a guest.
     play.end();
 }
 
-/// Likewise, but the first start succeeds, and the second finds out.
+/// The same, but the first start succeeds, and the second start detects the failure.
 #[track_caller]
 fn replaced_later(part: Part) {
     let mut play = play(&[part, Stage::serve]);
@@ -196,7 +196,7 @@ fn zygotes_that_do_as_they_should_are_kept() {
     let mut play = play(&[|stage| {
         stage.serve();
         stage.serve();
-        // The greeting of the next may come before the answer.
+        // The greeting of the next process may come before the answer.
         stage.greet();
         let nonce = stage.request();
         stage.greet();
@@ -218,7 +218,7 @@ fn zygotes_that_say_nothing_are_replaced() {
         let parts: [Part; 3] = [
             |_| {},
             |stage| stage.greet(),
-            // Half of what is due, and the rest when nobody hears it any more.
+            // The greeting, but the answer only when hv does not listen any more.
             |stage| {
                 stage.greet();
                 let nonce = stage.request();
@@ -246,7 +246,7 @@ fn answers_to_other_requests_are_nobodys() {
     replaced(|stage| {
         stage.end.say(&[kind::WAITING, stage.nonce ^ 1, 0], &[&stage.waiting]);
     });
-    // An answer that comes twice, before and after the next greeting, and one that comes unasked.
+    // An answer that comes twice, before and after the next greeting, and an answer that was not requested.
     replaced_later(|stage| {
         stage.greet();
         let nonce = stage.request();
@@ -307,7 +307,7 @@ fn processes_that_end_between_steps_are_replaced() {
         stage.request();
         let _ = rustix::net::shutdown(&stage.end.0, rustix::net::Shutdown::Both);
     });
-    // The socket stays open, and the process that took the request is gone; or was gone when it greeted.
+    // The socket stays open, but the process that took the request is gone, or was gone when its greeting came.
     replaced(|stage| {
         stage.greet();
         stage.request();
@@ -324,7 +324,7 @@ fn processes_that_end_between_steps_are_replaced() {
 
 #[test]
 fn an_error_that_is_told_is_told_on() {
-    // The process could not map the memory: it ends, and its zygote makes the next.
+    // The process could not map the memory: it ends, and its zygote makes the next one.
     let mut play = play(&[|stage| {
         stage.greet();
         let nonce = stage.request();
@@ -351,7 +351,7 @@ fn a_zygote_that_could_not_fork_is_tried_again_with_another() {
     let play = play(&[cannot, cannot, Stage::serve]);
     let error = play.fork().err().unwrap();
     assert!(matches!(&error, PlatformError::Process(ProcessError::Processes { .. })), "{error}");
-    // Nothing of that is left.
+    // Nothing of these zygotes remains.
     play.fork().unwrap();
     play.end();
 }
@@ -399,7 +399,7 @@ fn many_threads_are_each_given_a_process_of_their_own() {
     });
 }
 
-/// A supervisor that does this with each request: the state in which hv is left.
+/// A supervisor that handles each request like this. Returns hv's resulting state.
 fn supervisor(part: fn(&End, u64)) -> (Result<Serving, StartFailure>, JoinHandle<()>) {
     let (ours, theirs) = pair();
     let player = std::thread::spawn(move || {
@@ -422,7 +422,7 @@ fn supervisors_that_fail_are_refused_in_one_line() {
         |end, nonce| end.say(&[kind::READY, nonce, 0], &[]),
         |end, nonce| end.say(&[kind::CHANNEL, nonce], &[&end.0]),
         |end, nonce| end.say(&[kind::CHANNEL, nonce, -11i64 as u64], &[]),
-        // Not a socket, and one at which nobody is.
+        // Not a socket, and a socket without a peer.
         |end, nonce| end.say(&[kind::CHANNEL, nonce, 0], &[&Sleeper::new().handle()]),
         |end, nonce| end.say(&[kind::CHANNEL, nonce, 0], &[&pair().0]),
         |end, _| _ = rustix::net::shutdown(&end.0, rustix::net::Shutdown::Both),
@@ -440,7 +440,7 @@ fn supervisors_that_fail_are_refused_in_one_line() {
     });
 }
 
-/// It was late, and its answer is as good as one to the next request; nothing is asked for twice.
+/// Its late answer also serves the next request. Nothing is requested twice.
 #[test]
 fn a_late_supervisor_is_not_asked_again() {
     let (ours, theirs) = pair();
@@ -448,7 +448,7 @@ fn a_late_supervisor_is_not_asked_again() {
     let mut nonces = Nonces::new().unwrap();
     let error = supervisor.make_zygote(&mut Patience::new(), &mut nonces).err().unwrap().into_error();
     assert!(matches!(&error, PlatformError::Process(ProcessError::Supervisor(Violation::Late))), "{error}");
-    // For a moment nobody waits for it.
+    // For some time hv does not wait for it.
     supervisor.pause = Some(Instant::now() + Duration::from_secs(1000));
     assert!(supervisor.make_zygote(&mut Patience::new(), &mut nonces).is_err());
     let end = End::new(theirs);

@@ -1,18 +1,18 @@
-//! The real processes, stopped and killed by somebody from outside.
+//! The real processes, stopped and killed from outside.
 
 use super::*;
 use rustix::fs::fstat;
 use std::collections::BTreeSet;
 use std::fs;
 
-/// The file that a process has as its handoff page; `None` where nobody may look.
+/// The file that a process has mapped as its handoff page; `None` if it may not be inspected.
 fn file_of(process: &Process) -> Option<u64> {
     let maps = fs::read_to_string(format!("/proc/{}/maps", process.number())).ok()?;
     let line = maps.lines().find(|line| line.starts_with("20000000-"))?;
     line.split_whitespace().nth(4)?.parse().ok()
 }
 
-/// Starts a guest, and sees that its process has its memory and no other.
+/// Starts a guest, and checks that its process has the guest's memory and no other.
 #[track_caller]
 fn starts(zygote: &Zygote) -> Process {
     let memory = memory();
@@ -25,7 +25,7 @@ fn starts(zygote: &Zygote) -> Process {
     process
 }
 
-/// ZygoteState and parent of a process, and its name.
+/// State and parent of a process, and its name.
 fn stat(process: i32) -> Option<(char, i32, String)> {
     let text = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
     let (name, rest) = text.split_once('(')?.1.rsplit_once(") ")?;
@@ -50,7 +50,7 @@ fn children(zygote: &Zygote, name: &str) -> BTreeSet<i32> {
     all.filter(is_child).collect()
 }
 
-/// The zygote and the process that waits for a guest, once they are there, besides these guests.
+/// The zygote and the process that waits for a guest, once they exist, apart from these guests.
 #[track_caller]
 fn zygote_and_waiting(zygote: &Zygote, guests: &[Process]) -> (i32, i32) {
     let mut found = None;
@@ -80,7 +80,7 @@ fn start() -> Option<Zygote> {
     }
 }
 
-/// What somebody does to the zygote and the process that waits.
+/// What happens to the zygote and the waiting process.
 type Harm = fn(i32, i32);
 
 #[test]
@@ -102,7 +102,7 @@ fn starts_go_on_whatever_is_stopped_or_killed() {
             signal(waiting, Signal::KILL);
         },
         |_, waiting| {
-            // It stands still for a moment only, maybe in the middle of a start.
+            // It is stopped only briefly, possibly in the middle of a start.
             signal(waiting, Signal::STOP);
             std::thread::spawn(move || {
                 std::thread::sleep(Duration::from_millis(100));
@@ -114,7 +114,7 @@ fn starts_go_on_whatever_is_stopped_or_killed() {
     for harm in harms {
         let (process, waiting) = zygote_and_waiting(&zygote, &guests);
         harm(process, waiting);
-        // The first may find the one that waits already.
+        // The first start may use the process that waits already.
         for _ in 0..3 {
             guests.push(starts(&zygote));
         }
@@ -124,7 +124,7 @@ fn starts_go_on_whatever_is_stopped_or_killed() {
     }
     let numbers: BTreeSet<_> = guests.iter().map(Process::number).collect();
     assert_eq!(numbers.len(), guests.len(), "each has a process of its own");
-    // None of those that were stopped, killed or replaced is left.
+    // None of the processes that were stopped, killed or replaced remains.
     zygote_and_waiting(&zygote, &guests);
     guests.drain(..).for_each(|guest| guest.end());
     let (process, waiting) = zygote_and_waiting(&zygote, &guests);
@@ -140,13 +140,13 @@ fn without_a_supervisor_starts_fail_and_guests_go_on() {
     let (process, _) = zygote_and_waiting(&zygote, std::slice::from_ref(&before));
     let supervisor = supervisor(&zygote);
     signal(supervisor, Signal::STOP);
-    // It is not needed as long as the zygote is all right.
+    // The supervisor is not needed as long as the zygote works.
     let next = starts(&zygote);
     signal(process, Signal::KILL);
     let late = |result: Result<Process, PlatformError>| {
         matches!(result, Err(PlatformError::Process(ProcessError::Supervisor(Violation::Late))))
     };
-    // The first may find another one that waited.
+    // The first start may use another process that waits.
     eventually("a start that fails", || late(fork(&zygote, &memory())));
     assert!(late(fork(&zygote, &memory())));
     assert!(before.is_alive() && next.is_alive());
@@ -157,7 +157,7 @@ fn without_a_supervisor_starts_fail_and_guests_go_on() {
         after.is_some()
     });
     assert!(before.is_alive() && next.is_alive());
-    // With it all end, and hv says so.
+    // With the supervisor all processes end, and hv reports it.
     signal(supervisor, Signal::KILL);
     eventually("the end of the guests", || !before.is_alive() && !next.is_alive());
     eventually("an error that says so", || {
@@ -176,7 +176,7 @@ fn many_starts_while_zygotes_are_killed() {
             while !done.load(std::sync::atomic::Ordering::SeqCst) {
                 let serving = |state: &ZygoteState| Some(state.serving.as_ref()?.handle.try_clone().unwrap());
                 let handle = serving(&zygote.state.lock().unwrap());
-                // In the middle of a start, or between two.
+                // In the middle of a start, or between two starts.
                 std::thread::sleep(Duration::from_millis(3));
                 if let Some(handle) = handle {
                     let _ = rustix::process::pidfd_send_signal(&handle, Signal::KILL);
@@ -187,12 +187,12 @@ fn many_starts_while_zygotes_are_killed() {
         done.store(true, std::sync::atomic::Ordering::SeqCst);
         assert!(started > 100, "{started} of 200");
     });
-    // The first may find the process that waited for it, and the second that there is no zygote any more.
+    // The first start may use the process that waits, and the second one may find that the zygote is gone.
     (0..3).for_each(|_| starts(&zygote).end());
     zygote_and_waiting(&zygote, &[]);
 }
 
-/// Starts guests, some of which may fail, and none of which may have another's memory.
+/// Starts guests. Some starts may fail, but no guest may have another one's memory.
 fn many(zygote: &Zygote) -> usize {
     let mut started = 0;
     for _ in 0..50 {
