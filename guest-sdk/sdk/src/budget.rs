@@ -1,7 +1,7 @@
-//! Memory that many share: who wants some asks first.
+//! Memory that several users share: each asks before it uses some.
 //!
-//! An allocation that does not fit ends the guest. A server whose clients decide how
-//! much memory it needs gives them a budget instead, and refuses what goes beyond.
+//! An allocation that fails ends the guest. If clients decide how much memory a server needs, the server gives them a
+//! budget instead, and refuses requests beyond it.
 #![forbid(unsafe_code)]
 
 use core::cell::Cell;
@@ -18,7 +18,7 @@ impl Budget {
         Budget { left: Cell::new(bytes) }
     }
 
-    /// Bytes that nobody has.
+    /// Bytes that are not in use.
     pub fn left(&self) -> usize {
         self.left.get()
     }
@@ -37,7 +37,7 @@ pub struct Share<'a> {
 }
 
 impl Share<'_> {
-    /// Makes the share this large, at least. False if there is not enough left.
+    /// Makes the share at least this large. False if the budget has not enough left.
     #[must_use]
     pub fn grow(&mut self, bytes: usize) -> bool {
         let more = bytes.saturating_sub(self.bytes);

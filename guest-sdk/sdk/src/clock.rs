@@ -25,12 +25,12 @@ pub fn wall_nanos() -> u64 {
 pub struct Instant(u64);
 
 impl Instant {
-    /// This very moment.
+    /// The current time.
     pub fn now() -> Self {
         Instant(now_nanos())
     }
 
-    /// The moment this many nanoseconds after the guest's start.
+    /// The time this many nanoseconds after the guest's start.
     pub const fn from_nanos(nanos: u64) -> Self {
         Instant(nanos)
     }

@@ -1,5 +1,5 @@
-//! The console: what the guest prints and reads. And the error output: what it prints for people rather
-//! than for the program that reads its output.
+//! The console: what the guest prints and reads. Also the error output: messages for people, which are not for the
+//! program that reads the guest's output.
 #![forbid(unsafe_code)]
 
 use crate::devices::devices;
@@ -33,10 +33,10 @@ fn console() -> Option<MutexGuard<'static, Console>> {
 }
 
 impl Console {
-    /// Puts bytes into the ring; shows them to the host only when it is full.
+    /// Puts bytes into the ring. Publishes them to the host only when the ring is full.
     fn push(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
-            // A host whose indices make no sense has nobody to complain to.
+            // The host's indices are invalid. There is no way to report this, so the text is dropped.
             let Ok(count) = self.front.requests.push(bytes) else { return };
             bytes = &bytes[count..];
             if !bytes.is_empty() {
@@ -53,14 +53,14 @@ impl Console {
     }
 
     fn wait_for_room(&mut self) {
-        // A quarter of the ring at a time, rather than a wake-up per byte.
+        // Waits for a quarter of the ring, instead of waking up for each byte.
         const ENOUGH: u32 = 4096;
         while let Ok(false) = self.front.requests.wait_for_room(ENOUGH) {
             event::wait_only(self.port, None);
         }
     }
 
-    /// Reads what is there; `None` at the end of the input.
+    /// Reads what has arrived; `None` at the end of the input.
     fn read(&mut self, bytes: &mut [u8]) -> Option<usize> {
         let closed = self.memory.load(CLOSED_OFFSET) == INPUT_CLOSED;
         let count = self.front.responses.pop(bytes).ok()?;
@@ -71,7 +71,7 @@ impl Console {
     }
 }
 
-/// Writes bytes to the console. Waits for the host when its reader is slow.
+/// Writes bytes to the console. Waits for the host if the console's reader is slow.
 pub fn write(bytes: &[u8]) {
     if let Some(mut console) = console() {
         console.push(bytes);
@@ -79,13 +79,13 @@ pub fn write(bytes: &[u8]) {
     }
 }
 
-/// Reads at least one byte, waiting for it; 0 at the end of the input.
+/// Reads at least one byte, and waits for it. Returns 0 at the end of the input.
 pub fn read(bytes: &mut [u8]) -> usize {
     start_input();
     loop {
         let Some(mut console) = console() else { return 0 };
         let port = console.port;
-        // Before looking, so that what comes after the look is not missed.
+        // Taken before the ring is checked, so that input that comes after the check is not missed.
         event::take(port);
         match console.read(bytes) {
             None => return 0,
@@ -99,7 +99,7 @@ pub fn read(bytes: &mut [u8]) -> usize {
     }
 }
 
-/// As [`read`], for async code. One task at a time can wait for input.
+/// Like [`read`], for async code. Only one task at a time can wait for input.
 pub async fn read_async(bytes: &mut [u8]) -> usize {
     start_input();
     loop {
@@ -130,8 +130,8 @@ fn start_input() {
     });
 }
 
-/// Pushes text without publishing it. The console is not locked while a
-/// value formats itself: its `Display` may print, too.
+/// Pushes text without publishing it. The console is not locked while a value formats itself, since its `Display` may
+/// print, too.
 struct ConsoleWriter;
 
 impl fmt::Write for ConsoleWriter {
@@ -143,7 +143,7 @@ impl fmt::Write for ConsoleWriter {
     }
 }
 
-/// Held by who prints, so that lines of several virtual CPUs stay whole. A value that formats itself may print, too.
+/// Held while printing, so that lines of several virtual CPUs are not mixed. A value that formats itself may print, too.
 static PRINTING: ReentrantMutex<()> = ReentrantMutex::new(());
 
 #[doc(hidden)]
@@ -155,10 +155,10 @@ pub fn print(arguments: fmt::Arguments<'_>) {
     }
 }
 
-/// Writes bytes to the error output, or to the console where the host has none. Waits for the host when its reader
-/// is slow. Neither allocates nor locks, unless it has to take the console.
+/// Writes bytes to the error output, or to the console if the host has none. Waits for the host if the output's reader is
+/// slow. Neither allocates nor locks, unless it has to use the console.
 pub fn write_error(mut bytes: &[u8]) {
-    // Nothing tells when the reader has read.
+    // There is no event for progress of the reader, so this polls.
     const AGAIN: Duration = Duration::from_millis(1);
     while !bytes.is_empty() {
         match hypercall::error_output(bytes) {
@@ -169,7 +169,7 @@ pub fn write_error(mut bytes: &[u8]) {
     }
 }
 
-/// Gathers text on the stack, so that a line is one call of the host.
+/// Collects text on the stack, so that a line is one hypercall.
 struct ErrorWriter {
     bytes: [u8; 256],
     len: usize,
@@ -197,7 +197,7 @@ impl fmt::Write for ErrorWriter {
     }
 }
 
-/// The same for the error output, which takes no lock in a guest with one virtual CPU.
+/// The same for the error output. It takes no lock in a guest with one virtual CPU.
 static PRINTING_ERRORS: ReentrantMutex<()> = ReentrantMutex::new(());
 
 #[doc(hidden)]
@@ -234,5 +234,5 @@ macro_rules! println {
     ($($argument:tt)*) => { $crate::console::print(core::format_args!("{}\n", core::format_args!($($argument)*))) };
 }
 
-// The crate's own way to the macro: modules name what they use by the module that it is in.
+// Makes the macro available as an item of this module, since modules import names from the module that defines them.
 pub(crate) use eprintln;

@@ -1,16 +1,18 @@
-//! ⚠ Virtual CPUs: how many there are, and work for others than this one.
+//! ⚠ Virtual CPUs: their number, and work for other virtual CPUs.
 //!
-//! A guest begins on its first virtual CPU, and a program that uses no other never notices that there are some. The first
-//! [`spawn_on`], [`spawn_any`] or [`start`] starts all of them: each runs an executor of its own, like the one in [`block_on`](crate::block_on).
+//! A guest begins on its first virtual CPU. A program that uses only this one need not know of the others. The first
+//! [`spawn_on`], [`spawn_any`] or [`start`] starts all of them: each runs an executor of its own, like the one in
+//! [`block_on`](crate::block_on).
 //!
-//! - [`spawn`](crate::spawn) starts a task that stays on the virtual CPU where that was called, so it need not be `Send`.
+//! - [`spawn`](crate::spawn) starts a task that stays on the virtual CPU of the caller, so it need not be `Send`.
 //! - [`spawn_on`] starts a task on another one, where it stays.
-//! - [`spawn_any`] starts a task that moves to whichever virtual CPU has nothing else to do.
+//! - [`spawn_any`] starts a task that moves to any virtual CPU that has nothing else to do.
 //!
-//! Devices belong to the virtual CPU that uses them first: call `net::up`, and wait for events, from tasks of one virtual CPU. Console, log, heap,
-//! random numbers, clock and timers are for all of them.
+//! Devices belong to the virtual CPU that uses them first: call `net::up`, and wait for events, from tasks of one virtual
+//! CPU. Console, log, heap, random numbers, clock and timers can be used on all of them.
 //!
-//! A virtual CPU runs as long as the guest does. The guest ends when `main` returns, whatever the others do at that time.
+//! A virtual CPU runs as long as the guest does. The guest ends when `main` returns, whatever the other virtual CPUs do
+//! then.
 #![allow(unsafe_code, reason = "the entry point of further virtual CPUs, and their stacks")]
 
 use crate::executor::{self, remote};
@@ -29,22 +31,23 @@ pub use crate::per_cpu::PerCpu;
 /// Most virtual CPUs of a guest.
 pub const MAX: usize = per_cpu::MAX;
 
-/// A task that any virtual CPU may poll, and its result. Cancels the task when it is dropped; `detach` lets it go on.
+/// A task that any virtual CPU may poll, and its result. Dropping it cancels the task; `detach` lets the task continue.
 pub use async_task::Task;
 
 /// How many virtual CPUs the guest has: at least 1.
 pub fn count() -> usize {
     let count = start_info().vcpus as usize;
-    // A host before ABI 1.4 has one.
+    // Hosts before ABI 1.4 have one.
     if start_info().vcpu_info.0 == 0 { 1 } else { count.clamp(1, MAX) }
 }
 
-/// The number of the virtual CPU that this code runs on, counted from 0. A task of [`spawn_any`] may be on another one after each `await`.
+/// The number of the virtual CPU that this code runs on, counted from 0. A task of [`spawn_any`] may be on another one
+/// after each `await`.
 pub fn current() -> usize {
     per_cpu::current()
 }
 
-/// Starts all virtual CPUs, unless they run. Whoever does not call it has that done by the first task for others.
+/// Starts all virtual CPUs, unless they run already. The first task for another virtual CPU does this as well.
 pub fn start() {
     static STARTED: Once = Once::new();
     if count() > 1 {
@@ -52,7 +55,8 @@ pub fn start() {
     }
 }
 
-/// Runs a task on this virtual CPU, where it stays. `begin` is called there, and makes its future, which need not be `Send`.
+/// Runs a task on this virtual CPU, where it stays. `begin` is called there and makes the task's future, which need not
+/// be `Send`.
 ///
 /// # Panics
 ///
@@ -65,7 +69,7 @@ pub fn spawn_on<F: Future<Output = ()> + 'static>(cpu: usize, begin: impl FnOnce
     remote::send(cpu, Box::new(move || executor::start(begin(), spawned)));
 }
 
-/// Runs a task on whichever virtual CPU has nothing else to do, also on another one after each `await`.
+/// Runs a task on any virtual CPU that has nothing else to do. It may move to another one at each `await`.
 pub fn spawn_any<F>(future: F) -> Task<F::Output>
 where
     F: Future<Output: Send + 'static> + Send + 'static,
@@ -78,8 +82,8 @@ unsafe extern "C" {
     fn hv_cpu_start();
 }
 
-// RDI holds the number, RSP the top of the stack, aligned to 16: after the call it is where the System V convention wants it. The frame
-// chain and the call frame information end here.
+// RDI holds the number, RSP the top of the stack, aligned to 16. After the call RSP has the alignment of the System V
+// convention. The frame chain and the call frame information end here.
 core::arch::global_asm!(
     ".globl hv_cpu_start",
     ".type hv_cpu_start, @function",
@@ -113,10 +117,11 @@ fn start_all() {
             !stack.is_null(),
             "no room for the {STACK_SIZE} bytes of stack of virtual CPU {number}; `--memory SIZE` gives more"
         );
-        // SAFETY: the block is this large, aligned, and nobody else's.
+        // SAFETY: the block is this large and aligned, and nothing else uses it.
         unsafe { stack.cast::<StackBottom>().write(StackBottom::new(number)) };
         let top = stack as u64 + STACK_SIZE as u64;
-        // SAFETY: the entry point takes the number and this much stack, which nobody else has and which is never freed.
+        // SAFETY: the entry point takes the number and a stack of this size, which nothing else uses and which is never
+        // freed.
         let started = unsafe { hypercall::vcpu_start(number as u32, hv_cpu_start as *const () as u64, top) };
         if let Err(error) = started {
             panic!("virtual CPU {number} does not start: {error}");

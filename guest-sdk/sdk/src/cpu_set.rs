@@ -1,4 +1,4 @@
-//! A set of virtual CPUs, which all of them can change.
+//! A set of virtual CPUs that all virtual CPUs can change.
 #![forbid(unsafe_code)]
 
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -22,7 +22,7 @@ impl CpuSet {
         self.0.fetch_and(!(1 << cpu), Ordering::SeqCst);
     }
 
-    /// Takes the one with the least number out of it.
+    /// Removes and returns the member with the least number.
     pub(crate) fn take_one(&self) -> Option<usize> {
         loop {
             let bits = self.0.load(Ordering::SeqCst);

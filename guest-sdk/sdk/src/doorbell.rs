@@ -1,5 +1,5 @@
-//! Doorbells of devices that wait until all tasks have run, so that the requests of many cost one crossing
-//! of the boundary.
+//! Doorbells of devices. They are delayed until all tasks have run, so that many requests cost one crossing of the
+//! boundary.
 #![forbid(unsafe_code)]
 
 use crate::{hypercall, tasks};
@@ -7,12 +7,12 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use hv_abi::EventPort;
 use hv_abi::shared_info::EVENT_WORDS;
 
-/// Doorbells that [`ring`] will ring.
+/// Doorbells that [`ring`] has delayed.
 static DOORBELLS: [AtomicU64; EVENT_WORDS] = [const { AtomicU64::new(0) }; EVENT_WORDS];
 static ANY: AtomicBool = AtomicBool::new(false);
 
-/// Rings a doorbell soon: once all tasks that can run have run. At once
-/// outside of async code, where nobody would do that later.
+/// Rings a doorbell once all tasks that can run have run. Outside of async code it rings at once, since no executor would
+/// do that later.
 pub(crate) fn ring_soon(port: EventPort) {
     match port.position() {
         Some((index, bit)) if tasks::is_running() => {
@@ -23,7 +23,7 @@ pub(crate) fn ring_soon(port: EventPort) {
     }
 }
 
-/// Rings the doorbells that wait for it.
+/// Rings the delayed doorbells.
 pub(crate) fn ring() {
     if !ANY.load(Ordering::Relaxed) || !ANY.swap(false, Ordering::Acquire) {
         return;

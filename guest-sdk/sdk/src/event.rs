@@ -20,8 +20,8 @@ use hv_abi::shared_info::EVENT_WORDS;
 use spin::{Mutex, Once};
 pub use upcall::on_upcall;
 
-/// Words of the bitmaps with an event that a virtual CPU has ever listened to,
-/// one bit each: the others need no look.
+/// Words of the bitmaps in which a virtual CPU has ever listened to an event, one bit each. The other words need no
+/// check.
 static WORDS: PerCpu<AtomicU32> = per_cpu!(AtomicU32::new(0));
 
 /// Virtual CPUs that are in the block hypercall, or about to be.
@@ -47,10 +47,10 @@ pub fn unmask(port: EventPort) {
     }
 }
 
-/// Takes an event if it is pending. Look at what it is about afterwards, not before.
+/// Takes an event if it is pending. Check the state that the event is about afterwards, not before.
 pub fn take(port: EventPort) -> bool {
     port.position().is_some_and(|(index, bit)| {
-        // Reading first keeps the cache line shared while nothing has come.
+        // Reading first keeps the cache line shared while no event has come.
         pending()[index].load(Ordering::SeqCst) & bit != 0
             && pending()[index].fetch_and(!bit, Ordering::SeqCst) & bit != 0
     })
@@ -64,18 +64,17 @@ pub fn any_pending() -> bool {
     })
 }
 
-/// How long [`wait`] looks by itself before it leaves the processor to
-/// others, in nanoseconds: about what leaving and coming back costs, so that
-/// waiting never takes more than twice as long as the better choice.
+/// How long [`wait`] polls before it blocks, in nanoseconds: about the cost of blocking and waking up. So waiting never
+/// costs more than twice as much as the better of the two choices.
 const SPIN: u64 = 30_000;
 
-/// Waits until an unmasked event is pending (true), or until the deadline on
-/// the guest's clock (false). An event with a [handler](on_upcall) may be over when this returns.
+/// Waits until an unmasked event is pending (true), or until the deadline on the guest's clock (false). The
+/// [handler](on_upcall) of an event may have run already when this returns.
 pub fn wait(deadline: Option<Instant>) -> bool {
     let deadline = deadline.map_or(u64::MAX, Instant::as_nanos);
     let spin_until = now_nanos().saturating_add(SPIN).min(deadline);
     loop {
-        // Some looks for each reading of the clock.
+        // Several polls for each reading of the clock.
         for _ in 0..16 {
             if any_pending() {
                 return true;
@@ -86,15 +85,15 @@ pub fn wait(deadline: Option<Instant>) -> bool {
             break;
         }
     }
-    // Whoever notifies this virtual CPU makes its event pending first: either that is seen at the look, by the host at the latest, or
-    // this is seen by whoever notifies.
+    // A notification of this virtual CPU makes its event pending first, then checks this flag. So either the check of
+    // pending events (at the latest that of the host) sees the event, or the notifier sees this flag.
     BLOCKED.own().store(true, Ordering::SeqCst);
     let pending = any_pending() || hypercall::block(deadline);
     BLOCKED.own().store(false, Ordering::Relaxed);
     pending
 }
 
-/// Has another virtual CPU look at what there is to do: ends its [`wait`].
+/// Makes another virtual CPU check for work: ends its [`wait`].
 pub(crate) fn notify_cpu(cpu: usize) {
     let Some(port) = EventPort::of_vcpu(cpu as u32) else { return };
     let Some((index, bit)) = port.position() else { return };
@@ -109,14 +108,13 @@ pub(crate) fn accept_notifications() {
     EventPort::of_vcpu(per_cpu::current() as u32).into_iter().for_each(unmask);
 }
 
-/// Waits until this event is pending (true), or until the deadline (false),
-/// whatever else happens; takes the event. For code that waits for one device
-/// and leaves the events of others to who is concerned.
+/// Waits until this event is pending (true), or until the deadline (false), whatever else happens. Takes the event. For
+/// code that waits for one device and leaves other events to their listeners.
 pub fn wait_only(port: EventPort, deadline: Option<Instant>) -> bool {
     let Some((word, bit)) = port.position() else { return false };
     unmask(port);
-    // The request to shut down stays unmasked: masking it would tell the host
-    // that this guest does not listen to it. So do events that have handlers.
+    // The request to shut down stays unmasked: masking it would tell the host that this guest does not listen to it.
+    // Events with handlers stay unmasked, too.
     let power = POWER.position().map_or((0, 0), |position| position);
     let mut saved = [0; EVENT_WORDS];
     for index in words() {
@@ -140,11 +138,11 @@ pub fn wait_only(port: EventPort, deadline: Option<Instant>) -> bool {
     taken
 }
 
-/// Events that [`dispatch`] took and whose task has not looked yet.
+/// Events that [`dispatch`] took and whose task has not checked yet.
 static FIRED: [AtomicU64; EVENT_WORDS] = [const { AtomicU64::new(0) }; EVENT_WORDS];
 static WAKERS: [AtomicWaker; PORTS as usize] = [const { AtomicWaker::new() }; PORTS as usize];
 
-/// Takes every pending event that the guest listens to, and wakes who waits for it.
+/// Takes every pending event that the guest listens to, and wakes the tasks that wait for it.
 pub(crate) fn dispatch() {
     for index in words() {
         let mut bits = pending()[index].load(Ordering::SeqCst) & !mask()[index].load(Ordering::SeqCst);
@@ -160,7 +158,7 @@ pub(crate) fn dispatch() {
     }
 }
 
-/// Has this waker woken each time the event comes; it takes the place of an earlier one.
+/// Wakes this waker each time the event comes. It replaces an earlier waker.
 pub(crate) fn register(port: EventPort, waker: &Waker) {
     if let Some(slot) = WAKERS.get(port.0 as usize) {
         unmask(port);
@@ -177,12 +175,11 @@ pub(crate) fn take_fired(port: EventPort) -> bool {
     })
 }
 
-/// Whether the event came since this was last called; if not, this waker is
-/// woken when it does. One task at a time can wait for an event: a later one
-/// takes the place of the earlier.
+/// Whether the event has come since the last call. If not, the waker is woken when it comes. Only one task at a time can
+/// wait for an event: a later one replaces the earlier one.
 pub fn poll_taken(port: EventPort, waker: &Waker) -> bool {
-    // Nothing comes between the look and the registration: events turn into
-    // wake-ups in `dispatch` only, on this very processor.
+    // No event is lost between the check and the registration: only `dispatch` turns events into wake-ups, and it runs on
+    // this virtual CPU.
     if take_fired(port) {
         return true;
     }
@@ -190,7 +187,7 @@ pub fn poll_taken(port: EventPort, waker: &Waker) -> bool {
     false
 }
 
-/// Waits for an event, and takes it. One task at a time can wait for an event.
+/// Waits for an event, and takes it. Only one task at a time can wait for an event.
 pub async fn wait_for(port: EventPort) {
     poll_fn(|context| if poll_taken(port, context.waker()) { Poll::Ready(()) } else { Poll::Pending }).await;
 }
@@ -199,12 +196,12 @@ pub async fn wait_for(port: EventPort) {
 pub(crate) struct Shared {
     port: EventPort,
     listening: Once,
-    /// It has come at least once.
+    /// The event has come at least once.
     came: AtomicBool,
     waiting: Mutex<Vec<Waker>>,
 }
 
-/// Wakes everybody who waits. Not the waker of one of them, who may not be there any more.
+/// Wakes all waiting tasks. This is a waker of its own, since each of those tasks may be dropped.
 struct SharedListener(&'static Shared);
 
 impl Wake for SharedListener {
@@ -226,7 +223,7 @@ impl Shared {
         register(self.port, waker);
     }
 
-    /// Waits until something holds, which can only become so when the event comes.
+    /// Waits until a condition holds. The condition may become true only when the event comes.
     pub(crate) async fn wait_until(&'static self, mut holds: impl FnMut() -> bool) {
         poll_fn(|context| {
             self.listening.call_once(|| self.listen(&Waker::from(Arc::new(SharedListener(self)))));
@@ -246,11 +243,11 @@ impl Shared {
 
 static SHUTDOWN: Shared = Shared::new(POWER);
 
-/// Waits until the host asks this guest to shut down (Ctrl-C, SIGTERM), and
-/// returns at once if it has. Any number of tasks can wait.
+/// Waits until the host asks this guest to shut down (Ctrl-C, SIGTERM). Returns at once if it has asked already. Any
+/// number of tasks can wait.
 ///
-/// From the first use on, the guest promises to exit soon after such a
-/// request; a guest that never waits for it is ended by the host.
+/// From the first use on, the guest promises to exit soon after such a request. A guest that never waits for the request
+/// is ended by the host.
 pub async fn shutdown() {
     SHUTDOWN.wait_until(|| SHUTDOWN.came.load(Ordering::Relaxed)).await;
 }

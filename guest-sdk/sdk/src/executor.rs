@@ -1,9 +1,8 @@
-//! ⚠ The async executor: tasks, timers and events, of each virtual CPU its own.
+//! ⚠ The async executor: tasks, timers and events. Each virtual CPU has its own.
 //!
-//! Tasks run in embassy's run queue; this module says when. It polls what was
-//! woken, then hands events and expired timers to their wakers, and only when
-//! all of that comes to nothing waits, once, for the next event or the next
-//! timer: a look around first, then the `block` hypercall (see [`event::wait`]).
+//! Tasks are in embassy's run queue. This module decides when they are polled. It polls the woken tasks, then wakes the
+//! wakers of events and expired timers. When there is nothing left to do, it waits once for the next event or timer: it
+//! polls first, then makes the `block` hypercall (see [`event::wait`]).
 #![allow(unsafe_code, reason = "tasks that wake each other by address")]
 
 pub(crate) mod remote;
@@ -23,31 +22,31 @@ use spin::{Mutex, Once};
 
 struct Executor(raw::Executor);
 
-// SAFETY: `raw::Executor` is not `Sync` so that it is polled by one thread; each of these is polled by its virtual CPU only. What others do
-// with it, waking its tasks, embassy allows from everywhere.
+// SAFETY: `raw::Executor` is not `Sync` so that it is polled by one thread. Each of these is polled by its virtual CPU
+// only. Other virtual CPUs only wake its tasks, which embassy allows from anywhere.
 unsafe impl Sync for Executor {}
 // SAFETY: as for `Sync`.
 unsafe impl Send for Executor {}
 
 static EXECUTOR: PerCpu<Once<Executor>> = per_cpu!(Once::new());
 
-/// The run queue of a virtual CPU holds something.
+/// The run queue of a virtual CPU is not empty.
 static PENDED: PerCpu<AtomicBool> = per_cpu!(AtomicBool::new(false));
 /// The future given to [`block_on`] was woken.
 static WOKEN: PerCpu<AtomicBool> = per_cpu!(AtomicBool::new(false));
 
-/// The executor of this virtual CPU, whose number is its context.
+/// The executor of this virtual CPU. Its context is the number of the virtual CPU.
 fn executor() -> &'static raw::Executor {
     let made = || Executor(raw::Executor::new(context(per_cpu::current())));
     &EXECUTOR.own().call_once(made).0
 }
 
-/// A virtual CPU's number as a pointer that is never followed.
+/// A virtual CPU's number as a pointer that is never dereferenced.
 fn context(cpu: usize) -> *mut () {
     core::ptr::without_provenance_mut(cpu)
 }
 
-/// Something is to be done on a virtual CPU, which this says.
+/// Records that there is work on the virtual CPU with this context.
 fn tell(cpu: usize, flag: &PerCpu<AtomicBool>) {
     flag[cpu].store(true, Ordering::SeqCst);
     if cpu != per_cpu::current() {
@@ -61,25 +60,24 @@ fn pender(context: *mut ()) {
     tell(context.addr(), &PENDED);
 }
 
-/// The waker of the future given to [`block_on`]: there is only one at a
-/// time on a virtual CPU, so it is a flag.
+/// The waker of the future given to [`block_on`]. A virtual CPU has only one such future at a time, so the waker is a
+/// flag.
 fn main_waker() -> Waker {
-    // One table at one address: that is how wakers are told apart.
+    // One table at one address: wakers are compared by it.
     static TABLE: RawWakerVTable = RawWakerVTable::new(|cpu| RawWaker::new(cpu, &TABLE), wake, wake, |_| ());
     fn wake(cpu: *const ()) {
         tell(cpu.addr(), &WOKEN);
     }
-    // SAFETY: the data pointer is never followed, and every function may be called
-    // from anywhere, any number of times.
+    // SAFETY: the data pointer is never dereferenced, and every function may be called from anywhere, any number of
+    // times.
     unsafe { Waker::from_raw(RawWaker::new(context(per_cpu::current()), &TABLE)) }
 }
 
-/// Runs a future to its end, and meanwhile every [spawned](spawn) task.
+/// Runs a future to completion, and meanwhile every [spawned](spawn) task.
 ///
 /// # Panics
 ///
-/// When called from async code: a task that keeps the executor would wait for
-/// tasks that the executor cannot run.
+/// When called from async code: a task that occupies the executor would wait for tasks that the executor cannot run.
 #[track_caller]
 pub fn block_on<F: Future>(future: F) -> F::Output {
     assert!(!tasks::set_running(true), "block_on was called from async code; use .await there");
@@ -100,7 +98,8 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
     }
 }
 
-/// Runs tasks, those of other virtual CPUs included, as long as the guest does: what virtual CPUs other than the first do.
+/// Runs tasks, including those of other virtual CPUs, as long as the guest runs. Virtual CPUs other than the first run
+/// this.
 pub(crate) fn run() -> ! {
     tasks::set_running(true);
     loop {
@@ -108,7 +107,7 @@ pub(crate) fn run() -> ! {
     }
 }
 
-/// Polls what can run, hands out events and timers, and waits if that comes to nothing.
+/// Polls tasks, dispatches events and timers, and waits if there was nothing to do.
 fn step() {
     if PENDED.own().swap(false, Ordering::SeqCst) {
         // SAFETY: `set_running` keeps this from being entered twice, and the
@@ -120,7 +119,7 @@ fn step() {
     event::dispatch();
     let next = timer::expire();
     assert!(per_cpu::stack_is_sound(), "the stack of a virtual CPU, of {STACK_SIZE} bytes, has overflowed");
-    // A handler that wakes something after the look has to end the wait.
+    // If a handler wakes a task after the check, that has to end the wait.
     let _masked = event::upcall::mask();
     let woken = || WOKEN.own().load(Ordering::SeqCst) || PENDED.own().load(Ordering::SeqCst);
     if !woken() && remote::is_idle() {
@@ -129,13 +128,11 @@ fn step() {
     }
 }
 
-/// Starts tasks. Every async `main` can have one, and [`spawner`] makes one
-/// for a plain `main`; [`spawn`] does the same without.
+/// Starts tasks. Every async `main` can have one, and [`spawner`] makes one for a plain `main`. [`spawn`] needs none.
 #[derive(Clone, Copy, Debug)]
 pub struct Spawner(());
 
-/// A [`Spawner`] for code that was not given one: with
-/// `block_on(net::up(spawner()))`, say, in a plain `main`.
+/// A [`Spawner`] for code that was not given one, for example `block_on(net::up(spawner()))` in a plain `main`.
 pub fn spawner() -> Spawner {
     Spawner(())
 }
@@ -147,8 +144,7 @@ impl Spawner {
         spawn(future);
     }
 
-    /// Embassy's spawner of the same executor, for functions that carry
-    /// `#[embassy_executor::task]`.
+    /// Embassy's spawner of the same executor, for functions with `#[embassy_executor::task]`.
     pub fn embassy(self) -> embassy_executor::Spawner {
         executor().spawner()
     }
@@ -157,9 +153,8 @@ impl Spawner {
 type Task = Pin<Box<dyn Future<Output = ()>>>;
 type StorageRef = &'static raw::TaskStorage<Task>;
 
-/// Storages whose task has ended. Embassy wants them to live for good, so they
-/// are used again; there are never more than there were tasks at one time.
-/// Of each virtual CPU those of its own tasks.
+/// Storages whose task has ended. Embassy requires that storages live for ever, so they are reused. There are never more
+/// than there were tasks at one time. Each virtual CPU has those of its own tasks.
 static FREE: PerCpu<Mutex<Vec<FreeStorage>>> = per_cpu!(Mutex::new(Vec::new()));
 
 struct FreeStorage(StorageRef);
@@ -168,7 +163,7 @@ struct FreeStorage(StorageRef);
 // not `Send` is in it.
 unsafe impl Send for FreeStorage {}
 
-/// Runs a future beside everything else, until it ends or the guest does.
+/// Runs a future concurrently with other tasks, until it ends or the guest does.
 ///
 /// Tasks run while `main` is in [`block_on`] or, in an async `main`, awaits.
 #[track_caller]
@@ -194,7 +189,7 @@ pub(crate) fn start<F: Future<Output = ()> + 'static>(future: F, spawned: &'stat
     }
 }
 
-/// Lets other tasks run, and events be seen, before going on.
+/// Lets other tasks run and events be dispatched before this one continues.
 pub async fn yield_now() {
     embassy_futures::yield_now().await;
 }

@@ -11,12 +11,11 @@
 //! }
 //! ```
 //!
-//! `hv serve` answers every request in a fresh clone of the guest, taken
-//! where [`serve`] is about to look for the first request. What was done before is
-//! done for all of them; `docs/guests.md` says what that means for
-//! randomness, time and addresses.
+//! `hv serve` answers every request in a fresh clone of the guest. The snapshot is made when [`serve`] is about to look
+//! for the first request. What the guest did before is done for all clones. `docs/guests.md` describes the consequences
+//! for randomness, time and addresses.
 //!
-//! Requests and answers are [`hv_guest_function`]'s; here they meet the device.
+//! Requests and answers are those of [`hv_guest_function`]. This module connects them to the device.
 #![forbid(unsafe_code)]
 
 pub use hv_guest_function::{Content, Error, IntoResponse, Response, ServeError};
@@ -29,11 +28,11 @@ use hv_abi::EventPort;
 use hv_abi::device::FUNCTION;
 use hv_guest_function::Link;
 
-/// A request: its head is here, its body comes as it is read.
+/// A request. Its head is complete; its body is read as it arrives.
 pub type Request<'a> = hv_guest_function::Request<'a, Device>;
 /// The body of a request.
 pub type Body<'a> = hv_guest_function::Body<'a, Device>;
-/// An answer that has begun.
+/// An answer that has been started.
 pub type Stream<'a> = hv_guest_function::Stream<'a, Device>;
 /// The body of an answer.
 pub type Writer<'a> = hv_guest_function::Writer<'a, Device>;
@@ -46,12 +45,12 @@ pub struct Device {
 
 /// Answers one request after the other, until the host asks the guest to end.
 ///
-/// Calls [`ready`](hypercall::ready) when it is about to look for the first
-/// request: do before what all requests have in common.
+/// Calls [`ready`](hypercall::ready) when it is about to look for the first request. Do what all requests have in common
+/// before calling this.
 ///
 /// # Errors
 ///
-/// [`ServeError`]: nothing is served any more.
+/// [`ServeError`]: no requests are answered any more.
 pub async fn serve<H, R>(handler: H) -> Result<(), ServeError>
 where
     H: AsyncFn(Request<'_>) -> R,
@@ -83,7 +82,7 @@ impl Link for Device {
     }
 
     fn ready(&self) {
-        // What waiting would do at its first time, so that no clone has to.
+        // What the first wait would do, so that no clone has to do it.
         event::unmask(self.port);
         event::unmask(hv_abi::event::POWER);
         hypercall::ready();

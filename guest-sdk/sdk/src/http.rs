@@ -8,8 +8,8 @@
 //! })?;
 //! ```
 //!
-//! Requests, responses and connections are [`hv_guest_http`]'s; here they meet
-//! the network, the disk and the memory of a guest.
+//! Requests, responses and connections are those of [`hv_guest_http`]. This module connects them to the network, the disk
+//! and the memory of a guest.
 #![forbid(unsafe_code)]
 
 pub use hv_guest_http::*;
@@ -20,7 +20,7 @@ use crate::start_info::heap_size;
 
 /// Serves HTTP on a TCP port: `handler` answers each request. Returns at once.
 ///
-/// Large requests and streamed bodies take at most 1/8 of the heap all told.
+/// Large requests and streamed bodies take at most 1/8 of the heap in total.
 ///
 /// # Errors
 ///
@@ -33,12 +33,13 @@ where
     let budget = Budget::new(heap_size() / 8);
     net::serve(stack, port, how, async move |socket: &mut TcpSocket<'_>| {
         match hv_guest_http::connection(socket, &handler, &budget).await {
-            // The head has promised more. Closed in good order, a connection could be taken for a whole answer.
+            // The head has promised more bytes. If the connection were closed normally, the peer could take the answer
+            // for complete.
             Err(Error::Source) => {
                 log::error!("http: a body ended before its length, so its connection is reset");
                 socket.abort();
             }
-            // The other side went away: nobody is left to tell.
+            // The peer has gone, so there is nothing to report.
             Err(Error::Socket(_)) | Ok(()) => {}
         }
     })

@@ -1,6 +1,6 @@
 //! ⚠ Calls through the hypercall page.
 //!
-//! The raw calls, as `docs/abi.md` has them. Most guests use the modules above.
+//! The raw calls, as `docs/abi.md` describes them. Most guests use the modules above.
 #![allow(unsafe_code, reason = "calls through the hypercall page")]
 
 use crate::per_cpu;
@@ -12,16 +12,15 @@ fn call(call: Hypercall, first: u64, second: u64) -> i64 {
     number(call as u32, [first, second, 0])
 }
 
-/// Makes the call of this number, which is below 128: as many stubs fill the page. Each virtual CPU has a page of its own.
+/// Makes the call with this number, which is below 128: the page has 128 stubs. Each virtual CPU has a page of its own.
 fn number(number: u32, [first, second, third]: [u64; 3]) -> i64 {
     let page = start_info().hypercall_page.0 + per_cpu::current() as u64 * PAGE_SIZE;
     let stub = page + u64::from(number) * STUB_SIZE;
     let result: i64;
-    // SAFETY: the host filled this address with a stub that follows the System
-    // V convention (ABI of the hypercall page); `clobber_abi` says what that
-    // may change. Memory that the host may write is shared memory, which this
-    // crate reads with atomics and volatile copies only, or a buffer whose
-    // address was passed and which the caller holds exclusively; not
+    // SAFETY: the host filled this address with a stub that follows the System V convention (ABI of the hypercall page);
+    // `clobber_abi` declares what that may change. Memory that the host may write is either shared memory, which this
+    // crate reads with atomics and volatile copies only, or a buffer whose address was passed and which the caller holds
+    // exclusively. Since `nomem` is not declared, the compiler treats memory as changed.
     // declaring `nomem` makes the compiler treat memory as changed.
     unsafe {
         core::arch::asm!(
@@ -44,7 +43,7 @@ fn check(result: i64) -> Result<u64, Errno> {
     }
 }
 
-/// Crosses the boundary and comes back.
+/// Crosses the boundary and returns.
 pub fn nop() {
     call(Hypercall::Nop, 0, 0);
 }
@@ -54,7 +53,7 @@ pub fn event_send(port: EventPort) {
     call(Hypercall::EventSend, u64::from(port.0), 0);
 }
 
-/// Ends the guest with this exit code. The host still writes what was printed.
+/// Ends the guest with this exit code. The host still writes the output that was printed.
 pub fn exit(code: u8) -> ! {
     loop {
         call(Hypercall::Exit, u64::from(code), 0);
@@ -74,7 +73,7 @@ pub fn block(deadline: u64) -> bool {
     call(Hypercall::Block, deadline, 0) == 1
 }
 
-/// Offers the processor to other guests.
+/// Lets other guests use the processor.
 pub fn yield_now() {
     call(Hypercall::Yield, 0, 0);
 }
@@ -88,20 +87,18 @@ pub fn wall_clock() -> u64 {
 ///
 /// # Errors
 ///
-/// [`Errno::Invalid`] if these are more than 256 bytes, [`Errno::Io`] if the host has no random numbers.
+/// [`Errno::Invalid`] for more than 256 bytes, [`Errno::Io`] if the host has no random numbers.
 pub fn entropy(bytes: &mut [u8]) -> Result<(), Errno> {
     check(call(Hypercall::Entropy, bytes.as_mut_ptr() as u64, bytes.len() as u64)).map(drop)
 }
 
-/// Tells the host that the guest has finished starting and does its work
-/// from now on: `hv run --stats` then says how long that took, and a snapshot
-/// that waits for this is taken here. Clones of it return from this call.
+/// Tells the host that the guest has finished starting and begins its work. `hv run --stats` reports how long that took,
+/// and a snapshot that waits for this is made here. Clones of it return from this call.
 pub fn ready() {
     call(Hypercall::Ready, 0, 0);
 }
 
-/// Writes text to the error output; returns how many bytes were taken, 0 if its reader is slow.
-/// At most 4096 bytes are.
+/// Writes text to the error output. Returns how many bytes were taken: at most 4096, and 0 if its reader is slow.
 ///
 /// # Errors
 ///
@@ -112,38 +109,38 @@ pub fn error_output(text: &[u8]) -> Result<usize, Errno> {
         .map(|count| (count as usize).min(len))
 }
 
-/// Has the host take the guest to the code at this address when events come; 0: no more.
-/// `event::on_upcall` does that for handlers in Rust.
+/// Makes the host redirect the guest to the code at this address when events come; 0 ends that. `event::on_upcall` does
+/// this for handlers in Rust.
 pub(crate) fn set_upcall(handler: u64) -> Result<(), Errno> {
     check(call(Hypercall::SetUpcall, handler, 0)).map(drop)
 }
 
-/// Starts a virtual CPU that does not run at `entry`, with its number in RDI and RSP at `stack`. `cpu` does that for code in Rust.
+/// Starts a stopped virtual CPU at `entry`, with its number in RDI and RSP at `stack`. `cpu` does this for code in Rust.
 ///
 /// # Safety
 ///
-/// Whatever the code at `entry` needs of the stack and of memory.
+/// The stack and memory must be as the code at `entry` requires.
 ///
 /// # Errors
 ///
-/// [`Errno::Invalid`] if there is no such virtual CPU, [`Errno::Busy`] if it runs, [`Errno::Fault`] if the guest cannot execute the code or
-/// write the stack.
+/// [`Errno::Invalid`] if there is no such virtual CPU, [`Errno::Busy`] if it runs, [`Errno::Fault`] if the guest cannot
+/// execute the code or write the stack.
 pub unsafe fn vcpu_start(vcpu: u32, entry: u64, stack: u64) -> Result<(), Errno> {
     check(number(Hypercall::VcpuStart as u32, [vcpu.into(), entry, stack])).map(drop)
 }
 
-/// Stops this virtual CPU until another one starts it again. Returns on the last one that runs.
+/// Stops this virtual CPU until another one starts it again. On the last running one, it returns without stopping.
 pub fn vcpu_stop() {
     call(Hypercall::VcpuStop, 0, 0);
 }
 
-/// Any call number (modulo 128), with any arguments: for tests of the host.
+/// Makes a call with any number (modulo 128) and any arguments, for tests of the host.
 #[doc(hidden)]
 pub fn raw(call: u32, first: u64, second: u64) -> i64 {
     raw3(call, first, second, 0)
 }
 
-/// The same with all arguments.
+/// The same with all three arguments.
 #[doc(hidden)]
 pub fn raw3(call: u32, first: u64, second: u64, third: u64) -> i64 {
     number(call % 128, [first, second, third])

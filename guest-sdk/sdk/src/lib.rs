@@ -11,10 +11,8 @@
 //! }
 //! ```
 //!
-//! A guest is a program of its own in a virtual machine of its own: there is
-//! no kernel below it. It has one address space, one stack, a heap, and the
-//! devices that the command line gave it. `docs/guests.md` starts from an
-//! empty folder.
+//! A guest is a program in a virtual machine of its own, without a kernel. It has one address space, one stack for each
+//! virtual CPU, a heap, and the devices from the command line. `docs/guests.md` starts from an empty folder.
 //!
 //! # Features
 //!
@@ -25,9 +23,8 @@
 //!
 //! # Unsafe code
 //!
-//! Modules marked ⚠ at their top hold all of it, each use with the reason why
-//! it is sound: start, hypercalls, shared pages, rings, the heap, the executor
-//! and the network's buffers.
+//! Only the modules marked ⚠ in their first line contain unsafe code, each use with the reason why it is sound: start,
+//! hypercalls, shared pages, rings, the heap, the executor and the network's buffers.
 #![deny(unsafe_code)]
 #![deny(missing_docs, clippy::missing_errors_doc)]
 #![no_std]
@@ -91,7 +88,7 @@ pub use log;
 pub use start_info::{heap_size, start_info};
 pub use termination::Termination;
 
-/// What most guests want in scope.
+/// What most guests import.
 pub mod prelude {
     pub use crate::{env, eprint, eprintln, print, println};
     pub use alloc::borrow::ToOwned;

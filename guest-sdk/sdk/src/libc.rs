@@ -1,13 +1,12 @@
 //! ⚠ The C functions that crates for Linux link even where they are `no_std`.
 //!
-//! A guest is built for a Linux target, so crates that want random numbers or
-//! the error number declare the functions of libc. These are them: what a guest
-//! has is done (random bytes, clocks, giving way), and what it does not have
-//! fails with the error number of Linux. `docs/guests.md` lists them.
+//! A guest is built for a Linux target, so crates that need random numbers or the error number declare the functions of
+//! libc. They are defined here. Functions for what a guest has (random bytes, clocks, yielding) work. The others fail
+//! with the error number of Linux. `docs/guests.md` lists them.
 //!
-//! What is not here the linker takes from the host's libc, so that the program links, and hv refuses the
-//! image with the names of the function and of the crate that calls it: a linker's own message has
-//! neither the crate nor what to do.
+//! Functions that are not here are taken by the linker from the host's libc, so that the program links. hv then refuses
+//! the image, with the names of the function and of the crate that calls it. The linker's own message would name neither
+//! the crate nor a remedy.
 #![allow(unsafe_code, reason = "functions with the names and signatures of C")]
 
 use crate::{clock, hypercall, random};
@@ -17,8 +16,8 @@ use core::sync::atomic::{AtomicI32, Ordering};
 #[link(name = "c")]
 unsafe extern "C" {}
 
-// A library on the linker's command line makes it export functions of the same names, and keep them in
-// guests that do not call them; hidden, they are not exported.
+// A library on the linker's command line makes the linker export functions of the same names, and keep them in guests
+// that do not call them. Hidden functions are not exported.
 core::arch::global_asm!(
     ".hidden __errno_location, __xpg_strerror_r, abort, clock_gettime, close, dlsym, getentropy, getrandom",
     ".hidden open, open64, poll, pthread_mutex_lock, pthread_mutex_unlock, read, sched_yield, syscall",
@@ -54,7 +53,7 @@ extern "C" fn __errno_location() -> *mut c_int {
     ERRNO.as_ptr()
 }
 
-/// The text of an error number, for crates that show one: the number itself.
+/// The text of an error number, for crates that display one. It is only the number.
 ///
 /// # Safety
 ///
@@ -66,12 +65,12 @@ unsafe extern "C" fn __xpg_strerror_r(errno: c_int, text: *mut c_char, size: usi
     if text.is_null() || message.len() > size {
         return ERANGE;
     }
-    // SAFETY: the caller vouches for `size` bytes; the message is no longer.
+    // SAFETY: the caller guarantees `size` bytes; the message is not longer.
     unsafe { text.copy_from_nonoverlapping(message.as_ptr().cast(), message.len()) };
     0
 }
 
-/// Random bytes as of [`random::fill`], which no clone repeats. They never block, so the flags do not matter.
+/// Random bytes from [`random::fill`], which no clone repeats. They never block, so the flags are ignored.
 ///
 /// # Safety
 ///
@@ -88,8 +87,8 @@ unsafe extern "C" fn getrandom(bytes: *mut c_void, count: usize, flags: c_uint) 
     if bytes.is_null() || isize::try_from(count).is_err() {
         return fail(EFAULT) as isize;
     }
-    // SAFETY: the caller vouches for the bytes. They may be uninitialised, so they are set before a
-    // reference to them is made.
+    // SAFETY: the caller guarantees the bytes. They may be uninitialised, so they are set before a reference to them is
+    // made.
     let bytes = unsafe {
         bytes.write_bytes(0, count);
         core::slice::from_raw_parts_mut(bytes.cast::<u8>(), count)
@@ -106,7 +105,7 @@ unsafe extern "C" fn getentropy(bytes: *mut c_void, count: usize) -> c_int {
     if count > GETENTROPY_MAX {
         return fail(EIO);
     }
-    // SAFETY: as the caller promises.
+    // SAFETY: the caller guarantees this.
     match unsafe { getrandom(bytes, count, 0) } {
         ..0 => -1,
         _ => 0,
@@ -119,7 +118,7 @@ struct Timespec {
     nanos: c_long,
 }
 
-/// The wall clock, and for all monotonic kinds the guest's clock. There is no clock of processor time.
+/// The wall clock, and the guest's clock for all monotonic kinds. There is no clock of processor time.
 ///
 /// # Safety
 ///
@@ -137,7 +136,7 @@ unsafe extern "C" fn clock_gettime(clock: c_int, time: *mut Timespec) -> c_int {
         return fail(EFAULT);
     }
     let value = Timespec { seconds: (nanos / SECOND) as i64, nanos: (nanos % SECOND) as c_long };
-    // SAFETY: the caller vouches for the place.
+    // SAFETY: the caller guarantees the place.
     unsafe { time.write(value) };
     0
 }
@@ -153,20 +152,20 @@ extern "C" fn sched_yield() -> c_int {
 ///
 /// # Safety
 ///
-/// The arguments must be what the call wants.
+/// The arguments must be what the call requires.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn syscall(number: c_long, first: usize, second: usize, third: usize) -> c_long {
     match number {
-        // SAFETY: as the caller promises.
+        // SAFETY: the caller guarantees this.
         SYS_GETRANDOM => unsafe { getrandom(first as *mut c_void, second, third as c_uint) as c_long },
-        // SAFETY: as the caller promises.
+        // SAFETY: the caller guarantees this.
         SYS_CLOCK_GETTIME => unsafe { clock_gettime(first as c_int, second as *mut Timespec).into() },
         SYS_SCHED_YIELD => sched_yield().into(),
         _ => fail(ENOSYS).into(),
     }
 }
 
-/// Finds the functions of this module that are newer than Linux itself, which crates look for in this way.
+/// Finds functions of this module that crates look up by name because older systems lack them.
 ///
 /// # Safety
 ///
@@ -176,7 +175,7 @@ unsafe extern "C" fn dlsym(_handle: *mut c_void, name: *const c_char) -> *mut c_
     if name.is_null() {
         return core::ptr::null_mut();
     }
-    // SAFETY: the caller vouches for the string.
+    // SAFETY: the caller guarantees the string.
     match unsafe { CStr::from_ptr(name) }.to_bytes() {
         b"getrandom" => getrandom as *const () as *mut c_void,
         b"getentropy" => getentropy as *const () as *mut c_void,
@@ -185,7 +184,7 @@ unsafe extern "C" fn dlsym(_handle: *mut c_void, name: *const c_char) -> *mut c_
     }
 }
 
-// Guests have no files: fallbacks that crates carry for old kernels, and never come to here.
+// Guests have no files. Crates have these calls as fallbacks for old kernels, and never reach them here.
 
 #[unsafe(no_mangle)]
 extern "C" fn open(_path: *const c_char, _flags: c_int) -> c_int {
@@ -220,7 +219,7 @@ extern "C" fn poll(_files: *mut c_void, _count: c_ulong, _timeout: c_int) -> c_i
 /// `mutex` must point to an initialised `pthread_mutex_t`.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn pthread_mutex_lock(mutex: *mut AtomicI32) -> c_int {
-    // SAFETY: the caller vouches for the mutex, whose first word is aligned for this.
+    // SAFETY: the caller guarantees the mutex, whose first word is aligned for this.
     match unsafe { &*mutex }.swap(1, Ordering::Acquire) {
         0 => 0,
         _ => EDEADLK,

@@ -31,7 +31,7 @@ impl Log for Lines {
     fn flush(&self) {}
 }
 
-/// The level that the environment asks for. One that there is not is said, and is as good as none.
+/// The level from the environment. An unknown level is reported, and ignored.
 fn level() -> LevelFilter {
     const DEFAULT: LevelFilter = LevelFilter::Info;
     let Some(text) = env::var("LOG") else { return DEFAULT };

@@ -5,11 +5,10 @@ mod heap;
 
 pub(crate) use heap::{is_exhaustion, prepare_arenas};
 
-// The compiler calls these by name; on this target nobody else defines them.
-// `rep movsb` and `rep stosb` are the processor's own fast paths for long
-// runs; short ones, where their start-up cost would dominate, are done in
-// pieces of 16 and 8 bytes. Written in assembly since the compiler turns a
-// copying loop back into a call of the very function.
+// The compiler calls these by name, and on this target no other crate defines them. `rep movsb` and `rep stosb` are the
+// processor's fast paths for long runs. For short ones their start-up cost would dominate, so those are done in pieces of
+// 16 and 8 bytes. They are written in assembly since the compiler would turn a copying loop back into a call of the same
+// function.
 core::arch::global_asm!(
     ".globl memcpy, memmove, memset, memcmp, bcmp, strlen",
     ".hidden memcpy, memmove, memset, memcmp, bcmp, strlen",
@@ -19,8 +18,8 @@ core::arch::global_asm!(
     ".type memcmp, @function",
     ".type bcmp, @function",
     ".type strlen, @function",
-    // memmove(rdi = to, rsi = from, rdx = count); memcpy is the same: knowing
-    // that nothing overlaps saves a comparison, which is not worth more code.
+    // memmove(rdi = to, rsi = from, rdx = count); memcpy is the same: without overlaps it could save one comparison,
+    // which is not worth more code.
     "memcpy:",
     "memmove:",
     ".cfi_startproc",

@@ -1,4 +1,4 @@
-//! What a panic does: the host gets the message with its location.
+//! The panic handler: the host gets the message with its location.
 
 use crate::start_info::start_info;
 use crate::{hypercall, memory};
@@ -6,7 +6,7 @@ use core::fmt::Write;
 use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicBool, Ordering};
 
-/// Text of a fixed size: what does not fit is cut.
+/// Text of a fixed size. It is cut at the end if it does not fit.
 struct Text {
     bytes: [u8; 1024],
     len: usize,
@@ -33,11 +33,11 @@ impl Write for Text {
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
     static PANICKING: AtomicBool = AtomicBool::new(false);
-    // A panic within a panic, from a message's own Display, say.
+    // A panic within a panic, for example from the `Display` of the message.
     if PANICKING.swap(true, Ordering::Relaxed) {
         hypercall::panic("panicked while panicking");
     }
-    // The heap may not be used: the panic may be its own.
+    // The heap may not be used: it may have caused the panic.
     let mut text = Text { bytes: [0; 1024], len: 0 };
     let _ = write!(text, "{info}");
     if memory::is_exhaustion(text.as_str()) {

@@ -1,7 +1,8 @@
-//! ⚠ Which virtual CPU this is, and what each of them has for itself.
+//! ⚠ The number of the current virtual CPU, and values that each virtual CPU has for itself.
 //!
-//! A virtual CPU is told by its stack: that of the first one is where start-info says, and the others' are blocks whose size and
-//! alignment are the same, with the number at the bottom. So nothing has to be kept in a register, and an upcall finds it as well.
+//! The current virtual CPU is found by its stack. The stack of the first one is described by start-info. The stacks of
+//! the others are blocks of one size and alignment, with the number at the bottom. So no register is reserved for this,
+//! and it also works in an upcall.
 #![allow(unsafe_code, reason = "the stack pointer, and the number at the bottom of a stack")]
 
 use crate::start_info::start_info;
@@ -14,27 +15,27 @@ pub const MAX: usize = hv_abi::vcpu::MAX as usize;
 /// Bytes of the stack of a virtual CPU other than the first, and its alignment.
 pub(crate) const STACK_SIZE: usize = 256 << 10;
 
-/// What is at the bottom of such a stack.
+/// The structure at the bottom of such a stack.
 #[repr(C)]
 pub(crate) struct StackBottom {
     number: usize,
-    /// [`UNTOUCHED`], unless the stack has grown over it.
+    /// [`UNTOUCHED`], unless the stack has overflowed into it.
     mark: usize,
 }
 
 const UNTOUCHED: usize = 0x5ac4_0b07_70a1_1e57_u64 as usize;
 
 impl StackBottom {
-    /// That of the virtual CPU of this number.
+    /// The value for the virtual CPU with this number.
     pub(crate) const fn new(number: usize) -> Self {
         StackBottom { number, mark: UNTOUCHED }
     }
 }
 
-/// There are other virtual CPUs than the first.
+/// Whether there are other virtual CPUs than the first.
 static SEVERAL: AtomicBool = AtomicBool::new(false);
 
-/// Says that there are other virtual CPUs from now on.
+/// Records that there are other virtual CPUs from now on.
 pub(crate) fn set_several() {
     SEVERAL.store(true, Ordering::SeqCst);
 }
@@ -53,8 +54,9 @@ fn bottom() -> Option<&'static StackBottom> {
     if stack.wrapping_sub(first) < start_info().stack_size as usize {
         return None;
     }
-    // SAFETY: code runs on the first stack, or on one that `cpu` has made: a block of this size and alignment that is never
-    // freed, with this structure at its bottom, which nothing writes but a stack that has grown too large. `check_stack` ends the guest then.
+    // SAFETY: code runs on the first stack, or on one that `cpu` has made: a block of this size and alignment that is
+    // never freed, with this structure at its bottom. Nothing writes the structure except a stack that has overflowed.
+    // `check_stack` ends the guest then.
     Some(unsafe { &*((stack & !(STACK_SIZE - 1)) as *const StackBottom) })
 }
 
@@ -66,12 +68,12 @@ pub(crate) fn current() -> usize {
     bottom().map_or(0, |bottom| bottom.number % MAX)
 }
 
-/// Whether the stack has not grown over its bottom.
+/// Whether the stack has not overflowed.
 pub(crate) fn stack_is_sound() -> bool {
     !several() || bottom().is_none_or(|bottom| bottom.mark == UNTOUCHED && bottom.number < MAX)
 }
 
-/// On cache lines of its own, so that virtual CPUs do not wait for each other's.
+/// On cache lines of its own, to avoid false sharing between virtual CPUs.
 #[derive(Debug, Default)]
 #[repr(align(64))]
 pub struct Padded<T>(pub T);
@@ -86,17 +88,17 @@ impl<T> PerCpu<T> {
         PerCpu(values)
     }
 
-    /// That of the virtual CPU that this code runs on.
+    /// The value for the virtual CPU that this code runs on.
     pub fn own(&self) -> &T {
         &self[current()]
     }
 }
 
-/// That of the virtual CPU of this number.
+/// The value for the virtual CPU with this number.
 ///
 /// # Panics
 ///
-/// If there can be no such virtual CPU.
+/// If the number is not that of a possible virtual CPU.
 impl<T> Index<usize> for PerCpu<T> {
     type Output = T;
 
@@ -105,7 +107,7 @@ impl<T> Index<usize> for PerCpu<T> {
     }
 }
 
-/// A [`PerCpu`] value whose values all begin as this constant expression.
+/// A [`PerCpu`] value that begins as this constant expression on every virtual CPU.
 #[macro_export]
 macro_rules! per_cpu {
     ($value:expr) => {

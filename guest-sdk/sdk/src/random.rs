@@ -1,4 +1,4 @@
-//! Random numbers, which no other guest gets: not a clone of this one either.
+//! Random numbers that no other guest gets, not even a clone of this one.
 #![forbid(unsafe_code)]
 
 use crate::console::eprintln;
@@ -11,19 +11,19 @@ use spin::LazyLock;
 
 struct Generator {
     stream: ChaCha12Rng,
-    /// The guest that `stream` belongs to, see [`generation`].
+    /// The generation of the guest that `stream` belongs to, see [`generation`].
     generation: [u8; 16],
 }
 
-/// Seeded from start-info, which is different for every guest that was
-/// started. The first use notices if this one was not.
+/// Seeded from start-info, which is different for every booted guest. The first use detects if this guest was restored or
+/// cloned instead.
 static GENERATOR: LazyLock<Mutex<Generator>> = LazyLock::new(|| {
     let stream = ChaCha12Rng::from_seed(start_info().seed);
     Mutex::new(Generator { stream, generation: [0; 16] })
 });
 
 impl Generator {
-    /// Goes on from what it was and from fresh bytes: as unpredictable as the better of the two.
+    /// Mixes fresh bytes into the state: the result is as unpredictable as the better of the two.
     fn mix(&mut self, fresh: [u8; 32]) {
         let mut seed = [0; 32];
         self.stream.fill_bytes(&mut seed);
@@ -34,7 +34,7 @@ impl Generator {
     /// Makes sure that no other guest has this generator's state.
     fn follow(&mut self, generation: [u8; 16]) {
         if self.generation != generation {
-            // Gone only if another clone was made just while this one took them.
+            // They are absent only if another clone was made just while this one took them.
             self.mix(generation::take_seed().unwrap_or_else(entropy));
             self.generation = generation;
         }
@@ -45,7 +45,7 @@ impl Generator {
         loop {
             self.follow(before);
             self.stream.fill_bytes(bytes);
-            // If this guest was cloned meanwhile, its clones have the same bytes.
+            // If this guest was cloned meanwhile, its clones have the same bytes. Then the bytes are drawn again.
             let after = generation::generation();
             if after == before {
                 return;
@@ -59,15 +59,15 @@ impl Generator {
 fn entropy() -> [u8; 32] {
     let mut fresh = [0; 32];
     if hypercall::entropy(&mut fresh).is_err() {
-        // Not by `log`: who draws random numbers would bring all of it into the guest.
+        // `log` is not used: it would become part of every guest that uses random numbers.
         eprintln!("warning: the host has no random numbers");
     }
     fresh
 }
 
-/// Fills `bytes` with random bytes, good enough for keys. Does not leave the guest.
+/// Fills `bytes` with random bytes that are suitable for keys. Does not leave the guest.
 ///
-/// A guest that was cloned or restored notices, and goes on from random bytes of its own.
+/// A guest that was cloned or restored detects this and continues with random bytes of its own.
 pub fn fill(bytes: &mut [u8]) {
     GENERATOR.lock().fill(bytes);
 }
@@ -79,7 +79,7 @@ pub fn next_u64() -> u64 {
     u64::from_le_bytes(bytes)
 }
 
-/// Seeds the generator anew, from the host and from what it was.
+/// Reseeds the generator from the host and from its current state.
 pub fn reseed() {
     let fresh = entropy();
     let mut generator = GENERATOR.lock();

@@ -6,7 +6,7 @@ use hv_abi::device::RingInfo;
 use hv_abi::ring::{Layout, SharedMemory};
 
 /// The memory of a ring that the host placed.
-// Functions show it in a public interface; without them nothing does.
+// The feature `function` exposes this type in a public interface. Without that feature nothing does.
 #[cfg_attr(not(feature = "function"), expect(unreachable_pub))]
 #[derive(Clone, Copy, Debug)]
 pub struct RingMemory {

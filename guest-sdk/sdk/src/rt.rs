@@ -1,4 +1,4 @@
-//! ⚠ From the entry point to `main`, and the note that makes a program a guest.
+//! ⚠ The path from the entry point to `main`, and the note that marks a program as a guest.
 #![allow(unsafe_code, reason = "the entry point and the note")]
 
 use crate::executor::{self, Spawner};
@@ -7,8 +7,8 @@ use crate::{hypercall, logger, start_info};
 use hv_abi::note::Note;
 use hv_abi::start_info::StartInfo;
 
-/// Stack that the SDK asks for, in bytes. It costs memory only as far as it is
-/// used; code that is not optimised keeps several copies of large values on it.
+/// Stack that the SDK asks for, in bytes. It costs memory only as far as it is used. Code that is not optimised keeps
+/// several copies of large values on it.
 const STACK_SIZE: u32 = 512 << 10;
 
 // SAFETY: the section holds data that nothing but the linker interprets.
@@ -16,9 +16,8 @@ const STACK_SIZE: u32 = 512 << 10;
 #[used]
 static NOTE: Note = Note::new(STACK_SIZE, 0);
 
-// RDI holds the address of start-info, RSP the top of the stack, aligned to
-// 16: after the call it is where the System V convention wants it. The frame
-// chain and the call frame information end here.
+// RDI holds the address of start-info, RSP the top of the stack, aligned to 16. After the call RSP has the alignment of
+// the System V convention. The frame chain and the call frame information end here.
 core::arch::global_asm!(
     ".globl _start",
     ".type _start, @function",
@@ -40,7 +39,7 @@ unsafe extern "Rust" {
 }
 
 extern "C" fn start(info: *mut StartInfo) -> ! {
-    // SAFETY: the host's address, and nothing has run before.
+    // SAFETY: the address is from the host, and nothing has run before.
     unsafe { start_info::set(info) };
     logger::install();
     hypercall::exit(__hv_main())
@@ -55,12 +54,11 @@ where
     executor::block_on(main(executor::spawner())).report()
 }
 
-/// The personality routine that `core`'s unwind tables name. Guests abort on
-/// panic, so nothing ever calls it.
+/// The personality routine that `core`'s unwind tables name. Guests abort on panic, so it is never called.
 #[unsafe(no_mangle)]
 extern "C" fn rust_eh_personality() {}
 
-/// Where the landing pads of `core` and `alloc` would go on. As above.
+/// Where the landing pads of `core` and `alloc` would continue. Never called, as above.
 #[unsafe(no_mangle)]
 extern "C" fn _Unwind_Resume() -> ! {
     hypercall::panic("unwinding in a guest that was built to abort")

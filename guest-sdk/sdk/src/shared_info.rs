@@ -1,6 +1,6 @@
 //! ⚠ The shared-info page: the fields that the host and this guest read and write while the guest runs.
 //!
-//! Their meaning is in `docs/abi.md`. The modules above make events, clocks and generations of them.
+//! Their meaning is in `docs/abi.md`. The modules above build events, clocks and generations on them.
 #![allow(unsafe_code, reason = "the page of shared-info, which the host writes as well")]
 
 use crate::per_cpu;
@@ -14,7 +14,8 @@ fn address(offset: usize) -> usize {
     start_info().shared_info.0 as usize + offset
 }
 
-/// Where a field is that each virtual CPU has: the first one in the page, the others in a structure of their own.
+/// The address of a field that each virtual CPU has: in the page for the first one, in a structure of their own for the
+/// others.
 fn own(first: usize, other: usize) -> usize {
     match per_cpu::current() {
         0 => address(first),
@@ -30,7 +31,7 @@ fn words<const N: usize>(offset: usize) -> &'static [AtomicU64; N] {
     unsafe { &*(address(offset) as *const [AtomicU64; N]) }
 }
 
-/// Events that wait for the guest, one bit each.
+/// Pending events of the guest, one bit each.
 pub(crate) fn pending() -> &'static [AtomicU64; EVENT_WORDS] {
     words(offset_of!(SharedInfo, pending))
 }
@@ -43,14 +44,14 @@ pub(crate) fn mask() -> &'static [AtomicU64; EVENT_WORDS] {
     unsafe { &*(address as *const [AtomicU64; EVENT_WORDS]) }
 }
 
-/// Whether upcalls of this virtual CPU are held back.
+/// Whether upcalls of this virtual CPU are masked.
 pub(crate) fn upcall_mask() -> &'static AtomicU32 {
     let address = own(offset_of!(SharedInfo, upcall_mask), offset_of!(VcpuInfo, upcall_mask));
     // SAFETY: as above.
     unsafe { AtomicU32::from_ptr(address as *mut u32) }
 }
 
-/// The number of a restored or cloned guest. The host writes it while the guest stands still.
+/// The number of a restored or cloned guest. The host writes it while the guest is paused.
 pub(crate) fn generation() -> &'static [AtomicU64; 2] {
     words(offset_of!(SharedInfo, generation))
 }
@@ -69,7 +70,7 @@ pub(crate) fn clock() -> Clock {
         // word, is aligned, and is only accessed atomically.
         let version = unsafe { AtomicU32::from_ptr(address as *mut u32) };
         let before = version.load(Ordering::Acquire);
-        // SAFETY: mapped and aligned; a torn copy is thrown away below.
+        // SAFETY: mapped and aligned; a torn copy is discarded below.
         let copy = unsafe { clock.read_volatile() };
         fence(Ordering::Acquire);
         if before.is_multiple_of(2) && version.load(Ordering::Relaxed) == before {

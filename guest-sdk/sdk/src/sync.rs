@@ -1,9 +1,9 @@
 //! ⚠ Locks for data that several virtual CPUs use.
 //!
-//! A lock that another virtual CPU holds is tried for a moment; then this one blocks until it is free. So a holder whose processor
-//! the host has given to somebody else costs the others no time of theirs.
+//! If another virtual CPU holds a lock, this one polls for a short time and then blocks until the lock is free. So a
+//! holder whose processor the host has given to something else does not cost the others CPU time.
 //!
-//! Handlers of [upcalls](crate::event::upcall) may not take a lock: the code that they have interrupted may hold it.
+//! Handlers of [upcalls](crate::event::upcall) must not take a lock: the code that they have interrupted may hold it.
 #![allow(unsafe_code, reason = "the raw lock behind `lock_api`")]
 
 use crate::cpu_set::CpuSet;
@@ -13,28 +13,28 @@ use core::num::NonZeroUsize;
 use core::sync::atomic::{AtomicU32, Ordering};
 use hv_abi::EventPort;
 
-/// Data that one at a time uses.
+/// Data that one virtual CPU at a time uses.
 pub type Mutex<T> = lock_api::Mutex<RawMutex, T>;
 
-/// What [`Mutex::lock`](lock_api::Mutex::lock) gives.
+/// The guard of [`Mutex::lock`](lock_api::Mutex::lock).
 pub type MutexGuard<'a, T> = lock_api::MutexGuard<'a, RawMutex, T>;
 
-/// One virtual CPU at a time uses the data, and may take them again while it has them.
+/// A lock that its holder may take again: one virtual CPU at a time uses the data.
 pub type ReentrantMutex<T> = lock_api::ReentrantMutex<RawMutex, CurrentCpu, T>;
 
 const FREE: u32 = 0;
 const HELD: u32 = 1;
-/// Held, and others may block until it is free.
+/// Held, and other virtual CPUs may have blocked for it.
 const AWAITED: u32 = 2;
 
-/// How often a lock is looked at before this virtual CPU blocks: some microseconds, about what blocking costs.
+/// How often a lock is polled before this virtual CPU blocks: some microseconds, about the cost of blocking.
 const LOOKS: u32 = 1000;
 
 /// The lock without the data.
 #[derive(Debug)]
 pub struct RawMutex {
     state: AtomicU32,
-    /// Who blocks.
+    /// The virtual CPUs that block.
     waiting: CpuSet,
 }
 
@@ -76,25 +76,26 @@ impl RawMutex {
         let me = per_cpu::current();
         let port = EventPort::of_vcpu(me as u32).expect("it is a virtual CPU's number");
         loop {
-            // Whoever unlocks after the exchange sees that somebody waits, and finds this one or one that was before it, which
-            // does the same in its turn: who has waited leaves `AWAITED` behind.
+            // An unlock after the exchange sees `AWAITED` and notifies this virtual CPU or one that waited before it.
+            // That one does the same at its unlock, since a virtual CPU that has waited takes the lock with `AWAITED`.
             self.waiting.insert(me);
             if self.state.swap(AWAITED, Ordering::SeqCst) == FREE {
                 self.waiting.remove(me);
                 return;
             }
-            // Notifications for the executor may be taken with it: that looks at its own flags before it waits.
+            // This may also take notifications for the executor. That is harmless: the executor checks its own flags
+            // before it waits.
             event::wait_only(port, None);
         }
     }
 }
 
-/// Tells virtual CPUs apart.
+/// Distinguishes virtual CPUs.
 #[derive(Debug)]
 pub struct CurrentCpu;
 
-// SAFETY: code that runs at the same time runs on different virtual CPUs, which have different numbers. Code on one does not change its
-// virtual CPU while it has a guard, which is not `Send`.
+// SAFETY: code that runs at the same time runs on different virtual CPUs, which have different numbers. Code does not
+// move to another virtual CPU while it has a guard, which is not `Send`.
 unsafe impl lock_api::GetThreadId for CurrentCpu {
     const INIT: CurrentCpu = CurrentCpu;
 

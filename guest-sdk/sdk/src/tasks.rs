@@ -1,7 +1,7 @@
-//! ⚠ Whether tasks run, and the list of them that the host shows when somebody asks where the guest is ([`hv_abi::tasks`]).
+//! ⚠ Whether tasks run, and the list of tasks that the host shows when it inspects the guest ([`hv_abi::tasks`]).
 //!
-//! A task's entry is a part of its own memory, so that there is room for every task, and a poll writes to no memory
-//! that it would not write to anyhow.
+//! A task's entry is a part of its own memory. So there is memory for every entry, and a poll writes only to memory that
+//! it would write to anyway.
 #![allow(unsafe_code, reason = "the list of tasks that the host reads")]
 
 use crate::per_cpu::{PerCpu, per_cpu};
@@ -22,13 +22,13 @@ use spin::Mutex;
 /// The executor of a virtual CPU is running.
 static RUNNING: PerCpu<AtomicBool> = per_cpu!(AtomicBool::new(false));
 
-/// The task that a virtual CPU polls; null outside of tasks.
+/// The task that a virtual CPU is polling; null outside of tasks.
 static CURRENT: PerCpu<AtomicPtr<TaskEntry>> = per_cpu!(AtomicPtr::new(null_mut()));
 
-/// Held by who changes the list.
+/// Held while the list is changed.
 static CHANGING: Mutex<()> = Mutex::new(());
 
-/// Says whether the executor runs from now on; returns whether it did.
+/// Sets whether the executor runs from now on. Returns whether it did before.
 pub(crate) fn set_running(running: bool) -> bool {
     RUNNING.own().swap(running, Ordering::Relaxed)
 }
@@ -38,7 +38,7 @@ pub(crate) fn is_running() -> bool {
     RUNNING.own().load(Ordering::Relaxed)
 }
 
-/// The head of the list, and what the host does not look at.
+/// The head of the list, and a field that the host does not read.
 #[repr(C)]
 struct List {
     first: AtomicPtr<TaskEntry>,
@@ -47,11 +47,11 @@ struct List {
 
 const _: () = assert!(offset_of!(List, first) == 0);
 
-// With a name that debuggers find.
+// Exported under a name that debuggers find.
 #[unsafe(export_name = "hv_task_list")]
 static LIST: List = List { first: AtomicPtr::new(null_mut()), last: AtomicPtr::new(null_mut()) };
 
-// The note that says where the list is. Only the linker knows the distance between two sections.
+// The note that says where the list is. Only the linker knows the distance between the two sections.
 core::arch::global_asm!(
     ".pushsection .note.hv, \"a\", @note",
     ".balign 8",
@@ -67,7 +67,7 @@ core::arch::global_asm!(
     list = sym LIST,
 );
 
-/// [`TaskInfo`], and what the host does not look at.
+/// [`TaskInfo`], and fields that the host does not read.
 #[repr(C)]
 struct TaskEntry {
     next: AtomicPtr<TaskEntry>,
@@ -81,7 +81,7 @@ struct TaskEntry {
     event: AtomicU32,
     reserved: u32,
     previous: AtomicPtr<TaskEntry>,
-    /// It is in the list.
+    /// Whether it is in the list.
     linked: bool,
     /// Its neighbours in the list point to it.
     _pinned: PhantomPinned,
@@ -114,15 +114,15 @@ impl TaskEntry {
         }
     }
 
-    /// Appends the entry to the list. The host may look between any two stores: what it gets to is whole.
+    /// Appends the entry to the list. The host may read between any two stores: whatever it can reach is complete.
     ///
     /// # Safety
     ///
-    /// The entry is pinned, so that it is dropped before its memory is used for something else; and it is not linked.
+    /// The entry is pinned, so that it is dropped before its memory is reused; and it is not linked.
     unsafe fn link(this: *mut TaskEntry) {
         let _changing = CHANGING.lock();
         let last = LIST.last.load(Ordering::Relaxed);
-        // SAFETY: the caller's promise; what is in the list is pinned, too, and leaves it when it is dropped.
+        // SAFETY: the caller guarantees it; entries in the list are pinned, too, and leave it when they are dropped.
         unsafe {
             (*this).linked = true;
             (*this).previous.store(last, Ordering::Relaxed);
@@ -140,7 +140,8 @@ impl Drop for TaskEntry {
         }
         let _changing = CHANGING.lock();
         let (next, previous) = (self.next.load(Ordering::Relaxed), self.previous.load(Ordering::Relaxed));
-        // SAFETY: what is in the list is pinned, and leaves it here; nobody else changes the list meanwhile.
+        // SAFETY: entries in the list are pinned, and this one leaves it here; the lock keeps others from changing the
+        // list meanwhile.
         unsafe {
             let from = if previous.is_null() { &LIST.first } else { &(*previous).next };
             from.store(next, Ordering::Release);
@@ -157,14 +158,14 @@ pub(crate) struct Listed<F> {
 }
 
 impl<F: Future> Listed<F> {
-    /// Of a task whose future is of the type `T`: `future` may be that, or have more around it.
+    /// For a task whose future is of the type `T`: `future` may be that, or wrap it.
     pub(crate) fn new<T>(future: F, spawned: &'static Location<'static>) -> Self {
         Listed { future, entry: TaskEntry::new(core::any::type_name::<T>(), spawned) }
     }
 
     /// To be called once.
     pub(crate) fn link(self: Pin<&mut Self>) {
-        // SAFETY: nothing is moved out. The entry is pinned as a part of the whole; it is not linked before.
+        // SAFETY: nothing is moved out. The entry is pinned as a part of `self`; it is not linked before.
         unsafe { TaskEntry::link(&raw mut self.get_unchecked_mut().entry) }
     }
 }
@@ -173,10 +174,10 @@ impl<F: Future> Future for Listed<F> {
     type Output = F::Output;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
-        // SAFETY: nothing is moved out: the future is pinned as a part of the whole.
+        // SAFETY: nothing is moved out: the future is pinned as a part of `self`.
         let this: *mut Self = unsafe { self.get_unchecked_mut() };
-        // SAFETY: the pointer is that of a reference which nothing else uses here. Neighbours in the list change atomics of the
-        // entry only.
+        // SAFETY: the pointer is from a reference that nothing else uses here. Neighbours in the list change only atomics
+        // of the entry.
         let (entry, future) = unsafe { (&raw mut (*this).entry, Pin::new_unchecked(&mut (*this).future)) };
         let before = CURRENT.own().load(Ordering::Relaxed);
         CURRENT.own().store(entry, Ordering::Relaxed);
@@ -191,11 +192,12 @@ impl<F: Future> Future for Listed<F> {
 }
 
 fn current() -> Option<&'static TaskEntry> {
-    // SAFETY: the task that is being polled is there until its poll is over, and the reference is used by the two functions below only.
+    // SAFETY: the task that is being polled exists until its poll is over, and the reference is used by the two functions
+    // below only.
     unsafe { CURRENT.own().load(Ordering::Relaxed).as_ref() }
 }
 
-/// The task that is being polled waits for a time, if for nothing else before.
+/// The task that is being polled waits until this time, unless something else wakes it earlier.
 pub(crate) fn waits_for_time(deadline: u64) {
     if let Some(entry) = current() {
         let state = entry.state.load(Ordering::Relaxed);

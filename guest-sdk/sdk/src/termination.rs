@@ -1,4 +1,4 @@
-//! What `main` may return, and the exit code that comes of it.
+//! What `main` may return, and the resulting exit code.
 #![forbid(unsafe_code)]
 
 use crate::console::eprintln;

@@ -6,10 +6,9 @@ pub use core::time::Duration;
 
 use crate::event;
 
-/// Waits, without the processor. In async code use [`embassy_time::Timer`]:
-/// this form keeps every task waiting.
+/// Waits without using the processor. In async code use [`embassy_time::Timer`]: this function blocks every task.
 pub fn sleep(duration: Duration) {
     let deadline = Instant::now() + duration;
-    // No device raises this event, so only time ends the wait.
+    // No device raises this event, so only the deadline ends the wait.
     event::wait_only(hv_abi::event::NONE, Some(deadline));
 }

@@ -1,9 +1,8 @@
 //! The driver behind [`embassy_time`]: its clock, and the queue of timers.
 //!
-//! A tick is a nanosecond of the guest's clock. Embassy's own queues either
-//! hold a fixed number of timers or serve embassy's tasks only; this one takes
-//! any waker (those of `block_on` and of
-//! combinators too) and any number of them, each operation in `O(log n)`.
+//! A tick is a nanosecond of the guest's clock. Embassy's own queues either hold a fixed number of timers or serve only
+//! embassy's tasks. This queue takes any number of timers with any wakers (also those of `block_on` and of combinators).
+//! Each operation takes `O(log n)`.
 
 use crate::clock::{Instant, now_nanos};
 use crate::per_cpu::{PerCpu, per_cpu};
@@ -16,26 +15,24 @@ use spin::Mutex;
 
 const _: () = assert!(TICK_HZ == 1_000_000_000, "a tick is a nanosecond");
 
-/// Tells wakers apart: two with the same key wake the same thing.
+/// Distinguishes wakers: two with the same key wake the same thing.
 type Key = (usize, usize);
 
 fn key(waker: &Waker) -> Key {
     (waker.data().addr(), core::ptr::from_ref(waker.vtable()).addr())
 }
 
-/// Every waker has one timer at most, its earliest: a future that was woken
-/// too early asks again.
+/// Every waker has at most one timer, its earliest one: a future that is woken too early schedules again.
 struct TimerQueue {
     timers: BTreeMap<Key, (u64, Waker)>,
     order: BTreeSet<(u64, Key)>,
 }
 
-/// Of each virtual CPU those of the tasks that it polls.
+/// Each virtual CPU has the timers of the tasks that it polls.
 static QUEUE: PerCpu<Mutex<TimerQueue>> =
     per_cpu!(Mutex::new(TimerQueue { timers: BTreeMap::new(), order: BTreeSet::new() }));
 
-/// The time of the earliest timer; `u64::MAX` without one. Lets [`expire`]
-/// return without looking at the queue.
+/// The time of the earliest timer; `u64::MAX` without one. Lets [`expire`] return without locking the queue.
 static NEXT: PerCpu<AtomicU64> = per_cpu!(AtomicU64::new(u64::MAX));
 
 impl TimerQueue {
@@ -55,7 +52,7 @@ impl TimerQueue {
         NEXT.own().fetch_min(at, Ordering::Relaxed);
     }
 
-    /// Takes a timer whose time has come, or tells the time of the next.
+    /// Takes a timer whose time has come, or returns the time of the next one.
     fn pop(&mut self, now: u64) -> Result<Waker, u64> {
         let Some(&(at, key)) = self.order.first() else { return Err(u64::MAX) };
         if at > now {
@@ -81,7 +78,7 @@ impl Driver for Clock {
 
 embassy_time_driver::time_driver_impl!(static DRIVER: Clock = Clock);
 
-/// Wakes what waits for a time that has come. Returns when to come again.
+/// Wakes the timers whose time has come. Returns when to call this again.
 pub(crate) fn expire() -> Option<Instant> {
     let mut next = NEXT.own().load(Ordering::Relaxed);
     if next == u64::MAX {

@@ -1,4 +1,4 @@
-//! Any bytes of a disk, through a small cache: what file systems read by.
+//! Reads of any bytes of a disk, through a small cache. File systems read with this.
 
 use super::Disk;
 use crate::start_info::heap_size;
@@ -7,22 +7,21 @@ use alloc::vec::Vec;
 use embedded_io::{ErrorType, Read, Seek, SeekFrom};
 use hv_abi::Errno;
 
-/// Bytes of a cache line: what is read at once around a small read.
+/// Bytes of a cache line: what a small read loads around it.
 const LINE: usize = 64 << 10;
 
-/// Reads any bytes of a disk. Small reads go through a cache of lines of
-/// 64 KiB; the whole sectors of large ones go straight to the buffer.
+/// Reads any bytes of a disk. Small reads go through a cache of lines of 64 KiB. The whole sectors of large reads go
+/// directly into the buffer.
 ///
-/// The cache holds what it has read for as long as it likes: writes to the
-/// disk by other means are not seen.
+/// Cache lines are not invalidated: writes to the disk by other means may not be seen.
 #[derive(Debug)]
 pub struct DiskReader {
     disk: Disk,
     position: u64,
     lines: Vec<Line>,
-    /// Most lines.
+    /// Most lines in the cache.
     limit: usize,
-    /// Counts uses, to find the line that was not used for longest.
+    /// Counts uses, to find the least recently used line.
     clock: u64,
 }
 
@@ -34,8 +33,7 @@ struct Line {
 }
 
 impl DiskReader {
-    /// A reader at the start of the disk. Its cache takes at most 1/32 of the
-    /// guest's heap, or 1 MiB.
+    /// A reader at the start of the disk. Its cache takes at most 1/32 of the guest's heap, and at most 1 MiB.
     pub fn new(disk: Disk) -> Self {
         let limit = (heap_size() / 32 / LINE).clamp(2, 16);
         DiskReader { disk, position: 0, lines: Vec::new(), limit, clock: 0 }

@@ -1,20 +1,17 @@
-//! Disks: reads and writes of whole sectors, many at a time.
+//! Disks: reads and writes of whole sectors. Many can be in flight at a time.
 //!
-//! Every operation is a future, [`Transfer`], and has a form ending in
-//! `_blocking` that needs no executor. Buffers are not copied: the host reads
-//! and writes them where they are.
+//! Every operation is a future, [`Transfer`], and has a form ending in `_blocking` that needs no executor. Buffers are
+//! not copied: the host reads and writes them in place.
 //!
 //! # In flight
 //!
-//! A transfer is handed to the host when it is first polled. Whoever drops it
-//! before it is done waits for the host to finish, since the host may be
-//! writing into the buffer; so select!-like code that gives up on a transfer
-//! stays for as long as the disk takes. A transfer must not be leaked
-//! (`core::mem::forget`) while it is in flight, for the same reason.
+//! A transfer is handed to the host when it is first polled. Dropping it before it is done waits for the host to finish,
+//! since the host may be writing into the buffer. So code that gives up on a transfer, for example with select!, waits
+//! for as long as the disk takes. For the same reason a transfer must not be leaked (`core::mem::forget`) while it is in
+//! flight.
 //!
-//! Doorbells are collected: what several tasks, or one task that joins
-//! several futures, ask for in one pass of the executor costs one crossing of
-//! the boundary at most.
+//! Doorbells are batched: all requests of one pass of the executor cost at most one crossing of the boundary, whether
+//! they come from several tasks or from one task that joins several futures.
 #![forbid(unsafe_code)]
 
 mod bytes;
@@ -35,7 +32,7 @@ use queue::RequestQueue;
 use spin::LazyLock;
 use transfer::Memory;
 
-/// A block device of this guest. Copies are handles of the same device.
+/// A block device of this guest. Copies are handles to the same device.
 #[derive(Clone, Copy, Debug)]
 pub struct Disk(&'static RequestQueue);
 
@@ -92,21 +89,21 @@ impl Disk {
         self.has(BlockFeatures::DISCARD)
     }
 
-    /// How many requests can be in flight at a time; further ones wait their turn.
+    /// How many requests can be in flight at a time. Further requests wait.
     pub fn depth(&self) -> usize {
         self.0.depth()
     }
 
-    /// Most bytes that travel as one request; larger transfers are split.
+    /// Most bytes of one request. Larger transfers are split.
     pub fn max_transfer(&self) -> usize {
         self.config().max_transfer as usize
     }
 
     /// Reads from `sector` on until the buffer is full.
     ///
-    /// Like every transfer it ends with [`Errno::Invalid`] if the buffer is not
-    /// a whole number of sectors or the disk ends before it does, and with
-    /// [`Errno::Io`] if the host failed; then what the buffer holds is anything.
+    /// Like every transfer it fails with [`Errno::Invalid`] if the length of the buffer is not a multiple of the sector
+    /// size or the disk ends before the buffer, and with [`Errno::Io`] if the host failed. Then the content of the buffer
+    /// is unspecified.
     pub fn read<'a>(&self, sector: u64, buffer: &'a mut [u8]) -> Transfer<'a> {
         Transfer::data(
             self.0,
@@ -139,14 +136,13 @@ impl Disk {
         Transfer::data(self.0, OP_WRITE, sector, Memory::many(pieces.collect()))
     }
 
-    /// Ends once everything that was written before is on the host's disk.
+    /// Completes once everything that was written before is on the host's disk.
     pub fn flush(&self) -> Transfer<'static> {
         Transfer::control(self.0, OP_FLUSH, 0, 0)
     }
 
-    /// Tells that `count` sectors are no longer needed: they may read as
-    /// anything old or zero. [`Errno::NotSupported`] on a disk without
-    /// [`can_discard`](Self::can_discard).
+    /// Declares that `count` sectors are no longer needed: reads may return old data or zeroes. [`Errno::NotSupported`]
+    /// on a disk without [`can_discard`](Self::can_discard).
     pub fn discard(&self, sector: u64, count: u64) -> Transfer<'static> {
         Transfer::control(self.0, OP_DISCARD, sector, count)
     }
@@ -156,7 +152,7 @@ impl Disk {
         Transfer::control(self.0, OP_WRITE_ZEROES, sector, count)
     }
 
-    /// As [`read`](Self::read), for code that is not async.
+    /// Like [`read`](Self::read), for code that is not async.
     ///
     /// # Errors
     ///
@@ -165,7 +161,7 @@ impl Disk {
         self.read(sector, buffer).block()
     }
 
-    /// As [`write`](Self::write), for code that is not async.
+    /// Like [`write`](Self::write), for code that is not async.
     ///
     /// # Errors
     ///
@@ -174,7 +170,7 @@ impl Disk {
         self.write(sector, bytes).block()
     }
 
-    /// As [`flush`](Self::flush), for code that is not async.
+    /// Like [`flush`](Self::flush), for code that is not async.
     ///
     /// # Errors
     ///
@@ -183,7 +179,7 @@ impl Disk {
         self.flush().block()
     }
 
-    /// As [`discard`](Self::discard), for code that is not async.
+    /// Like [`discard`](Self::discard), for code that is not async.
     ///
     /// # Errors
     ///
@@ -192,7 +188,7 @@ impl Disk {
         self.discard(sector, count).block()
     }
 
-    /// As [`write_zeroes`](Self::write_zeroes), for code that is not async.
+    /// Like [`write_zeroes`](Self::write_zeroes), for code that is not async.
     ///
     /// # Errors
     ///

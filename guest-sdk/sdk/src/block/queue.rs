@@ -1,4 +1,4 @@
-//! The ring of a disk, and who waits for which of its responses.
+//! The ring of a disk, and the wakers of those that wait for its responses.
 
 use crate::ring::RingMemory;
 use crate::{doorbell, event, hypercall, tasks};
@@ -35,9 +35,9 @@ struct State {
     front: Front<RingMemory, BlockRequest, BlockResponse>,
     slots: Vec<Slot>,
     free: Vec<u16>,
-    /// Transfers that found no free slot.
+    /// Wakers of transfers that found no free slot.
     queued: Vec<Waker>,
-    /// The host broke the protocol: nothing works any more.
+    /// The host broke the protocol: all requests fail from now on.
     broken: bool,
 }
 
@@ -45,9 +45,9 @@ struct State {
 #[derive(Default)]
 struct Slot {
     waker: Option<Waker>,
-    /// The response's status, once it came.
+    /// The response's status, once it has come.
     status: Option<i32>,
-    /// Kept until the response comes: the host may still be reading it.
+    /// The segment list. Kept until the response comes, since the host may still be reading it.
     list: Option<Box<[Segment]>>,
 }
 
@@ -66,15 +66,14 @@ impl Wake for QueueListener {
 }
 
 impl RequestQueue {
-    /// `None` if the host describes a device that cannot be.
+    /// `None` if the host's description of the device is invalid.
     pub(super) fn new(info: &DeviceInfo, config: BlockConfig) -> Option<RequestQueue> {
         let ring = &info.rings[0];
         if config.sector_size == 0 || config.max_transfer < config.sector_size || config.max_segments == 0 {
             return None;
         }
         let (memory, layout) = RingMemory::new::<BlockRequest, BlockResponse>(ring)?;
-        // Every request has its response's place, so that the ring never
-        // makes a request wait once it has a slot.
+        // Every request in flight has space for its response, so that a request with a slot never waits for the ring.
         let depth = ring.requests.min(ring.responses).min(u16::MAX.into()) as usize;
         let state = State {
             front: Front::new(memory, &layout),
@@ -87,7 +86,7 @@ impl RequestQueue {
         Some(RequestQueue { config, port: ring.event, depth, listening, state })
     }
 
-    /// Has responses collected from now on.
+    /// Collects responses from now on.
     pub(super) fn listen(&'static self) {
         self.listening.call_once(|| {
             self.state().slots.resize_with(self.depth, Slot::default);
@@ -107,8 +106,8 @@ impl RequestQueue {
         self.depth
     }
 
-    /// Hands a request to the host, with an id that is filled in here. `None`
-    /// if too many are in flight: then this waker is woken when to try again.
+    /// Hands a request to the host, with an id that is filled in here. `None` if too many are in flight. Then the waker
+    /// is woken when a retry can succeed.
     pub(super) fn submit(
         &self,
         mut request: BlockRequest,
@@ -137,8 +136,8 @@ impl RequestQueue {
             let address = GuestAddr(list.as_ptr().expose_provenance() as u64);
             request.segments[0] = Segment { address, len: size_of_val(list) as u32, reserved: 0 };
         }
-        // There is room: fewer requests than entries are in flight, and the
-        // host takes a request off the ring before it answers it.
+        // There is space: fewer requests than entries are in flight, and the host takes a request off the ring before it
+        // answers it.
         match state.front.requests.push(&[request]) {
             Ok(1) => {}
             _ => return Err(state.fail()),
@@ -149,8 +148,7 @@ impl RequestQueue {
         Ok(Some(id))
     }
 
-    /// The outcome of a request, if it came; its slot is free afterwards.
-    /// Otherwise this waker is woken when it comes.
+    /// The outcome of a request, if it has come. The slot is free afterwards. Otherwise the waker is woken when it comes.
     pub(super) fn finish(&self, id: u16, waker: Option<&Waker>) -> Option<Result<(), Errno>> {
         let state = &mut *self.state();
         let slot = &mut state.slots[usize::from(id)];
@@ -164,7 +162,7 @@ impl RequestQueue {
             }
             return None;
         };
-        // A broken ring may still have the host write somewhere; never use it again.
+        // With a broken ring the host may still write to the slot's buffers. The slot is never used again.
         if !state.broken {
             slot.list = None;
             state.free.push(id);
@@ -173,7 +171,7 @@ impl RequestQueue {
         Some(Errno::check(status).map(drop))
     }
 
-    /// Takes the responses that are there, and wakes who waits for them.
+    /// Takes the responses that have arrived, and wakes those that wait for them.
     pub(super) fn collect(&self) {
         let state = &mut *self.state();
         if let Err(Violation { .. }) = state.collect(self.port) {
@@ -207,7 +205,7 @@ impl State {
         }
     }
 
-    /// Fails everything, for good: the host's indices make no sense.
+    /// Fails all requests permanently: the host's indices are invalid.
     fn fail(&mut self) -> Errno {
         self.broken = true;
         for slot in &mut self.slots {

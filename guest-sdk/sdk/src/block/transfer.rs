@@ -9,12 +9,11 @@ use core::task::{Context, Poll, Waker};
 use hv_abi::io::block::{BlockRequest, MAX_SEGMENTS, Segment};
 use hv_abi::{Errno, GuestAddr};
 
-/// Requests of one transfer that are in flight at a time.
+/// Most requests of one transfer that are in flight at a time.
 const PARTS: usize = 8;
 
-/// The buffers of a transfer, as addresses: the host is given nothing else.
-/// Their provenance is exposed where they are taken, so that a write by the
-/// host is one that the compiler has to reckon with.
+/// The buffers of a transfer, as addresses: this is all that the host is given. Their provenance is exposed when they are
+/// taken, so that the compiler must assume writes by the host.
 pub(super) enum Memory {
     One([(usize, usize); 1]),
     Many(Vec<(usize, usize)>),
@@ -37,21 +36,20 @@ impl Memory {
     }
 }
 
-/// An operation on a disk, as a future; see the [module](super) about
-/// dropping it early.
+/// An operation on a disk, as a future. See the [module](super) about dropping it early.
 #[must_use = "a transfer does nothing until it is awaited"]
 pub struct Transfer<'a> {
     queue: &'static RequestQueue,
     request: BlockRequest,
     memory: Memory,
-    /// Where the next request starts: a piece of the memory, and bytes into it.
+    /// Where the next request starts: a piece of the memory, and an offset in bytes within it.
     next: (usize, usize),
-    /// Everything was handed to the host, or never will be.
+    /// Everything was handed to the host, or nothing more will be.
     submitted: bool,
     flying: [u16; PARTS],
     count: usize,
     result: Result<(), Errno>,
-    /// The buffers are borrowed for as long as this lives.
+    /// The buffers stay borrowed for as long as this lives.
     buffers: PhantomData<&'a mut [u8]>,
 }
 
@@ -100,8 +98,8 @@ impl<'a> Transfer<'a> {
         self.submitted = true;
     }
 
-    /// The segments of the next request, as many as one may have, with the
-    /// number of bytes; and where the one after it starts.
+    /// The segments of the next request, at most as many as a request may have, the number of their bytes, and where the
+    /// request after it starts.
     fn part(&self, list: &mut [Segment]) -> (usize, u64, (usize, usize)) {
         let config = self.queue.config();
         let sector_size = config.sector_size;
@@ -127,7 +125,7 @@ impl<'a> Transfer<'a> {
         (count, bytes, (piece, offset))
     }
 
-    /// Hands over what can be handed over. False if the queue is full.
+    /// Hands requests to the host, as many as possible. False if the queue is full.
     fn submit(&mut self, waker: Option<&Waker>) -> bool {
         while !self.submitted && self.count < PARTS {
             let (mut short, mut long);
@@ -162,7 +160,7 @@ impl<'a> Transfer<'a> {
         true
     }
 
-    /// Takes the outcomes that came.
+    /// Takes the outcomes that have come.
     fn finish(&mut self, waker: Option<&Waker>) {
         let mut index = 0;
         while index < self.count {
@@ -179,7 +177,7 @@ impl<'a> Transfer<'a> {
         }
     }
 
-    /// Goes on as far as it goes; true at the end.
+    /// Makes as much progress as possible. Returns true at the end.
     fn advance(&mut self, waker: Option<&Waker>) -> bool {
         loop {
             let queued = self.submit(waker);
@@ -188,15 +186,14 @@ impl<'a> Transfer<'a> {
             if self.count == 0 && self.submitted {
                 return true;
             }
-            // With nothing finished there is no place for more.
+            // If nothing has finished, there is no slot for more requests.
             if self.count == before || self.submitted || !queued {
                 return false;
             }
         }
     }
 
-    /// Carries the transfer out, waiting without an executor. Meanwhile no
-    /// task runs.
+    /// Carries the transfer out, waiting without an executor. No task runs meanwhile.
     ///
     /// # Errors
     ///
@@ -217,8 +214,8 @@ impl Future for Transfer<'_> {
     type Output = Result<(), Errno>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        // The answer may be there already, or a host that looks at the ring
-        // may be quick: the event's way around takes longer.
+        // The answer may be there already, for example from a host that is polling the ring. The way through the event
+        // takes longer.
         self.queue.collect();
         if self.advance(Some(context.waker())) { Poll::Ready(self.result) } else { Poll::Pending }
     }

@@ -6,19 +6,20 @@ use crate::per_cpu;
 use core::hint::spin_loop;
 use core::sync::atomic::{AtomicUsize, Ordering, compiler_fence};
 
-/// Keeps [upcalls](upcall) out, and other virtual CPUs.
+/// Masks [upcalls](upcall), and excludes other virtual CPUs.
 struct Section;
 
 critical_section::set_impl!(Section);
 
-/// The virtual CPU that is in the section, its number plus 1; 0: none is.
+/// The number of the virtual CPU that is in the section, plus 1. 0 if none is.
 static OWNER: AtomicUsize = AtomicUsize::new(0);
-/// How often its owner has entered it again. Only the owner uses it.
+/// How often its owner has entered it again. Only the owner uses this.
 static NESTED: AtomicUsize = AtomicUsize::new(0);
 
-// SAFETY: between `acquire` and `release` no other code of the guest can be in a section: upcalls of this virtual CPU wait, and so do
-// other virtual CPUs, for the owner to leave. While there is only one virtual CPU nobody else is there; the first section that others
-// can enter begins after that has changed, since `set_several` is not called within one. The fences and orderings keep accesses inside.
+// SAFETY: between `acquire` and `release` no other code of the guest can be in a section: upcalls of this virtual CPU and
+// all other virtual CPUs wait for the owner to leave. While there is only one virtual CPU, no other one can enter. The
+// first section that others can enter begins after that has changed, since `set_several` is not called within one. The
+// fences and orderings keep accesses inside.
 unsafe impl critical_section::Impl for Section {
     unsafe fn acquire() -> bool {
         let unmask = upcall::enter();

@@ -1,15 +1,15 @@
 //! ⚠ Upcalls: handlers that are called when an event comes, whatever the guest is doing.
 //!
-//! A handler interrupts the guest's code between any two instructions, as a
-//! signal handler does in other places, so it has to be short and careful:
+//! A handler interrupts the guest's code between any two instructions, like a signal handler. So it has to be short, and
+//! it is restricted:
 //!
 //! - It may use atomics, make hypercalls, [take](super::take) events, wake wakers, and use what `embassy_sync`
 //!   guards with a `CriticalSectionRawMutex`.
-//! - It may not allocate or free, print, or use anything else that takes a lock: the code that
-//!   it interrupted may hold the lock, and goes on only after the handler. The guest would hang.
+//! - It must not allocate or free, print, or use anything else that takes a lock: the code that it interrupted may hold
+//!   the lock and continues only after the handler. The guest would hang.
 //!
-//! Code that must not be interrupted holds a [`mask`]. A handler is not interrupted by another
-//! unless it says so ([`unmask`]).
+//! Code that must not be interrupted holds a [`mask`]. Another handler interrupts a handler only if that allows it
+//! ([`unmask`]).
 #![allow(unsafe_code, reason = "handlers that interrupt the program")]
 
 use super::{unmask as unmask_event, words};
@@ -20,16 +20,16 @@ use hv_abi::event::PORTS;
 use hv_abi::shared_info::{EVENT_WORDS, RED_ZONE};
 use hv_abi::{Errno, EventPort};
 
-/// Whether the host knows of the handler below.
+/// Whether the host knows the entry point below.
 static ON: AtomicBool = AtomicBool::new(false);
-/// Events that have a handler.
+/// Events with a handler.
 static HANDLED: [AtomicU64; EVENT_WORDS] = [const { AtomicU64::new(0) }; EVENT_WORDS];
-/// Their handlers, each a `fn(EventPort)`; null where there is none.
+/// Their handlers, each a `fn(EventPort)`; null if there is none.
 static HANDLERS: [AtomicPtr<()>; PORTS as usize] =
     [const { AtomicPtr::new(core::ptr::null_mut()) }; PORTS as usize];
 
-/// Has `handler` called each time this event comes, with the event taken; from
-/// now on the event is the handler's alone. It takes the place of an earlier handler.
+/// Calls `handler` each time this event comes. The event is taken before. From now on only the handler gets the event. It
+/// replaces an earlier handler.
 ///
 /// # Errors
 ///
@@ -47,12 +47,12 @@ pub fn on_upcall(port: EventPort, handler: fn(EventPort)) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Events with handlers, as far as this word of the bitmaps goes.
+/// Events with handlers in this word of the bitmaps.
 pub(super) fn handled(index: usize) -> u64 {
     HANDLED[index].load(Ordering::Relaxed)
 }
 
-/// Events of this word that are pending for their handlers.
+/// Events of this word that are pending and have handlers.
 fn due(index: usize) -> u64 {
     let handled = handled(index);
     match handled {
@@ -61,14 +61,14 @@ fn due(index: usize) -> u64 {
     }
 }
 
-/// Calls the handlers of what is pending. Upcalls are masked.
+/// Calls the handlers of pending events. Upcalls are masked.
 fn handle() {
     for index in words() {
         let mut bits = due(index);
         if bits == 0 {
             continue;
         }
-        // Before the handlers look at what the events are about.
+        // Before the handlers check what the events are about.
         pending()[index].fetch_and(!bits, Ordering::SeqCst);
         while bits != 0 {
             let port = EventPort(index as u32 * 64 + bits.trailing_zeros());
@@ -84,8 +84,8 @@ fn handle() {
     }
 }
 
-/// Calls the handlers of what is pending, unless upcalls are masked: after an
-/// event has been unmasked, since the host looks only when an event comes or the guest leaves.
+/// Calls the handlers of pending events, unless upcalls are masked. Called after an event has been unmasked, since the
+/// host checks only when an event comes or the guest exits.
 pub(super) fn look() {
     if ON.load(Ordering::Relaxed)
         && words().any(|index| due(index) != 0)
@@ -96,12 +96,11 @@ pub(super) fn look() {
     }
 }
 
-/// Lets upcalls come again: those that were held back come before this
-/// returns. For handlers that bear to be interrupted by themselves or others from here on; everybody
-/// else drops what [`mask`] gave.
+/// Unmasks upcalls. Those that were held back come before this returns. For handlers that may be interrupted, by
+/// themselves or others, from here on. Other code drops the value of [`mask`] instead.
 pub fn unmask() {
-    // What is pending is looked for after the store: an event that comes
-    // before it is seen here, one that comes after it is an upcall.
+    // The check for pending events follows the store: an event before the store is seen here, an event after it is an
+    // upcall.
     upcall_mask().store(0, Ordering::SeqCst);
     while words().any(|index| due(index) != 0) && upcall_mask().swap(1, Ordering::SeqCst) == 0 {
         handle();
@@ -109,12 +108,11 @@ pub fn unmask() {
     }
 }
 
-/// Holds upcalls back as long as the value lives. May be nested, and used
-/// in guests without handlers.
+/// Masks upcalls as long as the value lives. May be nested, and may be used in guests without handlers.
 ///
-/// To wait for something that a handler does, look whether it has happened and
-/// [wait](super::wait) under one mask: an upcall in between would leave nothing to wait for.
-/// Masked, the event still ends the wait, and the handler is called when the mask is dropped.
+/// To wait for something that a handler does, check whether it has happened and [wait](super::wait) under one mask. With
+/// an upcall in between, the wait would miss the event. While upcalls are masked, the event still ends the wait, and the
+/// handler is called when the mask is dropped.
 #[must_use = "upcalls are held back as long as the value lives"]
 pub fn mask() -> Masked {
     Masked { unmask: upcall_mask().swap(1, Ordering::SeqCst) == 0 }
@@ -123,7 +121,7 @@ pub fn mask() -> Masked {
 /// See [`mask`].
 #[derive(Debug)]
 pub struct Masked {
-    /// Whether upcalls were not masked already.
+    /// Whether upcalls were unmasked before.
     unmask: bool,
 }
 
@@ -147,7 +145,7 @@ pub(super) fn leave(unmask_them: bool) {
     }
 }
 
-/// What the host calls. Upcalls are masked.
+/// The entry point that the host calls. Upcalls are masked.
 extern "C" fn upcalled() {
     handle();
     unmask();
@@ -157,11 +155,10 @@ unsafe extern "C" {
     fn hv_upcall();
 }
 
-// The host lowers RSP by the red zone, stores the address of the interrupted
-// instruction there, and goes on here: all registers are the interrupted
-// code's. Those that a function of the System V convention may change are kept on the stack,
-// with the flags and all of x87 and SSE; then both are as a function expects
-// them. The call frame information leads a backtrace to the interrupted code.
+// The host lowers RSP by the size of the red zone, stores the address of the interrupted instruction there, and continues
+// here. All registers still have the values of the interrupted code. Those that a function of the System V convention may
+// change are kept on the stack, with the flags and all of x87 and SSE. Then the flags and the x87 and SSE control state
+// are set to what a function expects. The call frame information leads a backtrace to the interrupted code.
 core::arch::global_asm!(
     ".pushsection .text.hv_upcall, \"ax\", @progbits",
     ".globl hv_upcall",

@@ -1,4 +1,4 @@
-//! Work that comes from other virtual CPUs: tasks that are sent to one, and tasks that any of them may poll.
+//! Work from other virtual CPUs: tasks that are sent to one, and tasks that any of them may poll.
 #![forbid(unsafe_code)]
 
 use crate::cpu_set::CpuSet;
@@ -12,26 +12,26 @@ use async_task::Runnable;
 use core::future::Future;
 use core::sync::atomic::{AtomicBool, Ordering};
 
-/// Begins a task on the virtual CPU that takes it.
+/// Begins a task on the virtual CPU that runs this.
 type Begin = Box<dyn FnOnce() + Send>;
 
-/// What was sent to a virtual CPU.
+/// Tasks that were sent to a virtual CPU.
 static SENT: PerCpu<Mutex<Vec<Begin>>> = per_cpu!(Mutex::new(Vec::new()));
-/// Says that there is something.
+/// Whether there are any.
 static ANY_SENT: PerCpu<AtomicBool> = per_cpu!(AtomicBool::new(false));
 
-/// Tasks that can run, on whichever virtual CPU.
+/// Tasks that can run, on any virtual CPU.
 static RUNNABLE: Mutex<VecDeque<Runnable>> = Mutex::new(VecDeque::new());
-/// Says that there may be one.
+/// Whether there may be one.
 static ANY_RUNNABLE: AtomicBool = AtomicBool::new(false);
 
 /// Virtual CPUs that wait for something to do.
 static WAITING: CpuSet = CpuSet::new();
 
-/// Most tasks of all virtual CPUs that one polls before it looks at its own.
+/// Most shared tasks that a virtual CPU polls before it polls its own.
 const BATCH: usize = 16;
 
-/// Sends a virtual CPU something to begin.
+/// Sends a task to a virtual CPU, which begins it.
 pub(crate) fn send(cpu: usize, begin: Begin) {
     SENT[cpu].lock().push(begin);
     ANY_SENT[cpu].store(true, Ordering::SeqCst);
@@ -40,7 +40,7 @@ pub(crate) fn send(cpu: usize, begin: Begin) {
     }
 }
 
-/// A task that any virtual CPU may poll. Its result comes from the handle, which cancels the task when it is dropped.
+/// A task that any virtual CPU may poll. Its handle gives the result. Dropping the handle cancels the task.
 pub(crate) fn share<F>(future: F) -> async_task::Task<F::Output>
 where
     F: Future<Output: Send + 'static> + Send + 'static,
@@ -56,7 +56,7 @@ where
     task
 }
 
-/// Begins what was sent to this virtual CPU, and polls tasks that any may poll.
+/// Begins the tasks that were sent to this virtual CPU, and polls tasks that any may poll.
 pub(super) fn run() {
     if ANY_SENT.own().load(Ordering::Relaxed) && ANY_SENT.own().swap(false, Ordering::SeqCst) {
         let sent = core::mem::take(&mut *SENT.own().lock());
@@ -77,13 +77,13 @@ pub(super) fn run() {
     }
 }
 
-/// Whether [`run`] has something to do. Says that this virtual CPU waits if not.
+/// Whether [`run`] has nothing to do. If so, this virtual CPU is marked as waiting.
 pub(super) fn is_idle() -> bool {
     if !per_cpu::several() {
         return !any();
     }
     WAITING.insert(per_cpu::current());
-    // Whoever has added something before has not seen that this virtual CPU waits.
+    // Work that was added before this point may not have seen that this virtual CPU waits. So check again.
     let idle = !any();
     if !idle {
         WAITING.remove(per_cpu::current());
@@ -95,7 +95,7 @@ fn any() -> bool {
     ANY_SENT.own().load(Ordering::SeqCst) || ANY_RUNNABLE.load(Ordering::SeqCst)
 }
 
-/// This virtual CPU does not wait any more.
+/// This virtual CPU no longer waits.
 pub(super) fn woke() {
     if per_cpu::several() {
         WAITING.remove(per_cpu::current());

@@ -1,4 +1,4 @@
-//! ext2, ext3 and ext4, by the crate `hv-guest-ext`.
+//! ext2, ext3 and ext4, with the crate `hv-guest-ext`.
 
 use super::layout::{Laid, Layout, Span};
 use super::{Entry, Error, Metadata, components};
@@ -61,9 +61,9 @@ impl Ext {
         let folder = self.find(path)?;
         let mut entries = Vec::new();
         for entry in self.system.entries(&folder)? {
-            // A name that is no text cannot be asked for here either.
+            // A name that is not valid UTF-8 cannot be looked up here.
             let Ok(name) = String::from_utf8(entry.name) else { continue };
-            // Through a symbolic link; one that leads nowhere is left out.
+            // For a symbolic link, its target. A dangling link is left out.
             match self.system.follow(path, entry.inode) {
                 Ok(found) => entries.push(Entry { name, metadata: metadata(&found) }),
                 Err(hv_guest_ext::Error::NotFound | hv_guest_ext::Error::NotADirectory) => {}
@@ -85,11 +85,11 @@ impl Ext {
     }
 }
 
-/// Where a file lies, by its inode.
+/// Where the data of a file is, from its inode.
 pub(super) struct Map {
     system: Rc<FileSystem<DiskReader>>,
     inode: Inode,
-    /// What was looked up last, and of which offset: most reads go on there.
+    /// The last result of a lookup, and its offset: most reads continue there.
     last: Cell<(u64, Span)>,
 }
 
@@ -113,7 +113,7 @@ impl Layout for Map {
 
 pub(super) enum ExtFile {
     Laid(Laid<Map>),
-    /// A small one, kept in its inode.
+    /// The data of a small file, stored in its inode.
     Inline(Metadata, Vec<u8>),
 }
 
@@ -125,7 +125,7 @@ impl ExtFile {
         }
     }
 
-    /// Fills the buffer, all of which lies within the file.
+    /// Fills the buffer. All of it must be within the file.
     pub(super) async fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), Error> {
         match self {
             ExtFile::Laid(file) => file.read(offset, buffer).await,
@@ -136,7 +136,7 @@ impl ExtFile {
         }
     }
 
-    /// As `read`, without an executor.
+    /// Like `read`, without an executor.
     pub(super) fn read_blocking(&self, offset: u64, buffer: &mut [u8]) -> Result<(), Error> {
         match self {
             ExtFile::Laid(file) => file.read_blocking(offset, buffer),

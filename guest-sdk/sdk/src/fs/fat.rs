@@ -1,9 +1,8 @@
-//! FAT12, FAT16 and FAT32 with long names, by the crate `starry-fatfs`.
+//! FAT12, FAT16 and FAT32 with long names, with the crate `starry-fatfs`.
 //!
-//! The crate is rust-fatfs in the state that builds without `std` on a stable
-//! compiler. It reads folders and the table; the data of files does not go
-//! through it, which would be one request per cluster, but is read straight
-//! from the extents that it tells.
+//! The crate is a version of rust-fatfs that builds without `std` on a stable compiler. It reads folders and the table.
+//! The data of files is not read through it, which would be one request per cluster. It is read directly from the extents
+//! that the crate reports.
 
 use super::layout::{Laid, Layout, Span};
 use super::oem::Cp437;
@@ -30,18 +29,18 @@ pub(super) struct Fat {
     recent: Rc<RefCell<Recent>>,
 }
 
-/// Files by the path they were asked for, the last one first.
+/// Files by the path that was asked for. The last one is first.
 type Recent = VecDeque<(String, Rc<Opened>)>;
 
-/// Files whose place on the disk is remembered, and the most runs that each
-/// may have: finding them out means to read the table along the whole file.
+/// How many files have their extents cached, and the most extents that each may have. Finding them out requires reading
+/// the table for the whole file.
 const RECENT: usize = 16;
 const RECENT_RUNS: usize = 1024;
 
-/// The disk as the crate wants it.
+/// The disk, as the crate requires it.
 pub(super) struct FatStorage {
     reader: DiskReader,
-    /// The first bytes of the boot sector.
+    /// The beginning of the boot sector.
     head: BootHead,
 }
 
@@ -54,11 +53,11 @@ const SECTORS_32: Range<usize> = 32..36;
 /// Fewest clusters of a FAT32 volume, by its specification.
 const FAT32_CLUSTERS: u32 = 65_525;
 
-/// Makes a FAT32 volume that is smaller than the specification wants larger in the crate's eyes.
+/// Makes a FAT32 volume that is smaller than the specification allows appear larger to the crate.
 ///
-/// The crate tells FAT32 by the count of clusters and refuses a volume whose boot sector contradicts that. Linux goes by
-/// the boot sector, and `mkfs.fat -F 32` makes such volumes. The count is used for nothing else by those who only read:
-/// a cluster beyond the disk cannot be read.
+/// The crate detects FAT32 by the number of clusters, and refuses a volume whose boot sector contradicts that. Linux uses
+/// the boot sector, and `mkfs.fat -F 32` makes such volumes. For read-only use the number has no other purpose: a cluster
+/// beyond the disk cannot be read.
 fn enlarge_small_fat32(head: &mut BootHead) {
     let word = |at: usize| u32::from(u16::from_le_bytes([head[at], head[at + 1]]));
     let long = |at: usize| word(at) | word(at + 2) << 16;
@@ -121,8 +120,7 @@ impl fatfs::Seek for FatStorage {
     }
 }
 
-/// The crate asks for a storage that can be written, and does not write as
-/// long as nothing is created, changed or removed.
+/// The crate requires a storage that can be written. It does not write as long as nothing is created, changed or removed.
 impl fatfs::Write for FatStorage {
     fn write(&mut self, _: &[u8]) -> Result<usize, StorageError> {
         Err(StorageError(Errno::ReadOnly))
@@ -149,8 +147,7 @@ fn metadata(entry: &Found<'_>) -> Metadata {
 
 /// Seconds since 1970-01-01 of a date and time.
 fn seconds(time: &fatfs::DateTime) -> i64 {
-    // Days by the Gregorian calendar, with years that start in March, so that
-    // the leap day is the last of a year.
+    // Days by the Gregorian calendar, with years that start in March, so that the leap day is the last day of a year.
     let (year, month) = (i64::from(time.date.year), i64::from(time.date.month));
     let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
     let of_year = (153 * month + 2) / 5 + i64::from(time.date.day) - 1;
@@ -174,7 +171,7 @@ impl Fat {
         let options = FsOptions::new().strict(false).oem_cp_converter(Cp437);
         match Inner::new(FatStorage { reader, head }, options) {
             Ok(inner) => Ok(Fat { inner: Rc::new(inner), disk, recent: Rc::default() }),
-            // What is no boot sector of FAT is damaged in its eyes.
+            // The crate reports a boot sector that is not FAT's as corrupt.
             Err(fatfs::Error::CorruptedFileSystem) => Err(Error::Unsupported),
             Err(error) => Err(error.into()),
         }
@@ -257,7 +254,7 @@ impl Fat {
         let mut covered = 0;
         for extent in entry.to_file().extents() {
             let extent = extent?;
-            // A chain that goes on beyond the file's end may go on for ever.
+            // A chain that continues beyond the file's end may be endless.
             if covered >= metadata.len {
                 break;
             }
@@ -274,14 +271,13 @@ impl Fat {
     }
 }
 
-/// A run of a file: its bytes from `from` on lie at `at` on the disk, up to
-/// the start of the next run.
+/// An extent of a file: its bytes from `from` on are at `at` on the disk, up to the start of the next extent.
 struct Extent {
     from: u64,
     at: u64,
 }
 
-/// Where a file lies.
+/// Where the data of a file is.
 pub(super) struct Opened {
     metadata: Metadata,
     extents: Vec<Extent>,

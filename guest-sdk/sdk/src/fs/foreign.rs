@@ -1,9 +1,9 @@
-//! What a disk may hold that is not read here, by its magic numbers.
+//! Contents of a disk that cannot be read here, by their magic numbers.
 
 use super::Error;
 use crate::block::{Disk, DiskReader};
 
-/// Names, and the bytes that tell them: an offset on the disk, and what is there.
+/// Names, and the bytes that identify them: an offset on the disk, and the bytes there.
 const MAGICS: [(&str, u64, &[u8]); 12] = [
     ("exFAT", 3, b"EXFAT   "),
     ("NTFS", 3, b"NTFS    "),
@@ -22,7 +22,7 @@ const MAGICS: [(&str, u64, &[u8]); 12] = [
 const GPT: &str = "a partition table (GPT)";
 const MBR: &str = "a partition table (MBR)";
 
-/// What is on a disk that holds no file system that is known here.
+/// What is on a disk without a supported file system.
 pub(super) fn name(disk: Disk) -> Result<Error, Error> {
     let mut reader = DiskReader::new(disk);
     let mut has = |at: u64, magic: &[u8]| -> Result<bool, Error> {
@@ -47,7 +47,7 @@ pub(super) fn name(disk: Disk) -> Result<Error, Error> {
     Ok(if is_mbr(&sector) { Error::Foreign(MBR) } else { Error::Unsupported })
 }
 
-/// Whether there are four entries of partitions, one of them in use at least, and the signature behind them.
+/// Whether there are four partition entries, at least one of them in use, and the signature behind them.
 fn is_mbr(sector: &[u8; 512]) -> bool {
     let (entries, signature) = sector[446..].split_at(64);
     let mut entries = entries.chunks_exact(16);

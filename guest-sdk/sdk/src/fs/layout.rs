@@ -1,21 +1,21 @@
-//! Reading files whose place on the disk is known: straight into the reader's buffer.
+//! Reads files whose place on the disk is known, directly into the reader's buffer.
 
 use super::{Error, Metadata};
 use crate::block::Disk;
 use alloc::vec;
 
-/// Where the bytes of a file lie.
+/// The place of a file's bytes on the disk.
 pub(super) trait Layout {
-    /// The bytes from an offset within the file on that lie one after the other.
+    /// The contiguous bytes from an offset within the file on.
     fn span(&self, offset: u64) -> Result<Span, Error>;
 }
 
-/// Bytes of a file that lie one after the other.
+/// Contiguous bytes of a file.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Span {
-    /// Where they start on the disk; `None` for a hole, which is zeroes.
+    /// Where they start on the disk; `None` for a hole, which reads as zeroes.
     pub(super) at: Option<u64>,
-    /// How many; never none.
+    /// Their number; never 0.
     pub(super) len: u64,
 }
 
@@ -28,11 +28,11 @@ pub(super) struct Laid<L> {
 
 /// A piece of a read.
 enum Piece {
-    /// So many bytes that are zeroes.
+    /// This many bytes, which are zeroes.
     Zeroes(usize),
-    /// So many bytes from this sector on, all of whole sectors.
+    /// This many bytes from this sector on, in whole sectors.
     Sectors(u64, usize),
-    /// Some bytes of this sector: so many are skipped, so many wanted.
+    /// A part of this sector: how many bytes are skipped, and how many are wanted.
     Part(u64, usize, usize),
 }
 
@@ -45,7 +45,7 @@ impl<L: Layout> Laid<L> {
         self.metadata
     }
 
-    /// What to read next, for `len` bytes from `offset` on.
+    /// What to read next for `len` bytes from `offset` on.
     fn piece(&self, offset: u64, len: usize) -> Result<Piece, Error> {
         let span = self.layout.span(offset)?;
         let len = usize::try_from(span.len).map_or(len, |there| there.min(len));
@@ -59,7 +59,7 @@ impl<L: Layout> Laid<L> {
         })
     }
 
-    /// Fills the buffer, all of which lies within the file.
+    /// Fills the buffer. All of it must be within the file.
     pub(super) async fn read(&self, mut offset: u64, mut buffer: &mut [u8]) -> Result<(), Error> {
         while !buffer.is_empty() {
             let done = match self.piece(offset, buffer.len())? {
@@ -84,7 +84,7 @@ impl<L: Layout> Laid<L> {
         Ok(())
     }
 
-    /// As `read`, without an executor.
+    /// Like `read`, without an executor.
     pub(super) fn read_blocking(&self, mut offset: u64, mut buffer: &mut [u8]) -> Result<(), Error> {
         while !buffer.is_empty() {
             let done = match self.piece(offset, buffer.len())? {

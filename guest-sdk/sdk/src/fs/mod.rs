@@ -10,16 +10,14 @@
 //! file.read_exact_at(0, &mut bytes).await?;
 //! ```
 //!
-//! Paths are separated by `/` and start at the root, with or without a `/`;
-//! `..` is nowhere. Names are compared as the file system does it: FAT ignores
-//! the case of letters.
+//! Paths are separated by `/` and start at the root, with or without a leading `/`. A path with `..` is not found. Names
+//! are compared by the rules of the file system: FAT ignores the case of letters.
 //!
-//! # What waits for what
+//! # What blocks
 //!
-//! The data of a file is read straight into the buffer, asynchronously: its place
-//! on the disk is looked up when it is opened, so that what is wrong with it is
-//! known then. Everything else (folders, opening, on ext4 the maps of blocks)
-//! goes through a small cache, and keeps other tasks waiting while it reads the disk.
+//! The data of a file is read directly into the buffer, asynchronously. Its place on the disk is looked up when the file
+//! is opened, so that errors in it are reported then. Everything else (folders, opening, on ext4 the block maps) goes
+//! through a small cache and blocks other tasks while it reads the disk.
 #![forbid(unsafe_code)]
 
 mod ext;
@@ -44,13 +42,13 @@ pub enum Error {
     IsAFolder,
     /// It is a file, and a folder was asked for.
     NotAFolder,
-    /// The disk holds nothing that is known here.
+    /// The disk contains nothing that is known here.
     Unsupported,
-    /// The disk holds this: another file system than FAT and ext2 to ext4, or a partition table.
+    /// The disk contains this: a file system other than FAT and ext2 to ext4, or a partition table.
     Foreign(&'static str),
-    /// The file system, or the file, uses this feature, which is not read here; the name is that of `mke2fs -O`.
+    /// The file system, or the file, uses this feature, which is not supported here. The name is that of `mke2fs -O`.
     Feature(&'static str),
-    /// The file system's own data makes no sense.
+    /// The metadata of the file system is invalid.
     Corrupt,
     /// The disk failed.
     Disk(Errno),
@@ -84,28 +82,28 @@ impl From<Errno> for Error {
     }
 }
 
-/// What is known of a file or folder.
+/// Metadata of a file or folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Metadata {
-    /// Bytes of a file; of no meaning for a folder.
+    /// Bytes of a file. Meaningless for a folder.
     pub len: u64,
     /// Whether it is a folder.
     pub is_dir: bool,
-    /// When it was last changed, in seconds since 1970-01-01 UTC. FAT keeps
-    /// local time, of which it does not say whose; it is taken as UTC.
+    /// When it was last changed, in seconds since 1970-01-01 UTC. FAT has local time of an unknown time zone, which is
+    /// taken as UTC.
     pub modified: i64,
 }
 
 /// A file or folder within a folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Its name, as it was given.
+    /// Its name, as it is stored on the disk.
     pub name: String,
-    /// What is known of it.
+    /// Its metadata.
     pub metadata: Metadata,
 }
 
-/// A file system. Copies are handles of the same one.
+/// A file system. Copies are handles to the same one.
 #[derive(Clone)]
 pub struct FileSystem(Kind);
 
@@ -115,12 +113,12 @@ enum Kind {
     Ext(ext::Ext),
 }
 
-/// Takes up the file system that fills a disk.
+/// Opens the file system that fills a disk.
 ///
 /// # Errors
 ///
-/// [`Error::Unsupported`] or [`Error::Foreign`] if there is none that is known; [`Error::Feature`],
-/// [`Error::Corrupt`], [`Error::Disk`].
+/// [`Error::Unsupported`] or [`Error::Foreign`] if there is no known file system; [`Error::Feature`], [`Error::Corrupt`],
+/// [`Error::Disk`].
 pub fn open_root(disk: Disk) -> Result<FileSystem, Error> {
     const EXT_MAGIC_AT: u64 = 1024 + 56;
     const EXT_MAGIC: [u8; 2] = [0x53, 0xef];
@@ -139,7 +137,7 @@ pub fn open_root(disk: Disk) -> Result<FileSystem, Error> {
     }))
 }
 
-/// The parts of a path; [`Error::NotFound`] for one that leads upwards.
+/// The components of a path; [`Error::NotFound`] for one with `..`.
 fn components(path: &str) -> Result<impl Iterator<Item = &str>, Error> {
     let parts = path.split('/').filter(|part| !matches!(*part, "" | "."));
     if parts.clone().any(|part| part == "..") {
@@ -149,7 +147,7 @@ fn components(path: &str) -> Result<impl Iterator<Item = &str>, Error> {
 }
 
 impl FileSystem {
-    /// Its kind, for people: "FAT32", say.
+    /// Its kind, for display, such as "FAT32".
     pub fn kind(&self) -> &'static str {
         match &self.0 {
             Kind::Fat(fat) => fat.kind(),
@@ -157,13 +155,12 @@ impl FileSystem {
         }
     }
 
-    /// What is known of a file or folder. Symbolic links are followed.
+    /// Metadata of a file or folder. Symbolic links are followed.
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`] if the path leads to nothing, [`Error::NotAFolder`] if it leads through a file,
-    /// and those of a disk or a file system that cannot be read:
-    /// [`Error::Feature`], [`Error::Corrupt`], [`Error::Disk`].
+    /// [`Error::NotFound`] if the path does not exist, [`Error::NotAFolder`] if it leads through a file, and the errors
+    /// of a disk or a file system that cannot be read: [`Error::Feature`], [`Error::Corrupt`], [`Error::Disk`].
     pub fn metadata(&self, path: &str) -> Result<Metadata, Error> {
         match &self.0 {
             Kind::Fat(fat) => fat.metadata(path),
@@ -171,7 +168,7 @@ impl FileSystem {
         }
     }
 
-    /// The content of a folder, without itself and its parent, in the order of the disk.
+    /// The entries of a folder, without itself and its parent, in the order on the disk.
     ///
     /// # Errors
     ///
@@ -183,7 +180,7 @@ impl FileSystem {
         }
     }
 
-    /// Opens a file to read it.
+    /// Opens a file for reading.
     ///
     /// # Errors
     ///
@@ -195,7 +192,7 @@ impl FileSystem {
         })
     }
 
-    /// A whole file.
+    /// Reads a whole file.
     ///
     /// # Errors
     ///
@@ -236,7 +233,7 @@ impl File {
         File { source, position: 0 }
     }
 
-    /// What is known of it.
+    /// The file's metadata.
     pub fn metadata(&self) -> Metadata {
         match &self.source {
             Source::Fat(file) => file.metadata(),
@@ -254,7 +251,7 @@ impl File {
         self.len() == 0
     }
 
-    /// How much of a buffer can be filled from here on.
+    /// How many bytes of a buffer can be filled from here on.
     fn clip(&self, offset: u64, len: usize) -> usize {
         usize::try_from(self.len().saturating_sub(offset)).map_or(len, |left| left.min(len))
     }
@@ -264,7 +261,7 @@ impl File {
     ///
     /// # Errors
     ///
-    /// [`Error::Disk`] if the disk failed, [`Error::Corrupt`] if the file's place on it makes no sense.
+    /// [`Error::Disk`] if the disk failed, [`Error::Corrupt`] if the file's place on the disk is invalid.
     pub async fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> Result<usize, Error> {
         let count = self.clip(offset, buffer.len());
         let buffer = &mut buffer[..count];
@@ -275,7 +272,7 @@ impl File {
         Ok(count)
     }
 
-    /// As [`read_at`](Self::read_at), for code that is not async.
+    /// Like [`read_at`](Self::read_at), for code that is not async.
     ///
     /// # Errors
     ///
@@ -300,7 +297,7 @@ impl File {
         if count == buffer.len() { Ok(()) } else { Err(Error::Corrupt) }
     }
 
-    /// Reads on from where the last read ended; 0 bytes at the end of the file.
+    /// Continues to read where the last read ended. Returns 0 bytes at the end of the file.
     ///
     /// # Errors
     ///
@@ -311,7 +308,7 @@ impl File {
         Ok(count)
     }
 
-    /// Has the next [`read`](Self::read) start at this offset.
+    /// Makes the next [`read`](Self::read) start at this offset.
     pub fn seek(&mut self, offset: u64) {
         self.position = offset;
     }

@@ -1,8 +1,8 @@
-//! Short names of FAT beyond ASCII: in a code page, which the disk does not name.
+//! Short names of FAT beyond ASCII. They are in a code page that the disk does not name.
 
 use fatfs::OemCpConverter;
 
-/// Code page 437, which Linux takes unless it is told otherwise. The first half is ASCII.
+/// Code page 437, the default of Linux. The first half is ASCII.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Cp437;
 

@@ -1,10 +1,11 @@
-//! ⚠ The heap: one for all, and an arena of its own for each virtual CPU but the first.
+//! ⚠ The heap: a common one, and an arena for each virtual CPU except the first.
 //!
-//! Arenas keep blocks that are used on different virtual CPUs apart. Side by side they would slow each other even with cache lines of their own,
-//! since processors fetch ahead beyond the end of a block: two virtual CPUs that multiply matrices were as slow as one. They also keep most
-//! allocations from waiting for each other's lock.
+//! Arenas separate blocks that are used on different virtual CPUs. Adjacent blocks would slow each other down even with
+//! cache lines of their own, since processors prefetch beyond the end of a block: two virtual CPUs that multiplied
+//! matrices were as slow as one. With arenas, most allocations also do not wait for another virtual CPU's lock.
 //!
-//! An arena takes *spans* from the common heap, and keeps them. Whoever frees a block finds its arena by the span that it is in.
+//! An arena takes *spans* from the common heap and keeps them. When a block is freed, its span tells which arena it
+//! belongs to.
 #![allow(unsafe_code, reason = "the allocator")]
 
 use crate::per_cpu::{self, PerCpu, per_cpu};
@@ -21,11 +22,11 @@ use talc::source::Source;
 /// Bytes of a span, and its alignment.
 const SPAN: usize = 1 << 20;
 
-/// Blocks that are larger or more aligned are not taken from arenas.
+/// Blocks that are larger than this, or have a larger alignment, are not taken from arenas.
 const LARGE: usize = SPAN / 8;
 
-/// Gives the allocator the guest's free memory at the first allocation, so
-/// that a guest that never allocates never touches it.
+/// Gives the allocator the guest's free memory at the first allocation, so that a guest that never allocates never
+/// touches it.
 #[derive(Debug)]
 struct StartInfoHeap {
     claimed: bool,
@@ -46,15 +47,15 @@ unsafe impl Source for StartInfoHeap {
     }
 }
 
-/// Whether there was no room for an allocation.
+/// Whether an allocation has failed.
 static SHORT: AtomicBool = AtomicBool::new(false);
 
-/// Whether this is the message of a panic for want of memory: that of `alloc`, which says how much was asked for.
+/// Whether this is the message of a panic for lack of memory: that of `alloc`, which contains the size of the request.
 pub(crate) fn is_exhaustion(message: &str) -> bool {
     SHORT.load(Ordering::Relaxed) && message.contains("memory allocation of ")
 }
 
-/// What all virtual CPUs have in common, and the first one alone uses.
+/// The common heap. The first virtual CPU allocates only from it.
 static COMMON: TalcLock<RawMutex, StartInfoHeap> = TalcLock::new(StartInfoHeap { claimed: false });
 
 /// Gives an arena spans of the common heap.
@@ -71,34 +72,35 @@ unsafe impl Source for Spans {
         if span.is_null() {
             return Err(());
         }
-        // Only its own virtual CPU allocates from an arena.
+        // Only the virtual CPU of an arena allocates from it.
         if let Some(owner) = owner_of(span) {
             owner.store(per_cpu::current() as u8, Ordering::Relaxed);
         }
-        // SAFETY: the block is nobody else's, and never freed.
+        // SAFETY: nothing else uses the block, and it is never freed.
         unsafe { talc.claim(span, SPAN) }.map(drop).ok_or(())
     }
 }
 
 static ARENAS: PerCpu<TalcLock<RawMutex, Spans>> = per_cpu!(TalcLock::new(Spans));
 
-/// A byte for each span that the heap may have: the virtual CPU that has it; 0: it is no arena's. Null in a guest with one virtual CPU.
+/// A byte for each span that the heap may have: the number of the virtual CPU whose arena has it, or 0 if none has it.
+/// Null in a guest with one virtual CPU.
 static OWNERS: AtomicPtr<AtomicU8> = AtomicPtr::new(null_mut());
 
-/// Makes the table of spans: before there is a second virtual CPU.
+/// Makes the table of spans. Called before there is a second virtual CPU.
 pub(crate) fn prepare_arenas() {
     let (first, last) = spans();
     let owners = (first..=last).map(|_| AtomicU8::new(0)).collect::<alloc::vec::Vec<_>>();
     OWNERS.store(alloc::vec::Vec::leak(owners).as_mut_ptr(), Ordering::Release);
 }
 
-/// The numbers of the first and the last span that the heap has a part of.
+/// The numbers of the first and the last span that the heap overlaps.
 fn spans() -> (usize, usize) {
     let (base, size) = (start_info().heap_base.0 as usize, start_info().heap_size as usize);
     (base / SPAN, (base + size - 1) / SPAN)
 }
 
-/// The entry for the span that a block is in.
+/// The entry for the span that contains a block.
 fn owner_of(block: *mut u8) -> Option<&'static AtomicU8> {
     let owners = OWNERS.load(Ordering::Acquire);
     let (first, last) = spans();
@@ -110,7 +112,7 @@ fn owner_of(block: *mut u8) -> Option<&'static AtomicU8> {
     Some(unsafe { &*owners.add(span - first) })
 }
 
-/// The virtual CPU in whose arena a block is; 0: it is in none.
+/// The virtual CPU whose arena contains a block; 0 if none does.
 fn arena_of(block: *mut u8) -> usize {
     match per_cpu::several() {
         true => owner_of(block).map_or(0, |owner| owner.load(Ordering::Relaxed).into()),
@@ -118,7 +120,7 @@ fn arena_of(block: *mut u8) -> usize {
     }
 }
 
-/// The virtual CPU from whose arena a block of this layout is taken; 0: from none.
+/// The virtual CPU from whose arena a block of this layout is taken; 0 for the common heap.
 fn arena_for(layout: Layout) -> usize {
     match layout.size().max(layout.align()) {
         ..=LARGE => per_cpu::current(),
@@ -144,7 +146,7 @@ unsafe impl GlobalAlloc for Heap {
                 return block;
             }
         }
-        // What is too little for a span may do for a block.
+        // There may be too little memory for a span, but enough for the block.
         // SAFETY: the caller's promise.
         unsafe { COMMON.alloc(layout) }
     }

@@ -1,14 +1,12 @@
 //! ⚠ Memory for frames and sockets, taken from the heap without touching it.
 //!
-//! The first touch of a page is what memory costs in a guest. Buffers for the
-//! largest frames and the busiest sockets are mostly never filled, so nothing
-//! here is zeroed.
+//! In a guest, memory costs something at the first touch of a page. Buffers for the largest frames and the busiest
+//! sockets are mostly never filled, so nothing here is zeroed.
 #![allow(unsafe_code, reason = "memory for frames and sockets")]
 
 use alloc::alloc::{Layout, alloc};
 
-/// `len` bytes from the heap, for good, holding whatever was there.
-/// `None` when the heap has no room.
+/// `len` bytes from the heap that are never freed, with arbitrary content. `None` if the heap has not enough memory.
 pub fn buffer(len: usize) -> Option<&'static mut [u8]> {
     allocate(len, 16)
 }
@@ -20,8 +18,8 @@ fn allocate(len: usize, align: usize) -> Option<&'static mut [u8]> {
     if start.is_null() {
         return None;
     }
-    // Memory of this guest always holds some bytes, but to the compiler what
-    // comes from an allocator holds none. It must assume that this writes some.
+    // Memory of this guest always contains some bytes, but for the compiler memory from an allocator is uninitialised. It
+    // must assume that this instruction initialises it.
     // SAFETY: no instruction; the operand is only a number to it.
     unsafe { core::arch::asm!("/* {0} */", in(reg) start, options(nostack, preserves_flags)) };
     // SAFETY: allocated just now with this length, never freed, and
@@ -29,8 +27,8 @@ fn allocate(len: usize, align: usize) -> Option<&'static mut [u8]> {
     Some(unsafe { core::slice::from_raw_parts_mut(start, len) })
 }
 
-/// Frame buffers of one size. Each is either lent to the host, which then may
-/// write it at any time, or the guest's to use.
+/// Frame buffers of one size. Each is either lent to the host, which may write it at any time, or may be used by the
+/// guest.
 pub(super) struct Pool {
     start: *mut u8,
     stride: usize,
@@ -41,8 +39,7 @@ pub(super) struct Pool {
 unsafe impl Send for Pool {}
 
 impl Pool {
-    /// At most `count` buffers of at least `size` bytes each, as many as there
-    /// is memory for.
+    /// At most `count` buffers of at least `size` bytes each: as many as there is memory for.
     pub(super) fn new(mut count: usize, size: usize) -> Option<Pool> {
         let stride = size.next_multiple_of(64);
         loop {
@@ -73,7 +70,7 @@ impl Pool {
         self.start.addr() as u64 + (index * self.stride) as u64
     }
 
-    /// Takes a buffer back that the host has answered for. False if it was not lent.
+    /// Takes back a buffer that the host has answered for. False if it was not lent.
     pub(super) fn take_back(&mut self, index: usize) -> bool {
         self.lent.get_mut(index).is_some_and(|lent| core::mem::replace(lent, false))
     }

@@ -1,8 +1,7 @@
 //! The driver of a net device: embassy-net's trait over two rings.
 //!
-//! Receive buffers are lent to the host ahead of time and go back to it as
-//! soon as the stack has looked at their frame; frames to send are written by
-//! the stack into buffers of a pool. Nothing is copied in between.
+//! Receive buffers are lent to the host in advance, and are lent again as soon as the stack has processed their frame.
+//! The stack writes frames to send into buffers of a pool. Nothing is copied in between.
 #![forbid(unsafe_code)]
 
 use super::buffers::Pool;
@@ -19,9 +18,9 @@ use hv_abi::io::net::{ETHERNET_HEADER, NetConfig, NetFeatures, NetRequest, NetRe
 use hv_abi::ring::{Front, Violation};
 use hv_abi::{EventPort, GuestAddr};
 
-/// Receive buffers that were given back before the host is shown them.
+/// Receive buffers that are given back before they are published to the host.
 const BATCH: usize = 8;
-/// Frames that wait before the host is rung in the middle of a pass.
+/// Frames that are collected before the host is notified in the middle of a pass.
 const RING_AFTER: usize = 16;
 
 struct FrameQueue {
@@ -32,7 +31,7 @@ struct FrameQueue {
     broken: bool,
 }
 
-/// Who this guest is on the network: another one after it was restored or cloned.
+/// The address of this guest on the network. It changes when the guest is restored or cloned.
 pub(super) struct Identity {
     mac: Cell<[u8; 6]>,
     runner: AtomicWaker,
@@ -47,7 +46,7 @@ impl Identity {
         self.mac.set(mac);
     }
 
-    /// Has the stack look.
+    /// Makes the stack check it.
     pub(super) fn wake(&self) {
         self.runner.wake();
     }
@@ -63,15 +62,15 @@ pub(super) struct NetDevice {
 
 struct Transmit {
     queue: FrameQueue,
-    /// Buffers to use, the one used last on top: it is in the cache.
+    /// Free buffers. The most recently used one is on top: it is in the cache.
     free: Vec<u32>,
-    /// Frames handed over since the host was last rung.
+    /// Frames handed over since the last doorbell.
     unrung: usize,
 }
 
 struct Receive {
     queue: FrameQueue,
-    /// Buffers that were given back and not yet shown to the host.
+    /// Buffers that were given back and are not published to the host yet.
     returned: usize,
 }
 
@@ -83,7 +82,7 @@ impl FrameQueue {
         Some(FrameQueue { front: Front::new(memory, &layout), port: info.event, pool, broken: false })
     }
 
-    /// Lends a buffer, with this many bytes, to the host, which sees it at the next `publish`.
+    /// Lends a buffer, with this many bytes, to the host. The host sees it at the next `publish`.
     fn push(&mut self, index: u32, len: usize) {
         let address = GuestAddr(self.pool.lend(index as usize));
         let request = NetRequest { address, len: len as u32, id: index };
@@ -97,7 +96,7 @@ impl FrameQueue {
         }
     }
 
-    /// The next response that makes sense.
+    /// The next valid response.
     fn pop(&mut self) -> Option<NetResponse> {
         while !self.broken {
             match self.front.responses.pop_one() {
@@ -119,7 +118,7 @@ impl FrameQueue {
         }
     }
 
-    /// Asks for the event of the next response. False if there is one already.
+    /// Requests the event of the next response. False if there is a response already.
     fn wait(&mut self, context: &Context<'_>) -> bool {
         event::register(self.port, context.waker());
         match self.front.responses.wait_for_entries() {
@@ -133,7 +132,7 @@ impl FrameQueue {
 }
 
 impl Transmit {
-    /// Whether there is a buffer to send from; if not, the task is woken when there is.
+    /// Whether there is a buffer to send from. If not, the task is woken when there is one.
     fn ready(&mut self, context: &Context<'_>) -> bool {
         while self.free.is_empty() {
             while let Some(response) = self.queue.pop() {
@@ -164,8 +163,7 @@ impl Receive {
         self.returned = 0;
     }
 
-    /// The next frame: its buffer and its length. If there is none, the task
-    /// is woken when there is.
+    /// The next frame: its buffer and its length. If there is none, the task is woken when there is one.
     fn next(&mut self, context: &Context<'_>) -> Option<(u32, usize)> {
         loop {
             while let Some(NetResponse { id, status }) = self.queue.pop() {
@@ -183,7 +181,7 @@ impl Receive {
 }
 
 impl NetDevice {
-    /// Takes up a device, with at most `memory` bytes of buffers.
+    /// Opens a device, with at most `memory` bytes of buffers.
     pub(super) fn new(
         info: &DeviceInfo,
         config: NetConfig,
@@ -191,8 +189,8 @@ impl NetDevice {
         memory: usize,
     ) -> Option<NetDevice> {
         let size = usize::from(config.mtu) + ETHERNET_HEADER as usize;
-        // Two of three buffers receive: what is sent is taken within a round,
-        // what arrives waits for the guest to have its turn.
+        // Two of three buffers receive: frames to send are taken within a round, received frames wait until the guest
+        // runs.
         let buffers = (memory / size).clamp(6, 192);
         let transmit = FrameQueue::new(&info.rings[0], buffers / 3, size)?;
         let free = (0..transmit.pool.count() as u32).rev().collect();
@@ -217,7 +215,7 @@ pub(super) struct Received<'a> {
     len: usize,
 }
 
-/// A frame to be written and sent.
+/// A frame that will be written and sent.
 pub(super) struct Sending<'a>(&'a mut Transmit);
 
 impl embassy_net_driver::RxToken for Received<'_> {
@@ -253,7 +251,7 @@ impl Driver for NetDevice {
     type TxToken<'a> = Sending<'a>;
 
     fn receive(&mut self, context: &mut Context<'_>) -> Option<(Received<'_>, Sending<'_>)> {
-        // The stack may answer a frame on the spot, so it gets none while it cannot.
+        // The stack may answer a frame immediately, so it gets none while it cannot send.
         if !self.transmit.ready(context) {
             return None;
         }

@@ -10,7 +10,7 @@
 //! })?;
 //! ```
 //!
-//! Sockets and addresses are [`embassy_net`]'s own. [`resolve`] looks names up.
+//! Sockets and addresses are those of [`embassy_net`]. [`resolve`] looks names up.
 
 mod buffers;
 mod device;
@@ -36,10 +36,10 @@ use embassy_time::{Duration, with_timeout};
 use hv_abi::device::{Config as _, DeviceInfo};
 use hv_abi::io::net::{NetConfig, NetFeatures};
 
-/// How long a connection that is being closed may take.
+/// How long closing a connection may take.
 const LINGER: Duration = Duration::from_secs(5);
 
-/// Sockets that a stack can have at a time, those of DNS and DHCP included.
+/// Most sockets of a stack at a time, including those of DNS and DHCP.
 pub const SOCKETS: usize = 144;
 
 /// Why there is no network.
@@ -62,22 +62,20 @@ impl core::fmt::Display for Error {
 
 impl core::error::Error for Error {}
 
-/// Brings the first net device up, and returns once it has an address: the
-/// one that the host names in the device's configuration, which takes no time,
-/// or else one from DHCP, however long that takes.
+/// Brings up the first net device, and returns once it has an address: the one that the host gives in the device's
+/// configuration, which takes no time, or else one from DHCP, however long that takes.
 ///
 /// The device's buffers take up to 1/5 of the heap, and 6 MiB at most.
-/// Call it once: a second call would take the device from the first.
+/// Call it once: a second call would take the device away from the first.
 ///
-/// A guest that is restored or cloned goes on with the addresses that the host
-/// gave it then. Its connections are lost; those who are at their other ends hear nothing of it.
+/// A guest that is restored or cloned continues with the addresses that the host gives it then. Its connections are lost,
+/// and the peers are not told.
 ///
 /// # Errors
 ///
 /// [`Error::NoDevice`] if the guest was given no net device, [`Error::NoMemory`] if the heap has no room for its buffers.
 pub async fn up(spawner: executor::Spawner) -> Result<Stack<'static>, Error> {
-    // Before the configuration is read: the guest may be saved at any time, also
-    // before `follow` runs for the first time.
+    // Before the configuration is read: the guest may be saved at any time, even before `follow` runs for the first time.
     let generation = generation();
     let (info, config) = first().ok_or(Error::NoDevice)?;
     let memory = (heap_size() / 5).min(6 << 20);
@@ -90,20 +88,19 @@ pub async fn up(spawner: executor::Spawner) -> Result<Stack<'static>, Error> {
     Ok(stack)
 }
 
-/// The first net device, as it is configured now.
+/// The first net device, as it is configured at present.
 fn first() -> Option<(DeviceInfo, NetConfig)> {
     devices().find_map(|info| NetConfig::of(&info).map(|config| (info, config)))
 }
 
-/// Gives the stack the addresses of the guest that this one has become, each
-/// time that it is restored or cloned.
+/// Updates the addresses of the stack each time that this guest is restored or cloned.
 async fn follow(stack: Stack<'static>, identity: Rc<Identity>, mut known: [u8; 16]) {
     loop {
         changed_from(known).await;
         known = generation();
         if let Some((_, config)) = first() {
             identity.set(config.mac);
-            // Without any first: that forgets what DHCP had agreed upon.
+            // Sets no configuration first: that discards the DHCP lease.
             stack.set_config_v4(ConfigV4::None);
             stack.set_config_v4(addresses(&config).ipv4);
             identity.wake();
@@ -111,8 +108,8 @@ async fn follow(stack: Stack<'static>, identity: Rc<Identity>, mut known: [u8; 1
     }
 }
 
-/// Room for the sockets. A function of its own, so that its copies of the
-/// room, which are large without optimisation, are off the stack again.
+/// Memory for the sockets. This is a separate function so that its copies of that memory, which are large without
+/// optimisation, do not stay on the stack.
 #[inline(never)]
 fn resources() -> &'static mut StackResources<SOCKETS> {
     Box::leak(Box::new(StackResources::new()))
@@ -133,19 +130,18 @@ fn addresses(config: &NetConfig) -> Config {
 /// How to serve a TCP port.
 #[derive(Clone, Copy, Debug)]
 pub struct Serve {
-    /// Connections that are served at a time; there is a socket for each, and
-    /// a caller beyond that is refused.
+    /// Connections that are served at a time. There is a socket for each, and further connections are refused.
     pub connections: usize,
-    /// Bytes that a connection can receive ahead of its reader.
+    /// Size of a connection's receive buffer, in bytes.
     pub receive_buffer: usize,
-    /// Bytes that a connection can have under way.
+    /// Size of a connection's send buffer, in bytes.
     pub send_buffer: usize,
-    /// A connection on which the other side says nothing for this long is cut.
+    /// A connection on which the peer sends nothing for this time is cut.
     pub idle_timeout: Option<Duration>,
 }
 
 impl Default for Serve {
-    /// 128 connections with 4 KiB to receive and 16 KiB to send each, cut after a minute.
+    /// 128 connections, each with 4 KiB to receive and 16 KiB to send, cut after a minute.
     fn default() -> Self {
         Serve {
             connections: 128,
@@ -156,22 +152,22 @@ impl Default for Serve {
     }
 }
 
-/// Serves a TCP port: `handler` is called with each connection, which is
-/// closed in good order when it returns. Returns at once.
+/// Serves a TCP port: `handler` is called with each connection, which is closed normally when the handler returns.
+/// Returns at once.
 ///
-/// The buffers are taken from the heap, a quarter of it at most (then there are
-/// fewer connections), but cost memory only once they are used.
+/// The buffers are taken from the heap, a quarter of it at most (with less memory there are fewer connections). They cost
+/// memory only once they are used.
 ///
 /// # Errors
 ///
-/// [`Error::NoMemory`] if there is no room for the buffers.
+/// [`Error::NoMemory`] if there is not enough memory for the buffers.
 #[track_caller]
 pub fn serve<H>(stack: Stack<'static>, port: u16, how: Serve, handler: H) -> Result<(), Error>
 where
     H: AsyncFn(&mut TcpSocket<'_>) + 'static,
 {
-    // One piece of memory for all: an allocator writes beside each piece that
-    // it hands out, and so would touch every one of these.
+    // One allocation for all: an allocator writes beside each block that it returns, and so would touch each of the
+    // buffers.
     let each = how.receive_buffer + how.send_buffer;
     let count = how.connections.min(heap_size() / 4 / each.max(1));
     let mut memory = buffer(count * each).filter(|_| count > 0).ok_or(Error::NoMemory)?;
@@ -201,15 +197,14 @@ async fn connections<H>(
 {
     loop {
         let mut socket = TcpSocket::new(stack, receive, send);
-        // Answers are written whole: waiting for more to send along only delays them.
+        // Answers are written as a whole: waiting for more data to send would only delay them.
         socket.set_nagle_enabled(false);
         socket.set_timeout(how.idle_timeout);
         if let Err(error) = socket.accept(port).await {
             log::error!("port {port}: {error:?}");
             return;
         }
-        // On the heap only while there is a connection: what a handler keeps
-        // across its awaits can be large.
+        // On the heap only while there is a connection: the state that a handler keeps across its awaits can be large.
         Box::pin(handler(&mut socket)).await;
         socket.close();
         if with_timeout(LINGER, socket.flush()).await.is_err() {

@@ -1,4 +1,4 @@
-//! Names into addresses, over UDP, and over TCP where the answer does not fit a datagram.
+//! Resolves names to addresses, over UDP, and over TCP if the answer does not fit a datagram.
 
 use super::{IpAddress, IpEndpoint, Ipv4Address, Stack, TcpSocket, UdpSocket};
 use crate::random;
@@ -11,20 +11,20 @@ use smoltcp::wire::{
     DnsFlags, DnsOpcode, DnsPacket, DnsQueryType, DnsQuestion, DnsRcode, DnsRecord, DnsRecordData, DnsRepr,
 };
 
-/// How long a name server has to answer, and how often each is asked: as the C library does it.
+/// How long a name server has to answer, and how often each is asked. The values are those of the C library.
 const ANSWER_TIME: Duration = Duration::from_secs(5);
 const ATTEMPTS: usize = 2;
 /// The port of name servers.
 const PORT: u16 = 53;
 /// The largest answer over UDP (RFC 1035, 4.2.1).
 const DATAGRAM: usize = 512;
-/// The first of the ports that queries leave from; the others are those above (RFC 6335, 6).
+/// The first of the ports that queries are sent from. The others follow it (RFC 6335, 6).
 const FIRST_PORT: u16 = 49_152;
 
 /// Why a name has no address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResolveError {
-    /// It is no name: a label is empty or longer than 63 bytes, or all of it longer than 253.
+    /// The name is invalid: a label is empty or longer than 63 bytes, or the name is longer than 253 bytes.
     BadName,
     /// The network has no name server.
     NoServer,
@@ -50,10 +50,10 @@ impl core::fmt::Display for ResolveError {
 
 impl core::error::Error for ResolveError {}
 
-/// Looks up the IPv4 addresses of a name; an address in decimal notation is itself.
+/// Looks up the IPv4 addresses of a name. An address in decimal notation is returned as it is.
 ///
-/// Each name server of the network has 5 seconds to answer, then the next is asked, and all of them twice. An
-/// answer that is too long for UDP is asked for again over TCP, which [`Stack::dns_query`] does not do.
+/// Each name server of the network has 5 seconds to answer, then the next one is asked. All are asked twice. An answer
+/// that is too long for UDP is requested again over TCP, which [`Stack::dns_query`] does not do.
 ///
 /// # Errors
 ///
@@ -84,7 +84,7 @@ pub async fn resolve(stack: Stack<'_>, name: &str) -> Result<Vec<Ipv4Address>, R
     result
 }
 
-/// A name as messages have it: each label behind its length, and a length of 0 at the end.
+/// A name in the form of messages: each label after its length, and a length of 0 at the end.
 fn encode(name: &str) -> Option<Vec<u8>> {
     let name = name.strip_suffix('.').unwrap_or(name);
     if name.len() > 253 {
@@ -116,7 +116,7 @@ async fn ask(stack: Stack<'_>, server: IpEndpoint, name: &[u8]) -> Result<Vec<Ip
             continue;
         }
         match read_answer(&answer[..len], id, name) {
-            // An answer to something else, or none at all.
+            // An answer to another question, or no answer at all.
             None => {}
             Some(Answer::Truncated) => break,
             Some(Answer::Whole(result)) => return result,
@@ -125,7 +125,7 @@ async fn ask(stack: Stack<'_>, server: IpEndpoint, name: &[u8]) -> Result<Vec<Ip
     ask_over_tcp(stack, server, &query, id, name).await.ok_or(ResolveError::NoAnswer)?
 }
 
-/// Asks over TCP, where a message stands behind its length (RFC 1035, 4.2.2).
+/// Asks over TCP, where a message follows its length (RFC 1035, 4.2.2).
 async fn ask_over_tcp(
     stack: Stack<'_>,
     server: IpEndpoint,
@@ -162,15 +162,15 @@ fn query(id: u16, name: &[u8]) -> Vec<u8> {
     message
 }
 
-/// What an answer says.
+/// The content of an answer.
 enum Answer {
-    /// That it is too long for UDP.
+    /// It is too long for UDP.
     Truncated,
-    /// All of it.
+    /// It is complete.
     Whole(Result<Vec<Ipv4Address>, ResolveError>),
 }
 
-/// Reads the answer to a question; `None` if the message is something else.
+/// Reads the answer to a question; `None` if the message is not one.
 fn read_answer(message: &[u8], id: u16, name: &[u8]) -> Option<Answer> {
     let packet = DnsPacket::new_checked(message).ok()?;
     let flags = packet.flags();
@@ -196,7 +196,7 @@ fn read_answer(message: &[u8], id: u16, name: &[u8]) -> Option<Answer> {
         DnsRcode::NXDomain => return Some(Answer::Whole(Err(ResolveError::NotFound))),
         code => return Some(Answer::Whole(Err(ResolveError::Refused(code.into())))),
     }
-    // Aliases stand beside the addresses of what they stand for.
+    // Aliases are in the same list as the addresses of the names that they stand for.
     let mut addresses = Vec::new();
     for _ in 0..packet.answer_record_count() {
         let (more, record) = DnsRecord::parse(rest).ok()?;

@@ -1,4 +1,4 @@
-//! UDP sockets that say when a datagram is too long.
+//! UDP sockets that report datagrams that are too long.
 
 use super::{Error, Stack, UdpSocket, buffer, first};
 use alloc::boxed::Box;
@@ -9,26 +9,26 @@ use embassy_net::udp::{PacketMetadata, SendError, UdpMetadata};
 /// Bytes of the headers of a datagram: IPv4 without options, and UDP.
 const HEADERS: usize = 28;
 
-/// A UDP socket on a port of the guest: an [`UdpSocket`] that knows the longest datagram of its network. (By itself
-/// that drops longer ones without a word.)
+/// A UDP socket on a port of the guest: an [`UdpSocket`] that knows the longest datagram of its network. (`UdpSocket`
+/// itself drops longer ones silently.)
 pub struct BoundUdpSocket {
     socket: UdpSocket<'static>,
     max_payload: usize,
 }
 
 impl BoundUdpSocket {
-    /// The longest datagram that can be sent, in bytes of payload: what the network's largest packet has room for.
-    /// Longer ones would have to travel in fragments, which this network has none of.
+    /// The longest datagram that can be sent, in bytes of payload: it fills the network's largest packet. Longer
+    /// datagrams would need fragments, which are not supported here.
     pub fn max_payload(&self) -> usize {
         self.max_payload
     }
 
-    /// Sends a datagram, when there is room for it.
+    /// Sends a datagram. Waits until there is space for it.
     ///
     /// # Errors
     ///
-    /// [`SendError::PacketTooLarge`] if it is longer than [`max_payload`](Self::max_payload) or than the socket's
-    /// buffer, [`SendError::NoRoute`] if no such address can be sent to.
+    /// [`SendError::PacketTooLarge`] if it is longer than [`max_payload`](Self::max_payload) or than the socket's buffer,
+    /// [`SendError::NoRoute`] if the address cannot be reached.
     pub async fn send_to(&self, bytes: &[u8], to: impl Into<UdpMetadata>) -> Result<(), SendError> {
         if bytes.len() > self.max_payload {
             return Err(SendError::PacketTooLarge);
@@ -51,11 +51,11 @@ impl DerefMut for BoundUdpSocket {
     }
 }
 
-/// A UDP socket on a port, with room for this many bytes and datagrams each way.
+/// A UDP socket on a port, with buffers for this many bytes and datagrams in each direction.
 ///
 /// # Errors
 ///
-/// [`Error::NoMemory`] if the heap has no room for the buffers, [`Error::NoDevice`] if there is no network.
+/// [`Error::NoMemory`] if the heap has not enough memory for the buffers, [`Error::NoDevice`] if there is no network.
 pub fn udp(
     stack: Stack<'static>,
     port: u16,
