@@ -130,8 +130,7 @@ fn start_input() {
     });
 }
 
-/// Pushes text without publishing it. The console is not locked while a value formats itself, since its `Display` may
-/// print, too.
+/// Pushes text without publishing it. The console is not locked while a value formats itself, since its `Display` may print, too.
 struct ConsoleWriter;
 
 impl fmt::Write for ConsoleWriter {

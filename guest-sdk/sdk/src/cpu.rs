@@ -11,8 +11,7 @@
 //! Devices belong to the virtual CPU that uses them first: call `net::up`, and wait for events, from tasks of one virtual
 //! CPU. Console, log, heap, random numbers, clock and timers can be used on all of them.
 //!
-//! A virtual CPU runs as long as the guest does. The guest ends when `main` returns, whatever the other virtual CPUs do
-//! then.
+//! A virtual CPU runs as long as the guest does. The guest ends when `main` returns, whatever the other virtual CPUs do then.
 #![allow(unsafe_code, reason = "the entry point of further virtual CPUs, and their stacks")]
 
 use crate::executor::{self, remote};
@@ -41,8 +40,7 @@ pub fn count() -> usize {
     if start_info().vcpu_info.0 == 0 { 1 } else { count.clamp(1, MAX) }
 }
 
-/// The number of the virtual CPU that this code runs on, counted from 0. A task of [`spawn_any`] may be on another one
-/// after each `await`.
+/// The number of the virtual CPU that this code runs on, counted from 0. A task of [`spawn_any`] may be on another one after each `await`.
 pub fn current() -> usize {
     per_cpu::current()
 }
@@ -55,8 +53,7 @@ pub fn start() {
     }
 }
 
-/// Runs a task on this virtual CPU, where it stays. `begin` is called there and makes the task's future, which need not
-/// be `Send`.
+/// Runs a task on this virtual CPU, where it stays. `begin` is called there and makes the task's future, which need not be `Send`.
 ///
 /// # Panics
 ///
@@ -120,8 +117,7 @@ fn start_all() {
         // SAFETY: the block is this large and aligned, and nothing else uses it.
         unsafe { stack.cast::<StackBottom>().write(StackBottom::new(number)) };
         let top = stack as u64 + STACK_SIZE as u64;
-        // SAFETY: the entry point takes the number and a stack of this size, which nothing else uses and which is never
-        // freed.
+        // SAFETY: the entry point takes the number and a stack of this size, which nothing else uses and which is never freed.
         let started = unsafe { hypercall::vcpu_start(number as u32, hv_cpu_start as *const () as u64, top) };
         if let Err(error) = started {
             panic!("virtual CPU {number} does not start: {error}");

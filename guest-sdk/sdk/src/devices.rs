@@ -4,8 +4,7 @@
 use crate::start_info::start_info;
 use hv_abi::device::DeviceInfo;
 
-/// The current entries of the device table. The host rewrites the configurations of net devices when it restores or
-/// clones a guest.
+/// The current entries of the device table. The host rewrites the configurations of net devices when it restores or clones a guest.
 ///
 /// [`block`](crate::block), [`console`](crate::console), `net` and `function` have the drivers.
 pub fn devices() -> impl Iterator<Item = DeviceInfo> {

@@ -1,5 +1,4 @@
-//! Doorbells of devices. They are delayed until all tasks have run, so that many requests cost one crossing of the
-//! boundary.
+//! Doorbells of devices. They are delayed until all tasks have run, so that many requests cost one crossing of the boundary.
 #![forbid(unsafe_code)]
 
 use crate::{hypercall, tasks};
@@ -11,8 +10,7 @@ use hv_abi::shared_info::EVENT_WORDS;
 static DOORBELLS: [AtomicU64; EVENT_WORDS] = [const { AtomicU64::new(0) }; EVENT_WORDS];
 static ANY: AtomicBool = AtomicBool::new(false);
 
-/// Rings a doorbell once all tasks that can run have run. Outside of async code it rings at once, since no executor would
-/// do that later.
+/// Rings a doorbell once all tasks that can run have run. Outside of async code it rings at once, since no executor would do that later.
 pub(crate) fn ring_soon(port: EventPort) {
     match port.position() {
         Some((index, bit)) if tasks::is_running() => {

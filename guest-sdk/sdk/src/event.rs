@@ -20,8 +20,7 @@ use hv_abi::shared_info::EVENT_WORDS;
 use spin::{Mutex, Once};
 pub use upcall::on_upcall;
 
-/// Words of the bitmaps in which a virtual CPU has ever listened to an event, one bit each. The other words need no
-/// check.
+/// Words of the bitmaps in which a virtual CPU has ever listened to an event, one bit each. The other words need no check.
 static WORDS: PerCpu<AtomicU32> = per_cpu!(AtomicU32::new(0));
 
 /// Virtual CPUs that are in the block hypercall, or about to be.
@@ -178,8 +177,7 @@ pub(crate) fn take_fired(port: EventPort) -> bool {
 /// Whether the event has come since the last call. If not, the waker is woken when it comes. Only one task at a time can
 /// wait for an event: a later one replaces the earlier one.
 pub fn poll_taken(port: EventPort, waker: &Waker) -> bool {
-    // No event is lost between the check and the registration: only `dispatch` turns events into wake-ups, and it runs on
-    // this virtual CPU.
+    // No event is lost between the check and the registration: only `dispatch` turns events into wake-ups, and it runs on this virtual CPU.
     if take_fired(port) {
         return true;
     }

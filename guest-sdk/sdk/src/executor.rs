@@ -60,16 +60,14 @@ fn pender(context: *mut ()) {
     tell(context.addr(), &PENDED);
 }
 
-/// The waker of the future given to [`block_on`]. A virtual CPU has only one such future at a time, so the waker is a
-/// flag.
+/// The waker of the future given to [`block_on`]. A virtual CPU has only one such future at a time, so the waker is a flag.
 fn main_waker() -> Waker {
     // One table at one address: wakers are compared by it.
     static TABLE: RawWakerVTable = RawWakerVTable::new(|cpu| RawWaker::new(cpu, &TABLE), wake, wake, |_| ());
     fn wake(cpu: *const ()) {
         tell(cpu.addr(), &WOKEN);
     }
-    // SAFETY: the data pointer is never dereferenced, and every function may be called from anywhere, any number of
-    // times.
+    // SAFETY: the data pointer is never dereferenced, and every function may be called from anywhere, any number of times.
     unsafe { Waker::from_raw(RawWaker::new(context(per_cpu::current()), &TABLE)) }
 }
 
@@ -98,8 +96,7 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
     }
 }
 
-/// Runs tasks, including those of other virtual CPUs, as long as the guest runs. Virtual CPUs other than the first run
-/// this.
+/// Runs tasks, including those of other virtual CPUs, as long as the guest runs. Virtual CPUs other than the first run this.
 pub(crate) fn run() -> ! {
     tasks::set_running(true);
     loop {

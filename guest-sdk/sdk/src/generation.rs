@@ -39,16 +39,14 @@ pub(crate) fn take_seed() -> Option<[u8; 32]> {
     let mut bytes = [0; 32];
     for (word, bytes) in shared_info::seed().iter().zip(bytes.chunks_exact_mut(8)) {
         let value = word.load(Ordering::SeqCst);
-        // Clears only what was read: if the guest was cloned in between, there are other bytes now, which belong to
-        // another generation.
+        // Clears only what was read: if the guest was cloned in between, there are other bytes now, which belong to another generation.
         let _ = word.compare_exchange(value, 0, Ordering::SeqCst, Ordering::Relaxed);
         bytes.copy_from_slice(&value.to_le_bytes());
     }
     (bytes != [0; 32]).then_some(bytes)
 }
 
-/// Waits until this guest resumes as a restored or cloned one. Any number of tasks can wait. Call it again for the next
-/// time.
+/// Waits until this guest resumes as a restored or cloned one. Any number of tasks can wait. Call it again for the next time.
 pub async fn restored() {
     changed_from(generation()).await;
 }

@@ -33,8 +33,7 @@ where
     let budget = Budget::new(heap_size() / 8);
     net::serve(stack, port, how, async move |socket: &mut TcpSocket<'_>| {
         match hv_guest_http::connection(socket, &handler, &budget).await {
-            // The head has promised more bytes. If the connection were closed normally, the peer could take the answer
-            // for complete.
+            // The head has promised more bytes. If the connection were closed normally, the peer could take the answer for complete.
             Err(Error::Source) => {
                 log::error!("http: a body ended before its length, so its connection is reset");
                 socket.abort();

@@ -87,8 +87,7 @@ unsafe extern "C" fn getrandom(bytes: *mut c_void, count: usize, flags: c_uint) 
     if bytes.is_null() || isize::try_from(count).is_err() {
         return fail(EFAULT) as isize;
     }
-    // SAFETY: the caller guarantees the bytes. They may be uninitialised, so they are set before a reference to them is
-    // made.
+    // SAFETY: the caller guarantees the bytes. They may be uninitialised, so they are set before a reference to them is made.
     let bytes = unsafe {
         bytes.write_bytes(0, count);
         core::slice::from_raw_parts_mut(bytes.cast::<u8>(), count)

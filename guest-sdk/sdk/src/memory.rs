@@ -7,8 +7,7 @@ pub(crate) use heap::{is_exhaustion, prepare_arenas};
 
 // The compiler calls these by name, and on this target no other crate defines them. `rep movsb` and `rep stosb` are the
 // processor's fast paths for long runs. For short ones their start-up cost would dominate, so those are done in pieces of
-// 16 and 8 bytes. They are written in assembly since the compiler would turn a copying loop back into a call of the same
-// function.
+// 16 and 8 bytes. They are written in assembly since the compiler would turn a copying loop back into a call of the same function.
 core::arch::global_asm!(
     ".globl memcpy, memmove, memset, memcmp, bcmp, strlen",
     ".hidden memcpy, memmove, memset, memcmp, bcmp, strlen",

@@ -15,8 +15,7 @@ struct Generator {
     generation: [u8; 16],
 }
 
-/// Seeded from start-info, which is different for every booted guest. The first use detects if this guest was restored or
-/// cloned instead.
+/// Seeded from start-info, which is different for every booted guest. The first use detects if this guest was restored or cloned instead.
 static GENERATOR: LazyLock<Mutex<Generator>> = LazyLock::new(|| {
     let stream = ChaCha12Rng::from_seed(start_info().seed);
     Mutex::new(Generator { stream, generation: [0; 16] })

@@ -14,8 +14,7 @@ fn address(offset: usize) -> usize {
     start_info().shared_info.0 as usize + offset
 }
 
-/// The address of a field that each virtual CPU has: in the page for the first one, in a structure of their own for the
-/// others.
+/// The address of a field that each virtual CPU has: in the page for the first one, in a structure of their own for the others.
 fn own(first: usize, other: usize) -> usize {
     match per_cpu::current() {
         0 => address(first),

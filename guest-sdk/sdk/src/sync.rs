@@ -83,8 +83,7 @@ impl RawMutex {
                 self.waiting.remove(me);
                 return;
             }
-            // This may also take notifications for the executor. That is harmless: the executor checks its own flags
-            // before it waits.
+            // This may also take notifications for the executor. That is harmless: the executor checks its own flags before it waits.
             event::wait_only(port, None);
         }
     }

@@ -140,8 +140,7 @@ impl Drop for TaskEntry {
         }
         let _changing = CHANGING.lock();
         let (next, previous) = (self.next.load(Ordering::Relaxed), self.previous.load(Ordering::Relaxed));
-        // SAFETY: entries in the list are pinned, and this one leaves it here; the lock keeps others from changing the
-        // list meanwhile.
+        // SAFETY: entries in the list are pinned, and this one leaves it here; the lock keeps others from changing the list meanwhile.
         unsafe {
             let from = if previous.is_null() { &LIST.first } else { &(*previous).next };
             from.store(next, Ordering::Release);
@@ -176,8 +175,7 @@ impl<F: Future> Future for Listed<F> {
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
         // SAFETY: nothing is moved out: the future is pinned as a part of `self`.
         let this: *mut Self = unsafe { self.get_unchecked_mut() };
-        // SAFETY: the pointer is from a reference that nothing else uses here. Neighbours in the list change only atomics
-        // of the entry.
+        // SAFETY: the pointer is from a reference that nothing else uses here. Neighbours in the list change only atomics of the entry.
         let (entry, future) = unsafe { (&raw mut (*this).entry, Pin::new_unchecked(&mut (*this).future)) };
         let before = CURRENT.own().load(Ordering::Relaxed);
         CURRENT.own().store(entry, Ordering::Relaxed);
@@ -192,8 +190,7 @@ impl<F: Future> Future for Listed<F> {
 }
 
 fn current() -> Option<&'static TaskEntry> {
-    // SAFETY: the task that is being polled exists until its poll is over, and the reference is used by the two functions
-    // below only.
+    // SAFETY: the task that is being polled exists until its poll is over, and the reference is used by the two functions below only.
     unsafe { CURRENT.own().load(Ordering::Relaxed).as_ref() }
 }
 

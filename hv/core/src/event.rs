@@ -10,8 +10,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
-/// Offset of the [`VcpuInfo`]s of a guest with so many virtual CPUs: they start at the page after shared-info, which is
-/// at this offset.
+/// Offset of the [`VcpuInfo`]s of a guest with so many virtual CPUs: they start at the page after shared-info, which is at this offset.
 pub const fn vcpu_info(shared_info: u64, vcpus: usize) -> Range<u64> {
     let start = shared_info + PAGE_SIZE;
     start..start + (vcpus as u64 - 1) * size_of::<VcpuInfo>() as u64
@@ -72,8 +71,7 @@ impl Hub {
         self.memory.atomic_u64(self.shared_info + (offset_of!(SharedInfo, pending) + 8 * word) as u64)
     }
 
-    /// Address of a field that each virtual CPU has: in the shared-info page for the first one, else in the virtual CPU's
-    /// structure.
+    /// Address of a field that each virtual CPU has: in the shared-info page for the first one, else in the virtual CPU's structure.
     fn own(&self, vcpu: usize, first: usize, other: usize) -> u64 {
         debug_assert!(vcpu < self.vcpus);
         match vcpu {
@@ -90,8 +88,7 @@ impl Hub {
     /// Makes an event pending, and wakes the virtual CPUs that have it unmasked.
     pub fn raise(&self, port: EventPort) {
         let Some((word, bit)) = port.position() else { return };
-        // SeqCst: a guest that is about to block publishes that before it reads the bitmap a last time; see
-        // `RunLoop::block`.
+        // SeqCst: a guest that is about to block publishes that before it reads the bitmap a last time; see `RunLoop::block`.
         self.pending(word).fetch_or(bit, Ordering::SeqCst);
         let unmasked = |vcpu: &usize| self.mask(*vcpu, word).load(Ordering::SeqCst) & bit == 0;
         for vcpu in (0..self.vcpus).filter(unmasked) {
@@ -240,8 +237,7 @@ mod tests {
         }
     }
 
-    /// A hub whose guest of two virtual CPUs masks everything, as at its start, except that the second one accepts
-    /// upcalls.
+    /// A hub whose guest of two virtual CPUs masks everything, as at its start, except that the second one accepts upcalls.
     fn hub() -> (Arc<Hub>, Arc<Told>) {
         let mut memory = GuestMemory::new(GuestAddr(0x20_0000), 4 * PAGE_SIZE).unwrap();
         memory.allow(PAGE_SIZE..3 * PAGE_SIZE, Access::READ | Access::WRITE);

@@ -7,8 +7,7 @@
 //!
 //! A transfer is handed to the host when it is first polled. Dropping it before it is done waits for the host to finish,
 //! since the host may be writing into the buffer. So code that gives up on a transfer, for example with select!, waits
-//! for as long as the disk takes. For the same reason a transfer must not be leaked (`core::mem::forget`) while it is in
-//! flight.
+//! for as long as the disk takes. For the same reason a transfer must not be leaked (`core::mem::forget`) while it is in flight.
 //!
 //! Doorbells are batched: all requests of one pass of the executor cost at most one crossing of the boundary, whether
 //! they come from several tasks or from one task that joins several futures.
@@ -102,8 +101,7 @@ impl Disk {
     /// Reads from `sector` on until the buffer is full.
     ///
     /// Like every transfer it fails with [`Errno::Invalid`] if the length of the buffer is not a multiple of the sector
-    /// size or the disk ends before the buffer, and with [`Errno::Io`] if the host failed. Then the content of the buffer
-    /// is unspecified.
+    /// size or the disk ends before the buffer, and with [`Errno::Io`] if the host failed. Then the content of the buffer is unspecified.
     pub fn read<'a>(&self, sector: u64, buffer: &'a mut [u8]) -> Transfer<'a> {
         Transfer::data(
             self.0,

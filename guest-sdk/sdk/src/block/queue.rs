@@ -136,8 +136,7 @@ impl RequestQueue {
             let address = GuestAddr(list.as_ptr().expose_provenance() as u64);
             request.segments[0] = Segment { address, len: size_of_val(list) as u32, reserved: 0 };
         }
-        // There is space: fewer requests than entries are in flight, and the host takes a request off the ring before it
-        // answers it.
+        // There is space: fewer requests than entries are in flight, and the host takes a request off the ring before it answers it.
         match state.front.requests.push(&[request]) {
             Ok(1) => {}
             _ => return Err(state.fail()),

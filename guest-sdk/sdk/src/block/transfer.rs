@@ -214,8 +214,7 @@ impl Future for Transfer<'_> {
     type Output = Result<(), Errno>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        // The answer may be there already, for example from a host that is polling the ring. The way through the event
-        // takes longer.
+        // The answer may be there already, for example from a host that is polling the ring. The way through the event takes longer.
         self.queue.collect();
         if self.advance(Some(context.waker())) { Poll::Ready(self.result) } else { Poll::Pending }
     }

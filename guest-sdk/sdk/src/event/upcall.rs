@@ -1,15 +1,13 @@
 //! ⚠ Upcalls: handlers that are called when an event comes, whatever the guest is doing.
 //!
-//! A handler interrupts the guest's code between any two instructions, like a signal handler. So it has to be short, and
-//! it is restricted:
+//! A handler interrupts the guest's code between any two instructions, like a signal handler. So it has to be short, and it is restricted:
 //!
 //! - It may use atomics, make hypercalls, [take](super::take) events, wake wakers, and use what `embassy_sync`
 //!   guards with a `CriticalSectionRawMutex`.
 //! - It must not allocate or free, print, or use anything else that takes a lock: the code that it interrupted may hold
 //!   the lock and continues only after the handler. The guest would hang.
 //!
-//! Code that must not be interrupted holds a [`mask`]. Another handler interrupts a handler only if that allows it
-//! ([`unmask`]).
+//! Code that must not be interrupted holds a [`mask`]. Another handler interrupts a handler only if that allows it ([`unmask`]).
 #![allow(unsafe_code, reason = "handlers that interrupt the program")]
 
 use super::{unmask as unmask_event, words};
@@ -99,8 +97,7 @@ pub(super) fn look() {
 /// Unmasks upcalls. Those that were held back come before this returns. For handlers that may be interrupted, by
 /// themselves or others, from here on. Other code drops the value of [`mask`] instead.
 pub fn unmask() {
-    // The check for pending events follows the store: an event before the store is seen here, an event after it is an
-    // upcall.
+    // The check for pending events follows the store: an event before the store is seen here, an event after it is an upcall.
     upcall_mask().store(0, Ordering::SeqCst);
     while words().any(|index| due(index) != 0) && upcall_mask().swap(1, Ordering::SeqCst) == 0 {
         handle();

@@ -89,8 +89,7 @@ pub struct Metadata {
     pub len: u64,
     /// Whether it is a folder.
     pub is_dir: bool,
-    /// When it was last changed, in seconds since 1970-01-01 UTC. FAT has local time of an unknown time zone, which is
-    /// taken as UTC.
+    /// When it was last changed, in seconds since 1970-01-01 UTC. FAT has local time of an unknown time zone, which is taken as UTC.
     pub modified: i64,
 }
 
@@ -117,8 +116,7 @@ enum Kind {
 ///
 /// # Errors
 ///
-/// [`Error::Unsupported`] or [`Error::Foreign`] if there is no known file system; [`Error::Feature`], [`Error::Corrupt`],
-/// [`Error::Disk`].
+/// [`Error::Unsupported`] or [`Error::Foreign`] if there is no known file system; [`Error::Feature`], [`Error::Corrupt`], [`Error::Disk`].
 pub fn open_root(disk: Disk) -> Result<FileSystem, Error> {
     const EXT_MAGIC_AT: u64 = 1024 + 56;
     const EXT_MAGIC: [u8; 2] = [0x53, 0xef];

@@ -4,8 +4,7 @@
 //! cache lines of their own, since processors prefetch beyond the end of a block: two virtual CPUs that multiplied
 //! matrices were as slow as one. With arenas, most allocations also do not wait for another virtual CPU's lock.
 //!
-//! An arena takes *spans* from the common heap and keeps them. When a block is freed, its span tells which arena it
-//! belongs to.
+//! An arena takes *spans* from the common heap and keeps them. When a block is freed, its span tells which arena it belongs to.
 #![allow(unsafe_code, reason = "the allocator")]
 
 use crate::per_cpu::{self, PerCpu, per_cpu};
@@ -25,8 +24,7 @@ const SPAN: usize = 1 << 20;
 /// Blocks that are larger than this, or have a larger alignment, are not taken from arenas.
 const LARGE: usize = SPAN / 8;
 
-/// Gives the allocator the guest's free memory at the first allocation, so that a guest that never allocates never
-/// touches it.
+/// Gives the allocator the guest's free memory at the first allocation, so that a guest that never allocates never touches it.
 #[derive(Debug)]
 struct StartInfoHeap {
     claimed: bool,

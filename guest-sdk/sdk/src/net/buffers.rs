@@ -27,8 +27,7 @@ fn allocate(len: usize, align: usize) -> Option<&'static mut [u8]> {
     Some(unsafe { core::slice::from_raw_parts_mut(start, len) })
 }
 
-/// Frame buffers of one size. Each is either lent to the host, which may write it at any time, or may be used by the
-/// guest.
+/// Frame buffers of one size. Each is either lent to the host, which may write it at any time, or may be used by the guest.
 pub(super) struct Pool {
     start: *mut u8,
     stride: usize,

@@ -189,8 +189,7 @@ impl NetDevice {
         memory: usize,
     ) -> Option<NetDevice> {
         let size = usize::from(config.mtu) + ETHERNET_HEADER as usize;
-        // Two of three buffers receive: frames to send are taken within a round, received frames wait until the guest
-        // runs.
+        // Two of three buffers receive: frames to send are taken within a round, received frames wait until the guest runs.
         let buffers = (memory / size).clamp(6, 192);
         let transmit = FrameQueue::new(&info.rings[0], buffers / 3, size)?;
         let free = (0..transmit.pool.count() as u32).rev().collect();

@@ -47,7 +47,7 @@ pub const SOCKETS: usize = 144;
 pub enum Error {
     /// The guest was given no net device.
     NoDevice,
-    /// The heap has no room for the buffers.
+    /// The heap has not enough memory for the buffers.
     NoMemory,
 }
 
@@ -73,7 +73,7 @@ impl core::error::Error for Error {}
 ///
 /// # Errors
 ///
-/// [`Error::NoDevice`] if the guest was given no net device, [`Error::NoMemory`] if the heap has no room for its buffers.
+/// [`Error::NoDevice`] if the guest was given no net device, [`Error::NoMemory`] if the heap has not enough memory for its buffers.
 pub async fn up(spawner: executor::Spawner) -> Result<Stack<'static>, Error> {
     // Before the configuration is read: the guest may be saved at any time, even before `follow` runs for the first time.
     let generation = generation();
@@ -152,8 +152,7 @@ impl Default for Serve {
     }
 }
 
-/// Serves a TCP port: `handler` is called with each connection, which is closed normally when the handler returns.
-/// Returns at once.
+/// Serves a TCP port: `handler` is called with each connection, which is closed normally when the handler returns. Returns at once.
 ///
 /// The buffers are taken from the heap, a quarter of it at most (with less memory there are fewer connections). They cost
 /// memory only once they are used.
@@ -166,8 +165,7 @@ pub fn serve<H>(stack: Stack<'static>, port: u16, how: Serve, handler: H) -> Res
 where
     H: AsyncFn(&mut TcpSocket<'_>) + 'static,
 {
-    // One allocation for all: an allocator writes beside each block that it returns, and so would touch each of the
-    // buffers.
+    // One allocation for all: an allocator writes beside each block that it returns, and so would touch each of the buffers.
     let each = how.receive_buffer + how.send_buffer;
     let count = how.connections.min(heap_size() / 4 / each.max(1));
     let mut memory = buffer(count * each).filter(|_| count > 0).ok_or(Error::NoMemory)?;

@@ -31,8 +31,7 @@ pub trait Bus: Send {
 pub struct Wiring {
     /// What the I/O thread drives for it.
     pub sources: Vec<Box<dyn Source>>,
-    /// Guest-physical addresses within the [opening](Bus::opening). A 4-byte write to one signals a descriptor and is not
-    /// an access.
+    /// Guest-physical addresses within the [opening](Bus::opening). A 4-byte write to one signals a descriptor and is not an access.
     pub bells: Vec<(u64, EventFd)>,
 }
 

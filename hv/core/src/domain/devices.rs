@@ -102,8 +102,7 @@ impl Devices {
         for (device, info) in devices.all.iter_mut().zip(table) {
             device.config = device.back_end.restore(info)?;
             for (ring, &saved) in device.rings.iter_mut().zip(&info.rings) {
-                // The sizes in a table from a file are those that this version uses. Otherwise the snapshot would have
-                // been refused.
+                // The sizes in a table from a file are those that this version uses. Otherwise the snapshot would have been refused.
                 ring.info = saved;
                 ring.offset = saved.address.0 - base.0;
             }

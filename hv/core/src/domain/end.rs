@@ -78,8 +78,7 @@ impl Domain {
         self.on_vcpu(cpu.number, self.body().of_fault(fault, cpu.vcpu.registers()))
     }
 
-    /// The guest has crashed: has the report written. The background thread writes it if this thread has other guests to
-    /// run.
+    /// The guest has crashed: has the report written. The background thread writes it if this thread has other guests to run.
     pub(super) fn crashed(&self, remains: Box<FaultRecord>) {
         let engine = self.engine.upgrade();
         let reports = engine.as_ref().and_then(|engine| engine.reports.as_ref());

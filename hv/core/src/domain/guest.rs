@@ -143,8 +143,7 @@ impl Controller {
     }
 
     /// Has `inspector` told where the guest is. The guest continues. `inspector` is not called if the guest has ended, if
-    /// no thread runs it (on an engine without threads, while no thread [waits](Guest::wait)), or if too many inspectors
-    /// wait already.
+    /// no thread runs it (on an engine without threads, while no thread [waits](Guest::wait)), or if too many inspectors wait already.
     pub fn inspect(&self, inspector: Inspector) {
         if let Some(domain) = self.domain.upgrade() {
             domain.inspect(inspector);

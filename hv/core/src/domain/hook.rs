@@ -6,8 +6,7 @@ use super::Outcome;
 pub trait Hook: Send + Sync {
     /// Whether the guest is to be paused when it has done its work, before [`done`](Self::done).
     fn pauses_when_done(&self) -> bool;
-    /// The guest has done the work that a device gave it. It is paused if [`pauses_when_done`](Self::pauses_when_done)
-    /// says so.
+    /// The guest has done the work that a device gave it. It is paused if [`pauses_when_done`](Self::pauses_when_done) says so.
     fn done(&self);
     /// The guest has ended.
     fn ended(&self, outcome: &Outcome);

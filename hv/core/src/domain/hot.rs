@@ -59,8 +59,7 @@ mod tests {
 
     #[test]
     fn groups_are_completed_as_long_as_there_is_room() {
-        // The first group lacks one page, the second six, and two more lack eight each. There is space for one of those
-        // two.
+        // The first group lacks one page, the second six, and two more lack eight each. There is space for one of those two.
         let written = vec![range(8..10), range(11..13), range(20..22), range(1000..1001)];
         let data = [range(8..13), range(16..40)];
         let hot = pages(written.clone(), data.clone().into_iter());

@@ -215,8 +215,7 @@ impl Domain {
     }
 
     /// Reports the state of this virtual CPU to the inspectors. The last virtual CPU has them answered, on the background
-    /// thread if this one has other guests to run. If the guest has `ended`, its other virtual CPUs report nothing any
-    /// more.
+    /// thread if this one has other guests to run. If the guest has `ended`, its other virtual CPUs report nothing any more.
     pub(super) fn answer_inspectors(&self, cpu: &mut Cpu, ended: bool) {
         while self.inspectors.want(cpu.number) {
             let count = if ended { 1 } else { self.vcpus.len() };

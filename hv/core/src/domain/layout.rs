@@ -15,8 +15,7 @@
 //!
 //! Pages that every guest touches first are adjacent: KVM maps up to eight neighbouring pages at one fault, if they share
 //! an aligned group of eight entries of a page table and the host has them in memory. One such group holds the top of the
-//! stack, start-info, the hypercall page, shared-info and the console's ring. A small image is another one. A fault takes
-//! 4 to 5 µs.
+//! stack, start-info, the hypercall page, shared-info and the console's ring. A small image is another one. A fault takes 4 to 5 µs.
 //!
 //! Pure arithmetic: nothing here touches memory.
 

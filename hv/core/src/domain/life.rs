@@ -1,7 +1,7 @@
 //! The life cycle of a guest: its states and transitions.
 //!
 //! ```text
-//!           start                    pause                all stand still
+//!           start                    pause                  all paused   
 //! Created ─────────► Running ◄───┬──────────► Pausing ─────────────────────► Paused
 //!    │ start to ready   ▲ ready  │ resume        │ ▲                           │ │
 //!    └────────────► Starting ────┼───────────────┼─┘ ready             resume ─┘ │
@@ -102,8 +102,7 @@ pub(super) struct Life {
 /// The record of a guest's life cycle.
 pub(super) struct Record {
     pub(super) state: State,
-    /// While the guest is pausing or paused: which virtual CPUs have paused. While it is stopping: which have left for
-    /// good.
+    /// While the guest is pausing or paused: which virtual CPUs have paused. While it is stopping: which have left for good.
     standing: Box<[bool]>,
     /// Why it was told to end.
     pub(super) order: Option<Order>,

@@ -55,11 +55,9 @@ impl Domain {
         0
     }
 
-    /// Stops the virtual CPU that this thread runs. If it is the last one, it continues, and this is the result of the
-    /// hypercall.
+    /// Stops the virtual CPU that this thread runs. If it is the last one, it continues, and this is the result of the hypercall.
     pub(super) fn stop_vcpu(&self, number: usize) -> Option<i64> {
-        // All locks are taken, in order: two virtual CPUs that stop at the same time would each see the other one
-        // running.
+        // All locks are taken, in order: two virtual CPUs that stop at the same time would each see the other one running.
         let mut powers: Vec<_> = self.vcpus.iter().map(|vcpu| lock(&vcpu.power)).collect();
         let others = powers.iter().enumerate().filter(|(other, _)| *other != number);
         if others.map(|(_, power)| **power).all(|power| power == Power::Stopped) {
@@ -84,8 +82,7 @@ impl Domain {
         };
         (cpu.blocked, cpu.called) = (None, true);
         match cpu.vcpu.reset(&start) {
-            // A kick that came meanwhile asks it to look at the guest's state, and a reset drops kicks. So it looks
-            // again.
+            // A kick that came meanwhile asks it to look at the guest's state, and a reset drops kicks. So it looks again.
             Ok(()) => Ok(Some(Next::Ready)),
             Err(error) => Err(self.crash(cpu, format!("the host failed to start a virtual CPU: {error}"))),
         }

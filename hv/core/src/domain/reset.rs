@@ -63,8 +63,7 @@ impl Guest {
     ///
     /// # Errors
     ///
-    /// If the guest was told to end, or the platform, a device or a ring of the snapshot refuses. The guest has to be
-    /// dropped then.
+    /// If the guest was told to end, or the platform, a device or a ring of the snapshot refuses. The guest has to be dropped then.
     pub fn reset(&self) -> Result<u64, ResetError> {
         let domain = &*self.domain;
         if domain.life.state() != State::Paused {
@@ -91,8 +90,7 @@ impl Guest {
         Ok(pages)
     }
 
-    /// Gives a paused clone an identity that no guest before it had, and lets it run from the next [`wake`](Self::wake)
-    /// on.
+    /// Gives a paused clone an identity that no guest before it had, and lets it run from the next [`wake`](Self::wake) on.
     ///
     /// # Errors
     ///

@@ -135,8 +135,7 @@ impl Guest {
     /// # Errors
     ///
     /// [`CaptureError::NotPaused`] if it runs or has ended, [`CaptureError::Busy`] if a device does not finish in time.
-    /// It also fails if the host has no memory for the copy, or the platform cannot save a virtual CPU at its current
-    /// position.
+    /// It also fails if the host has no memory for the copy, or the platform cannot save a virtual CPU at its current position.
     pub fn capture(&self) -> Result<Snapshot, CaptureError> {
         let captured = self.capture_and_end();
         for source in self.sources() {

@@ -29,8 +29,7 @@ impl Snapshot {
         Snapshot { saved: Arc::new(saved), template, image, features, disks, hot }
     }
 
-    /// The processor features that a host must have for guests to resume there. By default, all features of the host that
-    /// the guest ran on.
+    /// The processor features that a host must have for guests to resume there. By default, all features of the host that the guest ran on.
     pub fn features(&self) -> Features {
         self.features
     }

@@ -1,7 +1,6 @@
 //! Ports and pages of emulated hardware: what a guest may access, and the accesses.
 //!
-//! Only guests with such hardware (`hv bench` compares with it) can make these accesses. For all others, ports and pages
-//! are closed.
+//! Only guests with such hardware (`hv bench` compares with it) can make these accesses. For all others, ports and pages are closed.
 
 use std::ops::Range;
 

@@ -79,8 +79,7 @@ pub struct Started {
     pub vcpus: Vec<Box<dyn Vcpu>>,
 }
 
-/// What a guest is on a platform. Code that treats platforms differently checks this, not the properties that follow from
-/// it.
+/// What a guest is on a platform. Code that treats platforms differently checks this, not the properties that follow from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PlatformKind {
@@ -185,15 +184,13 @@ pub trait Machine: Send {
     }
 
     /// From now on, an [`EventSend`](hv_abi::Hypercall::EventSend) of the guest to this port signals the descriptor
-    /// instead of ending [`Vcpu::run`] with [`Exit::Doorbell`]. [`doorbell`](Self::doorbell) made the descriptor for this
-    /// port.
+    /// instead of ending [`Vcpu::run`] with [`Exit::Doorbell`]. [`doorbell`](Self::doorbell) made the descriptor for this port.
     ///
     /// This makes each ring several times cheaper. On KVM, it makes closing the VM some 15 ms more expensive.
     ///
     /// # Errors
     ///
-    /// If the host refuses it, or the machine was started [without doorbells](Start::doorbells). Rings continue to arrive
-    /// as exits.
+    /// If the host refuses it, or the machine was started [without doorbells](Start::doorbells). Rings continue to arrive as exits.
     fn bind_doorbell(&mut self, port: EventPort, descriptor: &EventFd) -> std::io::Result<()>;
 
     /// From now on, 4-byte writes to this guest-physical address, which is one
@@ -254,8 +251,7 @@ pub trait Vcpu: Send {
     ///
     /// # Errors
     ///
-    /// [`PlatformError::NoStack`] or [`PlatformError::LostStack`] if the guest's stack pointer is not usable. Also if the
-    /// platform refuses.
+    /// [`PlatformError::NoStack`] or [`PlatformError::LostStack`] if the guest's stack pointer is not usable. Also if the platform refuses.
     fn redirect(&mut self, handler: GuestAddr) -> Result<(), PlatformError>;
 
     /// Completes the read of an [`Exit::Access`] with this value.

@@ -5,8 +5,7 @@ use crate::memory::GuestMemory;
 use hv_abi::GuestAddr;
 use hv_abi::shared_info::RED_ZONE;
 
-/// Stores the return address below the red zone of a guest's stack. Returns the stack pointer with which its handler
-/// begins.
+/// Stores the return address below the red zone of a guest's stack. Returns the stack pointer with which its handler begins.
 ///
 /// # Errors
 ///

@@ -1,5 +1,4 @@
-//! Selects the source that the I/O thread serves next. Pure decisions: a time is a number of nanoseconds, owners and
-//! sources are numbers.
+//! Selects the source that the I/O thread serves next. Pure decisions: a time is a number of nanoseconds, owners and sources are numbers.
 //!
 //! *Start-time fair queuing*, as for the processors ([`sched`](crate::sched)): each owner (a guest) has a virtual time,
 //! which advances by the time that the thread spends on its sources. Of the owners with ready sources, the one with the

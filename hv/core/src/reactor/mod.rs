@@ -3,8 +3,7 @@
 //! A [`Source`] is anything that waits for descriptors or for time: a doorbell with its device, a network. The reactor
 //! owns it and calls it from one thread. Sources never block.
 //!
-//! Sources belong to owners, mostly guests. The thread divides its time fairly between owners (`fair`), and they are
-//! charged for it.
+//! Sources belong to owners, mostly guests. The thread divides its time fairly between owners (`fair`), and they are charged for it.
 //!
 //! Calls that wait for a source have a time limit. A source that is removed while the host still works for it (a disk
 //! that does not answer) stays here until that work is over. Nothing is freed before.
@@ -282,8 +281,7 @@ impl Drop for Reactor {
     fn drop(&mut self) {
         let (tell, wait) = bounded(1);
         self.send(Command::Stop(tell));
-        // With work in flight, the thread keeps its memory alive and ends by itself when that work is over. Nothing waits
-        // for it.
+        // With work in flight, the thread keeps its memory alive and ends by itself when that work is over. Nothing waits for it.
         if wait.recv() != Ok(true)
             && let Some(thread) = self.thread.take()
         {

@@ -33,8 +33,7 @@ pub(super) enum Command {
 /// The slot of the reactor's own waker.
 pub(super) const WAKER: Token = Token(usize::MAX);
 
-/// The interval at which a source that settles or closes is called if nothing else happens to it: the first value and the
-/// limit.
+/// The interval at which a source that settles or closes is called if nothing else happens to it: the first value and the limit.
 const LOOK: Duration = Duration::from_micros(200);
 const LAST_LOOK: Duration = Duration::from_millis(100);
 

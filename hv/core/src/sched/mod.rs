@@ -1,7 +1,6 @@
 //! The scheduler: tasks, the threads that run them, and timers.
 //!
-//! A task runs until it has a reason to stop, and holds a thread only while it runs. A blocked task is an entry in a
-//! table.
+//! A task runs until it has a reason to stop, and holds a thread only while it runs. A blocked task is an entry in a table.
 //!
 //! ```text
 //!            wake            run                  Ready
@@ -43,9 +42,9 @@ use ticker::Ticker;
 pub enum Next {
     /// It could go on.
     Ready,
-    /// It waits for a wake-up, or for this time.
+    /// It wants to run.
     Blocked(Option<Instant>),
-    /// It will never run again.
+    /// It waits for a wake-up, or for this time.
     Ended,
 }
 
@@ -166,8 +165,7 @@ impl Entity {
         self.shared.change(|core, now| core.policy.wake(self.id, now));
     }
 
-    /// Charges the task for work that others have done for it, against its share and its cap. It is not part of its CPU
-    /// time.
+    /// Charges the task for work that others have done for it, against its share and its cap. It is not part of its CPU time.
     pub fn charge(&self, time: Duration) {
         self.shared.change(|core, now| core.policy.charge(self.id, time.as_nanos() as u64, now));
     }

@@ -2,8 +2,8 @@
 //!
 //! # Invariant that the `unsafe` block relies on
 //!
-//! The memory slot's user-space mapping outlives the VM, which lives as long as one of its descriptors: whoever has
-//! one, [`KvmMachine`] and each `KvmVcpu`, has the memory as well, and drops it after that.
+//! The memory slot's user-space mapping outlives the VM, which lives as long as one of its descriptors. [`KvmMachine`]
+//! and each `KvmVcpu` have such a descriptor. They also own the memory, and drop it after the descriptor.
 #![allow(unsafe_code, reason = "the memory slot")]
 
 use super::{DOORBELL_PORT, failed};
@@ -18,14 +18,14 @@ use vmm_sys_util::eventfd::EventFd;
 
 pub(super) struct KvmMachine {
     // The order of the fields is the order of dropping (invariant).
-    /// Kept as long as doorbells may be bound: the virtual CPUs keep the VM alive.
+    /// Kept only if doorbells may be bound. The virtual CPUs keep the VM alive in any case.
     vm: Option<VmFd>,
     _memory: Arc<GuestMemory>,
     tsc_khz: u32,
 }
 
 impl KvmMachine {
-    /// The machine of a VM whose virtual CPUs are there, and which gets its memory now.
+    /// The machine of a VM that has its virtual CPUs and gets its memory now.
     pub(super) fn new(
         vm: VmFd,
         memory: &Arc<GuestMemory>,

@@ -22,8 +22,7 @@ pub(super) fn general(state: &CpuState) -> kvm_regs {
     kvm_regs { rax, rbx, rcx, rdx, rsi, rdi, rbp, rsp, r8, r9, r10, r11, r12, r13, r14, r15, rip, rflags }
 }
 
-/// An XSAVE area that sets x87 and SSE to a state, and everything else (AVX and beyond, where a guest can use it) to the
-/// initial state.
+/// An XSAVE area that sets x87 and SSE to a state, and everything else (AVX and beyond, where a guest can use it) to the initial state.
 pub(super) fn xsave(fpu: &Fpu) -> kvm_xsave {
     let mut area = kvm_xsave::default();
     area.region[..FXSAVE_WORDS].as_mut_bytes().copy_from_slice(fpu.as_bytes());

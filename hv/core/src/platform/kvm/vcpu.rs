@@ -90,13 +90,11 @@ impl KvmVcpu {
     }
 
     fn set_fpu(&self, state: &CpuState) -> Result<(), PlatformError> {
-        // SAFETY: the area is as large as the call reads: it has no component beyond the first two, and hv enables none
-        // of dynamic size.
+        // SAFETY: the area is as large as the call reads: it has no component beyond the first two, and hv enables none of dynamic size.
         unsafe { self.vcpu.set_xsave(&registers::xsave(&state.fpu)) }.map_err(failed("KVM_SET_XSAVE"))
     }
 
-    /// Lets KVM complete the port access of the last exit. Without that, some kinds of KVM leave the instruction pointer
-    /// before the access.
+    /// Lets KVM complete the port access of the last exit. Without that, some kinds of KVM leave the instruction pointer before the access.
     fn complete(&mut self) -> Result<(), PlatformError> {
         self.vcpu.set_kvm_immediate_exit(1);
         let completed = self.vcpu.run();

@@ -42,8 +42,7 @@ pub enum ProcessError {
         "platform process: this host refuses system-call filters (seccomp: {0}), and a guest without one would not be confined; use a kernel with CONFIG_SECCOMP_FILTER and a container that allows seccomp(2), or run guests on KVM (--platform kvm)"
     )]
     NoFilter(io::Error),
-    /// Two zygotes in a row failed or broke the protocol. Zygotes are the processes that guests' processes are forked
-    /// from.
+    /// Two zygotes in a row failed or broke the protocol. Zygotes are the processes that guests' processes are forked from.
     #[error("platform process: no process for a guest, also not by a new zygote: {0}")]
     Zygote(Violation),
     /// The supervisor, the process that makes zygotes, failed.

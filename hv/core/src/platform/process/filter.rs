@@ -74,8 +74,7 @@ pub(super) fn program() -> &'static BpfProgram {
         let (otherwise, allowed) = (SeccompAction::Trap, SeccompAction::Allow);
         let filter = SeccompFilter::new(rules.into(), otherwise, allowed, TargetArch::x86_64);
         let mut program: BpfProgram = filter.and_then(TryInto::try_into).expect("the rules are valid");
-        // For system calls of another architecture (`int 0x80`) the crate makes the kernel kill the process. Then nothing
-        // can be reported.
+        // For system calls of another architecture (`int 0x80`) the crate makes the kernel kill the process. Then nothing can be reported.
         for instruction in &mut program {
             if instruction.code == RETURN && instruction.k == libc::SECCOMP_RET_KILL_PROCESS {
                 instruction.k = libc::SECCOMP_RET_TRAP;

@@ -37,8 +37,7 @@ impl ProcessKicker {
         self.process.lock().expect("no panic while held")
     }
 
-    /// Runs `enter` with kicks sent to the process. If a kick is pending already, returns `None` at once, and the kick is
-    /// used up.
+    /// Runs `enter` with kicks sent to the process. If a kick is pending already, returns `None` at once, and the kick is used up.
     pub(super) fn running<T>(&self, enter: impl FnOnce() -> T) -> Option<T> {
         self.running.store(true, Ordering::SeqCst);
         let kicked = self.requested.swap(false, Ordering::SeqCst);

@@ -55,8 +55,7 @@ impl ProcessPlatform {
     ///
     /// # Errors
     ///
-    /// When the host refuses what guests need, above all a system-call filter. Missing [namespaces](Self::namespaces) are
-    /// no error.
+    /// When the host refuses what guests need, above all a system-call filter. Missing [namespaces](Self::namespaces) are no error.
     pub fn new() -> Result<Self, PlatformError> {
         // Values that a thread that makes guests may not determine any more once it is jailed.
         page::spin();

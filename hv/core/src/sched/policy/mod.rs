@@ -22,8 +22,7 @@
 //!   several. It is not owed the time that it could not have used, beyond a [`LAG`] (the problem is that of Chandra et
 //!   al.: "Surplus Fair Scheduling", OSDI 2000). It is owed up to a [`LAG`], since the host may have taken the processor
 //!   away during its time slice.
-//! - A task that runs alone is charged as if it were chosen anew after each slice. So it is not hours ahead of a task
-//!   that wakes up then.
+//! - A task that runs alone is charged as if it were chosen anew after each slice. So it is not hours ahead of a task that wakes up then.
 //!
 //! # Costs
 //!
@@ -156,8 +155,7 @@ impl<T> Policy<T> {
         &mut self.tasks[id.0 as usize]
     }
 
-    /// Removes a task and returns its payload. If the task runs, it has to give way at once, and [`stop`](Self::stop)
-    /// returns the payload.
+    /// Removes a task and returns its payload. If the task runs, it has to give way at once, and [`stop`](Self::stop) returns the payload.
     pub(super) fn remove(&mut self, id: Id) -> Option<T> {
         match self.entry(id).state {
             RunState::Running | RunState::Woken | RunState::Removed => {

@@ -1,8 +1,7 @@
 //! Opens ports and pages of emulated hardware to a guest.
 //!
 //! Only the guests of `hv bench` that measure emulation need this. The I/O bitmap grows behind the TSS, up to the IDT.
-//! The pages get tables of their own at the end of the tail, below the first entry of the top table: no guest has memory
-//! under that entry.
+//! The pages get tables of their own at the end of the tail, below the first entry of the top table: no guest has memory under that entry.
 
 use super::super::paging::{self, Tables};
 use super::{Area, CpuPage, DescriptorTable, IDT_OFFSET, TSS_OFFSET, TSS_SIZE, TssType, gdt, tss};

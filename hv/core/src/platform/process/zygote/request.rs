@@ -34,8 +34,7 @@ pub(super) fn words(memory: &GuestMemory, page: u64) -> Result<Vec<u64>, Platfor
     Ok(words)
 }
 
-/// Bytes of the XSAVE area with everything that the kernel has enabled (Intel SDM volume 1, section 13.2). 0 if there is
-/// none.
+/// Bytes of the XSAVE area with everything that the kernel has enabled (Intel SDM volume 1, section 13.2). 0 if there is none.
 fn xsave_size() -> u64 {
     use std::arch::x86_64::{__cpuid, __cpuid_count};
     const OSXSAVE: u32 = 1 << 27;
