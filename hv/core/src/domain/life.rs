@@ -1,7 +1,7 @@
 //! The life cycle of a guest: its states and transitions.
 //!
 //! ```text
-//!           start                    pause                  all paused   
+//!           start                    pause                  all paused
 //! Created ─────────► Running ◄───┬──────────► Pausing ─────────────────────► Paused
 //!    │ start to ready   ▲ ready  │ resume        │ ▲                           │ │
 //!    └────────────► Starting ────┼───────────────┼─┘ ready             resume ─┘ │

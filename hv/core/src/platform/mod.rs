@@ -40,7 +40,7 @@ pub struct Start<'a> {
 pub struct HypercallPage {
     /// The page with the stubs of the calls, which the guest executes.
     pub stubs: u64,
-    /// 8 bytes for the result of a call. The platform writes them as well; the guest can read them.
+    /// 8 bytes that belong to the platform as well, for the result of a call. The guest can read them.
     pub result: u64,
 }
 

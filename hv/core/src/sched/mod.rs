@@ -17,7 +17,7 @@
 //! `policy` makes the decisions: virtual time, weights, caps, slices. This module carries them out: one lock around the
 //! policy, and threads that run the chosen tasks and park when there are none. One thread always watches for the next
 //! deadline or end of a slice: an idle thread, or else the *ticker*, a thread that is made when all others are busy for
-//! the first time. A guest that is alone has no cost from it.
+//! the first time. It costs a guest that is alone nothing.
 
 mod core;
 mod policy;
@@ -227,7 +227,7 @@ impl Scheduler {
         Arc::new(Entity { id, shared: self.shared.clone() })
     }
 
-    /// Adds a task that shares one share with another task of this scheduler.
+    /// Adds a task that has a common share with another task of this scheduler.
     pub fn add_beside(&self, other: &Entity, task: Arc<dyn Task>) -> Arc<Entity> {
         let id = self.shared.core().policy.add_beside(other.id, TaskSlot::new(task));
         Arc::new(Entity { id, shared: self.shared.clone() })

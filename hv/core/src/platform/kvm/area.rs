@@ -261,7 +261,7 @@ fn idt(stubs: u64) -> [u64; 2 * VECTORS] {
     idt
 }
 
-/// A stub reports its vector to the host by the port that it writes to, and changes no register. It never returns.
+/// A stub reports its vector to the host by the port that it writes to, and changes no register. The host never resumes it.
 fn stubs() -> [u8; VECTORS * STUB_SIZE as usize] {
     let mut stubs = [0xcc; VECTORS * STUB_SIZE as usize];
     for (vector, stub) in stubs.chunks_exact_mut(STUB_SIZE as usize).enumerate() {

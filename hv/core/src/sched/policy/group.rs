@@ -1,9 +1,9 @@
-//! Groups of tasks that share one share: the virtual CPUs of a guest.
+//! Groups of tasks with one common share: the virtual CPUs of a guest.
 
 use super::budget::CapBudget;
 use super::{Id, Key, Policy, RunState, Share, TaskEntry, Time, VirtualTime, scale};
 
-/// Tasks that share one share. What one uses moves all of them back in the run queue.
+/// Tasks with a common share. What one uses moves all of them back in the run queue.
 pub(super) struct Group {
     pub(super) virtual_time: VirtualTime,
     pub(super) share: Share,
