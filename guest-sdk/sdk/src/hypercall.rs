@@ -21,7 +21,6 @@ fn number(number: u32, [first, second, third]: [u64; 3]) -> i64 {
     // `clobber_abi` declares what that may change. Memory that the host may write is either shared memory, which this
     // crate reads with atomics and volatile copies only, or a buffer whose address was passed and which the caller holds
     // exclusively. Since `nomem` is not declared, the compiler treats memory as changed.
-    // declaring `nomem` makes the compiler treat memory as changed.
     unsafe {
         core::arch::asm!(
             "call {stub}",

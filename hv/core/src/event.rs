@@ -229,7 +229,7 @@ mod tests {
     }
 
     impl Told {
-        /// Of each virtual CPU: how often it was woken, and interrupted.
+        /// For each virtual CPU: how often it was woken, and how often interrupted.
         fn counts(&self) -> [[u32; 2]; 2] {
             [0, 1].map(|vcpu| {
                 [&self.wakes, &self.interrupts].map(|counts| counts[vcpu].load(Ordering::Relaxed))

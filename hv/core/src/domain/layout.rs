@@ -1,4 +1,4 @@
-//! Where everything lies in a guest's memory.
+//! The layout of a guest's memory.
 //!
 //! ```text
 //! base  (the platform's own pages, and unmapped ones)
@@ -85,7 +85,7 @@ impl Layout {
     /// What every guest touches at once, and what is therefore populated beforehand.
     pub(super) fn boot_pages(&self) -> [Range<u64>; 2] {
         let group = self.stack.end - PAGE_SIZE;
-        // Of a large image, most may never be touched.
+        // Most of a large image may never be touched.
         const MOST: u64 = 2 * GROUP;
         [group..self.shared_info + 2 * PAGE_SIZE, self.image..self.image + self.image_size.min(MOST)]
     }

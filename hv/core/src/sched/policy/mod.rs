@@ -184,7 +184,6 @@ impl<T> Policy<T> {
 
     /// Gives a task's group another share, from now on. Other tasks of the group that wait for their cap check at their
     /// alarm whether they may run.
-    /// told, too.
     pub(super) fn set_share(&mut self, id: Id, share: Share, now: Time) {
         let group = self.group_of(id);
         if group.share.cap() != share.cap() {

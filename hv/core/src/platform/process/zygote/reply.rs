@@ -31,7 +31,7 @@ pub(crate) struct Message<D> {
 /// What hv expects.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Expected {
-    /// Of [`reply`](hv_stub::reply).
+    /// One of [`reply`](hv_stub::reply).
     pub(crate) kind: u64,
     /// The nonce of the request.
     pub(crate) nonce: u64,
