@@ -177,12 +177,12 @@ pub(crate) fn take_fired(port: EventPort) -> bool {
 /// Whether the event has come since the last call. If not, the waker is woken when it comes. Only one task at a time can
 /// wait for an event: a later one replaces the earlier one.
 pub fn poll_taken(port: EventPort, waker: &Waker) -> bool {
-    // No event is lost between the check and the registration: only `dispatch` turns events into wake-ups, and it runs on this virtual CPU.
     if take_fired(port) {
         return true;
     }
     register(port, waker);
-    false
+    // `dispatch` of another virtual CPU may have seen the event between the check and the registration.
+    take_fired(port)
 }
 
 /// Waits for an event, and takes it. Only one task at a time can wait for an event.

@@ -9,6 +9,7 @@
 //! the crate nor a remedy.
 #![allow(unsafe_code, reason = "functions with the names and signatures of C")]
 
+use crate::per_cpu::{self, PerCpu, per_cpu};
 use crate::{clock, hypercall, random};
 use core::ffi::{CStr, c_char, c_int, c_long, c_uint, c_ulong, c_void};
 use core::sync::atomic::{AtomicI32, Ordering};
@@ -39,18 +40,18 @@ const SYS_GETRANDOM: c_long = 318;
 /// Most bytes of one `getentropy`, by its definition.
 const GETENTROPY_MAX: usize = 256;
 
-/// A guest has one thread, so it has one error number. A handler of upcalls that calls C functions has to
+/// The error number of each virtual CPU. A handler of upcalls that calls C functions has to
 /// put back what it changes, as a signal handler would.
-static ERRNO: AtomicI32 = AtomicI32::new(0);
+static ERRNO: PerCpu<AtomicI32> = per_cpu!(AtomicI32::new(0));
 
 fn fail(errno: c_int) -> c_int {
-    ERRNO.store(errno, Ordering::Relaxed);
+    ERRNO.own().store(errno, Ordering::Relaxed);
     -1
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn __errno_location() -> *mut c_int {
-    ERRNO.as_ptr()
+    ERRNO.own().as_ptr()
 }
 
 /// The text of an error number, for crates that display one. It is only the number.
@@ -210,8 +211,8 @@ extern "C" fn poll(_files: *mut c_void, _count: c_ulong, _timeout: c_int) -> c_i
     fail(ENOSYS)
 }
 
-// With one thread, a mutex is taken or it is never free again. Its first word says which, as in an
-// initialised `pthread_mutex_t`: zero.
+// The first word of a mutex is the number of the virtual CPU that holds it, plus 1; 0 when it is free, as in an
+// initialised `pthread_mutex_t`. One that this virtual CPU holds is never free again.
 
 /// # Safety
 ///
@@ -219,9 +220,15 @@ extern "C" fn poll(_files: *mut c_void, _count: c_ulong, _timeout: c_int) -> c_i
 #[unsafe(no_mangle)]
 unsafe extern "C" fn pthread_mutex_lock(mutex: *mut AtomicI32) -> c_int {
     // SAFETY: the caller guarantees the mutex, whose first word is aligned for this.
-    match unsafe { &*mutex }.swap(1, Ordering::Acquire) {
-        0 => 0,
-        _ => EDEADLK,
+    let mutex = unsafe { &*mutex };
+    let me = per_cpu::current() as i32 + 1;
+    loop {
+        match mutex.compare_exchange(0, me, Ordering::Acquire, Ordering::Relaxed) {
+            Ok(_) => return 0,
+            Err(holder) if holder == me => return EDEADLK,
+            // Such a mutex is held for a moment: its holder's processor is offered to it, should the host have taken that away.
+            Err(_) => hypercall::yield_now(),
+        }
     }
 }
 

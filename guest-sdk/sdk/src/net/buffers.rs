@@ -34,7 +34,7 @@ pub(super) struct Pool {
     lent: alloc::vec::Vec<bool>,
 }
 
-// SAFETY: the memory belongs to the pool alone, and a guest has one thread.
+// SAFETY: the memory belongs to the pool alone: who has the pool, on whichever virtual CPU, is the only one that uses it.
 unsafe impl Send for Pool {}
 
 impl Pool {
