@@ -1,6 +1,7 @@
 //! Images that are none: hv refuses them with exit code 2 and one line that
 //! names what is wrong and what to do, and prints nothing else.
 
+use hv_abi::ABI_VERSION;
 use hv_tests::refusal::{finished, hello, hv_run, refused, text};
 use hv_tests::{can_run_guests, guest, has_tools, hv, hv_as_ordinary_user};
 use std::fs;
@@ -161,9 +162,13 @@ fn notes() {
     patched(12, b"xx").refused(&["not a guest of hv", "no hv note", "hv-guest"]);
     patched(8, &[7]).refused(&["not a guest of hv", "hv-guest"]);
     patched(4, &200u32.to_le_bytes()).refused(&["note segment", "malformed", "build the guest again"]);
-    patched(16, &9u16.to_le_bytes()).refused(&["version 9.3", "this host has 1.3", "update hv"]);
-    patched(18, &7u16.to_le_bytes()).refused(&["version 1.7", "this host has 1.3", "update hv"]);
-    patched(16, &0u16.to_le_bytes()).refused(&["version 0.3", "build the guest with a newer hv-guest"]);
+    let minor = ABI_VERSION.minor;
+    let host = format!("this host has {ABI_VERSION}");
+    let newer = format!("version 9.{minor}");
+    patched(16, &9u16.to_le_bytes()).refused(&[&newer, &host, "update hv"]);
+    patched(18, &700u16.to_le_bytes()).refused(&["version 1.700", &host, "update hv"]);
+    let older = format!("version 0.{minor}");
+    patched(16, &0u16.to_le_bytes()).refused(&[&older, "build the guest with a newer hv-guest"]);
 }
 
 #[test]
