@@ -11,6 +11,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -352,7 +353,10 @@ impl Namespace {
         if !has_tools(&["ip"]) {
             return None;
         }
-        let name = format!("hvtest{}", std::process::id());
+        // The tests of both platforms run at the same time.
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("hvtest{}-{number}", std::process::id());
         let added = Running::new(Command::new("ip").args(["netns", "add", &name])).finish();
         if added.code() != Some(0) {
             hv_tests::skip(format_args!("needs the right to make network namespaces: {}", added.err.trim()));
