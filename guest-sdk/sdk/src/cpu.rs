@@ -75,26 +75,23 @@ where
     remote::share(future)
 }
 
-unsafe extern "C" {
-    fn hv_cpu_start();
+/// Where virtual CPUs other than the first begin. RDI holds the number, RSP the top of the stack, aligned to 16: after the call it is where
+/// the System V convention wants it. The frame chain and the call frame information end here.
+///
+/// A function, not `global_asm!`, which would bring the executor into guests that never start a virtual CPU.
+#[unsafe(naked)]
+unsafe extern "C" fn hv_cpu_start() {
+    core::arch::naked_asm!(
+        ".cfi_startproc",
+        ".cfi_undefined rip",
+        "xor %ebp, %ebp",
+        "call {begin}",
+        "ud2",
+        ".cfi_endproc",
+        begin = sym begin,
+        options(att_syntax)
+    )
 }
-
-// RDI holds the number, RSP the top of the stack, aligned to 16. After the call RSP has the alignment of the System V
-// convention. The frame chain and the call frame information end here.
-core::arch::global_asm!(
-    ".globl hv_cpu_start",
-    ".type hv_cpu_start, @function",
-    "hv_cpu_start:",
-    ".cfi_startproc",
-    ".cfi_undefined rip",
-    "xor %ebp, %ebp",
-    "call {begin}",
-    "ud2",
-    ".cfi_endproc",
-    ".size hv_cpu_start, . - hv_cpu_start",
-    begin = sym begin,
-    options(att_syntax)
-);
 
 extern "C" fn begin() -> ! {
     event::accept_notifications();
