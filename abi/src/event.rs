@@ -29,7 +29,12 @@ pub const GENERATION: EventPort = EventPort(PORTS - 1);
 /// [`EventPort::of_vcpu`] (ABI 1.4).
 pub const FIRST_VCPU: EventPort = EventPort(PORTS - 1 - crate::vcpu::MAX);
 
-/// The first port that start-info gives to devices.
+/// Raised by the host when it has changed what the guest should use:
+/// [`SharedInfo::vcpus_target`](crate::shared_info::SharedInfo::vcpus_target) or
+/// [`SharedInfo::memory_target`](crate::shared_info::SharedInfo::memory_target) (ABI 1.5).
+pub const TARGETS: EventPort = EventPort(FIRST_VCPU.0 - 1);
+
+/// The first port that start-info gives to devices. Their ports end before [`TARGETS`].
 pub const FIRST_DEVICE: EventPort = EventPort(2);
 
 impl EventPort {

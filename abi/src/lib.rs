@@ -23,6 +23,7 @@ pub mod addr;
 pub mod device;
 pub mod error;
 pub mod event;
+pub mod free_map;
 pub mod hypercall;
 pub mod io;
 pub mod note;
@@ -44,7 +45,7 @@ pub const PAGE_SIZE: u64 = 4096;
 /// A host runs a guest whose major version is the same and whose minor version
 /// is not newer than its own. A change that an old guest could notice raises
 /// `major`; a field or call added behind a feature bit raises `minor`.
-pub const ABI_VERSION: AbiVersion = AbiVersion { major: 1, minor: 4 };
+pub const ABI_VERSION: AbiVersion = AbiVersion { major: 1, minor: 5 };
 
 /// A version of the contract, see [`ABI_VERSION`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

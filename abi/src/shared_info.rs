@@ -88,12 +88,18 @@ pub struct SharedInfo {
     ///
     /// The same goes for clearing a bit of `mask`: steps 2 and 3 come after it.
     pub upcall_mask: u32,
-    reserved2: u32,
+    /// How many virtual CPUs the guest should use: those with a smaller number, 1 to
+    /// [`StartInfo::vcpus`](crate::start_info::StartInfo::vcpus). 0 in hosts before ABI 1.5: all. Written by the host, which raises
+    /// [`TARGETS`](crate::event::TARGETS) then.
+    pub vcpus_target: u32,
+    /// How many bytes of memory the guest should use at most; 0: as many as it has. A guest that uses more gives up what it
+    /// can do without, such as caches. Written by the host, which raises [`TARGETS`](crate::event::TARGETS) then (ABI 1.5).
+    pub memory_target: u64,
 }
 
-layout!(SharedInfo: 376 {
+layout!(SharedInfo: 384 {
     pending @ 0, mask @ 128, clock @ 256, reserved @ 296, generation @ 320, seed @ 336,
-    upcall_mask @ 368, reserved2 @ 372,
+    upcall_mask @ 368, vcpus_target @ 372, memory_target @ 376,
 });
 
 const _: () = assert!(size_of::<SharedInfo>() as u64 <= crate::PAGE_SIZE);

@@ -76,12 +76,15 @@ pub struct StartInfo {
     /// What virtual CPUs from 1 on have of their own: an array of [`crate::vcpu::VcpuInfo`], one for each; 0 in a guest
     /// that has none (ABI 1.4).
     pub vcpu_info: GuestAddr,
+    /// The [free map](crate::free_map) of the heap (ABI 1.5).
+    pub free_map: GuestAddr,
 }
 
-layout!(StartInfo: 176 {
+layout!(StartInfo: 184 {
     magic @ 0, abi_major @ 8, abi_minor @ 10, size @ 12, cpu_features @ 16, vcpus @ 20,
     memory_base @ 24, memory_size @ 32, image_base @ 40, heap_base @ 48, heap_size @ 56,
     stack_base @ 64, stack_size @ 72, hypercall_page @ 80, shared_info @ 88,
     arguments @ 96, environment @ 104, arguments_size @ 112, environment_size @ 116,
     devices @ 120, device_count @ 128, device_stride @ 132, seed @ 136, vcpu_info @ 168,
+    free_map @ 176,
 });

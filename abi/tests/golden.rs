@@ -6,7 +6,8 @@
 //! bit; anything else is a new major version.
 
 use hv_abi::device::{self, Config, DeviceInfo, RingInfo};
-use hv_abi::event::{FIRST_DEVICE, GENERATION, NONE, PORTS, POWER};
+use hv_abi::event::{FIRST_DEVICE, GENERATION, NONE, PORTS, POWER, TARGETS};
+use hv_abi::free_map;
 use hv_abi::hypercall::{ENTROPY_MAX, PANIC_MESSAGE_MAX, STUB_SIZE};
 use hv_abi::io::block::{self, BlockConfig, BlockFeatures, BlockRequest, BlockResponse, Segment};
 use hv_abi::io::console::{ConsoleConfig, INPUT_CLOSED};
@@ -47,7 +48,7 @@ fn golden(value: &(impl IntoBytes + zerocopy::Immutable), digits: &str) {
 #[test]
 fn note() {
     let note = Note::new(256 << 10, 1 << 20);
-    golden(&note, "03000000 10000000 01000000 68760000  0100 0400 00000400 0000100000000000");
+    golden(&note, "03000000 10000000 01000000 68760000  0100 0500 00000400 0000100000000000");
     assert_eq!((NOTE_NAME, NOTE_TYPE), (*b"hv\0", 1));
 }
 
@@ -81,7 +82,7 @@ fn start_info() {
         magic: MAGIC,
         abi_major: 0x0201,
         abi_minor: 0x0403,
-        size: 176,
+        size: 184,
         cpu_features: 0x0807_0605,
         vcpus: 0x0c0b_0a09,
         memory_base: address(1),
@@ -102,16 +103,17 @@ fn start_info() {
         device_stride: 128,
         seed: core::array::from_fn(|n| n as u8),
         vcpu_info: address(16),
+        free_map: address(17),
     };
     golden(
         &info,
-        "68762d7374617274 0102 0304 b0000000 05060708 090a0b0c
+        "68762d7374617274 0102 0304 b8000000 05060708 090a0b0c
          0122334455667788 0200000000000000 0322334455667788 0422334455667788
          0500000000000000 0622334455667788 0700000000000000 0822334455667788
          0922334455667788 0a22334455667788 0b22334455667788 0c000000 0d000000
          0e22334455667788 0f000000 80000000
          000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f
-         1022334455667788",
+         1022334455667788 1122334455667788",
     );
 }
 
@@ -124,10 +126,12 @@ fn shared_info() {
     info.generation = [0xee; 16];
     info.seed = [0xdd; 32];
     info.upcall_mask = 0x0403_0201;
+    info.vcpus_target = 0x0807_0605;
+    info.memory_target = 9;
     let pending: String = (1..=16u64).map(|n| format!("{n:02x}00000000000000")).collect();
     let clock = "01000000 02000000 0300000000000000 0400000000000000 0500000000000000 0600000000000000";
     let identity = "00".repeat(24) + &"ee".repeat(16) + &"dd".repeat(32);
-    let expected = pending + &"ff".repeat(128) + clock + &identity + "01020304 00000000";
+    let expected = pending + &"ff".repeat(128) + clock + &identity + "01020304 05060708 0900000000000000";
     golden(&info, &expected);
     assert_eq!(RED_ZONE, 128);
 }
@@ -140,6 +144,12 @@ fn vcpu_info() {
     let of_vcpus = [958, 959, 1022, 1023, u32::MAX].map(|port| EventPort(port).is_of_vcpu());
     assert_eq!(of_vcpus, [false, true, true, false, false]);
     assert_eq!(hv_abi::vcpu::MAX, 64);
+}
+
+#[test]
+fn free_map() {
+    golden(&free_map::Entry { free: 1, empty: 2 }, "0100000000000000 0200000000000000");
+    assert_eq!((free_map::PAGES, free_map::size(0), free_map::size(64), free_map::size(65)), (64, 0, 16, 32));
 }
 
 #[test]
@@ -240,10 +250,10 @@ fn rings() {
 
 #[test]
 fn numbers() {
-    assert_eq!(ABI_VERSION, AbiVersion { major: 1, minor: 4 });
+    assert_eq!(ABI_VERSION, AbiVersion { major: 1, minor: 5 });
     assert_eq!((PAGE_SIZE, STUB_SIZE, PANIC_MESSAGE_MAX, ENTROPY_MAX), (4096, 32, 4096, 256));
     assert_eq!((NONE, POWER, FIRST_DEVICE, PORTS), (EventPort(0), EventPort(1), EventPort(2), 1024));
-    assert_eq!(GENERATION, EventPort(1023));
+    assert_eq!((GENERATION, TARGETS), (EventPort(1023), EventPort(958)));
     let kinds = [FrameKind::Head, FrameKind::Body, FrameKind::End, FrameKind::Cancel];
     assert_eq!(kinds.map(|kind| kind as u32), [1, 2, 3, 4]);
     assert_eq!((HEAD_MAX, BODY_MAX), (16 << 10, 64 << 10));
@@ -266,6 +276,7 @@ fn numbers() {
             (10, "error_output", 320),
             (11, "vcpu_start", 352),
             (12, "vcpu_stop", 384),
+            (13, "free_pages", 416),
         ]
     );
     let errors: Vec<_> = Errno::ALL.iter().map(|&error| (error.to_status(), format!("{error:?}"))).collect();

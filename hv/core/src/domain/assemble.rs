@@ -162,6 +162,7 @@ fn load(
             1 => GuestAddr(0),
             _ => at(vcpu_info(layout.shared_info, 1).start),
         },
+        free_map: at(layout.free_map),
     };
     memory.host_write(layout.start_info, start_info.as_bytes());
     memory.host_write(layout.devices, table.as_bytes());
@@ -169,6 +170,8 @@ fn load(
     memory.host_write(layout.environment, &strings.environment);
     let mask = layout.shared_info + offset_of!(SharedInfo, mask) as u64;
     memory.host_write(mask, [u64::MAX; EVENT_WORDS].as_bytes());
+    let target = layout.shared_info + offset_of!(SharedInfo, vcpus_target) as u64;
+    memory.host_write(target, (config.vcpus as u32).as_bytes());
     for place in vcpu_info(layout.shared_info, config.vcpus).step_by(size_of::<VcpuInfo>()) {
         memory.host_write(place, VcpuInfo::START.as_bytes());
     }

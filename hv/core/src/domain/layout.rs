@@ -7,6 +7,7 @@
 //!       hypercall page of each virtual CPU                 read, execute
 //!       shared-info, and vcpu-info of virtual CPUs from 1    read, write
 //!       rings                                              read, write
+//!       free map of the heap                               read, write
 //!       (unmapped pages)
 //!       the image's segments                               their own
 //!       (unmapped page)
@@ -25,6 +26,7 @@ use crate::memory::Access;
 use crate::platform::{HypercallPage, reserved};
 use hv_abi::PAGE_SIZE;
 use hv_abi::device::DeviceInfo;
+use hv_abi::free_map;
 use hv_abi::start_info::StartInfo;
 use std::ops::Range;
 
@@ -63,6 +65,7 @@ pub(super) struct Layout {
     pub(super) hypercall_page: u64,
     pub(super) shared_info: u64,
     pub(super) rings: Vec<u64>,
+    pub(super) free_map: u64,
     pub(super) image: u64,
     image_size: u64,
     pub(super) heap: Range<u64>,
@@ -123,6 +126,8 @@ impl Layout {
             // are as far apart as they can be.
             end = pages(end + size as u64);
         }
+        let free_map = end;
+        end = pages(end + free_map::size(needs.memory_size / PAGE_SIZE));
         access.push((shared_info..end, write));
 
         let image = (end + PAGE_SIZE).next_multiple_of(needs.image_alignment.max(GROUP));
@@ -144,6 +149,7 @@ impl Layout {
             hypercall_page,
             shared_info,
             rings,
+            free_map,
             image,
             image_size: pages(needs.image_size),
             heap,

@@ -107,7 +107,7 @@ impl Saved {
                     return Err("the size of a ring");
                 }
                 let port = saved.event.0;
-                if !(event::FIRST_DEVICE.0..event::GENERATION.0).contains(&port) || !events.insert(port) {
+                if !(event::FIRST_DEVICE.0..event::TARGETS.0).contains(&port) || !events.insert(port) {
                     return Err("the event of a ring");
                 }
                 if saved.reserved != 0 || !inside(saved, ring.layout.size()) {
