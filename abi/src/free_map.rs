@@ -10,12 +10,14 @@
 //! | 1 | 0 | is free: it has content that nobody needs |
 //! | 0 | 1 | is free, and the host has taken its memory back |
 //!
-//! To *give* a page the guest sets its bit in `free`, after its last access. To *take* it back the guest clears its bit in both words, and
+//! To *give* a page the guest sets its bit in `free`, after its last access. Then it reads
+//! [`free_map_watched`](crate::shared_info::SharedInfo::free_map_watched), and calls [`FreePages`](crate::Hypercall::FreePages) if that is 0. To *take* it back the guest clears its bit in both words, and
 //! looks in which of them it was set. If in neither, the host is emptying it: the guest tries again until one was. Its content is then
 //! undefined: what it was, or zeros, or what it was when a snapshot was made that the guest is a clone of.
 //!
 //! To *empty* pages the host exchanges `free` for 0, gives the memory of those pages to its kernel, and sets their bits in `empty`. It does
-//! that when it likes, and soon after the guest has made the call [`FreePages`](crate::Hypercall::FreePages). Snapshots do not have the content of free pages.
+//! that when it likes, and some twenty times a second while the map is watched. When it finds nothing to empty, it makes `free_map_watched` 0, with
+//! a full barrier behind, and looks once more. So no page that was given is overlooked. Snapshots do not have the content of free pages.
 //!
 //! A guest that gives pages that it uses loses what is in them, and nobody else does.
 

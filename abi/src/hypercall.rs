@@ -92,8 +92,8 @@ hypercalls! {
     /// Stops the virtual CPU that calls: it does not run until another one [starts](Self::VcpuStart) it again. Does not return,
     /// but on the last one that runs: [`crate::Errno::Invalid`]. That one ends the guest by [`Exit`](Self::Exit) (ABI 1.4).
     12 VcpuStop "vcpu_stop" ();
-    /// Says that the [free map](crate::free_map) has pages that the host may empty. Returns 0, and has emptied none yet: the host
-    /// does that soon after, within about 50 ms. A guest that has freed pages since makes the call again (ABI 1.5).
+    /// Says that the [free map](crate::free_map) has pages that the host may empty. Returns 0, and has emptied none yet: from now on
+    /// the host looks into the map by itself, some twenty times a second, until it finds nothing (ABI 1.5).
     13 FreePages "free_pages" ();
 }
 

@@ -95,11 +95,16 @@ pub struct SharedInfo {
     /// How many bytes of memory the guest should use at most; 0: as many as it has. A guest that uses more gives up what it
     /// can do without, such as caches. Written by the host, which raises [`TARGETS`](crate::event::TARGETS) then (ABI 1.5).
     pub memory_target: u64,
+    /// 1 while the host looks into the [free map](crate::free_map) by itself, else 0: then a guest that gives pages has to call. Written by
+    /// the host; 0 at the start, and in a guest that was restored or cloned (ABI 1.5).
+    pub free_map_watched: u32,
+    reserved2: u32,
 }
 
-layout!(SharedInfo: 384 {
+layout!(SharedInfo: 392 {
     pending @ 0, mask @ 128, clock @ 256, reserved @ 296, generation @ 320, seed @ 336,
     upcall_mask @ 368, vcpus_target @ 372, memory_target @ 376,
+    free_map_watched @ 384, reserved2 @ 388,
 });
 
 const _: () = assert!(size_of::<SharedInfo>() as u64 <= crate::PAGE_SIZE);

@@ -128,10 +128,15 @@ fn shared_info() {
     info.upcall_mask = 0x0403_0201;
     info.vcpus_target = 0x0807_0605;
     info.memory_target = 9;
+    info.free_map_watched = 0x0d0c_0b0a;
     let pending: String = (1..=16u64).map(|n| format!("{n:02x}00000000000000")).collect();
     let clock = "01000000 02000000 0300000000000000 0400000000000000 0500000000000000 0600000000000000";
     let identity = "00".repeat(24) + &"ee".repeat(16) + &"dd".repeat(32);
-    let expected = pending + &"ff".repeat(128) + clock + &identity + "01020304 05060708 0900000000000000";
+    let expected = pending
+        + &"ff".repeat(128)
+        + clock
+        + &identity
+        + "01020304 05060708 0900000000000000 0a0b0c0d 00000000";
     golden(&info, &expected);
     assert_eq!(RED_ZONE, 128);
 }
