@@ -272,14 +272,15 @@ impl Scheduler {
         let mut seen = None;
         let mut core = shared.core();
         core.workers += 1;
-        loop {
-            if seen != Some(core.notifications) {
+        'work: loop {
+            // Also a notification that comes during the check is seen: this thread is not idle yet, so that nobody unparks it.
+            while seen != Some(core.notifications) {
                 seen = Some(core.notifications);
                 drop(core);
                 let done = done();
                 core = shared.core();
                 if done {
-                    break;
+                    break 'work;
                 }
             }
             let now = shared.now();

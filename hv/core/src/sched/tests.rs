@@ -365,3 +365,22 @@ fn a_processor_that_is_lent_runs_no_tasks_until_it_is_given_back() {
         workers.into_iter().for_each(|worker| worker.join().unwrap());
     });
 }
+
+#[test]
+fn a_notification_during_the_check_is_not_lost() {
+    let scheduler = Scheduler::default();
+    let (left, wait) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let first = AtomicBool::new(true);
+        // The end comes while the thread checks, and nothing else happens afterwards.
+        scheduler.work(&|| {
+            if first.swap(false, Ordering::SeqCst) {
+                scheduler.notify();
+                return false;
+            }
+            true
+        });
+        let _ = left.send(());
+    });
+    assert_eq!(wait.recv_timeout(Duration::from_secs(10)), Ok(()));
+}
