@@ -4,6 +4,7 @@
 //! `HV_BIN` and `HV_GUESTS` (a program, a folder) replace building, for
 //! machines without cargo.
 
+pub mod console;
 pub mod debug;
 pub mod host;
 pub mod http;

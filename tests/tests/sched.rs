@@ -1,14 +1,11 @@
 //! Fair shares of the processors, measured on real guests as ratios of CPU
 //! time, and how soon a guest that wakes up runs while others spin.
 
-use hv::device::console::{Input, Output};
 use hv::device::stdio::Buffer;
 use hv::sched::{SLICE, ShareError};
 use hv::{Builder, Engine, Guest, Image, Outcome, Share, Stop};
-use hv_tests::{Platform, eventually, guest, guest_test, refusal};
-use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::net::UnixStream;
+use hv_tests::{Platform, console, eventually, guest, guest_test, refusal};
+use std::io::{Read, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -158,39 +155,11 @@ fn a_deadline_is_met_while_others_spin(platform: Platform) {
     });
 }
 
-/// A socket as both ends of a console.
-struct Socket(UnixStream);
-
-impl Input for Socket {
-    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        self.0.read(bytes)
-    }
-
-    fn descriptor(&self) -> Option<RawFd> {
-        Some(self.0.as_raw_fd())
-    }
-}
-
-impl Output for Socket {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.write(bytes)
-    }
-
-    fn descriptor(&self) -> Option<RawFd> {
-        Some(self.0.as_raw_fd())
-    }
-}
-
 #[guest_test]
 fn input_is_answered_while_others_spin(platform: Platform) {
     let echo = image("echo");
     beside_ten_spinners(platform, "console", |engine| {
-        let pair = || {
-            let (host, guest) = UnixStream::pair().unwrap();
-            guest.set_nonblocking(true).unwrap();
-            (host, Socket(guest))
-        };
-        let ((mut to, input), (mut from, output)) = (pair(), pair());
+        let ((mut to, input), (mut from, output)) = (console::pair(), console::pair());
         let builder = Builder::new(echo.clone()).memory(4 << 20).input(input).output(output);
         let guest = builder.spawn(engine).unwrap();
         let mut times: Vec<_> = (0..300)

@@ -133,6 +133,11 @@ pub fn vcpu_stop() {
     call(Hypercall::VcpuStop, 0, 0);
 }
 
+/// Says that the free map has pages that the host may empty.
+pub(crate) fn free_pages() {
+    call(Hypercall::FreePages, 0, 0);
+}
+
 /// Makes a call with any number (modulo 128) and any arguments, for tests of the host.
 #[doc(hidden)]
 pub fn raw(call: u32, first: u64, second: u64) -> i64 {

@@ -1,7 +1,9 @@
 //! ⚠ The heap, and the memory routines that compiled code calls.
 #![allow(unsafe_code, reason = "the memory routines of compiled code")]
 
+mod bitmap;
 mod heap;
+mod pages;
 
 pub(crate) use heap::{is_exhaustion, prepare_arenas};
 

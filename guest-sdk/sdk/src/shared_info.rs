@@ -50,6 +50,12 @@ pub(crate) fn upcall_mask() -> &'static AtomicU32 {
     unsafe { AtomicU32::from_ptr(address as *mut u32) }
 }
 
+/// 1 while the host looks into the free map by itself.
+pub(crate) fn free_map_watched() -> &'static AtomicU32 {
+    // SAFETY: as above; the field is aligned (`layout!` in the ABI).
+    unsafe { AtomicU32::from_ptr(address(offset_of!(SharedInfo, free_map_watched)) as *mut u32) }
+}
+
 /// The number of a restored or cloned guest. The host writes it while the guest is paused.
 pub(crate) fn generation() -> &'static [AtomicU64; 2] {
     words(offset_of!(SharedInfo, generation))

@@ -29,6 +29,8 @@ pub(crate) enum Action {
     StartVcpu { vcpu: u64, entry: GuestAddr, stack: GuestAddr },
     /// Stop the virtual CPU that calls.
     StopVcpu,
+    /// Look into the free map from now on, and return 0.
+    WatchFreeMap,
     /// Write this to the error output, and return how many bytes were taken.
     ErrorOutput(Vec<u8>),
 }
@@ -49,7 +51,7 @@ pub(crate) fn dispatch(memory: &GuestMemory, number: u32, arguments: [u64; 3]) -
         Some(Hypercall::ErrorOutput) => error_output(memory, GuestAddr(first), second),
         Some(Hypercall::VcpuStart) => start_vcpu(memory, first, GuestAddr(second), GuestAddr(third)),
         Some(Hypercall::VcpuStop) => Action::StopVcpu,
-        Some(Hypercall::FreePages) => Action::Return(0),
+        Some(Hypercall::FreePages) => Action::WatchFreeMap,
         // Doorbells are handled by the platform. One that arrives here was made as an ordinary call by the guest.
         Some(Hypercall::EventSend) | Some(_) | None => Action::Return(i64::from(Errno::NoSys.to_status())),
     }

@@ -1,48 +1,115 @@
-//! ⚠ The heap: a common one, and an arena for each virtual CPU except the first.
+//! ⚠ The heap: large blocks are pages of their own; small ones come from a common allocator, or from an arena for each virtual
+//! CPU except the first.
 //!
 //! Arenas separate blocks that are used on different virtual CPUs. Adjacent blocks would slow each other down even with
 //! cache lines of their own, since processors prefetch beyond the end of a block: two virtual CPUs that multiplied
 //! matrices were as slow as one. With arenas, most allocations also do not wait for another virtual CPU's lock.
 //!
-//! An arena takes *spans* from the common heap and keeps them. When a block is freed, its span tells which arena it belongs to.
+//! The allocators of small blocks take *spans* of pages, and give those back that have become empty. When a block is freed, its span tells which
+//! arena it belongs to.
 #![allow(unsafe_code, reason = "the allocator")]
 
+use super::pages::{self, PAGE, PAGES};
 use crate::per_cpu::{self, PerCpu, per_cpu};
 use crate::start_info::start_info;
 use crate::sync::RawMutex;
 use core::alloc::{GlobalAlloc, Layout};
-use core::ptr::null_mut;
+use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, Ordering};
 use talc::TalcLock;
-use talc::base::Talc;
 use talc::base::binning::Binning;
+use talc::base::{CHUNK_UNIT, Talc};
 use talc::source::Source;
 
-/// Bytes of a span, and its alignment.
+/// Bytes of a span of an arena, and its alignment.
 const SPAN: usize = 1 << 20;
 
-/// Blocks that are larger than this, or have a larger alignment, are not taken from arenas.
-const LARGE: usize = SPAN / 8;
+/// Blocks that are as large as this, or have such an alignment, are pages of their own.
+const LARGE: usize = 64 << 10;
 
-/// Gives the allocator the guest's free memory at the first allocation, so that a guest that never allocates never touches it.
+/// Least and most bytes by which the common allocator grows.
+const GROWTH: (usize, usize) = (64 << 10, 1 << 20);
+
+/// Free bytes at the end of a span above which the common allocator gives pages back, and how many it keeps then.
+const SLACK: (usize, usize) = (256 << 10, 64 << 10);
+
+/// Where the common allocator takes memory from: at the first allocation, so that a guest that never allocates never touches the heap.
 #[derive(Debug)]
-struct StartInfoHeap {
-    claimed: bool,
+struct CommonSpans {
+    /// The end of the span that was taken or grown last.
+    end: usize,
+    /// Bytes in all spans.
+    size: usize,
 }
 
-// SAFETY: `acquire` either adds a heap or fails; it is called with the
-// allocator's lock held, and does not allocate.
-unsafe impl Source for StartInfoHeap {
-    fn acquire<B: Binning>(talc: &mut Talc<Self, B>, _: Layout) -> Result<(), ()> {
-        if core::mem::replace(&mut talc.source.claimed, true) {
-            SHORT.store(true, Ordering::Relaxed);
-            return Err(());
+// SAFETY: `acquire` either adds memory or fails; it is called with the allocator's lock held, and takes pages, which needs no allocation.
+// `resize` only gives back whole pages between the two addresses.
+unsafe impl Source for CommonSpans {
+    fn acquire<B: Binning>(talc: &mut Talc<Self, B>, layout: Layout) -> Result<(), ()> {
+        // The allocator's own tables are in its first span, which is best the rest of the last page of the bitmaps.
+        let first = !talc.is_metadata_established();
+        let tables = if first { talc::min_first_heap_size::<B>() } else { 0 };
+        let least = (tables + layout.size() + layout.align() + 4 * CHUNK_UNIT).next_multiple_of(PAGE);
+        let (low, high) = GROWTH;
+        let wanted = (talc.source.size / 8).next_multiple_of(PAGE).clamp(low, high).max(least);
+        let mut pages = PAGES.lock();
+        let before = if first { pages.remainder() } else { talc.source.end..talc.source.end };
+        for size in [wanted, least] {
+            if before.end != 0 && pages.extend(before.end, size / PAGE) {
+                return grow(talc, before.start, before.end + size, !first);
+            }
+            if let Some(begin) = pages.allocate(size / PAGE, PAGE) {
+                return grow(talc, begin, begin + size, false);
+            }
         }
-        let info = start_info();
-        // SAFETY: the host promises that this range is mapped, writable and
-        // the guest's alone (start-info); it is claimed once.
-        unsafe { talc.claim(info.heap_base.0 as *mut u8, info.heap_size as usize) }.map(drop).ok_or(())
+        if first && !before.is_empty() {
+            // A heap of a page.
+            return grow(talc, before.start, before.end, false);
+        }
+        SHORT.store(true, Ordering::Relaxed);
+        Err(())
     }
+
+    const TRACK_HEAP_END: bool = true;
+
+    unsafe fn resize(&mut self, chunk_base: *mut u8, heap_end: *mut u8, is_heap_base: bool) -> *mut u8 {
+        let (most, kept) = SLACK;
+        let free = heap_end.addr() - chunk_base.addr();
+        let keep = match is_heap_base {
+            // The span is empty. It begins up to a unit below.
+            true => chunk_base.addr() - (chunk_base.addr() - 1) % PAGE - 1,
+            false if free > most => (chunk_base.addr() + kept).next_multiple_of(PAGE),
+            false => return heap_end,
+        };
+        PAGES.lock().free(keep, (heap_end.addr() - keep) / PAGE);
+        self.size -= heap_end.addr() - keep;
+        if self.end == heap_end.addr() {
+            self.end = if is_heap_base { 0 } else { keep };
+        }
+        if is_heap_base { chunk_base } else { heap_end.with_addr(keep) }
+    }
+}
+
+/// Adds pages to the common allocator: to the span that ends where they begin, or as a span of their own.
+fn grow<B: Binning>(
+    talc: &mut Talc<CommonSpans, B>,
+    begin: usize,
+    end: usize,
+    extends: bool,
+) -> Result<(), ()> {
+    let (first, last) = (begin as *mut u8, end as *mut u8);
+    // SAFETY: the pages were just taken, or are behind the bitmaps, so they are mapped, writable and nobody else's. A span that is extended is the
+    // one that ends there, which is not 0.
+    unsafe {
+        if extends {
+            talc.extend(NonNull::new_unchecked(first), last);
+        } else {
+            talc.claim(first, end - begin).ok_or(())?;
+        }
+    }
+    talc.source.end = end;
+    talc.source.size += end - begin;
+    Ok(())
 }
 
 /// Whether an allocation has failed.
@@ -53,33 +120,42 @@ pub(crate) fn is_exhaustion(message: &str) -> bool {
     SHORT.load(Ordering::Relaxed) && message.contains("memory allocation of ")
 }
 
-/// The common heap. The first virtual CPU allocates only from it.
-static COMMON: TalcLock<RawMutex, StartInfoHeap> = TalcLock::new(StartInfoHeap { claimed: false });
+/// The allocator of small blocks on the first virtual CPU, and of those that an arena has no memory for.
+static COMMON: TalcLock<RawMutex, CommonSpans> = TalcLock::new(CommonSpans { end: 0, size: 0 });
 
-/// Gives an arena spans of the common heap.
+/// Where an arena takes memory from.
 #[derive(Debug)]
-struct Spans;
+struct ArenaSpans;
 
-// SAFETY: `acquire` either adds a heap or fails; it is called with the arena's lock held, and allocates from the common heap only,
-// which never takes from an arena.
-unsafe impl Source for Spans {
+// SAFETY: `acquire` either adds a span or fails; it is called with the arena's lock held, and takes pages, which needs no allocation.
+// `resize` only gives back a whole span that is empty.
+unsafe impl Source for ArenaSpans {
     fn acquire<B: Binning>(talc: &mut Talc<Self, B>, _: Layout) -> Result<(), ()> {
-        let layout = Layout::from_size_align(SPAN, SPAN).map_err(drop)?;
-        // SAFETY: the size is not 0.
-        let span = unsafe { COMMON.alloc(layout) };
-        if span.is_null() {
-            return Err(());
-        }
+        let span = PAGES.lock().allocate(SPAN / PAGE, SPAN).ok_or(())? as *mut u8;
         // Only the virtual CPU of an arena allocates from it.
         if let Some(owner) = owner_of(span) {
             owner.store(per_cpu::current() as u8, Ordering::Relaxed);
         }
-        // SAFETY: nothing else uses the block, and it is never freed.
+        // SAFETY: the pages were just taken.
         unsafe { talc.claim(span, SPAN) }.map(drop).ok_or(())
+    }
+
+    const TRACK_HEAP_END: bool = true;
+
+    unsafe fn resize(&mut self, chunk_base: *mut u8, heap_end: *mut u8, is_heap_base: bool) -> *mut u8 {
+        if !is_heap_base {
+            return heap_end;
+        }
+        let span = heap_end.wrapping_sub(SPAN);
+        if let Some(owner) = owner_of(span) {
+            owner.store(0, Ordering::Relaxed);
+        }
+        PAGES.lock().free(span.addr(), SPAN / PAGE);
+        chunk_base
     }
 }
 
-static ARENAS: PerCpu<TalcLock<RawMutex, Spans>> = per_cpu!(TalcLock::new(Spans));
+static ARENAS: PerCpu<TalcLock<RawMutex, ArenaSpans>> = per_cpu!(TalcLock::new(ArenaSpans));
 
 /// A byte for each span that the heap may have: the number of the virtual CPU whose arena has it, or 0 if none has it.
 /// Null in a guest with one virtual CPU.
@@ -110,7 +186,7 @@ fn owner_of(block: *mut u8) -> Option<&'static AtomicU8> {
     Some(unsafe { &*owners.add(span - first) })
 }
 
-/// The virtual CPU whose arena contains a block; 0 if none does.
+/// The virtual CPU whose arena contains a small block; 0 if none does.
 fn arena_of(block: *mut u8) -> usize {
     match per_cpu::several() {
         true => owner_of(block).map_or(0, |owner| owner.load(Ordering::Relaxed).into()),
@@ -118,12 +194,8 @@ fn arena_of(block: *mut u8) -> usize {
     }
 }
 
-/// The virtual CPU from whose arena a block of this layout is taken; 0 for the common heap.
-fn arena_for(layout: Layout) -> usize {
-    match layout.size().max(layout.align()) {
-        ..=LARGE => per_cpu::current(),
-        _ => 0,
-    }
+fn is_large(layout: Layout) -> bool {
+    layout.size().max(layout.align()) >= LARGE
 }
 
 /// The heap of all virtual CPUs.
@@ -132,11 +204,37 @@ struct Heap;
 #[global_allocator]
 static HEAP: Heap = Heap;
 
-// SAFETY: each block is taken from, and given back to, one allocator that keeps the promises: which one is known by the table of spans, whose
-// entries do not change while a block is in them.
+impl Heap {
+    fn allocate_large(layout: Layout) -> *mut u8 {
+        match PAGES.lock().allocate(layout.size().div_ceil(PAGE), layout.align()) {
+            Some(block) => block as *mut u8,
+            None => {
+                SHORT.store(true, Ordering::Relaxed);
+                null_mut()
+            }
+        }
+    }
+
+    /// Makes a large block larger or smaller where it is. Returns whether that is possible.
+    fn resize_large(block: *mut u8, before: usize, after: usize) -> bool {
+        let (before, after) = (before.div_ceil(PAGE), after.div_ceil(PAGE));
+        let mut pages = PAGES.lock();
+        if after < before {
+            pages.free(block.addr() + after * PAGE, before - after);
+            return true;
+        }
+        after == before || pages.extend(block.addr() + before * PAGE, after - before)
+    }
+}
+
+// SAFETY: each block is taken from, and given back to, one allocator that keeps the promises: its layout tells whether it is large. Which allocator a small one is
+// from is known by the table of spans, whose entries do not change while a block is in them.
 unsafe impl GlobalAlloc for Heap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let arena = arena_for(layout);
+        if is_large(layout) {
+            return Self::allocate_large(layout);
+        }
+        let arena = per_cpu::current();
         if arena != 0 {
             // SAFETY: the caller's promise.
             let block = unsafe { ARENAS[arena].alloc(layout) };
@@ -150,30 +248,46 @@ unsafe impl GlobalAlloc for Heap {
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise; the block is from this allocator.
-        unsafe {
-            match arena_of(block) {
-                0 => COMMON.dealloc(block, layout),
-                arena => ARENAS[arena].dealloc(block, layout),
+        if is_large(layout) {
+            PAGES.lock().free(block.addr(), layout.size().div_ceil(PAGE));
+        } else {
+            // SAFETY: the caller's promise; the block is from this allocator.
+            unsafe {
+                match arena_of(block) {
+                    0 => COMMON.dealloc(block, layout),
+                    arena => ARENAS[arena].dealloc(block, layout),
+                }
             }
         }
+        pages::tell();
     }
 
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         // SAFETY: the caller's promise: the size does not overflow when it is rounded up to the alignment.
         let after = unsafe { Layout::from_size_align_unchecked(size, layout.align()) };
-        let arena = arena_of(block);
-        if arena == arena_for(after) {
-            // SAFETY: the caller's promise; the block is from this allocator, and an arena grows on its own virtual CPU only.
-            let moved = unsafe {
-                match arena {
-                    0 => COMMON.realloc(block, layout, size),
-                    _ => ARENAS[arena].realloc(block, layout, size),
-                }
-            };
-            if !moved.is_null() || arena == 0 {
-                return moved;
+        match (is_large(layout), is_large(after)) {
+            (true, true) if Self::resize_large(block, layout.size(), size) => {
+                pages::tell();
+                return block;
             }
+            (false, false) => {
+                let arena = arena_of(block);
+                // An arena grows on its own virtual CPU only.
+                if arena == per_cpu::current() {
+                    // SAFETY: the caller's promise; the block is from this allocator.
+                    let moved = unsafe {
+                        match arena {
+                            0 => COMMON.realloc(block, layout, size),
+                            _ => ARENAS[arena].realloc(block, layout, size),
+                        }
+                    };
+                    pages::tell();
+                    if !moved.is_null() || arena == 0 {
+                        return moved;
+                    }
+                }
+            }
+            _ => {}
         }
         // SAFETY: the caller's promises; both blocks have as many bytes as are copied.
         unsafe {

@@ -45,6 +45,8 @@ pub(super) fn spawn(config: Fresh, resources: Resources, engine: &Engine) -> Res
         hypercall_page: layout.hypercall_page,
         shared_info: layout.shared_info,
         upcall: 0,
+        free_map: layout.free_map,
+        heap: layout.heap.start,
     };
     engine.inner.platform.prepare(&memory, &places.hypercall_pages(config.vcpus))?;
     let mut cpus = vec![CpuState::stopped(); config.vcpus];

@@ -5,6 +5,7 @@ use super::devices::{Connected, Devices};
 use super::doorbell::Doorbells;
 use super::drain::Drain;
 use super::end::Order;
+use super::free_memory::FreeMemory;
 use super::life::{Event, Life};
 use super::power::Power;
 use super::vcpu::{VcpuHandle, VcpuTask};
@@ -113,6 +114,7 @@ impl Launch {
                 engine: Arc::downgrade(&engine.inner),
                 sources: Mutex::default(),
                 source_owner: engine.inner.reactor.owner(Some(domain.clone())),
+                free_memory: FreeMemory::default(),
                 crowded: engine.inner.scheduler.crowded(),
                 me: domain.clone(),
                 inspectors: Default::default(),

@@ -13,6 +13,7 @@ mod drain;
 mod end;
 mod fault_report;
 mod features;
+mod free_memory;
 mod fresh;
 mod guest;
 mod hook;
@@ -55,6 +56,7 @@ pub(crate) use assemble::is_base;
 use doorbell::Doorbells;
 use drain::Drain;
 use end::Order;
+use free_memory::FreeMemory;
 use life::Life;
 use vcpu::VcpuHandle;
 
@@ -101,6 +103,7 @@ pub(crate) struct Domain {
     /// What the I/O thread drives for this guest, and the owner that is charged for it.
     sources: Mutex<Vec<SourceId>>,
     source_owner: SourceOwner,
+    free_memory: FreeMemory,
     inspectors: inspect::Inspectors,
     hook: Option<Arc<dyn Hook>>,
     /// Another thread has found that work is done. The guest's own thread still has to tell the hook.

@@ -132,6 +132,10 @@ impl<'a> RunLoop<'a> {
                     Some(result) => self.cpu.vcpu.set_result(result),
                     None => return Ok(RunExit::Next(Next::Blocked(None))),
                 },
+                Action::WatchFreeMap => {
+                    domain.watch_free_map();
+                    self.cpu.vcpu.set_result(0);
+                }
                 Action::ErrorOutput(bytes) => self.cpu.vcpu.set_result(self.write_errors(&bytes)),
                 Action::Yield => {
                     self.cpu.vcpu.set_result(0);

@@ -10,6 +10,7 @@ use crate::reactor::SourceId;
 use hv_abi::device::DeviceInfo;
 use hv_abi::{GuestAddr, PAGE_SIZE};
 use hv_host::clock;
+use std::mem::offset_of;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,18 +34,25 @@ pub struct Offsets {
     pub shared_info: u64,
     /// The handler of upcalls when the guest was saved; 0 if it had none.
     pub upcall: u64,
+    /// The free map of the heap; 0 in guests before ABI 1.5, which have none.
+    pub free_map: u64,
+    /// The heap, which ends with the memory; 0 in guests before ABI 1.5.
+    pub heap: u64,
 }
 
-/// Bytes of this structure in snapshots of guests before ABI 1.2, which have no upcalls.
-const WITHOUT_UPCALL: usize = size_of::<Offsets>() - 8;
+/// Bytes of this structure in snapshots of guests before ABI 1.2, which have no upcalls, and before ABI 1.5, which
+/// have no free map.
+const OLDER: [usize; 2] = [offset_of!(Offsets, upcall), offset_of!(Offsets, free_map)];
 
 impl Offsets {
     /// Reads the saved form of this or an older version.
     pub(crate) fn load(bytes: &[u8]) -> Option<Self> {
-        match bytes.len() {
-            WITHOUT_UPCALL => Self::read_from_bytes(&[bytes, &[0; 8]].concat()).ok(),
-            _ => Self::read_from_bytes(bytes).ok(),
+        if !OLDER.contains(&bytes.len()) {
+            return Self::read_from_bytes(bytes).ok();
         }
+        let mut whole = [0; size_of::<Offsets>()];
+        whole[..bytes.len()].copy_from_slice(bytes);
+        Some(zerocopy::transmute!(whole))
     }
 
     /// Bytes of the stack: it ends where the page of start-info and the device table begins.
@@ -194,8 +202,14 @@ impl Domain {
         for (range, access) in self.memory.map() {
             made.allow(range.clone(), *access);
         }
+        let free = self.places.free_map(&self.memory).map(|map| map.free_pages(&self.memory));
         let copied: Result<(), std::convert::Infallible> = self.memory.for_each_piece(|offset, bytes| {
-            made.host_write_pages(offset, bytes);
+            for (page, bytes) in (offset..).step_by(PAGE_SIZE as usize).zip(bytes.chunks(PAGE_SIZE as usize))
+            {
+                if !free.as_ref().is_some_and(|free| free.contains(page)) {
+                    made.host_write_pages(page, bytes);
+                }
+            }
             Ok(())
         });
         let Ok(()) = copied;

@@ -9,7 +9,7 @@ use crate::platform::{CpuState, HypercallPage, reserved};
 use hv_abi::device::{CONSOLE, RingInfo};
 use hv_abi::ring::ALIGNMENT;
 use hv_abi::shared_info::SharedInfo;
-use hv_abi::{GuestAddr, PAGE_SIZE, event};
+use hv_abi::{GuestAddr, PAGE_SIZE, event, free_map};
 use std::collections::HashSet;
 
 /// Longest name of a guest from a file.
@@ -71,6 +71,19 @@ impl Saved {
             (
                 places.shared_info.is_multiple_of(PAGE_SIZE) && inside(places.shared_info, shared, write),
                 "the place of shared-info",
+            ),
+            (
+                places.free_map == 0
+                    || places.free_map.is_multiple_of(8)
+                        && places.heap.is_multiple_of(PAGE_SIZE)
+                        && places.heap < memory.size()
+                        && inside(places.heap, memory.size() - places.heap, write)
+                        && inside(
+                            places.free_map,
+                            free_map::size((memory.size() - places.heap) / PAGE_SIZE),
+                            write,
+                        ),
+                "the place of the free map",
             ),
             (places.upcall == 0 || inside(places.upcall, 1, Access::EXECUTE), "the handler of upcalls"),
             (

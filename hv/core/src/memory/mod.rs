@@ -14,12 +14,14 @@
 //! 3. Every offset is checked against the mapping's size before use.
 #![allow(unsafe_code, reason = "guest memory: mapping, atomics, volatile copies")]
 
+mod free_map;
 mod private;
 mod ring;
 mod saved;
 mod shared;
 mod template;
 
+pub use free_map::{FreeMap, FreePages};
 pub use ring::RingMemory;
 pub use saved::SavedRange;
 pub use template::{Template, TemplateError};
@@ -139,8 +141,8 @@ impl GuestMemory {
     /// Tells the kernel how pages of `range` (offsets) will be used. The kernel may ignore that.
     fn advise(&self, range: Range<u64>, advice: libc::c_int) {
         let slice = self.slice(range.start, (range.end - range.start) as usize);
-        // SAFETY: inside the mapping (`slice` checked it); none of the advices
-        // that are given changes a byte.
+        // SAFETY: inside the mapping (`slice` checked it). No advice that is given unmaps anything; one that changes
+        // bytes does what a guest can do at any time (invariant 2).
         unsafe { libc::madvise(slice.ptr_guard_mut().as_ptr().cast(), slice.len(), advice) };
     }
 
@@ -285,6 +287,16 @@ impl GuestMemory {
     pub fn populate(&self, range: Range<u64>) {
         // Where the kernel (before 5.14) or a memory limit refuses, pages come with the faults.
         self.advise(range.start - range.start % PAGE_SIZE..range.end, libc::MADV_POPULATE_WRITE);
+    }
+
+    /// Gives the memory of whole pages (offsets) back to the kernel. They are then zero, or what they are in the template, or, if
+    /// the kernel refuses, what they were. Panics outside the memory.
+    pub fn discard(&self, range: Range<u64>) {
+        if self.shared {
+            self.punch(range);
+        } else {
+            self.advise(range, libc::MADV_DONTNEED);
+        }
     }
 
     /// Bytes of pages that are this guest's alone: what it has touched, or, if

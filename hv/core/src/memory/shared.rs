@@ -65,12 +65,18 @@ impl GuestMemory {
         }
     }
 
+    /// Gives a range of whole pages back, which makes them zero. Returns whether the kernel has done that.
+    pub(super) fn punch(&self, range: Range<u64>) -> bool {
+        let file = self.file().expect("shared memory has a file");
+        let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        rustix::fs::fallocate(file, hole, range.start, range.end - range.start).is_ok()
+    }
+
     /// Makes a range of whole pages what it is in the template, with its pages given back.
     pub(super) fn refill(&self, range: Range<u64>) {
         let file = self.file().expect("shared memory has a file");
         let template = self.template.as_ref().expect("only clones are reset");
-        let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        if rustix::fs::fallocate(file, hole, range.start, range.end - range.start).is_err() {
+        if !self.punch(range.clone()) {
             self.host_write(range.start, &vec![0; (range.end - range.start) as usize]);
         }
         for data in template.all_data() {

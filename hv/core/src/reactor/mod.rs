@@ -245,6 +245,11 @@ impl Reactor {
         wait.recv().unwrap_or(false)
     }
 
+    /// Has a source polled soon. A source that is paused is polled when it is resumed.
+    pub(crate) fn wake(&self, id: SourceId) {
+        self.send(Command::Wake(id.0));
+    }
+
     /// Resumes a paused source.
     pub fn resume(&self, id: SourceId) {
         self.send(Command::Resume(id.0));

@@ -26,6 +26,7 @@ pub(super) enum Command {
     /// Reset the source, then report whether that succeeded.
     Reset(u32, Sender<bool>),
     Resume(u32),
+    Wake(u32),
     /// Close all sources, and report whether work is in flight that still keeps the thread running.
     Stop(Sender<bool>),
 }
@@ -277,6 +278,7 @@ impl Loop {
                 self.sources.get_mut(&slot)?.enter(Mode::Running);
                 return Some(slot);
             }
+            Command::Wake(slot) => return Some(slot),
             Command::Stop(tell) => {
                 self.stopping = true;
                 let slots: Vec<u32> = self.sources.keys().copied().collect();

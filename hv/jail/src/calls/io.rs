@@ -1,7 +1,7 @@
 //! System calls of the I/O thread, and of threads that work on a disk.
 
 use super::super::row::{Row, any, with, with_both};
-use super::option;
+use super::{Platform, option};
 use syscalls::Sysno as S;
 
 /// What [`socket`] makes.
@@ -24,6 +24,7 @@ pub(super) const IO: &[Row] = &[
         "F_DUPFD_CLOEXEC",
         "each device registers with the same epoll",
     ),
+    any(S::fallocate, "memory that a guest has freed is given back").on(Platform::Process),
     any(S::read, "doorbells, standard input, tap devices"),
     any(S::poll, "whether standard output takes bytes"),
     any(S::io_uring_enter, "work on disks"),

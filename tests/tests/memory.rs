@@ -1,0 +1,131 @@
+//! Memory that guests take and give back.
+
+use hv::{Builder, Engine, Guest, Image, Outcome, Stop};
+use hv_tests::snapshot::{folder, restored, save};
+use hv_tests::{Platform, console, eventually, guest, guest_test};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+
+const MIB: u64 = 1 << 20;
+
+/// A guest that says what it has done, and waits for a line.
+struct Talking {
+    guest: Guest,
+    to: UnixStream,
+    from: BufReader<UnixStream>,
+}
+
+impl Talking {
+    fn start(engine: &Engine, memory: u64, arguments: &[&str]) -> Talking {
+        let ((to, input), (from, output)) = (console::pair(), console::pair());
+        let image = Arc::new(Image::open(&guest("memory")).unwrap());
+        let mut builder = Builder::new(image).memory(memory).input(input).output(output);
+        for argument in arguments {
+            builder = builder.argument(argument);
+        }
+        Talking { guest: builder.spawn(engine).unwrap(), to, from: BufReader::new(from) }
+    }
+
+    #[track_caller]
+    fn says(&mut self, expected: &str) {
+        let mut line = String::new();
+        self.from.read_line(&mut line).unwrap();
+        assert_eq!(line.trim(), expected);
+    }
+
+    fn goes_on(&mut self) {
+        self.to.write_all(b"\n").unwrap();
+    }
+
+    /// Waits until the guest has at most this much memory.
+    fn shrinks_to(&self, bytes: u64) {
+        eventually("memory that goes back", || (self.guest.resident_memory() <= bytes).then_some(()));
+    }
+}
+
+#[guest_test]
+fn what_a_guest_frees_goes_back_to_the_host(platform: Platform) {
+    let engine = platform.engine(1);
+    let mut guest = Talking::start(&engine, 512 * MIB, &["give", "100"]);
+    for _ in 0..2 {
+        guest.says("filled");
+        assert!(guest.guest.resident_memory() >= 100 * MIB);
+        guest.goes_on();
+        guest.says("freed");
+        guest.shrinks_to(4 * MIB);
+        guest.goes_on();
+    }
+    guest.says("done");
+    assert!(matches!(guest.guest.wait(), Outcome::Exited(0)));
+}
+
+#[guest_test]
+fn small_blocks_go_back_as_well(platform: Platform) {
+    let engine = platform.engine(1);
+    let mut guest = Talking::start(&engine, 256 * MIB, &["small", "64"]);
+    guest.says("filled");
+    assert!(guest.guest.resident_memory() >= 60 * MIB);
+    guest.goes_on();
+    guest.says("freed");
+    guest.shrinks_to(8 * MIB);
+    guest.goes_on();
+    assert!(matches!(guest.guest.wait(), Outcome::Exited(0)));
+}
+
+/// The host asks nobody: the guest never leaves its processor again.
+#[guest_test]
+fn memory_goes_back_while_the_guest_spins(platform: Platform) {
+    let engine = platform.engine(1);
+    let mut guest = Talking::start(&engine, 256 * MIB, &["spin", "100"]);
+    guest.says("freed");
+    guest.shrinks_to(4 * MIB);
+    guest.guest.stop(Stop::Timeout);
+    assert!(matches!(guest.guest.wait(), Outcome::Stopped(Stop::Timeout)));
+}
+
+#[guest_test]
+fn blocks_keep_their_bytes_while_others_go_back(platform: Platform) {
+    for vcpus in ["1", "3"] {
+        let options = ["--vcpus", vcpus, "--memory", "512M", "--timeout", "100s"];
+        assert_eq!(platform.ran("memory", &options, &["churn", "3000"]).expect(0).text(), "done\n");
+    }
+}
+
+#[guest_test]
+fn a_snapshot_is_without_what_was_freed(platform: Platform) {
+    let (_kept, path) = folder();
+    save(platform, "memory", &path, &["--memory", "256M"], &["clone", "32"]);
+    let blocks: u64 = std::fs::read_dir(&path)
+        .unwrap()
+        .map(|file| std::os::unix::fs::MetadataExt::blocks(&file.unwrap().metadata().unwrap()) * 512)
+        .sum();
+    assert!((32 * MIB..40 * MIB).contains(&blocks), "{blocks} bytes");
+    for _ in 0..2 {
+        assert_eq!(restored(platform, &path, &["--timeout", "100s"]).expect(0).text(), "freed\ndone\n");
+    }
+}
+
+/// A guest that gives pages that it uses loses what is in them.
+#[guest_test]
+fn a_wrong_map_costs_its_guest_only(platform: Platform) {
+    let engine = platform.engine(2);
+    let mut neighbour = Talking::start(&engine, 64 * MIB, &["give", "32"]);
+    neighbour.says("filled");
+    let mut liar = Talking::start(&engine, 64 * MIB, &["lie", "8"]);
+    liar.says("lost 2048 pages");
+    assert!(matches!(liar.guest.wait(), Outcome::Exited(0)));
+    for said in ["freed", "filled", "freed"] {
+        neighbour.goes_on();
+        neighbour.says(said);
+    }
+    neighbour.goes_on();
+    neighbour.says("done");
+    assert!(matches!(neighbour.guest.wait(), Outcome::Exited(0)));
+}
+
+#[guest_test]
+fn a_storm_of_calls_is_harmless(platform: Platform) {
+    let options = ["--memory", "64M", "--timeout", "100s"];
+    assert_eq!(platform.ran("memory", &options, &["storm", "20000"]).expect(0).text(), "done\n");
+}
