@@ -116,7 +116,7 @@ impl Front {
     /// The ring as its device gets it.
     pub(crate) fn host_end(&self, fresh: bool) -> Ring {
         let (memory, channel) = (self.ring.clone(), self.channel.clone());
-        Ring { memory, layout: self.layout, channel, fresh }
+        Ring { memory, layout: self.layout, channel, counters: Default::default(), fresh }
     }
 
     /// The guest forgets what it has published.

@@ -88,6 +88,12 @@ fn every_request_has_a_guest_of_its_own(platform: Platform) {
     assert_eq!(stats.ended, 0);
     assert!(stats.cold <= 10, "machines are used again: {stats:?}");
     assert!(stats.warm >= 290, "{stats:?}");
+    // All guests together, with those that are closed.
+    let moved = stats.usage.devices["function"];
+    assert_eq!((moved.operations_in, moved.operations_out), (300, 300));
+    assert!(moved.bytes_in > 300 * 30 && moved.bytes_out > 300 * 30, "{moved:?}");
+    assert!(!stats.usage.vcpu_time.is_zero() && stats.usage.memory_byte_nanos > 0, "{:?}", stats.usage);
+    assert!(stats.shared_byte_seconds > 0.0);
 
     let (_engine, function) = deploy(platform, "fn-probe", one());
     assert_eq!([0; 5].map(|_| text(&get(&function, "/count")).trim().to_owned()), ["1"; 5]);

@@ -238,6 +238,17 @@ fn metrics_are_of_the_text_format_and_right(platform: Platform) {
         assert_eq!(of(&format!("{gauge}{{function=\"probe\"}}")), 0.0);
     }
     assert!(of("hv_guest_memory_bytes{function=\"probe\",kind=\"shared\"}") > 0.0);
+    assert!(of("hv_guest_cpu_seconds_total{function=\"probe\",kind=\"vcpu\"}") > 0.0);
+    for kind in ["private", "shared"] {
+        assert!(
+            of(&format!("hv_guest_memory_byte_seconds_total{{function=\"probe\",kind=\"{kind}\"}}")) > 0.0
+        );
+    }
+    for direction in ["in", "out"] {
+        let labels = format!("{{device=\"function\",direction=\"{direction}\",function=\"probe\"}}");
+        assert!(of(&format!("hv_guest_device_operations_total{labels}")) > 0.0);
+        assert!(of(&format!("hv_guest_device_bytes_total{labels}")) > 0.0);
+    }
     // Measured for whoever asks next.
     eventually("memory to be measured", || {
         serve.get("/ok").expect(200);
@@ -281,6 +292,10 @@ fn each_request_is_a_line_of_the_log(platform: Platform) {
     for line in serve.log().lines() {
         let line: serde_json::Value = serde_json::from_str(line).unwrap();
         assert!(line["seconds"].as_f64().unwrap() > 0.0 && line["complete"] == true, "{line}");
+        if line["status"] == 200 {
+            assert!(line["cpu_seconds"].as_f64().unwrap() > 0.0, "{line}");
+            assert!(line["memory_byte_seconds"].as_f64().unwrap() > 0.0, "{line}");
+        }
     }
     let errors = serve.said(&crash, 1);
     let report = errors.lines().find(|line| line.contains(&crash)).unwrap();

@@ -209,7 +209,7 @@ pub struct ForegroundArgs {
     /// Run without the jail around hv: with every system call and all files of its user (to debug hv).
     #[arg(long)]
     pub no_jail: bool,
-    /// Print boot phases and exits by kind when the guest has ended.
+    /// Print boot phases, exits by kind and what was used when the guest has ended.
     #[arg(long)]
     pub stats: bool,
     /// How statistics, crash reports and where the guest is (SIGQUIT, --timeout) are printed on standard error.

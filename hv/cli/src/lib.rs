@@ -11,6 +11,7 @@ mod name_servers;
 mod platform;
 mod restore;
 mod run;
+mod sampler;
 mod serve;
 mod signals;
 mod snapshot;

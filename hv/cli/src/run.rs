@@ -3,6 +3,7 @@
 use super::args::{BootArgs, ForegroundArgs, Format, NetArgs, NetKind, RunArgs};
 use super::name_servers::Followed;
 use super::platform::platform;
+use super::sampler::Sampler;
 use super::signals::Signals;
 use super::{exit, guests, jail, stats};
 use hv_core::device::block::{Disk, DiskSpec};
@@ -86,6 +87,9 @@ pub(super) fn watch(
     let signal = Arc::new(AtomicI32::new(0));
     let signals = Signals::new(guest.controller(), args.timeout, signal.clone(), args.format)?;
     engine.add_source(Box::new(signals));
+    if args.stats {
+        engine.add_source(Box::new(Sampler(guest.controller())));
+    }
     Ok(signal)
 }
 

@@ -44,6 +44,20 @@ pub(super) fn text(guest: &Guest) -> String {
     for (name, count) in guest.counters() {
         text += &format!("  {name:<18}{count:>12}\n");
     }
+    let usage = guest.usage();
+    text += "CPU time (s)\n";
+    for (name, time) in [("vcpu", usage.vcpu_time), ("device", usage.device_time)] {
+        text += &format!("  {name:<18}{:>12.6}\n", time.as_secs_f64());
+    }
+    text += "devices            operations in/out       bytes in/out\n";
+    for (kind, moved) in &usage.devices {
+        text += &format!(
+            "  {kind:<12}{:>12} {:>12} {:>14} {:>14}\n",
+            moved.operations_in, moved.operations_out, moved.bytes_in, moved.bytes_out
+        );
+    }
+    text += "memory over time (MiB × s)\n";
+    text += &format!("  {:<18}{:>12.3}\n", "guest", usage.memory_byte_seconds() / f64::from(1 << 20));
     text += "memory (KiB)\n";
     text += &format!("  {:<18}{:>12}\n", "guest_touched", guest.resident_memory() >> 10);
     if let Some(peak) = peak_memory() {
@@ -60,6 +74,20 @@ pub(super) fn json(guest: &Guest) -> Value {
         .collect();
     let exits: Map<_, _> =
         guest.counters().into_iter().map(|(name, count)| (name.into(), json!(count))).collect();
+    let usage = guest.usage();
+    let devices: Map<_, _> = usage
+        .devices
+        .iter()
+        .map(|(kind, moved)| {
+            let figures = json!({
+                "operations_in": moved.operations_in,
+                "operations_out": moved.operations_out,
+                "bytes_in": moved.bytes_in,
+                "bytes_out": moved.bytes_out,
+            });
+            ((*kind).into(), figures)
+        })
+        .collect();
     json!({
         "boot_phases_ns": phases,
         "exits": exits,
@@ -67,5 +95,11 @@ pub(super) fn json(guest: &Guest) -> Value {
             "guest_touched": guest.resident_memory(),
             "hv_peak_resident": peak_memory().map(|kib| kib << 10),
         },
+        "cpu_ns": {
+            "vcpu": usage.vcpu_time.as_nanos() as u64,
+            "device": usage.device_time.as_nanos() as u64,
+        },
+        "memory_byte_seconds": usage.memory_byte_seconds(),
+        "devices": devices,
     })
 }

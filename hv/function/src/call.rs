@@ -1,6 +1,6 @@
 //! A request under way, as its sender sees it.
 
-use super::Instance;
+use super::{Instance, RequestUsage};
 use hv_core::device::function::Answer;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
@@ -131,10 +131,10 @@ impl Call {
         }
     }
 
-    /// Processor time that the guest has used for this request.
-    pub fn cpu_time(&self) -> Option<std::time::Duration> {
+    /// What the guest has used for this request.
+    pub fn usage(&self) -> Option<RequestUsage> {
         let (instance, number) = self.instance()?;
-        instance.cpu_time(number)
+        instance.request_usage(number)
     }
 }
 

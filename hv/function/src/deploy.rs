@@ -132,6 +132,7 @@ impl Function {
             totals: Default::default(),
             backoff: Mutex::default(),
             stopped: AtomicBool::new(false),
+            began: std::time::Instant::now(),
         });
         let weak = Arc::downgrade(&inner);
         jail::spawn(Kind::PoolManager, "hv-pool", move || jobs.work(&weak)).map_err(DeployError::Thread)?;

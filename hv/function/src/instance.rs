@@ -1,11 +1,11 @@
 //! A virtual machine of a function, from one request to the next.
 
-use super::{Failure, Inner, Isolation};
+use super::{Failure, Inner, Isolation, RequestUsage};
 use hv_core::device::Served;
 use hv_core::device::function::{Answer, FunctionDevice};
-use hv_core::domain::{Guest, Hook, Outcome, Restore, StartError, Stop};
+use hv_core::domain::{Guest, Hook, Outcome, Restore, StartError, Stop, Usage};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 /// How long the devices of a guest that has answered may take to finish what it has asked of them.
@@ -24,7 +24,8 @@ pub(super) struct Instance {
     settled: AtomicBool,
     /// Pages that the last request wrote.
     pub(super) pages: AtomicU64,
-    resident: AtomicU64,
+    /// What its guest had used when it was taken out of service: nothing counts after that.
+    used_in_all: OnceLock<Usage>,
     request: Mutex<Request>,
 }
 
@@ -34,7 +35,7 @@ struct Request {
     exchange: u64,
     began: Option<Instant>,
     /// What the guest had used when the request began.
-    cpu_time: Duration,
+    before: RequestUsage,
     /// Why hv ends the guest.
     reason: Option<Failure>,
 }
@@ -50,7 +51,7 @@ impl Instance {
             used: AtomicBool::new(false),
             settled: AtomicBool::new(false),
             pages: AtomicU64::new(0),
-            resident: AtomicU64::new(0),
+            used_in_all: OnceLock::new(),
             request: Mutex::default(),
         });
         let hook = InstanceHook { instance: Arc::downgrade(&instance), isolation: inner.options.isolation };
@@ -67,6 +68,8 @@ impl Instance {
             .share(inner.options.share)
             .hook(Arc::new(hook))
             .spawn(&inner.engine)?;
+        // What it begins with. This thread may measure, those that begin requests may not.
+        guest.usage();
         *instance.guest.lock().expect("nobody else has it yet") = Some(Arc::new(guest));
         Ok(instance)
     }
@@ -88,7 +91,7 @@ impl Instance {
         let exchange = {
             let mut request = self.request();
             request.began = Some(Instant::now());
-            request.cpu_time = guest.cpu_time();
+            request.before = RequestUsage::read(&guest);
             request.reason = None;
             if inner.options.isolation == Isolation::Request && self.used.swap(true, Ordering::SeqCst) {
                 if let Err(error) = guest.assign_identity() {
@@ -123,11 +126,23 @@ impl Instance {
         self.stop_request(exchange, Failure::Stopped);
     }
 
-    /// Processor time used for this request so far.
-    pub(super) fn cpu_time(&self, exchange: u64) -> Option<Duration> {
+    /// What was used for this request so far.
+    pub(super) fn request_usage(&self, exchange: u64) -> Option<RequestUsage> {
         let request = self.request();
         let guest = self.guest()?;
-        (request.exchange == exchange).then(|| guest.cpu_time().saturating_sub(request.cpu_time))
+        (request.exchange == exchange).then(|| RequestUsage::read(&guest).since(request.before))
+    }
+
+    /// What all requests have used, and the time in between.
+    pub(super) fn usage(&self) -> Usage {
+        let so_far = || self.guest().map_or_else(Usage::default, |guest| guest.usage_unmeasured());
+        self.used_in_all.get().cloned().unwrap_or_else(so_far)
+    }
+
+    /// Nothing counts from now on. Returns what all requests have used.
+    pub(super) fn stop_counting(&self) -> &Usage {
+        let so_far = || self.guest().map_or_else(Usage::default, |guest| guest.usage_unmeasured());
+        self.used_in_all.get_or_init(so_far)
     }
 
     /// Ends the guest, for this reason.
@@ -158,11 +173,12 @@ impl Instance {
             return false;
         }
         let began = self.request().began;
+        self.measure();
         let over = |used: Option<Duration>, limit: Duration| used.is_some_and(|used| used > limit);
         if over(began.map(|began| began.elapsed()), inner.options.wall_time) {
             self.stop_request(exchange, Failure::WallTime);
             false
-        } else if over(self.cpu_time(exchange), inner.options.cpu_time) {
+        } else if over(self.request_usage(exchange).map(|used| used.cpu_time), inner.options.cpu_time) {
             self.stop_request(exchange, Failure::CpuTime);
             false
         } else {
@@ -184,15 +200,11 @@ impl Instance {
         self.guest().map_or_else(Vec::new, |guest| guest.counters())
     }
 
-    /// Measures its private memory.
+    /// Measures its private memory, if that is due.
     pub(super) fn measure(&self) {
-        let bytes = self.guest().map_or(0, |guest| guest.resident_memory());
-        self.resident.store(bytes, Ordering::Relaxed);
-    }
-
-    /// Bytes of its private memory when that was measured last.
-    pub(super) fn resident(&self) -> u64 {
-        self.resident.load(Ordering::Relaxed)
+        if let Some(guest) = self.guest() {
+            guest.usage();
+        }
     }
 
     fn answered(self: Arc<Self>, inner: &Arc<Inner>) {

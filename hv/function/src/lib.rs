@@ -18,16 +18,19 @@ mod instance;
 mod pool_manager;
 mod stats;
 mod survey;
+mod usage;
 
 pub use call::Call;
 pub use deploy::{DeployError, boot, try_clone};
 pub use hv_core::device::function::{Answer, Failure};
 pub use stats::Stats;
+pub use usage::RequestUsage;
 
 use backoff::Backoff;
 use call::PendingCall;
 use hv_core::device::block::Disk;
 use hv_core::device::console::Output;
+use hv_core::domain::Usage;
 use hv_core::engine::Engine;
 use hv_core::sched::Share;
 use hv_core::snapshot::Snapshot;
@@ -106,6 +109,7 @@ struct Inner {
     totals: stats::Totals,
     backoff: Mutex<Backoff>,
     stopped: AtomicBool,
+    began: Instant,
 }
 
 #[derive(Default)]
@@ -115,6 +119,8 @@ struct Pool {
     /// Those that wait for a request; the last one is the warmest.
     idle: Vec<(Arc<Instance>, Instant)>,
     next: u64,
+    /// What instances have used that are out of service.
+    used: Usage,
 }
 
 impl Function {
@@ -204,8 +210,11 @@ impl Inner {
 
     /// Takes an instance out of service.
     fn close(&self, instance: &Arc<Instance>) {
+        let used = instance.stop_counting();
         let mut pool = self.pool();
-        pool.live.remove(&instance.number);
+        if pool.live.remove(&instance.number).is_some() {
+            pool.used += used;
+        }
         pool.idle.retain(|(idle, _)| idle.number != instance.number);
         drop(pool);
         // Closing a VM takes a millisecond or more: not on the thread of a guest.

@@ -2,7 +2,7 @@
 
 use super::survey::Survey;
 use super::{Inner, Instance};
-use hv_core::domain::Guest;
+use hv_core::domain::{Guest, Usage};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -30,6 +30,11 @@ pub struct Stats {
     pub private: u64,
     /// Bytes of memory that they share.
     pub shared: u64,
+    /// Integral of `shared` over the time since the function was made, in bytes times seconds.
+    pub shared_byte_seconds: f64,
+    /// What all of its guests have used, those that are closed included. Their memory is that of single guests, and as
+    /// old as `private`.
+    pub usage: Usage,
     /// How long no request is let in, because it crashes always.
     pub back_off: Duration,
     /// Total time between head and end of the requests that were answered.
@@ -94,10 +99,15 @@ impl Inner {
     }
 
     pub(super) fn stats(&self) -> Stats {
-        let (instances, idle): (Vec<Arc<Instance>>, usize) = {
-            let instances = self.pool();
-            (instances.live.values().flatten().cloned().collect(), instances.idle.len())
+        let (instances, idle, mut usage) = {
+            let pool = self.pool();
+            let instances: Vec<Arc<Instance>> = pool.live.values().flatten().cloned().collect();
+            (instances, pool.idle.len(), pool.used.clone())
         };
+        // Guests that are closed have no memory.
+        usage.resident_memory = 0;
+        instances.iter().for_each(|instance| usage += &instance.usage());
+        let shared = self.snapshot.template().resident();
         self.pool_manager.survey();
         let mut exits = BTreeMap::new();
         for (name, count) in instances.iter().flat_map(|instance| instance.counters()) {
@@ -113,8 +123,10 @@ impl Inner {
             ended: load(&self.totals.ended),
             back_off: self.backoff().remaining(Instant::now()),
             exits,
-            private: instances.iter().map(|instance| instance.resident()).sum(),
-            shared: self.snapshot.template().resident(),
+            private: usage.resident_memory,
+            shared,
+            shared_byte_seconds: shared as f64 * self.began.elapsed().as_secs_f64(),
+            usage,
             time: Duration::from_nanos(load(&self.totals.nanos)),
         }
     }

@@ -136,6 +136,8 @@ pub(super) fn read(function: &Function) -> FunctionFigures {
         exits: stats.exits.into_iter().collect(),
         private: stats.private,
         shared: stats.shared,
+        shared_byte_seconds: stats.shared_byte_seconds,
+        usage: stats.usage,
         ..FunctionFigures::default()
     }
 }

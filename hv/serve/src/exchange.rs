@@ -7,11 +7,10 @@ use super::head::{AnswerHead, has_body, validate_answer};
 use super::upload::{Upload, UploadError};
 use bytes::Bytes;
 use http::Method;
-use hv_function::{Answer, Call, Failure};
+use hv_function::{Answer, Call, Failure, RequestUsage};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 
 /// Most bytes of an answer that wait for the client; the guest waits then.
 const BUFFER: usize = 256 << 10;
@@ -145,8 +144,8 @@ pub(super) struct ClientExchange {
     call: Option<Call>,
     /// Until the request's body has been sent, if it ever is.
     upload: Option<Upload>,
-    /// CPU time that the guest has used for it, once it has ended.
-    cpu: Option<Duration>,
+    /// What the guest has used for it, once it has ended.
+    usage: Option<RequestUsage>,
     /// All of the answer has been taken.
     complete: bool,
 }
@@ -164,12 +163,12 @@ pub(super) enum AnswerError {
 
 impl ClientExchange {
     pub(super) fn new(exchange: Arc<Exchange>, call: Call, upload: Option<Upload>) -> Self {
-        ClientExchange { exchange, call: Some(call), upload, cpu: None, complete: false }
+        ClientExchange { exchange, call: Some(call), upload, usage: None, complete: false }
     }
 
-    /// CPU time that the guest has used for the request, as far as it is known.
-    pub(super) fn cpu_time(&self) -> Option<Duration> {
-        self.cpu.or_else(|| self.call.as_ref()?.cpu_time())
+    /// What the guest has used for the request, as far as it is known.
+    pub(super) fn usage(&self) -> Option<RequestUsage> {
+        self.usage.or_else(|| self.call.as_ref()?.usage())
     }
 
     /// Sends what can be sent of the request's body.
@@ -186,7 +185,7 @@ impl ClientExchange {
     /// The end of the answer, if there is one: nothing more is sent to the guest.
     fn end(&mut self, end: Result<(), Failure>) -> Result<(), AnswerError> {
         let uploading = self.upload.is_some();
-        self.cpu = self.call.take().and_then(|call| call.cpu_time());
+        self.usage = self.call.take().and_then(|call| call.usage());
         end.map_err(|failure| AnswerError::Failed { failure, uploading })
     }
 

@@ -40,6 +40,7 @@ mod table;
 mod throttle;
 mod time_limit;
 mod upload;
+mod usage_metrics;
 
 pub use deploy::DeployError;
 pub use error::ServeError;

@@ -1,6 +1,8 @@
 //! What `/metrics` shows, in the text format 0.0.4 of Prometheus.
 #![forbid(unsafe_code)]
 
+use super::usage_metrics::UsageMetrics;
+use hv_core::domain::Usage;
 use prometheus::{
     Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder,
@@ -57,10 +59,14 @@ pub(super) struct FunctionFigures {
     /// Bytes of memory of single guests, and of what they share.
     pub(super) private: u64,
     pub(super) shared: u64,
+    /// `shared` over time.
+    pub(super) shared_byte_seconds: f64,
+    /// What all guests so far have used.
+    pub(super) usage: Usage,
 }
 
 /// Registers a metric that is made here: its name and labels are valid, and no other has them.
-fn registered<C: prometheus::core::Collector + Clone + 'static>(
+pub(super) fn registered<C: prometheus::core::Collector + Clone + 'static>(
     registry: &Registry,
     metric: prometheus::Result<C>,
 ) -> C {
@@ -69,7 +75,7 @@ fn registered<C: prometheus::core::Collector + Clone + 'static>(
     metric
 }
 
-fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+pub(super) fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
     registered(registry, IntCounterVec::new(Opts::new(name, help), labels))
 }
 
@@ -154,6 +160,7 @@ impl Metrics {
             gauges(&now, "hv_guest_exits", "How often the guests that are there left to hv.", &labels);
         let help = "Memory of a function's guests: of single ones, and what all share.";
         let memory = gauges(&now, "hv_guest_memory_bytes", help, &labels);
+        let usage = UsageMetrics::new(&now);
         let dropped = IntCounter::new("hv_log_lines_dropped_total", "Lines that the log had no room for.");
         registered(&now, dropped).inc_by(log_dropped);
         let help = "Devices of guests that have ended, whose disks have not answered yet.";
@@ -182,6 +189,7 @@ impl Metrics {
             for (kind, bytes) in [("private", figures.private), ("shared", figures.shared)] {
                 memory.with_label_values(&[name[0], kind]).set(bytes as i64);
             }
+            usage.add(figures);
         }
         ProcessMetrics::get().gauges(&now);
         let mut text = Vec::new();

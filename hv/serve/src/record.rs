@@ -6,6 +6,7 @@ use super::config::LogFormat;
 use super::log::Log;
 use super::metrics::Metrics;
 use http::{HeaderValue, Method, StatusCode, Uri};
+use hv_function::RequestUsage;
 use serde::Serialize;
 use std::borrow::Cow;
 use std::io::Write;
@@ -54,8 +55,8 @@ pub(super) struct Record {
     pub(super) function: Option<Arc<str>>,
     /// Whether its machine was made for it (`cold`) or was waiting (`warm`).
     pub(super) instance: Option<&'static str>,
-    /// CPU time that the guest has used for it.
-    pub(super) cpu: Option<Duration>,
+    /// What the guest has used for it.
+    pub(super) usage: Option<RequestUsage>,
     pub(super) status: Option<StatusCode>,
     /// Bytes of the answer's body.
     pub(super) bytes: u64,
@@ -81,6 +82,7 @@ struct Line<'a> {
     complete: bool,
     request: &'a str,
     crash: Option<&'a str>,
+    memory_byte_seconds: Option<f64>,
 }
 
 impl Record {
@@ -101,7 +103,7 @@ impl Record {
             id,
             function: None,
             instance: None,
-            cpu: None,
+            usage: None,
             status: None,
             bytes: 0,
             crash: None,
@@ -149,16 +151,17 @@ impl Record {
                     seconds: duration.as_secs_f64(),
                     function,
                     instance: self.instance,
-                    cpu_seconds: self.cpu.map(|cpu| cpu.as_secs_f64()),
+                    cpu_seconds: self.usage.map(|used| used.cpu_time.as_secs_f64()),
                     complete: self.done,
                     request: id,
                     crash: self.crash.as_deref(),
+                    memory_byte_seconds: self.usage.map(|used| used.memory_byte_seconds()),
                 };
                 serde_json::to_writer(&mut *out, &line).map_err(Into::into)
             }
             LogFormat::Text => write!(
                 out,
-                "{} - - [{time}] \"{} {} HTTP/1.1\" {status} {} {:.6} {} {} {} {id} {}",
+                "{} - - [{time}] \"{} {} HTTP/1.1\" {status} {} {:.6} {} {} {} {id} {} {}",
                 self.client,
                 self.method,
                 self.path(),
@@ -166,8 +169,9 @@ impl Record {
                 duration.as_secs_f64(),
                 function.unwrap_or("-"),
                 self.instance.unwrap_or("-"),
-                self.cpu.map_or("-".into(), |cpu| format!("{:.6}", cpu.as_secs_f64())),
+                self.usage.map_or("-".into(), |used| format!("{:.6}", used.cpu_time.as_secs_f64())),
                 self.crash.as_deref().unwrap_or("-"),
+                self.usage.map_or("-".into(), |used| format!("{:.0}", used.memory_byte_seconds())),
             ),
         };
         debug_assert!(result.is_ok(), "a vector takes all bytes");

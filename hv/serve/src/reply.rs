@@ -46,7 +46,7 @@ impl Reply {
     fn note_end(&mut self) {
         if let (Content::Guest(client_exchange, _), true) = (&self.content, self.is_end_stream()) {
             self.record.done = true;
-            self.record.cpu = client_exchange.cpu_time();
+            self.record.usage = client_exchange.usage();
         }
     }
 }

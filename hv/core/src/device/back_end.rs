@@ -6,6 +6,7 @@
 //! There is no method to save a device: what a guest knows of it is in the device table and the rings, both in guest
 //! memory, and [`Source::settle`] leaves nothing else to be saved.
 
+use super::DeviceCounters;
 use crate::event::Channel;
 use crate::memory::RingMemory;
 use crate::reactor::Source;
@@ -24,6 +25,8 @@ pub(crate) struct DeviceKind {
     pub(crate) number: u32,
     /// What messages call one of them, with an article.
     pub(crate) name: &'static str,
+    /// What statistics call it.
+    pub(crate) key: &'static str,
     /// Its rings, in the order of the device table, which has room for two.
     pub(crate) rings: &'static [RingShape],
     /// Whether [`Connection::doorbell`] is called for its rings. Guests without such devices hold no descriptors.
@@ -128,6 +131,8 @@ pub struct Ring {
     pub layout: Layout,
     /// The way back to the guest.
     pub channel: Channel,
+    /// What the device moves is counted here. The rings of a device share their counters.
+    pub counters: Arc<DeviceCounters>,
     /// Whether the ring is unused and all zero; else it is continued where it was left.
     pub fresh: bool,
 }

@@ -3,6 +3,7 @@
 mod back_end;
 pub mod block;
 pub mod console;
+mod counters;
 pub mod function;
 pub mod net;
 pub mod stdio;
@@ -11,6 +12,7 @@ pub(crate) use back_end::{
     BackEnd, Connection, DeviceKind, DoorbellHandler, DrivenBy, RINGS_BEFORE_BINDING, RingShape,
 };
 pub use back_end::{ConnectError, DeviceError, Ring, Served};
+pub use counters::{DeviceCounters, Traffic};
 
 /// Every kind of device that there is.
 static KINDS: [&DeviceKind; 4] = [&console::KIND, &block::KIND, &net::KIND, &function::KIND];
@@ -30,6 +32,7 @@ mod tests {
         let unique = |keys: Vec<String>| keys.iter().collect::<HashSet<_>>().len() == KINDS.len();
         assert!(unique(KINDS.iter().map(|kind| kind.number.to_string()).collect()));
         assert!(unique(KINDS.iter().map(|kind| kind.name.to_string()).collect()));
+        assert!(unique(KINDS.iter().map(|kind| kind.key.to_string()).collect()));
         for kind in KINDS {
             assert!((1..=2).contains(&kind.rings.len()), "{}", kind.name);
             assert_eq!(super::kind(kind.number).map(|found| found.name), Some(kind.name));

@@ -5,7 +5,8 @@ use super::Saved;
 use super::restore::RestoreError;
 use crate::device::console::Console;
 use crate::device::{
-    BackEnd, ConnectError, Connection, DoorbellHandler, DrivenBy, RINGS_BEFORE_BINDING, Ring, RingShape,
+    BackEnd, ConnectError, Connection, DeviceCounters, DoorbellHandler, DrivenBy, RINGS_BEFORE_BINDING, Ring,
+    RingShape,
 };
 use crate::event::Hub;
 use crate::memory::{GuestMemory, RingMemory};
@@ -32,11 +33,18 @@ impl RingPlan {
     }
 
     /// The ring as its back end sees it.
-    fn ring(&self, memory: &Arc<GuestMemory>, hub: &Arc<Hub>, fresh: bool) -> Ring {
+    fn ring(
+        &self,
+        memory: &Arc<GuestMemory>,
+        hub: &Arc<Hub>,
+        counters: &Arc<DeviceCounters>,
+        fresh: bool,
+    ) -> Ring {
         Ring {
             memory: RingMemory::new(memory, self.offset, &self.layout),
             layout: self.layout,
             channel: hub.channel(self.info.event),
+            counters: counters.clone(),
             fresh,
         }
     }
@@ -171,9 +179,11 @@ impl Devices {
         hub: &Arc<Hub>,
         machine: &mut dyn Machine,
     ) -> Result<Connected, ConnectError> {
-        let Connected { mut sources, mut bells } = Connected::default();
+        let Connected { mut sources, mut bells, mut counters } = Connected::default();
         for device in self.all {
-            let rings = device.rings.iter().map(|ring| ring.ring(memory, hub, self.fresh)).collect();
+            let moved = Arc::default();
+            let rings = device.rings.iter().map(|ring| ring.ring(memory, hub, &moved, self.fresh)).collect();
+            counters.push(moved);
             let doorbells = &mut |port| {
                 let doorbell = machine.doorbell(port)?;
                 bells.push(Bell::new(port, Target::Descriptor(doorbell.try_clone()?)));
@@ -189,7 +199,7 @@ impl Devices {
                 ),
             }
         }
-        Ok(Connected { sources, bells })
+        Ok(Connected { sources, bells, counters })
     }
 }
 
@@ -198,6 +208,8 @@ impl Devices {
 pub(super) struct Connected {
     pub(super) sources: Vec<Box<dyn Source>>,
     pub(super) bells: Vec<Bell>,
+    /// For each device, in the order of the table.
+    pub(super) counters: Vec<Arc<DeviceCounters>>,
 }
 
 /// A doorbell of a guest. `rings` counts the exits that signalled its descriptor.

@@ -93,6 +93,7 @@ impl Domain {
         if let Some(hook) = &self.hook {
             hook.ended(&outcome);
         }
+        self.memory_meter.ended();
         self.life.finish(outcome);
     }
 }

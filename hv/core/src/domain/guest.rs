@@ -2,7 +2,7 @@
 
 use super::end::Order;
 use super::life::{Record, State};
-use super::{BootPhases, Domain, Inspector, Outcome, Stop};
+use super::{BootPhases, Domain, Inspector, Outcome, Stop, Usage};
 use crate::engine::Engine;
 use crate::sched::{Entity, Share};
 use hv_abi::event::POWER;
@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 /// A guest that was started. Dropping it ends the guest.
 pub struct Guest {
     pub(super) domain: Arc<Domain>,
-    /// One for each of its virtual CPUs, in their order.
-    pub(super) entities: Vec<Arc<Entity>>,
+    /// Keeps its virtual CPUs in the scheduler.
+    pub(super) _entities: Vec<Arc<Entity>>,
     pub(super) engine: Engine,
 }
 
@@ -92,9 +92,25 @@ impl Guest {
         self.domain.memory.resident()
     }
 
-    /// CPU time that its virtual CPUs have used, including the work that hv did for them on the same threads.
+    /// All CPU time that was used for it: see [`Usage::cpu_time`].
     pub fn cpu_time(&self) -> Duration {
-        self.entities.iter().map(|entity| entity.cpu_time()).sum()
+        self.domain.cpu_time()
+    }
+
+    /// What it has used. Measures its memory, if that is due: this takes several microseconds, and more for a large guest.
+    pub fn usage(&self) -> Usage {
+        self.domain.usage(true)
+    }
+
+    /// [`Usage::memory_byte_nanos`] alone, with its memory as it was measured last.
+    pub fn memory_byte_nanos(&self) -> u128 {
+        self.domain.memory_usage(false).1
+    }
+
+    /// [`usage`](Self::usage) with its memory as it was measured last, for readers of very many guests, and for
+    /// threads whose jail does not allow to measure.
+    pub fn usage_unmeasured(&self) -> Usage {
+        self.domain.usage(false)
     }
 
     /// How long its start took.
@@ -123,6 +139,19 @@ impl Controller {
     pub fn stop(&self, reason: Stop) {
         if let Some(domain) = self.domain.upgrade() {
             domain.order(Order::Stop(reason));
+        }
+    }
+
+    /// What the guest has used; `None` once it was dropped.
+    pub fn usage(&self) -> Option<Usage> {
+        self.domain.upgrade().map(|domain| domain.usage(true))
+    }
+
+    /// Has the memory of a guest that runs measured soon, by the threads that run it: see
+    /// [`Usage::memory_byte_seconds`]. Does nothing if it sleeps.
+    pub fn measure(&self) {
+        if let Some(domain) = self.domain.upgrade().filter(|domain| domain.memory_meter.is_running()) {
+            domain.vcpus.iter().for_each(|vcpu| vcpu.kicker.kick());
         }
     }
 

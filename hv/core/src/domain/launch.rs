@@ -8,6 +8,7 @@ use super::end::Order;
 use super::free_memory::FreeMemory;
 use super::life::{Event, Life};
 use super::power::Power;
+use super::usage::MemoryMeter;
 use super::vcpu::{VcpuHandle, VcpuTask};
 use super::{BootPhases, Counters, Domain, Guest, Hook, Identity, Offsets, Saved, StartError, Stop};
 use crate::device::console::{Console, OnClosed, Output};
@@ -76,7 +77,8 @@ impl Launch {
 
         let table = self.devices.table();
         let console_port = self.devices.console_port();
-        let Connected { mut sources, bells } = self.devices.connect(&memory, &hub, &mut *machine)?;
+        let Connected { mut sources, bells, counters } =
+            self.devices.connect(&memory, &hub, &mut *machine)?;
         if let Some(bus) = &mut self.bus {
             let wiring = bus.connect(&memory, &hub)?;
             sources.extend(wiring.sources);
@@ -121,6 +123,8 @@ impl Launch {
                 hook: self.hook,
                 done: AtomicBool::new(false),
                 counters: Counters::default(),
+                device_counters: counters,
+                memory_meter: MemoryMeter::new(),
                 phases: Mutex::new(phases),
             }
         });
@@ -145,7 +149,7 @@ impl Launch {
         if first != Event::Pause {
             domain.wake_all();
         }
-        Ok(Guest { domain, entities, engine: engine.clone() })
+        Ok(Guest { domain, _entities: entities, engine: engine.clone() })
     }
 }
 

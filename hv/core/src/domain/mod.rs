@@ -34,6 +34,7 @@ mod saved;
 mod snapshot;
 mod tasks;
 mod upcall;
+mod usage;
 mod validate;
 mod vcpu;
 
@@ -51,6 +52,7 @@ pub use restore::{Restore, RestoreError, Restored};
 pub use saved::{CaptureError, Offsets, Saved};
 pub use snapshot::Snapshot;
 pub use tasks::{GuestTask, TaskState, Tasks};
+pub use usage::Usage;
 
 pub(crate) use assemble::is_base;
 use doorbell::Doorbells;
@@ -58,8 +60,10 @@ use drain::Drain;
 use end::Order;
 use free_memory::FreeMemory;
 use life::Life;
+use usage::MemoryMeter;
 use vcpu::VcpuHandle;
 
+use crate::device::DeviceCounters;
 use crate::device::console::Output;
 use crate::engine::Inner;
 use crate::event::{Hub, Owner};
@@ -109,6 +113,9 @@ pub(crate) struct Domain {
     /// Another thread has found that work is done. The guest's own thread still has to tell the hook.
     done: AtomicBool,
     counters: Counters,
+    /// For each device, in the order of the table.
+    device_counters: Vec<Arc<DeviceCounters>>,
+    memory_meter: MemoryMeter,
     phases: Mutex<BootPhases>,
 }
 

@@ -8,6 +8,7 @@ use super::life::State;
 use super::power::Power;
 use super::vcpu::VcpuHandle;
 use super::{Guest, Identity};
+use crate::memory::private::KEPT_PAGES;
 use crate::platform::PlatformError;
 use hv_abi::ring::Violation;
 use std::ops::Range;
@@ -76,6 +77,9 @@ impl Guest {
         // Nothing may write to the memory while it is being reset.
         cpus.iter_mut().for_each(|cpu| cpu.vcpu.halt());
         let pages = domain.memory.reset();
+        if pages > KEPT_PAGES {
+            domain.measure_memory();
+        }
         if !sources.iter().all(|&source| reactor.reset(source)) {
             return Err(ResetError::Devices);
         }

@@ -115,7 +115,7 @@ impl Task for VcpuTask {
         let domain = &self.domain;
         let mut cpu = self.vcpu().cpu();
         if !cpu.left {
-            match RunLoop::new(domain, &mut cpu).run() {
+            match domain.measured(|| RunLoop::new(domain, &mut cpu).run()) {
                 Ok(RunExit::Next(next)) => return next,
                 Ok(RunExit::Done) => {
                     drop(cpu);

@@ -15,7 +15,7 @@
 #![allow(unsafe_code, reason = "guest memory: mapping, atomics, volatile copies")]
 
 mod free_map;
-mod private;
+pub(crate) mod private;
 mod ring;
 mod saved;
 mod shared;

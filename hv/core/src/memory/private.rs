@@ -117,7 +117,7 @@ fn by_entries(pagemap: &File, range: Range<u64>, found: &mut dyn FnMut(Range<u64
 /// A page that is copied back stays in the guest's page tables, which saves the
 /// next writer a fault of 4 to 5 µs for a quarter of a microsecond of copying;
 /// but it also stays in memory.
-const KEPT_PAGES: u64 = 1024;
+pub(crate) const KEPT_PAGES: u64 = 1024;
 
 impl GuestMemory {
     /// Calls `found` with every range (offsets below `end`) that the guest or the host

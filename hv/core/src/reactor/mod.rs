@@ -144,6 +144,15 @@ pub(crate) struct SourceOwner {
     number: u64,
     /// `None` for hv's own sources.
     payer: Option<Weak<dyn Payer>>,
+    /// Nanoseconds that the I/O thread has worked for it.
+    worked: Arc<AtomicU64>,
+}
+
+impl SourceOwner {
+    /// How long the I/O thread has worked for its sources.
+    pub(crate) fn worked(&self) -> Duration {
+        Duration::from_nanos(self.worked.load(Ordering::Relaxed))
+    }
 }
 
 /// Identifies a source of a [`Reactor`].
@@ -203,7 +212,7 @@ impl Reactor {
 
     /// A new owner of sources, whose time is charged to `payer`.
     pub(crate) fn owner(&self, payer: Option<Weak<dyn Payer>>) -> SourceOwner {
-        SourceOwner { number: self.owners.fetch_add(1, Ordering::Relaxed), payer }
+        SourceOwner { number: self.owners.fetch_add(1, Ordering::Relaxed), payer, worked: Arc::default() }
     }
 
     /// Gives one of hv's own sources to the I/O thread. If its [`start`](Source::start) fails, the error is logged and

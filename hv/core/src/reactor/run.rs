@@ -238,6 +238,7 @@ impl Loop {
     fn charge(&mut self, owner: &SourceOwner, since: Instant) -> Instant {
         let now = Instant::now();
         let worked = self.work.as_mut().map_or(now - since, |work| work.worked(now - since));
+        owner.worked.fetch_add(worked.as_nanos() as u64, Ordering::Relaxed);
         if let Some(owed) = self.queue.charge(owner.number, worked.as_nanos() as u64)
             && let Some(payer) = owner.payer.as_ref().and_then(Weak::upgrade)
         {

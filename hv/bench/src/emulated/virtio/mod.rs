@@ -64,7 +64,7 @@ fn bell() -> std::io::Result<EventFd> {
 pub(super) fn block(disk: Disk, kind: EngineKind, memory: &Arc<GuestMemory>) -> Result<Parts, EmulatedError> {
     let (shared, bell) = (Arc::<Shared>::default(), bell()?);
     let config = disk.config();
-    let engine = engine::open(Arc::new(disk), QUEUE_SIZE.into(), kind)?;
+    let engine = engine::open(Arc::new(disk), QUEUE_SIZE.into(), kind, &Arc::default())?;
     let registers =
         VirtioRegisters::new(block::identity(&config), View::new(memory)?, shared.clone(), bell.try_clone()?);
     let rung = bell.try_clone()?;

@@ -16,6 +16,7 @@ const ENTRIES: u32 = 128;
 pub(crate) static KIND: DeviceKind = DeviceKind {
     number: BLOCK,
     name: "a disk",
+    key: "block",
     rings: &[RingShape::new::<BlockRequest, BlockResponse>(ENTRIES, ENTRIES)],
     has_doorbells: true,
 };

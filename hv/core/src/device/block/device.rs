@@ -20,7 +20,7 @@
 use super::disk::{Disk, UnansweredCount, UnansweredGuard};
 use super::engine::{self, Completion, DiskEngine, EngineError, EngineKind};
 use super::overlay::Overlay;
-use super::request::validate;
+use super::request::{Plan, validate};
 pub use super::spin::MAX_SPIN;
 use super::spin::Spin;
 use crate::device::Ring;
@@ -124,6 +124,7 @@ impl BlockDevice {
     /// If the host refuses the engine, or the ring of a guest that was saved is broken.
     pub fn new(parts: Parts) -> Result<Self, BlockError> {
         let config = parts.disk.config();
+        let counters = parts.ring.counters.clone();
         let mut device = BlockDevice {
             name: format!("block device {}", parts.index),
             config,
@@ -134,7 +135,7 @@ impl BlockDevice {
             overlay: parts.disk.overlay().cloned(),
             unanswered: parts.disk.unanswered().clone(),
             unanswered_guard: None,
-            engine: engine::open(Arc::new(parts.disk), parts.entries, parts.engine)?,
+            engine: engine::open(Arc::new(parts.disk), parts.entries, parts.engine, &counters)?,
             taken: Vec::with_capacity(ROUND_REQUESTS),
             next: 0,
             done: Vec::new(),
@@ -238,17 +239,25 @@ impl BlockDevice {
 
     /// Validates and submits what was taken, until the round moves enough bytes.
     fn submit(&mut self) {
-        let mut bytes = 0;
+        let (mut bytes, mut reads, mut read, mut others) = (0, 0, 0, 0);
         while self.next < self.taken.len() && bytes < ROUND_BYTES && self.engine.room() > 0 {
             let request = &self.taken[self.next];
             self.next += 1;
             match validate(request, &self.config, &self.memory) {
                 Ok(plan) => {
                     bytes += plan.bytes();
+                    match plan {
+                        Plan::Read(_) => (reads, read) = (reads + 1, read + plan.bytes()),
+                        _ => others += 1,
+                    }
                     self.engine.submit(plan, request.id);
                 }
                 Err(errno) => self.done.push(Completion { token: request.id, result: Err(errno) }),
             }
+        }
+        if reads + others > 0 {
+            self.place.counters.to_guest(reads, read);
+            self.place.counters.from_guest(others, bytes - read);
         }
     }
 

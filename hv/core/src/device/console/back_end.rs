@@ -17,6 +17,7 @@ use vmm_sys_util::eventfd::EventFd;
 pub(crate) static KIND: DeviceKind = DeviceKind {
     number: CONSOLE,
     name: "a console",
+    key: "console",
     // Bytes of output, and of input.
     rings: &[RingShape::new::<u8, u8>(16 << 10, 2 << 10)],
     // It gets one when the I/O thread takes it over.

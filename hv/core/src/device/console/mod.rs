@@ -275,7 +275,10 @@ impl ConsoleState {
         for _ in 0..CHUNKS_PER_PUMP {
             while self.written < self.chunk.len() {
                 match self.output.write(&self.chunk[self.written..]) {
-                    Ok(count) => self.written += count,
+                    Ok(count) => {
+                        self.written += count;
+                        ring.counters.from_guest(1, count as u64);
+                    }
                     Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Pumped::Waiting),
                     Err(error) if error.kind() == ErrorKind::Interrupted => {}
                     Err(error) => return Err(PumpError::Output(error)),
@@ -315,6 +318,7 @@ impl ConsoleState {
                 }
                 Ok(count) => {
                     back.responses.push(&bytes[..count])?;
+                    ring.counters.to_guest(1, count as u64);
                     if back.responses.publish() {
                         ring.channel.notify();
                     }

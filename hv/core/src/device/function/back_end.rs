@@ -16,6 +16,7 @@ const BYTES: u32 = 32 << 10;
 pub(crate) static KIND: DeviceKind = DeviceKind {
     number: FUNCTION,
     name: "a function device",
+    key: "function",
     rings: &[RingShape::new::<u8, u8>(BYTES, BYTES)],
     has_doorbells: false,
 };

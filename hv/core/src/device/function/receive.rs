@@ -1,7 +1,7 @@
 //! Frames of a guest: from bytes in a ring to calls of an [`Answer`](super::Answer).
 
 use super::{Exchange, ProtocolError};
-use crate::event::Channel;
+use crate::device::{DeviceCounters, Ring};
 use crate::memory::RingMemory;
 use hv_abi::io::function::{FrameHeader, FrameKind};
 use hv_abi::ring::Consumer;
@@ -42,16 +42,16 @@ impl Receiver {
     pub(super) fn receive(
         &mut self,
         ring: &mut Consumer<RingMemory, u8>,
-        channel: &Channel,
+        place: &Ring,
         exchange: &mut Option<Exchange>,
     ) -> Result<bool, ProtocolError> {
         let mut ended = false;
         // The loop ends: at most one ring is published. If the guest publishes more meanwhile, on another
         // thread, the reader takes at most what it has room for.
         loop {
-            let step = self.step(ring, exchange)?;
+            let step = self.step(ring, &place.counters, exchange)?;
             if ring.release() {
-                channel.notify();
+                place.channel.notify();
             }
             match step {
                 StepResult::Again => {}
@@ -66,6 +66,7 @@ impl Receiver {
     fn step(
         &mut self,
         ring: &mut Consumer<RingMemory, u8>,
+        counters: &DeviceCounters,
         exchange: &mut Option<Exchange>,
     ) -> Result<StepResult, ProtocolError> {
         if !self.piece.is_empty() {
@@ -81,6 +82,7 @@ impl Receiver {
             let count = ring.pop(&mut self.piece)?;
             self.piece.truncate(count);
             self.body_left -= count as u32;
+            counters.from_guest(0, count as u64);
             return Ok(if count == 0 { StepResult::Empty } else { StepResult::Again });
         }
         if self.header_read < size_of::<FrameHeader>() {
@@ -99,6 +101,7 @@ impl Receiver {
             if self.head.len() < self.header.len as usize {
                 return Ok(StepResult::Empty);
             }
+            counters.from_guest(1, self.head.len() as u64);
         }
         self.end_frame(exchange)
     }

@@ -12,6 +12,7 @@ const RING: RingShape = RingShape::new::<NetRequest, NetResponse>(256, 256);
 pub(crate) static KIND: DeviceKind = DeviceKind {
     number: NET,
     name: "a network",
+    key: "net",
     // Transmit, receive.
     rings: &[RING, RING],
     has_doorbells: true,

@@ -1,7 +1,7 @@
 //! The back end of a net device: two rings of the guest on one side, a network on the other.
 
 use super::{Capture, Network};
-use crate::device::Ring;
+use crate::device::{DeviceCounters, Ring};
 use crate::event::Channel;
 use crate::memory::{Access, GuestMemory, RingMemory};
 use crate::reactor::{Registrar, Source};
@@ -41,6 +41,7 @@ struct Queue {
     ring: Back<RingMemory, NetRequest, NetResponse>,
     doorbell: EventFd,
     channel: Channel,
+    counters: Arc<DeviceCounters>,
     name: String,
 }
 
@@ -137,7 +138,7 @@ impl NetDevice {
 
     /// Takes frames from the guest, at most [`BUDGET`].
     fn transmit_round(&mut self, network: &mut dyn Network, now: Instant) -> Result<RoundEnd, Violation> {
-        let Queue { ring, channel, .. } = &mut self.transmit;
+        let Queue { ring, channel, counters, .. } = &mut self.transmit;
         ring.requests.suppress_events();
         let mut budget = BUDGET;
         let stop = loop {
@@ -163,12 +164,14 @@ impl NetDevice {
             }
             budget -= count;
             let mut responses = [NetResponse::default(); BATCH];
+            let (mut frames, mut bytes) = (0, 0);
             for (request, response) in requests[..count].iter().zip(&mut responses) {
                 let status = match take(&self.memory, request, &mut self.frame) {
                     Ok(frame) => {
                         if let Some(capture) = &mut self.capture {
                             capture.frame(frame);
                         }
+                        (frames, bytes) = (frames + 1, bytes + frame.len() as u64);
                         network.send(frame, now);
                         0
                     }
@@ -176,6 +179,7 @@ impl NetDevice {
                 };
                 *response = NetResponse { id: request.id, status };
             }
+            counters.from_guest(frames, bytes);
             ring.responses.push(&responses[..count])?;
             if ring.requests.release() | ring.responses.publish() {
                 channel.notify();
@@ -192,6 +196,7 @@ impl NetDevice {
         let mut filling = Filling {
             ring: &mut self.receive.ring,
             channel: &self.receive.channel,
+            counters: &self.receive.counters,
             memory: &self.memory,
             capture: self.capture.as_mut(),
             budget: BUDGET,
@@ -243,6 +248,7 @@ fn take<'a>(memory: &GuestMemory, request: &NetRequest, buffer: &'a mut [u8]) ->
 struct Filling<'a> {
     ring: &'a mut Back<RingMemory, NetRequest, NetResponse>,
     channel: &'a Channel,
+    counters: &'a DeviceCounters,
     memory: &'a GuestMemory,
     capture: Option<&'a mut Capture>,
     budget: usize,
@@ -288,7 +294,10 @@ impl Filling<'_> {
             self.budget -= 1;
             let filled = self.put(&request, frame);
             let status = match filled {
-                Ok(()) => frame.len() as i32,
+                Ok(()) => {
+                    self.counters.to_guest(1, frame.len() as u64);
+                    frame.len() as i32
+                }
                 Err(errno) => errno.to_status(),
             };
             self.ring.responses.push(&[NetResponse { id: request.id, status }])?;
@@ -324,7 +333,9 @@ impl Filling<'_> {
 
 impl Queue {
     fn new((ring, doorbell): RingAndDoorbell, name: String) -> Result<Self, Violation> {
-        let mut queue = Queue { ring: ring.back()?, doorbell, channel: ring.channel, name };
+        let back = ring.back()?;
+        let Ring { channel, counters, .. } = ring;
+        let mut queue = Queue { ring: back, doorbell, channel, counters, name };
         // From the first request on the guest rings. That something is there
         // already cannot be, and would be a violation that the first round finds.
         let _ = queue.ring.requests.wait_for_entries();

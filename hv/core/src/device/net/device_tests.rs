@@ -109,7 +109,8 @@ fn rig() -> Rig {
     let rings = [1, 2].map(|page| RingMemory::new(&memory, page * PAGE_SIZE, &layout));
     let ring = |index: usize| {
         let channel = hub.channel(EventPort(1 + index as u32));
-        let ring = Ring { memory: rings[index].clone(), layout, channel, fresh: true };
+        let ring =
+            Ring { memory: rings[index].clone(), layout, channel, counters: Default::default(), fresh: true };
         (ring, EventFd::new(EFD_NONBLOCK).unwrap())
     };
     let tray = Arc::new(Mutex::new(Tray::default()));

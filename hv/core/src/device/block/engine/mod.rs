@@ -15,6 +15,7 @@ mod uring;
 use super::disk::{self, Disk};
 use super::request::Plan;
 use super::spec::DiskSpec;
+use crate::device::DeviceCounters;
 use hv_abi::Errno;
 use hv_host::escape::escape;
 use std::io;
@@ -107,12 +108,17 @@ pub const MAX_UNANSWERED: usize = 16;
 /// Most threads that work on one disk for one guest.
 pub const MAX_THREADS: usize = threads::WORKERS;
 
-/// An engine for the disk, with slots for `entries` plans (at most [`MAX_IN_FLIGHT`]).
+/// An engine for the disk, with slots for `entries` plans (at most [`MAX_IN_FLIGHT`]). What its threads do is counted in `counters`.
 ///
 /// # Errors
 ///
 /// If too many requests to the disk are unanswered; if the host has no io_uring and `kind` asks for it, or has no descriptors or threads left.
-pub fn open(disk: Arc<Disk>, entries: u32, kind: EngineKind) -> Result<Box<dyn DiskEngine>, EngineError> {
+pub fn open(
+    disk: Arc<Disk>,
+    entries: u32,
+    kind: EngineKind,
+    counters: &Arc<DeviceCounters>,
+) -> Result<Box<dyn DiskEngine>, EngineError> {
     let unanswered = disk.unanswered().count();
     if unanswered >= MAX_UNANSWERED {
         return Err(EngineError::Unanswered { path: disk.path().to_owned(), unanswered });
@@ -126,7 +132,7 @@ pub fn open(disk: Arc<Disk>, entries: u32, kind: EngineKind) -> Result<Box<dyn D
             Err(e) => tracing::debug!("disk {}: no io_uring ({e}), using threads", escape(disk.path())),
         }
     }
-    let engine = threads::Threads::new(disk, entries).map_err(EngineError::Event)?;
+    let engine = threads::Threads::new(disk, entries, counters.clone()).map_err(EngineError::Event)?;
     Ok(Box::new(engine))
 }
 

@@ -3,11 +3,13 @@
 
 use super::job::{HOLE, IoStep, Iovecs, Job};
 use super::{Completion, DiskEngine};
+use crate::device::DeviceCounters;
 use crate::device::block::disk::Disk;
 use crate::device::block::overlay::Overlay;
 use crate::device::block::request::Plan;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use hv_abi::Errno;
+use hv_host::cpu_clock::CpuClock;
 use hv_host::escape::escape;
 use hv_jail as jail;
 use hv_jail::Kind;
@@ -17,6 +19,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 /// Threads of one disk; they start with the first request.
@@ -41,13 +44,14 @@ struct Shared {
     outcomes: Sender<Completion>,
     /// Counts outcomes that were sent.
     event: EventFd,
+    counters: Arc<DeviceCounters>,
     /// Outcomes are not needed any more: jobs end after the step that they are at.
     closing: AtomicBool,
 }
 
 impl Threads {
     /// Threads for the disk, with this many slots.
-    pub(super) fn new(disk: Arc<Disk>, entries: u32) -> io::Result<Self> {
+    pub(super) fn new(disk: Arc<Disk>, entries: u32, counters: Arc<DeviceCounters>) -> io::Result<Self> {
         let entries = entries as usize;
         let (jobs, waiting) = bounded(entries);
         let (sender, outcomes) = bounded(entries);
@@ -57,6 +61,7 @@ impl Threads {
             jobs: waiting,
             outcomes: sender,
             event,
+            counters,
             closing: AtomicBool::new(false),
         });
         Ok(Threads { disk, entries, in_flight: 0, jobs: Some(jobs), outcomes, shared, workers: Vec::new() })
@@ -76,8 +81,14 @@ impl Threads {
 
 impl Shared {
     fn work(&self) {
+        let clock = CpuClock::of_this_thread();
+        let mut counted = Duration::ZERO;
         for (token, job) in &self.jobs {
             let result = self.run(job);
+            // Before the outcome: who has that finds the time counted.
+            let used = clock.read();
+            self.counters.worked(used - counted);
+            counted = used;
             // Neither can fail while the engine exists: the queue has room for every slot, and the counter
             // does not overflow.
             let _ = self.outcomes.send(Completion { token, result });

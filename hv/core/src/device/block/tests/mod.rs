@@ -90,7 +90,13 @@ impl Rig {
         let doorbell = EventFd::new(EFD_NONBLOCK).unwrap();
         let device = BlockDevice::new(Parts {
             index: 3,
-            ring: Ring { memory: ring.clone(), layout, channel: hub.channel(EventPort(5)), fresh: true },
+            ring: Ring {
+                memory: ring.clone(),
+                layout,
+                channel: hub.channel(EventPort(5)),
+                counters: Default::default(),
+                fresh: true,
+            },
             entries: ENTRIES,
             doorbell: doorbell.try_clone().unwrap(),
             disk,

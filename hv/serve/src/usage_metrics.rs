@@ -1,0 +1,61 @@
+//! What the guests of functions have used, as metrics.
+#![forbid(unsafe_code)]
+
+use super::metrics::{FunctionFigures, counters, registered};
+use prometheus::{CounterVec, IntCounterVec, Opts, Registry};
+
+/// The metrics of one reading.
+pub(super) struct UsageMetrics {
+    cpu: CounterVec,
+    memory: CounterVec,
+    operations: IntCounterVec,
+    bytes: IntCounterVec,
+}
+
+impl UsageMetrics {
+    pub(super) fn new(registry: &Registry) -> Self {
+        let seconds = |name, help, label| {
+            registered(registry, CounterVec::new(Opts::new(name, help), &["function", label]))
+        };
+        let moved = |name, help| counters(registry, name, help, &["function", "device", "direction"]);
+        UsageMetrics {
+            cpu: seconds(
+                "hv_guest_cpu_seconds_total",
+                "CPU time of a function's guests: of their virtual CPUs, and of work for their devices.",
+                "kind",
+            ),
+            memory: seconds(
+                "hv_guest_memory_byte_seconds_total",
+                "Memory of a function's guests over time: of single ones, and what all share.",
+                "kind",
+            ),
+            operations: moved(
+                "hv_guest_device_operations_total",
+                "Operations of the devices of a function's guests.",
+            ),
+            bytes: moved("hv_guest_device_bytes_total", "Bytes that these operations moved."),
+        }
+    }
+
+    pub(super) fn add(&self, figures: &FunctionFigures) {
+        let (name, usage) = (figures.function.as_str(), &figures.usage);
+        for (kind, time) in [("vcpu", usage.vcpu_time), ("device", usage.device_time)] {
+            self.cpu.with_label_values(&[name, kind]).inc_by(time.as_secs_f64());
+        }
+        for (kind, area) in
+            [("private", usage.memory_byte_seconds()), ("shared", figures.shared_byte_seconds)]
+        {
+            self.memory.with_label_values(&[name, kind]).inc_by(area);
+        }
+        for (device, traffic) in &usage.devices {
+            for (direction, operations, bytes) in [
+                ("in", traffic.operations_in, traffic.bytes_in),
+                ("out", traffic.operations_out, traffic.bytes_out),
+            ] {
+                let labels = [name, device, direction];
+                self.operations.with_label_values(&labels).inc_by(operations);
+                self.bytes.with_label_values(&labels).inc_by(bytes);
+            }
+        }
+    }
+}
