@@ -6,8 +6,8 @@ use std::time::Duration;
 /// The running counts of one device. Its back end adds, anyone reads.
 #[derive(Debug, Default)]
 pub struct DeviceCounters {
-    to_guest: Flow,
-    from_guest: Flow,
+    inward: Flow,
+    outward: Flow,
     /// Nanoseconds of CPU time of the device's own threads.
     threads: AtomicU64,
 }
@@ -27,13 +27,13 @@ impl Flow {
 
 impl DeviceCounters {
     /// The device has given the guest so many bytes, in so many operations.
-    pub(crate) fn to_guest(&self, operations: u64, bytes: u64) {
-        self.to_guest.add(operations, bytes);
+    pub(crate) fn went_in(&self, operations: u64, bytes: u64) {
+        self.inward.add(operations, bytes);
     }
 
     /// The device has taken so many bytes from the guest, in so many operations.
-    pub(crate) fn from_guest(&self, operations: u64, bytes: u64) {
-        self.from_guest.add(operations, bytes);
+    pub(crate) fn went_out(&self, operations: u64, bytes: u64) {
+        self.outward.add(operations, bytes);
     }
 
     /// A thread of the device has used so much CPU time.
@@ -50,10 +50,10 @@ impl DeviceCounters {
     pub(crate) fn traffic(&self) -> Traffic {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Traffic {
-            operations_in: load(&self.to_guest.operations),
-            bytes_in: load(&self.to_guest.bytes),
-            operations_out: load(&self.from_guest.operations),
-            bytes_out: load(&self.from_guest.bytes),
+            operations_in: load(&self.inward.operations),
+            bytes_in: load(&self.inward.bytes),
+            operations_out: load(&self.outward.operations),
+            bytes_out: load(&self.outward.bytes),
         }
     }
 }

@@ -256,8 +256,8 @@ impl BlockDevice {
             }
         }
         if reads + others > 0 {
-            self.place.counters.to_guest(reads, read);
-            self.place.counters.from_guest(others, bytes - read);
+            self.place.counters.went_in(reads, read);
+            self.place.counters.went_out(others, bytes - read);
         }
     }
 

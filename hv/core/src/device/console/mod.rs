@@ -277,7 +277,7 @@ impl ConsoleState {
                 match self.output.write(&self.chunk[self.written..]) {
                     Ok(count) => {
                         self.written += count;
-                        ring.counters.from_guest(1, count as u64);
+                        ring.counters.went_out(1, count as u64);
                     }
                     Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Pumped::Waiting),
                     Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -318,7 +318,7 @@ impl ConsoleState {
                 }
                 Ok(count) => {
                     back.responses.push(&bytes[..count])?;
-                    ring.counters.to_guest(1, count as u64);
+                    ring.counters.went_in(1, count as u64);
                     if back.responses.publish() {
                         ring.channel.notify();
                     }

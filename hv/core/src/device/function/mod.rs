@@ -121,7 +121,7 @@ impl FunctionDevice {
         state.exchange =
             Some(Exchange { answer, request_ended: false, answer_ended: false, writer_waits: false });
         state.guarded(|end, _| {
-            end.ring.counters.to_guest(1, head.len() as u64);
+            end.ring.counters.went_in(1, head.len() as u64);
             end.outbox.extend(frame.as_bytes());
             end.outbox.extend(head);
             end.flush().map(drop)
@@ -153,7 +153,7 @@ impl FunctionDevice {
                 let frame = FrameHeader::new(FrameKind::Body, count as u32);
                 end.back.responses.push(frame.as_bytes())?;
                 end.back.responses.push(&body[sent..sent + count])?;
-                end.ring.counters.to_guest(0, count as u64);
+                end.ring.counters.went_in(0, count as u64);
                 end.publish();
                 sent += count;
             }

@@ -82,7 +82,7 @@ impl Receiver {
             let count = ring.pop(&mut self.piece)?;
             self.piece.truncate(count);
             self.body_left -= count as u32;
-            counters.from_guest(0, count as u64);
+            counters.went_out(0, count as u64);
             return Ok(if count == 0 { StepResult::Empty } else { StepResult::Again });
         }
         if self.header_read < size_of::<FrameHeader>() {
@@ -101,7 +101,7 @@ impl Receiver {
             if self.head.len() < self.header.len as usize {
                 return Ok(StepResult::Empty);
             }
-            counters.from_guest(1, self.head.len() as u64);
+            counters.went_out(1, self.head.len() as u64);
         }
         self.end_frame(exchange)
     }

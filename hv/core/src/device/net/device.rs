@@ -179,7 +179,7 @@ impl NetDevice {
                 };
                 *response = NetResponse { id: request.id, status };
             }
-            counters.from_guest(frames, bytes);
+            counters.went_out(frames, bytes);
             ring.responses.push(&responses[..count])?;
             if ring.requests.release() | ring.responses.publish() {
                 channel.notify();
@@ -295,7 +295,7 @@ impl Filling<'_> {
             let filled = self.put(&request, frame);
             let status = match filled {
                 Ok(()) => {
-                    self.counters.to_guest(1, frame.len() as u64);
+                    self.counters.went_in(1, frame.len() as u64);
                     frame.len() as i32
                 }
                 Err(errno) => errno.to_status(),
