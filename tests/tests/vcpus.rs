@@ -70,6 +70,22 @@ fn random_numbers_are_never_the_same(platform: Platform) {
 }
 
 #[guest_test]
+fn locks_keep_virtual_cpus_apart(platform: Platform) {
+    for (vcpus, rounds) in [(1, 500), (2, 4000), (4, 1000), (8, 500)] {
+        let text = printed(platform, vcpus, &["locks", &rounds.to_string()]);
+        let (all, writes) = (vcpus as u64 * rounds, vcpus as u64 * rounds / 4);
+        assert_eq!(text, format!("{} + {writes} = {all}\n", all - writes));
+    }
+}
+
+#[guest_test]
+fn a_value_is_made_once(platform: Platform) {
+    for vcpus in [1, 2, 8] {
+        assert_eq!(printed(platform, vcpus, &["once"]), "OnceLock(Some(7)), made 1 times\n");
+    }
+}
+
+#[guest_test]
 fn any_of_them_ends_the_guest(platform: Platform) {
     for number in ["0", "1", "2"] {
         ran(platform, 3, &["end", number, "exit"]).expect(7);

@@ -6,6 +6,12 @@
 //! Handlers of [upcalls](crate::event::upcall) must not take a lock: the code that they have interrupted may hold it.
 #![allow(unsafe_code, reason = "the raw lock behind `lock_api`")]
 
+mod once;
+mod rw_lock;
+
+pub use once::OnceLock;
+pub use rw_lock::RawRwLock;
+
 use crate::cpu_set::CpuSet;
 use crate::{event, per_cpu};
 use core::hint::spin_loop;
@@ -18,6 +24,16 @@ pub type Mutex<T> = lock_api::Mutex<RawMutex, T>;
 
 /// The guard of [`Mutex::lock`](lock_api::Mutex::lock).
 pub type MutexGuard<'a, T> = lock_api::MutexGuard<'a, RawMutex, T>;
+
+/// Data that many virtual CPUs read at a time, or one changes. One that waits to change it keeps others from beginning to
+/// read: who reads must not begin to read once more.
+pub type RwLock<T> = lock_api::RwLock<RawRwLock, T>;
+
+/// The guard of [`RwLock::read`](lock_api::RwLock::read).
+pub type RwLockReadGuard<'a, T> = lock_api::RwLockReadGuard<'a, RawRwLock, T>;
+
+/// The guard of [`RwLock::write`](lock_api::RwLock::write).
+pub type RwLockWriteGuard<'a, T> = lock_api::RwLockWriteGuard<'a, RawRwLock, T>;
 
 /// A lock that its holder may take again: one virtual CPU at a time uses the data.
 pub type ReentrantMutex<T> = lock_api::ReentrantMutex<RawMutex, CurrentCpu, T>;
@@ -74,7 +90,6 @@ impl RawMutex {
             }
         }
         let me = per_cpu::current();
-        let port = EventPort::of_vcpu(me as u32).expect("it is a virtual CPU's number");
         loop {
             // An unlock after the exchange sees `AWAITED` and notifies this virtual CPU or one that waited before it.
             // That one does the same at its unlock, since a virtual CPU that has waited takes the lock with `AWAITED`.
@@ -84,9 +99,14 @@ impl RawMutex {
                 return;
             }
             // This may also take notifications for the executor. That is harmless: the executor checks its own flags before it waits.
-            event::wait_only(port, None);
+            event::wait_only(own_port(), None);
         }
     }
+}
+
+/// The port that notifies this virtual CPU.
+fn own_port() -> EventPort {
+    EventPort::of_vcpu(per_cpu::current() as u32).expect("it is a virtual CPU's number")
 }
 
 /// Distinguishes virtual CPUs.

@@ -10,7 +10,7 @@ use hv_guest::embassy_sync::signal::Signal;
 use hv_guest::embassy_time::{Duration, Timer};
 use hv_guest::executor::yield_now;
 use hv_guest::prelude::*;
-use hv_guest::sync::Mutex;
+use hv_guest::sync::{Mutex, OnceLock, RwLock};
 use hv_guest::{block_on, hypercall, per_cpu, random, start_info};
 
 type Bell = Signal<CriticalSectionRawMutex, u64>;
@@ -28,6 +28,8 @@ fn main() -> u8 {
         "heap" => heap(number),
         "print" => print(number),
         "random" => random(),
+        "locks" => locks(number),
+        "once" => once(),
         "end" => end(number, args.next().unwrap_or("")),
         "calls" => calls(),
         "again" => again(number),
@@ -183,6 +185,67 @@ fn random() {
     all.sort_unstable();
     all.dedup();
     println!("{} numbers", all.len());
+}
+
+/// All change numbers and read them, under locks that some hold for long.
+fn locks(rounds: u64) {
+    /// Two numbers that are the same for who has the lock.
+    static PAIR: RwLock<(u64, u64)> = RwLock::new((0, 0));
+    static COUNT: Mutex<u64> = Mutex::new(0);
+    static READS: AtomicU64 = AtomicU64::new(0);
+    /// How many read at this time, and the most of them.
+    static READING: AtomicU64 = AtomicU64::new(0);
+    /// Longer than a lock is polled.
+    fn hold(round: u64) {
+        if round % 64 == 0 {
+            (0..20_000).for_each(|_| core::hint::spin_loop());
+        }
+    }
+    on_all(move |number| async move {
+        for round in 0..rounds {
+            if (round + number as u64) % 4 == 0 {
+                let mut pair = PAIR.write();
+                assert_eq!(READING.load(Ordering::SeqCst), 0, "nobody reads");
+                pair.0 += 1;
+                hold(round);
+                pair.1 += 1;
+            } else {
+                let pair = PAIR.read();
+                READING.fetch_add(1, Ordering::SeqCst);
+                let first = pair.0;
+                hold(round);
+                assert_eq!((first, first), *pair);
+                READS.fetch_add(1, Ordering::Relaxed);
+                READING.fetch_sub(1, Ordering::SeqCst);
+            }
+            let mut count = COUNT.lock();
+            *count += 1;
+            hold(round + 32);
+        }
+    });
+    let writes = PAIR.read().0;
+    assert!(PAIR.try_write().is_some() && PAIR.try_read().is_some(), "nobody has it");
+    let held = PAIR.read();
+    assert!(PAIR.try_write().is_none() && PAIR.try_read().is_some(), "others may read");
+    drop(held);
+    println!("{} + {writes} = {}", READS.load(Ordering::Relaxed), *COUNT.lock());
+}
+
+/// All want a value that one makes.
+fn once() {
+    static VALUE: OnceLock<u64> = OnceLock::new();
+    static MADE: AtomicU64 = AtomicU64::new(0);
+    assert_eq!(VALUE.get(), None);
+    on_all(|_| async {
+        let value = VALUE.get_or_init(|| {
+            // The others have to block.
+            (0..200_000).for_each(|_| core::hint::spin_loop());
+            MADE.fetch_add(1, Ordering::SeqCst) + 7
+        });
+        assert_eq!(*value, 7);
+    });
+    assert_eq!(VALUE.set(8), Err(8));
+    println!("{VALUE:?}, made {} times", MADE.load(Ordering::SeqCst));
 }
 
 /// One of them ends the guest; the others spin, or wait.
