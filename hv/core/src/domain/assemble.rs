@@ -5,7 +5,7 @@ use super::fresh::{Fresh, MAX_MEMORY, MAX_VCPUS, MIN_STACK, Strings};
 use super::launch::Launch;
 use super::layout::{Layout, Needs};
 use super::resources::Resources;
-use super::{Guest, Offsets, StartError};
+use super::{Guest, Offsets, StartError, TargetError};
 use crate::device::console::Console;
 use crate::engine::Engine;
 use crate::event::vcpu_info;
@@ -82,6 +82,9 @@ fn lay_out(config: &Fresh, strings: &Strings, devices: &Devices) -> Result<Layou
     }
     if !(1..=MAX_VCPUS).contains(&config.vcpus) {
         return Err(StartError::Vcpus(config.vcpus));
+    }
+    if let Some(target) = config.vcpus_target {
+        TargetError::check_vcpus(target, config.vcpus)?;
     }
     let note = config.image.note();
     let too_small = |needed: u64| StartError::MemoryTooSmall {
@@ -173,7 +176,7 @@ fn load(
     let mask = layout.shared_info + offset_of!(SharedInfo, mask) as u64;
     memory.host_write(mask, [u64::MAX; EVENT_WORDS].as_bytes());
     let target = layout.shared_info + offset_of!(SharedInfo, vcpus_target) as u64;
-    memory.host_write(target, (config.vcpus as u32).as_bytes());
+    memory.host_write(target, (config.vcpus_target.unwrap_or(config.vcpus) as u32).as_bytes());
     for place in vcpu_info(layout.shared_info, config.vcpus).step_by(size_of::<VcpuInfo>()) {
         memory.host_write(place, VcpuInfo::START.as_bytes());
     }

@@ -2,7 +2,7 @@
 
 use super::bus::BusError;
 use super::resources::Resources;
-use super::{MAX_STRINGS, RestoreError};
+use super::{MAX_STRINGS, RestoreError, TargetError};
 use crate::device::ConnectError;
 use crate::device::block::{Disk, DiskBackEnd, EngineKind};
 use crate::device::console::{Input, Output};
@@ -40,6 +40,9 @@ pub enum StartError {
     /// No virtual CPU, or more than [`MAX_VCPUS`](super::MAX_VCPUS).
     #[error("{0} virtual CPUs are not 1 to {max}", max = super::MAX_VCPUS)]
     Vcpus(usize),
+    /// A target that is out of range.
+    #[error(transparent)]
+    Target(#[from] TargetError),
     /// Arguments or environment are too long.
     #[error("the {what} are {len} bytes long; at most {MAX_STRINGS} fit")]
     TooLong {

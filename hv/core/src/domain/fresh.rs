@@ -50,6 +50,7 @@ pub struct Fresh {
     pub(super) name: String,
     pub(super) memory: u64,
     pub(super) vcpus: usize,
+    pub(super) vcpus_target: Option<usize>,
     pub(super) stack: Option<u64>,
     pub(super) arguments: Vec<String>,
     pub(super) environment: Vec<String>,
@@ -65,6 +66,7 @@ impl Builder {
             name: "guest".into(),
             memory: DEFAULT_MEMORY,
             vcpus: 1,
+            vcpus_target: None,
             stack: None,
             arguments: Vec::new(),
             environment: Vec::new(),
@@ -89,6 +91,13 @@ impl Builder {
     /// threads as the engine has. The guest itself starts all but the first.
     pub fn vcpus(mut self, vcpus: usize) -> Self {
         self.origin.vcpus = vcpus;
+        self
+    }
+
+    /// How many of its virtual CPUs it should use at first: 1 to [`vcpus`](Self::vcpus). Without this, all.
+    /// [`Controller::set_vcpus_target`](super::Controller::set_vcpus_target) changes it while the guest runs.
+    pub fn vcpus_target(mut self, vcpus: usize) -> Self {
+        self.origin.vcpus_target = Some(vcpus);
         self
     }
 

@@ -77,7 +77,7 @@ impl Guest {
         self.controller().stop(reason);
     }
 
-    /// A handle that can end the guest from another thread.
+    /// A handle that controls the guest from another thread.
     pub fn controller(&self) -> Controller {
         Controller { domain: Arc::downgrade(&self.domain) }
     }
@@ -128,10 +128,11 @@ impl Drop for Guest {
     }
 }
 
-/// Ends a guest from another thread. Does not keep the guest alive.
+/// Controls a guest from another thread: looks at it, changes its share and its targets, pauses and ends it. Does not keep
+/// the guest alive. No method waits for the guest.
 #[derive(Clone)]
 pub struct Controller {
-    domain: Weak<Domain>,
+    pub(super) domain: Weak<Domain>,
 }
 
 impl Controller {
@@ -152,6 +153,20 @@ impl Controller {
     pub fn measure(&self) {
         if let Some(domain) = self.domain.upgrade().filter(|domain| domain.memory_meter.is_running()) {
             domain.vcpus.iter().for_each(|vcpu| vcpu.kicker.kick());
+        }
+    }
+
+    /// Pauses the guest where it is, as [`Guest::pause`].
+    pub fn pause(&self) {
+        if let Some(domain) = self.domain.upgrade() {
+            domain.pause();
+        }
+    }
+
+    /// Resumes a paused guest.
+    pub fn resume(&self) {
+        if let Some(domain) = self.domain.upgrade() {
+            domain.resume();
         }
     }
 

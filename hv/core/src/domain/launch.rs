@@ -10,7 +10,7 @@ use super::life::{Event, Life};
 use super::power::Power;
 use super::usage::MemoryMeter;
 use super::vcpu::{VcpuHandle, VcpuTask};
-use super::{BootPhases, Counters, Domain, Guest, Hook, Identity, Offsets, Saved, StartError, Stop};
+use super::{BootPhases, Counters, Domain, Guest, Hook, Identity, Offsets, Saved, StartError, Stop, Targets};
 use crate::device::console::{Console, OnClosed, Output};
 use crate::engine::Engine;
 use crate::event::{Hub, Owner};
@@ -109,6 +109,7 @@ impl Launch {
                 origin: self.resumed.map(|(origin, _)| origin),
                 khz,
                 clock: Mutex::new(clock),
+                targets: Mutex::new(Targets::standing(&memory, &self.places, vcpus.len())),
                 life: Life::new(vcpus.len()),
                 vcpus,
                 doorbells: Mutex::new(Doorbells::new(machine, bells, console_port)),

@@ -16,13 +16,15 @@
 //! Snapshots and resets are made of a paused guest and do not change its state. A restored guest begins as a created one.
 
 use super::{Order, Outcome};
+use serde::Serialize;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard};
 
 /// The state of a guest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 #[repr(u8)]
-pub(super) enum State {
+pub enum State {
     /// It has never run.
     Created,
     /// It runs, and will be paused when it says that it is ready.

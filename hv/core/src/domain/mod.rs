@@ -11,6 +11,7 @@ mod devices;
 mod doorbell;
 mod drain;
 mod end;
+mod facts;
 mod fault_report;
 mod features;
 mod free_memory;
@@ -32,6 +33,7 @@ mod restore;
 mod run;
 mod saved;
 mod snapshot;
+mod targets;
 mod tasks;
 mod upcall;
 mod usage;
@@ -40,17 +42,20 @@ mod vcpu;
 
 pub use builder::{GuestBuilder, StartError};
 pub use bus::{Bus, BusError, Wiring};
+pub use facts::{Facts, ResidentCount};
 pub use features::Features;
 pub use fresh::{Builder, DEFAULT_MEMORY, Fresh, MAX_MEMORY, MAX_STRINGS, MAX_VCPUS, MIN_STACK};
 pub use guest::{Controller, Guest};
 pub use hook::Hook;
 use identity::Identity;
 pub use inspect::{Activity, GuestState, Inspector, VcpuState};
+pub use life::State;
 pub use outcome::{BootPhases, Counters, Outcome, Stop};
 pub use reset::ResetError;
 pub use restore::{Restore, RestoreError, Restored};
 pub use saved::{CaptureError, Offsets, Saved};
 pub use snapshot::Snapshot;
+pub use targets::{TargetError, Targets};
 pub use tasks::{GuestTask, TaskState, Tasks};
 pub use usage::Usage;
 
@@ -91,6 +96,7 @@ pub(crate) struct Domain {
     /// Frequency of its TSC, in kHz.
     khz: u32,
     clock: Mutex<Clock>,
+    targets: Mutex<Targets>,
     life: Life,
     /// At least one.
     vcpus: Box<[VcpuHandle]>,

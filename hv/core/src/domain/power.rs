@@ -2,11 +2,11 @@
 
 use super::Domain;
 use super::end::End;
-use super::vcpu::Cpu;
+use super::vcpu::{Cpu, VcpuHandle};
 use crate::platform::CpuState;
 use crate::sched::Next;
 use hv_abi::{Errno, GuestAddr};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::MutexGuard;
 
 /// Whether a virtual CPU runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,14 +26,16 @@ impl Power {
     }
 }
 
-fn lock(power: &Mutex<Power>) -> MutexGuard<'_, Power> {
-    power.lock().expect("no panic while held")
+impl VcpuHandle {
+    pub(super) fn power(&self) -> MutexGuard<'_, Power> {
+        self.power.lock().expect("no panic while held")
+    }
 }
 
 impl Domain {
     /// The state of a virtual CPU that is stopped or has not begun. `None` if it runs: then the platform has its state.
     pub(super) fn state_before_start(&self, number: usize) -> Option<CpuState> {
-        match *lock(&self.vcpus[number].power) {
+        match *self.vcpus[number].power() {
             Power::Stopped => Some(CpuState::stopped()),
             Power::Starting { entry, stack } => Some(CpuState::at_entry(entry.0, stack.0, number as u64)),
             Power::Running => None,
@@ -45,7 +47,7 @@ impl Domain {
         let vcpu = usize::try_from(number).ok().and_then(|number| self.vcpus.get(number));
         let Some(vcpu) = vcpu else { return Errno::Invalid.to_status().into() };
         {
-            let power = &mut *lock(&vcpu.power);
+            let power = &mut *vcpu.power();
             if *power != Power::Stopped {
                 return Errno::Busy.to_status().into();
             }
@@ -58,7 +60,7 @@ impl Domain {
     /// Stops the virtual CPU that this thread runs. If it is the last one, it continues, and this is the result of the hypercall.
     pub(super) fn stop_vcpu(&self, number: usize) -> Option<i64> {
         // All locks are taken, in order: two virtual CPUs that stop at the same time would each see the other one running.
-        let mut powers: Vec<_> = self.vcpus.iter().map(|vcpu| lock(&vcpu.power)).collect();
+        let mut powers: Vec<_> = self.vcpus.iter().map(VcpuHandle::power).collect();
         let others = powers.iter().enumerate().filter(|(other, _)| *other != number);
         if others.map(|(_, power)| **power).all(|power| power == Power::Stopped) {
             return Some(Errno::Invalid.to_status().into());
@@ -70,7 +72,7 @@ impl Domain {
     /// Begins a virtual CPU that was started. Returns how its time slice ends; `None` if the virtual CPU runs already.
     pub(super) fn begin(&self, cpu: &mut Cpu) -> Result<Option<Next>, End> {
         let start = {
-            let power = &mut *lock(&self.vcpus[cpu.number].power);
+            let power = &mut *self.vcpus[cpu.number].power();
             match *power {
                 Power::Stopped => return Ok(Some(Next::Blocked(None))),
                 Power::Running => return Ok(None),

@@ -87,8 +87,9 @@ impl Guest {
         for ((cpu, state), handle) in cpus.iter_mut().zip(&origin.cpus).zip(&domain.vcpus) {
             cpu.vcpu.reset(state)?;
             (cpu.blocked, cpu.first_entry, cpu.called) = (None, None, false);
-            *handle.power.lock().expect("no panic while held") = Power::of(state);
+            *handle.power() = Power::of(state);
         }
+        domain.take_standing_targets();
         domain.hub.set_handler(origin.places.handler(domain.memory.base()));
         domain.doorbells.lock().expect("no panic while held").reset()?;
         Ok(pages)

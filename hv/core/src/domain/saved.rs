@@ -213,6 +213,8 @@ impl Domain {
             Ok(())
         });
         let Ok(()) = copied;
+        // The host's own, whatever the guest has written there.
+        self.targets().write(&made, &self.places);
         platform.prepare(&made, &self.places.hypercall_pages(self.vcpus.len()))?;
         Ok((saved, Arc::new(Template::seal(made)?), self.image.clone()))
     }

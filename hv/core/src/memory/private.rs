@@ -132,6 +132,19 @@ impl GuestMemory {
         }
     }
 
+    /// Bytes of a part of its memory (offsets) that [`resident`](Self::resident) counts. So a thread that must not be kept
+    /// for long can count a large memory piece by piece.
+    pub fn resident_within(&self, range: Range<u64>) -> u64 {
+        let (start, mut bytes) = (self.host_address(), 0);
+        let mut count = |range: Range<u64>| bytes += range.end - range.start;
+        if self.shared {
+            self.for_each_filled_within(range, &mut count);
+        } else if !written(start + range.start..start + range.end, &mut count) {
+            count(range);
+        }
+        bytes
+    }
+
     /// Makes every byte of a template's clone, tail included, what it is in the
     /// template, and returns how many pages had been written. The guest must not
     /// be running. Panics without a template.

@@ -6,7 +6,7 @@
 use super::template::{self, TemplateError};
 use super::{GuestMemory, Template};
 use hv_abi::{GuestAddr, PAGE_SIZE};
-use rustix::fs::{FallocateFlags, MemfdFlags};
+use rustix::fs::{FallocateFlags, MemfdFlags, SeekFrom};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -70,6 +70,20 @@ impl GuestMemory {
         let file = self.file().expect("shared memory has a file");
         let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         rustix::fs::fallocate(file, hole, range.start, range.end - range.start).is_ok()
+    }
+
+    /// The same within a range. It looks at nothing outside.
+    pub(super) fn for_each_filled_within(&self, range: Range<u64>, found: &mut dyn FnMut(Range<u64>)) {
+        let file = self.file().expect("shared memory has a file");
+        let mut from = range.start;
+        while from < range.end
+            && let Ok(start) = rustix::fs::seek(file, SeekFrom::Data(from))
+            && start < range.end
+        {
+            let end = rustix::fs::seek(file, SeekFrom::Hole(start)).unwrap_or(range.end).min(range.end);
+            found(start..end);
+            from = end;
+        }
     }
 
     /// Makes a range of whole pages what it is in the template, with its pages given back.
