@@ -1,7 +1,7 @@
-//! ⚠ Virtual CPUs: their number, and work for other virtual CPUs.
+//! Virtual CPUs: their number, and work for other virtual CPUs.
 //!
 //! A guest begins on its first virtual CPU. A program that uses only this one need not know of the others. The first
-//! [`spawn_on`], [`spawn_any`] or [`start`] starts all of them: each runs an executor of its own, like the one in
+//! [`spawn_on`], [`spawn_any`] or [`start`] starts the others: each runs an executor of its own, like the one in
 //! [`block_on`](crate::block_on).
 //!
 //! - [`spawn`](crate::spawn) starts a task that stays on the virtual CPU of the caller, so it need not be `Send`.
@@ -11,19 +11,29 @@
 //! Devices belong to the virtual CPU that uses them first: call `net::up`, and wait for events, from tasks of one virtual
 //! CPU. Console, log, heap, random numbers, clock and timers can be used on all of them.
 //!
-//! A virtual CPU runs as long as the guest does. The guest ends when `main` returns, whatever the other virtual CPUs do then.
-#![allow(unsafe_code, reason = "the entry point of further virtual CPUs, and their stacks")]
+//! # The number changes
+//!
+//! The host says how many of its [`possible`] virtual CPUs the guest should use ([`count`]), and can change that at any time.
+//! From the first use of the others on, the guest follows by itself:
+//!
+//! - When the number falls, tasks of [`spawn_any`] are not polled any more on the virtual CPUs at and above it. Tasks that live
+//!   on one of those cannot move, so it continues with them. When the last one has ended, it stops, and uses no processor
+//!   time. What tasks of [`spawn_any`] have waited for there, timers and events, is passed on to the first virtual CPU.
+//! - When the number rises, virtual CPUs that were stopped are started again.
+//! - [`spawn_on`] a virtual CPU at or above the number starts that again, until the task has ended.
+//!
+//! A virtual CPU does this between two tasks, so one that computes for long without awaiting does it late. The first one never stops.
+//! [`count_changed`] lets a program adapt what it does.
+//!
+//! The guest ends when `main` returns, whatever the other virtual CPUs do then.
+
+mod power;
 
 use crate::executor::{self, remote};
-use crate::per_cpu::{self, STACK_SIZE, StackBottom};
-use crate::start_info::start_info;
-use crate::{event, hypercall, memory};
-use alloc::alloc::alloc;
+use crate::{per_cpu, targets};
 use alloc::boxed::Box;
-use core::alloc::Layout;
 use core::future::Future;
 use core::panic::Location;
-use spin::Once;
 
 pub use crate::per_cpu::PerCpu;
 
@@ -33,11 +43,19 @@ pub const MAX: usize = per_cpu::MAX;
 /// A task that any virtual CPU may poll, and its result. Dropping it cancels the task; `detach` lets the task continue.
 pub use async_task::Task;
 
-/// How many virtual CPUs the guest has: at least 1.
+/// How many virtual CPUs the guest should use now: at least 1, at most [`possible`].
 pub fn count() -> usize {
-    let count = start_info().vcpus as usize;
-    // Hosts before ABI 1.4 have one.
-    if start_info().vcpu_info.0 == 0 { 1 } else { count.clamp(1, MAX) }
+    targets::vcpus()
+}
+
+/// How many virtual CPUs the guest has, and can be told to use: at least 1. This never changes.
+pub fn possible() -> usize {
+    per_cpu::possible()
+}
+
+/// Waits until [`count`] is no longer `from`, and returns what it is then. Any number of tasks can wait.
+pub async fn count_changed(from: usize) -> usize {
+    targets::vcpus_changed(from).await
 }
 
 /// The number of the virtual CPU that this code runs on, counted from 0. A task of [`spawn_any`] may be on another one after each `await`.
@@ -45,25 +63,23 @@ pub fn current() -> usize {
     per_cpu::current()
 }
 
-/// Starts all virtual CPUs, unless they run already. The first task for another virtual CPU does this as well.
+/// Starts the virtual CPUs that the guest should use, unless they run already. The first task for another virtual CPU does this as well.
 pub fn start() {
-    static STARTED: Once = Once::new();
-    if count() > 1 {
-        STARTED.call_once(start_all);
-    }
+    power::begin_to_follow();
 }
 
 /// Runs a task on this virtual CPU, where it stays. `begin` is called there and makes the task's future, which need not be `Send`.
 ///
 /// # Panics
 ///
-/// If there is no such virtual CPU.
+/// If there is no such virtual CPU: `cpu` is not below [`possible`].
 #[track_caller]
 pub fn spawn_on<F: Future<Output = ()> + 'static>(cpu: usize, begin: impl FnOnce() -> F + Send + 'static) {
-    assert!(cpu < count(), "there is no virtual CPU {cpu}; the guest has {}", count());
+    assert!(cpu < possible(), "there is no virtual CPU {cpu}; the guest has {}", possible());
     start();
     let spawned = Location::caller();
     remote::send(cpu, Box::new(move || executor::start(begin(), spawned)));
+    power::start(cpu);
 }
 
 /// Runs a task on any virtual CPU that has nothing else to do. It may move to another one at each `await`.
@@ -73,51 +89,4 @@ where
 {
     start();
     remote::share(future)
-}
-
-/// Where virtual CPUs other than the first begin. RDI holds the number, RSP the top of the stack, aligned to 16: after the call it is where
-/// the System V convention wants it. The frame chain and the call frame information end here.
-///
-/// A function, not `global_asm!`, which would bring the executor into guests that never start a virtual CPU.
-#[unsafe(naked)]
-unsafe extern "C" fn hv_cpu_start() {
-    core::arch::naked_asm!(
-        ".cfi_startproc",
-        ".cfi_undefined rip",
-        "xor %ebp, %ebp",
-        "call {begin}",
-        "ud2",
-        ".cfi_endproc",
-        begin = sym begin,
-        options(att_syntax)
-    )
-}
-
-extern "C" fn begin() -> ! {
-    event::accept_notifications();
-    event::upcall::unmask();
-    executor::run()
-}
-
-fn start_all() {
-    memory::prepare_arenas();
-    per_cpu::set_several();
-    event::accept_notifications();
-    for number in 1..count() {
-        let layout = Layout::from_size_align(STACK_SIZE, STACK_SIZE).expect("a power of two");
-        // SAFETY: the size is not 0.
-        let stack = unsafe { alloc(layout) };
-        assert!(
-            !stack.is_null(),
-            "no room for the {STACK_SIZE} bytes of stack of virtual CPU {number}; `--memory SIZE` gives more"
-        );
-        // SAFETY: the block is this large and aligned, and nothing else uses it.
-        unsafe { stack.cast::<StackBottom>().write(StackBottom::new(number)) };
-        let top = stack as u64 + STACK_SIZE as u64;
-        // SAFETY: the entry point takes the number and a stack of this size, which nothing else uses and which is never freed.
-        let started = unsafe { hypercall::vcpu_start(number as u32, hv_cpu_start as *const () as u64, top) };
-        if let Err(error) = started {
-            panic!("virtual CPU {number} does not start: {error}");
-        }
-    }
 }

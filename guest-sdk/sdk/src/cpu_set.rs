@@ -24,8 +24,14 @@ impl CpuSet {
 
     /// Removes and returns the member with the least number.
     pub(crate) fn take_one(&self) -> Option<usize> {
+        self.take_one_below(crate::per_cpu::MAX)
+    }
+
+    /// The same of the members below a number, which is at least 1.
+    pub(crate) fn take_one_below(&self, end: usize) -> Option<usize> {
+        let below = u64::MAX >> (u64::BITS as usize - end.clamp(1, crate::per_cpu::MAX));
         loop {
-            let bits = self.0.load(Ordering::SeqCst);
+            let bits = self.0.load(Ordering::SeqCst) & below;
             if bits == 0 {
                 return None;
             }

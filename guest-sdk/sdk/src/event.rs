@@ -15,7 +15,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use core::task::{Poll, Waker};
 use embassy_sync::waitqueue::AtomicWaker;
 use hv_abi::EventPort;
-use hv_abi::event::{PORTS, POWER};
+use hv_abi::event::{PORTS, POWER, TARGETS};
 use hv_abi::shared_info::EVENT_WORDS;
 use spin::{Mutex, Once};
 pub use upcall::on_upcall;
@@ -102,9 +102,39 @@ pub(crate) fn notify_cpu(cpu: usize) {
     }
 }
 
-/// Lets other virtual CPUs notify this one.
+/// Lets other virtual CPUs, and changes of targets, end the [`wait`] of this one.
 pub(crate) fn accept_notifications() {
     EventPort::of_vcpu(per_cpu::current() as u32).into_iter().for_each(unmask);
+    unmask(TARGETS);
+}
+
+/// Masks all events on this virtual CPU, which is about to stop, except those that end its [`wait`] for work. Returns those that were
+/// unmasked, for another one to [adopt](adopt).
+pub(crate) fn disown() -> [u64; EVENT_WORDS] {
+    let mut disowned = [0; EVENT_WORDS];
+    let of_this_cpu = EventPort::of_vcpu(per_cpu::current() as u32);
+    for index in words() {
+        let kept = [of_this_cpu, Some(TARGETS)].into_iter().flatten().filter_map(EventPort::position);
+        let kept = kept.filter(|(word, _)| *word == index).fold(0, |bits, (_, bit)| bits | bit);
+        disowned[index] = !mask()[index].fetch_or(!kept, Ordering::SeqCst) & !kept;
+    }
+    disowned
+}
+
+/// Listens to the events that another virtual CPU has [disowned](disown). Those that came meanwhile are pending, and are not lost.
+pub(crate) fn adopt(events: [u64; EVENT_WORDS]) {
+    for (index, mut bits) in events.into_iter().enumerate() {
+        while bits != 0 {
+            unmask(EventPort(index as u32 * 64 + bits.trailing_zeros()));
+            bits &= bits - 1;
+        }
+    }
+}
+
+/// Masks all events on this virtual CPU, which stops now.
+pub(crate) fn mask_all() {
+    words().for_each(|index| mask()[index].store(u64::MAX, Ordering::SeqCst));
+    WORDS.own().store(0, Ordering::Relaxed);
 }
 
 /// Waits until this event is pending (true), or until the deadline (false), whatever else happens. Takes the event. For

@@ -15,7 +15,7 @@ use alloc::vec::Vec;
 use core::future::Future;
 use core::panic::Location;
 use core::pin::{Pin, pin};
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use core::task::{Context, Poll, RawWaker, RawWakerVTable, Waker};
 use embassy_executor::raw;
 use spin::{Mutex, Once};
@@ -34,6 +34,23 @@ static EXECUTOR: PerCpu<Once<Executor>> = per_cpu!(Once::new());
 static PENDED: PerCpu<AtomicBool> = per_cpu!(AtomicBool::new(false));
 /// The future given to [`block_on`] was woken.
 static WOKEN: PerCpu<AtomicBool> = per_cpu!(AtomicBool::new(false));
+
+/// Tasks that live on a virtual CPU: they cannot move to another one.
+static LIVE: PerCpu<AtomicUsize> = per_cpu!(AtomicUsize::new(0));
+
+/// What [`call_in_each_step`] was given.
+static IN_EACH_STEP: Once<fn()> = Once::new();
+
+/// Has a function called by each virtual CPU in each of its steps, after everything else, before it waits. The module `cpu` uses this, so that
+/// guests without further virtual CPUs need not have its code.
+pub(crate) fn call_in_each_step(function: fn()) {
+    IN_EACH_STEP.call_once(|| function);
+}
+
+/// Whether this virtual CPU has work that no other one can do.
+pub(crate) fn has_own_tasks() -> bool {
+    LIVE.own().load(Ordering::SeqCst) > 0 || PENDED.own().load(Ordering::SeqCst) || remote::any_sent()
+}
 
 /// The executor of this virtual CPU. Its context is the number of the virtual CPU.
 fn executor() -> &'static raw::Executor {
@@ -116,6 +133,9 @@ fn step() {
     event::dispatch();
     let next = timer::expire();
     assert!(per_cpu::stack_is_sound(), "the stack of a virtual CPU, of {STACK_SIZE} bytes, has overflowed");
+    if let Some(function) = IN_EACH_STEP.get() {
+        function();
+    }
     // If a handler wakes a task after the check, that has to end the wait.
     let _masked = event::upcall::mask();
     let woken = || WOKEN.own().load(Ordering::SeqCst) || PENDED.own().load(Ordering::SeqCst);
@@ -141,8 +161,10 @@ impl Spawner {
         spawn(future);
     }
 
-    /// Embassy's spawner of the same executor, for functions with `#[embassy_executor::task]`.
+    /// Embassy's spawner of the same executor, for functions with `#[embassy_executor::task]`. This virtual CPU is not stopped any more,
+    /// since such tasks are not counted.
     pub fn embassy(self) -> embassy_executor::Spawner {
+        LIVE.own().fetch_add(1, Ordering::SeqCst);
         executor().spawner()
     }
 }
@@ -176,7 +198,9 @@ pub(crate) fn start<F: Future<Output = ()> + 'static>(future: F, spawned: &'stat
         // The last thing the task does: nothing runs on this virtual CPU between this and the
         // moment when embassy marks the storage as unused.
         FREE.own().lock().push(FreeStorage(storage));
+        LIVE.own().fetch_sub(1, Ordering::SeqCst);
     };
+    LIVE.own().fetch_add(1, Ordering::SeqCst);
     let mut task = Box::pin(Listed::new::<F>(task, spawned));
     task.as_mut().link();
     let task: Task = task;

@@ -65,6 +65,7 @@ pub mod rt;
 mod shared_info;
 mod start_info;
 pub mod sync;
+mod targets;
 mod tasks;
 mod termination;
 pub mod time;

@@ -40,9 +40,16 @@ pub(crate) fn set_several() {
     SEVERAL.store(true, Ordering::SeqCst);
 }
 
-/// Whether other virtual CPUs than the first run.
+/// Whether there may be other virtual CPUs than the first.
 pub(crate) fn several() -> bool {
     SEVERAL.load(Ordering::Relaxed)
+}
+
+/// How many virtual CPUs the guest has: at least 1.
+pub(crate) fn possible() -> usize {
+    let info = start_info();
+    // Hosts before ABI 1.4 have one.
+    if info.vcpu_info.0 == 0 { 1 } else { (info.vcpus as usize).clamp(1, MAX) }
 }
 
 /// The bottom of the stack that this code runs on, unless it is that of the first virtual CPU.

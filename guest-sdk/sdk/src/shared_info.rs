@@ -56,6 +56,12 @@ pub(crate) fn free_map_watched() -> &'static AtomicU32 {
     unsafe { AtomicU32::from_ptr(address(offset_of!(SharedInfo, free_map_watched)) as *mut u32) }
 }
 
+/// How many virtual CPUs the host wants this guest to use; 0 from a host that does not say it.
+pub(crate) fn vcpus_target() -> &'static AtomicU32 {
+    // SAFETY: the host mapped the page for good; the word is in it and aligned (`layout!` in the ABI), and both sides access it atomically only.
+    unsafe { AtomicU32::from_ptr(address(offset_of!(SharedInfo, vcpus_target)) as *mut u32) }
+}
+
 /// The number of a restored or cloned guest. The host writes it while the guest is paused.
 pub(crate) fn generation() -> &'static [AtomicU64; 2] {
     words(offset_of!(SharedInfo, generation))

@@ -8,6 +8,7 @@ use crate::clock::{Instant, now_nanos};
 use crate::per_cpu::{PerCpu, per_cpu};
 use crate::tasks;
 use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::task::Waker;
 use embassy_time_driver::{Driver, TICK_HZ};
@@ -77,6 +78,20 @@ impl Driver for Clock {
 }
 
 embassy_time_driver::time_driver_impl!(static DRIVER: Clock = Clock);
+
+/// Takes the timers of this virtual CPU, which is about to stop, for another one to [adopt].
+pub(crate) fn disown() -> Vec<(u64, Waker)> {
+    let mut queue = QUEUE.own().lock();
+    NEXT.own().store(u64::MAX, Ordering::Relaxed);
+    queue.order.clear();
+    core::mem::take(&mut queue.timers).into_values().collect()
+}
+
+/// Takes over the timers that another virtual CPU has [disowned](disown).
+pub(crate) fn adopt(timers: Vec<(u64, Waker)>) {
+    let mut queue = QUEUE.own().lock();
+    timers.iter().for_each(|(at, waker)| queue.schedule(*at, waker));
+}
 
 /// Wakes the timers whose time has come. Returns when to call this again.
 pub(crate) fn expire() -> Option<Instant> {

@@ -5,6 +5,7 @@ use crate::cpu_set::CpuSet;
 use crate::event;
 use crate::per_cpu::{self, PerCpu, per_cpu};
 use crate::sync::Mutex;
+use crate::targets;
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
@@ -48,12 +49,22 @@ where
     let (runnable, task) = async_task::spawn(future, |runnable| {
         RUNNABLE.lock().push_back(runnable);
         ANY_RUNNABLE.store(true, Ordering::SeqCst);
-        if let Some(cpu) = WAITING.take_one() {
-            event::notify_cpu(cpu);
-        }
+        wake_one();
     });
     runnable.schedule();
     task
+}
+
+/// Wakes a virtual CPU that waits for something to do, and that the guest should use.
+fn wake_one() {
+    if let Some(cpu) = WAITING.take_one_below(targets::vcpus()) {
+        event::notify_cpu(cpu);
+    }
+}
+
+/// Whether this virtual CPU polls tasks that any may poll. One at or above the target does not.
+fn shares() -> bool {
+    !per_cpu::several() || per_cpu::current() < targets::vcpus()
 }
 
 /// Begins the tasks that were sent to this virtual CPU, and polls tasks that any may poll.
@@ -61,6 +72,13 @@ pub(super) fn run() {
     if ANY_SENT.own().load(Ordering::Relaxed) && ANY_SENT.own().swap(false, Ordering::SeqCst) {
         let sent = core::mem::take(&mut *SENT.own().lock());
         sent.into_iter().for_each(|begin| begin());
+    }
+    if !shares() {
+        // It may have been woken for such a task, before the target fell.
+        if ANY_RUNNABLE.load(Ordering::SeqCst) {
+            wake_one();
+        }
+        return;
     }
     for _ in 0..BATCH {
         if !ANY_RUNNABLE.load(Ordering::Relaxed) {
@@ -92,7 +110,12 @@ pub(super) fn is_idle() -> bool {
 }
 
 fn any() -> bool {
-    ANY_SENT.own().load(Ordering::SeqCst) || ANY_RUNNABLE.load(Ordering::SeqCst)
+    any_sent() || ANY_RUNNABLE.load(Ordering::SeqCst) && shares()
+}
+
+/// Whether tasks that were sent to this virtual CPU have not begun.
+pub(super) fn any_sent() -> bool {
+    ANY_SENT.own().load(Ordering::SeqCst)
 }
 
 /// This virtual CPU no longer waits.

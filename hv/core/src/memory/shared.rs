@@ -65,13 +65,6 @@ impl GuestMemory {
         }
     }
 
-    /// Gives a range of whole pages back, which makes them zero. Returns whether the kernel has done that.
-    pub(super) fn punch(&self, range: Range<u64>) -> bool {
-        let file = self.file().expect("shared memory has a file");
-        let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        rustix::fs::fallocate(file, hole, range.start, range.end - range.start).is_ok()
-    }
-
     /// The same within a range. It looks at nothing outside.
     pub(super) fn for_each_filled_within(&self, range: Range<u64>, found: &mut dyn FnMut(Range<u64>)) {
         let file = self.file().expect("shared memory has a file");
@@ -84,6 +77,13 @@ impl GuestMemory {
             found(start..end);
             from = end;
         }
+    }
+
+    /// Gives a range of whole pages back, which makes them zero. Returns whether the kernel has done that.
+    pub(super) fn punch(&self, range: Range<u64>) -> bool {
+        let file = self.file().expect("shared memory has a file");
+        let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        rustix::fs::fallocate(file, hole, range.start, range.end - range.start).is_ok()
     }
 
     /// Makes a range of whole pages what it is in the template, with its pages given back.
