@@ -1,8 +1,11 @@
 //! What can be said on the command line.
 
-pub(super) use super::values::{Format, NetKind, PlatformKind};
+mod control;
 
-use super::values::{parse_size, parse_stack, parse_variable, parse_vcpus};
+pub(super) use super::values::{Format, NetKind, PlatformKind};
+pub use control::{ControlArgs, ControlOption, SetArgs, Setting, ShowArgs};
+
+use super::values::{Vcpus, parse_size, parse_stack, parse_variable, parse_vcpus};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use hv_core::device::block::DiskSpec;
 use hv_core::device::net::Publish;
@@ -39,6 +42,16 @@ pub enum Command {
     Snapshot(Box<SnapshotArgs>),
     /// Go on with a guest that was saved, in the foreground as `hv run` would.
     Restore(Box<RestoreArgs>),
+    /// Change what a running guest gets: virtual CPUs, memory, its share of the processors.
+    Set(SetArgs),
+    /// Say what a running guest has and uses.
+    Show(ShowArgs),
+    /// Pause a running guest where it is. It does not notice.
+    Pause(ControlArgs),
+    /// Let a paused guest run again.
+    Resume(ControlArgs),
+    /// Ask a guest to end, as SIGTERM does; once more ends it at once.
+    Stop(ControlArgs),
     /// Measure what paravirtual operations cost on this host, and what they are compared with.
     Bench(BenchArgs),
     /// Answer HTTP requests, each in a fresh virtual machine.
@@ -60,7 +73,8 @@ pub enum Command {
   hv run hello -- Ada
   hv run web --disk docs --publish 8080:80
   hv run disk --disk data.img,direct --memory 64M --stats
-  hv run ./my-guest --net tap=tap0 --pcap out.pcap --timeout 30s")]
+  hv run ./my-guest --net tap=tap0 --pcap out.pcap --timeout 30s
+  hv run ./my-guest --vcpus 1..4 --control my.sock      then: hv set my.sock vcpus=4")]
 pub struct RunArgs {
     #[command(flatten)]
     #[allow(missing_docs, reason = "the group has them")]
@@ -71,6 +85,9 @@ pub struct RunArgs {
     #[command(flatten)]
     #[allow(missing_docs, reason = "the group has them")]
     pub foreground: ForegroundArgs,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "the group has them")]
+    pub control: ControlOption,
 }
 
 /// Options of `hv snapshot`.
@@ -136,6 +153,9 @@ pub struct RestoreArgs {
     #[command(flatten)]
     #[allow(missing_docs, reason = "the group has them")]
     pub foreground: ForegroundArgs,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "the group has them")]
+    pub control: ControlOption,
 }
 
 /// What a guest is booted from.
@@ -152,9 +172,10 @@ pub struct BootArgs {
     /// Stack of the guest, a part of its memory. Without this it is what the image asks for: 512K with the SDK.
     #[arg(long, value_name = "SIZE", value_parser = parse_stack)]
     pub stack: Option<u64>,
-    /// Virtual CPUs of the guest: 1 to 64. They run at the same time as far as the host has processors.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = parse_vcpus)]
-    pub vcpus: usize,
+    /// Virtual CPUs of the guest: 1 to 64. They run at the same time as far as the host has processors. With MIN..MAX the
+    /// guest has MAX, and begins with MIN; `hv set` changes how many it should use.
+    #[arg(long, value_name = "N|MIN..MAX", default_value = "1", value_parser = parse_vcpus)]
+    pub vcpus: Vcpus,
     /// A disk: a raw image, a block device, or a folder (shown as a read-only FAT disk).
     /// Options: ro, direct (past the page cache), overlay (leave the disk as it is: what
     /// the guest writes is gone at its end), sector=512|4096, format=raw (a file that looks like

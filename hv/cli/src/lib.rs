@@ -4,6 +4,7 @@
 mod args;
 mod bench;
 mod colour;
+mod control;
 mod doctor;
 mod guests;
 mod jail;
@@ -20,8 +21,8 @@ mod values;
 mod warnings;
 
 pub use args::{
-    BenchArgs, BootArgs, Cli, Command, DoctorArgs, ForegroundArgs, JailArgs, NetArgs, RestoreArgs, RunArgs,
-    ServeArgs, SnapshotArgs,
+    BenchArgs, BootArgs, Cli, Command, ControlArgs, ControlOption, DoctorArgs, ForegroundArgs, JailArgs,
+    NetArgs, RestoreArgs, RunArgs, ServeArgs, SetArgs, Setting, ShowArgs, SnapshotArgs,
 };
 
 use clap::error::ContextValue;
@@ -60,8 +61,14 @@ pub mod exit {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    if std::env::args_os().next().is_some_and(|name| name == name_servers::NAME) {
-        return name_servers::work().map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);
+    // Processes of hv's own, which it starts beside itself.
+    let work = match std::env::args_os().next() {
+        Some(name) if name == name_servers::NAME => Some(name_servers::work()),
+        Some(name) if name == control::REMOVER => Some(control::remove_at_the_end()),
+        _ => None,
+    };
+    if let Some(done) = work {
+        return done.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);
     }
     let cli = match parse(std::env::args_os()) {
         Ok(cli) => cli,
@@ -77,6 +84,11 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(*args),
         Command::Snapshot(args) => snapshot::run(*args),
         Command::Restore(args) => restore::run(*args),
+        Command::Set(args) => control::set(&args),
+        Command::Show(args) => control::show(&args),
+        Command::Pause(args) => control::order(&args, control::Request::Pause {}),
+        Command::Resume(args) => control::order(&args, control::Request::Resume {}),
+        Command::Stop(args) => control::order(&args, control::Request::Stop {}),
         Command::Bench(args) => bench::run(args),
         Command::Serve(args) => serve::run(*args),
         Command::Jail(args) => jail::run(&args),

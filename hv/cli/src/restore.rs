@@ -1,6 +1,7 @@
 //! `hv restore`: a guest that was saved goes on in the foreground.
 
 use super::args::RestoreArgs;
+use super::control::{self, ControlSocket};
 use super::platform::platform;
 use super::{jail, run};
 use hv_abi::device::FUNCTION;
@@ -8,7 +9,6 @@ use hv_core::device::block::{Disk, DiskRecord, DiskSpec};
 use hv_core::device::stdio::{Stderr, Stdin, Stdout};
 use hv_core::domain::Restore;
 use hv_core::engine::Engine;
-use hv_core::sched::Share;
 use hv_core::snapshot::{DisksError, Snapshot};
 use hv_host::escape::escape;
 use hv_jail::Kind;
@@ -29,7 +29,7 @@ pub(super) fn run(args: RestoreArgs) -> Result<u8, Box<dyn Error>> {
     let specs = disks(&args, &snapshot);
     check_devices(&args, &snapshot, specs.len()).map_err(|what| format!("{path}: {what}"))?;
     let mut restore = Restore::new(snapshot.clone()).output(Stdout).error_output(Stderr).input(Stdin);
-    restore = restore.share(Share::new(args.foreground.weight, args.foreground.cap)?);
+    restore = restore.share(run::share(&args.foreground)?);
     let disks = specs.iter().map(Disk::open).collect::<Result<Vec<_>, _>>()?;
     snapshot.check_disks(&disks).map_err(|error| match error {
         DisksError::Record(error) => error.to_string(),
@@ -44,9 +44,11 @@ pub(super) fn run(args: RestoreArgs) -> Result<u8, Box<dyn Error>> {
     let places = jail::overlays(specs.iter()).into_iter().collect();
     let workers = run::workers(snapshot.saved().cpus.len());
     let late = !specs.is_empty() || args.foreground.cap > 0 || workers > 0;
+    let control = ControlSocket::asked_for(&args.control)?;
     jail::process(args.foreground.no_jail, &*platform, Kind::Run, late, places)?;
     let engine = Engine::new(platform, workers)?;
     let guest = restore.spawn(&engine)?;
+    control::serve(control, &engine, &guest, run::share(&args.foreground)?);
     run::foreground(&engine, &guest, &args.foreground)
 }
 

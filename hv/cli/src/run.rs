@@ -1,6 +1,7 @@
 //! `hv run`: one guest in the foreground.
 
 use super::args::{BootArgs, ForegroundArgs, Format, NetArgs, NetKind, RunArgs};
+use super::control::{self, ControlSocket};
 use super::name_servers::Followed;
 use super::platform::platform;
 use super::sampler::Sampler;
@@ -13,7 +14,7 @@ use hv_core::device::stdio::{Stderr, Stdin, Stdout};
 use hv_core::domain::{Builder, Guest, Outcome, Stop};
 use hv_core::engine::Engine;
 use hv_core::loader::Image;
-use hv_core::sched::Share;
+use hv_core::sched::{Share, ShareError};
 use hv_jail::Kind;
 use std::error::Error;
 use std::io::Write;
@@ -35,11 +36,13 @@ pub(super) fn run(args: RunArgs) -> Result<u8, Box<dyn Error>> {
     // Everything is open; what is left are the files of overlays.
     let places = jail::overlays(args.boot.disks.iter()).into_iter().collect();
     // For the threads of disks, those that run virtual CPUs, and the one that keeps the cap.
-    let workers = workers(args.boot.vcpus);
+    let workers = workers(args.boot.vcpus.most);
     let late = !args.boot.disks.is_empty() || args.foreground.cap > 0 || workers > 0;
+    let control = ControlSocket::asked_for(&args.control)?;
     jail::process(args.foreground.no_jail, &*platform, Kind::Run, late, places)?;
     let engine = Engine::new(platform, workers)?;
     let guest = builder.spawn(&engine)?;
+    control::serve(control, &engine, &guest, share(&args.foreground)?);
     foreground(&engine, &guest, &args.foreground)
 }
 
@@ -54,9 +57,10 @@ pub(super) fn builder(
     let image = Image::open(&path)?;
     let name = path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy();
 
-    let mut builder = Builder::new(image).name(name).memory(boot.memory).vcpus(boot.vcpus);
+    let mut builder = Builder::new(image).name(name).memory(boot.memory);
+    builder = builder.vcpus(boot.vcpus.most).vcpus_target(boot.vcpus.target);
     builder = builder.output(Stdout).error_output(Stderr).input(Stdin);
-    builder = builder.share(Share::new(foreground.weight, foreground.cap)?);
+    builder = builder.share(share(foreground)?);
     if let Some(stack) = boot.stack {
         builder = builder.stack(stack);
     }
@@ -75,6 +79,11 @@ pub(super) fn builder(
         builder = builder.network(network, capture);
     }
     Ok(builder)
+}
+
+/// The share of the processors that was asked for.
+pub(super) fn share(args: &ForegroundArgs) -> Result<Share, ShareError> {
+    Share::new(args.weight, args.cap)
 }
 
 /// Ends a guest at signals and its time limit, and prints its state at SIGQUIT. Returns which signal ended

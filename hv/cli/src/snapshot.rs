@@ -52,7 +52,7 @@ pub(super) fn run(args: SnapshotArgs) -> Result<u8, Box<dyn Error>> {
     places.extend(jail::overlays(args.boot.disks.iter()));
     places.extend(args.boot.disks.iter().map(|disk| Place { path: disk.path.clone(), usage: Use::Read }));
     jail::process(args.foreground.no_jail, &*platform, Kind::Snapshot, true, places)?;
-    let engine = Engine::new(platform, run::workers(args.boot.vcpus))?;
+    let engine = Engine::new(platform, run::workers(args.boot.vcpus.most))?;
     let begin = Instant::now();
     let guest = builder.spawn(&engine)?;
     let signal = run::watch(&engine, &guest, &args.foreground)?;

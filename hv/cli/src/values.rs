@@ -1,5 +1,6 @@
 //! Values on the command line, and how they are written.
 
+use super::args::Setting;
 use clap::ValueEnum;
 use hv_host::units;
 use std::str::FromStr;
@@ -75,9 +76,48 @@ pub(super) fn parse_stack(s: &str) -> Result<u64, String> {
     }
 }
 
-pub(super) fn parse_vcpus(s: &str) -> Result<usize, String> {
+/// How many virtual CPUs a guest has, and should use at first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Vcpus {
+    /// What it should use at first.
+    pub target: usize,
+    /// What it has.
+    pub most: usize,
+}
+
+/// `N`, or `MIN..MAX`.
+pub(super) fn parse_vcpus(s: &str) -> Result<Vcpus, String> {
     use hv_core::domain::MAX_VCPUS;
-    s.parse().ok().filter(|vcpus| (1..=MAX_VCPUS).contains(vcpus)).ok_or(format!("use 1 to {MAX_VCPUS}"))
+    let number = |s: &str| s.parse().ok().filter(|vcpus| (1..=MAX_VCPUS).contains(vcpus));
+    let (target, most) = s.split_once("..").unwrap_or((s, s));
+    match (number(target), number(most)) {
+        (Some(target), Some(most)) if target <= most => Ok(Vcpus { target, most }),
+        (Some(target), Some(most)) => Err(format!(
+            "the guest begins with the first number, which is the smaller one: use {most}..{target}"
+        )),
+        _ => Err(format!("use a number from 1 to {MAX_VCPUS}, or two as in 1..4")),
+    }
+}
+
+/// `KEY=VALUE` of `hv set`.
+pub(super) fn parse_setting(s: &str) -> Result<Setting, String> {
+    let (key, value) = s.split_once('=').ok_or("use KEY=VALUE, as in vcpus=4")?;
+    let number = |most: u32| match value.parse::<u32>() {
+        Ok(number) if number <= most => Ok(number),
+        _ => Err(format!("use a whole number up to {most}")),
+    };
+    match key {
+        "vcpus" => match parse_vcpus(value) {
+            Ok(Vcpus { target, most }) if target == most && !value.contains("..") => {
+                Ok(Setting::Vcpus(target))
+            }
+            _ => Err(format!("use vcpus=N, 1 to {}", hv_core::domain::MAX_VCPUS)),
+        },
+        "memory" => units::size(value).map(Setting::Memory).map_err(|error| error.to_string()),
+        "weight" => number(65_535).map(Setting::Weight),
+        "cap" => number(hv_core::sched::MAX_CAP).map(Setting::Cap),
+        _ => Err("use vcpus=N, memory=SIZE, weight=N or cap=PERCENT".into()),
+    }
 }
 
 pub(super) fn parse_variable(s: &str) -> Result<(String, String), String> {
@@ -90,6 +130,42 @@ pub(super) fn parse_variable(s: &str) -> Result<(String, String), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn settings() {
+        assert_eq!(parse_setting("vcpus=4"), Ok(Setting::Vcpus(4)));
+        assert_eq!(parse_setting("memory=64M"), Ok(Setting::Memory(64 << 20)));
+        assert_eq!(parse_setting("memory=0"), Ok(Setting::Memory(0)));
+        assert_eq!(parse_setting("weight=65535"), Ok(Setting::Weight(65_535)));
+        assert_eq!(parse_setting("cap=6400"), Ok(Setting::Cap(6400)));
+        for bad in [
+            "",
+            "vcpus",
+            "vcpu=1",
+            "vcpus=",
+            "vcpus=0",
+            "vcpus=65",
+            "vcpus=1..2",
+            "cap=6401",
+            "cap=-1",
+            "weight=x",
+        ] {
+            assert!(parse_setting(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn virtual_cpus() {
+        assert_eq!(parse_vcpus("3"), Ok(Vcpus { target: 3, most: 3 }));
+        assert_eq!(parse_vcpus("1..64"), Ok(Vcpus { target: 1, most: 64 }));
+        assert_eq!(parse_vcpus("2..2"), Ok(Vcpus { target: 2, most: 2 }));
+        for bad in
+            ["", "0", "65", "..", "1..", "..4", "0..4", "1..65", "4..1", "1..2..3", "1...4", "-1", "1-4"]
+        {
+            assert!(parse_vcpus(bad).is_err(), "{bad}");
+        }
+        assert!(parse_vcpus("4..1").is_err_and(|error| error.ends_with("use 1..4")));
+    }
 
     #[test]
     fn sizes() {

@@ -16,13 +16,12 @@
 //! Snapshots and resets are made of a paused guest and do not change its state. A restored guest begins as a created one.
 
 use super::{Order, Outcome};
-use serde::Serialize;
+use std::fmt;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard};
 
 /// The state of a guest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum State {
     /// It has never run.
@@ -51,6 +50,20 @@ impl State {
         State::Stopping,
         State::Ended,
     ];
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            State::Created => "created",
+            State::Starting => "starting",
+            State::Running => "running",
+            State::Pausing => "pausing",
+            State::Paused => "paused",
+            State::Stopping => "stopping",
+            State::Ended => "ended",
+        })
+    }
 }
 
 /// What can happen to a guest.

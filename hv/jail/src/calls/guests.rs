@@ -57,6 +57,9 @@ pub(super) const POPULATE: Row = advice(
 pub(super) const RESET: &[Row] =
     &[ioctl((0x5000_aea5, "KVM_SET_XSAVE"), "registers of a clone").on(Platform::Kvm)];
 
+/// How many pages a guest has written, piece by piece.
+pub(super) const COUNT_PAGES: Row = ioctl(PAGEMAP_SCAN, "how much memory a guest uses, for --control");
+
 /// Which pages a guest has written.
 pub(super) const PAGES: &[Row] = &[
     ioctl(PAGEMAP_SCAN, "which pages a guest has written"),

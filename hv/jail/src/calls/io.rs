@@ -1,6 +1,7 @@
 //! System calls of the I/O thread, and of threads that work on a disk.
 
 use super::super::row::{Row, any, with, with_both};
+use super::guests::COUNT_PAGES;
 use super::{Platform, option};
 use syscalls::Sysno as S;
 
@@ -47,6 +48,14 @@ pub(super) const IO: &[Row] = &[
         (2, libc::SO_ERROR as u32, "SO_ERROR"),
         "why a connection failed",
     ),
+    with_both(
+        S::getsockopt,
+        (1, libc::SOL_SOCKET as u32, "SOL_SOCKET"),
+        (2, libc::SO_PEERCRED as u32, "SO_PEERCRED"),
+        "whose process a client of --control is",
+    ),
+    COUNT_PAGES,
+    any(S::lseek, "the same where the memory is shared with the guest's process").on(Platform::Process),
     option(
         libc::IPPROTO_TCP,
         (libc::TCP_NODELAY, "TCP_NODELAY"),
