@@ -5,6 +5,7 @@
 //! machines without cargo.
 
 pub mod console;
+pub mod control;
 pub mod debug;
 pub mod host;
 pub mod http;

@@ -72,14 +72,16 @@ pub fn start() {
 ///
 /// # Panics
 ///
-/// If there is no such virtual CPU: `cpu` is not below [`possible`].
+/// If there is no such virtual CPU (`cpu` is not below [`possible`]), or the heap has no room for its stack.
 #[track_caller]
 pub fn spawn_on<F: Future<Output = ()> + 'static>(cpu: usize, begin: impl FnOnce() -> F + Send + 'static) {
     assert!(cpu < possible(), "there is no virtual CPU {cpu}; the guest has {}", possible());
     start();
     let spawned = Location::caller();
     remote::send(cpu, Box::new(move || executor::start(begin(), spawned)));
-    power::start(cpu);
+    if let Err(error) = power::start(cpu) {
+        panic!("virtual CPU {cpu}: {error}");
+    }
 }
 
 /// Runs a task on any virtual CPU that has nothing else to do. It may move to another one at each `await`.

@@ -1,7 +1,7 @@
 //! `hv restore`: a guest that was saved goes on in the foreground.
 
 use super::args::RestoreArgs;
-use super::control::{self, ControlSocket};
+use super::control::ControlSocket;
 use super::platform::platform;
 use super::{jail, run};
 use hv_abi::device::FUNCTION;
@@ -48,8 +48,7 @@ pub(super) fn run(args: RestoreArgs) -> Result<u8, Box<dyn Error>> {
     jail::process(args.foreground.no_jail, &*platform, Kind::Run, late, places)?;
     let engine = Engine::new(platform, workers)?;
     let guest = restore.spawn(&engine)?;
-    control::serve(control, &engine, &guest, run::share(&args.foreground)?);
-    run::foreground(&engine, &guest, &args.foreground)
+    run::foreground(&engine, &guest, &args.foreground, control)
 }
 
 /// The disks that were given, or, if the user says so, those where the guest had them.

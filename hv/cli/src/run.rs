@@ -42,8 +42,7 @@ pub(super) fn run(args: RunArgs) -> Result<u8, Box<dyn Error>> {
     jail::process(args.foreground.no_jail, &*platform, Kind::Run, late, places)?;
     let engine = Engine::new(platform, workers)?;
     let guest = builder.spawn(&engine)?;
-    control::serve(control, &engine, &guest, share(&args.foreground)?);
-    foreground(&engine, &guest, &args.foreground)
+    foreground(&engine, &guest, &args.foreground, control)
 }
 
 /// Describes the guest of a command line; `each_disk` is called with its disks.
@@ -107,8 +106,11 @@ pub(super) fn foreground(
     engine: &Engine,
     guest: &Guest,
     args: &ForegroundArgs,
+    control: Option<ControlSocket>,
 ) -> Result<u8, Box<dyn Error>> {
     let signal = watch(engine, guest, args)?;
+    // After that: a client that has the guest stopped does it by a signal.
+    control::serve(control, engine, guest, share(args)?);
     hv_jail::enter(Kind::Run);
     let outcome = guest.wait();
     report(args, guest, &outcome);

@@ -11,6 +11,7 @@ use crate::{event, hypercall, memory, targets, timer};
 use alloc::alloc::alloc;
 use alloc::boxed::Box;
 use core::alloc::Layout;
+use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use hv_abi::Errno;
 use spin::Once;
@@ -38,16 +39,30 @@ pub(super) fn begin_to_follow() {
     }
 }
 
-/// Starts a virtual CPU, unless it runs. It stops by itself when it is at or above the target and has nothing to do.
-pub(super) fn start(cpu: usize) {
-    if cpu == 0 || RUNS[cpu].compare_exchange(false, true, Ordering::SeqCst, Ordering::SeqCst).is_err() {
-        return;
+/// There is no room in the heap for the stack of a virtual CPU.
+#[derive(Debug)]
+pub(super) struct NoStack;
+
+impl fmt::Display for NoStack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no room for its stack of {STACK_SIZE} bytes; `--memory SIZE` gives more")
     }
-    let (number, entry, stack) = (cpu as u32, hv_cpu_start as *const () as u64, stack_of(cpu));
+}
+
+/// Starts a virtual CPU, unless it runs. It stops by itself when it is at or above the target and has nothing to do.
+pub(super) fn start(cpu: usize) -> Result<(), NoStack> {
+    if cpu == 0 || RUNS[cpu].compare_exchange(false, true, Ordering::SeqCst, Ordering::SeqCst).is_err() {
+        return Ok(());
+    }
+    let Some(stack) = stack_of(cpu) else {
+        RUNS[cpu].store(false, Ordering::SeqCst);
+        return Err(NoStack);
+    };
+    let (number, entry) = (cpu as u32, hv_cpu_start as *const () as u64);
     loop {
         // SAFETY: the entry point takes the number and a stack of this size. Only this virtual CPU uses it, which does not run.
         match unsafe { hypercall::vcpu_start(number, entry, stack) } {
-            Ok(()) => return,
+            Ok(()) => return Ok(()),
             // It is about to stop: it has cleared the flag, and does nothing else any more.
             Err(Errno::Busy) => hypercall::yield_now(),
             Err(error) => panic!("virtual CPU {cpu} does not start: {error}"),
@@ -56,23 +71,22 @@ pub(super) fn start(cpu: usize) {
 }
 
 /// The top of the stack of a virtual CPU. Called only by who starts it.
-fn stack_of(cpu: usize) -> u64 {
+fn stack_of(cpu: usize) -> Option<u64> {
     let known = STACKS[cpu].load(Ordering::SeqCst);
     if known != 0 {
-        return known;
+        return Some(known);
     }
     let layout = Layout::from_size_align(STACK_SIZE, STACK_SIZE).expect("a power of two");
     // SAFETY: the size is not 0.
     let stack = unsafe { alloc(layout) };
-    assert!(
-        !stack.is_null(),
-        "no room for the {STACK_SIZE} bytes of stack of virtual CPU {cpu}; `--memory SIZE` gives more"
-    );
+    if stack.is_null() {
+        return None;
+    }
     // SAFETY: the block is this large and aligned, and nothing else uses it. It is never freed.
     unsafe { stack.cast::<StackBottom>().write(StackBottom::new(cpu)) };
     let top = stack as u64 + STACK_SIZE as u64;
     STACKS[cpu].store(top, Ordering::SeqCst);
-    top
+    Some(top)
 }
 
 /// What each virtual CPU does in each of its steps.
@@ -95,7 +109,11 @@ fn carry_out_target() {
         FOLLOWED.store(target, Ordering::SeqCst);
         for cpu in 1..per_cpu::possible() {
             if cpu < target {
-                start(cpu);
+                // The host's wish is no reason to end.
+                if let Err(error) = start(cpu) {
+                    log::warn!("virtual CPU {cpu} is not used: {error}");
+                    break;
+                }
             } else if RUNS[cpu].load(Ordering::SeqCst) {
                 event::notify_cpu(cpu);
             }

@@ -95,7 +95,11 @@ fn ask(path: &Path, request: &Request) -> Result<Status, ClientError> {
         _ => ClientError::Failed { path: path.into(), error },
     };
     let mut stream = reach(path).map_err(|error| of_connecting(path, error))?;
-    stream.write_all(&line(request)).map_err(failed)?;
+    match stream.write_all(&line(request)) {
+        // hv has closed the connection, and may have said why.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
+        sent => sent.map_err(failed)?,
+    }
     let mut reply = Vec::new();
     BufReader::new(stream).take(MAX_REPLY).read_until(b'\n', &mut reply).map_err(failed)?;
     if reply.is_empty() {

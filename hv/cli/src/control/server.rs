@@ -66,6 +66,8 @@ struct Client {
     closing: bool,
     /// It waits for this count.
     count: Option<ResidentCount>,
+    /// It has asked for the guest's end, which comes when it has taken the answer: hv may end soon after.
+    stops: bool,
     /// When it was last heard of.
     heard: u64,
 }
@@ -128,6 +130,7 @@ impl Server {
             at_end: false,
             closing: false,
             count: None,
+            stops: false,
             heard: self.clock,
         };
         if peer.uid != self.guest.user && peer.uid != Uid::ROOT {
@@ -175,13 +178,19 @@ impl Client {
     /// Does the next bounded piece of work.
     fn advance(&mut self, guest: &mut ControlledGuest, clock: &mut u64) -> Needs {
         if !self.output.is_empty() {
-            return match self.stream.write(&self.output) {
-                Ok(count) => {
-                    self.output.drain(..count);
-                    Needs::Call
-                }
-                Err(error) => waits(&error),
-            };
+            match self.stream.write(&self.output) {
+                Ok(count) => drop(self.output.drain(..count)),
+                Err(error) if is_for_now(&error) => return waits(&error),
+                // It does not read the answer. What it has asked for is done all the same.
+                Err(_) => (self.output, self.closing) = (Vec::new(), true),
+            }
+            return Needs::Call;
+        }
+        if std::mem::take(&mut self.stops)
+            // One way to end a guest, with one exit code of hv. The handler only writes to a pipe.
+            && let Err(error) = signal_hook::low_level::raise(SIGTERM)
+        {
+            tracing::warn!("--control: the guest cannot be stopped: {error}");
         }
         if self.closing {
             return Needs::Closing;
@@ -236,7 +245,10 @@ impl Client {
                 }
                 Err(ENDED.into())
             }
-            Ok(request) => guest.carry_out(request).and_then(|()| guest.status(None)),
+            Ok(request) => {
+                self.stops = matches!(request, Request::Stop {});
+                guest.carry_out(request).and_then(|()| guest.status(None))
+            }
             Err(error) => Err(error),
         };
         self.answer(reply);
@@ -254,6 +266,11 @@ impl Client {
     }
 }
 
+/// Whether a client is there all the same.
+fn is_for_now(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
+}
+
 fn waits(error: &io::Error) -> Needs {
     match error.kind() {
         ErrorKind::WouldBlock => Needs::Itself,
@@ -268,12 +285,11 @@ const ENDED: &str = "the guest has ended";
 impl ControlledGuest {
     fn carry_out(&mut self, request: Request) -> Result<(), String> {
         match request {
-            Request::Get {} => {}
             Request::Set(changes) => self.change(&changes)?,
             Request::Pause {} => self.controller.pause(),
             Request::Resume {} => self.controller.resume(),
-            // One way to end a guest, with one exit code of hv. The handler only writes to a pipe.
-            Request::Stop {} => signal_hook::low_level::raise(SIGTERM).map_err(|error| error.to_string())?,
+            // The client does these.
+            Request::Get {} | Request::Stop {} => {}
         }
         Ok(())
     }

@@ -136,6 +136,7 @@ fn removed_at_the_end(path: &Path) -> io::Result<PipeWriter> {
 /// What that process does: waits until standard input ends, then removes the name in the folder (standard output) if it still is
 /// that of the socket (standard error).
 pub(crate) fn remove_at_the_end() -> io::Result<()> {
+    rustix::thread::set_name(c"hv-control")?;
     let name = std::env::args_os().nth(1).ok_or(io::ErrorKind::InvalidInput)?;
     let mut byte = [0];
     while !matches!(io::stdin().read(&mut byte), Ok(0)) {}

@@ -17,12 +17,22 @@ fn main() {
     match what {
         "follow" => block_on(follow()),
         "pinned" => block_on(pinned()),
-        "ignore" => block_on(shutdown()),
+        "ignore" => block_on(ignore()),
         "overwrite" => overwrite(),
         "switch" => switch(),
         _ => panic!("do not know {what}"),
     }
     println!("done");
+}
+
+/// Does nothing but wait for its end.
+async fn ignore() {
+    // The promise to end comes first.
+    select(shutdown(), async {
+        println!("waits");
+        core::future::pending::<()>().await;
+    })
+    .await;
 }
 
 /// Turns that a virtual CPU has had.
