@@ -10,6 +10,7 @@ use blocks::{Block, Shown};
 use hv_tests::{Finished, Running, has_tools, hv};
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
 use stranger::{Stranger, User};
@@ -129,12 +130,26 @@ fn run_block(stranger: &Stranger, commands: &[Shown], absolute: bool) {
         }
         println!("   {line}");
         prepare(stranger, &line);
+        let controlled = controlled(stranger, &line);
         if line.starts_with("hv serve") && !line.contains("--check") {
             serve(stranger, &line, &clients);
         } else {
             once(stranger, &line, &clients);
         }
+        if let Some(guest) = controlled {
+            guest.end(&[0, 143]);
+        }
     }
+}
+
+/// The guest that a command is about.
+fn controlled(stranger: &Stranger, line: &str) -> Option<stranger::Live> {
+    let words: Vec<_> = line.split(' ').collect();
+    let ["hv", "set" | "show" | "pause" | "resume" | "stop", socket, ..] = words[..] else { return None };
+    let path = stranger.folder().join(socket);
+    let guest = stranger.start(&format!("hv run my-guest --vcpus 1..4 --memory 256M --control {socket}"));
+    hv_tests::eventually("the control socket", || UnixStream::connect(&path).ok());
+    Some(guest)
 }
 
 /// What `cargo run --release --` runs is hv.

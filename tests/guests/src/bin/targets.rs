@@ -212,9 +212,9 @@ fn switch() {
         .collect();
     let mut told = false;
     loop {
-        for number in 1..cpu::possible() {
+        for (number, stack) in stacks.iter().enumerate().skip(1) {
             // SAFETY: the code uses this stack, which is this virtual CPU's, for return addresses, and memory only atomically.
-            let _ = unsafe { hypercall::vcpu_start(number as u32, entry, stacks[number]) };
+            let _ = unsafe { hypercall::vcpu_start(number as u32, entry, *stack) };
         }
         if STARTS.load(Ordering::SeqCst) > 1000 && !core::mem::replace(&mut told, true) {
             println!("switches");
