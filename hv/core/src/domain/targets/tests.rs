@@ -29,6 +29,8 @@ fn places() -> Offsets {
         hypercall_page: 0,
         shared_info: PAGE_SIZE,
         upcall: 0,
+        free_map: 0,
+        heap: 0,
     }
 }
 
