@@ -109,7 +109,42 @@ fn every_command_by_redis_cli(platform: Platform) {
 
 #[guest_test]
 fn large_values_and_many_keys(platform: Platform) {
-    let Some(kv) = kv(platform, &["--memory", "64M"]) else { return };
+    for vcpus in ["1", "2"] {
+        let Some(kv) = kv(platform, &["--memory", "64M", "--vcpus", vcpus]) else { return };
+        large_and_many(&kv);
+        kv.end();
+    }
+}
+
+/// Commands that arrive together are executed by any virtual CPU.
+#[guest_test]
+fn commands_of_all_connections_change_the_same_store(platform: Platform) {
+    for vcpus in ["1", "2", "4"] {
+        let Some(kv) = kv(platform, &["--memory", "64M", "--vcpus", vcpus]) else { return };
+        let connections = [(); 8].map(|()| {
+            let mut connection = TcpStream::connect(("127.0.0.1", kv.port)).unwrap();
+            let mut writer = connection.try_clone().unwrap();
+            let writing = std::thread::spawn(move || {
+                writer.write_all("INCR counter\r\n".repeat(5000).as_bytes()).unwrap();
+                writer.shutdown(Shutdown::Write).unwrap();
+            });
+            std::thread::spawn(move || {
+                let mut text = String::new();
+                connection.read_to_string(&mut text).unwrap();
+                writing.join().unwrap();
+                let numbers: Vec<u32> = text.lines().map(|line| line[1..].parse().unwrap()).collect();
+                assert!(numbers.len() == 5000 && numbers.is_sorted(), "each answer once, in order");
+                numbers
+            })
+        });
+        let mut all: Vec<u32> = connections.into_iter().flat_map(|answers| answers.join().unwrap()).collect();
+        all.sort_unstable();
+        assert!(all.into_iter().eq(1..=40_000), "no increment is lost, none counts twice");
+        kv.end();
+    }
+}
+
+fn large_and_many(kv: &Service) {
     let value = "0123456789abcdef".repeat(30_000);
     let mut connection = TcpStream::connect(("127.0.0.1", kv.port)).unwrap();
     for n in 0..8 {
@@ -140,9 +175,8 @@ fn large_values_and_many_keys(platform: Platform) {
         assert_eq!(line, "+OK\r\n", "key {n}");
     }
     writing.join().unwrap();
-    assert_eq!(ask(&kv, &["DBSIZE"]), "(integer) 20008");
-    assert_eq!(ask(&kv, &["MGET", "key:0", "key:19999"]), "1) \"0\"\n2) \"19999\"");
-    kv.end();
+    assert_eq!(ask(kv, &["DBSIZE"]), "(integer) 20008");
+    assert_eq!(ask(kv, &["MGET", "key:0", "key:19999"]), "1) \"0\"\n2) \"19999\"");
 }
 
 #[guest_test]

@@ -69,11 +69,20 @@ struct Web {
 impl Web {
     /// `disk` is made of the folder by `make`, which gets the image's path.
     fn of(platform: Platform, files: &mut Files, make: impl FnOnce(&TempDir, &str) -> String) -> Web {
+        Web::with(platform, files, &[], make)
+    }
+
+    fn with(
+        platform: Platform,
+        files: &mut Files,
+        options: &[&str],
+        make: impl FnOnce(&TempDir, &str) -> String,
+    ) -> Web {
         let (root, disk) = (TempDir::new().unwrap(), TempDir::new().unwrap());
         *files = site(root.path());
         let image = disk.path().join("disk.img");
         let value = make(&root, image.to_str().unwrap());
-        let service = Service::start(platform, "web", &["--disk", &value], "80");
+        let service = Service::start(platform, "web", &[options, &["--disk", &value]].concat(), "80");
         Web { service, _disk: disk }
     }
 
@@ -354,7 +363,12 @@ fn connections_are_kept(platform: Platform) {
 #[guest_test]
 fn many_at_once(platform: Platform) {
     let mut files = Files::new();
-    for web in [Web::folder(platform, &mut files), Web::ext4(platform, &mut files)].into_iter().flatten() {
+    let two = |files: &mut Files| {
+        let from_folder = |root: &TempDir, _: &str| root.path().to_str().unwrap().to_owned();
+        has_tools(&["curl"]).then(|| Web::with(platform, files, &["--vcpus", "2"], from_folder))
+    };
+    let webs = [Web::folder(platform, &mut files), Web::ext4(platform, &mut files), two(&mut files)];
+    for web in webs.into_iter().flatten() {
         let paths: Vec<&String> = files.keys().collect();
         let all: Vec<_> = (0..32)
             .map(|n| {
