@@ -130,7 +130,7 @@ fn a_virtual_cpu_that_was_not_started_is_shown_as_such(platform: Platform) {
     let options = ["--vcpus", "2", "--timeout", "300ms"];
     let end = platform.ran("hostile", &options, &["endless-loop"]).expect(124);
     assert!(end.err.contains("virtual CPU 0: running\n"), "{}", end.err);
-    assert!(end.err.contains("virtual CPU 1: not started\n"), "{}", end.err);
+    assert!(end.err.contains("virtual CPU 1: stopped\n"), "{}", end.err);
 }
 
 /// hv survives it; the guest may.

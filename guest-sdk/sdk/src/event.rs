@@ -236,8 +236,9 @@ impl Wake for SharedListener {
     fn wake(self: Arc<Self>) {
         let shared = self.0;
         shared.came.store(true, Ordering::Relaxed);
-        take_fired(shared.port);
+        // In this order: an event that another virtual CPU dispatches before this listens again has fired when it is taken here.
         shared.listen(&Waker::from(self));
+        take_fired(shared.port);
         core::mem::take(&mut *shared.waiting.lock()).into_iter().for_each(Waker::wake);
     }
 }
@@ -258,9 +259,15 @@ impl Shared {
             if holds() {
                 return Poll::Ready(());
             }
-            let mut waiting = self.waiting.lock();
-            if !waiting.iter().any(|waker| waker.will_wake(context.waker())) {
-                waiting.push(context.waker().clone());
+            {
+                let mut waiting = self.waiting.lock();
+                if !waiting.iter().any(|waker| waker.will_wake(context.waker())) {
+                    waiting.push(context.waker().clone());
+                }
+            }
+            // Another virtual CPU may have dispatched the event before this task was among those that wait.
+            if holds() {
+                return Poll::Ready(());
             }
             tasks::waits_for_event(self.port);
             Poll::Pending

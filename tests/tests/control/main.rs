@@ -98,6 +98,11 @@ fn a_guest_that_does_not_listen_is_ended_by_stop_as_by_sigterm(platform: Platfor
     tool(&mut guest.hv("pause", &[]));
     guest.shows(r#""state":"paused""#);
     guest.stop().expect(143);
+    // One that listens is asked, also while it is paused.
+    let guest = ignoring(platform);
+    tool(&mut guest.hv("pause", &[]));
+    guest.shows(r#""state":"paused""#);
+    guest.stop().expect(0);
 }
 
 #[guest_test]

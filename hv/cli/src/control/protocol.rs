@@ -17,7 +17,7 @@ pub(crate) enum Request {
     Pause {},
     /// Resumes it.
     Resume {},
-    /// Asks it to end, as SIGTERM does.
+    /// Asks it to end, as SIGTERM does. If it is paused, it is resumed for that.
     Stop {},
 }
 
@@ -58,7 +58,7 @@ pub(super) struct Status {
     pub(super) state: String,
     pub(super) vcpus: Vcpus,
     pub(super) memory: Memory,
-    /// CPU time that it has used, in nanoseconds.
+    /// CPU time that was used for it, in nanoseconds.
     pub(super) cpu_time_ns: u64,
     /// Its weight.
     pub(super) weight: u32,

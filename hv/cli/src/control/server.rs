@@ -186,11 +186,8 @@ impl Client {
             }
             return Needs::Call;
         }
-        if std::mem::take(&mut self.stops)
-            // One way to end a guest, with one exit code of hv. The handler only writes to a pipe.
-            && let Err(error) = signal_hook::low_level::raise(SIGTERM)
-        {
-            tracing::warn!("--control: the guest cannot be stopped: {error}");
+        if std::mem::take(&mut self.stops) {
+            guest.stop();
         }
         if self.closing {
             return Needs::Closing;
@@ -292,6 +289,15 @@ impl ControlledGuest {
             Request::Get {} | Request::Stop {} => {}
         }
         Ok(())
+    }
+
+    /// Has the guest end as by SIGTERM: there is one way to end a guest, with one exit code of hv. The handler only writes to a pipe.
+    fn stop(&self) {
+        // A paused guest would not see that it is asked.
+        self.controller.resume();
+        if let Err(error) = signal_hook::low_level::raise(SIGTERM) {
+            tracing::warn!("--control: the guest cannot be stopped: {error}");
+        }
     }
 
     /// Everything, or nothing.

@@ -22,7 +22,7 @@ pub struct Facts {
     pub memory: u64,
     /// How much of that it should use.
     pub targets: Targets,
-    /// CPU time that its virtual CPUs have used, including the work that hv did for them on the same threads.
+    /// All CPU time that was used for it: see [`Usage::cpu_time`](super::Usage::cpu_time).
     pub cpu_time: Duration,
 }
 
@@ -58,12 +58,7 @@ impl Domain {
             vcpus_running: self.vcpus.iter().filter(|vcpu| runs(&vcpu.power())).count(),
             memory: self.memory.size(),
             targets: self.targets(),
-            cpu_time: self
-                .vcpus
-                .iter()
-                .filter_map(|vcpu| vcpu.entity())
-                .map(|entity| entity.cpu_time())
-                .sum(),
+            cpu_time: self.cpu_time(),
         }
     }
 }

@@ -56,7 +56,7 @@ pub enum Activity {
     Blocked,
     /// It does not run until [`Guest::resume`](super::Guest::resume).
     Paused,
-    /// It does not run until the guest starts it.
+    /// It does not run until the guest starts it: it was stopped, or has not been started.
     Stopped,
     /// The guest has ended. Its console output is still being written.
     Ended,
@@ -69,7 +69,7 @@ impl fmt::Display for VcpuState {
             (Activity::Blocked, None) => "waits for an event",
             (Activity::Blocked, Some(_)) => "waits for an event, or a time",
             (Activity::Paused, _) => "paused",
-            (Activity::Stopped, _) => "not started",
+            (Activity::Stopped, _) => "stopped",
             (Activity::Ended, _) => "has ended; what it printed is not read",
         })?;
         if let Some(nanos) = self.deadline_in_ns {
