@@ -86,12 +86,17 @@ fn hostile_names_and_arguments_are_escaped_wherever_they_are_printed() {
         }
         refused(&["snapshot".as_ref(), hello.as_ref(), "-o".as_ref(), there.as_ref()]);
         refused(&["serve".as_ref(), "--function".as_ref(), name]);
+        for command in ["show", "pause", "resume", "stop"] {
+            refused(&[command.as_ref(), there.as_ref()]);
+        }
+        refused(&["set".as_ref(), there.as_ref(), "vcpus=1".as_ref()]);
+        refused(&["set".as_ref(), "control".as_ref(), name]);
         // Values of options.
         for option in ["--memory", "--vcpus", "--net", "--publish", "--timeout", "--weight", "--cap", "--env"]
         {
             run(option, name);
         }
-        for option in ["--platform", "--format", "--disk", "--pcap"] {
+        for option in ["--platform", "--format", "--disk", "--pcap", "--control"] {
             run(option, &with("/none/", name));
         }
         run("--net", &with("tap=", name));

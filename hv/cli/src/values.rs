@@ -95,7 +95,7 @@ pub(super) fn parse_vcpus(s: &str) -> Result<Vcpus, String> {
         (Some(target), Some(most)) => Err(format!(
             "the guest begins with the first number, which is the smaller one: use {most}..{target}"
         )),
-        _ => Err(format!("use a number from 1 to {MAX_VCPUS}, or two as in 1..4")),
+        _ => Err(format!("use 1 to {MAX_VCPUS}, or two of these numbers, as in 1..4")),
     }
 }
 
