@@ -4,7 +4,7 @@ mod critical_section;
 pub mod upcall;
 
 use crate::clock::{Instant, now_nanos};
-use crate::per_cpu::{self, PerCpu, per_cpu};
+use crate::per_cpu::{self, Padded, PerCpu, per_cpu};
 use crate::shared_info::{mask, pending};
 use crate::{hypercall, tasks};
 use alloc::sync::Arc;
@@ -171,6 +171,15 @@ pub fn wait_only(port: EventPort, deadline: Option<Instant>) -> bool {
 static FIRED: [AtomicU64; EVENT_WORDS] = [const { AtomicU64::new(0) }; EVENT_WORDS];
 static WAKERS: [AtomicWaker; PORTS as usize] = [const { AtomicWaker::new() }; PORTS as usize];
 
+/// Counts the changes of targets that [`dispatch`] has seen. Virtual CPUs look at this in each step, and not at the page of shared-info, some
+/// of whose words are written all the time.
+static TARGET_CHANGES: Padded<AtomicU32> = Padded(AtomicU32::new(0));
+
+/// How often a target has changed, as far as this guest knows.
+pub(crate) fn target_changes() -> u32 {
+    TARGET_CHANGES.0.load(Ordering::SeqCst)
+}
+
 /// Takes every pending event that the guest listens to, and wakes the tasks that wait for it.
 pub(crate) fn dispatch() {
     for index in words() {
@@ -181,7 +190,11 @@ pub(crate) fn dispatch() {
         pending()[index].fetch_and(!bits, Ordering::SeqCst);
         FIRED[index].fetch_or(bits, Ordering::Relaxed);
         while bits != 0 {
-            WAKERS[index * 64 + bits.trailing_zeros() as usize].wake();
+            let port = index * 64 + bits.trailing_zeros() as usize;
+            if port == TARGETS.0 as usize {
+                TARGET_CHANGES.0.fetch_add(1, Ordering::SeqCst);
+            }
+            WAKERS[port].wake();
             bits &= bits - 1;
         }
     }

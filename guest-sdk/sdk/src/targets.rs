@@ -2,8 +2,9 @@
 #![forbid(unsafe_code)]
 
 use crate::event::Shared;
-use crate::{per_cpu, shared_info};
-use core::sync::atomic::Ordering;
+use crate::per_cpu::{self, Padded};
+use crate::shared_info;
+use core::sync::atomic::{AtomicUsize, Ordering};
 use hv_abi::event::TARGETS;
 
 /// This event comes when the host has changed a target. Code that waits for a target uses this, since an event has one listener.
@@ -16,6 +17,22 @@ pub(crate) fn vcpus() -> usize {
         0 => possible,
         target => target.min(possible),
     }
+}
+
+/// The target that the guest follows; 0: none yet. On a cache line that is seldom written.
+static FOLLOWED: Padded<AtomicUsize> = Padded(AtomicUsize::new(0));
+
+/// The number of virtual CPUs that the guest uses. It is [`vcpus`] soon after a change.
+pub(crate) fn followed() -> usize {
+    match FOLLOWED.0.load(Ordering::SeqCst) {
+        0 => vcpus(),
+        target => target,
+    }
+}
+
+/// From now on the guest uses this number of virtual CPUs.
+pub(crate) fn follow(target: usize) {
+    FOLLOWED.0.store(target, Ordering::SeqCst);
 }
 
 /// Waits until [`vcpus`] is no longer this, and returns what it is.

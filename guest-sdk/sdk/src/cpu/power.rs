@@ -12,7 +12,7 @@ use alloc::alloc::alloc;
 use alloc::boxed::Box;
 use core::alloc::Layout;
 use core::fmt;
-use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use hv_abi::Errno;
 use spin::Once;
 
@@ -22,8 +22,8 @@ static RUNS: PerCpu<AtomicBool> = per_cpu!(AtomicBool::new(false));
 /// The top of the stack of a virtual CPU. It is kept while that is stopped. 0: it has none yet.
 static STACKS: PerCpu<AtomicU64> = per_cpu!(AtomicU64::new(0));
 
-/// The target that was last carried out; 0: none.
-static FOLLOWED: AtomicUsize = AtomicUsize::new(0);
+/// The number of the change of the target that was last carried out, counted from 1; 0: none.
+static CARRIED_OUT: AtomicU32 = AtomicU32::new(0);
 
 /// Makes the guest one with several virtual CPUs, which follows the target from now on. Called on the first one.
 pub(super) fn begin_to_follow() {
@@ -93,20 +93,21 @@ fn stack_of(cpu: usize) -> Option<u64> {
 fn follow() {
     carry_out_target();
     let me = per_cpu::current();
-    if me >= targets::vcpus() && !executor::has_own_tasks() {
+    if me >= targets::followed() && !executor::has_own_tasks() {
         stop(me);
     }
 }
 
 /// If the target has changed: starts the virtual CPUs below it, and has the others look whether they can stop.
 fn carry_out_target() {
+    let changes = event::target_changes().wrapping_add(1);
+    if CARRIED_OUT.load(Ordering::SeqCst) == changes {
+        return;
+    }
+    CARRIED_OUT.store(changes, Ordering::SeqCst);
     loop {
         let target = targets::vcpus();
-        if FOLLOWED.load(Ordering::SeqCst) == target {
-            return;
-        }
-        // If several do this at the same time, the last one to store finds in its next round whether it had an old target.
-        FOLLOWED.store(target, Ordering::SeqCst);
+        targets::follow(target);
         for cpu in 1..per_cpu::possible() {
             if cpu < target {
                 // The host's wish is no reason to end.
@@ -117,6 +118,10 @@ fn carry_out_target() {
             } else if RUNS[cpu].load(Ordering::SeqCst) {
                 event::notify_cpu(cpu);
             }
+        }
+        // If several do this at the same time, who was last may have had an old target.
+        if targets::vcpus() == target && targets::followed() == target {
+            return;
         }
     }
 }
@@ -134,7 +139,7 @@ fn stop(me: usize) {
         remote::send(0, Box::new(adopt));
     }
     RUNS[me].store(false, Ordering::SeqCst);
-    let is_needed = me < targets::vcpus() || executor::has_own_tasks();
+    let is_needed = me < targets::followed() || executor::has_own_tasks();
     if is_needed && RUNS[me].compare_exchange(false, true, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
         return;
     }

@@ -57,14 +57,14 @@ where
 
 /// Wakes a virtual CPU that waits for something to do, and that the guest should use.
 fn wake_one() {
-    if let Some(cpu) = WAITING.take_one_below(targets::vcpus()) {
+    if let Some(cpu) = WAITING.take_one_below(targets::followed()) {
         event::notify_cpu(cpu);
     }
 }
 
 /// Whether this virtual CPU polls tasks that any may poll. One at or above the target does not.
 fn shares() -> bool {
-    !per_cpu::several() || per_cpu::current() < targets::vcpus()
+    !per_cpu::several() || per_cpu::current() < targets::followed()
 }
 
 /// Begins the tasks that were sent to this virtual CPU, and polls tasks that any may poll.
