@@ -51,6 +51,8 @@ pub enum Rig {
     VirtioSink,
     /// An emulated ACPI timer.
     Timer,
+    /// A second virtual CPU.
+    Vcpus,
 }
 
 impl Rig {
@@ -68,6 +70,7 @@ impl Rig {
             Rig::VirtioEcho => "virtio-echo",
             Rig::VirtioSink => "virtio-sink",
             Rig::Timer => "timer",
+            Rig::Vcpus => "vcpus",
         }
     }
 }

@@ -22,6 +22,16 @@ impl CpuSet {
         self.0.fetch_and(!(1 << cpu), Ordering::SeqCst);
     }
 
+    /// Removes and returns all members.
+    pub(crate) fn take_all(&self) -> impl Iterator<Item = usize> + use<> {
+        let mut bits = self.0.swap(0, Ordering::SeqCst);
+        core::iter::from_fn(move || {
+            let cpu = bits.trailing_zeros() as usize;
+            bits &= bits.wrapping_sub(1);
+            (cpu < u64::BITS as usize).then_some(cpu)
+        })
+    }
+
     /// Removes and returns the member with the least number.
     pub(crate) fn take_one(&self) -> Option<usize> {
         self.take_one_below(crate::per_cpu::MAX)

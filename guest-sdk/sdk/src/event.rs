@@ -92,12 +92,12 @@ pub fn wait(deadline: Option<Instant>) -> bool {
     pending
 }
 
-/// Makes another virtual CPU check for work: ends its [`wait`].
-pub(crate) fn notify_cpu(cpu: usize) {
+/// Makes another virtual CPU check for work: ends its [`wait`]. Does nothing if there is no such virtual CPU.
+pub fn notify_cpu(cpu: usize) {
     let Some(port) = EventPort::of_vcpu(cpu as u32) else { return };
     let Some((index, bit)) = port.position() else { return };
     pending()[index].fetch_or(bit, Ordering::SeqCst);
-    if BLOCKED[cpu].load(Ordering::SeqCst) {
+    if BLOCKED[cpu].load(Ordering::SeqCst) && !critical_section::defer(cpu) {
         hypercall::event_send(port);
     }
 }

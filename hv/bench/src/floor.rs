@@ -55,6 +55,7 @@ pub struct Floor {
 /// A running floor guest.
 pub struct FloorVm {
     vcpu: VcpuFd,
+    _others: Vec<VcpuFd>,
     _vm: VmFd,
     _memory: MmapRegion,
 }
@@ -112,6 +113,20 @@ impl Floor {
     ///
     /// What the host's kernel refuses.
     pub fn start(&self, program: FloorProgram, bell: Option<&EventFd>) -> Result<FloorVm, FloorError> {
+        self.start_with(program, bell, 1)
+    }
+
+    /// The same with so many virtual CPUs, at least one. The others have the same registers, and are not run.
+    ///
+    /// # Errors
+    ///
+    /// What the host's kernel refuses.
+    pub fn start_with(
+        &self,
+        program: FloorProgram,
+        bell: Option<&EventFd>,
+        vcpus: usize,
+    ) -> Result<FloorVm, FloorError> {
         let memory = MmapRegion::new(MEMORY)?;
         // Where the host gives huge pages unasked, it would clear 2 MiB for these few bytes. An
         // error says that it has none.
@@ -148,11 +163,16 @@ impl Floor {
         if let Some(bell) = bell {
             vm.register_ioevent(bell, &IoEventAddress::Pio(u64::from(BELL_PORT)), 2u32)?;
         }
-        let vcpu = vm.create_vcpu(0)?;
-        vcpu.set_cpuid2(&self.cpuid)?;
-        vcpu.set_sregs(&sregs())?;
-        vcpu.set_regs(&kvm_regs { rip: CODE, rsp: STACK, rflags: 0x202, ..kvm_regs::default() })?;
-        Ok(FloorVm { vcpu, _vm: vm, _memory: memory })
+        let make = |number: usize| {
+            let vcpu = vm.create_vcpu(number as u64)?;
+            vcpu.set_cpuid2(&self.cpuid)?;
+            vcpu.set_sregs(&sregs())?;
+            vcpu.set_regs(&kvm_regs { rip: CODE, rsp: STACK, rflags: 0x202, ..kvm_regs::default() })?;
+            Ok::<_, FloorError>(vcpu)
+        };
+        let vcpu = make(0)?;
+        let others = (1..vcpus).map(make).collect::<Result<_, _>>()?;
+        Ok(FloorVm { vcpu, _others: others, _vm: vm, _memory: memory })
     }
 }
 

@@ -50,6 +50,8 @@ groups! {
     Time "time" "Reading the time";
     /// Events, rings and batches.
     Events "events" "Events and rings";
+    /// Several virtual CPUs.
+    Smp "smp" "Several virtual CPUs";
     /// Starting a guest.
     Boot "boot" "Start";
     /// Going on from a snapshot.

@@ -248,7 +248,7 @@ pub struct ForegroundArgs {
   hv bench all --compare old.json --report bench.html
   hv bench density --guests 2000            what the 2000th guest costs")]
 pub struct BenchArgs {
-    /// Groups (exits, console, block, net, time, events, boot, clone), names of operations, `all`, or
+    /// Groups (exits, console, block, net, time, events, smp, boot, clone), names of operations, `all`, or
     /// `density`: start, answers and memory of guests up to --guests.
     pub what: Vec<String>,
     /// Measure less: everything within a minute.

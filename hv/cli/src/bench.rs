@@ -63,7 +63,8 @@ pub(super) fn run(args: BenchArgs) -> Result<u8, Box<dyn Error>> {
             (bench, null, guests::resolve("fn-hello")?)
         }
     };
-    let guests = Rc::new(Guests::new(&bench, &null, Box::new(KvmPlatform::new()?))?);
+    let guests = Guests::new(&bench, &null, Box::new(KvmPlatform::new()?))?;
+    let guests = Rc::new(guests.with_threads(Box::new(KvmPlatform::new()?))?);
     let all = all_operations(&guests, &function, &bench, &null)?;
     if args.list {
         print(&list(&all))?;

@@ -31,4 +31,5 @@ operations! {
     timer,
     event,
     batch,
+    smp,
 }

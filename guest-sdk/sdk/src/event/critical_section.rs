@@ -2,9 +2,11 @@
 #![allow(unsafe_code, reason = "the critical section, which keeps handlers and other virtual CPUs out")]
 
 use super::upcall;
-use crate::per_cpu;
+use crate::cpu_set::CpuSet;
+use crate::{hypercall, per_cpu};
 use core::hint::spin_loop;
 use core::sync::atomic::{AtomicUsize, Ordering, compiler_fence};
+use hv_abi::EventPort;
 
 /// Masks [upcalls](upcall), and excludes other virtual CPUs.
 struct Section;
@@ -13,8 +15,20 @@ critical_section::set_impl!(Section);
 
 /// The number of the virtual CPU that is in the section, plus 1. 0 if none is.
 static OWNER: AtomicUsize = AtomicUsize::new(0);
+/// The virtual CPUs that the owner has to wake when it leaves. Only the owner uses this. To wake one is an exit, in which Linux may give
+/// the owner's processor to the one that wakes up: that one would then spin for the section until the owner runs again, milliseconds later.
+static DEFERRED: CpuSet = CpuSet::new();
 /// How often its owner has entered it again. Only the owner uses this.
 static NESTED: AtomicUsize = AtomicUsize::new(0);
+
+/// Has a virtual CPU, whose event is pending, woken at the end of the section that this virtual CPU is in. Returns false if it is in none.
+pub(super) fn defer(cpu: usize) -> bool {
+    let inside = per_cpu::several() && OWNER.load(Ordering::Relaxed) == per_cpu::current() + 1;
+    if inside {
+        DEFERRED.insert(cpu);
+    }
+    inside
+}
 
 // SAFETY: between `acquire` and `release` no other code of the guest can be in a section: upcalls of this virtual CPU and
 // all other virtual CPUs wait for the owner to leave. While there is only one virtual CPU, no other one can enter. The
@@ -40,7 +54,11 @@ unsafe impl critical_section::Impl for Section {
     unsafe fn release(unmask: bool) {
         if per_cpu::several() {
             match NESTED.load(Ordering::Relaxed) {
-                0 => OWNER.store(0, Ordering::Release),
+                0 => {
+                    let deferred = DEFERRED.take_all();
+                    OWNER.store(0, Ordering::Release);
+                    deferred.filter_map(|cpu| EventPort::of_vcpu(cpu as u32)).for_each(hypercall::event_send);
+                }
                 nested => NESTED.store(nested - 1, Ordering::Relaxed),
             }
         }

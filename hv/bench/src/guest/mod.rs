@@ -68,6 +68,8 @@ pub enum GuestError {
 /// The images of the bench guests, the engine that runs them, and what they are given.
 pub struct Guests {
     engine: Engine,
+    /// With a thread for each virtual CPU of a guest that has two.
+    threads: Option<Engine>,
     bench: Arc<Image>,
     null: Arc<Image>,
     rigs: Rigs,
@@ -89,10 +91,23 @@ impl Guests {
         let failed = |what| move |source| GuestError::Rig { what, source };
         Ok(Guests {
             engine: Engine::new(platform, 0).map_err(failed("engine"))?,
+            threads: None,
             bench: Arc::new(Image::open(bench)?),
             null: Arc::new(Image::open(null)?),
             rigs: Rigs::new()?,
         })
+    }
+
+    /// The same, with another engine on this platform for guests with two virtual CPUs.
+    ///
+    /// # Errors
+    ///
+    /// When the host refuses threads.
+    pub fn with_threads(mut self, platform: Box<dyn Platform>) -> Result<Guests, GuestError> {
+        let engine = Engine::new(platform, 2);
+        self.threads =
+            Some(engine.map_err(|source| GuestError::Rig { what: "engine with threads", source })?);
+        Ok(self)
     }
 
     /// What the bench guest can measure, as it says itself.
@@ -118,6 +133,17 @@ impl Guests {
         Ok(guest)
     }
 
+    /// Starts a guest with so many virtual CPUs, which ends at once without having started the others, and waits for that.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be started or crashes.
+    pub fn start_with(&self, vcpus: usize) -> Result<Guest, GuestError> {
+        let guest = Builder::new(self.null.clone()).vcpus(vcpus).spawn(&self.engine)?;
+        finished(&guest, guest.wait(), "")?;
+        Ok(guest)
+    }
+
     /// Starts a guest that finds a console, a disk and a network, and waits for
     /// its end: in start-info, or by probing emulated hardware.
     ///
@@ -131,12 +157,16 @@ impl Guests {
 
     /// Runs the bench guest to its end. What it printed last is the output.
     fn run(&self, arguments: &[&str], rig: Rig) -> Result<Run, GuestError> {
+        let engine = match rig {
+            Rig::Vcpus => self.threads.as_ref().unwrap_or(&self.engine),
+            _ => &self.engine,
+        };
         let tail = Tail::default();
         let mut builder = Builder::new(self.bench.clone()).name("bench").memory(MEMORY).output(tail.clone());
         for argument in arguments {
             builder = builder.argument(argument);
         }
-        let guest = self.rigs.fit(builder, rig, &tail)?.spawn(&self.engine)?;
+        let guest = self.rigs.fit(builder, rig, &tail)?.spawn(engine)?;
         let (done, over) = channel::<()>();
         let controller = guest.controller();
         let watch = std::thread::spawn(move || {

@@ -57,6 +57,8 @@ rigs! {
     VirtioSink "virtio-sink";
     /// An emulated ACPI timer.
     Timer "timer";
+    /// A second virtual CPU, and a thread for each.
+    Vcpus "vcpus";
     /// All paravirtual devices.
     All "all";
     /// Emulated devices of the same kinds.
@@ -116,6 +118,7 @@ impl Rigs {
             Rig::VirtioDisk => builder.bus(hardware([self.virtio_disk()?])),
             Rig::VirtioEcho | Rig::VirtioSink => builder.bus(hardware([Emulated::VirtioNet(network()?)])),
             Rig::Timer => builder.bus(hardware([Emulated::Timer])),
+            Rig::Vcpus => builder.vcpus(2),
             Rig::All => builder.disk(self.open_disk()?).network(network()?, None),
             Rig::AllEmulated => builder.bus(hardware([
                 uart(),

@@ -9,6 +9,7 @@ mod clone;
 mod floor;
 mod process;
 pub mod ring;
+mod vcpu;
 
 use super::clones::Clones;
 use super::guest::Guests;
@@ -30,6 +31,7 @@ pub fn all(
     // A new file is named above and here.
     let mut operations = floor::operations()?;
     operations.extend(ring::operations()?);
+    operations.extend(vcpu::operations(guests)?);
     operations.extend(boot::operations(guests)?);
     operations.extend(clone::operations(clones));
     operations.extend(process::operations(bench, null)?);
