@@ -201,7 +201,9 @@ pub(super) const OPERATIONS: &[Operation] = &[
         |meter| hand_overs(meter, PAUSE_MICROS),
     ),
     operation("smp-compute-1", None, "Computing for some milliseconds on one of two virtual CPUs.", |meter| {
-        meter.each(|| drop(black_box(compute(1))));
+        meter.each(|| {
+                black_box(compute(1));
+            });
         Ok(())
     }),
     operation(
@@ -209,7 +211,9 @@ pub(super) const OPERATIONS: &[Operation] = &[
         Some("smp-compute-1"),
         "The same work in two parts, one for each of two virtual CPUs.",
         |meter| {
-            meter.each(|| drop(black_box(compute(2))));
+            meter.each(|| {
+                black_box(compute(2));
+            });
             Ok(())
         },
     ),

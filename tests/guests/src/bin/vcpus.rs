@@ -197,13 +197,13 @@ fn locks(rounds: u64) {
     static READING: AtomicU64 = AtomicU64::new(0);
     /// Longer than a lock is polled.
     fn hold(round: u64) {
-        if round % 64 == 0 {
+        if round.is_multiple_of(64) {
             (0..20_000).for_each(|_| core::hint::spin_loop());
         }
     }
     on_all(move |number| async move {
         for round in 0..rounds {
-            if (round + number as u64) % 4 == 0 {
+            if (round + number as u64).is_multiple_of(4) {
                 let mut pair = PAIR.write();
                 assert_eq!(READING.load(Ordering::SeqCst), 0, "nobody reads");
                 pair.0 += 1;
