@@ -8,10 +8,13 @@
 #![no_std]
 #![no_main]
 
+extern crate alloc;
+
+use alloc::rc::Rc;
 use hv_guest::http::{self, Files, Request};
 use hv_guest::net::{self, Serve};
 use hv_guest::prelude::*;
-use hv_guest::{block, fs};
+use hv_guest::{block, fs, memory};
 
 const PORT: u16 = 80;
 
@@ -22,7 +25,15 @@ async fn main(spawner: hv_guest::Spawner) -> Result<(), String> {
     println!("disk 0: {}, {} bytes", root.kind(), disk.size());
 
     let heap = hv_guest::heap_size();
-    let files = Files::new(root, heap / 8);
+    let files = Rc::new(Files::new(root, heap / 8));
+    // When the host is short of memory, files are read again.
+    let cached = files.clone();
+    hv_guest::spawn(async move {
+        let mut pressure = memory::Pressure::new();
+        loop {
+            cached.give_up(pressure.next().await);
+        }
+    });
     // A connection's buffers are memory set aside: more of it, more under way.
     let serve = Serve { send_buffer: (heap / 640).clamp(8 << 10, 256 << 10), ..Serve::default() };
     let stack = net::up(spawner).await.map_err(|error| error.to_string())?;

@@ -52,7 +52,7 @@ pub mod http;
 pub mod hypercall;
 mod libc;
 mod logger;
-mod memory;
+pub mod memory;
 #[cfg(feature = "net")]
 pub mod net;
 mod panic;

@@ -4,8 +4,10 @@
 mod bitmap;
 mod heap;
 mod pages;
+mod usage;
 
 pub(crate) use heap::{is_exhaustion, prepare_arenas};
+pub use usage::{Pressure, Usage, usage};
 
 // The compiler calls these by name, and on this target no other crate defines them. `rep movsb` and `rep stosb` are the
 // processor's fast paths for long runs. For short ones their start-up cost would dominate, so those are done in pieces of

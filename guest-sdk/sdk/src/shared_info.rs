@@ -62,6 +62,11 @@ pub(crate) fn vcpus_target() -> &'static AtomicU32 {
     unsafe { AtomicU32::from_ptr(address(offset_of!(SharedInfo, vcpus_target)) as *mut u32) }
 }
 
+/// How many bytes of memory the host wants this guest to use at most; 0 if it does not care.
+pub(crate) fn memory_target() -> &'static AtomicU64 {
+    &words::<1>(offset_of!(SharedInfo, memory_target))[0]
+}
+
 /// The number of a restored or cloned guest. The host writes it while the guest is paused.
 pub(crate) fn generation() -> &'static [AtomicU64; 2] {
     words(offset_of!(SharedInfo, generation))

@@ -40,3 +40,13 @@ pub(crate) async fn vcpus_changed(from: usize) -> usize {
     CHANGED.wait_until(|| vcpus() != from).await;
     vcpus()
 }
+
+/// How many bytes of memory the guest should use at most, if the host has said so.
+pub(crate) fn memory() -> Option<usize> {
+    Some(shared_info::memory_target().load(Ordering::SeqCst) as usize).filter(|bytes| *bytes != 0)
+}
+
+/// Waits until a condition holds, which is checked now and whenever the host has changed a target.
+pub(crate) async fn changed_until(holds: impl FnMut() -> bool) {
+    CHANGED.wait_until(holds).await;
+}

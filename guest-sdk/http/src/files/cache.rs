@@ -32,24 +32,37 @@ impl Cache {
         Some(bytes.clone())
     }
 
-    pub(super) fn insert(&mut self, path: &str, bytes: Rc<[u8]>) {
-        // Also what keeping track of a file takes.
-        let cost = |path: &str, bytes: &[u8]| bytes.len() + 2 * path.len() + 128;
-        let size = cost(path, &bytes);
-        if size > self.limit || self.files.contains_key(path) {
-            return;
-        }
-        while self.bytes + size > self.limit {
+    /// How many bytes it takes.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Forgets files until it takes at most so many bytes.
+    pub(super) fn shrink(&mut self, bytes: usize) {
+        while self.bytes > bytes {
             let Some((_, oldest)) = self.uses.pop_first() else { break };
             if let Some((_, bytes)) = self.files.remove(&oldest) {
                 self.bytes -= cost(&oldest, &bytes);
             }
         }
+    }
+
+    pub(super) fn insert(&mut self, path: &str, bytes: Rc<[u8]>) {
+        let size = cost(path, &bytes);
+        if size > self.limit || self.files.contains_key(path) {
+            return;
+        }
+        self.shrink(self.limit - size);
         self.clock += 1;
         self.bytes += size;
         self.uses.insert(self.clock, path.to_owned());
         self.files.insert(path.to_owned(), (self.clock, bytes));
     }
+}
+
+/// Bytes that a file takes, with what keeping track of it takes.
+fn cost(path: &str, bytes: &[u8]) -> usize {
+    bytes.len() + 2 * path.len() + 128
 }
 
 #[cfg(test)]

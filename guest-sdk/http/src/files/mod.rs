@@ -95,6 +95,12 @@ impl<R: Root> Files<R> {
         Files { root, cache: RefCell::new(Cache::new(cache)) }
     }
 
+    /// Forgets so many bytes of the files in memory, or all of them: memory is short.
+    pub fn give_up(&self, bytes: usize) {
+        let cache = &mut *self.cache.borrow_mut();
+        cache.shrink(cache.bytes().saturating_sub(bytes));
+    }
+
     /// The answer to a request: GET and HEAD, with ranges.
     pub async fn respond(&self, request: &Request<'_>) -> Response {
         if !matches!(request.method(), "GET" | "HEAD") {

@@ -35,3 +35,13 @@ fn it_keeps_to_its_limit() {
     }
     assert!(cache.get("/file 999").is_some());
 }
+
+#[test]
+fn it_shrinks_when_it_is_asked_to() {
+    let mut cache = Cache::new(10_000);
+    (0..8).for_each(|n| cache.insert(&format!("/{n}"), bytes(1000)));
+    cache.shrink(3500);
+    assert!(cache.bytes() <= 3500 && cache.get("/7").is_some() && cache.get("/0").is_none());
+    cache.shrink(0);
+    assert_eq!((cache.bytes(), cache.files.len(), cache.uses.len()), (0, 0, 0));
+}
