@@ -6,8 +6,8 @@
 #![deny(clippy::missing_errors_doc)]
 
 pub use hv_core::{
-    Builder, Controller, Engine, Guest, Image, KvmPlatform, Outcome, ProcessPlatform, Restore, Share,
-    Snapshot, StartError, Stop,
+    BudgetError, Builder, Controller, Engine, Guest, Image, KvmPlatform, Outcome, ProcessPlatform, Restore,
+    Share, Snapshot, StartError, Stop,
 };
 pub use hv_core::{crash, device, domain, engine, event, loader, memory, platform, reactor, sched, snapshot};
 pub use hv_host::escape;

@@ -124,6 +124,23 @@ fn a_wrong_map_costs_its_guest_only(platform: Platform) {
     assert!(matches!(neighbour.guest.wait(), Outcome::Exited(0)));
 }
 
+/// The host's owner wants the guest to use less.
+#[guest_test]
+fn a_guest_gives_up_what_it_can_do_without(platform: Platform) {
+    let engine = platform.engine(1);
+    let mut guest = Talking::start(&engine, 256 * MIB, &["cache", "64"]);
+    guest.says("filled");
+    let controller = guest.guest.controller();
+    controller.set_memory_target(Some(32 * MIB)).unwrap();
+    guest.says("gave up memory");
+    guest.shrinks_to(34 * MIB);
+    controller.set_memory_target(None).unwrap();
+    controller.set_memory_target(Some(MIB)).unwrap();
+    guest.says("gave up memory");
+    guest.says("done");
+    assert!(matches!(guest.guest.wait(), Outcome::Exited(0)));
+}
+
 #[guest_test]
 fn a_storm_of_calls_is_harmless(platform: Platform) {
     let options = ["--memory", "64M", "--timeout", "100s"];

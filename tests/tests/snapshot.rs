@@ -2,6 +2,7 @@
 
 use hv::snapshot::Features;
 use hv::{Builder, Image, Snapshot};
+use hv_abi::ABI_VERSION;
 use hv_tests::refusal::{refused, text};
 use hv_tests::serve::Serve;
 use hv_tests::snapshot::{folder, restore, restored, save, snapshot};
@@ -222,7 +223,10 @@ fn what_is_no_whole_snapshot_is_refused_in_one_line(platform: Platform) {
     with(
         "state",
         &changed(&state, 16, 9),
-        "snap: made by a newer version of hv (ABI 9.4; this version has 1.4)",
+        &format!(
+            "snap: made by a newer version of hv (ABI 9.{}; this version has {ABI_VERSION})",
+            ABI_VERSION.minor
+        ),
     );
     with("memory", &memory[..1 << 20], "snap/memory: truncated: at least 3145728 bytes are missing");
     with("memory", &[&memory[..], b"x"].concat(), "snap/memory: damaged: 1 bytes too long");

@@ -5,7 +5,7 @@ mod control;
 pub(super) use super::values::{Format, NetKind, PlatformKind};
 pub use control::{ControlArgs, ControlOption, SetArgs, Setting, ShowArgs};
 
-use super::values::{Vcpus, parse_size, parse_stack, parse_variable, parse_vcpus};
+use super::values::{Memory, Vcpus, parse_memory, parse_stack, parse_variable, parse_vcpus};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use hv_core::device::block::DiskSpec;
 use hv_core::device::net::Publish;
@@ -166,9 +166,10 @@ pub struct BootArgs {
     /// Arguments of the guest.
     #[arg(last = true)]
     pub arguments: Vec<String>,
-    /// Memory of the guest, in bytes or with K, M, G.
-    #[arg(long, value_name = "SIZE", default_value = "16M", value_parser = parse_size)]
-    pub memory: u64,
+    /// Memory of the guest, in bytes or with K, M, G. It costs what the guest uses of it. With MIN..MAX the guest has MAX, of
+    /// which MIN is sure: hv refuses to start it if this host has less.
+    #[arg(long, value_name = "SIZE|MIN..MAX", default_value = "16M", value_parser = parse_memory)]
+    pub memory: Memory,
     /// Stack of the guest, a part of its memory. Without this it is what the image asks for: 512K with the SDK.
     #[arg(long, value_name = "SIZE", value_parser = parse_stack)]
     pub stack: Option<u64>,

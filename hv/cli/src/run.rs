@@ -6,6 +6,7 @@ use super::name_servers::Followed;
 use super::platform::platform;
 use super::sampler::Sampler;
 use super::signals::Signals;
+use super::values::Memory;
 use super::{exit, guests, jail, stats};
 use hv_core::device::block::{Disk, DiskSpec};
 use hv_core::device::net::user::{UserConfig, UserNet};
@@ -56,7 +57,9 @@ pub(super) fn builder(
     let image = Image::open(&path)?;
     let name = path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy();
 
-    let mut builder = Builder::new(image).name(name).memory(boot.memory);
+    let mut builder =
+        Builder::new(image).name(name).memory(boot.memory.most).promised_memory(boot.memory.promised);
+    check_memory(boot.memory)?;
     builder = builder.vcpus(boot.vcpus.most).vcpus_target(boot.vcpus.target);
     builder = builder.output(Stdout).error_output(Stderr).input(Stdin);
     builder = builder.share(share(foreground)?);
@@ -83,6 +86,18 @@ pub(super) fn builder(
 /// The share of the processors that was asked for.
 pub(super) fn share(args: &ForegroundArgs) -> Result<Share, ShareError> {
     Share::new(args.weight, args.cap)
+}
+
+/// Whether this host has what a guest is promised, if that is not all of its memory.
+fn check_memory(memory: Memory) -> Result<(), String> {
+    match hv_host::machine::memory() {
+        Some(host) if memory.promised < memory.most && memory.promised > host => Err(format!(
+            "--memory: {} MiB cannot be promised to a guest, since this host has {} MiB; promise less",
+            memory.promised >> 20,
+            host >> 20
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Ends a guest at signals and its time limit, and prints its state at SIGQUIT. Returns which signal ended
@@ -126,6 +141,8 @@ pub(super) fn exit_of(stop: Stop, signal: &AtomicI32) -> u8 {
     match stop {
         Stop::Timeout => exit::TIMEOUT,
         Stop::OutputClosed => exit::OUTPUT_CLOSED,
+        // `hv run` sets no budget.
+        Stop::MemoryBudget => exit::CRASHED,
         Stop::OutputFailed(number) => {
             let error = std::io::Error::from_raw_os_error(number);
             let _ = writeln!(

@@ -76,6 +76,26 @@ pub(super) fn parse_stack(s: &str) -> Result<u64, String> {
     }
 }
 
+/// How much memory a guest has, and is promised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// Bytes that it can rely on.
+    pub promised: u64,
+    /// Bytes that it has.
+    pub most: u64,
+}
+
+/// `SIZE`, or `MIN..MAX`.
+pub(super) fn parse_memory(s: &str) -> Result<Memory, String> {
+    let (promised, most) = s.split_once("..").unwrap_or((s, s));
+    match (parse_size(promised)?, parse_size(most)?) {
+        (promised, most) if promised <= most => Ok(Memory { promised, most }),
+        _ => Err(format!(
+            "the guest is promised the first size, which is the smaller one: use {most}..{promised}"
+        )),
+    }
+}
+
 /// How many virtual CPUs a guest has, and should use at first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Vcpus {
@@ -152,6 +172,16 @@ mod tests {
         ] {
             assert!(parse_setting(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn memory() {
+        assert_eq!(parse_memory("16M"), Ok(Memory { promised: 16 << 20, most: 16 << 20 }));
+        assert_eq!(parse_memory("32M..2G"), Ok(Memory { promised: 32 << 20, most: 2 << 30 }));
+        for bad in ["", "..", "1M..", "..1M", "0..1M", "1M..65G", "1..2M", "1M..2M..3M", "2M..1M"] {
+            assert!(parse_memory(bad).is_err(), "{bad}");
+        }
+        assert!(parse_memory("2M..1M").is_err_and(|error| error.ends_with("use 1M..2M")));
     }
 
     #[test]

@@ -1,15 +1,18 @@
 //! The engine: what the guests of one process share.
 
 use crate::background::Background;
+use crate::budget::{Budget, Keeper};
 use crate::platform::{Platform, PlatformError};
-use crate::reactor::{Reactor, Source};
+use crate::reactor::{Reactor, Registrar, Source};
 use crate::sched::Scheduler;
 use hv_jail as jail;
 use hv_jail::Kind;
+use mio::event::Event;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 /// Most crash reports in the queue. Each holds a copy of a stack.
 const REPORTS: usize = 16;
@@ -25,6 +28,7 @@ pub(crate) struct Inner {
     pub(crate) platform: Box<dyn Platform>,
     pub(crate) scheduler: Scheduler,
     pub(crate) reactor: Reactor,
+    pub(crate) budget: Arc<Budget>,
     /// Locked by the thread that runs guests, if there are no workers.
     pub(crate) driver: Mutex<()>,
     /// Writes crash reports, if there are workers: those have other guests to run.
@@ -66,6 +70,7 @@ impl Engine {
                 platform: Box::new(platform),
                 scheduler,
                 reactor,
+                budget: Arc::default(),
                 driver: Mutex::default(),
                 reports,
                 workers: threads,
@@ -77,6 +82,24 @@ impl Engine {
     /// Gives the I/O thread another source, which it drives as long as the engine lives.
     pub fn add_source(&self, source: Box<dyn Source>) {
         self.inner.reactor.add(source);
+    }
+
+    /// Sets how many bytes of host memory all guests of this engine may use. Each is [promised](crate::Builder::promised_memory) a part of that.
+    /// Guests beyond the budget are refused with [`StartError::Budget`](crate::StartError). While guests run, what they use is compared with the
+    /// budget at least twenty times a second: if it is short, those that use more than they were promised are asked for memory, and if it is
+    /// exceeded for a tenth of a second, the one furthest beyond its promise is ended with [`Stop::MemoryBudget`](crate::Stop). The memory of hv itself
+    /// counts as well.
+    ///
+    /// To be called before guests start, and before the process is jailed.
+    ///
+    /// # Errors
+    ///
+    /// If the memory that this process uses cannot be read.
+    pub fn set_memory_budget(&self, bytes: u64) -> io::Result<()> {
+        if let Some(keeper) = self.inner.budget.limit(bytes)? {
+            self.add_source(Box::new(keeper));
+        }
+        Ok(())
     }
 
     /// Makes this many empty virtual machines in advance, for guests that start later. It is meant for thousands of
@@ -129,5 +152,17 @@ impl Drop for Inner {
                 let _ = worker.join();
             }
         }
+    }
+}
+
+impl Source for Keeper {
+    fn start(&mut self, _: Registrar) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn ready(&mut self, _: u32, _: &Event) {}
+
+    fn poll(&mut self, now: Instant) -> Option<Instant> {
+        self.look(now)
     }
 }

@@ -5,6 +5,7 @@
 #![deny(clippy::missing_errors_doc)]
 
 mod background;
+mod budget;
 pub mod crash;
 pub mod device;
 pub mod domain;
@@ -21,6 +22,7 @@ pub mod reactor;
 pub mod sched;
 pub mod snapshot;
 
+pub use budget::BudgetError;
 pub use domain::{Builder, Controller, Guest, Outcome, Restore, StartError, Stop};
 pub use engine::Engine;
 pub use loader::Image;

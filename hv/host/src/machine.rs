@@ -54,19 +54,24 @@ fn field(text: &str, key: &str) -> Option<String> {
     Some(line.split_once(':')?.1.trim().to_owned())
 }
 
+/// Bytes of memory of this host, if it says that.
+pub fn memory() -> Option<u64> {
+    let meminfo = fs::read_to_string("/proc/meminfo").ok()?;
+    let kib = field(&meminfo, "MemTotal")?.split(' ').next()?.parse::<u64>().ok()?;
+    Some(kib << 10)
+}
+
 impl Machine {
     /// Looks at this machine.
     pub fn of_this_host() -> Machine {
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let flags = field(&cpuinfo, "flags").unwrap_or_default();
         let has = |flag: &str| flags.split(' ').any(|have| have == flag);
-        let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-        let memory = field(&meminfo, "MemTotal").and_then(|text| text.split(' ').next()?.parse::<u64>().ok());
         let unknown = || "unknown".to_owned();
         Machine {
             cpu: field(&cpuinfo, "model name").unwrap_or_else(unknown),
             cores: std::thread::available_parallelism().map_or(1, |n| n.get()),
-            memory: memory.unwrap_or(0) << 10,
+            memory: memory().unwrap_or(0),
             kernel: kernel().unwrap_or_else(unknown),
             kvm: kvm_module(&entries("/sys/module"), &has),
             hardware_virtualization: has("vmx") || has("svm"),

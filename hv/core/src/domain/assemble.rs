@@ -26,6 +26,7 @@ use zerocopy::IntoBytes;
 pub(super) fn spawn(config: Fresh, resources: Resources, engine: &Engine) -> Result<Guest, StartError> {
     let begin = Instant::now();
     let strings = config.strings()?;
+    let promise = resources.promise(&engine.inner.budget, config.memory, config.memory)?;
     let console = Console::new(resources.output, resources.input);
     let mut devices = Devices::new(console.clone(), resources.back_ends);
     let layout = lay_out(&config, &strings, &devices)?;
@@ -62,6 +63,7 @@ pub(super) fn spawn(config: Fresh, resources: Resources, engine: &Engine) -> Res
         console,
         errors: resources.errors,
         share: resources.share,
+        promise,
         pause_at_ready: config.pause_at_ready,
         resumed: None,
         hook: None,

@@ -3,6 +3,7 @@
 use super::bus::BusError;
 use super::resources::Resources;
 use super::{MAX_STRINGS, RestoreError, TargetError};
+use crate::budget::BudgetError;
 use crate::device::ConnectError;
 use crate::device::block::{Disk, DiskBackEnd, EngineKind};
 use crate::device::console::{Input, Output};
@@ -72,6 +73,19 @@ pub enum StartError {
     /// The snapshot is one of a guest with other devices.
     #[error(transparent)]
     Restore(#[from] RestoreError),
+    /// The memory that the guest is promised is more than the engine's budget has left.
+    #[error(transparent)]
+    Budget(#[from] BudgetError),
+    /// The guest is promised more memory than it has.
+    #[error(
+        "{promised} bytes of memory cannot be promised to a guest with {most}: promise less, or give it more (--memory MIN..MAX)"
+    )]
+    Promise {
+        /// What it was to be promised, in bytes.
+        promised: u64,
+        /// How much it has, in bytes.
+        most: u64,
+    },
     /// The host provides no random numbers.
     #[error("cannot read random numbers: {0}")]
     Random(#[source] io::Error),
@@ -94,6 +108,13 @@ impl<O> GuestBuilder<O> {
     /// Its share of the processors. Without this it has the weight 256 and no cap.
     pub fn share(mut self, share: Share) -> Self {
         self.resources.share = share;
+        self
+    }
+
+    /// How much of its memory the guest is promised, in bytes. It matters if the engine has a
+    /// [budget](crate::Engine::set_memory_budget). Without this a new guest is promised all of its memory, and one that resumes nothing.
+    pub fn promised_memory(mut self, bytes: u64) -> Self {
+        self.resources.promised_memory = Some(bytes);
         self
     }
 

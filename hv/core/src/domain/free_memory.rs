@@ -1,6 +1,8 @@
 //! Memory that a guest has no use for: the I/O thread gives it back to the kernel while the guest runs.
 
-use super::{Domain, Offsets};
+use super::end::Order;
+use super::{Domain, Offsets, Stop};
+use crate::budget::Consumer;
 use crate::memory::{FreeMap, GuestMemory};
 use crate::reactor::{Registrar, Source, SourceId};
 use hv_abi::shared_info::SharedInfo;
@@ -48,6 +50,39 @@ impl Domain {
         if !added {
             engine.reactor.wake(source);
         }
+    }
+}
+
+impl Consumer for Domain {
+    fn used(&self) -> u64 {
+        self.memory.resident()
+    }
+
+    fn in_files(&self) -> u64 {
+        self.memory.in_file()
+    }
+
+    fn template(&self) -> Option<(usize, u64)> {
+        self.memory.template().map(|template| (Arc::as_ptr(template) as usize, template.resident()))
+    }
+
+    fn reclaim(&self) {
+        /// 64 MiB: it takes a few milliseconds at most.
+        const STEPS: usize = 4;
+        let Some(map) = self.places.free_map(&self.memory) else { return };
+        let mut next = Some(0);
+        for _ in 0..STEPS {
+            let Some(from) = next else { return };
+            (next, _) = map.empty(&self.memory, from);
+        }
+    }
+
+    fn squeeze(&self, target: Option<u64>) {
+        self.squeeze_memory(target);
+    }
+
+    fn end(&self) {
+        self.order(Order::Stop(Stop::MemoryBudget));
     }
 }
 

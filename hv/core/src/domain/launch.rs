@@ -11,6 +11,7 @@ use super::power::Power;
 use super::usage::MemoryMeter;
 use super::vcpu::{VcpuHandle, VcpuTask};
 use super::{BootPhases, Counters, Domain, Guest, Hook, Identity, Offsets, Saved, StartError, Stop, Targets};
+use crate::budget::{Consumer, Promise};
 use crate::device::console::{Console, OnClosed, Output};
 use crate::engine::Engine;
 use crate::event::{Hub, Owner};
@@ -21,7 +22,7 @@ use crate::sched::{Entity, Share};
 use hv_abi::shared_info::SharedInfo;
 use hv_host::clock;
 use std::mem::offset_of;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 use zerocopy::IntoBytes;
@@ -39,6 +40,7 @@ pub(super) struct Launch {
     pub(super) console: Arc<Console>,
     pub(super) errors: Option<Box<dyn Output>>,
     pub(super) share: Share,
+    pub(super) promise: Promise,
     pub(super) pause_at_ready: bool,
     /// For a guest that resumes: what was saved, and its new identity.
     pub(super) resumed: Option<(Arc<Saved>, Identity)>,
@@ -118,6 +120,8 @@ impl Launch {
                 sources: Mutex::default(),
                 source_owner: engine.inner.reactor.owner(Some(domain.clone())),
                 free_memory: FreeMemory::default(),
+                squeeze: AtomicU64::new(0),
+                promise: self.promise,
                 crowded: engine.inner.scheduler.crowded(),
                 me: domain.clone(),
                 inspectors: Default::default(),
@@ -131,6 +135,8 @@ impl Launch {
         });
         let owner: Arc<dyn Owner> = domain.clone();
         hub.set_owner(Arc::downgrade(&owner));
+        let consumer: Arc<dyn Consumer> = domain.clone();
+        domain.promise.bind(Arc::downgrade(&consumer));
         let mut entities: Vec<Arc<Entity>> = Vec::with_capacity(domain.vcpus.len());
         for (number, vcpu) in domain.vcpus.iter().enumerate() {
             let task = Arc::new(VcpuTask { domain: domain.clone(), number });

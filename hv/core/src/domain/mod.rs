@@ -68,6 +68,7 @@ use life::Life;
 use usage::MemoryMeter;
 use vcpu::VcpuHandle;
 
+use crate::budget::Promise;
 use crate::device::DeviceCounters;
 use crate::device::console::Output;
 use crate::engine::Inner;
@@ -78,7 +79,7 @@ use crate::reactor::{Payer, SourceId, SourceOwner};
 use hv_abi::device::DeviceInfo;
 use hv_abi::shared_info::Clock;
 use hv_host::clock;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
@@ -114,6 +115,10 @@ pub(crate) struct Domain {
     sources: Mutex<Vec<SourceId>>,
     source_owner: SourceOwner,
     free_memory: FreeMemory,
+    /// Bytes of memory that the budget wants the guest to use at most; 0 if it does not care. Changed with the lock of the targets held.
+    squeeze: AtomicU64,
+    /// What the guest is promised of the engine's memory budget.
+    promise: Promise,
     inspectors: inspect::Inspectors,
     hook: Option<Arc<dyn Hook>>,
     /// Another thread has found that work is done. The guest's own thread still has to tell the hook.

@@ -31,6 +31,9 @@ pub enum Stop {
     OutputClosed,
     /// The destination of its console output takes no more, for this reason: `ENOSPC`, `EDQUOT` or `EFBIG`.
     OutputFailed(i32),
+    /// All guests together used more memory than the engine's [budget](crate::Engine::set_memory_budget), and this one was furthest beyond
+    /// what it was promised.
+    MemoryBudget,
     /// Its owner dropped it.
     Dropped,
 }

@@ -1,9 +1,12 @@
 //! What the host gives to a guest, for booted and for restored guests.
 
+use super::StartError;
+use crate::budget::{Budget, Promise};
 use crate::device::BackEnd;
 use crate::device::console::{Input, Output};
 use crate::device::stdio::Buffer;
 use crate::sched::Share;
+use std::sync::Arc;
 
 /// All resources that a guest gets from the host besides its memory.
 pub(super) struct Resources {
@@ -13,6 +16,19 @@ pub(super) struct Resources {
     /// Its devices in their order, without the console.
     pub(super) back_ends: Vec<Box<dyn BackEnd>>,
     pub(super) share: Share,
+    /// Bytes of memory that the guest is promised; `None`: what is usual for guests of its kind.
+    pub(super) promised_memory: Option<u64>,
+}
+
+impl Resources {
+    /// What a guest is promised of its memory: this, or what is usual.
+    pub(super) fn promise(&self, budget: &Arc<Budget>, usual: u64, most: u64) -> Result<Promise, StartError> {
+        let promised = self.promised_memory.unwrap_or(usual);
+        if promised > most {
+            return Err(StartError::Promise { promised, most });
+        }
+        Ok(budget.promise(promised)?)
+    }
 }
 
 impl Default for Resources {
@@ -24,6 +40,7 @@ impl Default for Resources {
             input: None,
             back_ends: Vec::new(),
             share: Share::default(),
+            promised_memory: None,
         }
     }
 }

@@ -70,6 +70,7 @@ impl Restore {
         let GuestBuilder { origin: Restored { snapshot, hook }, resources } = self;
         let saved = snapshot.saved();
         let template = snapshot.template();
+        let promise = resources.promise(&engine.inner.budget, 0, template.size())?;
         let memory = match engine.inner.platform.shares_memory() {
             true => GuestMemory::copy_of_template(template)?,
             false => GuestMemory::of_template(template)?,
@@ -91,6 +92,7 @@ impl Restore {
             console,
             errors: resources.errors,
             share: resources.share,
+            promise,
             pause_at_ready: false,
             resumed: Some((saved.clone(), Identity::fresh().map_err(StartError::Random)?)),
             hook,

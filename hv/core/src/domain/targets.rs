@@ -97,6 +97,22 @@ impl Domain {
         *targets = Targets::standing(&self.memory, &self.places, self.vcpus.len());
     }
 
+    /// The budget wants the guest to use at most so many bytes of memory, besides what its owner wants; or no longer.
+    pub(super) fn squeeze_memory(&self, target: Option<u64>) {
+        let targets = self.targets.lock().expect("no panic while held");
+        if self.squeeze.swap(target.unwrap_or(0), Ordering::SeqCst) != target.unwrap_or(0) {
+            self.tell_targets(*targets);
+        }
+    }
+
+    /// Writes the targets where the guest reads them, the lower one of memory, and tells the guest.
+    fn tell_targets(&self, targets: Targets) {
+        let squeeze = Some(self.squeeze.load(Ordering::SeqCst)).filter(|bytes| *bytes != 0);
+        let memory = squeeze.into_iter().chain(targets.memory).min();
+        Targets { memory, ..targets }.write(&self.memory, &self.places);
+        self.hub.raise(event::TARGETS);
+    }
+
     /// Changes the targets, and tells the guest if any is another one now.
     fn change_targets(&self, change: impl FnOnce(&mut Targets)) -> Result<Targets, TargetError> {
         let mut targets = self.targets.lock().expect("no panic while held");
@@ -105,8 +121,7 @@ impl Domain {
         TargetError::check_vcpus(new.vcpus, self.vcpus.len())?;
         TargetError::check_memory(new.memory, self.memory.size())?;
         if std::mem::replace(&mut *targets, new) != new {
-            new.write(&self.memory, &self.places);
-            self.hub.raise(event::TARGETS);
+            self.tell_targets(new);
         }
         Ok(new)
     }

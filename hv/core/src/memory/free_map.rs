@@ -233,7 +233,7 @@ mod tests {
     #[test]
     fn runs_of_bits() {
         assert_eq!(runs(&[0, 0]), []);
-        assert_eq!(runs(&[u64::MAX, u64::MAX]), [0..128]);
+        assert_eq!(runs(&[u64::MAX, 1 | 1 << 63]), [0..65, 127..128]);
         assert_eq!(runs(&[1 << 63 | 1, 0b1011]), [0..1, 63..66, 67..68]);
     }
 

@@ -299,6 +299,11 @@ impl GuestMemory {
         }
     }
 
+    /// What the pages were before they were written, if not zero.
+    pub fn template(&self) -> Option<&Arc<Template>> {
+        self.template.as_ref()
+    }
+
     /// Bytes of pages that are this guest's alone: what it has touched, or, if
     /// it has a template, written.
     pub fn resident(&self) -> u64 {

@@ -49,6 +49,12 @@ impl GuestMemory {
         self.region.file_offset().map(|offset| &**offset.arc())
     }
 
+    /// Bytes of host memory in the file that other processes can map; 0 for memory that is this process' alone.
+    pub fn in_file(&self) -> u64 {
+        let file = self.file().filter(|_| self.shared);
+        file.and_then(|file| rustix::fs::fstat(file).ok()).map_or(0, |stat| stat.st_blocks as u64 * 512)
+    }
+
     /// The file that another process can map: an offset in it is an offset in this memory, tail
     /// included. `None` for memory that is this process' alone.
     pub fn shared_file(&self) -> Option<BorrowedFd<'_>> {

@@ -103,8 +103,8 @@ fn what_is_read_is_written_again() {
     let (before, after) = (parse(&before).unwrap(), parse(&after).unwrap());
     assert_eq!(before.facts, after.facts);
     for (part, name) in PARTS {
-        // The handler of upcalls, which ABI 1.1 did not have, and this guest has not either.
-        let more: &[u8] = if part == Part::Offsets { &[0; 8] } else { &[] };
+        // The handler of upcalls, the free map and the heap, which ABI 1.1 did not have, and this guest has not either.
+        let more: &[u8] = if part == Part::Offsets { &[0; 24] } else { &[] };
         assert_eq!([before.part(part), more].concat(), after.part(part), "{name}");
     }
 }
@@ -295,6 +295,14 @@ fn forged_ranges_over_the_hosts_pages_are_refused() {
     for handler in [PAGE_SIZE, 1 << 40, 1 << 63, u64::MAX] {
         let refused = with(Part::Offsets, &word(handler));
         assert!(refused.ends_with("state: damaged: the handler of upcalls"), "{refused}");
+    }
+    // A free map outside of what the guest may write, misaligned, or of a heap that is not the guest's to write.
+    for (map, heap) in
+        [(8, PAGE_SIZE), (PAGE_SIZE, 0), (u64::MAX, PAGE_SIZE), (12, 1), (8, 1 << 40), (8, u64::MAX)]
+    {
+        let words = [0, map, heap].map(u64::to_le_bytes).concat();
+        let refused = with(Part::Offsets, &|bytes| bytes.extend_from_slice(&words));
+        assert!(refused.ends_with("state: damaged: the place of the free map"), "{refused}");
     }
     let hypercall_page = u64::read_from_bytes(&parse(&bytes).unwrap().part(Part::Offsets)[32..40]).unwrap();
     copy.write(STATE, &{

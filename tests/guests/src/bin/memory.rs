@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use hv_guest::abi::{Hypercall, PAGE_SIZE};
 use hv_guest::embassy_time::{Duration, Instant, Timer};
 use hv_guest::prelude::*;
-use hv_guest::{block_on, console, cpu, hypercall, start_info};
+use hv_guest::{block_on, console, cpu, hypercall, memory, start_info};
 
 #[hv_guest::entry]
 fn main() -> u8 {
@@ -23,6 +23,8 @@ fn main() -> u8 {
         "clone" => clone(number),
         "lie" => lie(number),
         "storm" => storm(number),
+        "cache" => cache(number),
+        "hog" => hog(),
         _ => {
             println!("memory: do not know {what}");
             return 2;
@@ -40,9 +42,13 @@ fn page(number: usize) -> u64 {
 
 /// Memory with a different word in each page.
 fn fill(bytes: usize) -> Vec<u64> {
-    let mut block: Vec<u64> = Vec::with_capacity(bytes / 8);
-    // SAFETY: the capacity is this; the words are any numbers.
-    unsafe { block.set_len(bytes / 8) };
+    let layout = Layout::array::<u64>(bytes / 8).expect("less than the memory");
+    // SAFETY: the size is not 0. The block has this layout, and is as long as that; what the pages held before are numbers as well.
+    let mut block = unsafe {
+        let start = alloc::alloc::alloc(layout).cast::<u64>();
+        assert!(!start.is_null(), "no {bytes} bytes");
+        Vec::from_raw_parts(start, bytes / 8, bytes / 8)
+    };
     for (number, word) in block.iter_mut().step_by(PAGE_SIZE as usize / 8).enumerate() {
         *word = page(number);
     }
@@ -108,7 +114,7 @@ fn churn(rounds: usize) {
                 } else {
                     // 64 bytes to 2 MiB.
                     let mut block = fill(64 << (random(40) % 16));
-                    if random(57) % 4 == 0 {
+                    if random(57).is_multiple_of(4) {
                         let len = block.len();
                         check(&block);
                         block.resize(len * 2, 7);
@@ -118,7 +124,7 @@ fn churn(rounds: usize) {
                     }
                     blocks.push(block);
                 }
-                if random(50) % 64 == 0 {
+                if random(50).is_multiple_of(64) {
                     Timer::after(Duration::from_millis(1)).await;
                 }
             }
@@ -192,6 +198,33 @@ fn storm(rounds: usize) {
             alloc::alloc::dealloc(block, layout);
         }
         hypercall::raw(Hypercall::FreePages as u32, round as u64, u64::MAX);
+    }
+}
+
+/// Keeps blocks that it can do without, until the host wants memory.
+fn cache(mib: usize) {
+    let mut blocks: Vec<_> = (0..mib / 8).map(|_| fill(8 * MIB)).collect();
+    println!("filled");
+    block_on(async {
+        let mut pressure = memory::Pressure::new();
+        while !blocks.is_empty() {
+            let excess = pressure.next().await;
+            assert!(excess > 0);
+            while memory::usage().excess() > 0 {
+                let Some(block) = blocks.pop() else { break };
+                check(&block);
+            }
+            println!("gave up memory");
+        }
+    });
+}
+
+/// Takes all memory that there is, and keeps it.
+fn hog() {
+    let mut blocks = Vec::new();
+    loop {
+        blocks.push(fill(8 * MIB));
+        hypercall::yield_now();
     }
 }
 
