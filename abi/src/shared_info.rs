@@ -95,8 +95,8 @@ pub struct SharedInfo {
     /// How many bytes of memory the guest should use at most; 0: as many as it has. A guest that uses more gives up what it
     /// can do without, such as caches. Written by the host, which raises [`TARGETS`](crate::event::TARGETS) then (ABI 1.5).
     pub memory_target: u64,
-    /// 1 while the host looks into the [free map](crate::free_map) by itself, else 0: then a guest that gives pages has to call. Written by
-    /// the host; 0 at the start, and in a guest that was restored or cloned (ABI 1.5).
+    /// 1 while the host looks into the [free map](crate::free_map) by itself, or will take back all of the memory soon, else 0: then a guest that gives pages has
+    /// to call. Written by the host; 0 in a guest that was started (ABI 1.5).
     pub free_map_watched: u32,
     reserved2: u32,
 }

@@ -1,7 +1,7 @@
 //! Memory that a guest has no use for: the I/O thread gives it back to the kernel while the guest runs.
 
 use super::end::Order;
-use super::{Domain, Offsets, Stop};
+use super::{Domain, Hook, Offsets, Stop};
 use crate::budget::Consumer;
 use crate::memory::{FreeMap, GuestMemory};
 use crate::reactor::{Registrar, Source, SourceId};
@@ -24,6 +24,17 @@ pub(super) struct FreeMemory {
     requested: Arc<AtomicBool>,
 }
 
+/// Tells a guest that resumes whether its free map is watched, whatever was so when it was saved. It is not, yet. A guest that ends, or is reset, when its
+/// work is done is told that it is: all of its memory goes back then, and it need not make the call.
+pub(super) fn begin(memory: &GuestMemory, places: &Offsets, hook: Option<&dyn Hook>) {
+    let watched = hook.is_some_and(|hook| hook.pauses_when_done());
+    memory.atomic_u32(watched_at(places)).store(watched.into(), Ordering::SeqCst);
+}
+
+fn watched_at(places: &Offsets) -> u64 {
+    places.shared_info + offset_of!(SharedInfo, free_map_watched) as u64
+}
+
 impl Domain {
     /// The guest has given pages. From now on the I/O thread watches the map.
     pub(super) fn watch_free_map(&self) {
@@ -39,7 +50,7 @@ impl Domain {
             let watch = Watch {
                 memory: self.memory.clone(),
                 map,
-                watched: self.places.shared_info + offset_of!(SharedInfo, free_map_watched) as u64,
+                watched: watched_at(&self.places),
                 requested: self.free_memory.requested.clone(),
                 state: State::Idle,
             };

@@ -42,8 +42,6 @@ impl Identity {
         let at = |offset: usize| places.shared_info + offset as u64;
         memory.host_write(at(offset_of!(SharedInfo, clock)), clock.as_bytes());
         memory.host_write(at(OFFSET), &self.bytes);
-        // Nobody watches the map of this guest yet, whatever was so when it was saved.
-        memory.host_write(at(offset_of!(SharedInfo, free_map_watched)), &[0; 4]);
         hub.post(GENERATION);
         clock
     }

@@ -5,7 +5,7 @@ use super::devices::{Connected, Devices};
 use super::doorbell::Doorbells;
 use super::drain::Drain;
 use super::end::Order;
-use super::free_memory::FreeMemory;
+use super::free_memory::{self, FreeMemory};
 use super::life::{Event, Life};
 use super::power::Power;
 use super::usage::MemoryMeter;
@@ -67,7 +67,10 @@ impl Launch {
         })?;
         let khz = machine.tsc_khz();
         let clock = match &self.resumed {
-            Some((saved, identity)) => identity.give(&memory, &self.places, &hub, khz, saved.time),
+            Some((saved, identity)) => {
+                free_memory::begin(&memory, &self.places, self.hook.as_deref());
+                identity.give(&memory, &self.places, &hub, khz, saved.time)
+            }
             None => {
                 let clock = clock::resume(khz, 0);
                 let at = self.places.shared_info + offset_of!(SharedInfo, clock) as u64;

@@ -4,6 +4,7 @@
 //! of it. All of these are reset to the snapshot here. The VM itself stays, with its page tables: making those is most of
 //! the cost of a clone.
 
+use super::free_memory;
 use super::life::State;
 use super::power::Power;
 use super::vcpu::VcpuHandle;
@@ -103,6 +104,7 @@ impl Guest {
     pub fn assign_identity(&self) -> std::io::Result<()> {
         let domain = &*self.domain;
         let origin = domain.origin.as_ref().expect("a clone");
+        free_memory::begin(&domain.memory, &domain.places, domain.hook.as_deref());
         let clock =
             Identity::fresh()?.give(&domain.memory, &domain.places, &domain.hub, domain.khz, origin.time);
         *domain.clock.lock().expect("no panic while held") = clock;

@@ -56,6 +56,8 @@ pub(super) const IO: &[Row] = &[
     ),
     COUNT_PAGES,
     any(S::lseek, "the same where the memory is shared with the guest's process").on(Platform::Process),
+    any(S::fstat, "memory of guests that is in files, for the budget of a program that embeds hv")
+        .elsewhere(),
     option(
         libc::IPPROTO_TCP,
         (libc::TCP_NODELAY, "TCP_NODELAY"),
