@@ -231,7 +231,8 @@ mod tests {
         let third = budget.promise(60 << 10).unwrap();
         assert!(budget.promise(1).is_err());
         drop((second, third));
-        assert_eq!((budget.state().promised, budget.state().members.len()), (0, 0));
+        let state = budget.state();
+        assert_eq!((state.promised, state.members.len()), (0, 0));
     }
 
     #[test]
