@@ -33,8 +33,10 @@ impl Domain {
     /// A virtual CPU leaves the guest for good: it has ended the guest, or obeys the order to end. Returns whether it is
     /// the last one, which then does the remaining work. The first one decides how the guest has ended.
     pub(super) fn leave(&self, vcpu: usize, end: End) -> bool {
+        // Recorded before the others can see that the guest stops: they would find no order, and decide.
+        let decides = self.drain.begin(end);
         self.life.happen(Event::Stop);
-        if self.drain.begin(end) {
+        if decides {
             self.kick_others(vcpu);
         }
         self.life.leave(vcpu)
