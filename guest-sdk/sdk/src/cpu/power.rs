@@ -110,7 +110,7 @@ fn carry_out_target() {
         targets::follow(target);
         for cpu in 1..per_cpu::possible() {
             if cpu < target {
-                // The host's wish is no reason to end.
+                // A target is a request: the lack of a stack is no reason to end.
                 if let Err(error) = start(cpu) {
                     log::warn!("virtual CPU {cpu} is not used: {error}");
                     break;

@@ -1,6 +1,6 @@
 //! Targets: how much of what it has a guest should use. The host can change them while the guest runs.
 //!
-//! A target is a wish: the guest reads it in its shared-info page, and nothing happens to a guest that does not follow it. The
+//! A target is a request: the guest reads it in its shared-info page, and nothing happens to a guest that does not follow it. The
 //! guest can overwrite the page. So the host keeps its own copy, and reads the page only in memory that a guest has not
 //! run in: that of a new guest, and that of a snapshot, where the host has written its own copy when it saved the guest.
 
