@@ -1,6 +1,7 @@
 //! Memory that a guest has no use for: the I/O thread gives it back to the kernel while the guest runs.
 
 use super::end::Order;
+use super::life::State as LifeState;
 use super::{Domain, Hook, Offsets, Stop};
 use crate::budget::Consumer;
 use crate::memory::{FreeMap, GuestMemory};
@@ -10,7 +11,7 @@ use mio::event::Event;
 use std::io;
 use std::mem::offset_of;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 /// Time from one look into the free map to the next. Together with the time that emptying takes, memory goes back
@@ -22,6 +23,15 @@ const INTERVAL: Duration = Duration::from_millis(40);
 pub(super) struct FreeMemory {
     source: OnceLock<SourceId>,
     requested: Arc<AtomicBool>,
+    /// Held while pages are emptied for the budget.
+    reclaiming: Mutex<()>,
+}
+
+impl FreeMemory {
+    /// Waits until no pages of this guest are being emptied for the budget. None are from then on while the guest is paused.
+    pub(super) fn settle(&self) {
+        drop(self.reclaiming.lock().expect("no panic while held"));
+    }
 }
 
 /// Tells a guest that resumes whether its free map is watched, whatever was so when it was saved. It is not, yet. A guest that ends, or is reset, when its
@@ -81,6 +91,11 @@ impl Consumer for Domain {
         /// 64 MiB: it takes a few milliseconds at most.
         const STEPS: usize = 4;
         let Some(map) = self.places.free_map(&self.memory) else { return };
+        let _held = self.free_memory.reclaiming.lock().expect("no panic while held");
+        // The memory of a paused guest may be reset: a page that was free can be in use then.
+        if !matches!(self.life.state(), LifeState::Starting | LifeState::Running) {
+            return;
+        }
         let mut next = Some(0);
         for _ in 0..STEPS {
             let Some(from) = next else { return };

@@ -77,6 +77,7 @@ impl Guest {
         let reactor = &self.engine.inner.reactor;
         // Nothing may write to the memory while it is being reset.
         cpus.iter_mut().for_each(|cpu| cpu.vcpu.halt());
+        domain.free_memory.settle();
         let pages = domain.memory.reset();
         if pages > KEPT_PAGES {
             domain.measure_memory();

@@ -95,6 +95,9 @@ impl Domain {
     pub(super) fn take_standing_targets(&self) {
         let mut targets = self.targets.lock().expect("no panic while held");
         *targets = Targets::standing(&self.memory, &self.places, self.vcpus.len());
+        if self.squeeze.load(Ordering::SeqCst) != 0 {
+            self.tell_targets(*targets);
+        }
     }
 
     /// The budget wants the guest to use at most so many bytes of memory, besides what its owner wants; or no longer.
