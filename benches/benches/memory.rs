@@ -2,14 +2,11 @@
 //! touches, and the time and processor time until a gibibyte that a guest has freed is the host's again.
 
 use hv::memory::GuestMemory;
-use hv::{Builder, Engine, Guest, Image, KvmPlatform, Outcome, ProcessPlatform};
+use hv::{Engine, KvmPlatform, Outcome, ProcessPlatform};
 use hv_abi::{GuestAddr, PAGE_SIZE};
 use hv_benches::pair::compare;
 use hv_host::cpu_clock::CpuClock;
-use hv_tests::console;
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::net::UnixStream;
-use std::sync::Arc;
+use hv_tests::console::Talking;
 use std::time::{Duration, Instant};
 
 const MIB: u64 = 1 << 20;
@@ -20,27 +17,10 @@ const SIZE: u64 = 1024 * MIB;
 /// Memory of the guest.
 const MEMORY: u64 = SIZE + 64 * MIB;
 
-/// A guest that says what it has done.
-struct Talking {
-    guest: Guest,
-    to: UnixStream,
-    from: BufReader<UnixStream>,
-}
-
-impl Talking {
-    fn start(engine: &Engine, image: &Arc<Image>, what: &str) -> Self {
-        let ((to, input), (from, output)) = (console::pair(), console::pair());
-        let builder = Builder::new(image.clone()).memory(MEMORY).input(input).output(output);
-        let builder = builder.argument(what).argument(&(SIZE / MIB).to_string());
-        let guest = builder.spawn(engine).expect("the guest starts");
-        Talking { guest, to, from: BufReader::new(from) }
-    }
-
-    fn line(&mut self) -> String {
-        let mut line = String::new();
-        self.from.read_line(&mut line).expect("the guest says something");
-        line.trim().to_owned()
-    }
+fn start(engine: &Engine, what: &str) -> Talking {
+    let mib = (SIZE / MIB).to_string();
+    Talking::start(engine, "memory", &[what, &mib], |builder| builder.memory(MEMORY))
+        .expect("the guest starts")
 }
 
 /// Time in which a process maps as much, advised as the memory of guests is, and touches each page.
@@ -57,8 +37,8 @@ fn mapped(shared: bool) -> Duration {
 }
 
 /// Time in which a guest touches each page of as much for the first time, measured by the guest.
-fn grown(engine: &Engine, image: &Arc<Image>) -> Duration {
-    let mut talking = Talking::start(engine, image, "grow");
+fn grown(engine: &Engine) -> Duration {
+    let mut talking = start(engine, "grow");
     let line = talking.line();
     assert!(matches!(talking.guest.wait(), Outcome::Exited(0)));
     let micros = line.split(' ').nth(2).and_then(|number| number.parse().ok()).expect("a time");
@@ -71,11 +51,11 @@ fn used() -> Duration {
 }
 
 /// How long it takes until the memory that a guest has freed is the host's, and the processor time for that.
-fn given_back(engine: &Engine, image: &Arc<Image>) -> (Duration, Duration) {
-    let mut talking = Talking::start(engine, image, "give");
-    assert_eq!(talking.line(), "filled");
-    talking.to.write_all(b"\n").expect("the guest reads");
-    assert_eq!(talking.line(), "freed");
+fn given_back(engine: &Engine) -> (Duration, Duration) {
+    let mut talking = start(engine, "give");
+    talking.says("filled");
+    talking.goes_on();
+    talking.says("freed");
     let (start, before) = (Instant::now(), used());
     while talking.guest.resident_memory() > 16 * MIB {
         assert!(start.elapsed() < Duration::from_secs(10), "it does not go back");
@@ -92,11 +72,9 @@ fn median(mut all: Vec<Duration>) -> (f64, f64, f64) {
 }
 
 fn of_platform(name: &str, engine: &Engine) {
-    let image = Arc::new(Image::open(&hv_tests::guest("memory")).expect("it is an image"));
     let shared = name == "process";
-    compare(10, || mapped(shared), || grown(engine, &image))
-        .print(&format!("{name}: 1 GiB is touched"), "1.3");
-    let (times, cpu): (Vec<_>, Vec<_>) = (0..15).map(|_| given_back(engine, &image)).unzip();
+    compare(10, || mapped(shared), || grown(engine)).print(&format!("{name}: 1 GiB is touched"), "1.3");
+    let (times, cpu): (Vec<_>, Vec<_>) = (0..15).map(|_| given_back(engine)).unzip();
     for (what, all, reach) in [("until it is the host's", times, 100), ("processor time", cpu, 50)] {
         let (middle, low, high) = median(all);
         println!(

@@ -1,10 +1,9 @@
 //! A budget for the memory of all guests of an engine.
 
-use hv::{Builder, Engine, Guest, Image, Outcome, StartError, Stop};
-use hv_tests::{Platform, console, eventually, guest, guest_test};
-use std::io::{BufRead, BufReader};
-use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, MutexGuard};
+use hv::{Engine, Outcome, StartError, Stop};
+use hv_tests::console::Talking;
+use hv_tests::{Platform, eventually, guest_test};
+use std::sync::{Mutex, MutexGuard};
 
 const MIB: u64 = 1 << 20;
 
@@ -14,26 +13,8 @@ fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
-fn start(
-    engine: &Engine,
-    memory: u64,
-    promised: u64,
-    arguments: &[&str],
-) -> Result<(Guest, BufReader<UnixStream>), StartError> {
-    let (from, output) = console::pair();
-    let image = Arc::new(Image::open(&guest("memory")).unwrap());
-    let mut builder = Builder::new(image).memory(memory).promised_memory(promised).output(output);
-    for argument in arguments {
-        builder = builder.argument(argument);
-    }
-    Ok((builder.spawn(engine)?, BufReader::new(from)))
-}
-
-#[track_caller]
-fn says(from: &mut BufReader<UnixStream>, expected: &str) {
-    let mut line = String::new();
-    from.read_line(&mut line).unwrap();
-    assert_eq!(line.trim(), expected);
+fn start(engine: &Engine, memory: u64, promised: u64, arguments: &[&str]) -> Result<Talking, StartError> {
+    Talking::start(engine, "memory", arguments, |builder| builder.memory(memory).promised_memory(promised))
 }
 
 #[guest_test]
@@ -61,16 +42,16 @@ fn guests_are_asked_for_memory_before_any_is_ended(platform: Platform) {
     let _alone = alone();
     let engine = platform.engine(2);
     engine.set_memory_budget(640 * MIB).unwrap();
-    let (cache, mut says_of_cache) = start(&engine, 1024 * MIB, 32 * MIB, &["cache", "300"]).unwrap();
-    says(&mut says_of_cache, "filled");
+    let mut cache = start(&engine, 1024 * MIB, 32 * MIB, &["cache", "300"]).unwrap();
+    cache.says("filled");
     // Together they use nearly all that there is.
-    let (other, mut says_of_other) = start(&engine, 400 * MIB, 300 * MIB, &["cache", "272"]).unwrap();
-    says(&mut says_of_other, "filled");
-    says(&mut says_of_cache, "gave up memory");
+    let mut other = start(&engine, 400 * MIB, 300 * MIB, &["cache", "272"]).unwrap();
+    other.says("filled");
+    cache.says("gave up memory");
     eventually("enough memory for both", || {
-        (cache.resident_memory() + other.resident_memory() <= 500 * MIB).then_some(())
+        (cache.guest.resident_memory() + other.guest.resident_memory() <= 500 * MIB).then_some(())
     });
-    assert!(cache.outcome().is_none() && other.outcome().is_none());
+    assert!(cache.guest.outcome().is_none() && other.guest.outcome().is_none());
 }
 
 #[guest_test]
@@ -78,14 +59,14 @@ fn a_guest_that_takes_too_much_is_ended_and_others_go_on(platform: Platform) {
     let _alone = alone();
     let engine = platform.engine(2);
     engine.set_memory_budget(512 * MIB).unwrap();
-    let (good, mut says_of_good) = start(&engine, 128 * MIB, 128 * MIB, &["cache", "64"]).unwrap();
-    says(&mut says_of_good, "filled");
+    let mut good = start(&engine, 128 * MIB, 128 * MIB, &["cache", "64"]).unwrap();
+    good.says("filled");
     for _ in 0..2 {
-        let (hog, _output) = start(&engine, 8192 * MIB, 16 * MIB, &["hog"]).unwrap();
-        let outcome = hog.wait();
+        let hog = start(&engine, 8192 * MIB, 16 * MIB, &["hog"]).unwrap();
+        let outcome = hog.guest.wait();
         assert!(matches!(outcome, Outcome::Stopped(Stop::MemoryBudget)), "{outcome:?}");
     }
     // It is within what it was promised, and is not even asked.
-    assert!(good.outcome().is_none());
-    assert!(good.resident_memory() >= 64 * MIB);
+    assert!(good.guest.outcome().is_none());
+    assert!(good.guest.resident_memory() >= 64 * MIB);
 }

@@ -1,59 +1,31 @@
 //! Memory that guests take and give back.
 
-use hv::{Builder, Engine, Guest, Image, Outcome, Stop};
+use hv::{Engine, Outcome, Stop};
+use hv_tests::console::Talking;
 use hv_tests::snapshot::{folder, restored, save};
-use hv_tests::{Platform, console, eventually, guest, guest_test};
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::net::UnixStream;
-use std::sync::Arc;
+use hv_tests::{Platform, eventually, guest_test};
 
 const MIB: u64 = 1 << 20;
 
-/// A guest that says what it has done, and waits for a line.
-struct Talking {
-    guest: Guest,
-    to: UnixStream,
-    from: BufReader<UnixStream>,
+fn start(engine: &Engine, memory: u64, arguments: &[&str]) -> Talking {
+    Talking::start(engine, "memory", arguments, |builder| builder.memory(memory)).unwrap()
 }
 
-impl Talking {
-    fn start(engine: &Engine, memory: u64, arguments: &[&str]) -> Talking {
-        let ((to, input), (from, output)) = (console::pair(), console::pair());
-        let image = Arc::new(Image::open(&guest("memory")).unwrap());
-        let mut builder = Builder::new(image).memory(memory).input(input).output(output);
-        for argument in arguments {
-            builder = builder.argument(argument);
-        }
-        Talking { guest: builder.spawn(engine).unwrap(), to, from: BufReader::new(from) }
-    }
-
-    #[track_caller]
-    fn says(&mut self, expected: &str) {
-        let mut line = String::new();
-        self.from.read_line(&mut line).unwrap();
-        assert_eq!(line.trim(), expected);
-    }
-
-    fn goes_on(&mut self) {
-        self.to.write_all(b"\n").unwrap();
-    }
-
-    /// Waits until the guest has at most this much memory.
-    fn shrinks_to(&self, bytes: u64) {
-        eventually("memory that goes back", || (self.guest.resident_memory() <= bytes).then_some(()));
-    }
+/// Waits until the guest has at most this much memory.
+fn shrinks_to(talking: &Talking, bytes: u64) {
+    eventually("memory that goes back", || (talking.guest.resident_memory() <= bytes).then_some(()));
 }
 
 #[guest_test]
 fn what_a_guest_frees_goes_back_to_the_host(platform: Platform) {
     let engine = platform.engine(1);
-    let mut guest = Talking::start(&engine, 512 * MIB, &["give", "100"]);
+    let mut guest = start(&engine, 512 * MIB, &["give", "100"]);
     for _ in 0..2 {
         guest.says("filled");
         assert!(guest.guest.resident_memory() >= 100 * MIB);
         guest.goes_on();
         guest.says("freed");
-        guest.shrinks_to(4 * MIB);
+        shrinks_to(&guest, 4 * MIB);
         guest.goes_on();
     }
     guest.says("done");
@@ -63,12 +35,12 @@ fn what_a_guest_frees_goes_back_to_the_host(platform: Platform) {
 #[guest_test]
 fn small_blocks_go_back_as_well(platform: Platform) {
     let engine = platform.engine(1);
-    let mut guest = Talking::start(&engine, 256 * MIB, &["small", "64"]);
+    let mut guest = start(&engine, 256 * MIB, &["small", "64"]);
     guest.says("filled");
     assert!(guest.guest.resident_memory() >= 60 * MIB);
     guest.goes_on();
     guest.says("freed");
-    guest.shrinks_to(8 * MIB);
+    shrinks_to(&guest, 8 * MIB);
     guest.goes_on();
     assert!(matches!(guest.guest.wait(), Outcome::Exited(0)));
 }
@@ -77,9 +49,9 @@ fn small_blocks_go_back_as_well(platform: Platform) {
 #[guest_test]
 fn memory_goes_back_while_the_guest_spins(platform: Platform) {
     let engine = platform.engine(1);
-    let mut guest = Talking::start(&engine, 256 * MIB, &["spin", "100"]);
+    let mut guest = start(&engine, 256 * MIB, &["spin", "100"]);
     guest.says("freed");
-    guest.shrinks_to(4 * MIB);
+    shrinks_to(&guest, 4 * MIB);
     guest.guest.stop(Stop::Timeout);
     assert!(matches!(guest.guest.wait(), Outcome::Stopped(Stop::Timeout)));
 }
@@ -110,9 +82,9 @@ fn a_snapshot_is_without_what_was_freed(platform: Platform) {
 #[guest_test]
 fn a_wrong_map_costs_its_guest_only(platform: Platform) {
     let engine = platform.engine(2);
-    let mut neighbour = Talking::start(&engine, 64 * MIB, &["give", "32"]);
+    let mut neighbour = start(&engine, 64 * MIB, &["give", "32"]);
     neighbour.says("filled");
-    let mut liar = Talking::start(&engine, 64 * MIB, &["lie", "8"]);
+    let mut liar = start(&engine, 64 * MIB, &["lie", "8"]);
     liar.says("lost 2048 pages");
     assert!(matches!(liar.guest.wait(), Outcome::Exited(0)));
     for said in ["freed", "filled", "freed"] {
@@ -128,12 +100,12 @@ fn a_wrong_map_costs_its_guest_only(platform: Platform) {
 #[guest_test]
 fn a_guest_gives_up_what_it_can_do_without(platform: Platform) {
     let engine = platform.engine(1);
-    let mut guest = Talking::start(&engine, 256 * MIB, &["cache", "64"]);
+    let mut guest = start(&engine, 256 * MIB, &["cache", "64"]);
     guest.says("filled");
     let controller = guest.guest.controller();
     controller.set_memory_target(Some(32 * MIB)).unwrap();
     guest.says("gave up memory");
-    guest.shrinks_to(34 * MIB);
+    shrinks_to(&guest, 34 * MIB);
     controller.set_memory_target(None).unwrap();
     controller.set_memory_target(Some(MIB)).unwrap();
     guest.says("gave up memory");
