@@ -12,6 +12,9 @@ use hv_abi::ring::{SharedMemory, Violation};
 /// The bytes of a response's body.
 pub type Content = Cow<'static, [u8]>;
 
+/// A body of so many bytes may not fit into the ring as a whole: its head says how long it is.
+const LONG: usize = 2048;
+
 const TEXT: &str = "text/plain; charset=utf-8";
 const BINARY: &str = "application/octet-stream";
 
@@ -81,7 +84,8 @@ impl Response {
 
     /// Adds a header field. What cannot stand in its place is left out of name
     /// and value (control characters, say). The fields that frame or route a
-    /// message on a connection have no effect: the host makes its own.
+    /// message on a connection have no effect: the host makes its own. `Content-Length` is the exception: a stream
+    /// whose length is known may declare it, and then has to have it.
     pub fn header(mut self, name: &str, value: &str) -> Self {
         if name.eq_ignore_ascii_case("content-type") {
             self.content_type = "";
@@ -111,7 +115,12 @@ impl Response {
         let digits =
             [self.status / 100, self.status / 10 % 10, self.status % 10].map(|digit| b'0' + digit as u8);
         let typed = !self.content_type.is_empty();
-        let pieces: [&[u8]; 10] = [
+        // A shorter one comes in one piece, so that the host sees how long it is.
+        let length = match self.content.len() {
+            long @ LONG.. if !self.declares_length() => format!("Content-Length: {long}\r\n"),
+            _ => String::new(),
+        };
+        let pieces: [&[u8]; 11] = [
             b"HTTP/1.1 ",
             &digits[..],
             b" ",
@@ -120,6 +129,7 @@ impl Response {
             if typed { b"Content-Type: " } else { b"" },
             self.content_type.as_bytes(),
             if typed { b"\r\n" } else { b"" },
+            length.as_bytes(),
             &self.fields,
             b"\r\n",
         ];
@@ -128,6 +138,14 @@ impl Response {
             return output.head([&b"HTTP/1.1 500 Internal Server Error\r\n\r\n"[..]].into_iter());
         }
         output.head(pieces.into_iter())
+    }
+
+    /// Whether the handler has set `Content-Length`.
+    fn declares_length(&self) -> bool {
+        let name = b"content-length:";
+        self.fields
+            .split(|byte| *byte == b'\n')
+            .any(|line| line.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name)))
     }
 }
 

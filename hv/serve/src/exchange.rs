@@ -27,10 +27,15 @@ pub(super) struct Exchange {
 #[derive(Debug, Default)]
 struct ExchangeState {
     head: Option<AnswerHead>,
+    /// What came together with the head has come, too. Before that the client's side does not look at it: it could
+    /// not say how long an answer is that the guest has sent as a whole.
+    shown: bool,
     /// The answer's body is not for the client: it has asked for the head alone, or the status has none.
     bodiless: bool,
     chunks: VecDeque<Bytes>,
     buffered: usize,
+    /// Bytes of the body that the guest has sent so far.
+    sent: u64,
     /// The guest was given no room and waits for [`Call::resume`].
     paused: bool,
     end: Option<Result<(), Failure>>,
@@ -78,51 +83,52 @@ pub(super) struct AnswerSink {
 }
 
 impl AnswerSink {
-    /// Changes the state, and wakes the reader outside of the lock.
-    fn tell<T>(&self, change: impl FnOnce(&mut ExchangeState) -> T) -> T {
-        let mut state = self.exchange.state();
-        let result = change(&mut state);
+    /// Shows the client's side what there is, and wakes it outside of the lock.
+    fn show(&self, mut state: MutexGuard<'_, ExchangeState>) {
+        state.shown = state.head.is_some() || state.shown;
         let reader = state.reader.take();
         drop(state);
         if let Some(reader) = reader {
             reader.wake();
         }
-        result
     }
 }
 
 impl Answer for AnswerSink {
     fn head(&mut self, head: &[u8]) -> Result<(), String> {
         let head = validate_answer(head)?;
-        let bodiless = !has_body(&self.method, head.status);
-        self.tell(|state| {
-            state.bodiless = bodiless;
-            state.head = Some(head);
-        });
+        let mut state = self.exchange.state();
+        state.bodiless = !has_body(&self.method, head.status);
+        state.head = Some(head);
         Ok(())
     }
 
     fn body(&mut self, bytes: &[u8]) -> usize {
-        if self.exchange.state().bodiless {
-            return bytes.len();
-        }
-        self.tell(|state| {
-            let taken = bytes.len().min(BUFFER - state.buffered);
+        let state = &mut *self.exchange.state();
+        let taken = if state.bodiless { bytes.len() } else { bytes.len().min(BUFFER - state.buffered) };
+        state.sent += taken as u64;
+        if !state.bodiless {
             state.paused = taken < bytes.len();
+            state.buffered += taken;
             if taken > 0 {
-                state.buffered += taken;
                 state.chunks.push_back(Bytes::copy_from_slice(&bytes[..taken]));
             }
-            taken
-        })
+        }
+        taken
     }
 
     fn end(&mut self) {
-        self.tell(|state| state.end = Some(Ok(())));
+        self.exchange.state().end = Some(Ok(()));
+    }
+
+    fn flush(&mut self) {
+        self.show(self.exchange.state());
     }
 
     fn failed(&mut self, failure: Failure) {
-        self.tell(|state| state.end = Some(Err(failure)));
+        let mut state = self.exchange.state();
+        state.end = Some(Err(failure));
+        self.show(state);
     }
 
     fn writable(&mut self) {
@@ -146,6 +152,10 @@ pub(super) struct ClientExchange {
     upload: Option<Upload>,
     /// What the guest has used for it, once it has ended.
     usage: Option<RequestUsage>,
+    /// Bytes that the body will have, if the guest has said so.
+    declared: Option<u64>,
+    /// Bytes of it that were taken.
+    taken: u64,
     /// All of the answer has been taken.
     complete: bool,
 }
@@ -153,17 +163,27 @@ pub(super) struct ClientExchange {
 /// Why an answer will not be complete.
 #[derive(Debug)]
 pub(super) enum AnswerError {
-    /// By the guest. `uploading`: the request's body had not come yet.
+    /// By the guest. `uploading`: it waited for the request's body, which the client had not sent.
     Failed { failure: Failure, uploading: bool },
     /// By the request's body.
     Upload(UploadError),
     /// The guest ended an answer that it had not begun.
     Headless,
+    /// The guest's body is not as long as it had declared.
+    Length { declared: u64, sent: u64 },
 }
 
 impl ClientExchange {
     pub(super) fn new(exchange: Arc<Exchange>, call: Call, upload: Option<Upload>) -> Self {
-        ClientExchange { exchange, call: Some(call), upload, usage: None, complete: false }
+        ClientExchange {
+            exchange,
+            call: Some(call),
+            upload,
+            usage: None,
+            declared: None,
+            taken: 0,
+            complete: false,
+        }
     }
 
     /// What the guest has used for the request, as far as it is known.
@@ -171,8 +191,11 @@ impl ClientExchange {
         self.usage.or_else(|| self.call.as_ref()?.usage())
     }
 
-    /// Sends what can be sent of the request's body.
+    /// Sends what can be sent of the request's body, unless nobody takes it any more.
     fn poll_upload(&mut self, context: &mut Context<'_>) -> Result<(), AnswerError> {
+        if self.exchange.state().end.is_some() {
+            return Ok(());
+        }
         if let (Some(upload), Some(call)) = (&mut self.upload, &mut self.call)
             && let Poll::Ready(result) = upload.poll(call, &self.exchange, context)
         {
@@ -184,7 +207,7 @@ impl ClientExchange {
 
     /// The end of the answer, if there is one: nothing more is sent to the guest.
     fn end(&mut self, end: Result<(), Failure>) -> Result<(), AnswerError> {
-        let uploading = self.upload.is_some();
+        let uploading = self.upload.as_ref().is_some_and(Upload::waits_for_client);
         self.usage = self.call.take().and_then(|call| call.usage());
         end.map_err(|failure| AnswerError::Failed { failure, uploading })
     }
@@ -194,10 +217,18 @@ impl ClientExchange {
     pub(super) fn poll_head(&mut self, context: &mut Context<'_>) -> Poll<Result<AnswerHead, AnswerError>> {
         let uploaded = self.poll_upload(context);
         let mut state = self.exchange.state();
-        let waits = state.bodiless && state.end.is_none();
+        let waits = (state.bodiless || !state.shown) && state.end.is_none();
         match state.head.take_if(|_| !waits) {
             Some(_) if matches!(state.end, Some(Err(_))) => {}
-            Some(head) => return Poll::Ready(Ok(head)),
+            Some(mut head) => {
+                if state.bodiless {
+                    head.length = head.length.or_else(|| (state.sent > 0).then_some(state.sent));
+                } else {
+                    self.declared = head.length;
+                }
+                let mismatch = self.mismatch(&state);
+                return Poll::Ready(mismatch.map_or(Ok(head), Err));
+            }
             None if state.end.is_some() => {}
             None => {
                 keep(&mut state.reader, context);
@@ -210,17 +241,33 @@ impl ClientExchange {
         Poll::Ready(Err(self.end(end).err().unwrap_or(AnswerError::Headless)))
     }
 
+    /// Whether the body is too long, or has ended too early, if its length was declared.
+    fn mismatch(&self, state: &ExchangeState) -> Option<AnswerError> {
+        let (declared, sent) = (self.declared?, state.sent);
+        let differs = sent > declared || sent < declared && matches!(state.end, Some(Ok(())));
+        differs.then_some(AnswerError::Length { declared, sent })
+    }
+
     /// The next bytes of the answer's body; `None` at its end.
     pub(super) fn poll_body(
         &mut self,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, AnswerError>>> {
         let uploaded = self.poll_upload(context);
-        let mut state = self.exchange.state();
-        if let Some(chunk) = state.chunks.pop_front() {
+        let exchange = self.exchange.clone();
+        let mut state = exchange.state();
+        if let Some(mismatch) = self.mismatch(&state) {
+            return Poll::Ready(Some(Err(mismatch)));
+        }
+        // The client takes the answer for complete with the last byte that was declared: it waits for the end.
+        let declared = self.declared;
+        let is_last = |len: usize| declared == Some(self.taken + len as u64);
+        let waits = state.end.is_none() && state.chunks.front().is_some_and(|chunk| is_last(chunk.len()));
+        if !waits && let Some(chunk) = state.chunks.pop_front() {
             state.buffered -= chunk.len();
             let resume = state.buffered <= LOW && std::mem::take(&mut state.paused);
             drop(state);
+            self.taken += chunk.len() as u64;
             if let (true, Some(call)) = (resume, &self.call) {
                 call.resume();
             }
@@ -247,12 +294,17 @@ impl ClientExchange {
     /// Whether the connection has to end with this answer: it is there as a whole, and the
     /// request's body is not, and may not come to its end.
     pub(super) fn is_last(&self) -> bool {
-        self.remaining().is_some() && self.upload.as_ref().is_some_and(|upload| !upload.is_sure_to_end())
+        self.whole().is_some() && self.upload.as_ref().is_some_and(|upload| !upload.is_sure_to_end())
     }
 
     /// Bytes of the body, once all of them are there.
-    pub(super) fn remaining(&self) -> Option<u64> {
+    fn whole(&self) -> Option<u64> {
         let state = self.exchange.state();
         (self.complete || matches!(state.end, Some(Ok(())))).then_some(state.buffered as u64)
+    }
+
+    /// Bytes of the body that are still to be taken, if that is known.
+    pub(super) fn remaining(&self) -> Option<u64> {
+        self.declared.map(|declared| declared - self.taken).or_else(|| self.whole())
     }
 }

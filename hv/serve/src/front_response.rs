@@ -7,7 +7,8 @@ use super::record::Record;
 use super::reply::Reply;
 use super::server::Server;
 use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, RETRY_AFTER};
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::request::Parts;
+use http::{HeaderValue, Method, Response, StatusCode};
 use std::net::IpAddr;
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
@@ -30,6 +31,11 @@ impl FrontResponse {
     pub(super) fn new(status: StatusCode, line: impl Into<String>) -> Self {
         let text = (line.into() + "\n").into_bytes();
         FrontResponse { status, text, kind: TEXT, fields: Vec::new(), last: false }
+    }
+
+    /// Nothing but a status.
+    pub(super) fn empty(status: StatusCode) -> Self {
+        FrontResponse { text: Vec::new(), ..FrontResponse::new(status, "") }
     }
 
     pub(super) fn with(mut self, name: HeaderName, value: &str) -> Self {
@@ -59,7 +65,9 @@ impl FrontResponse {
         let mut response = Response::new(Reply::own(self.text, record));
         *response.status_mut() = self.status;
         response.headers_mut().extend(self.fields);
-        response.headers_mut().insert(CONTENT_TYPE, self.kind);
+        if self.status != StatusCode::NO_CONTENT {
+            response.headers_mut().insert(CONTENT_TYPE, self.kind);
+        }
         response.headers_mut().insert(REQUEST_ID, id);
         if self.last {
             response.headers_mut().insert(CONNECTION, CLOSE);
@@ -81,25 +89,25 @@ async fn page(server: &Server, path: &str, method: &Method) -> Option<FrontRespo
 }
 
 /// The page that a request on the listener of the administrator asks for.
-pub(super) async fn admin(server: &Server, request: &Request<()>) -> FrontResponse {
-    let page = page(server, request.uri().path(), request.method()).await;
+pub(super) async fn admin(server: &Server, request: &Parts) -> FrontResponse {
+    let page = page(server, request.uri.path(), &request.method).await;
     page.unwrap_or_else(|| FrontResponse::new(StatusCode::NOT_FOUND, "only /metrics and /healthz are here"))
 }
 
 /// The page that a request on a listener of functions asks for, if it does and
 /// they are shown there. Metrics are for this host only then.
-pub(super) async fn public(server: &Server, client: IpAddr, request: &Request<()>) -> Option<FrontResponse> {
+pub(super) async fn public(server: &Server, client: IpAddr, request: &Parts) -> Option<FrontResponse> {
     if server.has_admin() {
         return None;
     }
     // A proxy on this host speaks for clients elsewhere.
     let proxied = ["forwarded", "via", "x-forwarded-for"];
-    let proxied = proxied.iter().any(|name| request.headers().contains_key(*name));
-    if request.uri().path() == "/metrics" && (proxied || !client.to_canonical().is_loopback()) {
+    let proxied = proxied.iter().any(|name| request.headers.contains_key(*name));
+    if request.uri.path() == "/metrics" && (proxied || !client.to_canonical().is_loopback()) {
         let text = "metrics are for this host alone; set `admin` to show them elsewhere";
         return Some(FrontResponse::new(StatusCode::FORBIDDEN, text));
     }
-    page(server, request.uri().path(), request.method()).await
+    page(server, request.uri.path(), &request.method).await
 }
 
 fn health(server: &Server) -> FrontResponse {

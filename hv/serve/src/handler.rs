@@ -5,14 +5,18 @@ use super::exchange::{AnswerError, AnswerSink, ClientExchange, Exchange};
 use super::front_response::{self, CLOSE, FrontResponse};
 use super::gate::Refused;
 use super::head::{self, AnswerHead, REQUEST_ID};
+use super::listener::ListenerKind;
 use super::pace::Pace;
 use super::record::Record;
 use super::reply::Reply;
+use super::request_rules;
 use super::server::Server;
 use super::table::Served;
+use super::transport::InFlight;
 use super::upload::{Upload, UploadError};
-use http::header::{ALLOW, CONNECTION, EXPECT, HeaderName};
-use http::{Request, Response, StatusCode};
+use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, EXPECT, HeaderName};
+use http::request::Parts;
+use http::{Request, Response, StatusCode, Version};
 use hv_function::Failure;
 use hv_host::limits;
 use hyper::body::Incoming;
@@ -23,19 +27,55 @@ use std::sync::Arc;
 /// The header with the id of the crash in the log.
 const CRASH_ID: HeaderName = HeaderName::from_static("x-crash-id");
 
-/// Answers a request on a listener of functions.
-pub(super) async fn public(
+/// Whom a request comes from.
+pub(super) struct Peer {
+    pub(super) client: IpAddr,
+    pub(super) in_flight: InFlight,
+}
+
+/// Answers a request on a listener of this kind.
+pub(super) async fn handle(
+    kind: ListenerKind,
     server: Arc<Server>,
-    client: IpAddr,
+    peer: Peer,
     request: Request<Incoming>,
 ) -> Response<Reply> {
-    let mut record = server.record(client, &request);
-    let (request, mut upload) = split(&server, request);
-    if let Some(page) = front_response::public(&server, client, &request).await {
+    let record = server.record(peer.client, &request);
+    let version = request.version();
+    let (parts, body) = request.into_parts();
+    // In HTTP/2 a body that nobody reads holds up no other request.
+    let discard_time = (version < Version::HTTP_2).then_some(server.discard_time());
+    let upload = Upload::new(body, parts.headers.contains_key(EXPECT), discard_time);
+    let mut response = match (request_rules::answer(&parts), kind) {
+        (Some(refusal), _) => {
+            server.refusals().wait().await;
+            say(refusal, upload.as_ref(), record)
+        }
+        (None, ListenerKind::Public) => public(&server, peer.client, parts, upload, record).await,
+        (None, ListenerKind::Admin) => {
+            say(front_response::admin(&server, &parts).await, upload.as_ref(), record)
+        }
+    };
+    if version >= Version::HTTP_2 {
+        response.headers_mut().remove(CONNECTION);
+    }
+    response.body_mut().belongs_to(peer.in_flight, version);
+    response
+}
+
+/// Answers a request on a listener of functions.
+async fn public(
+    server: &Server,
+    client: IpAddr,
+    parts: Parts,
+    mut upload: Option<Upload>,
+    mut record: Record,
+) -> Response<Reply> {
+    if let Some(page) = front_response::public(server, client, &parts).await {
         return say(page, upload.as_ref(), record);
     }
     let mut pace = None;
-    match serve(&server, client, request, &mut upload, &mut record, &mut pace).await {
+    match serve(server, client, parts, &mut upload, &mut record, &mut pace).await {
         Err(refusal) => {
             // Refusals are delayed if there are many: a client that repeats its request at once would keep
             // the thread busy.
@@ -52,30 +92,15 @@ pub(super) async fn public(
             *response.status_mut() = head.status;
             *response.headers_mut() = head.headers;
             response.headers_mut().insert(REQUEST_ID, id);
+            if let Some(length) = head.length.filter(|_| head.status != StatusCode::NO_CONTENT) {
+                response.headers_mut().insert(CONTENT_LENGTH, length.into());
+            }
             if is_last {
                 response.headers_mut().insert(CONNECTION, CLOSE);
             }
             response
         }
     }
-}
-
-/// Answers a request on the listener of the administrator.
-pub(super) async fn admin(
-    server: Arc<Server>,
-    client: IpAddr,
-    request: Request<Incoming>,
-) -> Response<Reply> {
-    let record = server.record(client, &request);
-    let (request, upload) = split(&server, request);
-    say(front_response::admin(&server, &request).await, upload.as_ref(), record)
-}
-
-/// A request and its body, if it has one.
-fn split(server: &Server, request: Request<Incoming>) -> (Request<()>, Option<Upload>) {
-    let (parts, body) = request.into_parts();
-    let upload = Upload::new(body, parts.headers.contains_key(EXPECT), server.discard_time());
-    (Request::from_parts(parts, ()), upload)
 }
 
 /// An answer of the front's own to a request with this body.
@@ -91,16 +116,11 @@ fn say(own: FrontResponse, upload: Option<&Upload>, record: Record) -> Response<
 async fn serve(
     server: &Server,
     client: IpAddr,
-    request: Request<()>,
+    parts: Parts,
     upload: &mut Option<Upload>,
     record: &mut Record,
     pace: &mut Option<Arc<Pace>>,
 ) -> Result<(AnswerHead, ClientExchange, Arc<Served>), FrontResponse> {
-    if server.is_draining() {
-        let refusal = FrontResponse::new(StatusCode::SERVICE_UNAVAILABLE, "the server is shutting down");
-        return Err(refusal.later().last());
-    }
-    let (parts, ()) = request.into_parts();
     let served = server
         .find(parts.uri.path())
         .ok_or_else(|| FrontResponse::new(StatusCode::NOT_FOUND, "no function here"))?;
@@ -163,6 +183,11 @@ pub(super) fn note_broken(broken: AnswerError, served: &Served, record: &mut Rec
         }
         AnswerError::Upload(UploadError::Client) => {
             FrontResponse::new(StatusCode::BAD_REQUEST, "the body of the request did not come to its end")
+        }
+        AnswerError::Length { declared, sent } => {
+            record.note_failure("length");
+            note(served, record, &format!("it declared {declared} bytes of an answer, and sent {sent}"));
+            FrontResponse::new(StatusCode::BAD_GATEWAY, "the function's answer is not as long as it says")
         }
         AnswerError::Headless => {
             record.note_failure("headless");

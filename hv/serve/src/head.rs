@@ -70,12 +70,25 @@ pub(super) fn write_request(
     for part in [parts.method.as_str(), " ", target, " HTTP/1.1\r\n"] {
         out.extend_from_slice(part.as_bytes());
     }
+    // What the target names comes before the field (RFC 9112, section 3.2.2; RFC 9113, section 8.3.1).
+    if let Some(authority) = parts.uri.authority() {
+        field(out, header::HOST.as_str(), authority.as_str().as_bytes());
+    }
     let connection = named_by_connection(&parts.headers);
     for (name, value) in &parts.headers {
-        let replaced = name == FORWARDED_FOR || name == REQUEST_ID || name == header::EXPECT;
+        let replaced = name == FORWARDED_FOR
+            || name == REQUEST_ID
+            || name == header::EXPECT
+            || name == header::COOKIE
+            || name == header::HOST && parts.uri.authority().is_some();
         if !replaced && !is_hop_by_hop(name, &connection) {
             field(out, name.as_str(), value.as_bytes());
         }
+    }
+    // HTTP/2 may cut it into several fields (RFC 9113, section 8.2.3).
+    let cookies: Vec<_> = parts.headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if !cookies.is_empty() {
+        field(out, header::COOKIE.as_str(), &cookies.join(&b"; "[..]));
     }
     out.extend_from_slice(b"x-forwarded-for: ");
     for before in parts.headers.get_all(FORWARDED_FOR) {
@@ -100,6 +113,8 @@ fn field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
 pub(super) struct AnswerHead {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
+    /// Bytes of the body, if the guest has declared them. For one without a body: what it would have.
+    pub(super) length: Option<u64>,
 }
 
 /// Validates what a guest wrote as the head of its answer. An error is the
@@ -130,12 +145,26 @@ pub(super) fn validate_answer(bytes: &[u8]) -> Result<AnswerHead, String> {
         let value = value.map_err(|_| wrong(&format!("has an invalid value of {name}")))?;
         headers.append(name, value);
     }
+    let length = declared_length(&headers).map_err(|()| wrong("has a Content-Length that is no number"))?;
     // The front frames the answer: these mean nothing here.
     let connection = named_by_connection(&headers);
     for name in HOP_BY_HOP.iter().chain(&connection).chain([&header::CONTENT_LENGTH]) {
         headers.remove(name);
     }
-    Ok(AnswerHead { status, headers })
+    Ok(AnswerHead { status, headers, length })
+}
+
+/// What `Content-Length` says (RFC 9110, section 8.6).
+fn declared_length(headers: &HeaderMap) -> Result<Option<u64>, ()> {
+    let mut values = headers.get_all(header::CONTENT_LENGTH).iter();
+    match (values.next(), values.next()) {
+        (None, _) => Ok(None),
+        (Some(value), None) if value.as_bytes().iter().all(u8::is_ascii_digit) => {
+            let number = value.to_str().map_err(|_| ())?;
+            number.parse().map(Some).map_err(|_| ())
+        }
+        _ => Err(()),
+    }
 }
 
 /// Whether an answer to this method with this status has a body.
@@ -180,7 +209,10 @@ mod tests {
             "PUT /a%20b?c=d HTTP/1.1\r\nhost: example.org\r\naccept: a\r\naccept: b\r\n\
              x-forwarded-for: 198.51.100.1, 192.0.2.7\r\nx-request-id: id-1\r\n\r\n"
         );
-        assert!(written(&[], "http://example.org").unwrap().starts_with("PUT / HTTP/1.1\r\n"));
+        let headers = [("host", "other"), ("cookie", "a=1"), ("x-b", "c"), ("cookie", "d=2")];
+        let absolute = written(&headers, "http://example.org").unwrap();
+        let expected = "PUT / HTTP/1.1\r\nhost: example.org\r\nx-b: c\r\ncookie: a=1; d=2\r\n";
+        assert!(absolute.starts_with(expected), "{absolute}");
     }
 
     #[test]
@@ -209,7 +241,7 @@ mod tests {
               Connection: upgrade, x-a\r\nUpgrade: h2c\r\nX-A: 1\r\nSet-Cookie: a\r\nSet-Cookie: b\r\n\r\n",
         )
         .unwrap();
-        assert_eq!(head.status, 418);
+        assert_eq!((head.status.as_u16(), head.length), (418, Some(5)));
         let fields: Vec<_> =
             head.headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
         assert_eq!(fields, [("content-type", "text/tea"), ("set-cookie", "a"), ("set-cookie", "b")]);
@@ -230,6 +262,9 @@ mod tests {
             ("HTTP/1.1 200 OK\r\na: b\x01\r\n\r\n", "no HTTP"),
             ("GET / HTTP/1.1\r\n\r\n", "no HTTP"),
             (&many, "more than 64"),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n", "no number"),
+            ("HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n", "no number"),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\n", "no number"),
         ] {
             let error = validate_answer(head.as_bytes()).unwrap_err();
             assert!(error.contains(part), "{head:?}: {error}");

@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+mod connection;
 mod console;
 mod deploy;
 mod descriptors;
@@ -20,6 +21,7 @@ pub mod door;
 mod error;
 mod events;
 mod exchange;
+mod framing;
 mod front_response;
 mod gate;
 mod handler;
@@ -33,12 +35,14 @@ mod pace;
 mod processes;
 mod record;
 mod reply;
+mod request_rules;
 mod route;
 mod run;
 mod server;
 mod table;
 mod throttle;
 mod time_limit;
+mod transport;
 mod upload;
 mod usage_metrics;
 

@@ -1,35 +1,21 @@
-//! Connections of clients: accepted, spoken to, and ended.
+//! Connections of clients: accepted, counted, and waited for.
 #![forbid(unsafe_code)]
 
+use super::connection::Speaker;
 use super::error::ServeError;
-use super::handler;
 use super::server::Server;
-use http::Response;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::sync::{Notify, Semaphore, watch};
 
 /// Connections that the kernel keeps until they are accepted.
 const BACKLOG: u32 = 1024;
 
-/// How long a client may read nothing of its answer.
-const STUCK: Duration = Duration::from_secs(30);
-
 /// How long to wait when no connection can be accepted, for want of descriptors mostly.
 const PAUSE: Duration = Duration::from_millis(100);
-
-/// Most bytes of a head, and of what is read at once.
-const READ_BUFFER: usize = 32 << 10;
-
-/// Most header lines of a request.
-const MAX_FIELDS: usize = 100;
 
 /// What a listener serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,14 +37,41 @@ pub(super) fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListen
     bind().map_err(|error| ServeError::Listen { key, address, error })
 }
 
+/// Connections to hv's own pages that may be open. They take none of those of clients.
+const ADMIN_CONNECTIONS: usize = 64;
+
+/// Counts the connections of clients.
+#[derive(Default)]
+struct OpenConnections {
+    count: AtomicUsize,
+    closed: Notify,
+}
+
+/// One of them, until it is dropped.
+struct OpenConnection(Arc<OpenConnections>);
+
+impl OpenConnection {
+    fn new(all: Arc<OpenConnections>) -> Self {
+        all.count.fetch_add(1, Ordering::SeqCst);
+        OpenConnection(all)
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.count.fetch_sub(1, Ordering::SeqCst);
+        self.0.closed.notify_waiters();
+    }
+}
+
 /// What all connections have in common.
 #[derive(Clone)]
 pub(super) struct Connections {
-    server: Arc<Server>,
-    http: http1::Builder,
-    /// Permits for connections.
+    speaker: Speaker,
+    /// Permits for connections of clients.
     permits: Arc<Semaphore>,
-    capacity: usize,
+    admin_permits: Arc<Semaphore>,
+    open: Arc<OpenConnections>,
     /// Turns true when the server drains.
     drain: watch::Receiver<bool>,
 }
@@ -71,39 +84,48 @@ impl Connections {
         header_time: Duration,
         drain: watch::Receiver<bool>,
     ) -> Self {
-        let mut http = http1::Builder::new();
-        // A client that shuts down its sending side may still wait for its answer (`nc -N`, RFC 9293 section 3.6).
-        // One that is gone altogether looks the same until something is sent to it.
-        http.timer(TokioTimer::new())
-            .half_close(true)
-            .header_read_timeout(header_time)
-            .max_buf_size(READ_BUFFER)
-            .max_headers(MAX_FIELDS);
-        let permits = Arc::new(Semaphore::new(capacity));
-        Connections { server, http, permits, capacity, drain }
+        Connections {
+            speaker: Speaker::new(server, header_time, drain.clone()),
+            permits: Arc::new(Semaphore::new(capacity)),
+            open: Arc::default(),
+            admin_permits: Arc::new(Semaphore::new(ADMIN_CONNECTIONS)),
+            drain,
+        }
     }
 
-    /// Connections that are open.
+    /// Connections of clients that are open.
     pub(super) fn open(&self) -> usize {
-        self.capacity - self.permits.available_permits()
+        self.open.count.load(Ordering::SeqCst)
     }
 
-    /// Waits until none is open.
+    /// Waits until none of a client is open.
     pub(super) async fn closed(&self) {
-        let all = u32::try_from(self.capacity).expect("a number of 32 bits in the configuration");
-        let _all = self.permits.acquire_many(all).await;
+        loop {
+            let closed = self.open.closed.notified();
+            if self.open() == 0 {
+                return;
+            }
+            closed.await;
+        }
     }
 
-    /// Accepts connections until the server drains. Beyond the most that may be
-    /// open, clients wait in the kernel's backlog.
+    /// Accepts connections: those of clients until the server drains, and a little longer for those that did not
+    /// know yet; those to hv's own pages until it ends. Beyond the most that may be open, clients wait in the
+    /// kernel's backlog.
     pub(super) async fn accept(self, listener: TcpListener, kind: ListenerKind) {
-        let mut drain = self.drain.clone();
+        let Connections { speaker, permits, admin_permits, mut drain, open } = self;
+        let permits = if kind == ListenerKind::Admin { admin_permits } else { permits };
         let serve = async {
             loop {
-                let permit = self.permits.clone().acquire_owned().await.expect("nobody closes the semaphore");
+                let permit = permits.clone().acquire_owned().await.expect("nobody closes the semaphore");
                 match listener.accept().await {
                     Ok((stream, client)) => {
-                        tokio::spawn(self.clone().converse(stream, client, kind, permit));
+                        let speaker = speaker.clone();
+                        let place = (kind == ListenerKind::Public).then(|| OpenConnection::new(open.clone()));
+                        tokio::spawn(async move {
+                            speaker.converse(stream, client, kind).await;
+                            drop((permit, place));
+                        });
                     }
                     Err(error) => {
                         tracing::warn!("cannot accept connections for now: {error}");
@@ -112,57 +134,27 @@ impl Connections {
                 }
             }
         };
-        tokio::select! {
-            () = serve => {}
-            () = drained(&mut drain) => {}
-        }
-    }
-
-    /// Serves one connection until it is closed by either side.
-    async fn converse(
-        mut self,
-        stream: TcpStream,
-        client: SocketAddr,
-        kind: ListenerKind,
-        _permit: OwnedSemaphorePermit,
-    ) {
-        // Answers are written whole; the kernel ends a connection whose client takes nothing.
-        let prepared = stream.set_nodelay(true).and_then(|()| {
-            let stuck = u32::try_from(STUCK.as_millis()).unwrap_or(u32::MAX);
-            rustix::net::sockopt::set_tcp_user_timeout(&stream, stuck).map_err(Into::into)
-        });
-        if prepared.is_err() {
-            // The client has disconnected.
-            return;
-        }
-        let server = &self.server;
-        server.telemetry.metrics.connections.inc();
-        let service = service_fn(|request| {
-            let (server, client) = (server.clone(), client.ip());
-            async move {
-                Ok::<Response<_>, Infallible>(match kind {
-                    ListenerKind::Public => handler::public(server, client, request).await,
-                    ListenerKind::Admin => handler::admin(server, client, request).await,
-                })
+        let until = async {
+            match kind {
+                ListenerKind::Public => drained(&mut drain).await,
+                ListenerKind::Admin => std::future::pending().await,
             }
-        });
-        let mut connection = pin!(self.http.serve_connection(TokioIo::new(stream), service));
-        let result = tokio::select! {
-            result = connection.as_mut() => result,
-            () = drained(&mut self.drain) => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
-            }
+            tokio::time::sleep(GRACE).await;
         };
-        if let Err(error) = result {
-            tracing::debug!("connection of {client}: {error}");
+        tokio::select! {
+            // Who is in the backlog is accepted before it is closed.
+            biased;
+            () = serve => {}
+            () = until => {}
         }
-        server.telemetry.metrics.connections.dec();
     }
 }
 
+/// How long a server that drains accepts connections and keeps idle ones: a request may be on its way.
+pub(super) const GRACE: Duration = Duration::from_secs(1);
+
 /// Waits until the server drains.
-async fn drained(drain: &mut watch::Receiver<bool>) {
+pub(super) async fn drained(drain: &mut watch::Receiver<bool>) {
     // An error would mean that the server was dropped.
     let _ = drain.wait_for(|drain| *drain).await;
 }

@@ -5,7 +5,9 @@ use super::exchange::{AnswerError, ClientExchange};
 use super::handler::note_broken;
 use super::record::Record;
 use super::table::Served;
+use super::transport::InFlight;
 use bytes::Bytes;
+use http::Version;
 use http_body::{Body, Frame, SizeHint};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,6 +19,10 @@ pub(super) struct Reply {
     record: Record,
     /// The answer has broken off, and what there was of it is on its way to the client.
     broken: bool,
+    /// The request's place in its connection.
+    in_flight: Option<InFlight>,
+    /// Whether the connection has to be cut for the client to see that the answer has broken off.
+    cuts: bool,
 }
 
 enum Content {
@@ -33,13 +39,31 @@ impl Reply {
     pub(super) fn own(text: impl Into<Bytes>, mut record: Record) -> Self {
         // The whole body is in memory, so it counts as sent.
         record.done = true;
-        Reply { content: Content::FrontResponse(text.into()), record, broken: false }
+        Reply {
+            content: Content::FrontResponse(text.into()),
+            record,
+            broken: false,
+            in_flight: None,
+            cuts: false,
+        }
     }
 
     pub(super) fn guest(client_exchange: ClientExchange, served: Arc<Served>, record: Record) -> Self {
-        let mut reply = Reply { content: Content::Guest(client_exchange, served), record, broken: false };
+        let mut reply = Reply {
+            content: Content::Guest(client_exchange, served),
+            record,
+            broken: false,
+            in_flight: None,
+            cuts: false,
+        };
         reply.note_end();
         reply
+    }
+
+    /// It answers a request of this connection, in this version of HTTP.
+    pub(super) fn belongs_to(&mut self, in_flight: InFlight, version: Version) {
+        self.cuts = version < Version::HTTP_2;
+        self.in_flight = Some(in_flight);
     }
 
     /// Notes whether the client has everything: the body is not polled again then.
@@ -75,6 +99,9 @@ impl Body for Reply {
                     // Told at once, hyper would close the connection without having
                     // written even the head; in between two polls it does.
                     this.broken = true;
+                    if let (true, Some(in_flight)) = (this.cuts, &this.in_flight) {
+                        in_flight.cut();
+                    }
                     context.waker().wake_by_ref();
                     return Poll::Pending;
                 }

@@ -33,8 +33,8 @@ pub(super) struct Upload {
     expects: bool,
     /// Why the body is not complete.
     error: Option<UploadError>,
-    /// How long the rest may take to be read and discarded.
-    discard_time: Duration,
+    /// How long the rest may take to be read and discarded; `None`: that is not necessary.
+    discard_time: Option<Duration>,
 }
 
 /// Why the body is not complete.
@@ -47,8 +47,9 @@ pub(super) enum UploadError {
 }
 
 impl Upload {
-    /// A request's body, if it has one. `expects`: the client waits for `100 Continue`.
-    pub(super) fn new(body: Incoming, expects: bool, discard_time: Duration) -> Option<Upload> {
+    /// A request's body, if it has one. `expects`: the client waits for `100 Continue`. `discard_time`: how long the
+    /// rest of one that nobody reads may take; `None` if its end need not come before the next request, as in HTTP/2.
+    pub(super) fn new(body: Incoming, expects: bool, discard_time: Option<Duration>) -> Option<Upload> {
         let upload =
             Upload { body: Some(body), rest: Bytes::new(), allowed: 0, expects, error: None, discard_time };
         (upload.most() != Some(0)).then_some(upload)
@@ -65,8 +66,16 @@ impl Upload {
         self.body.as_ref().is_none_or(|body| body.size_hint().lower() <= bytes)
     }
 
+    /// Whether it is the client that has to send something: nothing waits for the guest.
+    pub(super) fn waits_for_client(&self) -> bool {
+        self.body.is_some() && self.rest.is_empty()
+    }
+
     /// Whether the connection can be used again after this body.
     pub(super) fn is_sure_to_end(&self) -> bool {
+        if self.discard_time.is_none() {
+            return true;
+        }
         let bearable = self.allowed.max(FORGETTABLE);
         !self.expects && self.error.is_none() && self.most().is_some_and(|most| most <= bearable)
     }
@@ -118,8 +127,8 @@ impl Upload {
 impl Drop for Upload {
     fn drop(&mut self) {
         let body = self.body.take().filter(|body| !body.is_end_stream());
-        if let (Some(body), Ok(runtime)) = (body, Handle::try_current()) {
-            runtime.spawn(timeout(self.discard_time, discard(body)));
+        if let (Some(body), Some(time), Ok(runtime)) = (body, self.discard_time, Handle::try_current()) {
+            runtime.spawn(timeout(time, discard(body)));
         }
     }
 }

@@ -57,6 +57,13 @@ async fn answer(mut request: Request<'_>, registers: &Registers) -> Result<Respo
             let count = number("n", 1 << 20);
             return big(request, count).await;
         }
+        // A stream that declares one length and may have another.
+        "/declared" => {
+            let (declared, sent) = (number("n", 10), number("sent", 10));
+            return declares(request, declared, sent).await;
+        }
+        // A complete answer of so many bytes.
+        "/whole" => vec![b'w'; number("n", 10) as usize].into_response(),
         "/slow" => {
             let (every, count) = (number("ms", 10), number("n", 10));
             return slow(request, every, count).await;
@@ -190,6 +197,17 @@ async fn big(mut request: Request<'_>, count: u64) -> Result<Response, Error> {
         (at..).zip(&mut *piece).for_each(|(at, byte)| *byte = (at * 7 + at / 251 + at / 65_521) as u8);
         stream.write_all(piece).await?;
         at += piece.len() as u64;
+    }
+    Ok(stream.finish())
+}
+
+/// Streams so many bytes behind a head that declares others, slowly enough for the host to look in between.
+async fn declares(mut request: Request<'_>, declared: u64, sent: u64) -> Result<Response, Error> {
+    let head = Response::new(200).header("Content-Length", &declared.to_string());
+    let mut stream = request.stream(head);
+    for _ in 0..sent {
+        stream.write_all(b"d").await?;
+        stream.flush().await?;
     }
     Ok(stream.finish())
 }

@@ -20,8 +20,12 @@ pub trait Answer: Send {
     /// the device is told that there is room.
     fn body(&mut self, bytes: &[u8]) -> usize;
 
-    /// The answer is complete. Nothing comes after this.
+    /// The answer is complete. Nothing comes after this but [`flush`](Self::flush).
     fn end(&mut self);
+
+    /// All that the guest has shown so far was passed on. What has come since the last call came together: a
+    /// receiver that looks at it only now sees a whole answer as one.
+    fn flush(&mut self) {}
 
     /// There will be no (complete) answer. Nothing comes after this.
     fn failed(&mut self, failure: Failure);

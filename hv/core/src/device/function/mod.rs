@@ -177,7 +177,11 @@ impl FunctionDevice {
     pub fn ring(&self) -> Served {
         let mut served = Served::Running;
         self.state().guarded(|end, exchange| {
-            if end.receiver.receive(&mut end.back.requests, &end.ring, exchange)? {
+            let ended = end.receiver.receive(&mut end.back.requests, &end.ring, exchange)?;
+            if let Some(exchange) = exchange {
+                exchange.answer.flush();
+            }
+            if ended {
                 served = Served::Answered;
                 if let Some(exchange) = exchange {
                     // The rest of the request is not needed any more.

@@ -1,0 +1,193 @@
+//! One connection of a client: its protocol, its requests, its end.
+#![forbid(unsafe_code)]
+
+use super::handler::{self, Peer};
+use super::listener::{GRACE, ListenerKind, drained};
+use super::reply::Reply;
+use super::server::Server;
+use super::transport::{ConnectionState, Protocol, Transport};
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use std::convert::Infallible;
+use std::error::Error;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+/// How long a client may read nothing of its answer.
+const STUCK: Duration = Duration::from_secs(30);
+
+/// Most bytes of a head, and of what is read at once.
+const READ_BUFFER: usize = 32 << 10;
+
+/// Most header lines of a request.
+const MAX_FIELDS: usize = 100;
+
+/// Most bytes of a head in HTTP/2, as section 6.5.2 of RFC 9113 counts them: 16 KiB, and 32 for each field.
+const MAX_HEADER_LIST: u32 = (16 << 10) + 32 * MAX_FIELDS as u32;
+
+/// Most requests of one connection at a time.
+const MAX_STREAMS: u32 = 128;
+
+/// Bytes of all bodies of a connection, and of one of them, that a client may send before hv has taken them.
+const CONNECTION_WINDOW: u32 = 1 << 20;
+const STREAM_WINDOW: u32 = 64 << 10;
+
+/// Speaks with clients.
+#[derive(Clone)]
+pub(super) struct Speaker {
+    server: Arc<Server>,
+    http1: http1::Builder,
+    http2: http2::Builder<TokioExecutor>,
+    header_time: Duration,
+    /// Turns true when the server drains.
+    drain: watch::Receiver<bool>,
+}
+
+/// What hyper makes of a connection, of either protocol.
+trait Conversation: Future<Output = hyper::Result<()>> {
+    /// Ends it behind the requests that run.
+    fn end_soon(self: Pin<&mut Self>);
+}
+
+impl Speaker {
+    /// Heads have to come in `header_time`.
+    pub(super) fn new(server: Arc<Server>, header_time: Duration, drain: watch::Receiver<bool>) -> Self {
+        let mut http1 = http1::Builder::new();
+        // A client that shuts down its sending side may still wait for its answer (`nc -N`, RFC 9293 section 3.6).
+        // One that is gone altogether looks the same until something is sent to it.
+        http1
+            .timer(TokioTimer::new())
+            .half_close(true)
+            .header_read_timeout(header_time)
+            .max_buf_size(READ_BUFFER)
+            .max_headers(MAX_FIELDS);
+        let mut http2 = http2::Builder::new(TokioExecutor::new());
+        http2
+            .timer(TokioTimer::new())
+            .keep_alive_interval(header_time)
+            .keep_alive_timeout(STUCK)
+            .max_concurrent_streams(MAX_STREAMS)
+            .max_header_list_size(MAX_HEADER_LIST)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_send_buf_size(STREAM_WINDOW as usize);
+        Speaker { server, http1, http2, header_time, drain }
+    }
+
+    /// Serves one connection until it is closed by either side.
+    pub(super) async fn converse(self, stream: TcpStream, client: SocketAddr, kind: ListenerKind) {
+        // Answers are written whole; the kernel ends a connection whose client takes nothing.
+        let prepared = stream.set_nodelay(true).and_then(|()| {
+            let stuck = u32::try_from(STUCK.as_millis()).unwrap_or(u32::MAX);
+            rustix::net::sockopt::set_tcp_user_timeout(&stream, stuck).map_err(Into::into)
+        });
+        if prepared.is_err() {
+            // The client has disconnected.
+            return;
+        }
+        let metrics = &self.server.telemetry.metrics;
+        metrics.connections.inc();
+        if let Err(error) = self.speak(stream, client, kind).await {
+            tracing::debug!("connection of {client}: {error}");
+        }
+        metrics.connections.dec();
+    }
+
+    async fn speak(
+        &self,
+        stream: TcpStream,
+        client: SocketAddr,
+        kind: ListenerKind,
+    ) -> Result<(), Box<dyn Error + Send + Sync>> {
+        let state = Arc::<ConnectionState>::default();
+        let mut transport = Transport::new(stream, state.clone());
+        let Some(protocol) = timeout(self.header_time, transport.protocol()).await?? else { return Ok(()) };
+        let service = {
+            let (server, state) = (self.server.clone(), state.clone());
+            service_fn(move |request: Request<Incoming>| {
+                let (server, peer) = (server.clone(), Peer { client: client.ip(), in_flight: state.begin() });
+                async move {
+                    Ok::<Response<Reply>, Infallible>(handler::handle(kind, server, peer, request).await)
+                }
+            })
+        };
+        let io = TokioIo::new(transport);
+        match protocol {
+            Protocol::Http1 => {
+                let connection = pin!(self.http1.serve_connection(io, service).with_upgrades());
+                self.until_end(connection, &state, None).await?;
+            }
+            Protocol::Http2 => {
+                let connection = pin!(self.http2.serve_connection(io, service));
+                self.until_end(connection, &state, Some(self.header_time)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for the end of a connection, and brings it about if the server drains, or if the client has asked for
+    /// nothing in `idle_time`.
+    async fn until_end(
+        &self,
+        mut connection: Pin<&mut impl Conversation>,
+        state: &ConnectionState,
+        idle_time: Option<Duration>,
+    ) -> hyper::Result<()> {
+        let mut drain = self.drain.clone();
+        let end = async {
+            tokio::select! {
+                () = drained(&mut drain) => {
+                    // A request may be on its way: it is answered, and told that it is the last one.
+                    let _ = timeout(GRACE, state.busy()).await;
+                }
+                () = idle(state, idle_time) => {}
+            }
+        };
+        tokio::select! {
+            result = connection.as_mut() => return result,
+            () = end => connection.as_mut().end_soon(),
+        }
+        connection.await
+    }
+}
+
+/// Waits until there was no request for so long; `None`: for ever.
+async fn idle(state: &ConnectionState, time: Option<Duration>) {
+    let Some(time) = time else { return std::future::pending().await };
+    loop {
+        sleep(time).await;
+        // No request for the whole of the time, or one that has ended in it: that one is forgiven.
+        if state.is_idle() && timeout(time, state.busy()).await.is_err() {
+            return;
+        }
+    }
+}
+
+impl<S> Conversation for http1::UpgradeableConnection<TokioIo<Transport>, S>
+where
+    S: hyper::service::HttpService<Incoming, ResBody = Reply>,
+    S::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    fn end_soon(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+impl<S> Conversation for http2::Connection<TokioIo<Transport>, S, TokioExecutor>
+where
+    S: hyper::service::HttpService<Incoming, ResBody = Reply>,
+    S::Error: Into<Box<dyn Error + Send + Sync>>,
+    TokioExecutor: hyper::rt::bounds::Http2ServerConnExec<S::Future, Reply>,
+{
+    fn end_soon(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
