@@ -141,6 +141,11 @@ pub struct Finished {
 }
 
 impl Finished {
+    /// Runs any program to its end, however that is.
+    pub fn of(command: &mut Command) -> Finished {
+        Running::new(command.stdin(Stdio::null())).finish()
+    }
+
     /// Its exit code; a signal is none.
     pub fn code(&self) -> Option<i32> {
         self.status.code()

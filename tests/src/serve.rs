@@ -20,6 +20,7 @@ pub struct Serve {
     pub port: u16,
     /// The port of the administrator, if there is one.
     pub admin: Option<u16>,
+    tls: Option<u16>,
     errors: Arc<Mutex<String>>,
 }
 
@@ -95,14 +96,22 @@ impl Serve {
             }
         });
         let _last_words = LastWords { errors: errors.clone(), log: folder.path().join("access.log") };
-        let mut serve = Serve { running, _last_words, folder, port: 0, admin: None, errors };
-        serve.port = serve.listening("functions");
-        serve.admin = config.contains("admin =").then(|| serve.listening("admin"));
+        let mut serve = Serve { running, _last_words, folder, port: 0, admin: None, tls: None, errors };
+        serve.port = serve.listening("functions", "http");
+        serve.tls = config.contains("listen_tls =").then(|| serve.listening("functions", "https"));
+        serve.admin = config.contains("admin =").then(|| serve.listening("admin", "http"));
         serve
     }
 
     /// The port that a listener has said.
-    fn listening(&mut self, what: &str) -> u16 {
+    fn listening(&mut self, what: &str, scheme: &str) -> u16 {
+        // As text or as JSON.
+        let schemes = [format!(" {scheme}://"), format!("\"scheme\":\"{scheme}\"")];
+        let is_of = |line: &str| {
+            line.contains("listening")
+                && line.contains(what)
+                && schemes.iter().any(|scheme| line.contains(scheme))
+        };
         let errors = self.errors.clone();
         eventually("listening", || {
             if self.running.child.try_wait().expect("a child can be waited for").is_some() {
@@ -112,7 +121,7 @@ impl Serve {
                 panic!("it ended: {said}");
             }
             let errors = errors.lock().unwrap();
-            let line = errors.lines().find(|line| line.contains(what) && line.contains("listening"))?;
+            let line = errors.lines().find(|line| is_of(line))?;
             let digits = line.split("127.0.0.1:").nth(1)?;
             digits.chars().take_while(char::is_ascii_digit).collect::<String>().parse().ok()
         })
@@ -156,6 +165,11 @@ impl Serve {
     /// A connection to its functions.
     pub fn client(&self) -> Client {
         Client::connect(self.port).expect("it listens")
+    }
+
+    /// The port of the functions over TLS.
+    pub fn tls(&self) -> u16 {
+        self.tls.expect("the configuration has listen_tls")
     }
 
     /// The answer to one GET.

@@ -122,6 +122,10 @@ fn places(args: &ServeArgs, config: &Config) -> Vec<Place> {
     if let LogTarget::File(path) = &config.log {
         places.push(jail::beside(path, Use::Write));
     }
+    for certificate in &config.certificates {
+        places.push(jail::beside(&certificate.chain, Use::Read));
+        places.push(jail::beside(&certificate.key, Use::Read));
+    }
     for function in &config.functions {
         let source = &function.deployment.source;
         places.push(jail::beside(source.path(), Use::Read));

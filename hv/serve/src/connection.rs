@@ -5,7 +5,7 @@ use super::handler::{self, Peer};
 use super::listener::{GRACE, ListenerKind, drained};
 use super::reply::Reply;
 use super::server::Server;
-use super::transport::{ConnectionState, Protocol, Transport};
+use super::transport::{ConnectionState, Protocol, Stream, Transport};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -20,6 +20,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
+use tokio_rustls::server::TlsStream;
 
 /// How long a client may read nothing of its answer.
 const STUCK: Duration = Duration::from_secs(30);
@@ -108,6 +109,10 @@ impl Speaker {
         kind: ListenerKind,
     ) -> Result<(), Box<dyn Error + Send + Sync>> {
         let state = Arc::<ConnectionState>::default();
+        let stream = match kind {
+            ListenerKind::PublicTls => Stream::Tls(Box::new(self.handshake(stream).await?)),
+            ListenerKind::Public | ListenerKind::Admin => Stream::Plain(stream),
+        };
         let mut transport = Transport::new(stream, state.clone());
         let Some(protocol) = timeout(self.header_time, transport.protocol()).await?? else { return Ok(()) };
         let service = {
@@ -131,6 +136,15 @@ impl Speaker {
             }
         }
         Ok(())
+    }
+
+    async fn handshake(
+        &self,
+        stream: TcpStream,
+    ) -> Result<TlsStream<TcpStream>, Box<dyn Error + Send + Sync>> {
+        let accept =
+            async { Ok(timeout(self.header_time, self.server.tls.acceptor().accept(stream)).await??) };
+        accept.await.inspect_err(|_| self.server.telemetry.metrics.handshakes_failed.inc())
     }
 
     /// Waits for the end of a connection, and brings it about if the server drains, or if the client has asked for

@@ -3,6 +3,7 @@
 
 use super::config::{ConfigError, Location};
 use super::deploy::DeployError;
+use super::tls::CertificateError;
 use hv_host::escape::escape;
 use std::io;
 use std::net::SocketAddr;
@@ -36,6 +37,15 @@ pub enum ServeError {
         /// Why.
         #[source]
         error: io::Error,
+    },
+    /// A certificate cannot be used.
+    #[error("{location}: {error}")]
+    Certificate {
+        /// Its position in the configuration.
+        location: Location,
+        /// Why.
+        #[source]
+        error: Box<CertificateError>,
     },
     /// The access log cannot be opened.
     #[error(

@@ -10,8 +10,9 @@ use hv_host::rate_limit::Bucket;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// Which of a guest's two streams a line was printed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,10 +140,23 @@ impl Events {
         );
     }
 
-    pub(super) fn listening(&self, what: &str, address: SocketAddr) {
+    /// A certificate has ended, or will soon.
+    pub(super) fn certificate_ends(&self, chain: &Path, end: SystemTime, is_over: bool) {
+        let (chain, end) =
+            (chain.to_string_lossy().into_owned(), humantime::format_rfc3339_seconds(end).to_string());
         self.tell(
-            || format!("{what}: listening on http://{address}"),
-            || json!({"event": "listening", "what": what, "address": address}),
+            || {
+                let verb = if is_over { "has expired at" } else { "expires at" };
+                format!("certificate {}: {verb} {end}; replace the file, and reload (SIGHUP)", escape(&chain))
+            },
+            || json!({"event": "certificate_ends", "chain": chain, "end": end, "expired": is_over}),
+        );
+    }
+
+    pub(super) fn listening(&self, what: &str, scheme: &str, address: SocketAddr) {
+        self.tell(
+            || format!("{what}: listening on {scheme}://{address}"),
+            || json!({"event": "listening", "what": what, "scheme": scheme, "address": address}),
         );
     }
 

@@ -16,7 +16,7 @@ use super::transport::InFlight;
 use super::upload::{Upload, UploadError};
 use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, EXPECT, HeaderName};
 use http::request::Parts;
-use http::{Request, Response, StatusCode, Version};
+use http::{HeaderValue, Request, Response, StatusCode, Version};
 use hv_function::Failure;
 use hv_host::limits;
 use hyper::body::Incoming;
@@ -42,7 +42,7 @@ pub(super) async fn handle(
 ) -> Response<Reply> {
     let record = server.record(peer.client, &request);
     let version = request.version();
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
     // In HTTP/2 a body that nobody reads holds up no other request.
     let discard_time = (version < Version::HTTP_2).then_some(server.discard_time());
     let upload = Upload::new(body, parts.headers.contains_key(EXPECT), discard_time);
@@ -51,7 +51,12 @@ pub(super) async fn handle(
             server.refusals().wait().await;
             say(refusal, upload.as_ref(), record)
         }
-        (None, ListenerKind::Public) => public(&server, peer.client, parts, upload, record).await,
+        (None, ListenerKind::Public | ListenerKind::PublicTls) => {
+            if kind == ListenerKind::PublicTls {
+                parts.headers.insert(head::FORWARDED_PROTO, HeaderValue::from_static("https"));
+            }
+            public(&server, peer.client, parts, upload, record).await
+        }
         (None, ListenerKind::Admin) => {
             say(front_response::admin(&server, &parts).await, upload.as_ref(), record)
         }

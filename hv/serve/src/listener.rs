@@ -22,8 +22,22 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub(super) enum ListenerKind {
     /// Functions.
     Public,
+    /// Functions over TLS.
+    PublicTls,
     /// hv's own pages.
     Admin,
+}
+
+impl ListenerKind {
+    /// What it is called where it is told.
+    pub(super) fn name(self) -> &'static str {
+        if self == ListenerKind::Admin { "admin" } else { "functions" }
+    }
+
+    /// The scheme of URIs that lead there.
+    pub(super) fn scheme(self) -> &'static str {
+        if self == ListenerKind::PublicTls { "https" } else { "http" }
+    }
 }
 
 /// Listens on an address.
@@ -121,7 +135,7 @@ impl Connections {
                 match listener.accept().await {
                     Ok((stream, client)) => {
                         let speaker = speaker.clone();
-                        let place = (kind == ListenerKind::Public).then(|| OpenConnection::new(open.clone()));
+                        let place = (kind != ListenerKind::Admin).then(|| OpenConnection::new(open.clone()));
                         tokio::spawn(async move {
                             speaker.converse(stream, client, kind).await;
                             drop((permit, place));
@@ -136,7 +150,7 @@ impl Connections {
         };
         let until = async {
             match kind {
-                ListenerKind::Public => drained(&mut drain).await,
+                ListenerKind::Public | ListenerKind::PublicTls => drained(&mut drain).await,
                 ListenerKind::Admin => std::future::pending().await,
             }
             tokio::time::sleep(GRACE).await;

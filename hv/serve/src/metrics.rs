@@ -11,7 +11,7 @@ use rustix::fs::Dir;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Upper ends of the buckets of latencies, in seconds.
 const BUCKETS: [f64; 16] = [
@@ -28,6 +28,7 @@ pub(super) struct Metrics {
     latency: HistogramVec,
     running: IntGauge,
     pub(super) connections: IntGauge,
+    pub(super) handshakes_failed: IntCounter,
     reloads: IntCounterVec,
     failures: IntCounterVec,
 }
@@ -102,6 +103,13 @@ impl Metrics {
                 &registry,
                 IntGauge::new("hv_connections", "Connections of clients that are open."),
             ),
+            handshakes_failed: registered(
+                &registry,
+                IntCounter::new(
+                    "hv_tls_failures_total",
+                    "Connections over TLS that ended in their handshake.",
+                ),
+            ),
             failures: counters(
                 &registry,
                 "hv_failures_total",
@@ -135,7 +143,13 @@ impl Metrics {
     }
 
     /// All metrics, with the current figures of the functions and of the process.
-    pub(super) fn text(&self, functions: &[FunctionFigures], closing: usize, log_dropped: u64) -> Vec<u8> {
+    pub(super) fn text(
+        &self,
+        functions: &[FunctionFigures],
+        certificate_ends: &[(String, SystemTime)],
+        closing: usize,
+        log_dropped: u64,
+    ) -> Vec<u8> {
         let now = Registry::new();
         let gauge = |name, help| gauges(&now, name, help, &["function"]);
         let total = |name, help| counters(&now, name, help, &["function"]);
@@ -165,6 +179,12 @@ impl Metrics {
         registered(&now, dropped).inc_by(log_dropped);
         let help = "Devices of guests that have ended, whose disks have not answered yet.";
         registered(&now, IntGauge::new("hv_devices_closing", help)).set(closing as i64);
+        let help = "When a certificate ends, in seconds since 1970.";
+        let ends = gauges(&now, "hv_certificate_end_seconds", help, &["certificate"]);
+        for (certificate, end) in certificate_ends {
+            let end = end.duration_since(UNIX_EPOCH).unwrap_or_default();
+            ends.with_label_values(&[certificate]).set(end.as_secs() as i64);
+        }
         for figures in functions {
             let name = [figures.function.as_str()];
             let (fresh, kept) = if figures.fresh { (figures.idle, 0) } else { (0, figures.idle) };

@@ -13,6 +13,7 @@ use super::record::{Ids, Telemetry};
 use super::server::Server;
 use super::table::{ServerContext, Table};
 use super::time_limit::within;
+use super::tls::{Certificates, Tls};
 use hv_core::engine::Engine;
 use hv_host::limits;
 use hv_host::prompt::{be_first_while_light, be_prompt, look_at_load};
@@ -21,7 +22,7 @@ use hv_jail::Kind;
 use std::error::Error;
 use std::io;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -30,6 +31,9 @@ use tokio::time::timeout;
 
 /// How often instances are looked at that may have been idle for too long.
 const REAPING: Duration = Duration::from_millis(250);
+
+/// How often certificates that end soon are told of.
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How long a reload may read its configuration, and look for what that names.
 const READING: Duration = Duration::from_secs(10);
@@ -101,6 +105,8 @@ fn serve(options: Options, plan: descriptors::DescriptorPlan, log: &Log) -> Resu
     let context = runtime.enter();
     // An address that cannot be used is reported before guests are booted.
     let listeners = listeners(&config)?;
+    let tls = Arc::new(Tls::new(Certificates::read(&config.certificates)?));
+    tls.certificates().tell_of_ends(SystemTime::now(), &events);
     let signals = Signals::catch()?;
     let (relayouts, due) = mpsc::unbounded_channel();
     let server_context = ServerContext {
@@ -115,14 +121,13 @@ fn serve(options: Options, plan: descriptors::DescriptorPlan, log: &Log) -> Resu
     be_first_while_light();
     jail::enter(Kind::Serve);
     let (server_context, table) = deploy(config, server_context)?;
-    let server = Arc::new(Server::new(server_context, telemetry, table, requests));
+    let server = Arc::new(Server::new(server_context, telemetry, table, tls, requests));
     drop(context);
     let (drain, draining) = watch::channel(false);
     let connections = Connections::new(server.clone(), connections, header_time, draining);
     let drained = runtime.block_on(async {
         for (listener, kind) in listeners {
-            let what = if kind == ListenerKind::Public { "functions" } else { "admin" };
-            events.listening(what, listener.local_addr()?);
+            events.listening(kind.name(), kind.scheme(), listener.local_addr()?);
             tokio::spawn(connections.clone().accept(listener, kind));
         }
         let reaper = tokio::spawn(reap(server.clone()));
@@ -138,13 +143,20 @@ fn serve(options: Options, plan: descriptors::DescriptorPlan, log: &Log) -> Resu
 /// All addresses of a configuration, listened on.
 fn listeners(config: &Config) -> Result<Vec<(TcpListener, ListenerKind)>, ServeError> {
     let public = config.listen.iter().map(|address| ("listen", *address, ListenerKind::Public));
+    let tls = config.listen_tls.iter().map(|address| ("listen_tls", *address, ListenerKind::PublicTls));
     let admin = config.admin.iter().map(|address| ("admin", *address, ListenerKind::Admin));
-    public.chain(admin).map(|(key, address, kind)| Ok((listen(key, address)?, kind))).collect()
+    public.chain(tls).chain(admin).map(|(key, address, kind)| Ok((listen(key, address)?, kind))).collect()
 }
 
 /// Whether it wants to listen twice on the same port.
 fn names_one_twice(config: &Config) -> bool {
-    let mut ports: Vec<_> = config.listen.iter().chain(&config.admin).filter(|at| at.port() != 0).collect();
+    let mut ports: Vec<_> = config
+        .listen
+        .iter()
+        .chain(&config.listen_tls)
+        .chain(&config.admin)
+        .filter(|at| at.port() != 0)
+        .collect();
     ports.sort();
     ports.windows(2).any(|two| two[0] == two[1])
 }
@@ -166,6 +178,7 @@ pub fn rehearse(config: Config, engine: Engine, events: LogFormat) -> Result<(),
         result => drop(result?),
     }
     drop(context);
+    let certificates = Certificates::read(&config.certificates)?;
     let (log, writer) = Log::open(&LogTarget::Off)?;
     let server_context = ServerContext {
         engine,
@@ -175,6 +188,7 @@ pub fn rehearse(config: Config, engine: Engine, events: LogFormat) -> Result<(),
         // The guests of a rehearsal get no requests, so no crash is reported.
         relayouts: mpsc::unbounded_channel().0,
     };
+    certificates.tell_of_ends(SystemTime::now(), &server_context.events);
     jail::enter(Kind::Serve);
     let result = deploy(config, server_context);
     writer.finish();
@@ -288,13 +302,18 @@ fn reload(server: &Server, reader: &Arc<Reader>) {
     let server_context = &server.server_context;
     let old = server.table();
     server.telemetry.log.reopen();
-    let table = read(reader).and_then(|config| Table::deploy(config, server_context, Some(&old)));
-    server.telemetry.metrics.reloaded(table.is_ok());
-    match table {
+    let changed = read(reader).and_then(|config| {
+        let certificates = Certificates::read(&config.certificates)?;
+        Ok((Table::deploy(config, server_context, Some(&old))?, certificates))
+    });
+    server.telemetry.metrics.reloaded(changed.is_ok());
+    match changed {
         Err(error) => server_context.events.reload_refused(&told(&error)),
-        Ok((table, changes)) => {
+        Ok(((table, changes), certificates)) => {
             let fixed = fixed_changes(&old.config, &table.config);
             drop(server.replace(table));
+            certificates.tell_of_ends(SystemTime::now(), &server_context.events);
+            server.tls.replace(certificates);
             server_context.events.reloaded(changes.deployed, changes.kept, changes.removed);
             if !fixed.is_empty() {
                 server_context.events.needs_restart(&fixed);
@@ -335,6 +354,7 @@ fn told(error: &ServeError) -> String {
 fn fixed_changes(old: &Config, new: &Config) -> Vec<&'static str> {
     let changed = [
         ("listen", old.listen != new.listen),
+        ("listen_tls", old.listen_tls != new.listen_tls),
         ("admin", old.admin != new.admin),
         ("log", old.log != new.log),
         ("log_format", old.log_format != new.log_format),
@@ -345,12 +365,18 @@ fn fixed_changes(old: &Config, new: &Config) -> Vec<&'static str> {
     changed.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key).collect()
 }
 
-/// Ends idle instances, for ever.
+/// Ends idle instances, and tells of certificates that end, for ever.
 async fn reap(server: Arc<Server>) {
+    let mut told = SystemTime::now();
     let mut interval = tokio::time::interval(REAPING);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         interval.tick().await;
         server.table().reap();
+        let now = SystemTime::now();
+        if now.duration_since(told).is_ok_and(|time| time >= DAY) {
+            told = now;
+            server.tls.certificates().tell_of_ends(now, &server.server_context.events);
+        }
     }
 }

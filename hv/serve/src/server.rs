@@ -5,6 +5,7 @@ use super::head;
 use super::pace::{Pace, PacedText};
 use super::record::{Ids, Record, Telemetry};
 use super::table::{Served, ServerContext, Table};
+use super::tls::Tls;
 use http::{HeaderValue, Request};
 use hv_host::prompt::look_at_load;
 use std::net::IpAddr;
@@ -16,6 +17,7 @@ use std::time::Duration;
 pub(super) struct Server {
     pub(super) server_context: ServerContext,
     pub(super) telemetry: Arc<Telemetry>,
+    pub(super) tls: Arc<Tls>,
     table: RwLock<Arc<Table>>,
     draining: AtomicBool,
     /// Makes ids for requests without one.
@@ -33,6 +35,7 @@ impl Server {
         server_context: ServerContext,
         telemetry: Arc<Telemetry>,
         table: Table,
+        tls: Arc<Tls>,
         process: u32,
     ) -> Server {
         let has_admin = table.config.admin.is_some();
@@ -42,6 +45,7 @@ impl Server {
         Server {
             server_context,
             telemetry,
+            tls,
             table,
             draining: AtomicBool::new(false),
             ids,
@@ -101,7 +105,8 @@ impl Server {
     pub(super) async fn metrics(&self) -> Vec<u8> {
         let make = || {
             let closing = self.server_context.engine.closing_devices();
-            self.telemetry.metrics.text(&self.table().figures(), closing, self.telemetry.log.dropped())
+            let ends = self.tls.certificates().ends();
+            self.telemetry.metrics.text(&self.table().figures(), &ends, closing, self.telemetry.log.dropped())
         };
         self.metrics.get(make).await
     }

@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
+use tokio_rustls::server::TlsStream;
 
 /// What those who answer requests say of the connection as a whole, and it of them.
 #[derive(Debug, Default)]
@@ -80,10 +81,38 @@ pub(super) enum Protocol {
 /// How a client that speaks HTTP/2 begins; no method of HTTP/1 does (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI ";
 
+/// What bytes come and go on.
+#[derive(Debug)]
+pub(super) enum Stream {
+    /// A connection without TLS.
+    Plain(TcpStream),
+    /// One with it.
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Stream {
+    fn socket(&self) -> &TcpStream {
+        match self {
+            Stream::Plain(stream) => stream,
+            Stream::Tls(stream) => stream.get_ref().0,
+        }
+    }
+}
+
+/// Calls a method of whichever stream it is.
+macro_rules! each {
+    ($stream:expr, $method:ident ($($argument:expr),*)) => {
+        match $stream {
+            Stream::Plain(stream) => Pin::new(stream).$method($($argument),*),
+            Stream::Tls(stream) => Pin::new(stream).$method($($argument),*),
+        }
+    };
+}
+
 /// A connection as hyper reads and writes it.
 #[derive(Debug)]
 pub(super) struct Transport {
-    stream: TcpStream,
+    stream: Stream,
     /// What was read to see the protocol.
     first: Bytes,
     framing: Framing,
@@ -91,7 +120,7 @@ pub(super) struct Transport {
 }
 
 impl Transport {
-    pub(super) fn new(stream: TcpStream, state: Arc<ConnectionState>) -> Self {
+    pub(super) fn new(stream: Stream, state: Arc<ConnectionState>) -> Self {
         Transport { stream, first: Bytes::new(), framing: Framing::new(), state }
     }
 
@@ -99,7 +128,11 @@ impl Transport {
     pub(super) async fn protocol(&mut self) -> io::Result<Option<Protocol>> {
         let mut first = BytesMut::with_capacity(FIRST_READ);
         loop {
-            if self.stream.read_buf(&mut first).await? == 0 {
+            let count = match &mut self.stream {
+                Stream::Plain(stream) => stream.read_buf(&mut first).await?,
+                Stream::Tls(stream) => stream.read_buf(&mut first).await?,
+            };
+            if count == 0 {
                 return Ok(None);
             }
             let len = first.len().min(PREFACE.len());
@@ -123,7 +156,7 @@ impl Drop for Transport {
     fn drop(&mut self) {
         if self.state.cut.load(Ordering::Relaxed) {
             // Without it the client sees a connection that ends in good order.
-            if let Err(error) = set_socket_linger(&self.stream, Some(Duration::ZERO)) {
+            if let Err(error) = set_socket_linger(self.stream.socket(), Some(Duration::ZERO)) {
                 tracing::debug!("no reset at the end of a connection: {error}");
             }
         }
@@ -143,7 +176,7 @@ impl AsyncRead for Transport {
             return Poll::Ready(Ok(()));
         }
         let before = buffer.filled().len();
-        ready!(Pin::new(&mut this.stream).poll_read(context, buffer))?;
+        ready!(each!(&mut this.stream, poll_read(context, buffer)))?;
         if this.state.upgraded.load(Ordering::Relaxed) {
             this.framing.stop();
         }
@@ -154,7 +187,7 @@ impl AsyncRead for Transport {
 
 impl AsyncWrite for Transport {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write(context, bytes)
+        each!(&mut self.get_mut().stream, poll_write(context, bytes))
     }
 
     fn poll_write_vectored(
@@ -162,15 +195,18 @@ impl AsyncWrite for Transport {
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write_vectored(context, slices)
+        each!(&mut self.get_mut().stream, poll_write_vectored(context, slices))
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        match &self.stream {
+            Stream::Plain(stream) => stream.is_write_vectored(),
+            Stream::Tls(stream) => stream.is_write_vectored(),
+        }
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(context)
+        each!(&mut self.get_mut().stream, poll_flush(context))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -179,6 +215,6 @@ impl AsyncWrite for Transport {
             // A client that is told the end would take what it has for all.
             return Poll::Ready(Ok(()));
         }
-        Pin::new(&mut this.stream).poll_shutdown(context)
+        each!(&mut this.stream, poll_shutdown(context))
     }
 }

@@ -106,6 +106,17 @@ pub enum Problem {
         /// Where that is configured.
         location: Location,
     },
+    /// TLS without a certificate.
+    #[error(
+        "listen_tls needs a certificate; add a table [[certificate]] with chain = \"cert.pem\" and key = \"key.pem\""
+    )]
+    NoCertificates,
+    /// A certificate without one of its files.
+    #[error("the certificate has no `{key}`; add {key} = \"{key}.pem\"")]
+    CertificateLacks {
+        /// The key of the table.
+        key: &'static str,
+    },
     /// Both kinds of source.
     #[error("the function `{function}` has both `image` and `snapshot`; remove one of them")]
     TwoSources {

@@ -11,6 +11,9 @@ use toml::Spanned;
 #[serde(deny_unknown_fields)]
 pub(super) struct File {
     pub(super) listen: Option<Spanned<Strings>>,
+    pub(super) listen_tls: Option<Spanned<Strings>>,
+    #[serde(default)]
+    pub(super) certificate: Vec<Spanned<CertificateSection>>,
     pub(super) admin: Option<Spanned<String>>,
     pub(super) log: Option<Spanned<String>>,
     pub(super) log_format: Option<Spanned<String>>,
@@ -20,6 +23,15 @@ pub(super) struct File {
     pub(super) guests: Option<Spanned<u32>>,
     #[serde(default)]
     pub(super) function: BTreeMap<Spanned<String>, FunctionSection>,
+}
+
+/// A table `[[certificate]]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CertificateSection {
+    pub(super) chain: Option<Spanned<String>>,
+    pub(super) key: Option<Spanned<String>>,
+    pub(super) names: Option<Spanned<Strings>>,
 }
 
 /// A table `[function.NAME]`.

@@ -7,6 +7,7 @@ mod error;
 mod file;
 mod function;
 mod source;
+mod tls;
 mod validate;
 
 pub use error::{ConfigError, Location, Problem};
@@ -51,6 +52,10 @@ pub const DEFAULT_IDLE: Duration = Duration::from_secs(60);
 pub struct Config {
     /// Where it listens.
     pub listen: Vec<SocketAddr>,
+    /// Where it listens for TLS.
+    pub listen_tls: Vec<SocketAddr>,
+    /// What it shows who it is with, there.
+    pub certificates: Vec<CertificateConfig>,
     /// Where `/metrics` and `/healthz` are, if not among the functions.
     pub admin: Option<SocketAddr>,
     /// Where the access log goes.
@@ -69,6 +74,19 @@ pub struct Config {
     pub location: Location,
     /// What is served.
     pub functions: Vec<FunctionConfig>,
+}
+
+/// A certificate for TLS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateConfig {
+    /// Its position in the configuration.
+    pub location: Location,
+    /// The file of the certificate and those that vouch for it, in PEM format.
+    pub chain: PathBuf,
+    /// The file of its private key, in PEM format.
+    pub key: PathBuf,
+    /// The names of hosts that it is for; empty: those that stand in it.
+    pub names: Vec<String>,
 }
 
 /// Where the access log goes.

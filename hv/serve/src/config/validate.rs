@@ -205,6 +205,8 @@ impl Validator<'_> {
     /// Everything but the functions.
     fn settings(&self, file: &File) -> Result<Config, ConfigError> {
         let listen = match &file.listen {
+            // Who wants TLS and nothing else gets that.
+            None if file.listen_tls.is_some() => Vec::new(),
             None => vec![DEFAULT_LISTEN],
             Some(list) if list.get_ref().0.is_empty() => {
                 return Err(self.fail(list, value("listen", "[]", "name at least one address")));
@@ -234,8 +236,11 @@ impl Validator<'_> {
                 }
             },
         };
+        let (listen_tls, certificates) = self.tls(file)?;
         Ok(Config {
             listen,
+            listen_tls,
+            certificates,
             admin: admin.transpose()?,
             log,
             log_format,
