@@ -255,7 +255,7 @@ fn rings() {
 
 #[test]
 fn numbers() {
-    assert_eq!(ABI_VERSION, AbiVersion { major: 1, minor: 5 });
+    assert_eq!(ABI_VERSION, AbiVersion { major: 1, minor: 6 });
     assert_eq!((PAGE_SIZE, STUB_SIZE, PANIC_MESSAGE_MAX, ENTROPY_MAX), (4096, 32, 4096, 256));
     assert_eq!((NONE, POWER, FIRST_DEVICE, PORTS), (EventPort(0), EventPort(1), EventPort(2), 1024));
     assert_eq!((GENERATION, TARGETS), (EventPort(1023), EventPort(958)));

@@ -134,6 +134,11 @@ impl Client {
         Ok(if length == 0 { None } else { Some(chunk) })
     }
 
+    /// Reads all of these bytes.
+    pub fn read_exact(&mut self, bytes: &mut [u8]) -> io::Result<()> {
+        self.stream.read_exact(bytes)
+    }
+
     /// Reads so many bytes and discards them.
     pub fn skip(&mut self, count: u64) -> io::Result<()> {
         let read = io::copy(&mut (&mut self.stream).take(count), &mut io::sink())?;

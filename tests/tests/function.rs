@@ -198,6 +198,10 @@ fn guests_that_break_the_protocol_end_as_crashed(platform: Platform) {
         "empty-body",
         "long-body",
         "long-end",
+        "trailers-first",
+        "no-trailers",
+        "two-trailers",
+        "body-behind",
         "index",
         "back",
     ] {

@@ -287,6 +287,55 @@ fn curl_and_h2load_are_answered(platform: Platform) {
 }
 
 #[guest_test]
+fn a_websocket_goes_over_a_stream(platform: Platform) {
+    let serve = Serve::start(platform, &probe(""));
+    let mut socket = TcpStream::connect(("127.0.0.1", serve.port)).unwrap();
+    socket.set_read_timeout(Some(hv_tests::LIMIT)).unwrap();
+    // RFC 8441. Other protocols have no place here.
+    let connect = |stream, protocol| {
+        let all = [
+            (":method", "CONNECT"),
+            (":protocol", protocol),
+            (":scheme", "http"),
+            (":path", "/websocket"),
+            (":authority", "x"),
+            ("sec-websocket-version", "13"),
+        ];
+        frame(HEADERS, END_HEADERS, stream, &fields(&all))
+    };
+    // "hi" behind a mask of zeros, and a close.
+    let said = [&[0x81, 0x82, 0, 0, 0, 0, b'h', b'i'][..], &[0x88, 0x80, 0, 0, 0, 0]].concat();
+    let all = [
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
+        frame(SETTINGS, 0, 0, &[]),
+        connect(1, "other"),
+        connect(3, "websocket"),
+        frame(DATA, 0, 3, &said),
+    ];
+    socket.write_all(&all.concat()).unwrap();
+    let (mut data, mut refused) = (Vec::new(), false);
+    let mut head = [0; 9];
+    loop {
+        socket.read_exact(&mut head).unwrap();
+        let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+        socket.read_exact(&mut payload).unwrap();
+        match (head[3], head[8]) {
+            (DATA, 3) => data.extend(payload),
+            (DATA | RST_STREAM, 1) => refused = true,
+            _ => {}
+        }
+        if head[3] == DATA && head[8] == 3 && head[4] & END_STREAM != 0 {
+            break;
+        }
+    }
+    assert_eq!(data, [&[0x81, 2, b'h', b'i'][..], &[0x88, 2, 3, 0xe8]].concat());
+    assert!(refused, "the other protocol");
+    // The server would wait for its goodbye to be answered.
+    drop(socket);
+    serve.end();
+}
+
+#[guest_test]
 fn a_connection_without_requests_ends(platform: Platform) {
     let serve = Serve::start(platform, &("header_time = \"300ms\"\n".to_owned() + &probe("")));
     // One without a request at all, and one whose request is longer than that.

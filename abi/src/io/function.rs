@@ -11,7 +11,7 @@
 //!
 //! ```text
 //! host → guest   Head  Body*  End            Head  Body*  (End | Cancel) …
-//! guest → host                  Head Body* End              Head Body* End …
+//! guest → host                  Head Body* Trailers? End    Head Body* End …
 //! ```
 //!
 //! - A *head* is the head of an HTTP/1.1 message in the syntax of RFC 9112: start
@@ -25,6 +25,11 @@
 //!   drops what comes until then.
 //! - [`FrameKind::Cancel`] instead of `End`: the requester has gone away in the
 //!   middle. The guest still ends its answer, which nobody reads.
+//! - *Trailers* (1.6) stand between the last of an answer's body and its end, if
+//!   the device has the flag [`TRAILERS`].
+//! - An answer with the status 101 to a request that asks for an upgrade
+//!   (RFC 9110, section 7.8) makes both bodies the two directions of a connection
+//!   of that protocol. Each lasts until its [`FrameKind::End`].
 //! - The host sends the next head only when both sides have ended.
 //!
 //! A guest that breaks these rules ends as crashed.
@@ -51,7 +56,13 @@ pub enum FrameKind {
     End = 3,
     /// The message ends in the middle. No bytes; host to guest only.
     Cancel = 4,
+    /// Fields behind the body of an answer: header lines in the syntax of RFC 9112, each ended by CR LF, without an
+    /// empty line. At most [`HEAD_MAX`] bytes, never empty; guest to host only, since 1.6.
+    Trailers = 5,
 }
+
+/// Flag of a device that takes [`FrameKind::Trailers`].
+pub const TRAILERS: u64 = 1;
 
 impl FrameKind {
     /// The kind with this number.
@@ -61,6 +72,7 @@ impl FrameKind {
             2 => Some(FrameKind::Body),
             3 => Some(FrameKind::End),
             4 => Some(FrameKind::Cancel),
+            5 => Some(FrameKind::Trailers),
             _ => None,
         }
     }
@@ -68,7 +80,7 @@ impl FrameKind {
     /// Whether a frame of this kind may have this many bytes.
     pub const fn allows(self, len: u32) -> bool {
         match self {
-            FrameKind::Head => len >= 1 && len <= HEAD_MAX,
+            FrameKind::Head | FrameKind::Trailers => len >= 1 && len <= HEAD_MAX,
             FrameKind::Body => len >= 1 && len <= BODY_MAX,
             FrameKind::End | FrameKind::Cancel => len == 0,
         }
@@ -106,11 +118,11 @@ impl FrameHeader {
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct FunctionConfig {
-    /// Zero.
-    pub reserved: u64,
+    /// What the device can do: [`TRAILERS`]. Written by the host. Before 1.6 it was zero.
+    pub flags: u64,
 }
 
-layout!(FunctionConfig: 8 { reserved @ 0 });
+layout!(FunctionConfig: 8 { flags @ 0 });
 
 impl Config for FunctionConfig {
     const KIND: u32 = device::FUNCTION;
@@ -133,6 +145,8 @@ mod tests {
         assert_eq!(validate(3, 1), None);
         assert_eq!(validate(4, 0), Some(FrameKind::Cancel));
         assert_eq!(validate(0, 0), None);
+        assert_eq!(validate(5, 1), Some(FrameKind::Trailers));
         assert_eq!(validate(5, 0), None);
+        assert_eq!(validate(6, 0), None);
     }
 }

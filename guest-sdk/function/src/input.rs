@@ -131,7 +131,7 @@ impl<M: SharedMemory> Input<M> {
                     (FrameKind::Body, len) => Place::Within(len),
                     (FrameKind::End, _) => Place::Ended,
                     (FrameKind::Cancel, _) => Place::Cancelled,
-                    (FrameKind::Head, _) => return Poll::Ready(Err(self.broken())),
+                    (FrameKind::Head | FrameKind::Trailers, _) => return Poll::Ready(Err(self.broken())),
                 },
             };
         }

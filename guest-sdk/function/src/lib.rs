@@ -31,11 +31,13 @@ mod serve;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod websocket;
 
 pub use error::{Error, ServeError};
 pub use request::{Body, Request, Stream, Writer};
 pub use response::{Content, IntoResponse, Response};
 pub use serve::serve;
+pub use websocket::{CloseCode, Message, WebSocket};
 
 use core::task::Waker;
 use hv_abi::ring::SharedMemory;
@@ -44,6 +46,9 @@ use hv_abi::ring::SharedMemory;
 pub trait Link {
     /// The ring's memory.
     type Memory: SharedMemory + Clone;
+
+    /// Whether the host takes fields behind the body of an answer.
+    fn has_trailers(&self) -> bool;
 
     /// Rings the doorbell of the device.
     fn ring(&self);

@@ -48,6 +48,12 @@ impl<M: SharedMemory> Output<M> {
         pieces.into_iter().try_for_each(|piece| self.put(piece))
     }
 
+    /// Puts fields behind the body: header lines, a few KiB at most.
+    pub(crate) fn trailers(&mut self, lines: &[u8]) -> Result<(), Violation> {
+        self.put(FrameHeader::new(FrameKind::Trailers, lines.len() as u32).as_bytes())?;
+        self.put(lines)
+    }
+
     /// Ends an answer. The host does not see it yet.
     pub(crate) fn end(&mut self) -> Result<(), Violation> {
         self.headed = false;

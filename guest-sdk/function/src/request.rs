@@ -260,7 +260,7 @@ impl<'a, L: Link> Stream<'a, L> {
         (&mut self.body, &mut self.writer)
     }
 
-    /// The answer is complete: return this.
+    /// The answer is complete: return this, with [`trailers`](Response::trailer) if there are some.
     pub fn finish(self) -> Response {
         Response::streamed()
     }

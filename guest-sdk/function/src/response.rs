@@ -26,6 +26,8 @@ pub struct Response {
     content_type: &'static str,
     /// Header fields as they are sent.
     fields: Vec<u8>,
+    /// Fields behind the body, as they are sent.
+    pub(crate) trailers: Vec<u8>,
     pub(crate) content: Content,
     pub(crate) origin: Origin,
 }
@@ -53,6 +55,7 @@ impl Response {
             status,
             content_type: "",
             fields: Vec::new(),
+            trailers: Vec::new(),
             content: Content::Borrowed(&[]),
             origin: Origin::Handler,
         }
@@ -77,6 +80,11 @@ impl Response {
         Response { content_type: "application/json", ..Response::new(status).body(content) }
     }
 
+    /// The head with which a connection goes on with another protocol.
+    pub(crate) fn switching() -> Self {
+        Response { status: 101, ..Response::new(200) }
+    }
+
     /// What a stream leaves to be done.
     pub(crate) fn streamed() -> Self {
         Response { origin: Origin::Stream, ..Response::new(200) }
@@ -90,10 +98,19 @@ impl Response {
         if name.eq_ignore_ascii_case("content-type") {
             self.content_type = "";
         }
-        self.fields.extend(name.bytes().filter(|byte| is_token(*byte)));
-        self.fields.extend_from_slice(b": ");
-        self.fields.extend(value.bytes().filter(|byte| *byte == b'\t' || !byte.is_ascii_control()));
-        self.fields.extend_from_slice(b"\r\n");
+        put_field(&mut self.fields, name, value);
+        self
+    }
+
+    /// Adds a field behind the body, as gRPC has them (RFC 9110, section 6.5): sent over HTTP/2, and over HTTP/1.1
+    /// to clients that ask for them (`TE: trailers`) if the answer names it in `Trailer`. All that is beyond 8 KiB is
+    /// left out. Hosts before ABI 1.6 drop them.
+    pub fn trailer(mut self, name: &str, value: &str) -> Self {
+        let before = self.trailers.len();
+        put_field(&mut self.trailers, name, value);
+        if self.trailers.len() > HEAD_MAX as usize / 2 {
+            self.trailers.truncate(before);
+        }
         self
     }
 
@@ -147,6 +164,14 @@ impl Response {
             .split(|byte| *byte == b'\n')
             .any(|line| line.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name)))
     }
+}
+
+/// Adds a line of a head, without what cannot stand there.
+fn put_field(fields: &mut Vec<u8>, name: &str, value: &str) {
+    fields.extend(name.bytes().filter(|byte| is_token(*byte)));
+    fields.extend_from_slice(b": ");
+    fields.extend(value.bytes().filter(|byte| *byte == b'\t' || !byte.is_ascii_control()));
+    fields.extend_from_slice(b"\r\n");
 }
 
 /// Whether a byte may be in a field's name.

@@ -86,6 +86,9 @@ impl<L: Link> Channel<L> {
                 rest = &rest[count..];
             }
         }
+        if !response.trailers.is_empty() && link.has_trailers() {
+            output.trailers(&response.trailers)?;
+        }
         output.end()?;
         poll_fn(|context| output.poll_unsent(link, context)).await?;
         // Both, and one doorbell for both.

@@ -56,6 +56,10 @@ pub(crate) struct Played(Rc<Wires>);
 impl Link for Played {
     type Memory = Memory;
 
+    fn has_trailers(&self) -> bool {
+        true
+    }
+
     fn ring(&self) {
         self.0.doorbell.set(true);
         self.0.rings.set(self.0.rings.get() + 1);
@@ -106,6 +110,7 @@ pub(crate) fn request(head: &str, frames: &[&[u8]]) -> Vec<u8> {
 pub(crate) struct Answer {
     pub(crate) head: Vec<u8>,
     pub(crate) body: Vec<u8>,
+    pub(crate) trailers: Vec<u8>,
     pub(crate) frames: usize,
 }
 
@@ -121,7 +126,12 @@ pub(crate) fn answers(mut bytes: &[u8]) -> Vec<Answer> {
         match kind {
             FrameKind::Head => {
                 assert!(ended, "a head within an answer");
-                answers.push(Answer { head: content.to_vec(), body: Vec::new(), frames: 0 });
+                answers.push(Answer {
+                    head: content.to_vec(),
+                    body: Vec::new(),
+                    trailers: Vec::new(),
+                    frames: 0,
+                });
                 ended = false;
             }
             FrameKind::Body => {
@@ -133,6 +143,10 @@ pub(crate) fn answers(mut bytes: &[u8]) -> Vec<Answer> {
             FrameKind::End => {
                 assert!(!ended, "an end without a head");
                 ended = true;
+            }
+            FrameKind::Trailers => {
+                assert!(!ended, "trailers without a head");
+                answers.last_mut().unwrap().trailers = content.to_vec();
             }
             FrameKind::Cancel => panic!("guests do not cancel"),
         }

@@ -18,14 +18,15 @@
 //! Requests and answers are those of [`hv_guest_function`]. This module connects them to the device.
 #![forbid(unsafe_code)]
 
-pub use hv_guest_function::{Content, Error, IntoResponse, Response, ServeError};
+pub use hv_guest_function::{CloseCode, Content, Error, IntoResponse, Message, Response, ServeError};
 
 use crate::devices::devices;
 use crate::ring::RingMemory;
 use crate::{doorbell, event, hypercall};
 use core::task::Waker;
 use hv_abi::EventPort;
-use hv_abi::device::FUNCTION;
+use hv_abi::device::{Config, FUNCTION};
+use hv_abi::io::function::{FunctionConfig, TRAILERS};
 use hv_guest_function::Link;
 
 /// A request. Its head is complete; its body is read as it arrives.
@@ -34,6 +35,8 @@ pub type Request<'a> = hv_guest_function::Request<'a, Device>;
 pub type Body<'a> = hv_guest_function::Body<'a, Device>;
 /// An answer that has been started.
 pub type Stream<'a> = hv_guest_function::Stream<'a, Device>;
+/// A WebSocket with the client.
+pub type WebSocket<'a> = hv_guest_function::WebSocket<'a, Device>;
 /// The body of an answer.
 pub type Writer<'a> = hv_guest_function::Writer<'a, Device>;
 
@@ -41,6 +44,7 @@ pub type Writer<'a> = hv_guest_function::Writer<'a, Device>;
 #[derive(Debug)]
 pub struct Device {
     port: EventPort,
+    has_trailers: bool,
 }
 
 /// Answers one request after the other, until the host asks the guest to end.
@@ -59,11 +63,17 @@ where
     let info = devices().find(|device| device.kind == FUNCTION).ok_or(ServeError::NoDevice)?;
     let ring = &info.rings[0];
     let (memory, layout) = RingMemory::new::<u8, u8>(ring).ok_or(ServeError::Broken)?;
-    hv_guest_function::serve(Device { port: ring.event }, memory, &layout, handler).await
+    let config = FunctionConfig::of(&info).unwrap_or_default();
+    let device = Device { port: ring.event, has_trailers: config.flags & TRAILERS != 0 };
+    hv_guest_function::serve(device, memory, &layout, handler).await
 }
 
 impl Link for Device {
     type Memory = RingMemory;
+
+    fn has_trailers(&self) -> bool {
+        self.has_trailers
+    }
 
     fn ring(&self) {
         hypercall::event_send(self.port);

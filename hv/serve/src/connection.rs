@@ -79,7 +79,8 @@ impl Speaker {
             .max_header_list_size(MAX_HEADER_LIST)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_send_buf_size(STREAM_WINDOW as usize);
+            .max_send_buf_size(STREAM_WINDOW as usize)
+            .enable_connect_protocol();
         Speaker { server, http1, http2, header_time, drain }
     }
 
@@ -129,6 +130,8 @@ impl Speaker {
             Protocol::Http1 => {
                 let connection = pin!(self.http1.serve_connection(io, service).with_upgrades());
                 self.until_end(connection, &state, None).await?;
+                // It may go on with another protocol.
+                state.idle().await;
             }
             Protocol::Http2 => {
                 let connection = pin!(self.http2.serve_connection(io, service));

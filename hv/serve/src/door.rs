@@ -5,7 +5,7 @@ use std::path::Path;
 
 /// Whether a function's answer may begin with this head; if not, why.
 pub fn validate_answer(head: &[u8]) -> Result<(), String> {
-    super::head::validate_answer(head).map(drop)
+    super::head::validate_answer(head, false).map(drop)
 }
 
 /// Validates a configuration as if it stood in the file at `path`.

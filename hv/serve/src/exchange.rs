@@ -3,14 +3,14 @@
 #![forbid(unsafe_code)]
 
 use super::gate::Permit;
-use super::head::{AnswerHead, has_body, validate_answer};
+use super::head::{AnswerHead, has_body, validate_answer, validate_trailers};
 use super::upload::{Upload, UploadError};
 use bytes::Bytes;
-use http::Method;
+use http::{HeaderMap, Method};
 use hv_function::{Answer, Call, Failure, RequestUsage};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 /// Most bytes of an answer that wait for the client; the guest waits then.
 const BUFFER: usize = 256 << 10;
@@ -36,6 +36,8 @@ struct ExchangeState {
     buffered: usize,
     /// Bytes of the body that the guest has sent so far.
     sent: u64,
+    /// Fields behind it.
+    trailers: Option<HeaderMap>,
     /// The guest was given no room and waits for [`Call::resume`].
     paused: bool,
     end: Option<Result<(), Failure>>,
@@ -79,6 +81,8 @@ fn keep(waker: &mut Option<Waker>, context: &Context<'_>) {
 pub(super) struct AnswerSink {
     pub(super) exchange: Arc<Exchange>,
     pub(super) method: Method,
+    /// Whether the client has asked to go on with another protocol.
+    pub(super) may_upgrade: bool,
     pub(super) _permit: Permit,
 }
 
@@ -96,7 +100,7 @@ impl AnswerSink {
 
 impl Answer for AnswerSink {
     fn head(&mut self, head: &[u8]) -> Result<(), String> {
-        let head = validate_answer(head)?;
+        let head = validate_answer(head, self.may_upgrade)?;
         let mut state = self.exchange.state();
         state.bodiless = !has_body(&self.method, head.status);
         state.head = Some(head);
@@ -115,6 +119,12 @@ impl Answer for AnswerSink {
             }
         }
         taken
+    }
+
+    fn trailers(&mut self, lines: &[u8]) -> Result<(), String> {
+        let trailers = validate_trailers(lines)?;
+        self.exchange.state().trailers = Some(trailers);
+        Ok(())
     }
 
     fn end(&mut self) {
@@ -286,6 +296,40 @@ impl ClientExchange {
         }
     }
 
+    /// Sends on some bytes of another protocol; ready when all of them are sent.
+    pub(super) fn poll_send(&mut self, context: &mut Context<'_>, bytes: &mut Bytes) -> Poll<()> {
+        while !bytes.is_empty() {
+            let Some(call) = &self.call else {
+                bytes.clear();
+                break;
+            };
+            self.exchange.expect_room();
+            let taken = call.send(bytes);
+            drop(bytes.split_to(taken.min(bytes.len())));
+            if !bytes.is_empty() {
+                ready!(self.exchange.poll_room(context));
+            }
+        }
+        Poll::Ready(())
+    }
+
+    /// The client sends no more.
+    pub(super) fn end_request(&mut self) {
+        if let Some(call) = &mut self.call {
+            call.end();
+        }
+    }
+
+    /// The fields behind the body, once all of that was taken; given once.
+    pub(super) fn take_trailers(&mut self) -> Option<HeaderMap> {
+        self.exchange.state().trailers.take()
+    }
+
+    /// Whether fields behind the body are still to be taken, as far as is known.
+    pub(super) fn has_trailers(&self) -> bool {
+        self.exchange.state().trailers.is_some()
+    }
+
     /// The rest of the request's body, once there will be no answer from the guest.
     pub(super) fn into_upload(self) -> Option<Upload> {
         self.upload
@@ -303,8 +347,12 @@ impl ClientExchange {
         (self.complete || matches!(state.end, Some(Ok(())))).then_some(state.buffered as u64)
     }
 
-    /// Bytes of the body that are still to be taken, if that is known.
+    /// Bytes of the body that are still to be taken, if that is known, and all of the answer: behind a body of a
+    /// known length HTTP/1 has no place for trailers.
     pub(super) fn remaining(&self) -> Option<u64> {
+        if self.has_trailers() {
+            return None;
+        }
         self.declared.map(|declared| declared - self.taken).or_else(|| self.whole())
     }
 }

@@ -13,13 +13,16 @@ use super::request_rules;
 use super::server::Server;
 use super::table::Served;
 use super::transport::InFlight;
+use super::tunnel::Tunnel;
+use super::upgrade;
 use super::upload::{Upload, UploadError};
 use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, EXPECT, HeaderName};
 use http::request::Parts;
-use http::{HeaderValue, Request, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hv_function::Failure;
 use hv_host::limits;
 use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
 use std::future::poll_fn;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -38,10 +41,11 @@ pub(super) async fn handle(
     kind: ListenerKind,
     server: Arc<Server>,
     peer: Peer,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
 ) -> Response<Reply> {
     let record = server.record(peer.client, &request);
     let version = request.version();
+    let upgrade = hyper::upgrade::on(&mut request);
     let (mut parts, body) = request.into_parts();
     // In HTTP/2 a body that nobody reads holds up no other request.
     let discard_time = (version < Version::HTTP_2).then_some(server.discard_time());
@@ -55,7 +59,10 @@ pub(super) async fn handle(
             if kind == ListenerKind::PublicTls {
                 parts.headers.insert(head::FORWARDED_PROTO, HeaderValue::from_static("https"));
             }
-            public(&server, peer.client, parts, upload, record).await
+            match public(&server, peer.client, &parts, upload, record).await {
+                Ok(response) => response,
+                Err(accepted) => return accepted.go_on(&parts, peer.in_flight, upgrade),
+            }
         }
         (None, ListenerKind::Admin) => {
             say(front_response::admin(&server, &parts).await, upload.as_ref(), record)
@@ -72,12 +79,12 @@ pub(super) async fn handle(
 async fn public(
     server: &Server,
     client: IpAddr,
-    parts: Parts,
+    parts: &Parts,
     mut upload: Option<Upload>,
     mut record: Record,
-) -> Response<Reply> {
-    if let Some(page) = front_response::public(server, client, &parts).await {
-        return say(page, upload.as_ref(), record);
+) -> Result<Response<Reply>, Accepted> {
+    if let Some(page) = front_response::public(server, client, parts).await {
+        return Ok(say(page, upload.as_ref(), record));
     }
     let mut pace = None;
     match serve(server, client, parts, &mut upload, &mut record, &mut pace).await {
@@ -87,7 +94,10 @@ async fn public(
             if record.instance.is_none() {
                 pace.as_deref().unwrap_or(server.refusals()).wait().await;
             }
-            say(refusal, upload.as_ref(), record)
+            Ok(say(refusal, upload.as_ref(), record))
+        }
+        Ok((head, exchange, served)) if head.status == StatusCode::SWITCHING_PROTOCOLS => {
+            Err(Accepted { headers: head.headers, exchange, served, record })
         }
         Ok((head, client_exchange, served)) => {
             record.status = Some(head.status);
@@ -103,8 +113,34 @@ async fn public(
             if is_last {
                 response.headers_mut().insert(CONNECTION, CLOSE);
             }
-            response
+            Ok(response)
         }
+    }
+}
+
+/// A guest goes on with another protocol.
+struct Accepted {
+    headers: HeaderMap,
+    exchange: ClientExchange,
+    served: Arc<Served>,
+    record: Record,
+}
+
+impl Accepted {
+    /// Answers so, and passes what comes behind the head.
+    fn go_on(self, parts: &Parts, in_flight: InFlight, upgrade: OnUpgrade) -> Response<Reply> {
+        let Accepted { mut headers, exchange, served, mut record } = self;
+        let status = upgrade::accept(parts, &mut headers);
+        record.status = Some(status);
+        headers.insert(REQUEST_ID, record.id().clone());
+        if parts.version < Version::HTTP_2 {
+            in_flight.upgrade();
+        }
+        tokio::spawn(Tunnel { exchange, served, record, in_flight }.run(upgrade));
+        let mut response = Response::new(Reply::upgrade());
+        *response.status_mut() = status;
+        *response.headers_mut() = headers;
+        response
     }
 }
 
@@ -121,7 +157,7 @@ fn say(own: FrontResponse, upload: Option<&Upload>, record: Record) -> Response<
 async fn serve(
     server: &Server,
     client: IpAddr,
-    parts: Parts,
+    parts: &Parts,
     upload: &mut Option<Upload>,
     record: &mut Record,
     pace: &mut Option<Arc<Pace>>,
@@ -143,7 +179,7 @@ async fn serve(
         return Err(too_large(&served));
     }
     let mut bytes = Vec::with_capacity(512);
-    head::write_request(&parts, client, record.id(), &mut bytes).map_err(|head::TooLong| {
+    head::write_request(parts, client, record.id(), &mut bytes).map_err(|head::TooLong| {
         FrontResponse::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "the head of the request is too long")
     })?;
     let permit = served.gate().enter().await.map_err(|refused| match refused {
@@ -156,11 +192,16 @@ async fn serve(
         }
     })?;
     let exchange = Arc::new(Exchange::default());
-    let sink = AnswerSink { exchange: exchange.clone(), method: parts.method, _permit: permit };
+    let may_upgrade = upgrade::is_asked_for(parts);
+    let method = if may_upgrade { Method::GET } else { parts.method.clone() };
+    let sink = AnswerSink { exchange: exchange.clone(), method, may_upgrade, _permit: permit };
     let call = served.function().call(&bytes, Box::new(sink));
     let mut call = call.map_err(|failure| failed(&failure, false, &served, record))?;
     record.instance = Some(if call.is_cold() { "cold" } else { "warm" });
-    if upload.is_none() {
+    // What comes behind a request for another protocol is that.
+    if may_upgrade {
+        *upload = None;
+    } else if upload.is_none() {
         call.end();
     }
     let mut client_exchange = ClientExchange::new(exchange, call, upload.take());

@@ -1,6 +1,7 @@
 //! Heads of messages: the client's for the guest, and the guest's, validated.
 #![forbid(unsafe_code)]
 
+use super::upgrade;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, StatusCode};
@@ -70,7 +71,10 @@ pub(super) fn write_request(
 ) -> Result<(), TooLong> {
     out.clear();
     let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
-    for part in [parts.method.as_str(), " ", target, " HTTP/1.1\r\n"] {
+    // Over HTTP/2 a client asks for another protocol by CONNECT (RFC 8441): to a guest it is the same.
+    let upgrades = upgrade::is_asked_for(parts);
+    let method = if upgrades { Method::GET.as_str() } else { parts.method.as_str() };
+    for part in [method, " ", target, " HTTP/1.1\r\n"] {
         out.extend_from_slice(part.as_bytes());
     }
     // What the target names comes before the field (RFC 9112, section 3.2.2; RFC 9113, section 8.3.1).
@@ -87,6 +91,10 @@ pub(super) fn write_request(
         if !replaced && !is_hop_by_hop(name, &connection) {
             field(out, name.as_str(), value.as_bytes());
         }
+    }
+    if upgrades {
+        field(out, header::CONNECTION.as_str(), b"upgrade");
+        field(out, header::UPGRADE.as_str(), upgrade::WEBSOCKET.as_bytes());
     }
     // HTTP/2 may cut it into several fields (RFC 9113, section 8.2.3).
     let cookies: Vec<_> = parts.headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
@@ -121,8 +129,8 @@ pub(super) struct AnswerHead {
 }
 
 /// Validates what a guest wrote as the head of its answer. An error is the
-/// guest's fault, in one line.
-pub(super) fn validate_answer(bytes: &[u8]) -> Result<AnswerHead, String> {
+/// guest's fault, in one line. `may_upgrade`: the client has asked for another protocol.
+pub(super) fn validate_answer(bytes: &[u8], may_upgrade: bool) -> Result<AnswerHead, String> {
     let mut fields = [httparse::EMPTY_HEADER; MAX_ANSWER_FIELDS];
     let mut response = httparse::Response::new(&mut fields);
     let wrong = |what: &str| format!("the head of its answer {what}");
@@ -136,7 +144,7 @@ pub(super) fn validate_answer(bytes: &[u8]) -> Result<AnswerHead, String> {
         Err(error) => return Err(wrong(&format!("is no HTTP: {error}"))),
     }
     let status = response.code.unwrap_or_default();
-    if !(200..=599).contains(&status) {
+    if !((200..=599).contains(&status) || status == 101 && may_upgrade) {
         return Err(wrong(&format!("has the status {status}, which is not from 200 to 599")));
     }
     let status = StatusCode::from_u16(status).map_err(|_| wrong("has no status"))?;
@@ -152,9 +160,37 @@ pub(super) fn validate_answer(bytes: &[u8]) -> Result<AnswerHead, String> {
     // The front frames the answer: these mean nothing here.
     let connection = named_by_connection(&headers);
     for name in HOP_BY_HOP.iter().chain(&connection).chain([&header::CONTENT_LENGTH]) {
-        headers.remove(name);
+        // Which fields come behind the body is said of the message.
+        if name != header::TRAILER {
+            headers.remove(name);
+        }
     }
     Ok(AnswerHead { status, headers, length })
+}
+
+/// Validates the fields that a guest wrote behind its answer. An error is the guest's fault, in one line.
+pub(super) fn validate_trailers(lines: &[u8]) -> Result<HeaderMap, String> {
+    let wrong = |what: &str| format!("behind its answer stands {what}");
+    let mut fields = [httparse::EMPTY_HEADER; MAX_ANSWER_FIELDS];
+    let text = [lines, b"\r\n"].concat();
+    let fields = match httparse::parse_headers(&text, &mut fields) {
+        Ok(httparse::Status::Complete((len, fields))) if len == text.len() => fields,
+        Ok(_) => return Err(wrong("more, or less, than lines of fields")),
+        Err(error) => return Err(wrong(&format!("what is no field: {error}"))),
+    };
+    let mut trailers = HeaderMap::with_capacity(fields.len());
+    for field in fields {
+        let name = HeaderName::from_bytes(field.name.as_bytes());
+        let name = name.map_err(|_| wrong("a field with an invalid name"))?;
+        let value = HeaderValue::from_bytes(field.value);
+        let value = value.map_err(|_| wrong(&format!("an invalid value of {name}")))?;
+        // What frames or routes a message has no meaning behind it (RFC 9110, section 6.5.1).
+        let frames = [header::CONTENT_LENGTH, header::HOST, header::CONTENT_TYPE, header::CONTENT_ENCODING];
+        if !HOP_BY_HOP.contains(&name) && !frames.contains(&name) {
+            trailers.append(name, value);
+        }
+    }
+    Ok(trailers)
 }
 
 /// What `Content-Length` says (RFC 9110, section 8.6).
@@ -242,12 +278,29 @@ mod tests {
         let head = validate_answer(
             b"HTTP/1.1 418 Teapot\r\nContent-Type: text/tea\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\
               Connection: upgrade, x-a\r\nUpgrade: h2c\r\nX-A: 1\r\nSet-Cookie: a\r\nSet-Cookie: b\r\n\r\n",
+            false,
         )
         .unwrap();
         assert_eq!((head.status.as_u16(), head.length), (418, Some(5)));
         let fields: Vec<_> =
             head.headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
         assert_eq!(fields, [("content-type", "text/tea"), ("set-cookie", "a"), ("set-cookie", "b")]);
+    }
+
+    #[test]
+    fn fields_behind_an_answer_are_fields_and_frame_nothing() {
+        let good = validate_trailers(b"grpc-status: 0\r\nContent-Length: 5\r\nTE: x\r\nx-a: b\r\n").unwrap();
+        let names: Vec<_> = good.keys().map(HeaderName::as_str).collect();
+        assert_eq!(names, ["grpc-status", "x-a"]);
+        for bad in ["a: b\r\n\r\nc: d\r\n", "a b: c\r\n", "a", "a: \x01\r\n", "\r\n"] {
+            assert!(validate_trailers(bad.as_bytes()).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn another_protocol_only_if_it_was_asked_for() {
+        let head = b"HTTP/1.1 101 Switching Protocols\r\n\r\n";
+        assert!(validate_answer(head, true).is_ok() && validate_answer(head, false).is_err());
     }
 
     #[test]
@@ -269,7 +322,7 @@ mod tests {
             ("HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n", "no number"),
             ("HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\n", "no number"),
         ] {
-            let error = validate_answer(head.as_bytes()).unwrap_err();
+            let error = validate_answer(head.as_bytes(), false).unwrap_err();
             assert!(error.contains(part), "{head:?}: {error}");
         }
     }
@@ -277,8 +330,9 @@ mod tests {
     proptest! {
         #[test]
         fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-            let _ = validate_answer(&bytes);
-            let _ = validate_answer(&[b"HTTP/1.1 200 OK\r\n", bytes.as_slice(), b"\r\n\r\n"].concat());
+            let _ = validate_answer(&bytes, true);
+            let _ = validate_trailers(&bytes);
+            let _ = validate_answer(&[b"HTTP/1.1 200 OK\r\n", bytes.as_slice(), b"\r\n\r\n"].concat(), true);
         }
     }
 }

@@ -44,6 +44,8 @@ mod throttle;
 mod time_limit;
 mod tls;
 mod transport;
+mod tunnel;
+mod upgrade;
 mod upload;
 mod usage_metrics;
 

@@ -16,7 +16,8 @@ use std::task::{Context, Poll, ready};
 /// A body, and the record that ends with it.
 pub(super) struct Reply {
     content: Content,
-    record: Record,
+    /// `None` if the request goes on elsewhere.
+    record: Option<Record>,
     /// The answer has broken off, and what there was of it is on its way to the client.
     broken: bool,
     /// The request's place in its connection.
@@ -39,25 +40,23 @@ impl Reply {
     pub(super) fn own(text: impl Into<Bytes>, mut record: Record) -> Self {
         // The whole body is in memory, so it counts as sent.
         record.done = true;
-        Reply {
-            content: Content::FrontResponse(text.into()),
-            record,
-            broken: false,
-            in_flight: None,
-            cuts: false,
-        }
+        Reply::of(Content::FrontResponse(text.into()), Some(record))
     }
 
+    /// The answer of a guest.
     pub(super) fn guest(client_exchange: ClientExchange, served: Arc<Served>, record: Record) -> Self {
-        let mut reply = Reply {
-            content: Content::Guest(client_exchange, served),
-            record,
-            broken: false,
-            in_flight: None,
-            cuts: false,
-        };
+        let mut reply = Reply::of(Content::Guest(client_exchange, served), Some(record));
         reply.note_end();
         reply
+    }
+
+    /// Nothing: the connection goes on with another protocol.
+    pub(super) fn upgrade() -> Self {
+        Reply::of(Content::FrontResponse(Bytes::new()), None)
+    }
+
+    fn of(content: Content, record: Option<Record>) -> Self {
+        Reply { content, record, broken: false, in_flight: None, cuts: false }
     }
 
     /// It answers a request of this connection, in this version of HTTP.
@@ -68,9 +67,12 @@ impl Reply {
 
     /// Notes whether the client has everything: the body is not polled again then.
     fn note_end(&mut self) {
-        if let (Content::Guest(client_exchange, _), true) = (&self.content, self.is_end_stream()) {
-            self.record.done = true;
-            self.record.usage = client_exchange.usage();
+        let ended = self.is_end_stream();
+        if let (Content::Guest(client_exchange, _), true, Some(record)) =
+            (&self.content, ended, &mut self.record)
+        {
+            record.done = true;
+            record.usage = client_exchange.usage();
         }
     }
 }
@@ -90,12 +92,20 @@ impl Body for Reply {
         let chunk = match &mut this.content {
             Content::FrontResponse(text) => Some(std::mem::take(text)).filter(|text| !text.is_empty()),
             Content::Guest(client_exchange, served) => match ready!(client_exchange.poll_body(context)) {
-                None => None,
+                None => {
+                    if let Some(trailers) = client_exchange.take_trailers() {
+                        this.note_end();
+                        return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+                    }
+                    None
+                }
                 Some(Ok(chunk)) => Some(chunk),
                 Some(Err(broken)) => {
                     // If the client went away, it is not the guest's failure.
-                    this.record.done = !matches!(broken, AnswerError::Upload(_));
-                    note_broken(broken, served, &mut this.record);
+                    if let Some(record) = &mut this.record {
+                        record.done = !matches!(broken, AnswerError::Upload(_));
+                        note_broken(broken, served, record);
+                    }
                     // Told at once, hyper would close the connection without having
                     // written even the head; in between two polls it does.
                     this.broken = true;
@@ -107,13 +117,16 @@ impl Body for Reply {
                 }
             },
         };
-        this.record.bytes += chunk.as_ref().map_or(0, |chunk| chunk.len() as u64);
+        if let (Some(record), Some(chunk)) = (&mut this.record, &chunk) {
+            record.bytes += chunk.len() as u64;
+        }
         this.note_end();
         Poll::Ready(chunk.map(|chunk| Ok(Frame::data(chunk))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.size_hint().exact() == Some(0)
+        let has_trailers = matches!(&self.content, Content::Guest(exchange, _) if exchange.has_trailers());
+        self.size_hint().exact() == Some(0) && !has_trailers
     }
 
     fn size_hint(&self) -> SizeHint {

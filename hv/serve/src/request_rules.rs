@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::front_response::FrontResponse;
+use super::upgrade;
 use http::header::{EXPECT, HOST, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::uri::Authority;
@@ -18,7 +19,9 @@ pub(super) fn answer(parts: &Parts) -> Option<FrontResponse> {
 
 fn check(parts: &Parts) -> Result<(), (StatusCode, &'static str)> {
     let is_h1 = parts.version < Version::HTTP_2;
-    if parts.method == Method::CONNECT {
+    if upgrade::is_asked_for(parts) {
+        upgrade::check(parts)?;
+    } else if parts.method == Method::CONNECT {
         return Err((StatusCode::NOT_IMPLEMENTED, "this server is no proxy: it has no CONNECT"));
     }
     check_host(parts, is_h1).map_err(|text| (StatusCode::BAD_REQUEST, text))?;

@@ -21,6 +21,8 @@ pub(super) struct ConnectionState {
     running: AtomicUsize,
     /// Told at the beginning of each request.
     began: Notify,
+    /// Told at the end of each.
+    ended: Notify,
     cut: AtomicBool,
     upgraded: AtomicBool,
 }
@@ -36,6 +38,13 @@ impl ConnectionState {
     /// Whether no request is being answered.
     pub(super) fn is_idle(&self) -> bool {
         self.running.load(Ordering::Relaxed) == 0
+    }
+
+    /// Waits until no request is being answered.
+    pub(super) async fn idle(&self) {
+        while !self.is_idle() {
+            self.ended.notified().await;
+        }
     }
 
     /// Waits until a request is being answered.
@@ -66,6 +75,7 @@ impl InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.running.fetch_sub(1, Ordering::Relaxed);
+        self.0.ended.notify_one();
     }
 }
 

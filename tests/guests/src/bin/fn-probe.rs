@@ -9,7 +9,7 @@ use hv_guest::abi::device::{FUNCTION, RingInfo};
 use hv_guest::abi::io::function::{BODY_MAX, FrameHeader, HEAD_MAX};
 use hv_guest::abi::ring::REQUEST_SLOTS;
 use hv_guest::embassy_time::Timer;
-use hv_guest::function::{self, Error, IntoResponse, Request, Response, ServeError};
+use hv_guest::function::{self, CloseCode, Error, IntoResponse, Message, Request, Response, ServeError};
 use hv_guest::prelude::*;
 use hv_guest::{block, devices, hypercall, random, time};
 
@@ -62,6 +62,16 @@ async fn answer(mut request: Request<'_>, registers: &Registers) -> Result<Respo
             let (declared, sent) = (number("n", 10), number("sent", 10));
             return declares(request, declared, sent).await;
         }
+        "/trailers" => {
+            let mut stream = request.stream(Response::new(200).header("Trailer", "X-Sum"));
+            stream.write_all(b"part").await?;
+            stream.flush().await?;
+            stream.write_all(b" and part").await?;
+            stream.finish().trailer("X-Sum", "7")
+        }
+        "/websocket" => return websocket(request).await,
+        // A message of gRPC back, and its status behind it.
+        "/probe.Probe/Echo" => return grpc(request).await,
         // A complete answer of so many bytes.
         "/whole" => vec![b'w'; number("n", 10) as usize].into_response(),
         "/slow" => {
@@ -212,6 +222,38 @@ async fn declares(mut request: Request<'_>, declared: u64, sent: u64) -> Result<
     Ok(stream.finish())
 }
 
+/// Says back what it hears, until it hears what it is to do.
+async fn websocket(mut request: Request<'_>) -> Result<Response, Error> {
+    let Some(mut socket) = request.websocket(64 << 10) else { return Ok(Response::status(426)) };
+    while let Some(message) = socket.receive().await? {
+        match &message {
+            Message::Text(text) if text == "close" => socket.close(CloseCode::NORMAL).await?,
+            Message::Text(text) if text == "panic" => panic!("asked to"),
+            Message::Text(text) if text == "flood" => {
+                for _ in 0..1000 {
+                    socket.send_binary(&[7; 4096]).await?;
+                }
+            }
+            _ => socket.send(&message).await?,
+        }
+    }
+    Ok(socket.finish())
+}
+
+/// Streams each message of gRPC back as it comes: what is sent is what was received.
+async fn grpc(mut request: Request<'_>) -> Result<Response, Error> {
+    let mut stream = request.stream(Response::new(200).header("Content-Type", "application/grpc"));
+    let mut bytes = vec![0; 4096];
+    let mut failing = false;
+    while let count @ 1.. = stream.read(&mut bytes).await? {
+        failing |= bytes[..count].windows(4).any(|part| part == b"fail");
+        stream.write_all(&bytes[..count]).await?;
+        stream.flush().await?;
+    }
+    let status = if failing { ("9", "asked to") } else { ("0", "") };
+    Ok(stream.finish().trailer("grpc-status", status.0).trailer("grpc-message", status.1))
+}
+
 /// Streams a line every few milliseconds.
 async fn slow(mut request: Request<'_>, every: u64, count: u64) -> Result<Response, Error> {
     let mut stream = request.stream(Response::new(200).header("Content-Type", "text/plain"));
@@ -275,6 +317,10 @@ fn garbage(kind: &str) -> Response {
         "long-body" => [&head[..], &frame(2, BODY_MAX + 1, b"body")].concat(),
         "long-end" => [&head[..], &frame(3, 4, b"more")].concat(),
         "after-end" => [&head[..], &frame(3, 0, b""), &frame(2, 4, b"more")].concat(),
+        "trailers-first" => frame(5, 6, b"a: b\r\n"),
+        "no-trailers" => [&head[..], &frame(5, 4, b"none")].concat(),
+        "two-trailers" => [&head[..], &frame(5, 6, b"a: b\r\n"), &frame(5, 6, b"a: b\r\n")].concat(),
+        "body-behind" => [&head[..], &frame(5, 6, b"a: b\r\n"), &frame(2, 4, b"more")].concat(),
         "half-frame" => [&head[..], &frame(2, 1000, b"that is all")].concat(),
         "half-header" => head[..3].to_vec(),
         "index" => {

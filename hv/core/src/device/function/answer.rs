@@ -20,6 +20,16 @@ pub trait Answer: Send {
     /// the device is told that there is room.
     fn body(&mut self, bytes: &[u8]) -> usize;
 
+    /// Fields behind the body, as the guest wrote them: header lines, each ended by CR LF. Comes once at most, behind
+    /// all of the body. A reason to refuse them ends the guest.
+    ///
+    /// # Errors
+    ///
+    /// Why they are refused: the reason in the report of the guest's end.
+    fn trailers(&mut self, _lines: &[u8]) -> Result<(), String> {
+        Ok(())
+    }
+
     /// The answer is complete. Nothing comes after this but [`flush`](Self::flush).
     fn end(&mut self);
 

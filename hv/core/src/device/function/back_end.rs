@@ -5,7 +5,7 @@ use crate::device::{
     BackEnd, ConnectError, Connection, DeviceKind, DoorbellHandler, DrivenBy, RingShape, Served,
 };
 use hv_abi::device::{CONFIG_SIZE, Config, FUNCTION};
-use hv_abi::io::function::FunctionConfig;
+use hv_abi::io::function::{FunctionConfig, TRAILERS};
 use hv_abi::ring::Violation;
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ impl BackEnd for Arc<FunctionDevice> {
     }
 
     fn config(&self) -> [u8; CONFIG_SIZE] {
-        FunctionConfig::default().to_config()
+        FunctionConfig { flags: TRAILERS }.to_config()
     }
 
     fn connect(self: Box<Self>, mut connection: Connection<'_>) -> Result<DrivenBy, ConnectError> {

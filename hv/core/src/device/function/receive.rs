@@ -16,13 +16,14 @@ pub(super) struct Receiver {
     header: FrameHeader,
     /// Bytes of the header that were read.
     header_read: usize,
-    /// The head so far.
+    /// The head, or the trailers, so far.
     head: Vec<u8>,
     /// Bytes of the body frame that are still to come.
     body_left: u32,
     /// Taken from the ring and not yet by the answer's reader.
     piece: Vec<u8>,
     head_passed: bool,
+    trailers_passed: bool,
 }
 
 /// How a step ended.
@@ -93,7 +94,7 @@ impl Receiver {
             }
             self.begin_frame(exchange)?;
         }
-        if self.header.kind == FrameKind::Head as u32 {
+        if [FrameKind::Head as u32, FrameKind::Trailers as u32].contains(&self.header.kind) {
             let read = self.head.len();
             self.head.resize(self.header.len as usize, 0);
             let count = ring.pop(&mut self.head[read..])?;
@@ -117,8 +118,13 @@ impl Receiver {
             return Err(ProtocolError::Frame(format!("there is no frame of kind {kind} with {len} bytes")));
         };
         match (kind, self.head_passed) {
+            (FrameKind::Body | FrameKind::Trailers, _) if self.trailers_passed => {
+                Err("its answer goes on behind its trailers".into())
+            }
             (FrameKind::Head, true) => Err("its answer has two heads".into()),
-            (FrameKind::Body | FrameKind::End, false) => Err("its answer does not begin with a head".into()),
+            (FrameKind::Body | FrameKind::Trailers | FrameKind::End, false) => {
+                Err("its answer does not begin with a head".into())
+            }
             (FrameKind::Cancel, _) => Err("only the host cancels".into()),
             _ => Ok(()),
         }
@@ -135,12 +141,19 @@ impl Receiver {
                 exchange.answer.head(&head).map_err(ProtocolError::Frame)?;
                 Ok(StepResult::Again)
             }
+            Some(FrameKind::Trailers) => {
+                self.trailers_passed = true;
+                let lines = std::mem::take(&mut self.head);
+                exchange.answer.trailers(&lines).map_err(ProtocolError::Frame)?;
+                Ok(StepResult::Again)
+            }
             Some(FrameKind::Body) => {
                 self.body_left = self.header.len;
                 Ok(StepResult::Again)
             }
             _ => {
                 self.head_passed = false;
+                self.trailers_passed = false;
                 exchange.answer_ended = true;
                 exchange.answer.end();
                 Ok(StepResult::Ended)
