@@ -199,7 +199,6 @@ fn guests_that_break_the_protocol_end_as_crashed(platform: Platform) {
         "long-body",
         "long-end",
         "trailers-first",
-        "no-trailers",
         "two-trailers",
         "body-behind",
         "index",

@@ -236,9 +236,12 @@ fn heads_that_are_too_long_or_none(platform: Platform) {
 fn crashes_are_answered_and_their_reports_logged(platform: Platform) {
     let serve = Serve::start(platform, &probe(""));
     let mut client = serve.client();
-    for (path, reason) in
-        [("/crash", "null pointer"), ("/panic", "asked to"), ("/garbage?kind=no-http", "head of its answer")]
-    {
+    for (path, reason) in [
+        ("/crash", "null pointer"),
+        ("/panic", "asked to"),
+        ("/garbage?kind=no-http", "head of its answer"),
+        ("/garbage?kind=no-trailers", "behind its answer"),
+    ] {
         let answer = client.ask("GET", path, "", b"").unwrap().expect(502);
         let id = answer.field("x-crash-id").expect("it names the crash").to_owned();
         assert!(answer.text().contains(&id), "{}", answer.text());
@@ -247,7 +250,7 @@ fn crashes_are_answered_and_their_reports_logged(platform: Platform) {
         assert!(report.lines().next().unwrap().contains(reason), "{path}: {report}");
         assert!(serve.log_line(&id).contains(" 502 "));
     }
-    assert_eq!(serve.metric("hv_failures_total{function=\"probe\",kind=\"crashed\"}"), 3.0);
+    assert_eq!(serve.metric("hv_failures_total{function=\"probe\",kind=\"crashed\"}"), 4.0);
     client.ask("GET", "/exit?code=3", "", b"").unwrap().expect(502);
     serve.said("exited with code 3", 1);
     client.ask("GET", "/oom", "", b"").unwrap().expect(502);
