@@ -4,7 +4,7 @@ use crate::background::Background;
 use crate::budget::{Budget, Keeper};
 use crate::platform::{Platform, PlatformError};
 use crate::reactor::{Reactor, Registrar, Source};
-use crate::sched::Scheduler;
+use crate::sched::{Group, Scheduler, Share};
 use hv_jail as jail;
 use hv_jail::Kind;
 use mio::event::Event;
@@ -100,6 +100,12 @@ impl Engine {
             self.add_source(Box::new(keeper));
         }
         Ok(())
+    }
+
+    /// A new group of guests, with a share of the processors for all of them together. Guests are [put in
+    /// it](crate::Builder::group) when they start; [`Group::group`] makes groups in it.
+    pub fn group(&self, share: Share) -> Group {
+        self.inner.scheduler.group(share)
     }
 
     /// Makes this many empty virtual machines in advance, for guests that start later. It is meant for thousands of

@@ -60,6 +60,9 @@ impl Instance {
         if let Some(errors) = &options.errors {
             restore = restore.error_output(errors());
         }
+        if let Some(group) = &options.group {
+            restore = restore.group(group);
+        }
         for disk in inner.options.disks.iter() {
             restore = restore.disk(disk.share().expect("`Function::new` has looked"));
         }

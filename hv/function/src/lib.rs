@@ -32,7 +32,7 @@ use hv_core::device::block::Disk;
 use hv_core::device::console::Output;
 use hv_core::domain::Usage;
 use hv_core::engine::Engine;
-use hv_core::sched::Share;
+use hv_core::sched::{Group, Share};
 use hv_core::snapshot::Snapshot;
 use instance::Instance;
 use pool_manager::PoolManager;
@@ -66,8 +66,10 @@ pub struct Options {
     pub instances: usize,
     /// Guests (or virtual machines that are ready for one) that are made at once and kept.
     pub warm: usize,
-    /// Their share of the processors, each.
+    /// Their share of the processors, each: in their group, if they have one.
     pub share: Share,
+    /// The group of the engine whose share they have together.
+    pub group: Option<Group>,
     /// Where their consoles go.
     pub outputs: Outputs,
     /// Where their log records and errors go; `None`: with the rest of what they print.
@@ -88,6 +90,7 @@ impl Default for Options {
             instances: 1024,
             warm: 0,
             share: Share::default(),
+            group: None,
             outputs: Arc::new(|| Box::new(hv_core::device::stdio::Buffer::new(0))),
             errors: None,
             disks: Arc::new([]),

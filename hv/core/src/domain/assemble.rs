@@ -63,6 +63,7 @@ pub(super) fn spawn(config: Fresh, resources: Resources, engine: &Engine) -> Res
         console,
         errors: resources.errors,
         share: resources.share,
+        group: resources.group,
         promise,
         pause_at_ready: config.pause_at_ready,
         resumed: None,

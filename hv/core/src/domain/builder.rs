@@ -11,7 +11,7 @@ use crate::device::function::FunctionDevice;
 use crate::device::net::{Capture, NetBackEnd, Network};
 use crate::memory::{MapError, TemplateError};
 use crate::platform::PlatformError;
-use crate::sched::Share;
+use crate::sched::{Group, Share};
 use std::io;
 use std::sync::Arc;
 
@@ -76,6 +76,11 @@ pub enum StartError {
     /// The memory that the guest is promised is more than the engine's budget has left.
     #[error(transparent)]
     Budget(#[from] BudgetError),
+    /// Its group is one of another engine.
+    #[error(
+        "the guest's group is one of another engine; take one of `Engine::group` of the engine that runs the guest"
+    )]
+    ForeignGroup,
     /// The guest is promised more memory than it has.
     #[error(
         "{promised} bytes of memory cannot be promised to a guest with {most}: promise less, or give it more (--memory MIN..MAX)"
@@ -103,6 +108,13 @@ impl<O> GuestBuilder<O> {
     /// A guest with no devices but the console, whose output is dropped.
     pub(super) fn of(origin: O) -> Self {
         GuestBuilder { origin, resources: Resources::default() }
+    }
+
+    /// The group that it shares the processors with, of the same engine. Its own [share](Self::share) is relative to that of other
+    /// guests in the group. Without this it is in no group.
+    pub fn group(mut self, group: &Group) -> Self {
+        self.resources.group = Some(group.clone());
+        self
     }
 
     /// Its share of the processors. Without this it has the weight 256 and no cap.

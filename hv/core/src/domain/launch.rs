@@ -18,7 +18,7 @@ use crate::event::{Hub, Owner};
 use crate::loader::Image;
 use crate::memory::GuestMemory;
 use crate::platform::{CpuState, Start, StartVcpu, Started};
-use crate::sched::{Entity, Share};
+use crate::sched::{Entity, Group, Share};
 use hv_abi::shared_info::SharedInfo;
 use hv_host::clock;
 use std::mem::offset_of;
@@ -40,6 +40,7 @@ pub(super) struct Launch {
     pub(super) console: Arc<Console>,
     pub(super) errors: Option<Box<dyn Output>>,
     pub(super) share: Share,
+    pub(super) group: Option<Group>,
     pub(super) promise: Promise,
     pub(super) pause_at_ready: bool,
     /// For a guest that resumes: what was saved, and its new identity.
@@ -53,6 +54,9 @@ impl Launch {
     /// Starts it. It runs at once, unless it is a function that waits for its first request.
     pub(super) fn start(mut self, engine: &Engine) -> Result<Guest, StartError> {
         let begin = Instant::now();
+        if self.group.as_ref().is_some_and(|group| !engine.inner.scheduler.has(group)) {
+            return Err(StartError::ForeignGroup);
+        }
         let memory = self.memory;
         let hub = Hub::of(memory.clone(), self.places.shared_info, self.cpus.len());
         hub.set_handler(self.places.handler(memory.base()));
@@ -145,7 +149,7 @@ impl Launch {
             let task = Arc::new(VcpuTask { domain: domain.clone(), number });
             // The weight and the cap are the guest's, not each virtual CPU's.
             let entity = match entities.first() {
-                None => engine.inner.scheduler.add(task, self.share),
+                None => engine.inner.scheduler.add_in(self.group.as_ref(), task, self.share),
                 Some(first) => engine.inner.scheduler.add_beside(first, task),
             };
             vcpu.set_entity(&entity);

@@ -5,7 +5,7 @@ use crate::budget::{Budget, Promise};
 use crate::device::BackEnd;
 use crate::device::console::{Input, Output};
 use crate::device::stdio::Buffer;
-use crate::sched::Share;
+use crate::sched::{Group, Share};
 use std::sync::Arc;
 
 /// All resources that a guest gets from the host besides its memory.
@@ -16,6 +16,7 @@ pub(super) struct Resources {
     /// Its devices in their order, without the console.
     pub(super) back_ends: Vec<Box<dyn BackEnd>>,
     pub(super) share: Share,
+    pub(super) group: Option<Group>,
     /// Bytes of memory that the guest is promised; `None`: what is usual for guests of its kind.
     pub(super) promised_memory: Option<u64>,
 }
@@ -40,6 +41,7 @@ impl Default for Resources {
             input: None,
             back_ends: Vec::new(),
             share: Share::default(),
+            group: None,
             promised_memory: None,
         }
     }

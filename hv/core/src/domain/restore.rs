@@ -92,6 +92,7 @@ impl Restore {
             console,
             errors: resources.errors,
             share: resources.share,
+            group: resources.group,
             promise,
             pause_at_ready: false,
             resumed: Some((saved.clone(), Identity::fresh().map_err(StartError::Random)?)),

@@ -4,12 +4,10 @@
 //!
 //! ```text
 //!            wake            run                  Ready
-//!  Blocked ───────► Queued ───────► Running ─────────────► Queued
-//!     ▲              ▲  │ cap         │  │ wake
-//!     │              │  ▼             │  ▼
-//!     │           Throttled           │ Woken ── Blocked ──► Queued
-//!     │            Blocked            │
-//!     └───────────────────────────────┘
+//!  Blocked ───────► Waiting ──────► Running ─────────────► Waiting
+//!     ▲                               │  │ wake
+//!     │            Blocked            │  ▼
+//!     └───────────────────────────────┘ Woken ── Blocked ──► Waiting
 //! ```
 //!
 //! `Woken` keeps a wake-up that comes after a task has decided to block and before it is marked as blocked.
@@ -20,18 +18,20 @@
 //! the first time. It costs a guest that is alone nothing.
 
 mod core;
+mod group;
 mod policy;
 mod share;
 #[cfg(test)]
 mod tests;
 mod ticker;
 
+pub use group::Group;
 pub use policy::{GRAIN, SLICE};
-pub use share::{DEFAULT_WEIGHT, MAX_CAP, Share, ShareError};
+pub use share::{DEFAULT_WEIGHT, MAX_CAP, Quota, Share, ShareError};
 
 use self::core::{Calls, Core, Idle};
 use hv_host::cpu_clock::CpuClock;
-use policy::{After, Id, Policy, Time};
+use policy::{After, Id, Policy, ROOT, Time};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -222,8 +222,13 @@ impl Default for Scheduler {
 impl Scheduler {
     /// Adds a task, blocked until its first [`wake`](Entity::wake).
     pub fn add(&self, task: Arc<dyn Task>, share: Share) -> Arc<Entity> {
-        let slot = TaskSlot::new(task);
-        let id = self.shared.core().policy.add(share, slot, self.shared.now());
+        self.add_in(None, task, share)
+    }
+
+    /// Adds a task in a group of this scheduler, or in none.
+    pub fn add_in(&self, group: Option<&Group>, task: Arc<dyn Task>, share: Share) -> Arc<Entity> {
+        let (slot, group) = (TaskSlot::new(task), group.map_or(ROOT, |group| group.inner.node));
+        let id = self.shared.core().policy.add(group, share, slot, self.shared.now());
         Arc::new(Entity { id, shared: self.shared.clone() })
     }
 
@@ -231,6 +236,16 @@ impl Scheduler {
     pub fn add_beside(&self, other: &Entity, task: Arc<dyn Task>) -> Arc<Entity> {
         let id = self.shared.core().policy.add_beside(other.id, TaskSlot::new(task));
         Arc::new(Entity { id, shared: self.shared.clone() })
+    }
+
+    /// A new group. Its members get its share together.
+    pub fn group(&self, share: Share) -> Group {
+        Group::new(&self.shared, ROOT, share)
+    }
+
+    /// Whether this is a group of this scheduler.
+    pub fn has(&self, group: &Group) -> bool {
+        Arc::ptr_eq(&self.shared, &group.inner.shared)
     }
 
     /// The flag that says whether all of several threads run a task, or are about to.

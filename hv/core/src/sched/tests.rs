@@ -1,5 +1,7 @@
 //! Tasks on real threads.
 
+mod groups;
+
 use super::*;
 use std::sync::Weak;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

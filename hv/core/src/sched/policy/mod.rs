@@ -8,8 +8,14 @@
 //! waiting tasks, the one with the least virtual time runs. The virtual time of the scheduler is that of the task that
 //! was last chosen. The length of a time slice need not be known in advance: a task is charged for what it has used.
 //!
-//! Tasks can be in a *group*, as the virtual CPUs of a guest are: they have one virtual time, one weight and one cap
-//! together, however many of them run at the same time.
+//! Tasks can be of one *guest*, as its virtual CPUs are: they have one virtual time, one weight and one cap
+//! together, however many of them run at the same time. Guests can be in *groups*, and groups in others, as that paper has
+//! it: each group has a run queue of its own with the virtual times of its members, and a virtual time, a weight, a cap and a quota
+//! among its rivals in the group above. To choose a task is to choose in each group on the way down from the root. So a group gets its
+//! share however many guests it has, and what a group leaves is its rivals'.
+//!
+//! *Caps* and *quotas* are budgets of CPU time for each period. A guest or a group without any is out of the run queue above it
+//! until the next period, with all that waits below.
 //!
 //! Four additions:
 //!
@@ -26,19 +32,22 @@
 //!
 //! # Costs
 //!
-//! Every decision takes O(log n) of the tasks that wait or have a deadline, and O(k) of the running ones. A blocked task
-//! takes an entry in a table, and an entry in a set if it has a deadline.
+//! Every decision takes O(log n) of the tasks that wait or have a deadline, and O(k) of the running ones, for each group above
+//! the task. A blocked task takes an entry in a table, and an entry in a set if it has a deadline.
 
 mod budget;
-mod group;
+mod limit;
+mod node;
+mod queue;
 mod slice;
 #[cfg(test)]
 mod tests;
 mod wake;
 
 use super::Share;
-use budget::CapBudget;
-use group::Group;
+use node::{Node, Nodes};
+pub(super) use node::{NodeId, ROOT};
+use queue::Key;
 use slab::Slab;
 use slice::TimeSlice;
 use std::collections::BTreeSet;
@@ -71,10 +80,6 @@ pub(super) struct Id(u32);
 /// Nanoseconds times 65,536 divided by weight.
 type VirtualTime = u128;
 
-/// The position of a task in the run queue. Tasks of one group have the same virtual time; of them, the one that has
-/// waited longest comes first.
-type Key = (VirtualTime, u64, Id);
-
 fn scale(used: u64, share: Share) -> VirtualTime {
     (u128::from(used) << 16) / u128::from(share.weight())
 }
@@ -100,8 +105,6 @@ enum RunState {
     Blocked,
     /// Wants to run.
     Waiting,
-    /// Wants to run, but has used up its cap.
-    Throttled,
     Running,
     /// Running; runs again even if it blocks.
     Woken,
@@ -111,8 +114,8 @@ enum RunState {
 }
 
 struct TaskEntry<T> {
-    /// The key of its group.
-    group: usize,
+    /// Its guest.
+    node: NodeId,
     /// CPU time of all its time slices.
     used: u64,
     state: RunState,
@@ -128,26 +131,25 @@ struct TaskEntry<T> {
 /// The tasks of a scheduler. Each has a payload of the caller's.
 pub(super) struct Policy<T> {
     tasks: Slab<TaskEntry<T>>,
-    groups: Slab<Group>,
-    waiting: BTreeSet<Key>,
-    /// Counts arrivals in the run queue.
+    nodes: Nodes,
+    /// Counts arrivals in the run queues.
     queued: u64,
-    /// Deadlines of blocked tasks, and the times at which throttled tasks may run again.
+    /// Deadlines of blocked tasks.
     alarms: BTreeSet<(Time, Id)>,
+    /// The times at which throttled guests and groups may run again.
+    refills: BTreeSet<(Time, NodeId)>,
     running: Vec<TimeSlice>,
-    virtual_time: VirtualTime,
 }
 
 impl<T> Policy<T> {
     pub(super) fn new() -> Self {
         Policy {
             tasks: Slab::new(),
-            groups: Slab::new(),
-            waiting: BTreeSet::new(),
+            nodes: Nodes::new(),
             queued: 0,
             alarms: BTreeSet::new(),
+            refills: BTreeSet::new(),
             running: Vec::new(),
-            virtual_time: 0,
         }
     }
 
@@ -163,11 +165,8 @@ impl<T> Policy<T> {
                 self.running.iter_mut().filter(|slice| slice.id == id).for_each(|slice| slice.budget_end = 0);
                 return None;
             }
-            RunState::Waiting => {
-                let key = self.key(id);
-                self.waiting.remove(&key);
-            }
-            RunState::Blocked | RunState::Throttled | RunState::Ended => self.disarm(id),
+            RunState::Waiting => self.dequeue(id),
+            RunState::Blocked | RunState::Ended => self.disarm(id),
         }
         Some(self.forget(id))
     }
@@ -182,23 +181,9 @@ impl<T> Policy<T> {
         Duration::from_nanos(self.tasks[id.0 as usize].used)
     }
 
-    /// Gives a task's group another share, from now on. Other tasks of the group that wait for their cap check at their
-    /// alarm whether they may run.
+    /// Gives a task's guest another share, from now on.
     pub(super) fn set_share(&mut self, id: Id, share: Share, now: Time) {
-        let group = self.group_of(id);
-        if group.share.cap() != share.cap() {
-            group.budget = CapBudget::new(share.cap().unwrap_or(100), now);
-        }
-        group.share = share;
-        let state = self.entry(id).state;
-        let end = self.budget_end(id, now);
-        if let Some(slice) = self.running.iter_mut().find(|slice| slice.id == id) {
-            slice.budget_end = end;
-        }
-        if state == RunState::Throttled {
-            self.disarm(id);
-            self.start(id, now);
-        }
+        self.set_node_share(self.node_of(id), share, now);
     }
 
     /// Makes a task run (again) soon, unless it has ended.
@@ -213,32 +198,12 @@ impl<T> Policy<T> {
         }
     }
 
-    /// Puts a task in the run queue, or makes it wait until its cap allows it to run.
-    fn queue(&mut self, id: Id, now: Time) -> bool {
-        let group = self.group_of(id);
-        if let Some(cap) = group.cap()
-            && group.budget.available(cap, now) <= 0
-        {
-            let until = group.budget.refilled(cap);
-            self.entry(id).state = RunState::Throttled;
-            self.arm(id, until);
-            return false;
-        }
-        self.queued += 1;
-        let queued = self.queued;
-        let entry = self.entry(id);
-        (entry.state, entry.queued) = (RunState::Waiting, queued);
-        let key = self.key(id);
-        self.waiting.insert(key);
-        true
-    }
-
     /// Chooses the next task to run; its time slice begins now.
     pub(super) fn pick(&mut self, now: Time) -> Option<Id> {
-        let (virtual_time, _, id) = self.waiting.pop_first()?;
-        self.virtual_time = self.virtual_time.max(virtual_time);
+        let id = self.take_first()?;
         let entry = self.entry(id);
         (entry.state, entry.prompt) = (RunState::Running, false);
+        self.begin_slice(id);
         let budget_end = self.budget_end(id, now);
         self.running.push(TimeSlice {
             id,
@@ -251,27 +216,16 @@ impl<T> Policy<T> {
         Some(id)
     }
 
-    fn budget_end(&mut self, id: Id, now: Time) -> Time {
-        let group = self.tasks[id.0 as usize].group;
-        let beside = self.running.iter().filter(|slice| slice.id != id);
-        let beside = beside.filter(|slice| self.tasks[slice.id.0 as usize].group == group).count();
-        let group = &mut self.groups[group];
-        let Some(cap) = group.cap() else { return Time::MAX };
-        // Tasks of the group that run at the same time use up the budget together.
-        let available = u64::try_from(group.budget.available(cap, now)).unwrap_or(0) / (beside as u64 + 1);
-        now + available.max(GRAIN_NANOS)
-    }
-
     /// A time slice has ended after so many nanoseconds of CPU time. Returns the payload if the task was removed.
     pub(super) fn stop(&mut self, id: Id, used: u64, after: After, now: Time) -> Option<T> {
         self.running.retain(|slice| slice.id != id);
         // A time slice is never free: otherwise a task could run again and again without being charged.
-        self.advance(id, used.max(1000));
-        self.group_of(id).budget.spend(used, now);
+        self.end_slice(id, used.max(1000), now);
         let entry = self.entry(id);
         entry.used += used;
-        match (after, entry.state) {
-            (_, RunState::Removed) => return Some(self.forget(id)),
+        let (node, state) = (entry.node, entry.state);
+        match (after, state) {
+            (_, RunState::Removed) => {}
             (After::Ended, _) => entry.state = RunState::Ended,
             (After::Blocked(deadline), RunState::Running) => {
                 entry.state = RunState::Blocked;
@@ -280,32 +234,45 @@ impl<T> Policy<T> {
                 }
             }
             (After::Ready | After::Blocked(_), _) => {
-                let (_, virtual_time) = self.standing(id);
-                self.move_to(id, virtual_time.max(self.least(id)));
-                self.queue(id, now);
+                self.catch_up(node);
+                self.enqueue(id);
             }
         }
-        None
+        self.limit(node, now);
+        (state == RunState::Removed).then(|| self.forget(id))
     }
 
     /// Others have worked for a task for so many nanoseconds. Its virtual time and its cap are charged as if it had run.
     pub(super) fn charge(&mut self, id: Id, used: u64, now: Time) {
-        self.advance(id, used);
-        self.group_of(id).budget.spend(used, now);
+        self.spend(id, used, now);
+        self.limit(self.node_of(id), now);
     }
 
-    /// The least virtual time of a task that has just run. It is credited for a time slice of another task that it waited
-    /// for, and for at most [`LAG`] of its own time.
-    fn least(&self, id: Id) -> VirtualTime {
-        let share = |id: Id| self.standing(id).0;
-        let waited =
-            self.waiting.first().map(|&(at, _, first)| at.saturating_sub(scale(SLICE_NANOS, share(first))));
-        let stalled = self.virtual_time.saturating_sub(scale(LAG_NANOS, share(id)));
-        waited.map_or(stalled, |waited| waited.min(stalled))
+    /// A task of this guest has just run, and wants to run on. The guest, and each group above it, are credited for a time slice of a rival that
+    /// they waited for, and for at most [`LAG`] of their own time.
+    fn catch_up(&mut self, node: NodeId) {
+        let mut at = Some(node);
+        while let Some(node) = at {
+            let it = &self.nodes[node];
+            let Node { queue, clock, .. } = &self.nodes[it.parent];
+            let waited = queue.first().map(|&(at, _, first)| {
+                at.saturating_sub(scale(SLICE_NANOS, self.nodes[self.owner(first)].share))
+            });
+            let stalled = clock.saturating_sub(scale(LAG_NANOS, it.share));
+            let least = waited.map_or(stalled, |waited| waited.min(stalled));
+            let to = it.virtual_time.max(least);
+            self.move_to(node, to);
+            at = self.above(node);
+        }
     }
 
-    /// Puts tasks in the run queue whose deadline has come, or whose cap allows them to run again.
+    /// Puts tasks in the run queue whose deadline has come, or whose budget allows them to run again.
     pub(super) fn tick(&mut self, now: Time) {
+        while let Some(&(at, node)) = self.refills.first()
+            && at <= now
+        {
+            self.release(node, now);
+        }
         while let Some(&(at, id)) = self.alarms.first()
             && at <= now
         {
@@ -316,7 +283,7 @@ impl<T> Policy<T> {
 
     /// The running tasks that have to give way now. Each is returned once. `free` processors are about to choose a task.
     pub(super) fn overdue(&mut self, free: usize, now: Time) -> Vec<Id> {
-        let crowded = self.waiting.len() > free;
+        let crowded = self.waiting() > free;
         if crowded {
             self.hurry_again(now);
         }
@@ -326,23 +293,27 @@ impl<T> Policy<T> {
 
     /// Ends the time slice of the running task with the largest virtual time: there is one processor fewer.
     pub(super) fn end_one(&mut self, now: Time) {
-        let (tasks, groups) = (&self.tasks, &self.groups);
-        let going_on = self.running.iter_mut().filter(|slice| slice.asked.is_none());
-        let used = |slice: &TimeSlice| groups[tasks[slice.id.0 as usize].group].virtual_time;
-        if let Some(slice) = going_on.max_by_key(|slice| used(slice)) {
-            slice.budget_end = now;
+        let going_on = self.running.iter().enumerate().filter(|(_, slice)| slice.asked.is_none());
+        let furthest = going_on.reduce(|one, other| {
+            let (first, second) = self.rivals(one.1.id, other.1.id);
+            let used = |node: NodeId| self.nodes[node].virtual_time;
+            if used(first) > used(second) { one } else { other }
+        });
+        if let Some((at, _)) = furthest {
+            self.running[at].budget_end = now;
         }
     }
 
     /// When [`tick`](Self::tick) or [`overdue`](Self::overdue) will next have something to do.
     pub(super) fn next_event(&self, free: usize, now: Time) -> Option<Time> {
-        let crowded = self.waiting.len() > free;
+        let crowded = self.waiting() > free;
         let slices = self.running.iter().filter_map(|slice| match slice.asked {
             None => Some(slice.end(crowded)),
             Some(asked) => Some(asked + YIELD_NANOS).filter(|&at| crowded && at > now),
         });
         let alarm = self.alarms.first().map(|&(at, _)| at);
-        slices.chain(alarm).filter(|&at| at != Time::MAX).min()
+        let refill = self.refills.first().map(|&(at, _)| at);
+        slices.chain(alarm).chain(refill).filter(|&at| at != Time::MAX).min()
     }
 
     /// Number of running tasks.
@@ -350,14 +321,9 @@ impl<T> Policy<T> {
         self.running.len()
     }
 
-    /// Number of tasks in the run queue.
-    pub(super) fn waiting(&self) -> usize {
-        self.waiting.len()
-    }
-
-    /// Number of deadlines, and of tasks that wait for their cap.
+    /// Number of deadlines, and of guests and groups that wait for their budgets.
     pub(super) fn alarms(&self) -> usize {
-        self.alarms.len()
+        self.alarms.len() + self.refills.len()
     }
 
     fn arm(&mut self, id: Id, at: Time) {

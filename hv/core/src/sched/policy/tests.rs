@@ -1,5 +1,7 @@
 //! The policy on simulated processors, with a simulated clock.
 
+mod groups;
+
 use super::budget::PERIOD;
 use super::*;
 use proptest::prelude::*;
@@ -57,8 +59,17 @@ impl Machine {
     }
 
     fn add(&mut self, job: Job) {
-        let id = self.policy.add(job.share, self.jobs.len(), self.now);
+        self.add_in(ROOT, job);
+    }
+
+    fn add_in(&mut self, group: NodeId, job: Job) {
+        let id = self.policy.add(group, job.share, self.jobs.len(), self.now);
         self.begin(id, job);
+    }
+
+    /// A group in another one.
+    fn group(&mut self, above: NodeId, weight: u32, cap: u32) -> NodeId {
+        self.policy.add_group(above, Share::new(weight, cap).unwrap(), self.now)
     }
 
     /// A job whose task shares with another one.
@@ -256,7 +267,7 @@ fn who_wakes_up_waits_neither_for_one_that_is_behind_nor_for_one_that_has_no_pro
 
     // A task that was told to end its time slice, and does not.
     let mut policy = Policy::new();
-    let ids: Vec<_> = (0..3).map(|n| policy.add(Share::default(), n, 0)).collect();
+    let ids: Vec<_> = (0..3).map(|n| policy.add(ROOT, Share::default(), n, 0)).collect();
     (0..2).for_each(|n| policy.wake(ids[n], 0));
     (0..2).for_each(|_| assert!(policy.pick(0).is_some()));
     let told = policy.running[0].id;
@@ -368,7 +379,7 @@ fn a_new_share_counts_from_then_on() {
 #[test]
 fn wake_ups_are_not_lost_and_ends_are_final() {
     let mut policy = Policy::new();
-    let id = policy.add(Share::default(), (), 0);
+    let id = policy.add(ROOT, Share::default(), (), 0);
     assert_eq!(policy.pick(0), None, "new tasks are blocked");
     policy.wake(id, 0);
     policy.wake(id, 0);
@@ -393,7 +404,7 @@ fn wake_ups_are_not_lost_and_ends_are_final() {
 fn removal_in_every_state_leaves_nothing() {
     let mut policy = Policy::new();
     let share = Share::new(256, 10).unwrap();
-    let ids: Vec<_> = (0..6).map(|n| policy.add(share, n, 0)).collect();
+    let ids: Vec<_> = (0..6).map(|n| policy.add(ROOT, share, n, 0)).collect();
     ids[..5].iter().for_each(|&id| policy.wake(id, 0));
     let running: Vec<_> = (0..4).map(|_| policy.pick(0).unwrap()).collect();
     policy.stop(running[0], 10, After::Blocked(Some(Time::MAX)), MS);
@@ -531,61 +542,4 @@ fn what_others_do_for_a_task_is_of_its_share_and_of_its_cap() {
     close(shared[0] + 0.25, shared[1], 0.02, "of its share");
     let capped = charged([spinner(256, 40), spinner(256, 0)]);
     close(capped[0], 0.15, 0.02, "of its cap");
-}
-
-/// Groups of spinners: how many each has, its weight and its cap; and what each gets of the processors, in percent of one.
-#[track_caller]
-fn grouped(processors: usize, groups: &[(usize, u32, u32)], expected: &[f64]) {
-    const SECONDS: u64 = 5;
-    let mut machine = Machine::new(processors, []);
-    let mut members = Vec::new();
-    for &(count, weight, cap) in groups {
-        let first = machine.jobs.len();
-        machine.add(spinner(weight, cap));
-        (1..count).for_each(|_| machine.add_beside(first, spinner(weight, cap)));
-        members.push(first..first + count);
-    }
-    machine.run(SECONDS * SECOND);
-    for (group, expected) in members.into_iter().zip(expected) {
-        let each: Vec<u64> = group.map(|job| machine.used(job)).collect();
-        let used: u64 = each.iter().sum();
-        // No task of a group starves.
-        for &one in &each {
-            close(one as f64, used as f64 / each.len() as f64, 0.3, &format!("one of {groups:?}"));
-        }
-        let found = used as f64 * 100.0 / (SECONDS * SECOND) as f64;
-        close(found, *expected, 0.03, &format!("{groups:?} on {processors}"));
-    }
-}
-
-#[test]
-fn a_group_has_the_weight_of_one_task() {
-    grouped(1, &[(2, 256, 0), (1, 256, 0)], &[50.0, 50.0]);
-    grouped(2, &[(2, 256, 0), (1, 256, 0)], &[100.0, 100.0]);
-    grouped(2, &[(4, 256, 0), (2, 256, 0), (2, 512, 0)], &[50.0, 50.0, 100.0]);
-    grouped(4, &[(4, 300, 0), (4, 100, 0)], &[300.0, 100.0]);
-    grouped(4, &[(2, 256, 0), (3, 256, 0)], &[200.0, 200.0]);
-}
-
-#[test]
-fn a_group_has_one_cap() {
-    grouped(2, &[(2, 256, 50)], &[50.0]);
-    grouped(2, &[(2, 256, 150)], &[150.0]);
-    grouped(2, &[(2, 256, 100), (1, 256, 0)], &[100.0, 100.0]);
-    grouped(4, &[(3, 256, 120), (4, 256, 0)], &[120.0, 280.0]);
-    grouped(2, &[(2, 256, 200)], &[200.0]);
-}
-
-#[test]
-fn groups_go_with_their_last_task() {
-    let mut machine = Machine::new(1, [spinner(256, 0)]);
-    machine.add_beside(0, spinner(256, 0));
-    machine.add(spinner(256, 0));
-    machine.run(SECOND);
-    machine.remove(0);
-    machine.run(2 * SECOND);
-    machine.remove(1);
-    machine.remove(2);
-    machine.run(3 * SECOND);
-    assert_eq!((machine.policy.groups.len(), machine.policy.waiting()), (0, 0));
 }
