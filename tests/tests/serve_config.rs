@@ -240,3 +240,68 @@ fn arguments_come_before_the_file(platform: Platform) {
     assert!(!serve.log_file().exists());
     serve.end();
 }
+
+#[guest_test]
+fn tenants(platform: Platform) {
+    let image = guest("fn-probe");
+    // The tenant's keys are from line 2 on, the function's from line 7 on.
+    let both = |tenant: &str, function: &str| {
+        format!("[tenant.shop]\n{tenant}\n\n[function.f]\npath = \"/f\"\nimage = {image:?}\n{function}\n")
+    };
+    let of_shop = |tenant: &str, function: &str| both(tenant, &format!("tenant = \"shop\"\n{function}"));
+    for (tenant, parts) in [
+        ("colour = 1", ["unknown key `colour`", "the keys here are weight, cap, quota"]),
+        ("wheight = 1", ["unknown key `wheight`", "did you mean `weight`?"]),
+        ("weight = 0", ["weight", "1 to 65535"]),
+        ("cap = 6401", ["cap", "1 to 6400"]),
+        ("concurrency = 0", ["concurrency = 0", "1 or more"]),
+        ("quota = \"half\"", ["quota = \"half\"", "as in 50ms/100ms"]),
+        ("quota = \"50ms\"", ["quota = \"50ms\"", "as in 50ms/100ms"]),
+        ("quota = \"50ms/soon\"", ["quota = \"soon\"", "500ms, 5s, 2m or 1h"]),
+        ("quota = \"0s/100ms\"", ["quota", "at least 1 ms"]),
+        ("quota = \"1ms/1ms\"", ["quota", "10 ms to 1 hour"]),
+        ("quota = \"1s/2h\"", ["quota", "10 ms to 1 hour"]),
+        ("quota = \"65s/1s\"", ["quota of 65s in each 1s", "as 64 processors have"]),
+    ] {
+        bad(platform, &both(tenant, ""), 2, &parts);
+    }
+    bad(platform, &both("", "tenant = \"shp\""), 7, &["there is no such tenant", "did you mean `shop`?"]);
+    bad(platform, &both("", "tenant = \"bank\""), 7, &["tenant = \"bank\"", "add a table [tenant.bank]"]);
+    bad(platform, "[tenant.\"a b\"]\n", 1, &["tenant = \"a b\"", "letters"]);
+    for (tenant, function, parts) in [
+        ("concurrency = 4", "concurrency = 5", ["concurrency = 5", "its tenant `shop` has concurrency = 4"]),
+        ("cap = 50", "cap = 51", ["cap = 51", "its tenant `shop` has cap = 50"]),
+        (
+            "quota = \"1s/10s\"",
+            "quota = \"11ms/100ms\"",
+            ["quota = \"11ms/100ms\"", "1s in each 10s; lower this"],
+        ),
+    ] {
+        bad(platform, &of_shop(tenant, function), 8, &parts);
+    }
+    let many = format!("guests = 10\n{}", of_shop("concurrency = 11", ""));
+    bad(platform, &many, 3, &["concurrency = 11", "guests = 10", "lower this or raise that"]);
+    // Tenants take no paths from each other. Functions of one tenant, and those of none, may.
+    let routes = |a: &str, b: &str, of_b: &str| {
+        format!(
+            "[tenant.a]\n[tenant.b]\n[function.a]\npath = {a:?}\nimage = {image:?}\ntenant = \"a\"\n\n\
+             [function.b]\npath = {b:?}\nimage = {image:?}\n{of_b}\n"
+        )
+    };
+    for (a, b, line, parts) in [
+        ("/x/*", "/x/y", 8, ["the path /x/y of the tenant `b`", "one of /x/*, which is the tenant `a`'s"]),
+        (
+            "/x/y/*",
+            "/x/*",
+            3,
+            ["the path /x/y/* of the tenant `a`", "one of /x/*, which is the tenant `b`'s"],
+        ),
+        ("/*", "/x", 8, ["the path /x of the tenant `b`", "as in /b/*"]),
+    ] {
+        bad(platform, &routes(a, b, "tenant = \"b\""), line, &parts);
+    }
+    for of_b in ["tenant = \"a\"", ""] {
+        let (mut command, _folder) = checked(platform, &routes("/x/*", "/x/y", of_b), &["--check"]);
+        finished(&mut command).expect(0);
+    }
+}

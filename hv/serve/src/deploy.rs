@@ -10,6 +10,7 @@ use hv_core::device::block::DiskError;
 use hv_core::domain::Builder;
 use hv_core::engine::Engine;
 use hv_core::loader::ImageOpenError;
+use hv_core::sched::Group;
 use hv_core::snapshot::{self, DisksError};
 use hv_function as function;
 use hv_function::{Function, Options};
@@ -58,12 +59,14 @@ pub enum DeployError {
 
 /// Boots a function until it is ready, or opens its snapshot. Blocks.
 /// `spare`: machines beyond one for each request, for those that are being reset.
+/// `group`: what its guests share the processors in.
 /// `before`: one that was deployed with the same configuration. Its image and disks are used again as they
 /// are in memory, even if their files have changed.
 pub(super) fn deploy(
     engine: &Engine,
     config: &FunctionConfig,
     spare: usize,
+    group: &Group,
     before: Option<&Function>,
     events: &Events,
 ) -> Result<Function, DeployError> {
@@ -74,7 +77,7 @@ pub(super) fn deploy(
         wall_time: deployment.wall_time,
         cpu_time: deployment.cpu_time,
         instances: deployment.concurrency + spare,
-        share: deployment.share,
+        group: Some(group.clone()),
         ..Options::default()
     };
     if let Some(consoles) = &consoles {
@@ -91,7 +94,7 @@ pub(super) fn deploy(
     options.disks = disks.clone();
     let snapshot = match (origin, source) {
         (Origin::Image(image), Source::Image { memory, stack, arguments, environment, .. }) => {
-            let mut guest = Builder::new(image).name(&config.name).memory(*memory);
+            let mut guest = Builder::new(image).name(&config.name).memory(*memory).group(group);
             if let Some(stack) = stack {
                 guest = guest.stack(*stack);
             }

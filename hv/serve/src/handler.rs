@@ -187,6 +187,11 @@ async fn serve(
             FrontResponse::new(StatusCode::TOO_MANY_REQUESTS, "too many requests wait for this function")
                 .later()
         }
+        Refused::TenantFull => FrontResponse::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "too many requests wait for functions of this tenant",
+        )
+        .later(),
         Refused::Late => {
             FrontResponse::new(StatusCode::SERVICE_UNAVAILABLE, "no guest was free in time").later()
         }

@@ -40,6 +40,7 @@ mod route;
 mod run;
 mod server;
 mod table;
+mod tenant;
 mod throttle;
 mod time_limit;
 mod tls;

@@ -5,6 +5,7 @@ use super::config::{Config, ConfigError, LogFormat, LogTarget};
 use super::descriptors;
 use super::error::ServeError;
 use super::events::Events;
+use super::gate::Admission;
 use super::listener::{Connections, ListenerKind, listen};
 use super::log::{self, Log};
 use super::metrics::{self, Metrics};
@@ -25,7 +26,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -112,7 +113,7 @@ fn serve(options: Options, plan: descriptors::DescriptorPlan, log: &Log) -> Resu
     let server_context = ServerContext {
         engine: options.engine,
         events: events.clone(),
-        guests: Arc::new(Semaphore::new(plan.guests)),
+        admission: Admission::new(plan.guests),
         spare: plan.spare,
         relayouts,
     };
@@ -183,7 +184,7 @@ pub fn rehearse(config: Config, engine: Engine, events: LogFormat) -> Result<(),
     let server_context = ServerContext {
         engine,
         events: Events::new(log, events),
-        guests: Arc::new(Semaphore::new(plan.guests)),
+        admission: Admission::new(plan.guests),
         spare: plan.spare,
         // The guests of a rehearsal get no requests, so no crash is reported.
         relayouts: mpsc::unbounded_channel().0,

@@ -1,28 +1,31 @@
 //! The functions that are served, and their paths.
 #![forbid(unsafe_code)]
 
-use super::config::{Config, Deployment, FunctionConfig, Source};
+use super::config::{Config, Deployment, FunctionConfig, Source, TenantConfig};
 use super::deploy;
 use super::error::ServeError;
 use super::events::Events;
-use super::gate::Gate;
+use super::gate::{Admission, Gate, TenantGate};
 use super::layout::Layout;
 use super::metrics::FunctionFigures;
 use super::pace::Pace;
 use super::route::Routes;
+use super::tenant::Tenant;
 use super::throttle::Throttle;
 use hv_core::engine::Engine;
+use hv_core::sched::Group;
 use hv_function::{Function, Isolation};
 use hv_jail as jail;
 use hv_jail::Kind;
 use std::sync::Arc;
 use std::time::Instant;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 
 /// A function that is served.
 pub(super) struct Served {
     name: Arc<str>,
     config: FunctionConfig,
+    tenant: Option<Arc<Tenant>>,
     deployed: Arc<Deployed>,
     gate: Gate,
     refusals: Arc<Pace>,
@@ -40,6 +43,8 @@ pub(super) type Relayouts = mpsc::UnboundedSender<Arc<str>>;
 struct Deployed {
     deployment: Deployment,
     layout: Layout,
+    /// What its guests share the processors in.
+    group: Group,
     /// `None` only while it is dropped.
     function: Option<Function>,
 }
@@ -59,6 +64,7 @@ impl Drop for Deployed {
 /// The functions of one configuration.
 pub(super) struct Table {
     pub(super) config: Config,
+    tenants: Vec<Arc<Tenant>>,
     served: Vec<Arc<Served>>,
     routes: Routes<Arc<Served>>,
 }
@@ -76,7 +82,7 @@ pub(super) struct ServerContext {
     pub(super) engine: Engine,
     pub(super) events: Events,
     /// Permits for live guests.
-    pub(super) guests: Arc<Semaphore>,
+    pub(super) admission: Arc<Admission>,
     /// Machines of a function beyond one for each request.
     pub(super) spare: usize,
     pub(super) relayouts: Relayouts,
@@ -144,6 +150,8 @@ impl Table {
         server_context: &ServerContext,
         old: Option<&Table>,
     ) -> Result<(Table, Changes), ServeError> {
+        let tenants: Vec<_> =
+            config.tenants.iter().map(|tenant| server_context.tenant(tenant, old)).collect();
         let old = old.map_or(&[][..], |old| &old.served);
         let mut changes = Changes::default();
         let mut served = Vec::new();
@@ -154,6 +162,8 @@ impl Table {
                 served.push(same.clone());
                 continue;
             }
+            let tenant =
+                tenants.iter().find(|tenant| Some(&**tenant.name()) == function.deployment.tenant.as_deref());
             let deployed = match before.filter(|served| served.deployed.deployment == function.deployment) {
                 Some(before) => {
                     changes.kept += 1;
@@ -161,21 +171,24 @@ impl Table {
                 }
                 None => {
                     changes.deployed += 1;
-                    Arc::new(server_context.start(function, None)?)
+                    Arc::new(server_context.start(function, tenant, None)?)
                 }
             };
-            served.push(Arc::new(server_context.serve(function, deployed)));
+            served.push(Arc::new(server_context.serve(function, tenant.cloned(), deployed)));
         }
         changes.removed =
             old.iter().filter(|old| served.iter().all(|served| served.name != old.name)).count();
-        Ok((Table::of(config, served), changes))
+        // Shares and limits change at once for all, when nothing can fail any more.
+        config.tenants.iter().zip(&tenants).for_each(|(config, tenant)| tenant.set(config));
+        served.iter().for_each(|served| served.deployed.group.set_share(served.config.share));
+        Ok((Table::of(config, tenants, served), changes))
     }
 
-    fn of(config: Config, served: Vec<Arc<Served>>) -> Table {
+    fn of(config: Config, tenants: Vec<Arc<Tenant>>, served: Vec<Arc<Served>>) -> Table {
         let routes = served
             .iter()
             .flat_map(|served| served.config.paths.iter().map(|path| (path.clone(), served.clone())));
-        Table { routes: Routes::new(routes), served, config }
+        Table { routes: Routes::new(routes), tenants, served, config }
     }
 
     /// The same functions, of which one was booted again from the image and the disks that it has, so that
@@ -184,11 +197,12 @@ impl Table {
     pub(super) fn relayout(&self, name: &str, server_context: &ServerContext) -> Option<Table> {
         let place = self.served.iter().position(|served| *served.name == *name)?;
         let old = &self.served[place];
-        match server_context.start(&old.config, Some(old.function())) {
+        match server_context.start(&old.config, old.tenant.as_ref(), Some(old.function())) {
             Ok(deployed) => {
                 let mut served = self.served.clone();
-                served[place] = Arc::new(server_context.serve(&old.config, Arc::new(deployed)));
-                Some(Table::of(self.config.clone(), served))
+                let new = server_context.serve(&old.config, old.tenant.clone(), Arc::new(deployed));
+                served[place] = Arc::new(new);
+                Some(Table::of(self.config.clone(), self.tenants.clone(), served))
             }
             Err(error) => {
                 old.deployed.layout.keep(Instant::now());
@@ -219,16 +233,27 @@ impl Table {
 }
 
 impl ServerContext {
-    fn serve(&self, function: &FunctionConfig, deployed: Arc<Deployed>) -> Served {
+    /// A tenant: the one that `old` has, or a new one.
+    fn tenant(&self, tenant: &TenantConfig, old: Option<&Table>) -> Arc<Tenant> {
+        let before = old.and_then(|old| old.tenants.iter().find(|old| **old.name() == *tenant.name));
+        before.cloned().unwrap_or_else(|| Tenant::new(&self.engine, &self.admission, tenant))
+    }
+
+    fn serve(
+        &self,
+        function: &FunctionConfig,
+        tenant: Option<Arc<Tenant>>,
+        deployed: Arc<Deployed>,
+    ) -> Served {
+        let gate = match &tenant {
+            Some(tenant) => tenant.gate().clone(),
+            None => TenantGate::of_one(&self.admission, function),
+        };
         Served {
             name: function.name.as_str().into(),
             refusals: Arc::default(),
-            gate: Gate::new(
-                function.deployment.concurrency,
-                self.guests.clone(),
-                function.queue,
-                function.queue_time,
-            ),
+            gate: Gate::new(gate, function),
+            tenant,
             config: function.clone(),
             deployed,
             events: self.events.clone(),
@@ -239,9 +264,18 @@ impl ServerContext {
 
     /// Boots a function until it is ready, or opens its snapshot. `before`: the one that it takes the place of,
     /// if only its layout is to be another.
-    fn start(&self, function: &FunctionConfig, before: Option<&Function>) -> Result<Deployed, ServeError> {
+    fn start(
+        &self,
+        function: &FunctionConfig,
+        tenant: Option<&Arc<Tenant>>,
+        before: Option<&Function>,
+    ) -> Result<Deployed, ServeError> {
         let start = Instant::now();
-        let result = deploy::deploy(&self.engine, function, self.spare, before, &self.events);
+        let group = match tenant {
+            Some(tenant) => tenant.group().group(function.share),
+            None => self.engine.group(function.share),
+        };
+        let result = deploy::deploy(&self.engine, function, self.spare, &group, before, &self.events);
         let running = result.map_err(|error| ServeError::Deploy {
             location: function.location.clone(),
             function: function.name.clone(),
@@ -253,6 +287,6 @@ impl ServerContext {
             None => self.events.deployed(&function.name, &path.to_string_lossy(), start.elapsed()),
         }
         let layout = Layout::new(Instant::now());
-        Ok(Deployed { deployment: function.deployment.clone(), layout, function: Some(running) })
+        Ok(Deployed { deployment: function.deployment.clone(), layout, group, function: Some(running) })
     }
 }

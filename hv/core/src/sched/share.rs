@@ -25,6 +25,7 @@ pub struct Quota {
 
 /// An invalid share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum ShareError {
     /// The weight is 0 or too large.
     #[error("a weight of {0} is not possible: use 1 to 65535 (a guest without one has 256)")]

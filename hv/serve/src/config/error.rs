@@ -117,6 +117,17 @@ pub enum Problem {
         /// The key of the table.
         key: &'static str,
     },
+    /// A tenant's path among those of another tenant.
+    #[error(transparent)]
+    OverlappingRoutes(Box<Overlap>),
+    /// A tenant that there is not.
+    #[error("tenant = \"{name}\": there is no such tenant; {}", hint_tenant(nearest, name))]
+    UnknownTenant {
+        /// The name.
+        name: String,
+        /// The tenant whose name looks most like it.
+        nearest: Option<String>,
+    },
     /// Both kinds of source.
     #[error("the function `{function}` has both `image` and `snapshot`; remove one of them")]
     TwoSources {
@@ -190,6 +201,39 @@ pub enum Problem {
         /// How the limit is raised.
         remedy: &'static str,
     },
+}
+
+/// A tenant's path among those of another tenant.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the path {path} of the tenant `{tenant}` is one of {prefix}, which is the tenant `{other}`'s ({location}); \
+     give each tenant paths of its own, as in /{tenant}/*"
+)]
+pub struct Overlap {
+    /// The path.
+    pub path: String,
+    /// Its tenant.
+    pub tenant: String,
+    /// The path of the other tenant.
+    pub prefix: String,
+    /// The other tenant.
+    pub other: String,
+    /// Where that is configured.
+    pub location: Location,
+}
+
+impl Problem {
+    pub(super) fn unknown_tenant(name: String, known: Vec<String>) -> Problem {
+        let nearest = nearest(&name, &known).cloned();
+        Problem::UnknownTenant { name, nearest }
+    }
+}
+
+fn hint_tenant(nearest: &Option<String>, name: &str) -> String {
+    match nearest {
+        Some(nearest) => format!("did you mean `{nearest}`?"),
+        None => format!("add a table [tenant.{name}]"),
+    }
 }
 
 fn hint(nearest: &Option<String>, known: &str) -> String {

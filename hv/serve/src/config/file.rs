@@ -22,6 +22,8 @@ pub(super) struct File {
     pub(super) connections: Option<Spanned<u32>>,
     pub(super) guests: Option<Spanned<u32>>,
     #[serde(default)]
+    pub(super) tenant: BTreeMap<Spanned<String>, TenantSection>,
+    #[serde(default)]
     pub(super) function: BTreeMap<Spanned<String>, FunctionSection>,
 }
 
@@ -32,6 +34,17 @@ pub(super) struct CertificateSection {
     pub(super) chain: Option<Spanned<String>>,
     pub(super) key: Option<Spanned<String>>,
     pub(super) names: Option<Spanned<Strings>>,
+}
+
+/// A table `[tenant.NAME]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TenantSection {
+    pub(super) weight: Option<Spanned<u32>>,
+    pub(super) cap: Option<Spanned<u32>>,
+    pub(super) quota: Option<Spanned<String>>,
+    pub(super) concurrency: Option<Spanned<u32>>,
+    pub(super) queue: Option<Spanned<u32>>,
 }
 
 /// A table `[function.NAME]`.
@@ -48,11 +61,13 @@ pub(super) struct FunctionSection {
     pub(super) disks: Option<Spanned<Strings>>,
     #[serde(default)]
     pub(super) env: BTreeMap<Spanned<String>, Scalar>,
+    pub(super) tenant: Option<Spanned<String>>,
     pub(super) isolation: Option<Spanned<String>>,
     pub(super) idle: Option<Spanned<Scalar>>,
     pub(super) console: Option<Spanned<String>>,
     pub(super) weight: Option<Spanned<u32>>,
     pub(super) cap: Option<Spanned<u32>>,
+    pub(super) quota: Option<Spanned<String>>,
     pub(super) cpu_time: Option<Spanned<Scalar>>,
     pub(super) wall_time: Option<Spanned<Scalar>>,
     pub(super) ready_time: Option<Spanned<Scalar>>,

@@ -1,14 +1,11 @@
 //! A function's table, validated.
 
 use super::file::FunctionSection;
+use super::tenant::Processors;
 use super::validate::{Validator, check_path, value};
 use super::*;
-use hv_core::sched::ShareError;
 use hv_host::escape::escape;
 use toml::Spanned;
-
-/// Longest name of a function.
-const MAX_NAME: usize = 64;
 
 /// Largest body that can be allowed.
 const MAX_BODY: u64 = 1 << 40;
@@ -22,11 +19,7 @@ impl Validator<'_> {
         config: &Config,
     ) -> Result<FunctionConfig, ConfigError> {
         let named = name.get_ref();
-        let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-        if named.is_empty() || named.len() > MAX_NAME || !named.chars().all(plain) {
-            let why = format!("use 1 to {MAX_NAME} letters, digits, dots, underscores and dashes");
-            return Err(self.fail(name, value("function", format!("\"{named}\""), why)));
-        }
+        self.name("function", name)?;
         let missing =
             |key, example| self.fail(name, Problem::Missing { function: named.clone(), key, example });
         let paths = function.path.as_ref().ok_or_else(|| missing("path", "path = \"/hello\""))?;
@@ -39,11 +32,11 @@ impl Validator<'_> {
         }
         let isolation = self.isolation(function)?;
         let concurrency = self.count("concurrency", &function.concurrency)?.unwrap_or(DEFAULT_CONCURRENCY);
-        if let (Some(at), Some(guests)) = (&function.concurrency, config.guests)
-            && concurrency > guests
-        {
-            let why = format!("the whole server has guests = {guests}; lower this or raise that");
-            return Err(self.fail(at, value("concurrency", concurrency, why)));
+        self.within_server(&function.concurrency, config)?;
+        let share = self.share(&Processors::of_function(function))?;
+        let tenant = self.tenant_of(function, config)?;
+        if let Some(tenant) = tenant {
+            self.within_tenant(function, share, tenant)?;
         }
         let body = self.size("body", &function.body)?.unwrap_or(DEFAULT_BODY);
         if let Some(at) = &function.body
@@ -91,11 +84,12 @@ impl Validator<'_> {
                 cpu_time: cpu_time.unwrap_or(default.cpu_time.min(wall_time)),
                 wall_time,
                 ready_time: self.time("ready_time", &function.ready_time)?.unwrap_or(default.ready_time),
-                share: self.share(function)?,
+                tenant: tenant.map(|tenant| tenant.name.clone()),
                 concurrency,
                 console: self.console(function)?,
                 ..default
             },
+            share,
             body,
             queue,
             queue_time: self.time("queue_time", &function.queue_time)?.unwrap_or(DEFAULT_QUEUE_TIME),
@@ -116,21 +110,6 @@ impl Validator<'_> {
             },
         };
         Ok(isolation)
-    }
-
-    fn share(&self, function: &FunctionSection) -> Result<Share, ConfigError> {
-        let default = Share::default();
-        let weight = function.weight.as_ref().map_or(default.weight(), |weight| *weight.get_ref());
-        let cap = function.cap.as_ref().map_or(0, |cap| *cap.get_ref());
-        Share::new(weight, cap).map_err(|error| {
-            let (key, at) = match error {
-                ShareError::Weight(_) => ("weight", &function.weight),
-                ShareError::Cap(_) => ("cap", &function.cap),
-            };
-            let location =
-                at.as_ref().map_or(Location::File(self.path.into()), |at| self.location(at.span().start));
-            ConfigError { location, problem: Problem::Share { key, error } }
-        })
     }
 
     fn console(&self, function: &FunctionSection) -> Result<bool, ConfigError> {

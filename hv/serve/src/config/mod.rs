@@ -7,10 +7,12 @@ mod error;
 mod file;
 mod function;
 mod source;
+mod tenant;
 mod tls;
+mod together;
 mod validate;
 
-pub use error::{ConfigError, Location, Problem};
+pub use error::{ConfigError, Location, Overlap, Problem};
 
 use http::Method;
 use hv_core::device::block::DiskSpec;
@@ -72,6 +74,8 @@ pub struct Config {
     pub guests: Option<usize>,
     /// Where this was configured.
     pub location: Location,
+    /// Who the functions belong to.
+    pub tenants: Vec<TenantConfig>,
     /// What is served.
     pub functions: Vec<FunctionConfig>,
 }
@@ -120,6 +124,21 @@ pub enum LogFormat {
     Json,
 }
 
+/// One tenant: functions that have a share, and limits, together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TenantConfig {
+    /// Its name in metrics.
+    pub name: String,
+    /// Its position in the configuration.
+    pub location: Location,
+    /// The share of the processors of all its functions together.
+    pub share: Share,
+    /// Most requests of its functions at a time; `None`: as many as the server has.
+    pub concurrency: Option<usize>,
+    /// Most requests that wait for its functions; `None`: as many as these allow.
+    pub queue: Option<usize>,
+}
+
 /// One function.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FunctionConfig {
@@ -133,6 +152,8 @@ pub struct FunctionConfig {
     pub methods: Vec<Method>,
     /// What runs.
     pub deployment: Deployment,
+    /// The share of the processors of all its instances together.
+    pub share: Share,
     /// Most bytes of a request's body.
     pub body: u64,
     /// Most requests that wait.
@@ -166,8 +187,8 @@ pub struct Deployment {
     pub wall_time: Duration,
     /// How long it may boot.
     pub ready_time: Duration,
-    /// Each instance's share of the processors.
-    pub share: Share,
+    /// The tenant whose share its instances have a part of.
+    pub tenant: Option<String>,
     /// Most requests at a time.
     pub concurrency: usize,
     /// Whether what instances print is told among the events.

@@ -68,6 +68,7 @@ pub(super) fn validate_arguments(functions: &[String], resolve: Resolve<'_>) -> 
             paths: vec![path.into()],
             methods: Vec::new(),
             deployment: Deployment::new(source, version),
+            share: Share::default(),
             body: DEFAULT_BODY,
             queue: DEFAULT_QUEUE,
             queue_time: DEFAULT_QUEUE_TIME,
@@ -86,7 +87,7 @@ impl Deployment {
             cpu_time: DEFAULT_CPU_TIME,
             wall_time: DEFAULT_WALL_TIME,
             ready_time: DEFAULT_READY_TIME,
-            share: Share::default(),
+            tenant: None,
             concurrency: DEFAULT_CONCURRENCY,
             console: true,
         }
@@ -190,6 +191,10 @@ impl Validator<'_> {
 
     fn file(&self, file: File) -> Result<Config, ConfigError> {
         let mut config = self.settings(&file)?;
+        for (name, tenant) in &file.tenant {
+            let tenant = self.tenant(name, tenant, &config)?;
+            config.tenants.push(tenant);
+        }
         for (name, function) in &file.function {
             let function = self.function(name, function, &config)?;
             config.functions.push(function);
@@ -249,6 +254,7 @@ impl Validator<'_> {
             connections: self.count("connections", &file.connections)?.unwrap_or(DEFAULT_CONNECTIONS),
             guests: self.count("guests", &file.guests)?,
             location: Location::File(self.path.into()),
+            tenants: Vec::new(),
             functions: Vec::new(),
         })
     }
@@ -256,27 +262,5 @@ impl Validator<'_> {
     /// A path of the file, relative to the folder that the file is in.
     pub(super) fn beside(&self, path: &str) -> PathBuf {
         self.folder.join(path)
-    }
-
-    /// What can only be checked when everything is known.
-    fn together(&self, config: Config) -> Result<Config, ConfigError> {
-        if config.functions.is_empty() {
-            let location = Location::File(self.path.into());
-            return Err(ConfigError { location, problem: Problem::Empty });
-        }
-        let mut owners = BTreeMap::<&str, &FunctionConfig>::new();
-        for function in &config.functions {
-            for path in &function.paths {
-                if let Some(other) = owners.insert(path, function) {
-                    let problem = Problem::DoubleRoute {
-                        path: path.clone(),
-                        other: other.name.clone(),
-                        location: other.location.clone(),
-                    };
-                    return Err(ConfigError { location: function.location.clone(), problem });
-                }
-            }
-        }
-        Ok(config)
     }
 }

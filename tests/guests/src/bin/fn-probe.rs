@@ -78,6 +78,11 @@ async fn answer(mut request: Request<'_>, registers: &Registers) -> Result<Respo
             let (every, count) = (number("ms", 10), number("n", 10));
             return slow(request, every, count).await;
         }
+        path if path.ends_with("/work") => format!("{}\n", work(number("n", 1_000_000))).into_response(),
+        path if path.ends_with("/nap") => {
+            Timer::after_millis(number("ms", 100)).await;
+            "napped\n".into_response()
+        }
         path if path.ends_with("/disk") => disk(number("n", 0) as usize).into_response(),
         "/status" => Response::status(number("code", 200) as u16),
         // The body is not looked at; the host has to bear it.
@@ -158,6 +163,17 @@ async fn answer(mut request: Request<'_>, registers: &Registers) -> Result<Respo
         }
         _ => Response::status(404),
     })
+}
+
+/// Computes so many steps.
+fn work(steps: u64) -> u64 {
+    let mut state = core::hint::black_box(0x9e37_79b9_7f4a_7c15_u64);
+    for _ in 0..steps {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+    }
+    core::hint::black_box(state)
 }
 
 /// Loads what ring 3 may load into the data segments: nothing.

@@ -60,7 +60,10 @@ impl<T> Policy<T> {
 
     /// So many more tasks wait below a node. Groups that had none join the run queues above them.
     pub(super) fn more_waiting(&mut self, mut node: NodeId, count: usize) {
-        while count > 0 {
+        if count == 0 {
+            return;
+        }
+        loop {
             let it = &mut self.nodes[node];
             let before = it.waiting;
             it.waiting += count;
@@ -80,7 +83,10 @@ impl<T> Policy<T> {
 
     /// So many fewer tasks wait below a node. Groups that have none leave the run queues above them.
     pub(super) fn fewer_waiting(&mut self, mut node: NodeId, count: usize) {
-        while count > 0 {
+        if count == 0 {
+            return;
+        }
+        loop {
             let it = &mut self.nodes[node];
             it.waiting -= count;
             if node == ROOT || it.throttled.is_some() {
