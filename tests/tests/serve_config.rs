@@ -115,6 +115,9 @@ fn limits(platform: Platform) {
         ("body = \"1X\"", ["body = \"1X\"", "`X` is no unit"]),
         ("memory = \"1000\"", ["memory = \"1000\"", "multiple of 4096"]),
         ("memory = 0", ["memory = \"0\"", "multiple of 4096"]),
+        ("memory = \"16M..8M\"", ["memory = \"16M..8M\"", "as in 1M..16M"]),
+        ("memory = \"0..8M\"", ["memory = \"0..8M\"", "as in 1M..16M"]),
+        ("memory = \"1M..\"", ["memory = \"1M..\"", ""]),
         ("stack = \"8K\"", ["stack = \"8K\"", "multiple of 4096 bytes from 16K to 64G"]),
         ("stack = 20000", ["stack = \"20000\"", "multiple of 4096 bytes from 16K to 64G"]),
         ("weight = 0", ["weight", "1 to 65535"]),
@@ -279,6 +282,13 @@ fn tenants(platform: Platform) {
     ] {
         bad(platform, &of_shop(tenant, function), 8, &parts);
     }
+    bad(platform, "memory = \"63M\"\n", 1, &["memory = \"63M\"", "at least 64M"]);
+    let more = format!("memory = \"1G\"\n{}", of_shop("memory = \"2G\"", ""));
+    bad(platform, &more, 3, &["memory = \"2G\"", "the whole server has memory = 1073741824 bytes"]);
+    let parts = ["memory = \"17M\"", "its tenant `shop` has memory = 16777216 bytes for all instances"];
+    bad(platform, &of_shop("memory = \"16M\"", "memory = \"17M\""), 8, &parts);
+    let large = format!("memory = \"64M\"\n{}", function("memory = \"60M\""));
+    bad(platform, &large, 2, &["an instance of the function `f` needs 61440 KiB", "MIN..MAX"]);
     let many = format!("guests = 10\n{}", of_shop("concurrency = 11", ""));
     bad(platform, &many, 3, &["concurrency = 11", "guests = 10", "lower this or raise that"]);
     // Tenants take no paths from each other. Functions of one tenant, and those of none, may.

@@ -21,9 +21,16 @@ pub(super) fn run(args: ServeArgs) -> Result<u8, Box<dyn Error>> {
     let config = read(&args, &folder, &images)?;
     // Raises the limit of descriptors, which is final from then on.
     let guests = serve::check(&config).map_err(ServeError::from)?;
+    let budget = serve::budget(&config);
+    if budget.is_some() {
+        Engine::prepare_memory_budget()?;
+    }
     let platform = platform(args.platform)?;
     jail::process(args.no_jail, &*platform, Kind::Serve, true, places(&args, &config))?;
     let engine = Engine::new(platform, serve::threads())?;
+    if let Some(budget) = budget {
+        engine.set_memory_budget(budget.bytes)?;
+    }
     let events = log_format(args.format);
     if args.check {
         let text = summary(&config, guests, args.format);

@@ -1,7 +1,7 @@
 //! The engine: what the guests of one process share.
 
 use crate::background::Background;
-use crate::budget::{Budget, Keeper};
+use crate::budget::{self, Budget, BudgetError, Keeper, MemoryPromise};
 use crate::platform::{Platform, PlatformError};
 use crate::reactor::{Reactor, Registrar, Source};
 use crate::sched::{Group, Scheduler, Share};
@@ -90,7 +90,7 @@ impl Engine {
     /// exceeded for a tenth of a second, the one furthest beyond its promise is ended with [`Stop::MemoryBudget`](crate::Stop). The memory of hv itself
     /// counts as well.
     ///
-    /// To be called before guests start, and before the process is jailed.
+    /// To be called before guests start.
     ///
     /// # Errors
     ///
@@ -106,6 +106,29 @@ impl Engine {
     /// it](crate::Builder::group) when they start; [`Group::group`] makes groups in it.
     pub fn group(&self, share: Share) -> Group {
         self.inner.scheduler.group(share)
+    }
+
+    /// Opens what a budget needs. A program that is [jailed](hv_jail) calls it before that, and [`set_memory_budget`](Self::set_memory_budget) after.
+    ///
+    /// # Errors
+    ///
+    /// If the memory that this process uses cannot be read.
+    pub fn prepare_memory_budget() -> io::Result<()> {
+        budget::statm().map(drop)
+    }
+
+    /// Promises memory of the budget to something else than a guest: what hv itself uses, or templates. Guests get what is left.
+    ///
+    /// # Errors
+    ///
+    /// If so much is not left.
+    pub fn promise_memory(&self, bytes: u64) -> Result<MemoryPromise, BudgetError> {
+        Ok(MemoryPromise(self.inner.budget.promise(bytes)?))
+    }
+
+    /// The budget for memory, and how much of it is promised, in bytes. `None` without a budget.
+    pub fn memory_budget(&self) -> Option<(u64, u64)> {
+        self.inner.budget.standing()
     }
 
     /// Makes this many empty virtual machines in advance, for guests that start later. It is meant for thousands of

@@ -122,10 +122,12 @@ impl Function {
         if let Some(disk) = options.disks.iter().find(|disk| disk.share().is_none()) {
             return Err(DeployError::Disk(disk.path().to_owned()));
         }
+        let promise = engine.promise_memory(snapshot.template().resident()).map_err(StartError::from)?;
         let (pool_manager, jobs) = PoolManager::new();
         let inner = Arc::new(Inner {
             engine: engine.clone(),
             snapshot,
+            _promise: promise,
             options,
             pool: Mutex::new(Pool::default()),
             pool_manager,

@@ -60,6 +60,9 @@ impl Instance {
         if let Some(errors) = &options.errors {
             restore = restore.error_output(errors());
         }
+        if inner.engine.memory_budget().is_some() {
+            restore = restore.promised_memory(inner.promised_memory());
+        }
         if let Some(group) = &options.group {
             restore = restore.group(group);
         }

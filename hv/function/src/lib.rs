@@ -28,6 +28,7 @@ pub use usage::RequestUsage;
 
 use backoff::Backoff;
 use call::PendingCall;
+use hv_core::MemoryPromise;
 use hv_core::device::block::Disk;
 use hv_core::device::console::Output;
 use hv_core::domain::Usage;
@@ -50,6 +51,9 @@ pub enum Isolation {
     Instance,
 }
 
+/// Has others give back memory. Says whether there was any.
+pub type MakeRoom = Arc<dyn Fn() -> bool + Send + Sync>;
+
 /// Makes the place where a guest's output goes.
 pub type Outputs = Arc<dyn Fn() -> Box<dyn Output> + Send + Sync>;
 
@@ -70,6 +74,10 @@ pub struct Options {
     pub share: Share,
     /// The group of the engine whose share they have together.
     pub group: Option<Group>,
+    /// Memory of the engine's budget that is promised to each; `None`: all that it has, if there is a budget.
+    pub promised_memory: Option<u64>,
+    /// Called when the budget has no memory for another guest: other functions may have idle ones.
+    pub make_room: Option<MakeRoom>,
     /// Where their consoles go.
     pub outputs: Outputs,
     /// Where their log records and errors go; `None`: with the rest of what they print.
@@ -91,6 +99,8 @@ impl Default for Options {
             warm: 0,
             share: Share::default(),
             group: None,
+            promised_memory: None,
+            make_room: None,
             outputs: Arc::new(|| Box::new(hv_core::device::stdio::Buffer::new(0))),
             errors: None,
             disks: Arc::new([]),
@@ -106,6 +116,8 @@ pub struct Function {
 struct Inner {
     engine: Engine,
     snapshot: Arc<Snapshot>,
+    /// For the snapshot.
+    _promise: MemoryPromise,
     options: Options,
     pool: Mutex<Pool>,
     pool_manager: PoolManager,
@@ -165,6 +177,23 @@ impl Function {
         reaped.iter().for_each(|(instance, _)| self.inner.close(instance));
     }
 
+    /// Since when the guest has been idle that has been so the longest.
+    pub fn idle_since(&self) -> Option<Instant> {
+        self.inner.pool().idle.first().map(|(_, since)| *since)
+    }
+
+    /// Ends the guest that has been idle the longest. Says whether there was one.
+    pub fn reclaim(&self) -> bool {
+        let Some(instance) = self.inner.take_oldest() else { return false };
+        self.inner.close(&instance);
+        true
+    }
+
+    /// Bytes of memory that each of its guests is promised, if there is a budget.
+    pub fn promised_memory(&self) -> u64 {
+        self.inner.promised_memory()
+    }
+
     /// What it is doing and has done.
     pub fn stats(&self) -> Stats {
         self.inner.stats()
@@ -204,6 +233,15 @@ impl Inner {
         self.backoff.lock().expect("no panic while held")
     }
 
+    fn promised_memory(&self) -> u64 {
+        self.options.promised_memory.unwrap_or_else(|| self.snapshot.template().size())
+    }
+
+    fn take_oldest(&self) -> Option<Arc<Instance>> {
+        let idle = &mut self.pool().idle;
+        (!idle.is_empty()).then(|| idle.remove(0).0)
+    }
+
     /// An instance is idle again, and reset.
     fn put_back(&self, instance: Arc<Instance>) {
         if !self.stopped.load(Ordering::SeqCst) {
@@ -213,15 +251,19 @@ impl Inner {
 
     /// Takes an instance out of service.
     fn close(&self, instance: &Arc<Instance>) {
+        self.retire(instance);
+        // Closing a VM takes a millisecond or more: not on the thread of a guest.
+        self.pool_manager.dispose(instance.clone());
+    }
+
+    /// An instance is no longer one of the function's.
+    fn retire(&self, instance: &Arc<Instance>) {
         let used = instance.stop_counting();
         let mut pool = self.pool();
         if pool.live.remove(&instance.number).is_some() {
             pool.used += used;
         }
         pool.idle.retain(|(idle, _)| idle.number != instance.number);
-        drop(pool);
-        // Closing a VM takes a millisecond or more: not on the thread of a guest.
-        self.pool_manager.dispose(instance.clone());
     }
 }
 

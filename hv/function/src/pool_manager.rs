@@ -4,6 +4,7 @@
 use super::call::PendingCall;
 use super::{Failure, Inner, Instance};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use hv_core::domain::StartError;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
@@ -150,8 +151,32 @@ fn prepare(inner: &Inner) {
     }
 }
 
+/// How long a start waits for memory: machines are being reset or closed.
+const ROOM: Duration = Duration::from_millis(200);
+
+/// Makes an instance. Where the budget has no memory for it, takes one that has become idle meanwhile, or has machines of other
+/// functions closed that wait for requests.
+fn start_with_room(inner: &Arc<Inner>, number: u64) -> Result<Arc<Instance>, StartError> {
+    const LOOK_AGAIN: Duration = Duration::from_micros(500);
+    let begin = Instant::now();
+    loop {
+        match Instance::start(inner, number) {
+            Err(StartError::Budget(_)) if begin.elapsed() < ROOM => {}
+            result => return result,
+        }
+        let own = inner.pool().idle.pop();
+        if let Some((own, _)) = own {
+            return Ok(own);
+        }
+        if let Some(make_room) = &inner.options.make_room {
+            make_room();
+        }
+        std::thread::park_timeout(LOOK_AGAIN);
+    }
+}
+
 fn start(inner: &Arc<Inner>, number: u64, pending: Option<Arc<PendingCall>>) {
-    let instance = match Instance::start(inner, number) {
+    let instance = match start_with_room(inner, number) {
         Ok(instance) => instance,
         Err(error) => {
             inner.pool().live.remove(&number);
@@ -162,7 +187,11 @@ fn start(inner: &Arc<Inner>, number: u64, pending: Option<Arc<PendingCall>>) {
             return;
         }
     };
-    inner.pool().live.insert(number, Some(instance.clone()));
+    {
+        let live = &mut inner.pool().live;
+        live.remove(&number);
+        live.insert(instance.number, Some(instance.clone()));
+    }
     if inner.stopped.load(Ordering::SeqCst) {
         if let Some(pending) = pending {
             pending.fail(Failure::Stopped);

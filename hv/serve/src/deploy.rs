@@ -3,12 +3,12 @@
 
 use super::config::{FunctionConfig, Source};
 use super::console::Consoles;
-use super::events::{Events, Stream};
+use super::events::Stream;
 use super::metrics::FunctionFigures;
 use super::opening::{Origin, open};
+use super::table::ServerContext;
 use hv_core::device::block::DiskError;
 use hv_core::domain::Builder;
-use hv_core::engine::Engine;
 use hv_core::loader::ImageOpenError;
 use hv_core::sched::Group;
 use hv_core::snapshot::{self, DisksError};
@@ -58,18 +58,16 @@ pub enum DeployError {
 }
 
 /// Boots a function until it is ready, or opens its snapshot. Blocks.
-/// `spare`: machines beyond one for each request, for those that are being reset.
 /// `group`: what its guests share the processors in.
 /// `before`: one that was deployed with the same configuration. Its image and disks are used again as they
 /// are in memory, even if their files have changed.
 pub(super) fn deploy(
-    engine: &Engine,
+    server: &ServerContext,
     config: &FunctionConfig,
-    spare: usize,
     group: &Group,
     before: Option<&Function>,
-    events: &Events,
 ) -> Result<Function, DeployError> {
+    let ServerContext { engine, events, spare, reclaimable, .. } = server;
     let deployment = &config.deployment;
     let consoles = deployment.console.then(|| Consoles::new(&config.name, events.clone()));
     let mut options = Options {
@@ -78,6 +76,11 @@ pub(super) fn deploy(
         cpu_time: deployment.cpu_time,
         instances: deployment.concurrency + spare,
         group: Some(group.clone()),
+        promised_memory: deployment.promised_memory,
+        make_room: Some(Arc::new({
+            let reclaimable = reclaimable.clone();
+            move || reclaimable.make_room()
+        })),
         ..Options::default()
     };
     if let Some(consoles) = &consoles {
@@ -114,6 +117,7 @@ pub(super) fn deploy(
                     .output(consoles.output(Stream::Stdout))
                     .error_output(consoles.output(Stream::Stderr));
             }
+            reclaimable.make_room_for(engine, *memory);
             function::boot(engine, guest, deployment.ready_time)?
         }
         (Origin::Snapshot(snapshot), _) => snapshot,

@@ -4,6 +4,7 @@
 use super::config::{ConfigError, Location};
 use super::deploy::DeployError;
 use super::tls::CertificateError;
+use hv_core::BudgetError;
 use hv_host::escape::escape;
 use std::io;
 use std::net::SocketAddr;
@@ -64,6 +65,11 @@ pub enum ServeError {
         "the configuration, or a file that it names, does not answer within {0:?}; bring its storage back"
     )]
     Silent(Duration),
+    /// The memory is too little for hv itself.
+    #[error(
+        "hv itself needs more memory than it may have: {0}; raise `memory`, or the limit of its control group, or lower `connections`"
+    )]
+    Memory(#[source] BudgetError),
     /// The host lacks resources for the server itself.
     #[error("the host has no room for the server: {0}")]
     Host(#[from] io::Error),

@@ -3,6 +3,7 @@
 
 use super::config::LogFormat;
 use super::log::Log;
+use super::memory::MemoryBudget;
 use super::metrics::FunctionFigures;
 use hv_core::crash::CrashReport;
 use hv_host::escape::escape;
@@ -137,6 +138,22 @@ impl Events {
         self.tell(
             || format!("function {function}: not booted again after crashes, it stays where it is: {error}"),
             || json!({"event": "relayout_failed", "function": function, "error": error}),
+        );
+    }
+
+    /// How much memory hv and its guests may have.
+    pub(super) fn memory(&self, budget: &MemoryBudget, guests: u64) {
+        let MemoryBudget { bytes, name } = budget;
+        self.tell(
+            || {
+                format!(
+                    "memory: {} MiB by {}, of which {} MiB are for guests",
+                    bytes >> 20,
+                    escape(name),
+                    guests >> 20
+                )
+            },
+            || json!({"event": "memory", "bytes": bytes, "guests": guests, "set_by": name}),
         );
     }
 

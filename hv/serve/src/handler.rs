@@ -19,10 +19,12 @@ use super::upload::{Upload, UploadError};
 use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, EXPECT, HeaderName};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
+use hv_core::domain::StartError;
 use hv_function::Failure;
 use hv_host::limits;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
+use std::error::Error;
 use std::future::poll_fn;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -192,6 +194,11 @@ async fn serve(
             "too many requests wait for functions of this tenant",
         )
         .later(),
+        Refused::NoMemory => {
+            record.note_failure("no_memory");
+            FrontResponse::new(StatusCode::SERVICE_UNAVAILABLE, "no memory was free for a guest in time")
+                .later()
+        }
         Refused::Late => {
             FrontResponse::new(StatusCode::SERVICE_UNAVAILABLE, "no guest was free in time").later()
         }
@@ -253,6 +260,11 @@ fn note(served: &Served, record: &Record, why: &str) {
     served.events().failed(served.name(), request, why);
 }
 
+/// Whether the budget for memory has no room for another guest.
+fn lacks_memory(error: &(dyn Error + Send + Sync + 'static)) -> bool {
+    matches!(error.downcast_ref(), Some(StartError::Budget(_)))
+}
+
 /// What metrics call a failure.
 fn kind(failure: &Failure, uploading: bool) -> &'static str {
     match failure {
@@ -261,6 +273,7 @@ fn kind(failure: &Failure, uploading: bool) -> &'static str {
         Failure::WallTime if uploading => "upload_time",
         Failure::WallTime => "wall_time",
         Failure::CpuTime => "cpu_time",
+        Failure::NoRoom(error) if lacks_memory(&**error) => "no_memory",
         Failure::Full | Failure::NoRoom(_) => "no_room",
         Failure::BackOff(_) => "back_off",
         Failure::Stopped => "stopped",
@@ -298,6 +311,13 @@ fn failed(failure: &Failure, uploading: bool, served: &Served, record: &mut Reco
             let text =
                 format!("the function has crashed many times in a row; it is tried again in {seconds} s");
             FrontResponse::new(StatusCode::SERVICE_UNAVAILABLE, text).retry_after(seconds)
+        }
+        Failure::NoRoom(error) if lacks_memory(&**error) => {
+            served.note_no_room(|| {
+                format!("{failure}; raise `memory`, or promise its instances less (memory = \"MIN..MAX\")")
+            });
+            FrontResponse::new(StatusCode::SERVICE_UNAVAILABLE, "there is no memory for another guest")
+                .later()
         }
         Failure::NoRoom(_) | Failure::Full => {
             served.note_no_room(|| limits::explain(failure));

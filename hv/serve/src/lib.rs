@@ -29,6 +29,7 @@ mod head;
 mod layout;
 mod listener;
 mod log;
+mod memory;
 mod metrics;
 mod opening;
 mod pace;
@@ -52,5 +53,6 @@ mod usage_metrics;
 
 pub use deploy::DeployError;
 pub use error::ServeError;
+pub use memory::{MemoryBudget, budget};
 pub use run::{Options, Reader, check, rehearse, run, threads};
 pub use tls::CertificateError;

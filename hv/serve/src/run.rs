@@ -8,6 +8,7 @@ use super::events::Events;
 use super::gate::Admission;
 use super::listener::{Connections, ListenerKind, listen};
 use super::log::{self, Log};
+use super::memory::{self, Reclaimable};
 use super::metrics::{self, Metrics};
 use super::processes;
 use super::record::{Ids, Telemetry};
@@ -63,6 +64,7 @@ pub fn check(config: &Config) -> Result<usize, ConfigError> {
 
 fn plan(config: &Config) -> Result<descriptors::DescriptorPlan, ConfigError> {
     let plan = descriptors::plan(config, descriptors::raise_limit(), threads())?;
+    memory::check(config, memory::budget(config))?;
     processes::check(config, processes::limit(), plan.spare, threads(), processes::threads_of)?;
     Ok(plan)
 }
@@ -111,6 +113,7 @@ fn serve(options: Options, plan: descriptors::DescriptorPlan, log: &Log) -> Resu
     let signals = Signals::catch()?;
     let (relayouts, due) = mpsc::unbounded_channel();
     let server_context = ServerContext {
+        reclaimable: Reclaimable::new(&options.engine, &config).map_err(ServeError::Memory)?,
         engine: options.engine,
         events: events.clone(),
         admission: Admission::new(plan.guests),
@@ -182,6 +185,7 @@ pub fn rehearse(config: Config, engine: Engine, events: LogFormat) -> Result<(),
     let certificates = Certificates::read(&config.certificates)?;
     let (log, writer) = Log::open(&LogTarget::Off)?;
     let server_context = ServerContext {
+        reclaimable: Reclaimable::new(&engine, &config).map_err(ServeError::Memory)?,
         engine,
         events: Events::new(log, events),
         admission: Admission::new(plan.guests),
@@ -362,6 +366,7 @@ fn fixed_changes(old: &Config, new: &Config) -> Vec<&'static str> {
         ("header_time", old.header_time != new.header_time),
         ("connections", old.connections != new.connections),
         ("guests", old.guests != new.guests),
+        ("memory", old.memory != new.memory),
     ];
     changed.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key).collect()
 }

@@ -7,6 +7,7 @@ use super::error::ServeError;
 use super::events::Events;
 use super::gate::{Admission, Gate, TenantGate};
 use super::layout::Layout;
+use super::memory::{self, HasIdle, Reclaimable};
 use super::metrics::FunctionFigures;
 use super::pace::Pace;
 use super::route::Routes;
@@ -17,7 +18,7 @@ use hv_core::sched::Group;
 use hv_function::{Function, Isolation};
 use hv_jail as jail;
 use hv_jail::Kind;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 use tokio::sync::mpsc;
 
@@ -61,6 +62,16 @@ impl Drop for Deployed {
     }
 }
 
+impl HasIdle for Deployed {
+    fn idle_since(&self) -> Option<Instant> {
+        self.function.as_ref()?.idle_since()
+    }
+
+    fn reclaim(&self) -> bool {
+        self.function.as_ref().is_some_and(Function::reclaim)
+    }
+}
+
 /// The functions of one configuration.
 pub(super) struct Table {
     pub(super) config: Config,
@@ -83,6 +94,8 @@ pub(super) struct ServerContext {
     pub(super) events: Events,
     /// Permits for live guests.
     pub(super) admission: Arc<Admission>,
+    /// Memory of machines that are idle.
+    pub(super) reclaimable: Arc<Reclaimable>,
     /// Machines of a function beyond one for each request.
     pub(super) spare: usize,
     pub(super) relayouts: Relayouts,
@@ -171,7 +184,7 @@ impl Table {
                 }
                 None => {
                     changes.deployed += 1;
-                    Arc::new(server_context.start(function, tenant, None)?)
+                    server_context.start(function, tenant, None)?
                 }
             };
             served.push(Arc::new(server_context.serve(function, tenant.cloned(), deployed)));
@@ -181,6 +194,7 @@ impl Table {
         // Shares and limits change at once for all, when nothing can fail any more.
         config.tenants.iter().zip(&tenants).for_each(|(config, tenant)| tenant.set(config));
         served.iter().for_each(|served| served.deployed.group.set_share(served.config.share));
+        server_context.plan_memory(&served);
         Ok((Table::of(config, tenants, served), changes))
     }
 
@@ -200,7 +214,7 @@ impl Table {
         match server_context.start(&old.config, old.tenant.as_ref(), Some(old.function())) {
             Ok(deployed) => {
                 let mut served = self.served.clone();
-                let new = server_context.serve(&old.config, old.tenant.clone(), Arc::new(deployed));
+                let new = server_context.serve(&old.config, old.tenant.clone(), deployed);
                 served[place] = Arc::new(new);
                 Some(Table::of(self.config.clone(), self.tenants.clone(), served))
             }
@@ -252,13 +266,26 @@ impl ServerContext {
         Served {
             name: function.name.as_str().into(),
             refusals: Arc::default(),
-            gate: Gate::new(gate, function),
+            gate: Gate::new(gate, function, deployed.function.as_ref().map_or(0, Function::promised_memory)),
             tenant,
             config: function.clone(),
             deployed,
             events: self.events.clone(),
             start_failures: Throttle::default(),
             relayouts: self.relayouts.clone(),
+        }
+    }
+
+    /// Has requests in guests promised what is left beside what hv and its functions' templates hold.
+    fn plan_memory(&self, served: &[Arc<Served>]) {
+        if let Some((budget, _)) = self.engine.memory_budget() {
+            let templates: u64 =
+                served.iter().map(|served| served.function().snapshot().template().resident()).sum();
+            let guests = budget.saturating_sub(self.reclaimable.own() + templates);
+            self.admission.set_memory(guests);
+            if let Some(budget) = memory::known() {
+                self.events.memory(budget, guests);
+            }
         }
     }
 
@@ -269,13 +296,13 @@ impl ServerContext {
         function: &FunctionConfig,
         tenant: Option<&Arc<Tenant>>,
         before: Option<&Function>,
-    ) -> Result<Deployed, ServeError> {
+    ) -> Result<Arc<Deployed>, ServeError> {
         let start = Instant::now();
         let group = match tenant {
             Some(tenant) => tenant.group().group(function.share),
             None => self.engine.group(function.share),
         };
-        let result = deploy::deploy(&self.engine, function, self.spare, &group, before, &self.events);
+        let result = deploy::deploy(self, function, &group, before);
         let running = result.map_err(|error| ServeError::Deploy {
             location: function.location.clone(),
             function: function.name.clone(),
@@ -287,6 +314,14 @@ impl ServerContext {
             None => self.events.deployed(&function.name, &path.to_string_lossy(), start.elapsed()),
         }
         let layout = Layout::new(Instant::now());
-        Ok(Deployed { deployment: function.deployment.clone(), layout, group, function: Some(running) })
+        let deployed = Arc::new(Deployed {
+            deployment: function.deployment.clone(),
+            layout,
+            group,
+            function: Some(running),
+        });
+        let weak: Weak<Deployed> = Arc::downgrade(&deployed);
+        self.reclaimable.add(weak);
+        Ok(deployed)
     }
 }

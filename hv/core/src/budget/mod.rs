@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 /// Time from one look to the next, while there is enough memory and while there is not.
@@ -83,6 +83,9 @@ struct Member {
     consumer: Option<Weak<dyn Consumer>>,
 }
 
+/// Memory of an engine's budget that was [promised](crate::Engine::promise_memory) for something else than a guest, until this is dropped.
+pub struct MemoryPromise(#[expect(dead_code, reason = "it is there to be dropped")] pub(crate) Promise);
+
 /// The promise to a guest. It ends when this is dropped.
 pub(crate) struct Promise {
     budget: Arc<Budget>,
@@ -114,9 +117,15 @@ impl Budget {
         Ok(Promise { budget: self.clone(), number })
     }
 
+    /// The limit, and how much of it is promised.
+    pub(crate) fn standing(&self) -> Option<(u64, u64)> {
+        let state = self.state();
+        Some((state.limit?, state.promised))
+    }
+
     /// Sets the limit. Returns what keeps it from now on, unless that exists already.
     pub(crate) fn limit(self: &Arc<Self>, bytes: u64) -> io::Result<Option<Keeper>> {
-        let statm = File::open("/proc/self/statm")?;
+        let statm = statm()?;
         let first = self.state().limit.replace(bytes).is_none();
         let keeper = Keeper { budget: Arc::downgrade(self), statm, level: Level::Calm, over: None };
         Ok(first.then_some(keeper))
@@ -141,11 +150,20 @@ impl Drop for Promise {
     }
 }
 
+/// The kernel's count of this process' pages, opened once: in its jail, a process cannot.
+pub(crate) fn statm() -> io::Result<&'static File> {
+    static STATM: OnceLock<File> = OnceLock::new();
+    match STATM.get() {
+        Some(file) => Ok(file),
+        None => File::open("/proc/self/statm").map(|file| STATM.get_or_init(|| file)),
+    }
+}
+
 /// Keeps a budget. Somebody has to call it.
 pub(crate) struct Keeper {
     budget: Weak<Budget>,
     /// The kernel's count of this process' pages.
-    statm: File,
+    statm: &'static File,
     level: Level,
     /// Since when the budget is exceeded, or a guest was ended for that.
     over: Option<Instant>,
@@ -237,12 +255,7 @@ mod tests {
 
     #[test]
     fn the_memory_of_this_process_is_read() {
-        let keeper = Keeper {
-            budget: Weak::new(),
-            statm: File::open("/proc/self/statm").unwrap(),
-            level: Level::Calm,
-            over: None,
-        };
+        let keeper = Keeper { budget: Weak::new(), statm: statm().unwrap(), level: Level::Calm, over: None };
         // Other tests of this process take and free memory meanwhile.
         let is_seen = || {
             let before = keeper.anonymous();

@@ -167,6 +167,23 @@ pub enum Problem {
         /// The disk.
         disk: PathBuf,
     },
+    /// Not even one instance of a function fits.
+    #[error(
+        "an instance of the function `{function}` needs {needed} KiB of memory, and of the {budget} KiB that {name} allows hv, it needs \
+         some itself and has {left} KiB for guests; raise that, or promise the function less (memory = \"MIN..MAX\")"
+    )]
+    Memory {
+        /// The function.
+        function: String,
+        /// What an instance is promised, in KiB.
+        needed: u64,
+        /// What there is for guests, in KiB.
+        left: u64,
+        /// What there is in all, in KiB.
+        budget: u64,
+        /// What sets that.
+        name: String,
+    },
     /// More machines and connections than descriptors.
     #[error(
         "{machines} virtual machines and {connections} connections take {needed} file descriptors, and this \

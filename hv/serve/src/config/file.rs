@@ -21,6 +21,7 @@ pub(super) struct File {
     pub(super) header_time: Option<Spanned<Scalar>>,
     pub(super) connections: Option<Spanned<u32>>,
     pub(super) guests: Option<Spanned<u32>>,
+    pub(super) memory: Option<Spanned<Scalar>>,
     #[serde(default)]
     pub(super) tenant: BTreeMap<Spanned<String>, TenantSection>,
     #[serde(default)]
@@ -45,6 +46,7 @@ pub(super) struct TenantSection {
     pub(super) quota: Option<Spanned<String>>,
     pub(super) concurrency: Option<Spanned<u32>>,
     pub(super) queue: Option<Spanned<u32>>,
+    pub(super) memory: Option<Spanned<Scalar>>,
 }
 
 /// A table `[function.NAME]`.

@@ -36,7 +36,7 @@ impl Validator<'_> {
         let share = self.share(&Processors::of_function(function))?;
         let tenant = self.tenant_of(function, config)?;
         if let Some(tenant) = tenant {
-            self.within_tenant(function, share, tenant)?;
+            self.within_tenant(function, share, self.memory(function)?.0, tenant)?;
         }
         let body = self.size("body", &function.body)?.unwrap_or(DEFAULT_BODY);
         if let Some(at) = &function.body
@@ -84,6 +84,7 @@ impl Validator<'_> {
                 cpu_time: cpu_time.unwrap_or(default.cpu_time.min(wall_time)),
                 wall_time,
                 ready_time: self.time("ready_time", &function.ready_time)?.unwrap_or(default.ready_time),
+                promised_memory: self.promised_memory(function)?,
                 tenant: tenant.map(|tenant| tenant.name.clone()),
                 concurrency,
                 console: self.console(function)?,

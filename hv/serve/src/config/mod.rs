@@ -72,6 +72,8 @@ pub struct Config {
     pub connections: usize,
     /// Most requests in guests at a time; `None`: [`DEFAULT_GUESTS`], or what one function asks for.
     pub guests: Option<usize>,
+    /// Bytes of memory for hv and all guests; `None`: what its control group allows.
+    pub memory: Option<u64>,
     /// Where this was configured.
     pub location: Location,
     /// Who the functions belong to.
@@ -137,6 +139,8 @@ pub struct TenantConfig {
     pub concurrency: Option<usize>,
     /// Most requests that wait for its functions; `None`: as many as these allow.
     pub queue: Option<usize>,
+    /// Most bytes of memory that the guests which answer its requests are promised; `None`: what the server has.
+    pub memory: Option<u64>,
 }
 
 /// One function.
@@ -187,6 +191,8 @@ pub struct Deployment {
     pub wall_time: Duration,
     /// How long it may boot.
     pub ready_time: Duration,
+    /// Bytes of memory that each instance is promised, if not all that it has.
+    pub promised_memory: Option<u64>,
     /// The tenant whose share its instances have a part of.
     pub tenant: Option<String>,
     /// Most requests at a time.

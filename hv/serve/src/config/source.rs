@@ -6,6 +6,7 @@ use super::*;
 use hv_core::device::block::SpecError;
 use hv_core::domain::{DEFAULT_MEMORY, MAX_MEMORY, MIN_STACK};
 use hv_host::escape::escape;
+use hv_host::units;
 use toml::Spanned;
 
 impl Validator<'_> {
@@ -53,7 +54,7 @@ impl Validator<'_> {
             }
             (Some(image), None) => Ok(Source::Image {
                 path: self.image(image)?,
-                memory: self.memory(function)?,
+                memory: self.memory(function)?.1,
                 stack: self.stack(function)?,
                 arguments: function.args.as_ref().map_or_else(Vec::new, |args| args.get_ref().0.clone()),
                 environment: self.environment(function)?,
@@ -76,15 +77,31 @@ impl Validator<'_> {
         found.map_err(|error| self.fail(image, Problem::Image(error)))
     }
 
-    fn memory(&self, function: &FunctionSection) -> Result<u64, ConfigError> {
-        let memory = self.size("memory", &function.memory)?.unwrap_or(DEFAULT_MEMORY);
-        match &function.memory {
-            Some(at) if memory == 0 || !memory.is_multiple_of(hv_abi::PAGE_SIZE) || memory > MAX_MEMORY => {
-                let written = format!("\"{}\"", at.get_ref().0);
-                Err(self.fail(at, value("memory", written, "use a multiple of 4096 bytes up to 64G")))
-            }
-            _ => Ok(memory),
+    /// What each instance is promised of its memory, and its memory: `SIZE`, or `MIN..MAX`.
+    pub(super) fn memory(&self, function: &FunctionSection) -> Result<(u64, u64), ConfigError> {
+        let Some(at) = &function.memory else { return Ok((DEFAULT_MEMORY, DEFAULT_MEMORY)) };
+        let Scalar(written) = at.get_ref();
+        let (promised, most) = written.split_once("..").unwrap_or((written, written));
+        let parse = |text: &str| {
+            units::size(text).map_err(|error| {
+                self.fail(at, Problem::Unit { key: "memory", value: written.clone(), error })
+            })
+        };
+        let (promised, most) = (parse(promised)?, parse(most)?);
+        let refuse = |why| Err(self.fail(at, value("memory", format!("\"{written}\""), why)));
+        if most == 0 || !most.is_multiple_of(hv_abi::PAGE_SIZE) || most > MAX_MEMORY {
+            return refuse("use a multiple of 4096 bytes up to 64G");
         }
+        if promised == 0 || promised > most {
+            return refuse("an instance is promised the first size, which is the smaller one, as in 1M..16M");
+        }
+        Ok((promised, most))
+    }
+
+    /// What each instance is promised, if that is not all of its memory.
+    pub(super) fn promised_memory(&self, function: &FunctionSection) -> Result<Option<u64>, ConfigError> {
+        let (promised, most) = self.memory(function)?;
+        Ok((promised < most).then_some(promised))
     }
 
     fn stack(&self, function: &FunctionSection) -> Result<Option<u64>, ConfigError> {

@@ -44,7 +44,19 @@ impl Validator<'_> {
             share: self.share(&Processors::of_tenant(tenant))?,
             concurrency,
             queue: tenant.queue.as_ref().map(|queue| *queue.get_ref() as usize),
+            memory: self.tenant_memory(tenant, config)?,
         })
+    }
+
+    fn tenant_memory(&self, tenant: &TenantSection, config: &Config) -> Result<Option<u64>, ConfigError> {
+        let memory = self.size("memory", &tenant.memory)?;
+        if let (Some(at), Some(bytes), Some(most)) = (&tenant.memory, memory, config.memory)
+            && bytes > most
+        {
+            let why = format!("the whole server has memory = {most} bytes; lower this or raise that");
+            return Err(self.fail(at, value("memory", format!("\"{}\"", at.get_ref().0), why)));
+        }
+        Ok(memory)
     }
 
     /// The tenant that a function names.
@@ -69,6 +81,7 @@ impl Validator<'_> {
         &self,
         function: &FunctionSection,
         share: Share,
+        promised: u64,
         tenant: &TenantConfig,
     ) -> Result<(), ConfigError> {
         let has = |what: String| format!("its tenant `{}` has {what}; lower this or raise that", tenant.name);
@@ -82,6 +95,12 @@ impl Validator<'_> {
             && cap > most
         {
             return Err(self.fail(at, value("cap", cap, has(format!("cap = {most}")))));
+        }
+        if let (Some(at), Some(most)) = (&function.memory, tenant.memory)
+            && promised > most
+        {
+            let why = has(format!("memory = {most} bytes for all instances"));
+            return Err(self.fail(at, value("memory", format!("\"{}\"", at.get_ref().0), why)));
         }
         let rate = |quota: Quota| quota.time().as_secs_f64() / quota.period().as_secs_f64();
         if let (Some(at), Some(quota), Some(most)) = (&function.quota, share.quota(), tenant.share.quota())

@@ -12,6 +12,9 @@ use toml::Spanned;
 /// Paths that hv answers itself where there is no `admin`.
 pub(crate) const OWN_PATHS: [&str; 2] = ["/healthz", "/metrics"];
 
+/// Least memory of a server.
+const LEAST_MEMORY: u64 = 64 << 20;
+
 /// Validates the text of a file. Paths in it are relative to `folder`.
 pub(super) fn validate(
     path: &Path,
@@ -87,6 +90,7 @@ impl Deployment {
             cpu_time: DEFAULT_CPU_TIME,
             wall_time: DEFAULT_WALL_TIME,
             ready_time: DEFAULT_READY_TIME,
+            promised_memory: None,
             tenant: None,
             concurrency: DEFAULT_CONCURRENCY,
             console: true,
@@ -253,10 +257,22 @@ impl Validator<'_> {
             header_time: self.time("header_time", &file.header_time)?.unwrap_or(DEFAULT_HEADER_TIME),
             connections: self.count("connections", &file.connections)?.unwrap_or(DEFAULT_CONNECTIONS),
             guests: self.count("guests", &file.guests)?,
+            memory: self.server_memory(&file.memory)?,
             location: Location::File(self.path.into()),
             tenants: Vec::new(),
             functions: Vec::new(),
         })
+    }
+
+    fn server_memory(&self, text: &Option<Spanned<Scalar>>) -> Result<Option<u64>, ConfigError> {
+        let memory = self.size("memory", text)?;
+        if let (Some(at), Some(bytes)) = (text, memory)
+            && bytes < LEAST_MEMORY
+        {
+            let why = "hv itself needs some of it; use at least 64M";
+            return Err(self.fail(at, value("memory", format!("\"{}\"", at.get_ref().0), why)));
+        }
+        Ok(memory)
     }
 
     /// A path of the file, relative to the folder that the file is in.

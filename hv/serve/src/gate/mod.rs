@@ -55,6 +55,8 @@ pub(super) enum Refused {
     TenantFull,
     /// It has waited for `queue_time`.
     Late,
+    /// It has waited for so long, and nothing was missing but memory.
+    NoMemory,
 }
 
 impl Admission {
@@ -65,6 +67,12 @@ impl Admission {
 
     fn turns(&self) -> MutexGuard<'_, Turns<Waiter>> {
         self.turns.lock().expect("no panic while held")
+    }
+
+    /// Sets how many bytes of memory may be promised to requests in guests.
+    pub(super) fn set_memory(&self, bytes: u64) {
+        self.turns().set_memory(bytes);
+        self.give();
     }
 
     /// Gives permits that are free to requests that wait.
@@ -91,7 +99,7 @@ impl TenantGate {
     /// For a function that belongs to no tenant: alone among the tenants.
     pub(super) fn of_one(admission: &Arc<Admission>, function: &FunctionConfig) -> Arc<Self> {
         let weight = function.share.weight();
-        Self::with(admission, Limits { weight, running: usize::MAX, waiting: usize::MAX })
+        Self::with(admission, Limits { weight, running: usize::MAX, waiting: usize::MAX, memory: u64::MAX })
     }
 
     fn with(admission: &Arc<Admission>, limits: Limits) -> Arc<Self> {
@@ -111,6 +119,7 @@ fn limits_of(config: &TenantConfig) -> Limits {
         weight: config.share.weight(),
         running: config.concurrency.unwrap_or(usize::MAX),
         waiting: config.queue.unwrap_or(usize::MAX),
+        memory: config.memory.unwrap_or(u64::MAX),
     }
 }
 
@@ -127,12 +136,13 @@ impl Drop for Place {
 }
 
 impl Gate {
-    /// The permits of a function of this tenant.
-    pub(super) fn new(tenant: Arc<TenantGate>, function: &FunctionConfig) -> Self {
+    /// The permits of a function of this tenant, each of whose guests is promised so much memory.
+    pub(super) fn new(tenant: Arc<TenantGate>, function: &FunctionConfig, memory: u64) -> Self {
         let limits = Limits {
             weight: function.share.weight(),
             running: function.deployment.concurrency,
             waiting: function.queue,
+            memory,
         };
         Self::with(tenant, limits, function.queue_time)
     }
@@ -159,6 +169,7 @@ impl Gate {
         };
         match timeout(self.queue_time, &mut waiting.receiver).await {
             Ok(Ok(permit)) => Ok(permit),
+            _ if self.place.tenant.admission.turns().lacks_memory(self.place.key) => Err(Refused::NoMemory),
             _ => Err(Refused::Late),
         }
     }
@@ -212,8 +223,8 @@ mod tests {
 
     /// A function that is alone among the tenants.
     fn gate(admission: &Arc<Admission>, running: usize, waiting: usize) -> Gate {
-        let any = Limits { weight: 256, running: usize::MAX, waiting: usize::MAX };
-        let limits = Limits { weight: 256, running, waiting };
+        let any = Limits { weight: 256, running: usize::MAX, waiting: usize::MAX, memory: u64::MAX };
+        let limits = Limits { weight: 256, running, waiting, memory: 1 };
         Gate::with(TenantGate::with(admission, any), limits, Duration::from_secs(1))
     }
 

@@ -16,6 +16,8 @@ pub(in crate::gate) struct Limits {
     pub(in crate::gate) running: usize,
     /// Most requests that wait.
     pub(in crate::gate) waiting: usize,
+    /// Of a tenant: most bytes of memory that its requests in guests are promised. Of a function: what one of them is.
+    pub(in crate::gate) memory: u64,
 }
 
 /// Identifies a tenant. Reused after its removal.
@@ -47,6 +49,8 @@ struct Rival<K> {
     limits: Limits,
     running: usize,
     waiting: usize,
+    /// Bytes that its requests in guests are promised.
+    memory: u64,
     /// When it had its last turn.
     turn: u64,
     /// Where it is among those that could use a permit.
@@ -55,11 +59,16 @@ struct Rival<K> {
 
 impl<K: Copy + Ord> Rival<K> {
     fn new(limits: Limits) -> Self {
-        Rival { limits, running: 0, waiting: 0, turn: 0, place: None }
+        Rival { limits, running: 0, waiting: 0, memory: 0, turn: 0, place: None }
     }
 
     fn has_room(&self) -> bool {
         self.running < self.limits.running
+    }
+
+    /// Whether a tenant may have so many more bytes.
+    fn has_memory(&self, bytes: u64) -> bool {
+        self.memory.saturating_add(bytes) <= self.limits.memory
     }
 
     /// Takes it out of the rivals, or puts it where it belongs.
@@ -83,6 +92,7 @@ struct Tenant {
 }
 
 struct Function<W> {
+    /// Its memory is what one request is promised.
     rival: Rival<FunctionKey>,
     tenant: TenantKey,
     /// By the number of their arrival.
@@ -92,6 +102,9 @@ struct Function<W> {
 /// The permits of a server, and the requests that wait for them.
 pub(in crate::gate) struct Turns<W> {
     free: usize,
+    /// Bytes that may be promised to requests in guests, and those that are.
+    memory: u64,
+    promised: u64,
     tenants: Slab<Tenant>,
     functions: Slab<Function<W>>,
     /// Tenants that could use a permit.
@@ -101,10 +114,28 @@ pub(in crate::gate) struct Turns<W> {
 }
 
 impl<W> Turns<W> {
-    /// With so many permits.
+    /// With so many permits, and memory without limit.
     pub(in crate::gate) fn new(permits: usize) -> Self {
         let (tenants, functions) = (Slab::new(), Slab::new());
-        Turns { free: permits, tenants, functions, ready: BTreeSet::new(), count: 0 }
+        let (memory, promised, ready) = (u64::MAX, 0, BTreeSet::new());
+        Turns { free: permits, memory, promised, tenants, functions, ready, count: 0 }
+    }
+
+    /// Sets how many bytes may be promised to requests in guests. [`next`](Self::next) may have something to do then.
+    pub(in crate::gate) fn set_memory(&mut self, bytes: u64) {
+        self.memory = bytes;
+    }
+
+    fn has_memory(&self, bytes: u64) -> bool {
+        self.promised.saturating_add(bytes) <= self.memory
+    }
+
+    /// Whether a request of this function waits for nothing but memory.
+    pub(in crate::gate) fn lacks_memory(&self, key: FunctionKey) -> bool {
+        let Function { rival, tenant, .. } = &self.functions[key.0];
+        let (needed, tenant) = (rival.limits.memory, &self.tenants[tenant.0].rival);
+        let room = self.free > 0 && rival.has_room() && tenant.has_room();
+        room && !(self.has_memory(needed) && tenant.has_memory(needed))
     }
 
     pub(in crate::gate) fn add_tenant(&mut self, limits: Limits) -> TenantKey {
@@ -140,7 +171,10 @@ impl<W> Turns<W> {
         let function = &self.functions[key.0];
         let tenant = &self.tenants[function.tenant.0].rival;
         let own = &function.rival;
-        if self.free > 0 && own.waiting == 0 && own.has_room() && tenant.has_room() {
+        let needed = own.limits.memory;
+        // Where others wait for memory, a small request does not pass a large one.
+        let memory = self.ready.is_empty() && self.has_memory(needed) && tenant.has_memory(needed);
+        if self.free > 0 && memory && own.waiting == 0 && own.has_room() && tenant.has_room() {
             self.give(key);
             Entry::Now
         } else if own.waiting >= own.limits.waiting {
@@ -177,8 +211,12 @@ impl<W> Turns<W> {
     pub(in crate::gate) fn leave(&mut self, key: FunctionKey) {
         self.free += 1;
         let function = &mut self.functions[key.0];
+        let needed = function.rival.limits.memory;
         function.rival.running -= 1;
-        self.tenants[function.tenant.0].rival.running -= 1;
+        let tenant = &mut self.tenants[function.tenant.0].rival;
+        tenant.running -= 1;
+        tenant.memory -= needed;
+        self.promised -= needed;
         self.update(key);
     }
 
@@ -189,6 +227,9 @@ impl<W> Turns<W> {
         }
         let &(_, _, tenant) = self.ready.first()?;
         let &(_, _, key) = self.tenants[tenant.0].ready.first()?;
+        if !self.has_memory(self.functions[key.0].rival.limits.memory) {
+            return None;
+        }
         let function = &mut self.functions[key.0];
         let (_, waiter) = function.waiting.pop_first()?;
         function.rival.waiting -= 1;
@@ -207,6 +248,8 @@ impl<W> Turns<W> {
         self.count += 1;
         let function = &mut self.functions[key.0];
         let tenant = &mut self.tenants[function.tenant.0].rival;
+        tenant.memory += function.rival.limits.memory;
+        self.promised += function.rival.limits.memory;
         for (running, turn) in
             [(&mut function.rival.running, &mut function.rival.turn), (&mut tenant.running, &mut tenant.turn)]
         {
@@ -226,7 +269,8 @@ impl<W> Turns<W> {
 
     fn update_tenant(&mut self, key: TenantKey) {
         let Tenant { rival, ready } = &mut self.tenants[key.0];
-        let could_use = !ready.is_empty() && rival.has_room();
+        let first = ready.first().map(|(.., function)| self.functions[function.0].rival.limits.memory);
+        let could_use = rival.has_room() && first.is_some_and(|needed| rival.has_memory(needed));
         rival.stand(key, &mut self.ready, could_use);
     }
 }

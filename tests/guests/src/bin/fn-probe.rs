@@ -125,7 +125,7 @@ async fn answer(mut request: Request<'_>, registers: &Registers) -> Result<Respo
         "/env" => {
             env::vars().map(|(key, value)| format!("{key}={value}\n")).collect::<String>().into_response()
         }
-        "/touch" => touch(number("pages", 1) as usize).into_response(),
+        path if path.ends_with("/touch") => touch(number("pages", 1) as usize).into_response(),
         "/segments" => {
             spoil_segments();
             "spoiled\n".into_response()

@@ -5,8 +5,13 @@ use proptest::prelude::*;
 
 const MANY: usize = 1 << 30;
 
+/// A tenant with so many requests at a time, as far as it is up to its own limits.
+fn tenant(running: usize) -> Limits {
+    Limits { memory: u64::MAX, ..limits(running) }
+}
+
 fn limits(running: usize) -> Limits {
-    Limits { weight: 256, running, waiting: MANY }
+    Limits { weight: 256, running, waiting: MANY, memory: 1 }
 }
 
 /// Functions that send requests without end; a request takes so many steps. Returns how many of each ended.
@@ -60,7 +65,7 @@ impl Load {
 #[test]
 fn one_client_beside_many_gets_the_next_permit() {
     let mut load = Load::new(8);
-    let (many, one) = (load.turns.add_tenant(limits(MANY)), load.turns.add_tenant(limits(MANY)));
+    let (many, one) = (load.turns.add_tenant(tenant(MANY)), load.turns.add_tenant(tenant(MANY)));
     load.function(many, 64, 5);
     load.function(one, 1, 5);
     load.run(5000);
@@ -72,8 +77,8 @@ fn one_client_beside_many_gets_the_next_permit() {
 #[test]
 fn permits_are_shared_by_weight_between_tenants_and_then_functions() {
     let mut load = Load::new(12);
-    let a = load.turns.add_tenant(Limits { weight: 512, ..limits(MANY) });
-    let b = load.turns.add_tenant(limits(MANY));
+    let a = load.turns.add_tenant(Limits { weight: 512, ..tenant(MANY) });
+    let b = load.turns.add_tenant(tenant(MANY));
     load.function(a, 20, 3);
     load.function(b, 20, 3);
     load.function(b, 20, 3);
@@ -91,10 +96,10 @@ fn permits_are_shared_by_weight_between_tenants_and_then_functions() {
 #[test]
 fn a_tenant_has_its_own_permits_and_places() {
     let mut turns = Turns::new(10);
-    let a = turns.add_tenant(Limits { weight: 256, running: 2, waiting: 3 });
-    let b = turns.add_tenant(limits(MANY));
+    let a = turns.add_tenant(Limits { waiting: 3, ..tenant(2) });
+    let b = turns.add_tenant(tenant(MANY));
     let one = turns.add_function(a, limits(MANY));
-    let two = turns.add_function(a, Limits { weight: 256, running: 1, waiting: 1 });
+    let two = turns.add_function(a, Limits { waiting: 1, ..limits(1) });
     let other = turns.add_function(b, limits(MANY));
     assert_eq!([turns.enter(one), turns.enter(two)], [Entry::Now; 2]);
     assert_eq!(turns.enter(two), Entry::Wait);
@@ -114,14 +119,14 @@ fn a_tenant_has_its_own_permits_and_places() {
     turns.leave(two);
     assert_eq!((turns.next(), turns.next()), (Some(2), None));
     // A tenant that may have more has it at once.
-    turns.limit_tenant(a, limits(MANY));
+    turns.limit_tenant(a, tenant(MANY));
     assert_eq!((turns.next(), turns.next()), (Some(1), None));
 }
 
 #[test]
 fn who_gives_up_takes_no_turn() {
     let mut turns = Turns::new(1);
-    let tenant = turns.add_tenant(limits(MANY));
+    let tenant = turns.add_tenant(tenant(MANY));
     let function = turns.add_function(tenant, limits(MANY));
     assert_eq!(turns.enter(function), Entry::Now);
     let first = turns.wait(function, 1);
@@ -136,6 +141,36 @@ fn who_gives_up_takes_no_turn() {
     assert!(turns.ready.is_empty() && turns.free == 1);
 }
 
+#[test]
+fn memory_is_promised_as_permits_are() {
+    let mut turns = Turns::new(10);
+    turns.set_memory(10);
+    let a = turns.add_tenant(Limits { memory: 6, ..tenant(MANY) });
+    let b = turns.add_tenant(tenant(MANY));
+    let small = turns.add_function(a, Limits { memory: 2, ..limits(MANY) });
+    let large = turns.add_function(b, Limits { memory: 6, ..limits(MANY) });
+    assert_eq!([turns.enter(small), turns.enter(small), turns.enter(small)], [Entry::Now; 3]);
+    // The tenant has no more, the server has.
+    assert_eq!(turns.enter(small), Entry::Wait);
+    turns.wait(small, 1);
+    assert!(turns.lacks_memory(small));
+    assert_eq!(turns.enter(large), Entry::Wait);
+    turns.wait(large, 2);
+    assert!(turns.lacks_memory(large));
+    assert_eq!(turns.next(), None);
+    // The other tenant has none yet: it is its turn, and what is too little for it is not for others.
+    turns.leave(small);
+    assert_eq!(turns.next(), Some(2));
+    turns.leave(small);
+    assert_eq!((turns.next(), turns.next()), (Some(1), None));
+    assert_eq!(turns.enter(large), Entry::Wait);
+    turns.wait(large, 3);
+    assert_eq!(turns.enter(small), Entry::Wait, "one that is larger waits before it");
+    turns.wait(small, 4);
+    turns.set_memory(100);
+    assert_eq!((turns.next(), turns.next(), turns.next()), (Some(3), Some(4), None));
+}
+
 proptest! {
     /// Whatever comes and goes: no permit is free while a request waits that may have it, none is lost, and no limit
     /// is exceeded.
@@ -147,13 +182,14 @@ proptest! {
         steps in prop::collection::vec((0usize..6, 0u8..3), 0..200),
     ) {
         let mut turns = Turns::new(permits);
-        let limits = |&(running, waiting): &(usize, usize)| Limits { weight: 256, running, waiting };
+        let limits = |&(running, waiting): &(usize, usize)| Limits { waiting, ..tenant(running) };
+        let of_function = |running, waiting| Limits { waiting, ..super::tests::limits(running) };
         let tenant_keys: Vec<_> = tenants.iter().map(|tenant| turns.add_tenant(limits(tenant))).collect();
         let functions: Vec<_> =
             functions.iter().map(|&(tenant, running, waiting)| (tenant % tenants.len(), running, waiting)).collect();
         let keys: Vec<_> = functions
             .iter()
-            .map(|&(tenant, running, waiting)| turns.add_function(tenant_keys[tenant], limits(&(running, waiting))))
+            .map(|&(tenant, running, waiting)| turns.add_function(tenant_keys[tenant], of_function(running, waiting)))
             .collect();
         let mut running = vec![0; keys.len()];
         let mut waiting: Vec<Vec<u64>> = vec![vec![]; keys.len()];
