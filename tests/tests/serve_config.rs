@@ -144,6 +144,17 @@ fn limits(platform: Platform) {
     bad(platform, &many, 5, &["concurrency = 11", "guests = 10", "lower this or raise that"]);
     bad(platform, "guests = 0\n", 1, &["guests = 0", "1 or more"]);
     bad(platform, "connections = 0\n", 1, &["connections = 0", "1 or more"]);
+    for (key, parts) in [
+        ("client_connections = 0", ["client_connections = 0", "1 or more"]),
+        (
+            "client_connections = 1025",
+            ["client_connections = 1025", "the whole server has connections = 1024"],
+        ),
+        ("client_rate = 0", ["client_rate = 0", "1 or more"]),
+        ("client_rate = 1000001", ["client_rate = 1000001", "at most 1000000"]),
+    ] {
+        bad(platform, &format!("{key}\n"), 1, &parts);
+    }
     bad(platform, "drain = \"0s\"\n", 1, &["drain", "at least 1ms"]);
 }
 

@@ -1,6 +1,7 @@
 //! One connection of a client: its protocol, its requests, its end.
 #![forbid(unsafe_code)]
 
+use super::clients::{Clients, Seat, TooMany};
 use super::handler::{self, Peer};
 use super::listener::{GRACE, ListenerKind, drained};
 use super::reply::Reply;
@@ -13,10 +14,10 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use std::convert::Infallible;
 use std::error::Error;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
@@ -84,8 +85,32 @@ impl Speaker {
         Speaker { server, http1, http2, header_time, drain }
     }
 
+    pub(super) fn clients(&self) -> &Clients {
+        &self.server.clients
+    }
+
+    /// The place of a client that has connected, unless it has too many. hv's own pages have no such limit.
+    pub(super) fn seat(
+        &self,
+        kind: ListenerKind,
+        client: IpAddr,
+        state: &Arc<ConnectionState>,
+    ) -> Result<Option<Seat>, TooMany> {
+        if kind == ListenerKind::Admin {
+            return Ok(None);
+        }
+        let seat = self.server.clients.connect(client, state, Instant::now());
+        seat.map(Some).inspect_err(|TooMany| self.server.telemetry.metrics.refused_connections.inc())
+    }
+
     /// Serves one connection until it is closed by either side.
-    pub(super) async fn converse(self, stream: TcpStream, client: SocketAddr, kind: ListenerKind) {
+    pub(super) async fn converse(
+        self,
+        stream: TcpStream,
+        client: SocketAddr,
+        kind: ListenerKind,
+        state: Arc<ConnectionState>,
+    ) {
         // Answers are written whole; the kernel ends a connection whose client takes nothing.
         let prepared = stream.set_nodelay(true).and_then(|()| {
             let stuck = u32::try_from(STUCK.as_millis()).unwrap_or(u32::MAX);
@@ -97,7 +122,7 @@ impl Speaker {
         }
         let metrics = &self.server.telemetry.metrics;
         metrics.connections.inc();
-        if let Err(error) = self.speak(stream, client, kind).await {
+        if let Err(error) = self.speak(stream, client, kind, &state).await {
             tracing::debug!("connection of {client}: {error}");
         }
         metrics.connections.dec();
@@ -108,14 +133,22 @@ impl Speaker {
         stream: TcpStream,
         client: SocketAddr,
         kind: ListenerKind,
+        state: &Arc<ConnectionState>,
     ) -> Result<(), Box<dyn Error + Send + Sync>> {
-        let state = Arc::<ConnectionState>::default();
-        let stream = match kind {
-            ListenerKind::PublicTls => Stream::Tls(Box::new(self.handshake(stream).await?)),
-            ListenerKind::Public | ListenerKind::Admin => Stream::Plain(stream),
+        let begin = async {
+            let stream = match kind {
+                ListenerKind::PublicTls => Stream::Tls(Box::new(self.handshake(stream).await?)),
+                ListenerKind::Public | ListenerKind::Admin => Stream::Plain(stream),
+            };
+            let mut transport = Transport::new(stream, state.clone());
+            let protocol = timeout(self.header_time, transport.protocol()).await??;
+            Ok::<_, Box<dyn Error + Send + Sync>>(protocol.map(|protocol| (transport, protocol)))
         };
-        let mut transport = Transport::new(stream, state.clone());
-        let Some(protocol) = timeout(self.header_time, transport.protocol()).await?? else { return Ok(()) };
+        let begun = tokio::select! {
+            begun = begin => begun?,
+            () = state.told_to_end() => None,
+        };
+        let Some((transport, protocol)) = begun else { return Ok(()) };
         let service = {
             let (server, state) = (self.server.clone(), state.clone());
             service_fn(move |request: Request<Incoming>| {
@@ -129,13 +162,13 @@ impl Speaker {
         match protocol {
             Protocol::Http1 => {
                 let connection = pin!(self.http1.serve_connection(io, service).with_upgrades());
-                self.until_end(connection, &state, None).await?;
+                self.until_end(connection, state, None).await?;
                 // It may go on with another protocol.
                 state.idle().await;
             }
             Protocol::Http2 => {
                 let connection = pin!(self.http2.serve_connection(io, service));
-                self.until_end(connection, &state, Some(self.header_time)).await?;
+                self.until_end(connection, state, Some(self.header_time)).await?;
             }
         }
         Ok(())
@@ -166,6 +199,7 @@ impl Speaker {
                     let _ = timeout(GRACE, state.busy()).await;
                 }
                 () = idle(state, idle_time) => {}
+                () = state.told_to_end() => {}
             }
         };
         tokio::select! {

@@ -28,6 +28,7 @@ use std::error::Error;
 use std::future::poll_fn;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// The header with the id of the crash in the log.
 const CRASH_ID: HeaderName = HeaderName::from_static("x-crash-id");
@@ -57,6 +58,12 @@ pub(super) async fn handle(
             server.refusals().wait().await;
             say(refusal, upload.as_ref(), record)
         }
+        (None, ListenerKind::Public | ListenerKind::PublicTls)
+            if let Err(wait) = server.clients.ask(peer.client, Instant::now()) =>
+        {
+            server.refusals().wait().await;
+            say(too_often(wait), upload.as_ref(), record)
+        }
         (None, ListenerKind::Public | ListenerKind::PublicTls) => {
             if kind == ListenerKind::PublicTls {
                 parts.headers.insert(head::FORWARDED_PROTO, HeaderValue::from_static("https"));
@@ -75,6 +82,12 @@ pub(super) async fn handle(
     }
     response.body_mut().belongs_to(peer.in_flight, version);
     response
+}
+
+/// The answer to a client that asks more often than it may.
+fn too_often(wait: Duration) -> FrontResponse {
+    let text = "too many requests of this client";
+    FrontResponse::new(StatusCode::TOO_MANY_REQUESTS, text).retry_after(wait.as_secs() + 1)
 }
 
 /// Answers a request on a listener of functions.

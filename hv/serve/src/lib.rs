@@ -11,6 +11,7 @@
 //! they say comes through an `exchange`, where they never wait.
 #![forbid(unsafe_code)]
 
+mod clients;
 pub mod config;
 mod connection;
 mod console;
@@ -51,6 +52,7 @@ mod upgrade;
 mod upload;
 mod usage_metrics;
 
+pub use clients::ClientLimits;
 pub use deploy::DeployError;
 pub use error::ServeError;
 pub use memory::{MemoryBudget, budget};

@@ -1,15 +1,18 @@
 //! Connections of clients: accepted, counted, and waited for.
 #![forbid(unsafe_code)]
 
+use super::clients::Clients;
 use super::connection::Speaker;
 use super::error::ServeError;
 use super::server::Server;
+use super::transport::ConnectionState;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::timeout;
 
 /// Connections that the kernel keeps until they are accepted.
 const BACKLOG: u32 = 1024;
@@ -124,21 +127,23 @@ impl Connections {
     }
 
     /// Accepts connections: those of clients until the server drains, and a little longer for those that did not
-    /// know yet; those to hv's own pages until it ends. Beyond the most that may be open, clients wait in the
-    /// kernel's backlog.
+    /// know yet; those to hv's own pages until it ends. Beyond the most that may be open, one that is idle ends for the next;
+    /// if none is, clients wait in the kernel's backlog.
     pub(super) async fn accept(self, listener: TcpListener, kind: ListenerKind) {
         let Connections { speaker, permits, admin_permits, mut drain, open } = self;
         let permits = if kind == ListenerKind::Admin { admin_permits } else { permits };
         let serve = async {
             loop {
-                let permit = permits.clone().acquire_owned().await.expect("nobody closes the semaphore");
                 match listener.accept().await {
                     Ok((stream, client)) => {
+                        let state = Arc::<ConnectionState>::default();
+                        let Ok(seat) = speaker.seat(kind, client.ip(), &state) else { continue };
+                        let permit = room(&permits, speaker.clients()).await;
                         let speaker = speaker.clone();
                         let place = (kind != ListenerKind::Admin).then(|| OpenConnection::new(open.clone()));
                         tokio::spawn(async move {
-                            speaker.converse(stream, client, kind).await;
-                            drop((permit, place));
+                            speaker.converse(stream, client, kind, state).await;
+                            drop((permit, place, seat));
                         });
                     }
                     Err(error) => {
@@ -160,6 +165,22 @@ impl Connections {
             biased;
             () = serve => {}
             () = until => {}
+        }
+    }
+}
+
+/// How often it is looked whether a connection has become idle, while none was.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// A permit for a connection. If there is none, the one that has been idle the longest has to end.
+async fn room(permits: &Arc<Semaphore>, clients: &Clients) -> OwnedSemaphorePermit {
+    if let Ok(permit) = permits.clone().try_acquire_owned() {
+        return permit;
+    }
+    loop {
+        clients.end_idle();
+        if let Ok(permit) = timeout(LOOK, permits.clone().acquire_owned()).await {
+            return permit.expect("nobody closes the semaphore");
         }
     }
 }

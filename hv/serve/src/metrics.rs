@@ -29,6 +29,7 @@ pub(super) struct Metrics {
     running: IntGauge,
     pub(super) connections: IntGauge,
     pub(super) handshakes_failed: IntCounter,
+    pub(super) refused_connections: IntCounter,
     reloads: IntCounterVec,
     failures: IntCounterVec,
 }
@@ -102,6 +103,13 @@ impl Metrics {
             connections: registered(
                 &registry,
                 IntGauge::new("hv_connections", "Connections of clients that are open."),
+            ),
+            refused_connections: registered(
+                &registry,
+                IntCounter::new(
+                    "hv_connections_refused_total",
+                    "Connections of clients that had as many as they may have.",
+                ),
             ),
             handshakes_failed: registered(
                 &registry,

@@ -24,7 +24,7 @@ use hv_jail::Kind;
 use std::error::Error;
 use std::io;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -365,6 +365,8 @@ fn fixed_changes(old: &Config, new: &Config) -> Vec<&'static str> {
         ("log_format", old.log_format != new.log_format),
         ("header_time", old.header_time != new.header_time),
         ("connections", old.connections != new.connections),
+        ("client_connections", old.client_limits.connections != new.client_limits.connections),
+        ("client_rate", old.client_limits.rate != new.client_limits.rate),
         ("guests", old.guests != new.guests),
         ("memory", old.memory != new.memory),
     ];
@@ -379,6 +381,7 @@ async fn reap(server: Arc<Server>) {
     loop {
         interval.tick().await;
         server.table().reap();
+        server.clients.forget(Instant::now());
         let now = SystemTime::now();
         if now.duration_since(told).is_ok_and(|time| time >= DAY) {
             told = now;

@@ -1,6 +1,7 @@
 //! The state that all connections of a server share.
 #![forbid(unsafe_code)]
 
+use super::clients::Clients;
 use super::head;
 use super::pace::{Pace, PacedText};
 use super::record::{Ids, Record, Telemetry};
@@ -18,6 +19,7 @@ pub(super) struct Server {
     pub(super) server_context: ServerContext,
     pub(super) telemetry: Arc<Telemetry>,
     pub(super) tls: Arc<Tls>,
+    pub(super) clients: Arc<Clients>,
     table: RwLock<Arc<Table>>,
     draining: AtomicBool,
     /// Makes ids for requests without one.
@@ -40,12 +42,14 @@ impl Server {
     ) -> Server {
         let has_admin = table.config.admin.is_some();
         let discard_time = table.config.header_time;
+        let clients = Clients::new(table.config.client_limits);
         let (ids, metrics) = (Ids::new(process), PacedText::default());
         let table = RwLock::new(Arc::new(table));
         Server {
             server_context,
             telemetry,
             tls,
+            clients,
             table,
             draining: AtomicBool::new(false),
             ids,

@@ -6,19 +6,24 @@ use bytes::{Bytes, BytesMut};
 use rustix::net::sockopt::set_socket_linger;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio_rustls::server::TlsStream;
 
 /// What those who answer requests say of the connection as a whole, and it of them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct ConnectionState {
     running: AtomicUsize,
+    /// Since when no request has been answered, if none is.
+    idle_since: Mutex<Instant>,
+    /// It is to end for others, as soon as it is idle.
+    ending: AtomicBool,
+    told: Notify,
     /// Told at the beginning of each request.
     began: Notify,
     /// Told at the end of each.
@@ -27,7 +32,46 @@ pub(super) struct ConnectionState {
     upgraded: AtomicBool,
 }
 
+impl Default for ConnectionState {
+    fn default() -> Self {
+        ConnectionState {
+            running: AtomicUsize::new(0),
+            idle_since: Mutex::new(Instant::now()),
+            ending: AtomicBool::new(false),
+            told: Notify::new(),
+            began: Notify::new(),
+            ended: Notify::new(),
+            cut: AtomicBool::new(false),
+            upgraded: AtomicBool::new(false),
+        }
+    }
+}
+
 impl ConnectionState {
+    /// Since when it has been idle, unless it is busy or about to end.
+    pub(super) fn idle_since(&self) -> Option<Instant> {
+        let is_idle = self.is_idle() && !self.is_ending();
+        is_idle.then(|| *self.idle_since.lock().expect("no panic while held"))
+    }
+
+    /// Has it end, behind a request that may just have come.
+    pub(super) fn end(&self) {
+        self.ending.store(true, Ordering::Relaxed);
+        self.told.notify_one();
+    }
+
+    /// Whether it was told to end.
+    pub(super) fn is_ending(&self) -> bool {
+        self.ending.load(Ordering::Relaxed)
+    }
+
+    /// Waits until it is told to end.
+    pub(super) async fn told_to_end(&self) {
+        while !self.is_ending() {
+            self.told.notified().await;
+        }
+    }
+
     /// A request has come.
     pub(super) fn begin(self: &Arc<Self>) -> InFlight {
         self.running.fetch_add(1, Ordering::Relaxed);
@@ -74,7 +118,9 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.running.fetch_sub(1, Ordering::Relaxed);
+        if self.0.running.fetch_sub(1, Ordering::Relaxed) == 1 {
+            *self.0.idle_since.lock().expect("no panic while held") = Instant::now();
+        }
         self.0.ended.notify_one();
     }
 }

@@ -20,6 +20,8 @@ pub(super) struct File {
     pub(super) drain: Option<Spanned<Scalar>>,
     pub(super) header_time: Option<Spanned<Scalar>>,
     pub(super) connections: Option<Spanned<u32>>,
+    pub(super) client_connections: Option<Spanned<u32>>,
+    pub(super) client_rate: Option<Spanned<u32>>,
     pub(super) guests: Option<Spanned<u32>>,
     pub(super) memory: Option<Spanned<Scalar>>,
     #[serde(default)]

@@ -14,6 +14,7 @@ mod validate;
 
 pub use error::{ConfigError, Location, Overlap, Problem};
 
+use super::clients::ClientLimits;
 use http::Method;
 use hv_core::device::block::DiskSpec;
 use hv_core::sched::Share;
@@ -70,6 +71,8 @@ pub struct Config {
     pub header_time: Duration,
     /// Most connections at a time.
     pub connections: usize,
+    /// What each client may take.
+    pub client_limits: ClientLimits,
     /// Most requests in guests at a time; `None`: [`DEFAULT_GUESTS`], or what one function asks for.
     pub guests: Option<usize>,
     /// Bytes of memory for hv and all guests; `None`: what its control group allows.

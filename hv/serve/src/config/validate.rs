@@ -12,6 +12,9 @@ use toml::Spanned;
 /// Paths that hv answers itself where there is no `admin`.
 pub(crate) const OWN_PATHS: [&str; 2] = ["/healthz", "/metrics"];
 
+/// Most requests a second that a client can be limited to.
+const MAX_RATE: u32 = 1_000_000;
+
 /// Least memory of a server.
 const LEAST_MEMORY: u64 = 64 << 20;
 
@@ -256,12 +259,35 @@ impl Validator<'_> {
             drain: self.time("drain", &file.drain)?.unwrap_or(DEFAULT_DRAIN),
             header_time: self.time("header_time", &file.header_time)?.unwrap_or(DEFAULT_HEADER_TIME),
             connections: self.count("connections", &file.connections)?.unwrap_or(DEFAULT_CONNECTIONS),
+            client_limits: self.client_limits(file)?,
             guests: self.count("guests", &file.guests)?,
             memory: self.server_memory(&file.memory)?,
             location: Location::File(self.path.into()),
             tenants: Vec::new(),
             functions: Vec::new(),
         })
+    }
+
+    fn client_limits(&self, file: &File) -> Result<ClientLimits, ConfigError> {
+        let connections = self.count("client_connections", &file.client_connections)?;
+        let all = file.connections.as_ref().map_or(DEFAULT_CONNECTIONS, |all| *all.get_ref() as usize);
+        if let (Some(at), Some(own)) = (&file.client_connections, connections)
+            && own > all
+        {
+            let why = format!("the whole server has connections = {all}; lower this or raise that");
+            return Err(self.fail(at, value("client_connections", own, why)));
+        }
+        self.count("client_rate", &file.client_rate)?;
+        let rate = file.client_rate.as_ref().map(|rate| *rate.get_ref());
+        if let (Some(at), Some(rate)) = (&file.client_rate, rate)
+            && rate > MAX_RATE
+        {
+            return Err(self.fail(
+                at,
+                value("client_rate", rate, "use at most 1000000 requests a second, or remove it"),
+            ));
+        }
+        Ok(ClientLimits { connections, rate })
     }
 
     fn server_memory(&self, text: &Option<Spanned<Scalar>>) -> Result<Option<u64>, ConfigError> {
