@@ -1,7 +1,9 @@
 //! The engine: what the guests of one process share.
 
 use crate::background::Background;
-use crate::budget::{self, Budget, BudgetError, Keeper, MemoryPromise};
+pub use crate::budget::{BudgetError, MemoryPromise};
+
+use crate::budget::{self, Budget, Keeper};
 use crate::platform::{Platform, PlatformError};
 use crate::reactor::{Reactor, Registrar, Source};
 use crate::sched::{Group, Scheduler, Share};

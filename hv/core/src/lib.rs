@@ -22,7 +22,7 @@ pub mod reactor;
 pub mod sched;
 pub mod snapshot;
 
-pub use budget::{BudgetError, MemoryPromise};
+pub use budget::BudgetError;
 pub use domain::{Builder, Controller, Guest, Outcome, Restore, StartError, Stop};
 pub use engine::Engine;
 pub use loader::Image;

@@ -1,8 +1,9 @@
 //! A request under way, as its sender sees it.
 
+use super::instance::Begun;
 use super::{Instance, RequestUsage};
 use hv_core::device::function::Answer;
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 /// A request that is being answered. Dropping it before the answer is complete
 /// cancels it.
@@ -12,8 +13,8 @@ pub struct Call {
 }
 
 enum CallTarget {
-    /// In this exchange of this instance.
-    Running(Weak<Instance>, u64),
+    /// In an instance.
+    Running(Begun),
     /// Waiting for an instance at first.
     Pending(Arc<PendingCall>),
 }
@@ -30,7 +31,7 @@ enum PendingState {
         /// The sender was told that there is no room.
         waits: bool,
     },
-    Running(Weak<Instance>, u64),
+    Running(Begun),
     Cancelled,
 }
 
@@ -55,8 +56,9 @@ impl PendingCall {
         if waits {
             answer.writable();
         }
-        let number = instance.begin(&head, answer);
-        *state = PendingState::Running(Arc::downgrade(instance), number);
+        let begun = instance.begin(&head, answer);
+        let number = begun.exchange;
+        *state = PendingState::Running(begun);
         drop(state);
         if ended {
             instance.device.finish(number, true);
@@ -74,23 +76,32 @@ impl PendingCall {
 }
 
 impl Call {
-    pub(super) fn running(instance: &Arc<Instance>, number: u64) -> Self {
-        Call { target: CallTarget::Running(Arc::downgrade(instance), number), complete: false }
+    pub(super) fn running(begun: Begun) -> Self {
+        Call { target: CallTarget::Running(begun), complete: false }
     }
 
     pub(super) fn starting(pending: Arc<PendingCall>) -> Self {
         Call { target: CallTarget::Pending(pending), complete: false }
     }
 
-    /// The instance that answers the request, once there is one.
-    fn instance(&self) -> Option<(Arc<Instance>, u64)> {
+    /// The request in its instance, once there is one.
+    fn begun(&self) -> Option<Begun> {
         match &self.target {
-            CallTarget::Running(instance, number) => Some((instance.upgrade()?, *number)),
+            CallTarget::Running(begun) => Some(begun.clone()),
             CallTarget::Pending(pending) => match &*pending.state() {
-                PendingState::Running(instance, number) => Some((instance.upgrade()?, *number)),
+                PendingState::Running(begun) => Some(begun.clone()),
                 _ => None,
             },
         }
+    }
+
+    /// The instance that answers the request, once there is one.
+    fn instance(&self) -> Option<(Arc<Instance>, u64)> {
+        let begun = match &self.target {
+            CallTarget::Running(begun) => return Some((begun.instance()?, begun.exchange)),
+            CallTarget::Pending(_) => self.begun()?,
+        };
+        Some((begun.instance()?, begun.exchange))
     }
 
     /// Whether no virtual machine was waiting: one had to be made.
@@ -133,8 +144,7 @@ impl Call {
 
     /// What the guest has used for this request.
     pub fn usage(&self) -> Option<RequestUsage> {
-        let (instance, number) = self.instance()?;
-        instance.request_usage(number)
+        self.begun()?.usage()
     }
 }
 

@@ -38,6 +38,28 @@ struct Request {
     before: RequestUsage,
     /// Why hv ends the guest.
     reason: Option<Failure>,
+    /// What was used for it, once it is over.
+    used: Arc<OnceLock<RequestUsage>>,
+}
+
+/// A request that has begun.
+#[derive(Clone)]
+pub(super) struct Begun {
+    pub(super) instance: Weak<Instance>,
+    pub(super) exchange: u64,
+    used: Arc<OnceLock<RequestUsage>>,
+}
+
+impl Begun {
+    pub(super) fn instance(&self) -> Option<Arc<Instance>> {
+        self.instance.upgrade()
+    }
+
+    /// What was used for it so far. The machine may be at another request by now.
+    pub(super) fn usage(&self) -> Option<RequestUsage> {
+        let so_far = || self.instance()?.request_usage(self.exchange);
+        self.used.get().copied().or_else(so_far).or_else(|| self.used.get().copied())
+    }
 }
 
 impl Instance {
@@ -88,23 +110,26 @@ impl Instance {
         self.request.lock().expect("no panic while held")
     }
 
-    /// Begins a request, in an instance that is idle. Returns its number.
-    pub(super) fn begin(self: &Arc<Self>, head: &[u8], mut answer: Box<dyn Answer>) -> u64 {
+    /// Begins a request, in an instance that is idle.
+    pub(super) fn begin(self: &Arc<Self>, head: &[u8], mut answer: Box<dyn Answer>) -> Begun {
+        let used = Arc::default();
+        let begun = |exchange, used| Begun { instance: Arc::downgrade(self), exchange, used };
         let (Some(guest), Some(inner)) = (self.guest(), self.inner.upgrade()) else {
             answer.failed(Failure::Stopped);
-            return 0;
+            return begun(0, used);
         };
         let exchange = {
             let mut request = self.request();
             request.began = Some(Instant::now());
             request.before = RequestUsage::read(&guest);
             request.reason = None;
+            request.used = Arc::clone(&used);
             if inner.options.isolation == Isolation::Request && self.used.swap(true, Ordering::SeqCst) {
                 if let Err(error) = guest.assign_identity() {
                     drop(request);
                     answer.failed(Failure::NoRoom(Box::new(StartError::Random(error))));
                     self.stop(Failure::Stopped);
-                    return 0;
+                    return begun(0, used);
                 }
             } else {
                 guest.set_running();
@@ -114,7 +139,13 @@ impl Instance {
         };
         inner.pool_manager.watch(self, exchange);
         guest.wake();
-        exchange
+        begun(exchange, used)
+    }
+
+    /// The request is over: what was used for it stays known.
+    fn note_used(&self, guest: &Guest) {
+        let request = self.request();
+        let _ = request.used.set(RequestUsage::read(guest).since(request.before));
     }
 
     /// Resumes the guest, which may wait for room.
@@ -217,6 +248,7 @@ impl Instance {
         let settled = self.settled.swap(false, Ordering::SeqCst);
         let Some(guest) = self.guest() else { return };
         if !settled {
+            self.note_used(&guest);
             drop(self.device.take());
             // After that: see `stop_request`.
             let began = self.request().began;
@@ -258,6 +290,9 @@ impl Instance {
 
     fn ended(self: Arc<Self>, inner: &Arc<Inner>, outcome: &Outcome) {
         let reason = self.request().reason.take();
+        if let Some(guest) = self.guest() {
+            self.note_used(&guest);
+        }
         if matches!((&reason, outcome), (None, Outcome::Crashed(_))) {
             inner.backoff().crashed(Instant::now());
         }

@@ -28,11 +28,10 @@ pub use usage::RequestUsage;
 
 use backoff::Backoff;
 use call::PendingCall;
-use hv_core::MemoryPromise;
 use hv_core::device::block::Disk;
 use hv_core::device::console::Output;
 use hv_core::domain::Usage;
-use hv_core::engine::Engine;
+use hv_core::engine::{Engine, MemoryPromise};
 use hv_core::sched::{Group, Share};
 use hv_core::snapshot::Snapshot;
 use instance::Instance;
@@ -153,7 +152,7 @@ impl Function {
             if let Some((instance, _)) = pool.idle.pop() {
                 drop(pool);
                 inner.totals.warm();
-                return Ok(Call::running(&instance, instance.begin(head, answer)));
+                return Ok(Call::running(instance.begin(head, answer)));
             }
             if pool.live.len() >= inner.options.instances {
                 return Err(Failure::Full);

@@ -7,7 +7,7 @@ use super::listener::{GRACE, ListenerKind, drained};
 use super::reply::Reply;
 use super::server::Server;
 use super::transport::{ConnectionState, Protocol, Stream, Transport};
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -123,9 +123,24 @@ impl Speaker {
         let metrics = &self.server.telemetry.metrics;
         metrics.connections.inc();
         if let Err(error) = self.speak(stream, client, kind, &state).await {
-            tracing::debug!("connection of {client}: {error}");
+            self.note_end(client, error.as_ref());
         }
         metrics.connections.dec();
+    }
+
+    /// A connection has ended with an error. What hyper refuses, nobody else has seen.
+    fn note_end(&self, client: SocketAddr, error: &(dyn Error + 'static)) {
+        tracing::debug!("connection of {client}: {error}");
+        if let Some(error) = error.downcast_ref::<hyper::Error>()
+            && error.is_parse()
+        {
+            let status = if error.is_parse_too_large() {
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+            } else {
+                StatusCode::BAD_REQUEST
+            };
+            self.server.record_refused(client.ip(), status);
+        }
     }
 
     async fn speak(

@@ -4,7 +4,7 @@
 use super::config::{ConfigError, Location};
 use super::deploy::DeployError;
 use super::tls::CertificateError;
-use hv_core::BudgetError;
+use hv_core::engine::BudgetError;
 use hv_host::escape::escape;
 use std::io;
 use std::net::SocketAddr;

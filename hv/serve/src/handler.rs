@@ -12,6 +12,7 @@ use super::reply::Reply;
 use super::request_rules;
 use super::server::Server;
 use super::table::Served;
+use super::traffic;
 use super::transport::InFlight;
 use super::tunnel::Tunnel;
 use super::upgrade;
@@ -46,13 +47,15 @@ pub(super) async fn handle(
     peer: Peer,
     mut request: Request<Incoming>,
 ) -> Response<Reply> {
-    let record = server.record(peer.client, &request);
+    let mut record = server.record(peer.client, &request);
     let version = request.version();
     let upgrade = hyper::upgrade::on(&mut request);
     let (mut parts, body) = request.into_parts();
     // In HTTP/2 a body that nobody reads holds up no other request.
     let discard_time = (version < Version::HTTP_2).then_some(server.discard_time());
     let upload = Upload::new(body, parts.headers.contains_key(EXPECT), discard_time);
+    record.request_head = traffic::request_head(&parts);
+    record.request_body = upload.as_ref().map(Upload::received);
     let mut response = match (request_rules::answer(&parts), kind) {
         (Some(refusal), _) => {
             server.refusals().wait().await;
@@ -80,6 +83,8 @@ pub(super) async fn handle(
     if version >= Version::HTTP_2 {
         response.headers_mut().remove(CONNECTION);
     }
+    let head = traffic::answer_head(response.status(), response.headers());
+    response.body_mut().follows(head);
     response.body_mut().belongs_to(peer.in_flight, version);
     response
 }
@@ -148,6 +153,7 @@ impl Accepted {
         let status = upgrade::accept(parts, &mut headers);
         record.status = Some(status);
         headers.insert(REQUEST_ID, record.id().clone());
+        record.answer_head = traffic::answer_head(status, &headers);
         if parts.version < Version::HTTP_2 {
             in_flight.upgrade();
         }
@@ -181,6 +187,7 @@ async fn serve(
         .find(parts.uri.path())
         .ok_or_else(|| FrontResponse::new(StatusCode::NOT_FOUND, "no function here"))?;
     record.function = Some(served.name().clone());
+    record.tenant = served.tenant().cloned();
     *pace = Some(served.refusals().clone());
     let config = served.config();
     if !config.methods.is_empty() && !config.methods.contains(&parts.method) {
@@ -233,6 +240,7 @@ async fn serve(
     match poll_fn(|context| client_exchange.poll_head(context)).await {
         Ok(head) => Ok((head, client_exchange, served)),
         Err(broken) => {
+            record.usage = client_exchange.usage();
             *upload = client_exchange.into_upload();
             Err(note_broken(broken, &served, record))
         }

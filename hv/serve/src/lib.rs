@@ -46,6 +46,7 @@ mod tenant;
 mod throttle;
 mod time_limit;
 mod tls;
+mod traffic;
 mod transport;
 mod tunnel;
 mod upgrade;

@@ -86,7 +86,7 @@ impl Log {
         self.shared.changed.notify_all();
     }
 
-    /// Lines that did not fit.
+    /// Lines that did not fit, or could not be written.
     pub(super) fn dropped(&self) -> u64 {
         self.shared.dropped.load(Ordering::Relaxed)
     }
@@ -144,7 +144,7 @@ impl Shared {
             std::mem::swap(&mut events, &mut state.events);
             let (reopen, closing) = (std::mem::take(&mut state.reopen), state.closing);
             drop(state);
-            sink.write(&access);
+            self.dropped.fetch_add(sink.write(&access), Ordering::Relaxed);
             // Standard error may be closed: an error of the write is ignored.
             let _ = io::stderr().write_all(&events);
             if reopen {
@@ -159,6 +159,23 @@ impl Shared {
             }
         }
     }
+}
+
+fn count(lines: &[u8]) -> u64 {
+    lines.iter().filter(|&&byte| byte == b'\n').count() as u64
+}
+
+/// Writes lines as far as that is possible. Returns how many are lost, one that is cut among them, and why.
+fn write(out: &mut impl Write, mut lines: &[u8]) -> (u64, Option<io::Error>) {
+    while !lines.is_empty() {
+        match out.write(lines) {
+            Ok(0) => return (count(lines), Some(io::ErrorKind::WriteZero.into())),
+            Ok(written) => lines = &lines[written..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return (count(lines), Some(error)),
+        }
+    }
+    (0, out.flush().err())
 }
 
 /// What the access log is written to.
@@ -177,27 +194,31 @@ impl Sink {
         })
     }
 
-    /// Writes lines. Only the first failure is reported: the server goes on without its log.
-    fn write(&mut self, lines: &[u8]) {
+    /// Writes lines, and returns how many are lost. Only the first failure is reported: the server goes on without its log.
+    fn write(&mut self, lines: &[u8]) -> u64 {
+        let (lost, error) = match self {
+            _ if lines.is_empty() => return 0,
+            Sink::Off => return 0,
+            Sink::Stdout { gone: true } => (count(lines), None),
+            Sink::Stdout { .. } => write(&mut io::stdout().lock(), lines),
+            Sink::File { file, .. } => write(file, lines),
+        };
         match self {
-            _ if lines.is_empty() => {}
-            Sink::Off => {}
             Sink::Stdout { gone } => {
-                if !*gone
-                    && let Err(error) = io::stdout().write_all(lines).and_then(|()| io::stdout().flush())
-                {
+                if let Some(error) = error {
                     *gone = true;
                     tracing::warn!("the access log on standard output ends: {error}");
                 }
             }
-            Sink::File { path, file, failing } => {
-                let result = file.write_all(lines);
-                if let (Err(error), false) = (&result, *failing) {
+            Sink::File { path, failing, .. } => {
+                if let (Some(error), false) = (&error, *failing) {
                     tracing::warn!("{}: lines of the access log are lost: {error}", escape(path));
                 }
-                *failing = result.is_err();
+                *failing = error.is_some();
             }
+            Sink::Off => {}
         }
+        lost
     }
 
     fn reopen(&mut self) {
@@ -226,4 +247,35 @@ pub(super) fn check(target: &LogTarget) -> io::Result<()> {
 
 fn append(path: &Path) -> io::Result<File> {
     File::options().append(true).create(true).open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Takes so many bytes, and then no more, as a full disk.
+    struct Full(usize);
+
+    impl Write for Full {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let taken = bytes.len().min(self.0).min(5);
+            self.0 -= taken;
+            if taken == 0 { Err(io::ErrorKind::StorageFull.into()) } else { Ok(taken) }
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn lines_that_a_full_disk_does_not_take_are_counted() {
+        for (room, lost) in [(0, 3), (3, 3), (4, 2), (5, 2), (11, 1), (12, 0), (100, 0)] {
+            let (found, error) = write(&mut Full(room), b"one\ntwo\nfor\n");
+            assert_eq!((found, error.is_some()), (lost, lost > 0), "room for {room}");
+        }
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let mut sink = Sink::File { path: "/dev/full".into(), file: full, failing: false };
+        assert_eq!((sink.write(b"a\nb\n"), sink.write(b""), sink.write(b"c\n")), (2, 0, 1));
+    }
 }

@@ -2,8 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::config::{Config, ConfigError, Problem, Source};
-use hv_core::engine::Engine;
-use hv_core::{BudgetError, MemoryPromise};
+use hv_core::engine::{BudgetError, Engine, MemoryPromise};
 use hv_host::limits::group::MEMORY;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::{Duration, Instant};

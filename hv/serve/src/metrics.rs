@@ -10,7 +10,7 @@ use prometheus::{
 use rustix::fs::Dir;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Upper ends of the buckets of latencies, in seconds.
@@ -26,6 +26,8 @@ pub(super) struct Metrics {
     registry: Registry,
     requests: IntCounterVec,
     latency: HistogramVec,
+    request_bytes: IntCounterVec,
+    tenant_bytes: IntCounterVec,
     running: IntGauge,
     pub(super) connections: IntGauge,
     pub(super) handshakes_failed: IntCounter,
@@ -38,6 +40,7 @@ pub(super) struct Metrics {
 #[derive(Clone, Debug, Default)]
 pub(super) struct FunctionFigures {
     pub(super) function: String,
+    pub(super) tenant: Option<Arc<str>>,
     /// Whether machines that wait are fresh ones.
     pub(super) fresh: bool,
     /// Guests that answer a request.
@@ -99,6 +102,18 @@ impl Metrics {
                 &["function", "status"],
             ),
             latency: registered(&registry, HistogramVec::new(latency, &["function"])),
+            request_bytes: counters(
+                &registry,
+                "hv_request_bytes_total",
+                "Bytes of requests (in) and of answers (out), heads and bodies.",
+                &["function", "direction"],
+            ),
+            tenant_bytes: counters(
+                &registry,
+                "hv_tenant_request_bytes_total",
+                "Bytes of requests (in) and of answers (out) of a tenant's functions, heads and bodies.",
+                &["tenant", "direction"],
+            ),
             running: registered(&registry, IntGauge::new("hv_requests_running", "Requests that have begun.")),
             connections: registered(
                 &registry,
@@ -143,6 +158,16 @@ impl Metrics {
 
     pub(super) fn reloaded(&self, ok: bool) {
         self.reloads.with_label_values(&[if ok { "ok" } else { "refused" }]).inc();
+    }
+
+    /// Bytes that have come for a request, and gone.
+    pub(super) fn moved(&self, function: &str, tenant: Option<&str>, (bytes_in, bytes_out): (u64, u64)) {
+        for (direction, bytes) in [("in", bytes_in), ("out", bytes_out)] {
+            self.request_bytes.with_label_values(&[function, direction]).inc_by(bytes);
+            if let Some(tenant) = tenant {
+                self.tenant_bytes.with_label_values(&[tenant, direction]).inc_by(bytes);
+            }
+        }
     }
 
     /// A request that got no whole answer, for this reason.

@@ -58,8 +58,15 @@ pub(super) struct Record {
     /// What the guest has used for it.
     pub(super) usage: Option<RequestUsage>,
     pub(super) status: Option<StatusCode>,
+    /// The tenant of that function.
+    pub(super) tenant: Option<Arc<str>>,
     /// Bytes of the answer's body.
     pub(super) bytes: u64,
+    /// Bytes of the request's head, and of its body so far.
+    pub(super) request_head: u64,
+    pub(super) request_body: Option<Arc<AtomicU64>>,
+    /// Bytes of the answer's head.
+    pub(super) answer_head: u64,
     /// The id of the crash of its guest.
     pub(super) crash: Option<String>,
     /// Whether the answer was sent completely, or aborted by the server.
@@ -83,6 +90,8 @@ struct Line<'a> {
     request: &'a str,
     crash: Option<&'a str>,
     memory_byte_seconds: Option<f64>,
+    bytes_in: u64,
+    bytes_out: u64,
 }
 
 impl Record {
@@ -105,7 +114,11 @@ impl Record {
             instance: None,
             usage: None,
             status: None,
+            tenant: None,
             bytes: 0,
+            request_head: 0,
+            request_body: None,
+            answer_head: 0,
             crash: None,
             done: false,
         }
@@ -125,6 +138,12 @@ impl Record {
         self.telemetry.crashes.make()
     }
 
+    /// Bytes from the client, and to it.
+    fn traffic(&self) -> (u64, u64) {
+        let body = self.request_body.as_ref().map_or(0, |bytes| bytes.load(Ordering::Relaxed));
+        (self.request_head + body, self.answer_head + self.bytes)
+    }
+
     /// The path as it is in the request, with line breaks and quotation marks escaped.
     fn path(&self) -> Cow<'_, str> {
         let path = self.uri.path_and_query().map_or("", |path| path.as_str());
@@ -139,6 +158,7 @@ impl Record {
         let time = humantime::format_rfc3339_millis(SystemTime::now());
         let id = self.id.to_str().unwrap_or_default();
         let function = self.function.as_deref();
+        let (bytes_in, bytes_out) = self.traffic();
         let result = match self.telemetry.format {
             LogFormat::Json => {
                 let line = Line {
@@ -156,12 +176,14 @@ impl Record {
                     request: id,
                     crash: self.crash.as_deref(),
                     memory_byte_seconds: self.usage.map(|used| used.memory_byte_seconds()),
+                    bytes_in,
+                    bytes_out,
                 };
                 serde_json::to_writer(&mut *out, &line).map_err(Into::into)
             }
             LogFormat::Text => write!(
                 out,
-                "{} - - [{time}] \"{} {} HTTP/1.1\" {status} {} {:.6} {} {} {} {id} {} {}",
+                "{} - - [{time}] \"{} {} HTTP/1.1\" {status} {} {:.6} {} {} {} {id} {} {} {bytes_in} {bytes_out}",
                 self.client,
                 self.method,
                 self.path(),
@@ -188,6 +210,7 @@ impl Drop for Record {
         };
         let function = self.function.as_deref().unwrap_or("-");
         self.telemetry.metrics.finished(function, status, duration);
+        self.telemetry.metrics.moved(function, self.tenant.as_deref(), self.traffic());
         self.telemetry.log.access(|out| self.write(status, duration, out));
     }
 }

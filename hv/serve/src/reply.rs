@@ -59,6 +59,13 @@ impl Reply {
         Reply { content, record, broken: false, in_flight: None, cuts: false }
     }
 
+    /// It is behind a head of so many bytes.
+    pub(super) fn follows(&mut self, head: u64) {
+        if let Some(record) = &mut self.record {
+            record.answer_head = head;
+        }
+    }
+
     /// It answers a request of this connection, in this version of HTTP.
     pub(super) fn belongs_to(&mut self, in_flight: InFlight, version: Version) {
         self.cuts = version < Version::HTTP_2;
@@ -72,6 +79,17 @@ impl Reply {
             (&self.content, ended, &mut self.record)
         {
             record.done = true;
+            record.usage = client_exchange.usage();
+        }
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        // A client that goes away pays for what was used until then.
+        if let (Content::Guest(client_exchange, _), Some(record)) = (&self.content, &mut self.record)
+            && record.usage.is_none()
+        {
             record.usage = client_exchange.usage();
         }
     }
@@ -104,6 +122,7 @@ impl Body for Reply {
                     // If the client went away, it is not the guest's failure.
                     if let Some(record) = &mut this.record {
                         record.done = !matches!(broken, AnswerError::Upload(_));
+                        record.usage = client_exchange.usage();
                         note_broken(broken, served, record);
                     }
                     // Told at once, hyper would close the connection without having

@@ -7,7 +7,7 @@ use super::pace::{Pace, PacedText};
 use super::record::{Ids, Record, Telemetry};
 use super::table::{Served, ServerContext, Table};
 use super::tls::Tls;
-use http::{HeaderValue, Request};
+use http::{HeaderValue, Method, Request, StatusCode, Uri};
 use hv_host::prompt::look_at_load;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -103,6 +103,15 @@ impl Server {
         let id = head::request_id(request.headers())
             .unwrap_or_else(|| HeaderValue::from_maybe_shared(self.ids.make()).expect("digits and a dash"));
         Record::new(self.telemetry.clone(), client, request.method().clone(), request.uri().clone(), id)
+    }
+
+    /// Records a head that was refused: what it asked for is not known.
+    pub(super) fn record_refused(&self, client: IpAddr, status: StatusCode) {
+        let id = HeaderValue::from_maybe_shared(self.ids.make()).expect("digits and a dash");
+        let method = Method::from_bytes(b"-").expect("a token");
+        let mut record = Record::new(self.telemetry.clone(), client, method, Uri::from_static("*"), id);
+        record.status = Some(status);
+        record.done = true;
     }
 
     /// The page `/metrics`.

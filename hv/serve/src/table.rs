@@ -119,6 +119,10 @@ impl Served {
         &self.gate
     }
 
+    pub(super) fn tenant(&self) -> Option<&Arc<str>> {
+        self.tenant.as_ref().map(|tenant| tenant.name())
+    }
+
     pub(super) fn events(&self) -> &Events {
         &self.events
     }
@@ -147,6 +151,7 @@ impl Served {
     pub(super) fn figures(&self) -> FunctionFigures {
         FunctionFigures {
             function: self.name.to_string(),
+            tenant: self.tenant.as_ref().map(|tenant| tenant.name().clone()),
             fresh: self.config.deployment.isolation == Isolation::Request,
             waiting: self.gate.waiting(),
             left_out: self.events.left_out(&self.name),

@@ -13,6 +13,7 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -64,7 +65,7 @@ impl Tunnel {
         let result = poll_fn(|context| {
             let down = pump.poll_down(context, &mut stream, exchange, record)?;
             // The client's direction has no say in the end: the guest hears of its end, and answers.
-            let _ = pump.poll_up(context, &mut stream, exchange)?;
+            let _ = pump.poll_up(context, &mut stream, exchange, record)?;
             down.map(Ok)
         });
         match result.await {
@@ -87,6 +88,7 @@ impl Pump {
         context: &mut Context<'_>,
         stream: &mut TokioIo<Upgraded>,
         exchange: &mut ClientExchange,
+        record: &mut Record,
     ) -> Poll<Result<(), Broken>> {
         while !self.up_ended {
             if !self.up.is_empty() {
@@ -96,6 +98,7 @@ impl Pump {
             let mut buffer = ReadBuf::new(&mut self.buffer);
             ready!(Pin::new(&mut *stream).poll_read(context, &mut buffer)).map_err(Broken::Client)?;
             self.up = Bytes::copy_from_slice(buffer.filled());
+            record.request_body.get_or_insert_default().fetch_add(self.up.len() as u64, Ordering::Relaxed);
             if self.up.is_empty() {
                 self.up_ended = true;
                 exchange.end_request();

@@ -13,6 +13,8 @@ use hv_function::Call;
 use hyper::body::Incoming;
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -29,6 +31,8 @@ pub(super) struct Upload {
     rest: Bytes,
     /// Bytes that may still come.
     allowed: u64,
+    /// Counts those that have come.
+    received: Arc<AtomicU64>,
     /// The client may wait for `100 Continue` (`Expect: 100-continue`).
     expects: bool,
     /// Why the body is not complete.
@@ -50,9 +54,21 @@ impl Upload {
     /// A request's body, if it has one. `expects`: the client waits for `100 Continue`. `discard_time`: how long the
     /// rest of one that nobody reads may take; `None` if its end need not come before the next request, as in HTTP/2.
     pub(super) fn new(body: Incoming, expects: bool, discard_time: Option<Duration>) -> Option<Upload> {
-        let upload =
-            Upload { body: Some(body), rest: Bytes::new(), allowed: 0, expects, error: None, discard_time };
+        let upload = Upload {
+            body: Some(body),
+            rest: Bytes::new(),
+            allowed: 0,
+            received: Arc::default(),
+            expects,
+            error: None,
+            discard_time,
+        };
         (upload.most() != Some(0)).then_some(upload)
+    }
+
+    /// Bytes that have come, also later.
+    pub(super) fn received(&self) -> Arc<AtomicU64> {
+        self.received.clone()
     }
 
     /// Most bytes that are still to come, if that is known.
@@ -111,6 +127,7 @@ impl Upload {
                     self.expects = false;
                     // The guest's protocol has no trailers.
                     let Ok(data) = frame.into_data() else { continue };
+                    self.received.fetch_add(data.len() as u64, Ordering::Relaxed);
                     match self.allowed.checked_sub(data.len() as u64) {
                         Some(allowed) => {
                             self.allowed = allowed;
@@ -128,12 +145,14 @@ impl Drop for Upload {
     fn drop(&mut self) {
         let body = self.body.take().filter(|body| !body.is_end_stream());
         if let (Some(body), Some(time), Ok(runtime)) = (body, self.discard_time, Handle::try_current()) {
-            runtime.spawn(timeout(time, discard(body)));
+            runtime.spawn(timeout(time, discard(body, self.received.clone())));
         }
     }
 }
 
 /// Reads a body to its end, and discards it.
-async fn discard(mut body: Incoming) {
-    while let Some(Ok(_)) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {}
+async fn discard(mut body: Incoming, received: Arc<AtomicU64>) {
+    while let Some(Ok(frame)) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
+        received.fetch_add(frame.data_ref().map_or(0, |data| data.len() as u64), Ordering::Relaxed);
+    }
 }

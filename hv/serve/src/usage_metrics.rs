@@ -10,6 +10,8 @@ pub(super) struct UsageMetrics {
     memory: CounterVec,
     operations: IntCounterVec,
     bytes: IntCounterVec,
+    tenant_cpu: CounterVec,
+    tenant_memory: CounterVec,
 }
 
 impl UsageMetrics {
@@ -17,6 +19,8 @@ impl UsageMetrics {
         let seconds = |name, help, label| {
             registered(registry, CounterVec::new(Opts::new(name, help), &["function", label]))
         };
+        let of_tenant =
+            |name, help| registered(registry, CounterVec::new(Opts::new(name, help), &["tenant"]));
         let moved = |name, help| counters(registry, name, help, &["function", "device", "direction"]);
         UsageMetrics {
             cpu: seconds(
@@ -34,11 +38,24 @@ impl UsageMetrics {
                 "Operations of the devices of a function's guests.",
             ),
             bytes: moved("hv_guest_device_bytes_total", "Bytes that these operations moved."),
+            tenant_cpu: of_tenant(
+                "hv_tenant_cpu_seconds_total",
+                "CPU time of the guests of a tenant's functions, and of work for their devices.",
+            ),
+            tenant_memory: of_tenant(
+                "hv_tenant_memory_byte_seconds_total",
+                "Memory of a tenant's functions over time: of single guests, and what those of a function share.",
+            ),
         }
     }
 
     pub(super) fn add(&self, figures: &FunctionFigures) {
         let (name, usage) = (figures.function.as_str(), &figures.usage);
+        if let Some(tenant) = &figures.tenant {
+            let memory = usage.memory_byte_seconds() + figures.shared_byte_seconds;
+            self.tenant_cpu.with_label_values(&[&**tenant]).inc_by(usage.cpu_time().as_secs_f64());
+            self.tenant_memory.with_label_values(&[&**tenant]).inc_by(memory);
+        }
         for (kind, time) in [("vcpu", usage.vcpu_time), ("device", usage.device_time)] {
             self.cpu.with_label_values(&[name, kind]).inc_by(time.as_secs_f64());
         }
