@@ -13,6 +13,9 @@ use hv_abi::io::block::{self, BlockConfig, BlockFeatures, BlockRequest, BlockRes
 use hv_abi::io::console::{ConsoleConfig, INPUT_CLOSED};
 use hv_abi::io::function::{BODY_MAX, FrameHeader, FrameKind, HEAD_MAX};
 use hv_abi::io::net::{ETHERNET_HEADER, NetConfig, NetFeatures, NetRequest, NetResponse};
+use hv_abi::io::services::{
+    self, CALLS_MAX, DATA_MAX, OPEN_MAX, Operation, Parameters, Status, TEXT_MAX, WINDOW,
+};
 use hv_abi::note::{NOTE_NAME, NOTE_TYPE, Note};
 use hv_abi::ring::{self, Layout};
 use hv_abi::shared_info::{Clock, EVENT_WORDS, RED_ZONE, SharedInfo};
@@ -48,7 +51,7 @@ fn golden(value: &(impl IntoBytes + zerocopy::Immutable), digits: &str) {
 #[test]
 fn note() {
     let note = Note::new(256 << 10, 1 << 20);
-    golden(&note, "03000000 10000000 01000000 68760000  0100 0500 00000400 0000100000000000");
+    golden(&note, "03000000 10000000 01000000 68760000  0100 0600 00000400 0000100000000000");
     assert_eq!((NOTE_NAME, NOTE_TYPE), (*b"hv\0", 1));
 }
 
@@ -340,4 +343,22 @@ fn the_document_lists_every_call_and_every_error() {
         has(&format!("\n| {} | `{error:?}` |", -error.to_status()));
     }
     has(&format!("version **{ABI_VERSION}**"));
+}
+
+#[test]
+fn services() {
+    golden(
+        &services::FrameHeader { kind: 1, code: 0x0302, call: 0x0706_0504, len: 8, value: 9 },
+        "0100 0203 04050607 08000000 09000000",
+    );
+    golden(
+        &Parameters { name_len: 1, key_len: 2, after_len: 3, condition: 4, first: 5, second: 6 },
+        "0100 0200 0300 0400 0500000000000000 0600000000000000",
+    );
+    golden(&services::Answer { version: 1, size: 2 }, "0100000000000000 0200000000000000");
+    golden(&services::Entry { size: 1, key_len: 2, reserved: 0 }, "0100000000000000 02000000 00000000");
+    assert_eq!((CALLS_MAX, DATA_MAX, WINDOW, OPEN_MAX, TEXT_MAX), (64, 16 << 10, 32 << 10, 2048, 256));
+    assert_eq!((device::SERVICES, Operation::UdpConnect as u16, Status::NoRequest as u16), (5, 11, 9));
+    use services::FrameKind::{Answer, Close, Credit, Data, End, Open};
+    assert_eq!([Open, Answer, Data, End, Credit, Close].map(|kind| kind as u16), [1, 2, 3, 4, 5, 6]);
 }

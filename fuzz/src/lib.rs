@@ -17,6 +17,7 @@ pub mod image;
 mod input;
 pub mod net;
 mod rig;
+pub mod services;
 pub mod snapshot;
 pub mod snapshot_record;
 pub mod symbols;
@@ -37,7 +38,7 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 13] = [
+pub const TARGETS: [Target; 14] = [
     Target { name: "block", run: block::run, seeds: block::seeds },
     Target { name: "config", run: config::run, seeds: config::seeds },
     Target { name: "console", run: console::run, seeds: console::seeds },
@@ -46,6 +47,7 @@ pub const TARGETS: [Target; 13] = [
     Target { name: "hypercall", run: hypercall::run, seeds: hypercall::seeds },
     Target { name: "image", run: image::run, seeds: image::seeds },
     Target { name: "net", run: net::run, seeds: net::seeds },
+    Target { name: "services", run: services::run, seeds: services::seeds },
     Target { name: "snapshot", run: snapshot::run, seeds: snapshot::seeds },
     Target { name: "snapshot-record", run: snapshot_record::run, seeds: snapshot_record::seeds },
     Target { name: "symbols", run: symbols::run, seeds: symbols::seeds },

@@ -97,3 +97,36 @@ fn modules_run_from_the_request_and_from_a_disk(platform: Platform) {
     assert_eq!(curl(&serve, "?module=other.wasm&call=add&args=1,2", &[], b"").0, 404);
     serve.end();
 }
+
+#[guest_test]
+fn a_counter_counts_in_a_store(platform: Platform) {
+    if !has_tools(&["curl"]) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let tables = format!("[store.visits]\nfolder = {:?}\n", folder.path());
+    let serve = Serve::start(platform, &(tables + &config("fn-counter", "store = \"visits\"")));
+    for visitor in 1..=3 {
+        assert_eq!(text(curl(&serve, "", &[], b"")), (200, format!("visitor {visitor}\n")));
+    }
+    assert_eq!(std::fs::read(folder.path().join("count")).unwrap(), b"3");
+    serve.end();
+}
+
+#[guest_test]
+fn a_proxy_asks_another_server(platform: Platform) {
+    if !has_tools(&["curl"]) {
+        return;
+    }
+    // Another hv serve is the server elsewhere.
+    let origin = Serve::start(platform, &config("fn-hello", ""));
+    let address = format!("127.0.0.1:{}", origin.port);
+    let keys = format!("args = \"{address}\"\nnet = \"tcp:{address}\"");
+    let serve = Serve::start(platform, &config("fn-proxy", &keys));
+    assert_eq!(text(curl(&serve, "?/f?name=Ada", &[], b"")), (200, "Hello, Ada!\n".into()));
+    serve.end();
+    let serve = Serve::start(platform, &config("fn-proxy", &format!("args = \"{address}\"")));
+    assert_eq!(curl(&serve, "?/f", &[], b"").0, 500);
+    serve.end();
+    origin.end();
+}

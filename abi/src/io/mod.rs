@@ -4,3 +4,4 @@ pub mod block;
 pub mod console;
 pub mod function;
 pub mod net;
+pub mod services;

@@ -17,7 +17,7 @@
 //! # Features
 //!
 //! - `net`: TCP, UDP, DNS and DHCP, in the module `net`;
-//! - `function`: requests answered without a network, in the module `function`;
+//! - `function`: requests answered without a network, in the module `function`; what they reach, in `services`;
 //! - `http`: an HTTP/1.1 server, in the module `http`;
 //! - `fs`: files on FAT and ext4, in the module `fs`, and served by `http` if that is on as well.
 //!
@@ -62,6 +62,8 @@ pub mod random;
 mod ring;
 #[doc(hidden)]
 pub mod rt;
+#[cfg(feature = "function")]
+pub mod services;
 mod shared_info;
 mod start_info;
 pub mod sync;

@@ -8,7 +8,7 @@ use hv_core::engine::Engine;
 use hv_jail::{Kind, Place, Use};
 use hv_serve as serve;
 use hv_serve::config::{self, Config, ConfigError, FunctionConfig, LogFormat, LogTarget, Problem};
-use hv_serve::{Options, ServeError};
+use hv_serve::{Names, Options, ServeError};
 use std::collections::HashMap;
 use std::error::Error;
 use std::io::Write;
@@ -26,6 +26,8 @@ pub(super) fn run(args: ServeArgs) -> Result<u8, Box<dyn Error>> {
         Engine::prepare_memory_budget()?;
     }
     let platform = platform(args.platform)?;
+    // Reads files that are closed to a process in its jail.
+    let names = Names::of_host(&config.name_servers);
     jail::process(args.no_jail, &*platform, Kind::Serve, true, places(&args, &config))?;
     let engine = Engine::new(platform, serve::threads())?;
     if let Some(budget) = budget {
@@ -34,7 +36,7 @@ pub(super) fn run(args: ServeArgs) -> Result<u8, Box<dyn Error>> {
     let events = log_format(args.format);
     if args.check {
         let text = summary(&config, guests, args.format);
-        serve::rehearse(config, engine, events)?;
+        serve::rehearse(config, engine, names, events)?;
         std::io::stdout().write_all(text.as_bytes())?;
         return Ok(0);
     }
@@ -43,7 +45,7 @@ pub(super) fn run(args: ServeArgs) -> Result<u8, Box<dyn Error>> {
         let config = read(&args, &folder, &images)?;
         if temporary { Ok(config) } else { without_temporary_files(config) }
     });
-    let drained = serve::run(Options { config, engine, events, reader })?;
+    let drained = serve::run(Options { config, engine, events, reader, names })?;
     Ok(if drained { 0 } else { exit::TERMINATED })
 }
 
@@ -139,8 +141,11 @@ fn places(args: &ServeArgs, config: &Config) -> Vec<Place> {
         // Only disks that the configuration names: a snapshot's record opens nothing.
         places.extend(source.disks().iter().map(|disk| jail::at(&disk.path, Use::Read)));
     }
+    places.extend(config.secrets.iter().map(|file| jail::beside(file, Use::Read)));
+    let specs = config.functions.iter().flat_map(|function| function.deployment.services.folders());
+    places.extend(specs.map(|folder| Place { path: folder.into(), usage: Use::All }));
     // Many functions have their image in the same folder.
-    places.sort_by(|a, b| a.path.cmp(&b.path));
+    places.sort_by(|a, b| (&a.path, a.usage as u8).cmp(&(&b.path, b.usage as u8)));
     places.dedup();
     // A missing file is reported where it is opened.
     places.retain(|place| place.path.exists());

@@ -5,6 +5,7 @@ use super::platform::platform;
 use super::{jail, run, stats};
 use hv_core::device::block::DiskRecord;
 use hv_core::device::function::FunctionDevice;
+use hv_core::device::services::ServicesDevice;
 use hv_core::domain::{CaptureError, Guest, Outcome, Stop};
 use hv_core::engine::Engine;
 use hv_core::snapshot::{Snapshot, Written};
@@ -42,7 +43,8 @@ pub(super) fn run(args: SnapshotArgs) -> Result<u8, Box<dyn Error>> {
         Ok(())
     })?;
     if args.function {
-        builder = builder.function(FunctionDevice::new());
+        // Whether it will be given services is not known yet.
+        builder = builder.services(ServicesDevice::new(None)).function(FunctionDevice::new());
     }
     if args.after.is_none() {
         builder = builder.pause_at_ready();

@@ -2,6 +2,7 @@
 //! own, and are there with the feature `fuzzing` only.
 
 pub use crate::device::function::door as function;
+pub use crate::device::services::door as services;
 pub use crate::platform::process::door as zygote;
 pub use crate::snapshot::door as snapshot;
 

@@ -1,9 +1,10 @@
 //! From an image or a snapshot to a function that takes requests.
 
 use super::{Function, Inner, Options, Pool, PoolManager};
-use hv_abi::device::FUNCTION;
+use hv_abi::device::{FUNCTION, SERVICES};
 use hv_core::device::block::Disk;
 use hv_core::device::function::FunctionDevice;
+use hv_core::device::services::ServicesDevice;
 use hv_core::device::stdio::Buffer;
 use hv_core::domain::{Builder, CaptureError, Guest, Outcome, Restore, StartError};
 use hv_core::engine::Engine;
@@ -37,6 +38,11 @@ pub enum DeployError {
     /// A snapshot of a guest without a function device.
     #[error("the guest that was saved is no function: save it with `hv snapshot --function`")]
     NoFunction,
+    /// A snapshot of a guest without a services device.
+    #[error(
+        "the guest was saved without services, and the function is to get some; save it again with this hv snapshot --function"
+    )]
+    NoServices,
     /// Functions get none.
     #[error("the guest was saved with a network, and functions get none; save it without --net")]
     Network,
@@ -85,6 +91,9 @@ pub fn try_clone(
     for disk in disks {
         clone = clone.disk(disk.share().ok_or_else(|| DeployError::Disk(disk.path().to_owned()))?);
     }
+    if snapshot.saved().count(SERVICES) > 0 {
+        clone = clone.services(ServicesDevice::new(None));
+    }
     let clone = clone.function(FunctionDevice::new()).spawn(engine)?;
     let start = Instant::now();
     while clone.outcome().is_none() && clone.counters().iter().all(|(_, exits)| *exits == 0) {
@@ -114,6 +123,9 @@ impl Function {
     pub fn new(engine: &Engine, snapshot: Arc<Snapshot>, options: Options) -> Result<Function, DeployError> {
         if snapshot.saved().count(FUNCTION) != 1 {
             return Err(DeployError::NoFunction);
+        }
+        if options.services.is_some() && snapshot.saved().count(SERVICES) == 0 {
+            return Err(DeployError::NoServices);
         }
         if snapshot.network_count() > 0 {
             return Err(DeployError::Network);

@@ -1,8 +1,11 @@
 //! A virtual machine of a function, from one request to the next.
 
+use super::unreachable::ReachedAnswer;
 use super::{Failure, Inner, Isolation, RequestUsage};
+use hv_abi::device::SERVICES;
 use hv_core::device::Served;
 use hv_core::device::function::{Answer, FunctionDevice};
+use hv_core::device::services::ServicesDevice;
 use hv_core::domain::{Guest, Hook, Outcome, Restore, StartError, Stop, Usage};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
@@ -15,6 +18,8 @@ const SETTLING: Duration = Duration::from_secs(1);
 pub(super) struct Instance {
     pub(super) number: u64,
     pub(super) device: Arc<FunctionDevice>,
+    /// If its guests have one.
+    services: Option<Arc<ServicesDevice>>,
     inner: Weak<Inner>,
     /// `None` before it is made and after it is closed.
     guest: Mutex<Option<Arc<Guest>>>,
@@ -68,6 +73,8 @@ impl Instance {
         let instance = Arc::new(Instance {
             number,
             device: FunctionDevice::new(),
+            services: (inner.snapshot.saved().count(SERVICES) > 0)
+                .then(|| ServicesDevice::new(inner.options.services.clone())),
             inner: Arc::downgrade(inner),
             guest: Mutex::default(),
             used: AtomicBool::new(false),
@@ -90,6 +97,9 @@ impl Instance {
         }
         for disk in inner.options.disks.iter() {
             restore = restore.disk(disk.share().expect("`Function::new` has looked"));
+        }
+        if let Some(services) = &instance.services {
+            restore = restore.services(services.clone());
         }
         let guest = restore
             .function(instance.device.clone())
@@ -134,7 +144,7 @@ impl Instance {
             } else {
                 guest.set_running();
             }
-            request.exchange = self.device.begin(head, answer);
+            request.exchange = self.device.begin(head, self.with_services(answer));
             request.exchange
         };
         inner.pool_manager.watch(self, exchange);
@@ -146,6 +156,17 @@ impl Instance {
     fn note_used(&self, guest: &Guest) {
         let request = self.request();
         let _ = request.used.set(RequestUsage::read(guest).since(request.before));
+    }
+
+    /// Opens the services to a request with this answer.
+    fn with_services(&self, answer: Box<dyn Answer>) -> Box<dyn Answer> {
+        match &self.services {
+            Some(services) => {
+                services.begin_request();
+                Box::new(ReachedAnswer { answer, services: services.clone(), unreachable: None })
+            }
+            None => answer,
+        }
     }
 
     /// Resumes the guest, which may wait for room.
@@ -227,8 +248,16 @@ impl Instance {
     pub(super) fn close(&self) {
         let guest = self.guest.lock().expect("no panic while held").take();
         drop(guest);
+        self.close_services();
         if let Some(left) = self.device.take() {
             left.fail(|| self.request().reason.take().unwrap_or(Failure::Stopped));
+        }
+    }
+
+    /// Ends what its guest has begun with its services.
+    fn close_services(&self) {
+        if let Some(services) = &self.services {
+            services.close();
         }
     }
 
@@ -256,6 +285,8 @@ impl Instance {
             inner.totals.answered(began);
         }
         if inner.options.isolation == Isolation::Request {
+            // Before anything of the memory is reset.
+            self.close_services();
             if !settled {
                 inner.note_hot_pages(&guest);
                 // A disk may be slow, and this thread must not wait.
@@ -304,6 +335,7 @@ impl Instance {
                 (None, Outcome::Stopped(_)) => Failure::Stopped,
             });
         }
+        self.close_services();
         inner.totals.ended();
         inner.close(&self);
     }

@@ -18,6 +18,7 @@ mod instance;
 mod pool_manager;
 mod stats;
 mod survey;
+mod unreachable;
 mod usage;
 
 pub use call::Call;
@@ -30,6 +31,7 @@ use backoff::Backoff;
 use call::PendingCall;
 use hv_core::device::block::Disk;
 use hv_core::device::console::Output;
+use hv_core::device::services::Provider;
 use hv_core::domain::Usage;
 use hv_core::engine::{Engine, MemoryPromise};
 use hv_core::sched::{Group, Share};
@@ -81,6 +83,8 @@ pub struct Options {
     pub outputs: Outputs,
     /// Where their log records and errors go; `None`: with the rest of what they print.
     pub errors: Option<Outputs>,
+    /// Carries out what guests ask of their services device, if they have one. `None`: all of that is refused.
+    pub services: Option<Arc<dyn Provider>>,
     /// The disks that the snapshot's guest has; all guests share them, so no guest may
     /// change what others see.
     pub disks: Arc<[Disk]>,
@@ -102,6 +106,7 @@ impl Default for Options {
             make_room: None,
             outputs: Arc::new(|| Box::new(hv_core::device::stdio::Buffer::new(0))),
             errors: None,
+            services: None,
             disks: Arc::new([]),
         }
     }

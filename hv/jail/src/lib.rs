@@ -76,13 +76,17 @@ pub enum Kind {
     Deploy,
     /// The thread that writes the access log.
     Log,
+    /// The thread that reaches services for guests: it speaks with what is elsewhere.
+    Services,
+    /// A thread that works on the files of stores and blobs.
+    Files,
     /// The thread that makes threads for those that have a filter already.
     Maker,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Kind; 12] = [
+    pub const ALL: [Kind; 14] = [
         Kind::Run,
         Kind::Snapshot,
         Kind::Serve,
@@ -94,6 +98,8 @@ impl Kind {
         Kind::PoolManager,
         Kind::Deploy,
         Kind::Log,
+        Kind::Services,
+        Kind::Files,
         Kind::Maker,
     ];
 
@@ -111,6 +117,8 @@ impl Kind {
             Kind::PoolManager => "pool",
             Kind::Deploy => "deploy",
             Kind::Log => "log",
+            Kind::Services => "services",
+            Kind::Files => "files",
             Kind::Maker => "maker",
         }
     }
@@ -129,6 +137,8 @@ impl Kind {
             Kind::PoolManager => "makes and closes the machines of a function",
             Kind::Deploy => "boots functions, and closes those that are gone",
             Kind::Log => "writes the access log",
+            Kind::Services => "reaches services for guests: Redis, S3, TCP, UDP, names",
+            Kind::Files => "work on the files of stores and blobs",
             Kind::Maker => "makes threads, and may do what these may: a filter is inherited",
         }
     }
@@ -143,7 +153,9 @@ impl Kind {
     /// Kinds of threads that are made later than their process's own filter, which has this main thread.
     const fn late(self) -> &'static [Kind] {
         match self {
-            Kind::Serve => &[Kind::Disk, Kind::Tick, Kind::PoolManager, Kind::Deploy],
+            Kind::Serve => {
+                &[Kind::Disk, Kind::Tick, Kind::PoolManager, Kind::Deploy, Kind::Services, Kind::Files]
+            }
             _ => &[Kind::Disk, Kind::Tick],
         }
     }

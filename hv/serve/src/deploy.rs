@@ -8,6 +8,7 @@ use super::metrics::FunctionFigures;
 use super::opening::{Origin, open};
 use super::table::ServerContext;
 use hv_core::device::block::DiskError;
+use hv_core::device::services::{Provider, ServicesDevice};
 use hv_core::domain::Builder;
 use hv_core::loader::ImageOpenError;
 use hv_core::sched::Group;
@@ -15,6 +16,7 @@ use hv_core::snapshot::{self, DisksError};
 use hv_function as function;
 use hv_function::{Function, Options};
 use hv_host::escape::escape;
+use hv_services::{FolderError, FunctionServices};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -52,6 +54,9 @@ pub enum DeployError {
     /// No thread to open files.
     #[error("cannot start a thread: {0}")]
     Thread(#[source] io::Error),
+    /// A folder of a store or of blobs cannot be used.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
     /// The function cannot be deployed.
     #[error(transparent)]
     Function(#[from] function::DeployError),
@@ -66,8 +71,8 @@ pub(super) fn deploy(
     config: &FunctionConfig,
     group: &Group,
     before: Option<&Function>,
-) -> Result<Function, DeployError> {
-    let ServerContext { engine, events, spare, reclaimable, .. } = server;
+) -> Result<(Function, Option<Arc<FunctionServices>>), DeployError> {
+    let ServerContext { engine, events, spare, reclaimable, services, .. } = server;
     let deployment = &config.deployment;
     let consoles = deployment.console.then(|| Consoles::new(&config.name, events.clone()));
     let mut options = Options {
@@ -87,6 +92,11 @@ pub(super) fn deploy(
         options.outputs = consoles.outputs(Stream::Stdout);
         options.errors = Some(consoles.outputs(Stream::Stderr));
     }
+    let provided = match deployment.services.is_empty() {
+        true => None,
+        false => Some(services.provide(&deployment.services)?),
+    };
+    options.services = provided.clone().map(|provided| provided as Arc<dyn Provider>);
     let source = &deployment.source;
     let (origin, disks) = match (before, source) {
         (Some(before), Source::Image { .. }) => {
@@ -117,6 +127,9 @@ pub(super) fn deploy(
                     .output(consoles.output(Stream::Stdout))
                     .error_output(consoles.output(Stream::Stderr));
             }
+            if provided.is_some() {
+                guest = guest.services(ServicesDevice::new(None));
+            }
             reclaimable.make_room_for(engine, *memory);
             function::boot(engine, guest, deployment.ready_time)?
         }
@@ -126,7 +139,7 @@ pub(super) fn deploy(
     let function = Function::new(engine, Arc::new(snapshot), options)?;
     // A function that cannot be cloned is not ready.
     function::try_clone(engine, function.snapshot(), &disks, deployment.ready_time)?;
-    Ok(function)
+    Ok((function, provided))
 }
 
 /// The figures of a function.

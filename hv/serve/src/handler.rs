@@ -297,6 +297,7 @@ fn kind(failure: &Failure, uploading: bool) -> &'static str {
         Failure::NoRoom(error) if lacks_memory(&**error) => "no_memory",
         Failure::Full | Failure::NoRoom(_) => "no_room",
         Failure::BackOff(_) => "back_off",
+        Failure::Unreachable(_) => "unreachable",
         Failure::Stopped => "stopped",
     }
 }
@@ -343,6 +344,11 @@ fn failed(failure: &Failure, uploading: bool, served: &Served, record: &mut Reco
         Failure::NoRoom(_) | Failure::Full => {
             served.note_no_room(|| limits::explain(failure));
             FrontResponse::new(StatusCode::SERVICE_UNAVAILABLE, "no guest could be started").later()
+        }
+        Failure::Unreachable(binding) => {
+            note(served, record, &failure.to_string());
+            let text = format!("binding {binding} cannot be reached");
+            FrontResponse::new(StatusCode::SERVICE_UNAVAILABLE, text).later()
         }
         Failure::Stopped => {
             FrontResponse::new(StatusCode::SERVICE_UNAVAILABLE, "the function was stopped").later()

@@ -56,6 +56,7 @@ mod usage_metrics;
 pub use clients::ClientLimits;
 pub use deploy::DeployError;
 pub use error::ServeError;
+pub use hv_services::Names;
 pub use memory::{MemoryBudget, budget};
 pub use run::{Options, Reader, check, rehearse, run, threads};
 pub use tls::CertificateError;

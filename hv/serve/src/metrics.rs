@@ -3,6 +3,7 @@
 
 use super::usage_metrics::UsageMetrics;
 use hv_core::domain::Usage;
+use hv_services::Figure;
 use prometheus::{
     Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder,
@@ -68,6 +69,10 @@ pub(super) struct FunctionFigures {
     pub(super) shared_byte_seconds: f64,
     /// What all guests so far have used.
     pub(super) usage: Usage,
+    /// What they have asked of stores, blobs and others.
+    pub(super) services: Vec<(Figure, u64)>,
+    /// Bytes that their connections have brought to them, and taken from them.
+    pub(super) connection_bytes: [u64; 2],
 }
 
 /// Registers a metric that is made here: its name and labels are valid, and no other has them.

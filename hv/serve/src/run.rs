@@ -21,6 +21,7 @@ use hv_host::limits;
 use hv_host::prompt::{be_first_while_light, be_prompt, look_at_load};
 use hv_jail as jail;
 use hv_jail::Kind;
+use hv_services::{Names, Services};
 use std::error::Error;
 use std::io;
 use std::sync::{Arc, OnceLock};
@@ -53,6 +54,8 @@ pub struct Options {
     pub events: LogFormat,
     /// Reads the configuration.
     pub reader: Reader,
+    /// Looks up names for what functions reach.
+    pub names: Names,
 }
 
 /// Whether a server could run with this configuration on this host, as far as
@@ -119,6 +122,7 @@ fn serve(options: Options, plan: descriptors::DescriptorPlan, log: &Log) -> Resu
         admission: Admission::new(plan.guests),
         spare: plan.spare,
         relayouts,
+        services: Services::start(options.names)?,
     };
     let (connections, header_time) = (config.connections, config.header_time);
     be_prompt();
@@ -168,7 +172,7 @@ fn names_one_twice(config: &Config) -> bool {
 /// Does what a start does, and ends: takes its addresses, boots every function, and tries each. What passes
 /// will start, on this host as it is now. An address that is in use is accepted: the server that uses it may
 /// be the one to be replaced or reloaded.
-pub fn rehearse(config: Config, engine: Engine, events: LogFormat) -> Result<(), ServeError> {
+pub fn rehearse(config: Config, engine: Engine, names: Names, events: LogFormat) -> Result<(), ServeError> {
     let plan = plan(&config)?;
     log::check(&config.log).map_err(|error| match &config.log {
         LogTarget::File(path) => ServeError::Log { path: path.clone(), error },
@@ -192,6 +196,7 @@ pub fn rehearse(config: Config, engine: Engine, events: LogFormat) -> Result<(),
         spare: plan.spare,
         // The guests of a rehearsal get no requests, so no crash is reported.
         relayouts: mpsc::unbounded_channel().0,
+        services: Services::start(names)?,
     };
     certificates.tell_of_ends(SystemTime::now(), &server_context.events);
     jail::enter(Kind::Serve);
@@ -369,6 +374,7 @@ fn fixed_changes(old: &Config, new: &Config) -> Vec<&'static str> {
         ("client_rate", old.client_limits.rate != new.client_limits.rate),
         ("guests", old.guests != new.guests),
         ("memory", old.memory != new.memory),
+        ("name_servers", old.name_servers != new.name_servers),
     ];
     changed.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key).collect()
 }

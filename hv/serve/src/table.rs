@@ -18,6 +18,7 @@ use hv_core::sched::Group;
 use hv_function::{Function, Isolation};
 use hv_jail as jail;
 use hv_jail::Kind;
+use hv_services::{FunctionServices, Services};
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 use tokio::sync::mpsc;
@@ -48,6 +49,8 @@ struct Deployed {
     group: Group,
     /// `None` only while it is dropped.
     function: Option<Function>,
+    /// What it reaches, if it reaches anything.
+    services: Option<Arc<FunctionServices>>,
 }
 
 impl Drop for Deployed {
@@ -99,6 +102,7 @@ pub(super) struct ServerContext {
     /// Machines of a function beyond one for each request.
     pub(super) spare: usize,
     pub(super) relayouts: Relayouts,
+    pub(super) services: Services,
 }
 
 impl Served {
@@ -155,6 +159,18 @@ impl Served {
             fresh: self.config.deployment.isolation == Isolation::Request,
             waiting: self.gate.waiting(),
             left_out: self.events.left_out(&self.name),
+            services: self
+                .deployed
+                .services
+                .as_ref()
+                .map(|services| services.figures().operations())
+                .unwrap_or_default(),
+            connection_bytes: self
+                .deployed
+                .services
+                .as_ref()
+                .map(|services| services.figures().connection_bytes())
+                .unwrap_or_default(),
             ..deploy::read(self.function())
         }
     }
@@ -308,7 +324,7 @@ impl ServerContext {
             None => self.engine.group(function.share),
         };
         let result = deploy::deploy(self, function, &group, before);
-        let running = result.map_err(|error| ServeError::Deploy {
+        let (running, services) = result.map_err(|error| ServeError::Deploy {
             location: function.location.clone(),
             function: function.name.clone(),
             error: Box::new(error),
@@ -324,6 +340,7 @@ impl ServerContext {
             layout,
             group,
             function: Some(running),
+            services,
         });
         let weak: Weak<Deployed> = Arc::downgrade(&deployed);
         self.reclaimable.add(weak);

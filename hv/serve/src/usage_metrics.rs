@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::metrics::{FunctionFigures, counters, registered};
+use hv_services::Figure;
 use prometheus::{CounterVec, IntCounterVec, Opts, Registry};
 
 /// The metrics of one reading.
@@ -12,6 +13,8 @@ pub(super) struct UsageMetrics {
     bytes: IntCounterVec,
     tenant_cpu: CounterVec,
     tenant_memory: CounterVec,
+    services: IntCounterVec,
+    connection_bytes: IntCounterVec,
 }
 
 impl UsageMetrics {
@@ -46,6 +49,18 @@ impl UsageMetrics {
                 "hv_tenant_memory_byte_seconds_total",
                 "Memory of a tenant's functions over time: of single guests, and what those of a function share.",
             ),
+            services: counters(
+                registry,
+                "hv_service_operations_total",
+                "What a function's guests have asked of stores, blobs, secrets and connections, by result.",
+                &["function", "service", "binding", "result"],
+            ),
+            connection_bytes: counters(
+                registry,
+                "hv_service_connection_bytes_total",
+                "Bytes of connections of a function's guests.",
+                &["function", "direction"],
+            ),
         }
     }
 
@@ -63,6 +78,12 @@ impl UsageMetrics {
             [("private", usage.memory_byte_seconds()), ("shared", figures.shared_byte_seconds)]
         {
             self.memory.with_label_values(&[name, kind]).inc_by(area);
+        }
+        for (Figure { service, binding, result }, count) in &figures.services {
+            self.services.with_label_values(&[name, service, binding, result]).inc_by(*count);
+        }
+        for (direction, bytes) in ["in", "out"].into_iter().zip(figures.connection_bytes) {
+            self.connection_bytes.with_label_values(&[name, direction]).inc_by(bytes);
         }
         for (device, traffic) in &usage.devices {
             for (direction, operations, bytes) in [

@@ -6,6 +6,7 @@ pub mod console;
 mod counters;
 pub mod function;
 pub mod net;
+pub mod services;
 pub mod stdio;
 
 pub(crate) use back_end::{
@@ -15,7 +16,7 @@ pub use back_end::{ConnectError, DeviceError, Ring, Served};
 pub use counters::{DeviceCounters, Traffic};
 
 /// Every kind of device that there is.
-static KINDS: [&DeviceKind; 4] = [&console::KIND, &block::KIND, &net::KIND, &function::KIND];
+static KINDS: [&DeviceKind; 5] = [&console::KIND, &block::KIND, &net::KIND, &function::KIND, &services::KIND];
 
 /// The kind with this number in device tables. `None`: there is no such kind.
 pub(crate) fn kind(number: u32) -> Option<&'static DeviceKind> {

@@ -9,6 +9,7 @@ use crate::device::block::{Disk, DiskBackEnd, EngineKind};
 use crate::device::console::{Input, Output};
 use crate::device::function::FunctionDevice;
 use crate::device::net::{Capture, NetBackEnd, Network};
+use crate::device::services::ServicesDevice;
 use crate::memory::{MapError, TemplateError};
 use crate::platform::PlatformError;
 use crate::sched::{Group, Share};
@@ -169,6 +170,12 @@ impl<O> GuestBuilder<O> {
 
     /// A function device: the guest is sent requests.
     pub fn function(mut self, device: Arc<FunctionDevice>) -> Self {
+        self.resources.back_ends.push(Box::new(device));
+        self
+    }
+
+    /// A services device: what the guest reaches without a network.
+    pub fn services(mut self, device: Arc<ServicesDevice>) -> Self {
         self.resources.back_ends.push(Box::new(device));
         self
     }

@@ -5,7 +5,7 @@
 
 use super::Domain;
 use crate::memory::GuestMemory;
-use hv_abi::device::{BLOCK, CONSOLE, FUNCTION, NET};
+use hv_abi::device::{BLOCK, CONSOLE, FUNCTION, NET, SERVICES};
 use hv_abi::event::{GENERATION, NONE, POWER};
 use hv_abi::tasks::{TASK_RUNS, TASK_TEXT_MAX, TASK_WAITS_FOR_EVENT, TASK_WAITS_FOR_TIME, TaskInfo};
 use hv_abi::{EventPort, GuestAddr};
@@ -210,6 +210,7 @@ impl Domain {
             BLOCK => "disk",
             NET => "network",
             FUNCTION => "function",
+            SERVICES => "services",
             _ => return None,
         };
         Some(format!("{kind} {}", device.index))

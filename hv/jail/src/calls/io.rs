@@ -6,10 +6,15 @@ use super::{Platform, option};
 use syscalls::Sysno as S;
 
 /// What [`socket`] makes.
-const STREAM: (i32, &str) = (libc::SOCK_STREAM, "SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC");
-const DATAGRAM: (i32, &str) = (libc::SOCK_DGRAM, "SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC");
+pub(super) const STREAM: (i32, &str) = (libc::SOCK_STREAM, "SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC");
+pub(super) const DATAGRAM: (i32, &str) = (libc::SOCK_DGRAM, "SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC");
 
-const fn socket(family: i32, name: &'static str, kind: (i32, &'static str), why: &'static str) -> Row {
+pub(super) const fn socket(
+    family: i32,
+    name: &'static str,
+    kind: (i32, &'static str),
+    why: &'static str,
+) -> Row {
     let flags = (kind.0 | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK) as u32;
     with_both(S::socket, (0, family as u32, name), (1, flags, kind.1), why)
 }

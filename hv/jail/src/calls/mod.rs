@@ -7,6 +7,7 @@
 mod guests;
 mod io;
 mod server;
+mod services;
 
 use super::row::{NeededOn, Row, any, to_itself, with, with_both, without};
 use super::{Kind, Platform};
@@ -16,6 +17,7 @@ use guests::{
 };
 use io::{DISK, IO};
 use server::{DEPLOY, LOG, MAKER, SERVE, TICK};
+use services::{FILES as VALUES, SERVICES};
 use syscalls::Sysno as S;
 
 /// What every kind of thread may do: memory, waiting, the end of a thread, signals, saying why hv ends.
@@ -119,6 +121,8 @@ fn groups(kind: Kind) -> &'static [&'static [Row]] {
             MAKE_DOORBELLS,
         ],
         Kind::Log => &[LOG],
+        Kind::Services => &[SERVICES],
+        Kind::Files => &[VALUES],
         Kind::Maker => &[MAKER],
     }
 }

@@ -276,7 +276,7 @@ pub(super) fn of_parser(message: &str) -> Problem {
 }
 
 /// The candidate that is most likely meant.
-fn nearest<'a>(key: &str, known: &'a [String]) -> Option<&'a String> {
+pub(super) fn nearest<'a>(key: &str, known: &'a [String]) -> Option<&'a String> {
     let key = key.replace('-', "_");
     known
         .iter()

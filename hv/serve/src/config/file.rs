@@ -26,6 +26,11 @@ pub(super) struct File {
     pub(super) memory: Option<Spanned<Scalar>>,
     #[serde(default)]
     pub(super) tenant: BTreeMap<Spanned<String>, TenantSection>,
+    pub(super) name_servers: Option<Spanned<Strings>>,
+    #[serde(default)]
+    pub(super) store: BTreeMap<Spanned<String>, BindingSection>,
+    #[serde(default)]
+    pub(super) blob: BTreeMap<Spanned<String>, BindingSection>,
     #[serde(default)]
     pub(super) function: BTreeMap<Spanned<String>, FunctionSection>,
 }
@@ -79,6 +84,28 @@ pub(super) struct FunctionSection {
     pub(super) concurrency: Option<Spanned<u32>>,
     pub(super) queue: Option<Spanned<u32>>,
     pub(super) queue_time: Option<Spanned<Scalar>>,
+    pub(super) store: Option<Spanned<Strings>>,
+    pub(super) blob: Option<Spanned<Strings>>,
+    #[serde(default)]
+    pub(super) secrets: BTreeMap<Spanned<String>, Spanned<String>>,
+    pub(super) net: Option<Spanned<Strings>>,
+    pub(super) net_connections: Option<Spanned<u32>>,
+    pub(super) net_bytes: Option<Spanned<Scalar>>,
+    pub(super) net_rate: Option<Spanned<Scalar>>,
+}
+
+/// A table `[store.NAME]` or `[blob.NAME]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct BindingSection {
+    pub(super) folder: Option<Spanned<String>>,
+    pub(super) url: Option<Spanned<String>>,
+    pub(super) user: Option<Spanned<String>>,
+    pub(super) password: Option<Spanned<String>>,
+    pub(super) prefix: Option<Spanned<String>>,
+    pub(super) value: Option<Spanned<Scalar>>,
+    pub(super) bytes: Option<Spanned<Scalar>>,
+    pub(super) operations: Option<Spanned<u32>>,
 }
 
 /// A string, or a number that means the same: `5` is `"5"`.

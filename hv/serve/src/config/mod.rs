@@ -6,6 +6,7 @@
 mod error;
 mod file;
 mod function;
+mod services;
 mod source;
 mod tenant;
 mod tls;
@@ -77,6 +78,10 @@ pub struct Config {
     pub guests: Option<usize>,
     /// Bytes of memory for hv and all guests; `None`: what its control group allows.
     pub memory: Option<u64>,
+    /// Name servers of what functions reach; none: those of the host.
+    pub name_servers: Vec<SocketAddr>,
+    /// Files with secrets, which a reload reads again.
+    pub secrets: Vec<PathBuf>,
     /// Where this was configured.
     pub location: Location,
     /// Who the functions belong to.
@@ -202,6 +207,8 @@ pub struct Deployment {
     pub concurrency: usize,
     /// Whether what instances print is told among the events.
     pub console: bool,
+    /// What it reaches.
+    pub services: hv_services::Spec,
 }
 
 /// What a function is started from.

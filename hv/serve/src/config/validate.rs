@@ -7,6 +7,7 @@ use hv_core::domain::DEFAULT_MEMORY;
 use hv_host::escape::escape;
 use hv_host::units;
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use toml::Spanned;
 
 /// Paths that hv answers itself where there is no `admin`.
@@ -97,6 +98,7 @@ impl Deployment {
             tenant: None,
             concurrency: DEFAULT_CONCURRENCY,
             console: true,
+            services: hv_services::Spec::default(),
         }
     }
 }
@@ -202,10 +204,14 @@ impl Validator<'_> {
             let tenant = self.tenant(name, tenant, &config)?;
             config.tenants.push(tenant);
         }
-        for (name, function) in &file.function {
-            let function = self.function(name, function, &config)?;
+        let mut secrets = Vec::new();
+        let bindings = self.bindings(&file, &mut secrets)?;
+        for (name, section) in &file.function {
+            let mut function = self.function(name, section, &config)?;
+            function.deployment.services = self.services(section, &bindings, &mut secrets)?;
             config.functions.push(function);
         }
+        config.secrets = secrets;
         // In the order of the file: what is double is the later one.
         config.functions.sort_by_key(|function| match function.location {
             Location::Line(_, line) => line,
@@ -262,6 +268,8 @@ impl Validator<'_> {
             client_limits: self.client_limits(file)?,
             guests: self.count("guests", &file.guests)?,
             memory: self.server_memory(&file.memory)?,
+            name_servers: self.name_servers(file)?,
+            secrets: Vec::new(),
             location: Location::File(self.path.into()),
             tenants: Vec::new(),
             functions: Vec::new(),
@@ -299,6 +307,20 @@ impl Validator<'_> {
             return Err(self.fail(at, value("memory", format!("\"{}\"", at.get_ref().0), why)));
         }
         Ok(memory)
+    }
+
+    fn name_servers(&self, file: &File) -> Result<Vec<SocketAddr>, ConfigError> {
+        let Some(list) = &file.name_servers else { return Ok(Vec::new()) };
+        let server = |text: &String| match text.parse::<IpAddr>() {
+            Ok(address) => Ok(SocketAddr::new(address, 53)),
+            Err(_) => self.address("name_servers", text),
+        };
+        list.get_ref()
+            .0
+            .iter()
+            .map(server)
+            .collect::<Result<_, _>>()
+            .map_err(|problem| self.fail(list, problem))
     }
 
     /// A path of the file, relative to the folder that the file is in.

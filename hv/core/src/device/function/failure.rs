@@ -28,6 +28,9 @@ pub enum Failure {
     /// The host cannot start another guest.
     #[error("no further guest can be started: {0}")]
     NoRoom(#[source] Box<dyn Error + Send + Sync>),
+    /// A binding cannot be reached, and the guest could not do without it.
+    #[error("binding {0} cannot be reached")]
+    Unreachable(String),
     /// The function is being shut down.
     #[error("the function is being shut down")]
     Stopped,
