@@ -148,8 +148,8 @@ fn the_sum_of_all_requests_is_what_the_kernel_counts(platform: Platform) {
     let used = group.read().unwrap() - before;
     let told = sum(&lines(&serve, 30), "cpu_seconds");
     println!("{platform}: told {told:.4} s, used {used:.4} s, {:.4}", told / used);
-    // The rest is HTTP, the log, and the making and resetting of machines.
-    assert!(told <= used * 1.01 && told >= used * 0.9, "told {told} s, used {used} s");
+    // The rest is HTTP, the log, limits, ends of time slices, and the making and resetting of machines.
+    assert!(told <= used * 1.01 && told >= used * 0.85, "told {told} s, used {used} s");
     serve.end();
 }
 
