@@ -8,7 +8,7 @@ use hv_core::engine::Engine;
 use hv_jail::{Kind, Place, Use};
 use hv_serve as serve;
 use hv_serve::config::{self, Config, ConfigError, FunctionConfig, LogFormat, LogTarget, Problem};
-use hv_serve::{Names, Options, ServeError};
+use hv_serve::{Inherited, Names, Options, ServeError};
 use std::collections::HashMap;
 use std::error::Error;
 use std::io::Write;
@@ -26,6 +26,8 @@ pub(super) fn run(args: ServeArgs) -> Result<u8, Box<dyn Error>> {
         Engine::prepare_memory_budget()?;
     }
     let platform = platform(args.platform)?;
+    // Made before hv is jailed, which makes no sockets.
+    let inherited = if args.check { Inherited::default() } else { Inherited::take(&config)? };
     // Reads files that are closed to a process in its jail.
     let names = Names::of_host(&config.name_servers);
     jail::process(args.no_jail, &*platform, Kind::Serve, true, places(&args, &config))?;
@@ -45,7 +47,7 @@ pub(super) fn run(args: ServeArgs) -> Result<u8, Box<dyn Error>> {
         let config = read(&args, &folder, &images)?;
         if temporary { Ok(config) } else { without_temporary_files(config) }
     });
-    let drained = serve::run(Options { config, engine, events, reader, names })?;
+    let drained = serve::run(Options { config, engine, events, reader, inherited, names })?;
     Ok(if drained { 0 } else { exit::TERMINATED })
 }
 

@@ -3,7 +3,7 @@
 
 use super::clients::{Clients, Seat, TooMany};
 use super::handler::{self, Peer};
-use super::listener::{GRACE, ListenerKind, drained};
+use super::listener::{Drain, GRACE, ListenerKind, drained};
 use super::reply::Reply;
 use super::server::Server;
 use super::transport::{ConnectionState, Protocol, Stream, Transport};
@@ -50,7 +50,7 @@ pub(super) struct Speaker {
     http2: http2::Builder<TokioExecutor>,
     header_time: Duration,
     /// Turns true when the server drains.
-    drain: watch::Receiver<bool>,
+    drain: watch::Receiver<Drain>,
 }
 
 /// What hyper makes of a connection, of either protocol.
@@ -61,7 +61,7 @@ trait Conversation: Future<Output = hyper::Result<()>> {
 
 impl Speaker {
     /// Heads have to come in `header_time`.
-    pub(super) fn new(server: Arc<Server>, header_time: Duration, drain: watch::Receiver<bool>) -> Self {
+    pub(super) fn new(server: Arc<Server>, header_time: Duration, drain: watch::Receiver<Drain>) -> Self {
         let mut http1 = http1::Builder::new();
         // A client that shuts down its sending side may still wait for its answer (`nc -N`, RFC 9293 section 3.6).
         // One that is gone altogether looks the same until something is sent to it.

@@ -3,6 +3,7 @@
 
 use super::config::{ConfigError, Location};
 use super::deploy::DeployError;
+use super::handover;
 use super::tls::CertificateError;
 use hv_core::engine::BudgetError;
 use hv_host::escape::escape;
@@ -47,6 +48,15 @@ pub enum ServeError {
         /// Why.
         #[source]
         error: Box<CertificateError>,
+    },
+    /// The sockets of the server before cannot be taken over, or not be offered to the next one.
+    #[error("{}", handover::explain(path, error))]
+    Handover {
+        /// The path of the socket.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        error: io::Error,
     },
     /// The access log cannot be opened.
     #[error(

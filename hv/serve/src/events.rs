@@ -269,6 +269,11 @@ impl Events {
         );
     }
 
+    /// Another server answers in this one's place.
+    pub(super) fn handed_over(&self) {
+        self.tell(|| "handed over: another server answers now".into(), || json!({"event": "handed_over"}));
+    }
+
     pub(super) fn draining(&self, running: usize, at_most: Duration) {
         self.tell(
             || {

@@ -11,6 +11,7 @@
 //! they say comes through an `exchange`, where they never wait.
 #![forbid(unsafe_code)]
 
+mod activation;
 mod clients;
 pub mod config;
 mod connection;
@@ -26,6 +27,7 @@ mod framing;
 mod front_response;
 mod gate;
 mod handler;
+mod handover;
 mod head;
 mod layout;
 mod listener;
@@ -36,11 +38,13 @@ mod opening;
 mod pace;
 mod processes;
 mod record;
+mod reload;
 mod reply;
 mod request_rules;
 mod route;
 mod run;
 mod server;
+mod sockets;
 mod table;
 mod tenant;
 mod throttle;
@@ -59,4 +63,5 @@ pub use error::ServeError;
 pub use hv_services::Names;
 pub use memory::{MemoryBudget, budget};
 pub use run::{Options, Reader, check, rehearse, run, threads};
+pub use sockets::Inherited;
 pub use tls::CertificateError;

@@ -90,7 +90,18 @@ pub(super) struct Connections {
     admin_permits: Arc<Semaphore>,
     open: Arc<OpenConnections>,
     /// Turns true when the server drains.
-    drain: watch::Receiver<bool>,
+    drain: watch::Receiver<Drain>,
+}
+
+/// How far a server is from its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Drain {
+    /// It serves.
+    No,
+    /// It drains.
+    Ending,
+    /// It drains, and another server has its sockets.
+    HandedOver,
 }
 
 impl Connections {
@@ -99,7 +110,7 @@ impl Connections {
         server: Arc<Server>,
         capacity: usize,
         header_time: Duration,
-        drain: watch::Receiver<bool>,
+        drain: watch::Receiver<Drain>,
     ) -> Self {
         Connections {
             speaker: Speaker::new(server, header_time, drain.clone()),
@@ -156,9 +167,13 @@ impl Connections {
         let until = async {
             match kind {
                 ListenerKind::Public | ListenerKind::PublicTls => drained(&mut drain).await,
-                ListenerKind::Admin => std::future::pending().await,
+                // Its own pages are there until the end, unless another server has them now.
+                ListenerKind::Admin => drop(drain.wait_for(|drain| *drain == Drain::HandedOver).await),
             }
-            tokio::time::sleep(GRACE).await;
+            let is_shared = *drain.borrow() == Drain::HandedOver;
+            if !is_shared {
+                tokio::time::sleep(GRACE).await;
+            }
         };
         tokio::select! {
             // Who is in the backlog is accepted before it is closed.
@@ -189,7 +204,7 @@ async fn room(permits: &Arc<Semaphore>, clients: &Clients) -> OwnedSemaphorePerm
 pub(super) const GRACE: Duration = Duration::from_secs(1);
 
 /// Waits until the server drains.
-pub(super) async fn drained(drain: &mut watch::Receiver<bool>) {
+pub(super) async fn drained(drain: &mut watch::Receiver<Drain>) {
     // An error would mean that the server was dropped.
-    let _ = drain.wait_for(|drain| *drain).await;
+    let _ = drain.wait_for(|drain| *drain != Drain::No).await;
 }

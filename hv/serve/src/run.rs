@@ -1,34 +1,35 @@
-//! The life of a server: deploys, serves, reloads, drains.
+//! The life of a server: deploys, serves, drains.
 #![forbid(unsafe_code)]
 
+use super::activation::{Manager, Word};
 use super::config::{Config, ConfigError, LogFormat, LogTarget};
 use super::descriptors;
 use super::error::ServeError;
 use super::events::Events;
 use super::gate::Admission;
-use super::listener::{Connections, ListenerKind, listen};
+use super::handover::Handover;
+use super::listener::{Connections, Drain};
 use super::log::{self, Log};
 use super::memory::{self, Reclaimable};
 use super::metrics::{self, Metrics};
 use super::processes;
 use super::record::{Ids, Telemetry};
+use super::reload::{after, relayout, reload};
 use super::server::Server;
+use super::sockets::{Inherited, Listening, listeners};
 use super::table::{ServerContext, Table};
-use super::time_limit::within;
 use super::tls::{Certificates, Tls};
 use hv_core::engine::Engine;
-use hv_host::limits;
 use hv_host::prompt::{be_first_while_light, be_prompt, look_at_load};
 use hv_jail as jail;
 use hv_jail::Kind;
 use hv_services::{Names, Services};
-use std::error::Error;
 use std::io;
+use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
-use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -37,9 +38,6 @@ const REAPING: Duration = Duration::from_millis(250);
 
 /// How often certificates that end soon are told of.
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// How long a reload may read its configuration, and look for what that names.
-const READING: Duration = Duration::from_secs(10);
 
 /// Reads the configuration again, at each reload.
 pub type Reader = Box<dyn Fn() -> Result<Config, ConfigError> + Send + Sync>;
@@ -56,6 +54,8 @@ pub struct Options {
     pub reader: Reader,
     /// Looks up names for what functions reach.
     pub names: Names,
+    /// What it has from those before it.
+    pub inherited: Inherited,
 }
 
 /// Whether a server could run with this configuration on this host, as far as
@@ -65,7 +65,7 @@ pub fn check(config: &Config) -> Result<usize, ConfigError> {
     plan(config).map(|plan| plan.guests)
 }
 
-fn plan(config: &Config) -> Result<descriptors::DescriptorPlan, ConfigError> {
+pub(super) fn plan(config: &Config) -> Result<descriptors::DescriptorPlan, ConfigError> {
     let plan = descriptors::plan(config, descriptors::raise_limit(), threads())?;
     memory::check(config, memory::budget(config))?;
     processes::check(config, processes::limit(), plan.spare, threads(), processes::threads_of)?;
@@ -93,7 +93,7 @@ pub fn run(options: Options) -> Result<bool, ServeError> {
 }
 
 fn serve(options: Options, plan: descriptors::DescriptorPlan, log: &Log) -> Result<bool, ServeError> {
-    let config = options.config;
+    let (config, mut inherited) = (options.config, options.inherited);
     let events = Events::new(log.clone(), options.events);
     let mut random = [0; 8];
     rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty()).map_err(io::Error::from)?;
@@ -110,7 +110,9 @@ fn serve(options: Options, plan: descriptors::DescriptorPlan, log: &Log) -> Resu
     let runtime = runtime.enable_all().on_thread_park(look_at_load).build()?;
     let context = runtime.enter();
     // An address that cannot be used is reported before guests are booted.
-    let listeners = listeners(&config)?;
+    let listeners = listeners(&config, &mut inherited)?;
+    let shared = listeners.iter().map(Listening::share).collect::<io::Result<_>>()?;
+    let handover = inherited.handover.take().map(|socket| Handover::new(socket, shared)).transpose()?;
     let tls = Arc::new(Tls::new(Certificates::read(&config.certificates)?));
     tls.certificates().tell_of_ends(SystemTime::now(), &events);
     let signals = Signals::catch()?;
@@ -131,29 +133,30 @@ fn serve(options: Options, plan: descriptors::DescriptorPlan, log: &Log) -> Resu
     let (server_context, table) = deploy(config, server_context)?;
     let server = Arc::new(Server::new(server_context, telemetry, table, tls, requests));
     drop(context);
-    let (drain, draining) = watch::channel(false);
+    let (drain, draining) = watch::channel(Drain::No);
     let connections = Connections::new(server.clone(), connections, header_time, draining);
     let drained = runtime.block_on(async {
-        for (listener, kind) in listeners {
+        for Listening { listener, kind, .. } in listeners {
             events.listening(kind.name(), kind.scheme(), listener.local_addr()?);
             tokio::spawn(connections.clone().accept(listener, kind));
         }
+        let manager = inherited.manager.map(Arc::new);
+        if let Some(manager) = &manager {
+            manager.say(Word::Ready);
+            tokio::spawn(keep_alive(manager.clone()));
+        }
+        if let Err(error) = inherited.received.tell_ready() {
+            tracing::warn!("the server before is not told: {error}");
+        }
         let reaper = tokio::spawn(reap(server.clone()));
-        let drained = live(&server, &connections, (signals, due), options.reader, &drain).await;
+        let life = Life { server: &server, connections: &connections, manager, handover };
+        let drained = life.live((signals, due), options.reader, &drain).await;
         reaper.abort();
         Ok::<_, io::Error>(drained)
     })?;
     // A reload that is still booting guests does not hold up the end.
     runtime.shutdown_background();
     Ok(drained)
-}
-
-/// All addresses of a configuration, listened on.
-fn listeners(config: &Config) -> Result<Vec<(TcpListener, ListenerKind)>, ServeError> {
-    let public = config.listen.iter().map(|address| ("listen", *address, ListenerKind::Public));
-    let tls = config.listen_tls.iter().map(|address| ("listen_tls", *address, ListenerKind::PublicTls));
-    let admin = config.admin.iter().map(|address| ("admin", *address, ListenerKind::Admin));
-    public.chain(tls).chain(admin).map(|(key, address, kind)| Ok((listen(key, address)?, kind))).collect()
 }
 
 /// Whether it wants to listen twice on the same port.
@@ -180,7 +183,7 @@ pub fn rehearse(config: Config, engine: Engine, names: Names, events: LogFormat)
     })?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let context = runtime.enter();
-    match listeners(&config) {
+    match listeners(&config, &mut Inherited::default()) {
         Err(ServeError::Listen { error, .. })
             if error.kind() == io::ErrorKind::AddrInUse && !names_one_twice(&config) => {}
         result => drop(result?),
@@ -242,141 +245,84 @@ impl Signals {
     }
 }
 
-/// From the first connection to the last. Returns whether none was cut off.
-async fn live(
-    server: &Arc<Server>,
-    connections: &Connections,
-    (mut signals, mut due): (Signals, mpsc::UnboundedReceiver<Arc<str>>),
-    reader: Reader,
-    drain: &watch::Sender<bool>,
-) -> bool {
-    let reader = Arc::new(reader);
-    let mut changing: Option<JoinHandle<()>> = None;
+/// Tells the service manager that the server is alive, as often as it wants to hear it.
+async fn keep_alive(manager: Arc<Manager>) {
+    let Some(time) = manager.watchdog() else { return };
+    let mut interval = tokio::time::interval(time);
     loop {
-        let server = server.clone();
-        let change: Box<dyn FnOnce() + Send> = tokio::select! {
-            _ = signals.interrupt.recv() => break,
-            _ = signals.terminate.recv() => break,
-            _ = signals.hangup.recv() => {
-                let reader = reader.clone();
-                Box::new(move || reload(&server, &reader))
-            }
-            _ = signals.quit.recv() => {
-                let table = server.table();
-                table.figures().iter().for_each(|figures| server.server_context.events.state(figures));
-                continue;
-            }
-            Some(name) = due.recv() => Box::new(move || relayout(&server, &name)),
+        interval.tick().await;
+        manager.say(Word::Alive);
+    }
+}
+
+/// What a running server lives on.
+struct Life<'a> {
+    server: &'a Arc<Server>,
+    connections: &'a Connections,
+    manager: Option<Arc<Manager>>,
+    handover: Option<Handover>,
+}
+
+impl Life<'_> {
+    /// From the first connection to the last. Returns whether none was cut off.
+    async fn live(
+        self,
+        (mut signals, mut due): (Signals, mpsc::UnboundedReceiver<Arc<str>>),
+        reader: Reader,
+        drain: &watch::Sender<Drain>,
+    ) -> bool {
+        let reader = Arc::new(reader);
+        let mut changing: Option<JoinHandle<()>> = None;
+        let mut handed_over = pin!(handed_over(self.handover));
+        let events = &self.server.server_context.events;
+        let how = loop {
+            let server = self.server.clone();
+            let change: Box<dyn FnOnce() + Send> = tokio::select! {
+                _ = signals.interrupt.recv() => break Drain::Ending,
+                _ = signals.terminate.recv() => break Drain::Ending,
+                () = handed_over.as_mut() => {
+                    events.handed_over();
+                    break Drain::HandedOver;
+                }
+                _ = signals.hangup.recv() => {
+                    let (reader, manager) = (reader.clone(), self.manager.clone());
+                    let tell = move |word| manager.iter().for_each(|manager| manager.say(word));
+                    Box::new(move || {
+                        tell(Word::Reloading);
+                        reload(&server, &reader);
+                        tell(Word::Ready);
+                    })
+                }
+                _ = signals.quit.recv() => {
+                    let table = server.table();
+                    table.figures().iter().for_each(|figures| events.state(figures));
+                    continue;
+                }
+                Some(name) = due.recv() => Box::new(move || relayout(&server, &name)),
+            };
+            // One after the other: each changes the table that the one before has left.
+            changing = Some(tokio::spawn(after(changing.take(), change)));
         };
-        // One after the other: each changes the table that the one before has left.
-        changing = Some(tokio::spawn(after(changing.take(), change)));
-    }
-    let at_most = server.table().config.drain;
-    let events = &server.server_context.events;
-    server.drain();
-    let _ = drain.send(true);
-    events.draining(connections.open(), at_most);
-    tokio::select! {
-        _ = timeout(at_most, connections.closed()) => {}
-        () = signals.end() => {}
-    }
-    events.ended(connections.open());
-    connections.open() == 0
-}
-
-/// Makes a change of what is served, on a thread that may boot functions, once the change before has been made.
-async fn after(before: Option<JoinHandle<()>>, change: Box<dyn FnOnce() + Send>) {
-    if let Some(before) = before {
-        let _ = before.await;
-    }
-    let (done, wait) = oneshot::channel();
-    let thread = jail::spawn(Kind::Deploy, "hv-deploy", move || {
-        change();
-        let _ = done.send(());
-    });
-    match thread {
-        Ok(_) => drop(wait.await),
-        Err(error) => tracing::error!("no thread to change what is served: {}", limits::explain(&error)),
-    }
-}
-
-/// Boots a function again whose guests have crashed often, at another address.
-fn relayout(server: &Server, name: &str) {
-    if let Some(table) = server.table().relayout(name, &server.server_context) {
-        drop(server.replace(table));
-    }
-}
-
-/// Reads the configuration again, and serves what it says; or goes on as before.
-fn reload(server: &Server, reader: &Arc<Reader>) {
-    let server_context = &server.server_context;
-    let old = server.table();
-    server.telemetry.log.reopen();
-    let changed = read(reader).and_then(|config| {
-        let certificates = Certificates::read(&config.certificates)?;
-        Ok((Table::deploy(config, server_context, Some(&old))?, certificates))
-    });
-    server.telemetry.metrics.reloaded(changed.is_ok());
-    match changed {
-        Err(error) => server_context.events.reload_refused(&told(&error)),
-        Ok(((table, changes), certificates)) => {
-            let fixed = fixed_changes(&old.config, &table.config);
-            drop(server.replace(table));
-            certificates.tell_of_ends(SystemTime::now(), &server_context.events);
-            server.tls.replace(certificates);
-            server_context.events.reloaded(changes.deployed, changes.kept, changes.removed);
-            if !fixed.is_empty() {
-                server_context.events.needs_restart(&fixed);
-            }
+        let at_most = self.server.table().config.drain;
+        self.server.drain();
+        self.manager.iter().for_each(|manager| manager.say(Word::Stopping));
+        let _ = drain.send(how);
+        events.draining(self.connections.open(), at_most);
+        tokio::select! {
+            _ = timeout(at_most, self.connections.closed()) => {}
+            () = signals.end() => {}
         }
+        events.ended(self.connections.open());
+        self.connections.open() == 0
     }
 }
 
-/// Reads and validates the configuration, unless that takes too long: it asks for all files that are named there.
-fn read(reader: &Arc<Reader>) -> Result<Config, ServeError> {
-    let reader = reader.clone();
-    let read = within(READING, move || {
-        let config = reader()?;
-        plan(&config)?;
-        Ok::<_, ConfigError>(config)
-    });
-    Ok(read?.ok_or(ServeError::Silent(READING))??)
-}
-
-/// The error, and what may be behind it if files are closed to a server in its jail.
-fn told(error: &ServeError) -> String {
-    let mut cause = Some(error as &(dyn Error + 'static));
-    let mut denied = false;
-    while let Some(error) = cause {
-        let io = error.downcast_ref::<io::Error>();
-        denied |= io.is_some_and(|error| error.kind() == io::ErrorKind::PermissionDenied);
-        cause = error.source();
+/// Waits until another server answers in this one's place.
+async fn handed_over(handover: Option<Handover>) {
+    match handover {
+        Some(handover) => handover.handed_over().await,
+        None => std::future::pending().await,
     }
-    if denied && jail::is_on() {
-        return format!(
-            "{error}; in its jail, a server reads the folders that its first configuration named: restart it for others"
-        );
-    }
-    limits::explain(error)
-}
-
-/// Which settings differ that a running server cannot change.
-fn fixed_changes(old: &Config, new: &Config) -> Vec<&'static str> {
-    let changed = [
-        ("listen", old.listen != new.listen),
-        ("listen_tls", old.listen_tls != new.listen_tls),
-        ("admin", old.admin != new.admin),
-        ("log", old.log != new.log),
-        ("log_format", old.log_format != new.log_format),
-        ("header_time", old.header_time != new.header_time),
-        ("connections", old.connections != new.connections),
-        ("client_connections", old.client_limits.connections != new.client_limits.connections),
-        ("client_rate", old.client_limits.rate != new.client_limits.rate),
-        ("guests", old.guests != new.guests),
-        ("memory", old.memory != new.memory),
-        ("name_servers", old.name_servers != new.name_servers),
-    ];
-    changed.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key).collect()
 }
 
 /// Ends idle instances, and tells of certificates that end, for ever.

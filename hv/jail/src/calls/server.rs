@@ -1,6 +1,6 @@
 //! System calls of a server's threads, and of the thread that makes threads.
 
-use super::super::row::{Row, any, with};
+use super::super::row::{Row, any, with, with_both};
 use super::io::{NAMED, NAMELESS, UNNAMED};
 use super::{advice, option, seek};
 use syscalls::Sysno as S;
@@ -29,6 +29,13 @@ pub(super) const SERVE: &[Row] = &[
         "SOL_SOCKET",
         "an answer that is cut off ends in a reset",
     ),
+    with_both(
+        S::getsockopt,
+        (1, libc::SOL_SOCKET as u32, "SOL_SOCKET"),
+        (2, libc::SO_PEERCRED as u32, "SO_PEERCRED"),
+        "whose process wants to take the sockets over",
+    ),
+    any(S::sendmsg, "the sockets are handed over to the next server"),
     any(S::getdents64, "descriptors and threads are counted for /metrics"),
     any(S::fstat, "memory that guests share, and folders that are counted, for /metrics"),
     seek(libc::SEEK_SET, "SEEK_SET", "they are counted again"),

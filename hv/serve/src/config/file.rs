@@ -17,6 +17,7 @@ pub(super) struct File {
     pub(super) admin: Option<Spanned<String>>,
     pub(super) log: Option<Spanned<String>>,
     pub(super) log_format: Option<Spanned<String>>,
+    pub(super) handover: Option<Spanned<String>>,
     pub(super) drain: Option<Spanned<Scalar>>,
     pub(super) header_time: Option<Spanned<Scalar>>,
     pub(super) connections: Option<Spanned<u32>>,

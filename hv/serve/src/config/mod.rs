@@ -66,6 +66,8 @@ pub struct Config {
     pub log: LogTarget,
     /// What its lines look like.
     pub log_format: LogFormat,
+    /// Where the next server may take the sockets over.
+    pub handover: Option<PathBuf>,
     /// How long running requests may take after SIGTERM.
     pub drain: Duration,
     /// How long a client may take for a head.

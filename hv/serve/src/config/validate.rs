@@ -262,6 +262,7 @@ impl Validator<'_> {
             admin: admin.transpose()?,
             log,
             log_format,
+            handover: file.handover.as_ref().map(|path| self.beside(path.get_ref())),
             drain: self.time("drain", &file.drain)?.unwrap_or(DEFAULT_DRAIN),
             header_time: self.time("header_time", &file.header_time)?.unwrap_or(DEFAULT_HEADER_TIME),
             connections: self.count("connections", &file.connections)?.unwrap_or(DEFAULT_CONNECTIONS),
