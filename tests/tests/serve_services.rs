@@ -335,6 +335,8 @@ fn wrong_bindings_and_secrets_are_refused_in_one_line(platform: Platform) {
         ("[store.a]\nurl = \"http://h\"", "", "hv.toml:2: url = …: write redis://HOST:PORT"),
         ("[store.a]\nurl = \"redis://u:sesame@h\"", "", "hv.toml:2: url = …: keep the password out of it"),
         ("[store.a]\nfolder = \"/\"\nvalue = \"1G\"", "", "hv.toml:3: value = "),
+        ("[blob.a]\nurl = \"s3://b\"", "", "hv.toml:2: `url` does not go with blobs"),
+        ("[blob.a]", "", "hv.toml:1: binding = \"a\": add folder = \"data\""),
         ("[store.a]\nfoldr = \"/\"", "", "hv.toml:2: unknown key `foldr`; did you mean `folder`?"),
         (
             "[store.visits]\nfolder = \"/\"",

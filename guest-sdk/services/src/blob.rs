@@ -95,7 +95,7 @@ impl<'a, L: Link> Blobs<'a, L> {
         writer.finish().await
     }
 
-    /// Removes a blob. Returns whether it was there, as far as the service tells: those of the S3 kind do not.
+    /// Removes a blob. Returns whether it was there.
     ///
     /// # Errors
     ///

@@ -137,7 +137,7 @@ impl Kind {
             Kind::PoolManager => "makes and closes the machines of a function",
             Kind::Deploy => "boots functions, and closes those that are gone",
             Kind::Log => "writes the access log",
-            Kind::Services => "reaches services for guests: Redis, S3, TCP, UDP, names",
+            Kind::Services => "reaches services for guests: Redis, TCP, UDP, names",
             Kind::Files => "work on the files of stores and blobs",
             Kind::Maker => "makes threads, and may do what these may: a filter is inherited",
         }

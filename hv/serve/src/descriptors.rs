@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::config::{Config, ConfigError, DEFAULT_GUESTS, Problem};
+use hv_services::CONNECTIONS;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Descriptors of the process itself: standard streams, KVM, epolls, logs, images and disks being opened.
@@ -63,7 +64,8 @@ pub(super) fn plan(config: &Config, limit: u64, threads: usize) -> Result<Descri
     let functions = config.functions.iter().map(|function| {
         let deployment = &function.deployment;
         let machines = deployment.concurrency.saturating_add(spare) as u64;
-        of_function(machines, deployment.source.disks().len() as u64)
+        let connections = if deployment.services.net.rules.is_empty() { 0 } else { CONNECTIONS as u64 };
+        of_function(machines, deployment.source.disks().len() as u64).saturating_add(connections)
     });
     let needed = functions.fold(OWN + config.connections as u64, u64::saturating_add);
     if needed > limit {

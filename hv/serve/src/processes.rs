@@ -12,9 +12,9 @@ use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 /// Those of the server beside its machines: the thread that speaks HTTP, log, reports, I/O, ticker, maker, one that
-/// deploys and one that ends functions, workers of the kernel behind io_uring, a machine that is made
+/// deploys and one that ends functions, five for what functions reach, workers of the kernel behind io_uring, a machine that is made
 /// beforehand; and the three that processes of guests come from.
-const OWN: u64 = 20;
+const OWN: u64 = 25;
 
 /// Those of each machine: a thread of the kernel on KVM, or the process.
 const MACHINE: u64 = 1;

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //!  guest's thread ── begin ──► hv-services ──► files of folders: threads of their own
-//!                              one thread,  ──► sockets: Redis, S3, TCP, UDP, DNS
+//!                              one thread,  ──► sockets: Redis, TCP, UDP, DNS
 //!                              a task a call
 //! ```
 //!
@@ -31,7 +31,7 @@ pub use figures::{Figure, Figures};
 pub use folder::FolderError;
 pub use function::FunctionServices;
 pub use names::Names;
-pub use net::{NetLimits, NetSpec, Protocol, Rule, RuleError};
+pub use net::{CONNECTIONS, NetLimits, NetSpec, Protocol, Rule, RuleError};
 pub use spec::{BlobPlace, BlobSpec, Limits, RedisSpec, SecretBytes, Spec, StorePlace, StoreSpec};
 
 use binding::Bindings;

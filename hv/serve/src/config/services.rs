@@ -64,13 +64,18 @@ impl Validator<'_> {
         for (name, section) in &file.blob {
             self.check_name("blob", name)?;
             let limits = self.limits(section, BLOB)?;
-            let place = match self.place(name, section, "s3://bucket")? {
-                Place::Folder(folder) => BlobPlace::Folder(folder),
-                Place::Url(url) => {
-                    return Err(self
-                        .fail(url, value("url", format!("\"{}\"", url.get_ref()), "blobs are in a folder")));
-                }
+            if let Some(url) = &section.url {
+                let problem = Problem::Conflict {
+                    key: "url",
+                    with: "blobs",
+                    remedy: "give the folder that they are in: folder = \"data\"",
+                };
+                return Err(self.fail(url, problem));
+            }
+            let Place::Folder(folder) = self.place(name, section, "")? else {
+                unreachable!("it has no `url`")
             };
+            let place = BlobPlace::Folder(folder);
             let name = name.get_ref().clone();
             specs.blobs.insert(name.clone(), Arc::new(BlobSpec { name, place, limits }));
         }
@@ -121,7 +126,8 @@ impl Validator<'_> {
                 Err(self.fail(folder, problem))
             }
             (None, None) => {
-                let why = format!("add folder = \"data\" or url = \"{example}\"");
+                let or = if example.is_empty() { String::new() } else { format!(" or url = \"{example}\"") };
+                let why = format!("add folder = \"data\"{or}");
                 Err(self.fail(name, value("binding", format!("\"{}\"", name.get_ref()), why)))
             }
         }

@@ -12,10 +12,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until, timeout};
 
 /// How long a connection may take, looking its name up included.
 const CONNECTING: Duration = Duration::from_secs(5);
+
+/// Most connections of a function at a time: each takes a descriptor of the server.
+pub const CONNECTIONS: usize = 256;
 
 /// Bytes that are read from a connection at once.
 const PIECE: usize = 8 << 10;
@@ -24,22 +28,32 @@ const PIECE: usize = 8 << 10;
 pub(crate) struct Net {
     spec: NetSpec,
     names: Names,
+    /// Those that may still be made.
+    free: Arc<Semaphore>,
     /// When the bytes that were moved are paid for.
     paid: Mutex<Instant>,
 }
 
 /// A connection of a request, while it is open.
-struct Seat(Arc<Session>);
+struct Seat {
+    session: Arc<Session>,
+    _permit: OwnedSemaphorePermit,
+}
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+        self.session.connections.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 impl Net {
     pub(crate) fn new(spec: &NetSpec, names: &Names) -> Net {
-        Net { spec: spec.clone(), names: names.clone(), paid: Mutex::new(Instant::now()) }
+        Net {
+            spec: spec.clone(),
+            names: names.clone(),
+            free: Arc::new(Semaphore::new(CONNECTIONS)),
+            paid: Mutex::new(Instant::now()),
+        }
     }
 
     /// Makes a connection, and passes on what both sides send, until one of them has enough.
@@ -98,9 +112,12 @@ impl Net {
 
     fn seat(&self, session: &Arc<Session>) -> Result<Seat, Refusal> {
         let most = self.spec.limits.connections.map_or(CALLS_MAX, |most| most as usize);
+        let permit = self.free.clone().try_acquire_owned().map_err(|_| {
+            Refusal::new(Status::Limited, format!("a function has at most {CONNECTIONS} connections"))
+        })?;
         let add = |open: usize| (open < most).then_some(open + 1);
         match session.connections.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add) {
-            Ok(_) => Ok(Seat(session.clone())),
+            Ok(_) => Ok(Seat { session: session.clone(), _permit: permit }),
             Err(_) => Err(Refusal::new(Status::Limited, format!("a request has at most {most} connections"))),
         }
     }

@@ -3,5 +3,6 @@
 mod connect;
 mod policy;
 
+pub use connect::CONNECTIONS;
 pub(crate) use connect::Net;
 pub use policy::{NetLimits, NetSpec, Protocol, Rule, RuleError};
