@@ -58,7 +58,7 @@ fn a_restart_under_load_loses_no_request(platform: Platform) {
             assert!(old.err.ends_with("hv: drained\n"), "{}", old.err);
         }
         end.store(true, Ordering::Relaxed);
-        askers.map(|asker| asker.join().unwrap());
+        askers.into_iter().for_each(|asker| asker.join().unwrap());
     });
     assert_eq!(failed.into_inner(), 0, "of {}", asked.into_inner());
     // It answers on its own pages, too.
