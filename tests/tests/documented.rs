@@ -73,6 +73,18 @@ fn every_configuration_is_known() {
             assert!(text.contains("[function."), "{}: what is this?\n{text}", document.display());
             let stranger = here();
             fs::write(stranger.folder().join("hv.toml"), &text).unwrap();
+            // The files that the example of TLS names.
+            let key = rcgen::KeyPair::generate().unwrap();
+            let certificate = rcgen::CertificateParams::new(vec!["example.org".to_owned()]).unwrap();
+            let put = |name, text| fs::write(stranger.folder().join(name), text).unwrap();
+            put("example.org.pem", certificate.self_signed(&key).unwrap().pem());
+            put("example.org.key", key.serialize_pem());
+            // And those of secrets, stores and blobs.
+            put("redis.password", "secret".into());
+            put("token", "secret".into());
+            for folder in ["visits", "pictures"] {
+                fs::create_dir(stranger.folder().join(folder)).unwrap();
+            }
             serve(&stranger, "hv serve --config hv.toml", &[]);
         }
     }

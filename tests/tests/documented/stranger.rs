@@ -23,9 +23,22 @@ pub(crate) enum User {
 }
 
 /// The guests that the documents name.
-const GUESTS: [&str; 13] = [
-    "hello", "echo", "clock", "disk", "web", "kv", "udp-echo", "fn-hello", "fn-json", "fn-image", "fn-wasm",
-    "compute", "crash",
+const GUESTS: [&str; 15] = [
+    "hello",
+    "echo",
+    "clock",
+    "disk",
+    "web",
+    "kv",
+    "udp-echo",
+    "fn-hello",
+    "fn-json",
+    "fn-image",
+    "fn-wasm",
+    "fn-counter",
+    "fn-proxy",
+    "compute",
+    "crash",
 ];
 
 /// Somebody with a folder, on a platform.
