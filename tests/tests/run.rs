@@ -249,8 +249,9 @@ fn statistics_are_a_table_or_json(platform: Platform) {
     let touched = value["stats"]["memory_bytes"]["guest_touched"].as_u64().unwrap();
     assert!((4096..=256 << 10).contains(&touched), "the guest touched {touched} bytes");
     let peak = value["stats"]["memory_bytes"]["hv_peak_resident"].as_u64().unwrap();
-    // Most of it is code that the kernel has mapped ahead.
-    assert!(peak <= 8 << 20, "hv took {peak} bytes");
+    // Most of it is code that the kernel has mapped ahead, and tables that the loader relocates, also of what only `hv serve`
+    // uses.
+    assert!(peak <= 10 << 20, "hv took {peak} bytes");
 }
 
 #[guest_test]
