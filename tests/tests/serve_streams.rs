@@ -177,16 +177,19 @@ with grpc.insecure_channel("127.0.0.1:" + sys.argv[1]) as channel:
 print("done")
 "#;
 
+/// The Python that the distribution's modules are for, also where another one comes first in the path.
+const PYTHON: &str = "/usr/bin/python3";
+
 #[guest_test]
 fn grpc_calls_and_streams(platform: Platform) {
-    if !has_tools(&["python3"]) {
+    if !has_tools(&[PYTHON]) {
         return;
     }
-    if Finished::of(Command::new("python3").args(["-c", "import grpc"])).code() != Some(0) {
+    if Finished::of(Command::new(PYTHON).args(["-c", "import grpc"])).code() != Some(0) {
         return hv_tests::skip("needs python3 with its module grpc");
     }
     let serve = Serve::start(platform, &probe(""));
-    let client = Finished::of(Command::new("python3").args(["-c", GRPC, &serve.port.to_string()]));
+    let client = Finished::of(Command::new(PYTHON).args(["-c", GRPC, &serve.port.to_string()]));
     assert_eq!(client.expect(0).text(), "done\n");
     serve.end();
 }
