@@ -103,7 +103,7 @@ fn a_client_that_breaks_the_rules_of_messages_is_told(platform: Platform) {
     ] {
         serve.client().ask("GET", "/websocket", fields, b"").unwrap().expect(status);
     }
-    // A wish for something else is none, and a function that wants a WebSocket says so.
+    // An upgrade to another protocol is ignored; a function that requires a WebSocket answers 426.
     client.ask("GET", "/websocket", "Connection: Upgrade\r\nUpgrade: h2c\r\n", b"").unwrap().expect(426);
     let plain = format!("Connection: Upgrade\r\nUpgrade: websocket\r\n{key}");
     client.ask("GET", "/ok", &plain, b"").unwrap().expect(200);
