@@ -30,8 +30,8 @@ fn reloads_under_load_lose_no_request(platform: Platform) {
     }
     let text = String::from_utf8(wrk.wait_with_output().unwrap().stdout).unwrap();
     assert!(!text.contains("Non-2xx") && !text.contains("Socket errors"), "{text}");
-    // The kernel gives each virtual machine a thread: those of old functions are gone. hv itself has some 14.
-    eventually("the end of old guests", || (serve.count("task") < 20).then_some(()));
+    // The kernel gives each virtual machine a thread: those of old functions are gone.
+    eventually("the end of old guests", || (serve.count("task") < 12).then_some(()));
     serve.end();
 }
 

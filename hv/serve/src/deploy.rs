@@ -16,7 +16,7 @@ use hv_core::snapshot::{self, DisksError};
 use hv_function as function;
 use hv_function::{Function, Options};
 use hv_host::escape::escape;
-use hv_services::{FolderError, FunctionServices};
+use hv_services::{FunctionServices, ProvideError};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -54,9 +54,9 @@ pub enum DeployError {
     /// No thread to open files.
     #[error("cannot start a thread: {0}")]
     Thread(#[source] io::Error),
-    /// A folder of a store or of blobs cannot be used.
+    /// A store or blobs cannot be used.
     #[error(transparent)]
-    Folder(#[from] FolderError),
+    Services(#[from] ProvideError),
     /// The function cannot be deployed.
     #[error(transparent)]
     Function(#[from] function::DeployError),

@@ -124,7 +124,7 @@ fn serve(options: Options, plan: descriptors::DescriptorPlan, log: &Log) -> Resu
         admission: Admission::new(plan.guests),
         spare: plan.spare,
         relayouts,
-        services: Services::start(options.names)?,
+        services: Services::new(options.names)?,
     };
     let (connections, header_time) = (config.connections, config.header_time);
     be_prompt();
@@ -199,7 +199,7 @@ pub fn rehearse(config: Config, engine: Engine, names: Names, events: LogFormat)
         spare: plan.spare,
         // The guests of a rehearsal get no requests, so no crash is reported.
         relayouts: mpsc::unbounded_channel().0,
-        services: Services::start(names)?,
+        services: Services::new(names)?,
     };
     certificates.tell_of_ends(SystemTime::now(), &server_context.events);
     jail::enter(Kind::Serve);

@@ -13,24 +13,33 @@ type Job = Box<dyn FnOnce() + Send>;
 
 /// The threads. At most as many jobs wait as guests have calls.
 #[derive(Clone)]
-pub(crate) struct Files(Sender<Job>);
+pub(crate) struct Files {
+    jobs: Sender<Job>,
+    waiting: Receiver<Job>,
+}
 
 impl Files {
-    pub(crate) fn start() -> io::Result<Files> {
-        let (jobs, receiver) = unbounded();
+    /// Jobs wait until the threads are [started](Self::start).
+    pub(crate) fn new() -> Files {
+        let (jobs, waiting) = unbounded();
+        Files { jobs, waiting }
+    }
+
+    /// Starts the threads, which live as long as the process.
+    pub(crate) fn start(&self) -> io::Result<()> {
         for number in 0..THREADS {
-            let receiver: Receiver<Job> = receiver.clone();
+            let waiting = self.waiting.clone();
             jail::spawn(Kind::Files, format!("hv-files{number}"), move || {
-                receiver.into_iter().for_each(|job: Job| job());
+                waiting.into_iter().for_each(|job: Job| job());
             })?;
         }
-        Ok(Files(jobs))
+        Ok(())
     }
 
     /// Has this done, whether or not somebody waits for it.
     pub(crate) fn send(&self, job: impl FnOnce() + Send + 'static) {
         // The threads end with the process.
-        let _ = self.0.send(Box::new(job));
+        let _ = self.jobs.send(Box::new(job));
     }
 
     /// Does this on one of the threads.

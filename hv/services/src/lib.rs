@@ -40,34 +40,62 @@ use hv_jail as jail;
 use hv_jail::Kind;
 use std::future::pending;
 use std::io;
-use std::sync::Arc;
-use tokio::runtime::{Builder, Handle};
+use std::sync::{Arc, Mutex};
+use tokio::runtime::{Builder, Runtime};
 
 /// Carries out the calls of all functions of a server.
 pub struct Services {
-    runtime: Handle,
+    /// Lives as long as the process, since its thread does.
+    runtime: &'static Runtime,
+    files: Files,
     bindings: Bindings,
+    /// The threads run.
+    started: Mutex<bool>,
+}
+
+/// Why a function has no services.
+#[derive(Debug, thiserror::Error)]
+pub enum ProvideError {
+    /// The host makes no thread for them.
+    #[error("cannot start a thread: {0}")]
+    Thread(#[source] io::Error),
+    /// A folder cannot be used.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
 }
 
 impl Services {
-    /// Starts the threads, which live as long as the process.
+    /// Opens what a thread in its jail could not open. There are no threads before the first function that has services.
     ///
     /// # Errors
     ///
-    /// If the host makes no thread or no descriptor for it.
-    pub fn start(names: Names) -> io::Result<Services> {
+    /// If the host makes no descriptor for it.
+    pub fn new(names: Names) -> io::Result<Services> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
-        let handle = runtime.handle().clone();
-        jail::spawn(Kind::Services, "hv-services", move || runtime.block_on(pending::<()>()))?;
-        Ok(Services { runtime: handle, bindings: Bindings::new(Files::start()?, names) })
+        let files = Files::new();
+        let bindings = Bindings::new(files.clone(), names);
+        Ok(Services { runtime: Box::leak(Box::new(runtime)), files, bindings, started: Mutex::new(false) })
     }
 
     /// The services of a function with this specification.
     ///
     /// # Errors
     ///
-    /// If a folder cannot be used.
-    pub fn provide(&self, spec: &Spec) -> Result<Arc<FunctionServices>, FolderError> {
-        FunctionServices::new(self.runtime.clone(), &self.bindings, spec)
+    /// If a folder cannot be used, or the host makes no thread.
+    pub fn provide(&self, spec: &Spec) -> Result<Arc<FunctionServices>, ProvideError> {
+        self.start().map_err(ProvideError::Thread)?;
+        Ok(FunctionServices::new(self.runtime.handle().clone(), &self.bindings, spec)?)
+    }
+
+    /// Starts the threads, if they do not run yet.
+    fn start(&self) -> io::Result<()> {
+        let started = &mut *self.started.lock().expect("no panic while held");
+        if !*started {
+            self.files.start()?;
+            let runtime = self.runtime;
+            jail::spawn(Kind::Services, "hv-services", move || runtime.block_on(pending::<()>()))?;
+            *started = true;
+        }
+        Ok(())
     }
 }
