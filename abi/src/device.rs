@@ -28,7 +28,7 @@ pub const CONFIG_SIZE: usize = 72;
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct DeviceInfo {
-    /// [`CONSOLE`], [`BLOCK`], [`NET`], [`FUNCTION`] or [`SERVICES`]; a guest skips kinds that it does not know.
+    /// [`CONSOLE`], [`BLOCK`], [`NET`], [`FUNCTION`], [`SERVICES`] or [`SHARE`]; a guest skips kinds that it does not know.
     pub kind: u32,
     /// Counts the devices of this kind from 0, in the order of the command line.
     pub index: u32,
@@ -50,6 +50,8 @@ pub const NET: u32 = 3;
 pub const FUNCTION: u32 = 4;
 /// Kind of a services device, see [`crate::io::services`] (ABI 1.6).
 pub const SERVICES: u32 = 5;
+/// Kind of a share, see [`crate::io::share`] (ABI 1.8).
+pub const SHARE: u32 = 6;
 
 /// A device's configuration: plain bytes at the start of [`DeviceInfo::config`].
 pub trait Config: FromBytes + IntoBytes + Immutable + KnownLayout + Sized {

@@ -32,24 +32,52 @@ macro_rules! errno {
 }
 
 errno! {
+    /// There is no file of this name.
+    NotFound = 2, "no such file or folder";
     /// The device or host failed to do it.
     Io = 5, "input/output error";
+    /// There is no open handle of this number, or it was not opened for this.
+    BadHandle = 9, "no such open file";
     /// The host has no room for it now; trying later may help.
     Again = 11, "try again";
+    /// The host does not allow it.
+    Denied = 13, "permission denied";
     /// An address is outside the guest's memory, or not writable where it has to be.
     Fault = 14, "bad address";
     /// What was asked for is in use already.
     Busy = 16, "in use";
+    /// Something has this name already.
+    Exists = 17, "already exists";
+    /// A path leads out of the share, or from one file system to another.
+    Outside = 18, "leads out of the share or to another file system";
+    /// A path leads through a file, or a folder was asked for.
+    NotDirectory = 20, "not a folder";
+    /// It is a folder, and a file was asked for.
+    IsDirectory = 21, "is a folder";
     /// An argument has a value that is never valid.
     Invalid = 22, "invalid argument";
+    /// More files are open than may be.
+    TooManyOpen = 24, "too many open files";
+    /// A file would be larger than the host allows.
+    TooLarge = 27, "file too large";
     /// The host's disk is full.
     NoSpace = 28, "no space left on the host's disk";
-    /// The disk is read-only.
-    ReadOnly = 30, "read-only disk";
+    /// The disk or share is read-only.
+    ReadOnly = 30, "read-only";
+    /// A path or a name in it is too long.
+    NameTooLong = 36, "name too long";
     /// There is no such hypercall in this version.
     NoSys = 38, "no such hypercall";
+    /// The folder has something in it.
+    NotEmpty = 39, "folder is not empty";
+    /// Symbolic links lead in a circle.
+    TooManyLinks = 40, "too many symbolic links";
     /// The device or platform does not do this operation.
     NotSupported = 95, "operation not supported";
+    /// A file that was open is gone on the host.
+    Stale = 116, "the file is gone on the host";
+    /// The quota of hv's user on the host is used up.
+    Quota = 122, "quota on the host used up";
 }
 
 impl Errno {

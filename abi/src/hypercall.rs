@@ -95,6 +95,9 @@ hypercalls! {
     /// Says that the [free map](crate::free_map) has pages that the host may empty. Returns 0, and has emptied none yet: from now on
     /// the host looks into the map by itself, some twenty times a second, until it finds nothing (ABI 1.5).
     13 FreePages "free_pages" ();
+    /// Rings the doorbell of `port` as [`EventSend`](Self::EventSend) does, and then waits as [`Block`](Self::Block)
+    /// does: one crossing of the boundary for a guest that asks for something and has nothing else to do. Returns what `Block` returns (ABI 1.7).
+    14 SendAndBlock "send_and_block" ("port", "deadline");
 }
 
 impl Hypercall {

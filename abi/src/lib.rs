@@ -45,7 +45,7 @@ pub const PAGE_SIZE: u64 = 4096;
 /// A host runs a guest whose major version is the same and whose minor version
 /// is not newer than its own. A change that an old guest could notice raises
 /// `major`; a field or call added behind a feature bit raises `minor`.
-pub const ABI_VERSION: AbiVersion = AbiVersion { major: 1, minor: 6 };
+pub const ABI_VERSION: AbiVersion = AbiVersion { major: 1, minor: 8 };
 
 /// A version of the contract, see [`ABI_VERSION`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -16,6 +16,10 @@ use hv_abi::io::net::{ETHERNET_HEADER, NetConfig, NetFeatures, NetRequest, NetRe
 use hv_abi::io::services::{
     self, CALLS_MAX, DATA_MAX, OPEN_MAX, Operation, Parameters, Status, TEXT_MAX, WINDOW,
 };
+use hv_abi::io::share::{
+    self, ShareAttributes, ShareChange, ShareConfig, ShareEntry, ShareFeatures, ShareRequest, ShareResponse,
+    ShareSpace,
+};
 use hv_abi::note::{NOTE_NAME, NOTE_TYPE, Note};
 use hv_abi::ring::{self, Layout};
 use hv_abi::shared_info::{Clock, EVENT_WORDS, RED_ZONE, SharedInfo};
@@ -51,7 +55,7 @@ fn golden(value: &(impl IntoBytes + zerocopy::Immutable), digits: &str) {
 #[test]
 fn note() {
     let note = Note::new(256 << 10, 1 << 20);
-    golden(&note, "03000000 10000000 01000000 68760000  0100 0600 00000400 0000100000000000");
+    golden(&note, "03000000 10000000 01000000 68760000  0100 0800 00000400 0000100000000000");
     assert_eq!((NOTE_NAME, NOTE_TYPE), (*b"hv\0", 1));
 }
 
@@ -258,7 +262,7 @@ fn rings() {
 
 #[test]
 fn numbers() {
-    assert_eq!(ABI_VERSION, AbiVersion { major: 1, minor: 6 });
+    assert_eq!(ABI_VERSION, AbiVersion { major: 1, minor: 8 });
     assert_eq!((PAGE_SIZE, STUB_SIZE, PANIC_MESSAGE_MAX, ENTROPY_MAX), (4096, 32, 4096, 256));
     assert_eq!((NONE, POWER, FIRST_DEVICE, PORTS), (EventPort(0), EventPort(1), EventPort(2), 1024));
     assert_eq!((GENERATION, TARGETS), (EventPort(1023), EventPort(958)));
@@ -285,19 +289,34 @@ fn numbers() {
             (11, "vcpu_start", 352),
             (12, "vcpu_stop", 384),
             (13, "free_pages", 416),
+            (14, "send_and_block", 448),
         ]
     );
     let errors: Vec<_> = Errno::ALL.iter().map(|&error| (error.to_status(), format!("{error:?}"))).collect();
     let expected = [
+        (-2, "NotFound"),
         (-5, "Io"),
+        (-9, "BadHandle"),
         (-11, "Again"),
+        (-13, "Denied"),
         (-14, "Fault"),
         (-16, "Busy"),
+        (-17, "Exists"),
+        (-18, "Outside"),
+        (-20, "NotDirectory"),
+        (-21, "IsDirectory"),
         (-22, "Invalid"),
+        (-24, "TooManyOpen"),
+        (-27, "TooLarge"),
         (-28, "NoSpace"),
         (-30, "ReadOnly"),
+        (-36, "NameTooLong"),
         (-38, "NoSys"),
+        (-39, "NotEmpty"),
+        (-40, "TooManyLinks"),
         (-95, "NotSupported"),
+        (-116, "Stale"),
+        (-122, "Quota"),
     ];
     assert_eq!(errors, expected.map(|(number, name)| (number, name.to_owned())));
     assert_eq!(
@@ -316,6 +335,8 @@ fn feature_bits() {
     assert_eq!(block, [("READ_ONLY", 1), ("DISCARD", 2)]);
     let net: Vec<_> = NetFeatures::all().iter_names().map(|(name, bit)| (name, bit.bits())).collect();
     assert_eq!(net, [("CHECKSUM_FREE", 1), ("ADDRESS", 2)]);
+    let share: Vec<_> = ShareFeatures::all().iter_names().map(|(name, bit)| (name, bit.bits())).collect();
+    assert_eq!(share, [("READ_ONLY", 1)]);
 }
 
 #[test]
@@ -361,4 +382,122 @@ fn services() {
     assert_eq!((device::SERVICES, Operation::UdpConnect as u16, Status::NoRequest as u16), (5, 11, 9));
     use services::FrameKind::{Answer, Close, Credit, Data, End, Open};
     assert_eq!([Open, Answer, Data, End, Credit, Close].map(|kind| kind as u16), [1, 2, 3, 4, 5, 6]);
+}
+
+#[test]
+fn share() {
+    let config = ShareConfig {
+        features: 1,
+        max_transfer: 2,
+        max_handles: 3,
+        tag_len: 2,
+        tag: core::array::from_fn(|n| n as u8),
+    };
+    golden(
+        &config,
+        "01000000 02000000 03000000 02000000
+         000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f2021222324252627",
+    );
+    assert_eq!(config.tag(), [0, 1]);
+    assert_eq!(ShareConfig { tag_len: u32::MAX, ..config }.tag().len(), share::TAG_MAX);
+    golden(
+        &ShareRequest {
+            id: 1,
+            op: 2,
+            flags: 3,
+            path_len: 4,
+            handle: 5,
+            offset: 6,
+            path: address(7),
+            data: address(8),
+            data_len: 9,
+            mode: 10,
+            other: 11,
+        },
+        "0100000000000000 0200 0300 04000000 0500000000000000 0600000000000000
+         0722334455667788 0822334455667788 09000000 0a000000 0b00000000000000",
+    );
+    golden(
+        &ShareResponse { id: 1, status: -2, reserved: 0, value: 3 },
+        "0100000000000000 feffffff 00000000 0300000000000000",
+    );
+    golden(
+        &ShareAttributes {
+            inode: 1,
+            device: 2,
+            size: 3,
+            blocks: 4,
+            accessed: 5,
+            modified: -6,
+            changed: 7,
+            accessed_ns: 8,
+            modified_ns: 9,
+            changed_ns: 10,
+            mode: 11,
+            links: 12,
+            uid: 13,
+            gid: 14,
+            block_size: 15,
+        },
+        "0100000000000000 0200000000000000 0300000000000000 0400000000000000
+         0500000000000000 faffffffffffffff 0700000000000000 08000000 09000000 0a000000
+         0b000000 0c000000 0d000000 0e000000 0f000000",
+    );
+    golden(
+        &ShareEntry { cookie: 1, inode: 2, len: 3, name_len: 4, kind: 5 },
+        "0100000000000000 0200000000000000 0300 0400 05000000",
+    );
+    use share::{OP_ATTRIBUTES, OP_CLOSE, OP_OPEN, OP_READ, OP_READ_DIR, OP_READ_LINK};
+    assert_eq!([OP_OPEN, OP_CLOSE, OP_READ, OP_READ_DIR, OP_ATTRIBUTES, OP_READ_LINK], [1, 2, 3, 4, 5, 6]);
+    golden(
+        &ShareChange {
+            what: 1,
+            mode: 2,
+            uid: 3,
+            gid: 4,
+            size: 5,
+            accessed: 6,
+            modified: 7,
+            accessed_ns: 8,
+            modified_ns: 9,
+        },
+        "01000000 02000000 03000000 04000000 0500000000000000 0600000000000000
+         0700000000000000 08000000 09000000",
+    );
+    golden(
+        &ShareSpace { block_size: 1, blocks: 2, free: 3, available: 4, files: 5, free_files: 6 },
+        "0100000000000000 0200000000000000 0300000000000000 0400000000000000
+         0500000000000000 0600000000000000",
+    );
+    use share::{
+        OP_CHANGE, OP_LINK, OP_MAKE_DIR, OP_REMOVE, OP_RENAME, OP_SPACE, OP_SYMLINK, OP_SYNC, OP_WRITE,
+    };
+    let changes =
+        [OP_WRITE, OP_SYNC, OP_MAKE_DIR, OP_REMOVE, OP_RENAME, OP_LINK, OP_SYMLINK, OP_CHANGE, OP_SPACE];
+    assert_eq!(changes, [7, 8, 9, 10, 11, 12, 13, 14, 15]);
+    assert_eq!(
+        [share::OPEN_WRITE, share::OPEN_CREATE, share::OPEN_EXCLUSIVE, share::OPEN_TRUNCATE],
+        [2, 4, 8, 16]
+    );
+    assert_eq!(
+        [share::SET_MODE, share::SET_OWNER, share::SET_SIZE, share::SET_ACCESSED, share::SET_MODIFIED],
+        [1, 2, 4, 8, 16]
+    );
+    assert_eq!(
+        [
+            share::WRITE_APPEND,
+            share::SYNC_DATA,
+            share::REMOVE_DIRECTORY,
+            share::RENAME_NO_REPLACE,
+            share::RENAME_EXCHANGE
+        ],
+        [1, 1, 1, 1, 2]
+    );
+    assert_eq!(share::TIME_NOW, 0x3fff_ffff);
+    assert_eq!(
+        (share::OPEN_READ, share::OPEN_DIRECTORY, share::NO_FOLLOW, share::WITH_ATTRIBUTES),
+        (1, 32, 64, 1)
+    );
+    assert_eq!((share::PATH_MAX, share::NAME_MAX, share::TAG_MAX, share::ROOT), (4095, 255, 40, 0));
+    assert_eq!((share::READ_DIR_MIN, share::READ_DIR_MAX, device::SHARE), (512, 64 << 10, 6));
 }

@@ -1,13 +1,14 @@
 //! Reading a disk from a guest against the host's own io_uring on the same file.
 
-use criterion::{Criterion, criterion_group, criterion_main};
 use hv::device::block::{Disk, DiskSpec};
 use hv::device::stdio::Buffer;
 use hv::{Builder, Engine, Image, KvmPlatform, Outcome};
 use hv_benches::host_io::{Access, read_file};
-use hv_benches::pair::compare;
+use hv_benches::suite::Suite;
+use std::cell::LazyCell;
 use std::io::Write;
 use std::path::Path;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -71,31 +72,47 @@ fn in_guest(engine: &Engine, image: &Arc<Image>, file: &Path, pattern: &Pattern)
     Duration::from_nanos(output.text().trim().parse().expect("a number"))
 }
 
-fn benches(criterion: &mut Criterion) {
-    let engine = Engine::new(KvmPlatform::new().expect("KVM is there"), 0).expect("threads can be made");
-    let image = Arc::new(Image::open(&hv_tests::guest("reads")).expect("it is an image"));
-    // Beside the build, since a temporary file system may refuse O_DIRECT.
+/// A file of random-looking bytes, beside the build, since a temporary file system may refuse O_DIRECT.
+fn made() -> tempfile::NamedTempFile {
     let mut file = tempfile::NamedTempFile::new_in(env!("CARGO_TARGET_TMPDIR")).expect("room for the file");
     let chunk: Vec<u8> = (0..1 << 20).map(|n: u32| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
     (0..FILE >> 20).for_each(|_| file.write_all(&chunk).expect("room for the file"));
     file.as_file().sync_all().expect("the file can be written");
-
-    for pattern in &PATTERNS {
-        let host = || read_file(file.path(), FILE, pattern.access, pattern.count);
-        let ratio = compare(9, host, || in_guest(&engine, &image, file.path(), pattern));
-        ratio.print_speed(pattern.what, pattern.reach);
-    }
-    let pattern = &PATTERNS[1];
-    let mut group = criterion.benchmark_group("block");
-    group.sample_size(10);
-    group.bench_function("host io_uring, random 4 KiB", |b| {
-        b.iter_custom(|n| read_file(file.path(), FILE, pattern.access, pattern.count).mul_f64(n as f64));
-    });
-    group.bench_function("guest, random 4 KiB", |b| {
-        b.iter_custom(|n| in_guest(&engine, &image, file.path(), pattern).mul_f64(n as f64));
-    });
-    group.finish();
+    file
 }
 
-criterion_group!(block_benches, benches);
-criterion_main!(block_benches);
+fn main() -> ExitCode {
+    let suite = Suite::of_arguments();
+    // Nothing is made before it is known that it is needed.
+    let engine = LazyCell::new(|| {
+        Engine::new(KvmPlatform::new().expect("KVM is there"), 0).expect("threads can be made")
+    });
+    let image = LazyCell::new(|| Arc::new(Image::open(&hv_tests::guest("reads")).expect("it is an image")));
+    let file = LazyCell::new(made);
+    let host = |pattern: &Pattern| read_file(file.path(), FILE, pattern.access, pattern.count);
+    let guest = |pattern: &Pattern| in_guest(&engine, &image, file.path(), pattern);
+    for pattern in &PATTERNS {
+        suite.pair(
+            pattern.what,
+            9,
+            || host(pattern),
+            || guest(pattern),
+            |ratio| ratio.print_speed(pattern.what, pattern.reach),
+        );
+    }
+    suite.criterion(|criterion| {
+        // What both measure is the time of one read.
+        let pattern = Pattern { count: 10_000, ..PATTERNS[1] };
+        let mut group = criterion.benchmark_group("block");
+        group.sample_size(10);
+        let all = |one: Duration| one * pattern.count as u32;
+        group.bench_function("host io_uring, 10000 random reads of 4 KiB", |b| {
+            b.iter_custom(|n| (0..n).map(|_| all(host(&pattern))).sum());
+        });
+        group.bench_function("guest, 10000 random reads of 4 KiB", |b| {
+            b.iter_custom(|n| (0..n).map(|_| all(guest(&pattern))).sum());
+        });
+        group.finish();
+    });
+    suite.end()
+}

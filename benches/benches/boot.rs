@@ -1,11 +1,11 @@
 //! What a start costs: in process against the bare KVM calls, and as a whole
 //! process against a program that makes only those and prints.
 
-use criterion::{Criterion, criterion_group, criterion_main};
 use hv::{Builder, Engine, Image, KvmPlatform, Outcome};
 use hv_benches::floor::{Floor, FloorProgram};
-use hv_benches::pair::compare;
-use std::process::{Command, Stdio};
+use hv_benches::suite::Suite;
+use std::cell::LazyCell;
+use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -30,28 +30,35 @@ fn process(command: &mut Command) -> Duration {
     start.elapsed()
 }
 
-fn benches(criterion: &mut Criterion) {
-    let bare = Floor::new().expect("KVM is there");
-    let engine = Engine::new(KvmPlatform::new().expect("KVM is there"), 0).expect("threads can be made");
-    let path = hv_tests::guest("hello");
-    let image = Arc::new(Image::open(&hv_tests::guest("null")).expect("it is an image"));
-    compare(200, || floor(&bare), || boot(&engine, &image))
-        .print("VM creation to the first hypercall", "1.25");
+fn main() -> ExitCode {
+    let suite = Suite::of_arguments();
+    // Nothing is made before it is known that it is needed.
+    let bare = LazyCell::new(|| Floor::new().expect("KVM is there"));
+    let engine = LazyCell::new(|| {
+        Engine::new(KvmPlatform::new().expect("KVM is there"), 0).expect("threads can be made")
+    });
+    let image = LazyCell::new(|| Arc::new(Image::open(&hv_tests::guest("null")).expect("it is an image")));
+    let what = "VM creation to the first hypercall";
+    suite.pair(what, 100, || floor(&bare), || boot(&engine, &image), |ratio| ratio.print(what, "1.25"));
 
-    let floor_program = env!("CARGO_BIN_EXE_floor");
-    let hv = std::env::var("HV_BIN").unwrap_or_else(|_| hv_tests::release_hv().display().to_string());
-    compare(
-        200,
-        || process(&mut Command::new(floor_program)),
-        || process(Command::new(&hv).arg("run").arg(&path)),
-    )
-    .print("`hv run hello`, whole process", "1.6");
+    let hello = LazyCell::new(|| hv_tests::guest("hello"));
+    let hv = LazyCell::new(|| {
+        std::env::var("HV_BIN").unwrap_or_else(|_| hv_tests::release_hv().display().to_string())
+    });
+    let what = "`hv run hello`, whole process";
+    suite.pair(
+        what,
+        100,
+        || process(&mut Command::new(env!("CARGO_BIN_EXE_floor"))),
+        || process(Command::new(&*hv).arg("run").arg(&*hello)),
+        |ratio| ratio.print(what, "1.6"),
+    );
 
-    let mut group = criterion.benchmark_group("boot");
-    group.bench_function("floor", |b| b.iter_custom(|n| (0..n).map(|_| floor(&bare)).sum()));
-    group.bench_function("guest", |b| b.iter_custom(|n| (0..n).map(|_| boot(&engine, &image)).sum()));
-    group.finish();
+    suite.criterion(|criterion| {
+        let mut group = criterion.benchmark_group("boot");
+        group.bench_function("floor", |b| b.iter_custom(|n| (0..n).map(|_| floor(&bare)).sum()));
+        group.bench_function("guest", |b| b.iter_custom(|n| (0..n).map(|_| boot(&engine, &image)).sum()));
+        group.finish();
+    });
+    suite.end()
 }
-
-criterion_group!(boot_benches, benches);
-criterion_main!(boot_benches);

@@ -1,10 +1,11 @@
 //! Work for the processor alone: in a guest against the same code in this process.
 
-use criterion::{Criterion, criterion_group, criterion_main};
 use hv::device::stdio::Buffer;
 use hv::{Builder, Engine, Image, KvmPlatform, Outcome};
-use hv_benches::pair::compare;
+use hv_benches::suite::Suite;
+use std::cell::LazyCell;
 use std::hint::black_box;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -74,30 +75,42 @@ fn in_guest(engine: &Engine, image: &Arc<Image>, part: Part, vcpus: usize) -> Du
     Duration::from_micros(time.expect("two times"))
 }
 
-fn benches(criterion: &mut Criterion) {
+fn main() -> ExitCode {
+    let suite = Suite::of_arguments();
+    // Nothing is made before it is known that it is needed.
     let engine = |workers| {
-        Engine::new(KvmPlatform::new().expect("KVM is there"), workers).expect("threads can be made")
+        LazyCell::new(move || {
+            Engine::new(KvmPlatform::new().expect("KVM is there"), workers).expect("threads can be made")
+        })
     };
     let (one, two) = (engine(0), engine(2));
-    let image = Arc::new(Image::open(&hv_tests::guest("compute")).expect("it is an image"));
+    let image = LazyCell::new(|| Arc::new(Image::open(&hv_tests::guest("compute")).expect("it is an image")));
     for (part, what) in
         [(Part::Hash, "compute, SHA-256 of 64 MiB"), (Part::Matrix, "compute, 384 x 384 matrix product")]
     {
-        let ratio = compare(40, || on_host(part, 1), || in_guest(&one, &image, part, 1));
-        ratio.print_speed(what, "0.99 x the speed");
-        let ratio = compare(40, || in_guest(&one, &image, part, 1), || in_guest(&two, &image, part, 2));
-        ratio.print_speed(&format!("{what}, 2 virtual CPUs against 1"), "1.8 x the speed");
-        let ratio = compare(40, || on_host(part, 2), || in_guest(&two, &image, part, 2));
-        ratio.print_speed(&format!("{what}, 2 virtual CPUs against 2 threads"), "0.97 x the speed");
+        let (alone, both) = (|| in_guest(&one, &image, part, 1), || in_guest(&two, &image, part, 2));
+        suite.pair(what, 20, || on_host(part, 1), alone, |ratio| ratio.print_speed(what, "0.99 x the speed"));
+        let what_two = format!("{what}, 2 virtual CPUs against 1");
+        suite.pair(&what_two, 20, alone, both, |ratio| ratio.print_speed(&what_two, "1.8 x the speed"));
+        let what_two = format!("{what}, 2 virtual CPUs against 2 threads");
+        suite.pair(
+            &what_two,
+            20,
+            || on_host(part, 2),
+            both,
+            |ratio| {
+                ratio.print_speed(&what_two, "0.97 x the speed");
+            },
+        );
     }
-    let mut group = criterion.benchmark_group("compute");
-    group.sample_size(10);
-    group.bench_function("host", |b| b.iter_custom(|n| (0..n).map(|_| on_host(Part::Hash, 1)).sum()));
-    group.bench_function("guest", |b| {
-        b.iter_custom(|n| (0..n).map(|_| in_guest(&one, &image, Part::Hash, 1)).sum())
+    suite.criterion(|criterion| {
+        let mut group = criterion.benchmark_group("compute");
+        group.sample_size(10);
+        group.bench_function("host", |b| b.iter_custom(|n| (0..n).map(|_| on_host(Part::Hash, 1)).sum()));
+        group.bench_function("guest", |b| {
+            b.iter_custom(|n| (0..n).map(|_| in_guest(&one, &image, Part::Hash, 1)).sum())
+        });
+        group.finish();
     });
-    group.finish();
+    suite.end()
 }
-
-criterion_group!(compute_benches, benches);
-criterion_main!(compute_benches);

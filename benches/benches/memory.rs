@@ -4,9 +4,13 @@
 use hv::memory::GuestMemory;
 use hv::{Engine, KvmPlatform, Outcome, ProcessPlatform};
 use hv_abi::{GuestAddr, PAGE_SIZE};
-use hv_benches::pair::compare;
+use hv_benches::pair::words;
+use hv_benches::suite::Suite;
 use hv_host::cpu_clock::CpuClock;
+use hv_stats::Estimate;
 use hv_tests::console::Talking;
+use std::cell::LazyCell;
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 const MIB: u64 = 1 << 20;
@@ -65,37 +69,28 @@ fn given_back(engine: &Engine) -> (Duration, Duration) {
     (start.elapsed(), used() - before)
 }
 
-fn median(mut all: Vec<Duration>) -> (f64, f64, f64) {
-    all.sort();
-    let ms = |part: f64| all[((all.len() - 1) as f64 * part).round() as usize].as_secs_f64() * 1e3;
-    (ms(0.5), ms(0.1), ms(0.9))
-}
-
-fn of_platform(name: &str, engine: &Engine) {
+fn of_platform(suite: &Suite, name: &str, engine: &dyn Fn() -> Engine) {
+    let engine = LazyCell::new(engine);
     let shared = name == "process";
-    compare(10, || mapped(shared), || grown(engine)).print(&format!("{name}: 1 GiB is touched"), "1.3");
-    let (times, cpu): (Vec<_>, Vec<_>) = (0..15).map(|_| given_back(engine)).unzip();
-    for (what, all, reach) in [("until it is the host's", times, 100), ("processor time", cpu, 50)] {
-        let (middle, low, high) = median(all);
-        println!(
-            "time: {name}: 1 GiB that was freed, {what} | {middle:.1} ms ({low:.1} to {high:.1}) | reach {reach} ms"
-        );
-    }
+    let what = format!("{name}: 1 GiB is touched");
+    suite.pair(&what, 10, || mapped(shared), || grown(&engine), |ratio| ratio.print(&what, "1.3"));
+    let what = format!("{name}: 1 GiB that was freed");
+    suite.run(&what, || {
+        let (times, cpu): (Vec<_>, Vec<_>) = (0..suite.times(15)).map(|_| given_back(&engine)).unzip();
+        for (part, all, reach) in [("until it is the host's", times, 100), ("processor time", cpu, 50)] {
+            let ms = Estimate::of(all.iter().map(|time: &Duration| time.as_secs_f64() * 1e3), 1);
+            println!("time: {what}, {part} | ms {} | reach {reach} ms", words(&ms));
+        }
+    });
 }
 
-fn main() {
-    // `cargo test --benches` and `--list` measure nothing.
-    if std::env::args().any(|argument| argument == "--list" || argument == "--test") {
-        return;
-    }
-    let chosen = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
-    let wanted = |name: &str| chosen.as_ref().is_none_or(|chosen| name.contains(chosen.as_str()));
-    if wanted("kvm") {
-        let platform = KvmPlatform::new().expect("KVM is there");
-        of_platform("kvm", &Engine::new(platform, 1).expect("threads can be made"));
-    }
-    if wanted("process") {
-        let platform = ProcessPlatform::new().expect("processes can be made");
-        of_platform("process", &Engine::new(platform, 1).expect("threads can be made"));
-    }
+fn main() -> ExitCode {
+    let suite = Suite::of_arguments();
+    of_platform(&suite, "kvm", &|| {
+        Engine::new(KvmPlatform::new().expect("KVM is there"), 1).expect("threads can be made")
+    });
+    of_platform(&suite, "process", &|| {
+        Engine::new(ProcessPlatform::new().expect("processes can be made"), 1).expect("threads can be made")
+    });
+    suite.end()
 }

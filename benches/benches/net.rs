@@ -2,13 +2,15 @@
 //! host, over the loopback interface: small answers under `wrk`, one large one,
 //! and a request at a time. Besides, what `redis-benchmark` says of `kv`.
 
-use criterion::{Bencher, Criterion, criterion_group, criterion_main};
-use hv_benches::pair::{Ratio, compare};
+use criterion::Bencher;
+use hv_benches::pair::{Ratio, words};
+use hv_benches::suite::Suite;
 use hv_tests::{Running, Service, guest, has_tools, release_hv};
+use std::cell::LazyCell;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -73,14 +75,11 @@ fn bulk(port: u16) -> Duration {
 
 /// Prints a line of speeds in things per second.
 fn print(ratio: &Ratio, what: &str, reach: &str, unit: &str) {
-    let rate = |time: Duration| 1.0 / time.as_secs_f64();
     println!(
-        "speed: {what} | host {:.0} {unit}/s | hv {:.0} {unit}/s | {:.3} ({:.3} to {:.3}) | reach {reach}",
-        rate(ratio.floor),
-        rate(ratio.ours),
-        1.0 / ratio.ratio,
-        1.0 / ratio.spread.1,
-        1.0 / ratio.spread.0,
+        "speed: {what} | host {:.0} {unit}/s | hv {:.0} {unit}/s | {} | reach {reach}",
+        1.0 / ratio.floor.median,
+        1.0 / ratio.ours.median,
+        words(&ratio.ratio.inverse()),
     );
 }
 
@@ -103,9 +102,6 @@ fn one_at_a_time(bencher: &mut Bencher, port: u16) {
 
 /// Prints what `redis-benchmark` says of the guest `kv`.
 fn kv() {
-    if !has_tools(&["redis-benchmark"]) {
-        return;
-    }
     let kv = in_guest("kv", &[], "6379");
     for pipeline in ["1", "16"] {
         let mut command = Command::new("redis-benchmark");
@@ -119,29 +115,36 @@ fn kv() {
     kv.end();
 }
 
-fn benches(criterion: &mut Criterion) {
-    let folder = tempfile::tempdir().expect("room for a file");
-    std::fs::write(folder.path().join(FILE), [b'x'; 1024]).expect("room for a file");
-    let folder = folder.path().to_str().expect("a plain path");
-
-    let host = on_host(folder);
-    let web = in_guest("web", &["--disk", folder], "80");
-    if has_tools(&["wrk"]) {
-        let ratio = compare(5, || under_wrk(host.port), || under_wrk(web.port));
-        print(&ratio, "HTTP, wrk -c 64, 1 KiB", "0.4 x the speed", "requests");
+fn main() -> ExitCode {
+    let suite = Suite::of_arguments();
+    // Nothing is started before it is known that it is needed.
+    let folder = LazyCell::new(|| {
+        let folder = tempfile::tempdir().expect("room for a file");
+        std::fs::write(folder.path().join(FILE), [b'x'; 1024]).expect("room for a file");
+        folder
+    });
+    let path = || folder.path().to_str().expect("a plain path");
+    let host = LazyCell::new(|| on_host(path()));
+    let web = LazyCell::new(|| in_guest("web", &["--disk", path()], "80"));
+    let what = "HTTP, wrk -c 64, 1 KiB";
+    if suite.wants(what) && has_tools(&["wrk"]) {
+        let (floor, ours) = (|| under_wrk(host.port), || under_wrk(web.port));
+        suite.pair(what, 6, floor, ours, |ratio| print(ratio, what, "0.4 x the speed", "requests"));
     }
-    let stream = in_guest("stream", &[], "80");
-    let ratio = compare(7, || bulk(host.port), || bulk(stream.port));
-    print(&ratio, "HTTP, one stream of 1 GiB", "0.25 x the speed", "MiB");
-    stream.end();
-    kv();
+    let stream = LazyCell::new(|| in_guest("stream", &[], "80"));
+    let what = "HTTP, one stream of 1 GiB";
+    let (floor, ours) = (|| bulk(host.port), || bulk(stream.port));
+    suite.pair(what, 7, floor, ours, |ratio| print(ratio, what, "0.25 x the speed", "MiB"));
+    let what = "kv, redis-benchmark";
+    if suite.wants(what) && has_tools(&["redis-benchmark"]) {
+        suite.run(what, kv);
+    }
 
-    let mut group = criterion.benchmark_group("net");
-    group.bench_function("host, one request at a time", |b| one_at_a_time(b, host.port));
-    group.bench_function("guest, one request at a time", |b| one_at_a_time(b, web.port));
-    group.finish();
-    web.end();
+    suite.criterion(|criterion| {
+        let mut group = criterion.benchmark_group("net");
+        group.bench_function("host, one request at a time", |b| one_at_a_time(b, host.port));
+        group.bench_function("guest, one request at a time", |b| one_at_a_time(b, web.port));
+        group.finish();
+    });
+    suite.end()
 }
-
-criterion_group!(net_benches, benches);
-criterion_main!(net_benches);

@@ -1,13 +1,16 @@
 //! `hv serve` with a fresh virtual machine for each request, against a server
 //! that spawns a static program for each, in turns, under `wrk -c 16`.
 
+use hv_benches::pair::words;
+use hv_benches::suite::Suite;
+use hv_stats::Estimate;
 use hv_tests::{Running, guest, has_tools, release_hv};
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitCode};
 
 /// Turns of each server.
-const TURNS: usize = 5;
+const TURNS: usize = 6;
 
 /// What wrk says of one turn; times in µs.
 #[derive(Clone, Copy, Debug)]
@@ -85,9 +88,7 @@ fn static_program(folder: &Path) -> PathBuf {
 }
 
 fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+    Estimate::of(values, 1).median
 }
 
 fn print(what: &str, turns: &[Turn]) {
@@ -99,10 +100,17 @@ fn print(what: &str, turns: &[Turn]) {
     );
 }
 
-fn main() {
-    if !hv_tests::can_run_guests() || !has_tools(&["wrk"]) {
-        return;
+const NAME: &str = "a virtual machine for each request, under wrk -c16";
+
+fn main() -> ExitCode {
+    let suite = Suite::of_arguments();
+    if suite.wants(NAME) && hv_tests::can_run_guests() && has_tools(&["wrk"]) {
+        suite.run(NAME, || measure(suite.times(TURNS)));
     }
+    suite.end()
+}
+
+fn measure(turns: usize) {
     let folder = tempfile::tempdir().expect("room for a folder");
     let hv = std::env::var_os("HV_BIN").map_or_else(|| release_hv().into(), PathBuf::from);
     let function = format!("/hello={}", guest("fn-hello").display());
@@ -114,16 +122,23 @@ fn main() {
     let (mut ours, mut floor) = (Vec::new(), Vec::new());
     hv.turn();
     spawn.turn();
-    for _ in 0..TURNS {
-        floor.push(spawn.turn());
-        ours.push(hv.turn());
+    for turn in 0..turns {
+        // None is always the first.
+        if turn % 2 == 0 {
+            floor.push(spawn.turn());
+            ours.push(hv.turn());
+        } else {
+            ours.push(hv.turn());
+            floor.push(spawn.turn());
+        }
     }
     print("a static program for each request", &floor);
     print("a virtual machine for each request", &ours);
-    let ratio =
-        |of: fn(&Turn) -> f64| median(ours.iter().zip(&floor).map(|(ours, floor)| of(ours) / of(floor)));
+    let ratio = |of: fn(&Turn) -> f64| {
+        words(&Estimate::of(ours.iter().zip(&floor).map(|(ours, floor)| of(ours) / of(floor)), 1))
+    };
     println!(
-        "serve: machine to program | p50 {:.3} | p99 {:.3} | reach 1.0 x the latency, 4000 requests/s, p99 10 ms",
+        "serve: machine to program | p50 {} | p99 {} | reach 1.0 x the latency, 4000 requests/s, p99 10 ms",
         ratio(|turn| turn.median),
         ratio(|turn| turn.last),
     );

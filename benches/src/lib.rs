@@ -6,3 +6,4 @@ pub mod host_http;
 pub mod host_io;
 pub mod neighbour;
 pub mod pair;
+pub mod suite;

@@ -5,6 +5,8 @@
 //! drifts hits both.
 #![allow(unsafe_code, reason = "a priority")]
 
+use crate::pair::words;
+use hv_stats::Estimate;
 use std::time::{Duration, Instant};
 
 /// How long a client waits between an answer and its next question: it uses less than its share.
@@ -47,35 +49,25 @@ impl Pairs {
         self.0.push((alone, beside));
     }
 
-    /// The median of the ratios of neighbouring windows' 99th percentiles.
-    pub fn ratio(&self) -> f64 {
-        self.ratios(0.5)
-    }
-
-    fn ratios(&self, part: f64) -> f64 {
+    /// The ratios of neighbouring windows' 99th percentiles.
+    pub fn ratio(&self) -> Estimate {
         let ratio = |(alone, beside): &(Window, Window)| beside.p99.as_secs_f64() / alone.p99.as_secs_f64();
-        let mut ratios: Vec<f64> = self.0.iter().map(ratio).collect();
-        ratios.sort_by(f64::total_cmp);
-        at(&ratios, part)
+        Estimate::of(self.0.iter().map(ratio), 1)
     }
 
     /// A line of the table in `docs/performance.md`.
     pub fn line(&self, platform: &str, what: &str) -> String {
         let median = |of: &dyn Fn(&(Window, Window)) -> Duration| {
-            let mut all: Vec<Duration> = self.0.iter().map(of).collect();
-            all.sort_unstable();
-            at(&all, 0.5).as_secs_f64() * 1e6
+            Estimate::of(self.0.iter().map(|pair| of(pair).as_secs_f64() * 1e6), 1).median
         };
         format!(
             "neighbour: {platform} | {what} | alone p50 {:.0} µs, p99 {:.0} µs | beside p50 {:.0} µs, p99 {:.0} µs | \
-             p99 {:.2} ({:.2} to {:.2}) | reach 3",
+             p99 {} | reach 3",
             median(&|pair| pair.0.median),
             median(&|pair| pair.0.p99),
             median(&|pair| pair.1.median),
             median(&|pair| pair.1.p99),
-            self.ratios(0.5),
-            self.ratios(0.1),
-            self.ratios(0.9),
+            words(&self.ratio()),
         )
     }
 }

@@ -16,6 +16,7 @@ use tempfile::NamedTempFile;
 
 const BLOCK: u64 = 0xd000_0000;
 const NET: u64 = 0xd000_1000;
+const CONSOLE: u64 = 0xd000_2000;
 const MEMORY: u64 = 64 << 10;
 
 static DISK: LazyLock<NamedTempFile> = LazyLock::new(|| {
@@ -35,6 +36,8 @@ pub fn run(bytes: &[u8]) {
         Emulated::VirtioBlock(disk, EngineKind::Threads),
         Emulated::VirtioNet(Box::<Mirror>::default()),
         Emulated::Timer,
+        Emulated::Hpet,
+        Emulated::VirtioConsole(Box::new(Buffer::new(100))),
         Emulated::Uart(Box::new(Buffer::new(100))),
         Emulated::Ata(DISK.reopen().expect("the file")),
     ];
@@ -46,12 +49,12 @@ pub fn run(bytes: &[u8]) {
         let size = 1 << (which >> 4 & 3);
         let access = match which % 8 {
             0 => {
-                let address = [BLOCK, NET][usize::from(which >> 7)] + u64::from(input.byte());
+                let address = [BLOCK, NET, CONSOLE][usize::from(which >> 5) % 3] + u64::from(input.byte());
                 BusAccess { space: Space::Memory, address, size: 4, value: value(&mut input) }
             }
             1 => BusAccess {
                 space: Space::Port,
-                address: 0x1f0 + u64::from(which >> 7) * 7,
+                address: 0x1f0 + u64::from(which >> 7) * 7 + u64::from(which >> 3 & 1) * 16,
                 size: size.min(4),
                 value: value(&mut input),
             },

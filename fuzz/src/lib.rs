@@ -10,14 +10,17 @@ pub mod block;
 mod cell;
 pub mod config;
 pub mod console;
+pub mod disk;
 pub mod emulated;
 pub mod function;
 pub mod hypercall;
 pub mod image;
 mod input;
 pub mod net;
+pub mod proxy_header;
 mod rig;
 pub mod services;
+pub mod share;
 pub mod snapshot;
 pub mod snapshot_record;
 pub mod symbols;
@@ -38,16 +41,19 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 14] = [
+pub const TARGETS: [Target; 17] = [
     Target { name: "block", run: block::run, seeds: block::seeds },
     Target { name: "config", run: config::run, seeds: config::seeds },
     Target { name: "console", run: console::run, seeds: console::seeds },
+    Target { name: "disk", run: disk::run, seeds: disk::seeds },
     Target { name: "emulated", run: emulated::run, seeds: emulated::seeds },
     Target { name: "function", run: function::run, seeds: function::seeds },
     Target { name: "hypercall", run: hypercall::run, seeds: hypercall::seeds },
     Target { name: "image", run: image::run, seeds: image::seeds },
     Target { name: "net", run: net::run, seeds: net::seeds },
+    Target { name: "proxy-header", run: proxy_header::run, seeds: proxy_header::seeds },
     Target { name: "services", run: services::run, seeds: services::seeds },
+    Target { name: "share", run: share::run, seeds: share::seeds },
     Target { name: "snapshot", run: snapshot::run, seeds: snapshot::seeds },
     Target { name: "snapshot-record", run: snapshot_record::run, seeds: snapshot_record::seeds },
     Target { name: "symbols", run: symbols::run, seeds: symbols::seeds },

@@ -16,6 +16,7 @@ const READ_ONLY: u32 = 1;
 const OVERLAY: u32 = 4;
 const FILE: u32 = 8;
 const FOLDER: u32 = 16;
+const QCOW2: u32 = 32;
 
 /// Bytes of a record before its path.
 const FORM: usize = 40;
@@ -114,6 +115,8 @@ fn fits(record: &[u8], known: &Known) -> bool {
     long(record, 0) == known.disk.size()
         && word(record, 20) == known.disk.sector_size()
         && read_only == known.read_only
+        // None of them is one.
+        && !has(QCOW2)
         && (!has(FILE) || (long(record, 8), word(record, 16)) == time)
         && has(FOLDER).then(|| long(record, 24)) == known.folder
 }

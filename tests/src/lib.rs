@@ -7,11 +7,13 @@
 pub mod console;
 pub mod control;
 pub mod debug;
+pub mod haproxy;
 pub mod host;
 pub mod http;
 mod platform;
 pub mod refusal;
 pub mod serve;
+pub mod services;
 pub mod snapshot;
 pub mod stalling;
 pub mod trace;

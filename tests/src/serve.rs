@@ -99,7 +99,8 @@ impl Serve {
         let mut serve = Serve { running, _last_words, folder, port: 0, admin: None, tls: None, errors };
         serve.port = serve.listening("functions", "http");
         serve.tls = config.contains("listen_tls =").then(|| serve.listening("functions", "https"));
-        serve.admin = config.contains("admin =").then(|| serve.listening("admin", "http"));
+        let scheme = if config.contains("clients =") { "https" } else { "http" };
+        serve.admin = config.contains("admin =").then(|| serve.listening("admin", scheme));
         serve
     }
 

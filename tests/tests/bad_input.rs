@@ -51,7 +51,10 @@ fn containers_of_virtual_disks_are_no_raw_disks() {
         fs::write(&path, &bytes).unwrap();
         let disk = text(&path);
         for options in ["", ",ro", ",overlay", ",direct"] {
-            let remedy = ["a ", name, " image", "qemu-img convert -O raw", "format=raw"];
+            let remedy = match name {
+                "qcow2" => ["those of a ", name, " image", "or a guest has written them", "format=raw"],
+                _ => ["a ", name, " image", "qemu-img convert -O qcow2", "format=raw"],
+            };
             refused(&mut hello(&["--disk", &format!("{disk}{options}")]), &[&[disk], &remedy[..]].concat());
         }
         if can_run_guests() {
@@ -83,7 +86,7 @@ fn disk_options() {
     let refuse = |value: String, part: &str| misused(&[text(&guest), "--disk", &value], &["--disk", part]);
     refuse(format!("{disk},sector=1024"), "512 or 4096");
     refuse(format!("{disk},ro,ro"), "given twice");
-    refuse(format!("{disk},format=qcow2"), "qemu-img convert -O raw");
+    refuse(format!("{disk},format=vmdk"), "qemu-img convert -O qcow2");
     refuse(",ro".into(), "no file name");
     refuse(String::new(), "");
 }

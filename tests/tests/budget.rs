@@ -3,7 +3,9 @@
 use hv::{Engine, Outcome, StartError, Stop};
 use hv_tests::console::Talking;
 use hv_tests::{Platform, eventually, guest_test};
+use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 const MIB: u64 = 1 << 20;
 
@@ -69,4 +71,66 @@ fn a_guest_that_takes_too_much_is_ended_and_others_go_on(platform: Platform) {
     // It is within what it was promised, and is not even asked.
     assert!(good.guest.outcome().is_none());
     assert!(good.guest.resident_memory() >= 64 * MIB);
+}
+
+/// Bytes of a line of /proc/meminfo.
+fn host_memory(line: &str) -> u64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap();
+    let rest = text.lines().find_map(|candidate| candidate.strip_prefix(line)).unwrap();
+    rest.split_whitespace().next().unwrap().parse::<u64>().unwrap() << 10
+}
+
+/// Processes that the kernel has ended for lack of memory.
+fn ended_by_the_kernel() -> u64 {
+    let text = std::fs::read_to_string("/proc/vmstat").unwrap();
+    text.lines().find_map(|line| line.strip_prefix("oom_kill ")).map_or(0, |count| count.parse().unwrap())
+}
+
+/// Eight guests that have together twice the memory that there is. Each touches nearly all of its own, again and again, and frees
+/// it for the others. `HV_OVERCOMMIT=600` does that with all memory of this host, for so many seconds.
+#[guest_test]
+fn guests_that_take_turns_have_more_memory_than_there_is(platform: Platform) {
+    const GUESTS: usize = 8;
+    let _alone = alone();
+    let seconds = std::env::var("HV_OVERCOMMIT").ok().map(|seconds| seconds.parse::<u64>().unwrap());
+    let (budget, limits) = match seconds {
+        Some(_) => (host_memory("MemAvailable:") / 8 * 7, 2 * host_memory("MemTotal:")),
+        None => (512 * MIB, 1024 * MIB),
+    };
+    let limit = limits / GUESTS as u64 / MIB * MIB;
+    let block = (limit / 8 * 7 / MIB).to_string();
+    let engine = platform.engine(2);
+    engine.set_memory_budget(budget).unwrap();
+    let before = ended_by_the_kernel();
+    let start = || start(&engine, limit, 4 * MIB, &["turns", &block]).unwrap();
+    let mut guests: Vec<_> = std::iter::repeat_with(start).take(GUESTS).collect();
+
+    let (mut full, mut turns, begin) = (VecDeque::new(), 0, Instant::now());
+    let is_over = |turns| match seconds {
+        Some(seconds) => begin.elapsed() >= Duration::from_secs(seconds),
+        None => turns >= 5 * GUESTS,
+    };
+    while !is_over(turns) {
+        // Two of eight are full at a time, the third is being emptied.
+        if full.len() == 2 {
+            let oldest: usize = full.pop_front().unwrap();
+            guests[oldest].goes_on();
+            guests[oldest].says("freed");
+        }
+        let next = turns % GUESTS;
+        guests[next].goes_on();
+        guests[next].says("filled");
+        full.push_back(next);
+        turns += 1;
+    }
+    for (number, guest) in guests.iter_mut().enumerate() {
+        let says = if full.contains(&number) { &["freed"][..] } else { &["filled", "freed"] };
+        for said in says {
+            guest.goes_on();
+            guest.says(said);
+        }
+    }
+    assert!(guests.iter().all(|guest| guest.guest.outcome().is_none()), "none was ended");
+    assert_eq!(ended_by_the_kernel(), before);
+    println!("{turns} turns of {block} MiB in {:?}", begin.elapsed());
 }

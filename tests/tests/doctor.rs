@@ -2,6 +2,7 @@
 //! finds the same. Each lack really happens here, to one process of hv.
 
 use hv_tests::refusal::{finished, refused};
+use hv_tests::snapshot::{folder, restore, save};
 use hv_tests::{Finished, Platform, command, guest, guest_test, hv_as_ordinary_user};
 use seccompiler::{
     SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
@@ -175,6 +176,18 @@ fn stricter_filters_of_containers() {
             refused(&mut forbid(process()), &["forbids", name, "seccomp policy", "--platform kvm"]);
             Diagnosis::of(forbid).expect("process", "missing", "seccomp policy");
         }
+    }
+}
+
+/// Clones cannot share their template then, and have copies.
+#[test]
+fn no_userfaultfd() {
+    let (_kept, path) = folder();
+    save(Platform::Process, "memory", &path, &["--memory", "256M"], &["clone", "32"]);
+    for errno in [libc::EPERM, libc::ENOSYS] {
+        let restore = restore(Platform::Process, &path, &["--timeout", "100s"]);
+        let mut restore = forbidding(restore, errno, &[(libc::SYS_userfaultfd, Vec::new())]);
+        assert_eq!(finished(&mut restore).expect(0).text(), "freed\ndone\n");
     }
 }
 

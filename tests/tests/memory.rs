@@ -118,3 +118,80 @@ fn a_storm_of_calls_is_harmless(platform: Platform) {
     let options = ["--memory", "64M", "--timeout", "100s"];
     assert_eq!(platform.ran("memory", &options, &["storm", "20000"]).expect(0).text(), "done\n");
 }
+
+/// The kernel's merging of equal pages, fast, for the time of a test.
+struct Ksm(Vec<(&'static str, String)>);
+
+impl Ksm {
+    fn start() -> std::io::Result<Ksm> {
+        let mut before = Ksm(Vec::new());
+        for (name, value) in [("pages_to_scan", "50000"), ("sleep_millisecs", "10"), ("run", "1")] {
+            let path = format!("/sys/kernel/mm/ksm/{name}");
+            before.0.insert(0, (name, std::fs::read_to_string(&path)?));
+            std::fs::write(path, value)?;
+        }
+        Ok(before)
+    }
+
+    /// Pages of this process that are merged.
+    fn merged() -> u64 {
+        let text = std::fs::read_to_string("/proc/self/ksm_merging_pages").unwrap();
+        text.trim().parse().unwrap()
+    }
+}
+
+impl Drop for Ksm {
+    fn drop(&mut self) {
+        for (name, value) in &self.0 {
+            let _ = std::fs::write(format!("/sys/kernel/mm/ksm/{name}"), value);
+        }
+    }
+}
+
+#[guest_test(kvm, "memory of guests in processes is a file, which the kernel does not merge")]
+fn equal_pages_of_guests_that_share_them_are_in_memory_once(platform: Platform) {
+    let _ksm = match Ksm::start() {
+        Ok(ksm) => ksm,
+        Err(error) => return hv_tests::skip(format!("needs the right to start the kernel's KSM: {error}")),
+    };
+    let engine = platform.engine(1);
+    let start = |share: bool| {
+        Talking::start(&engine, "memory", &["give", "32"], |builder| {
+            let builder = builder.memory(64 * MIB);
+            if share { builder.share_equal_pages() } else { builder }
+        })
+    };
+    let mut guests = [start(true).unwrap(), start(true).unwrap(), start(false).unwrap()];
+    guests.iter_mut().for_each(|guest| guest.says("filled"));
+    let pages = 32 * MIB / 4096;
+    eventually("pages of two guests that are merged", || (Ksm::merged() >= 2 * pages).then_some(()));
+    assert!(Ksm::merged() < 2 * pages + pages / 2, "those of the third are not");
+    // Each has its own bytes, and can write to them.
+    for guest in &mut guests {
+        guest.goes_on();
+        for said in ["freed", "filled", "freed", "done"] {
+            guest.says(said);
+            if said != "done" {
+                guest.goes_on();
+            }
+        }
+        assert!(matches!(guest.guest.wait(), Outcome::Exited(0)));
+    }
+}
+
+#[guest_test]
+fn equal_pages_are_shared_where_that_is_possible(platform: Platform) {
+    let ran = platform.ran("hello", &["--share-equal-pages"], &[]);
+    match platform {
+        Platform::Kvm => {
+            let ran = ran.expect(0);
+            let warning = "--share-equal-pages: no pages are shared before the kernel's KSM is started";
+            assert!(ran.err.is_empty() || ran.err.contains(warning), "{}", ran.err);
+        }
+        Platform::Process => {
+            let parts = ["equal pages cannot be shared on the platform process", "--platform kvm"];
+            let ran = ran.expect(2);
+            assert!(parts.iter().all(|part| ran.err.contains(part)), "{}", ran.err);
+        }
+    }
+}

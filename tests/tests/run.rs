@@ -39,9 +39,11 @@ fn the_sdk_keeps_its_promises(platform: Platform) {
 fn guest_time_is_host_time(platform: Platform) {
     let clock = platform.ran("probe", &[], &["clock"]).expect(0).text();
     let numbers: Vec<u64> = clock.split_whitespace().filter_map(|word| word.parse().ok()).collect();
-    let [guest, host, passed] = numbers[..] else { panic!("{clock}") };
+    let [guest, host, passed, written] = numbers[..] else { panic!("{clock}") };
     assert!(guest.abs_diff(host) < 1_000_000_000, "{clock}");
     assert!(passed >= 50_000_000, "{clock}");
+    // Once more while the guest runs, if hv has to measure the counter's frequency and was younger than 10 ms. KVM knows it.
+    assert!(written <= u64::from(platform == Platform::Process), "{clock}");
 }
 
 #[guest_test]
@@ -251,7 +253,7 @@ fn statistics_are_a_table_or_json(platform: Platform) {
     let peak = value["stats"]["memory_bytes"]["hv_peak_resident"].as_u64().unwrap();
     // Most of it is code that the kernel has mapped ahead, and tables that the loader relocates, also of what only `hv serve`
     // uses.
-    assert!(peak <= 10 << 20, "hv took {peak} bytes");
+    assert!(peak <= 8 << 20, "hv took {peak} bytes");
 }
 
 #[guest_test]

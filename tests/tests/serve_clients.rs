@@ -3,6 +3,7 @@
 use hv_tests::http::Client;
 use hv_tests::serve::{Serve, probe};
 use hv_tests::{Platform, eventually, guest_test};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 #[guest_test]
 fn idle_connections_make_room_and_busy_ones_do_not(platform: Platform) {
@@ -65,5 +66,36 @@ fn a_client_asks_no_more_often_than_it_may(platform: Platform) {
     // After a while it may.
     eventually("an answer", || (client.ask("GET", "/ok", "", b"").unwrap().status == 200).then_some(()));
     assert!(serve.log_line(" 429 ").contains("GET /ok"));
+    serve.end();
+}
+
+/// Connections of the next test at a time.
+const MANY: usize = 3000;
+
+#[guest_test]
+fn memory_of_connections_that_are_over_goes_back(platform: Platform) {
+    // This program has the other ends.
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
+    let serve = Serve::start(platform, &format!("connections = {MANY}\nheader_time = \"2m\"\n{}", probe("")));
+    let open = || {
+        let mut clients: Vec<_> = (0..MANY).map(|_| serve.client()).collect();
+        for client in &mut clients {
+            client.ask("GET", "/ok", "", b"").unwrap().expect(200);
+        }
+        clients
+    };
+    serve.get("/ok").expect(200);
+    let before = serve.resident();
+    for _ in 0..2 {
+        let clients = open();
+        let most = serve.resident();
+        assert!(
+            most > before + (16 << 20),
+            "{most} bytes, {before} before: they take less than this test looks for"
+        );
+        drop(clients);
+        eventually("memory that goes back", || (serve.resident() < before + (12 << 20)).then_some(()));
+    }
     serve.end();
 }

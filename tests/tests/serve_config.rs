@@ -248,11 +248,62 @@ fn the_small_case_needs_no_file(platform: Platform) {
 }
 
 #[guest_test]
+fn a_check_builds_nothing_unless_it_is_told(platform: Platform) {
+    let target = tempfile::tempdir().unwrap();
+    let check = |arguments: &[&str]| {
+        let mut command = platform.command();
+        // Guests are found from the checkout; what cargo would do is seen.
+        command.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+        command.env("CARGO", "/bin/false").env("CARGO_TARGET_DIR", target.path());
+        command.args(["serve", "--function", "/hello=fn-hello", "--check"]).args(arguments);
+        command
+    };
+    refused(&mut check(&[]), &["fn-hello` is not built, and --check builds nothing", "add --build"]);
+    refused(&mut check(&["--build"]), &["building the guest `fn-hello` failed"]);
+    assert_eq!(std::fs::read_dir(target.path()).unwrap().count(), 0, "nothing was made");
+    std::fs::create_dir(target.path().join("guest")).unwrap();
+    std::fs::copy(guest("fn-hello"), target.path().join("guest/fn-hello")).unwrap();
+    let end = finished(&mut check(&[])).expect(0);
+    assert!(end.err.contains("function fn-hello: ready in"), "it was tried: {}", end.err);
+    let lines = "fn-hello: /hello\nfn-hello: tried as it was built before; a start would build it anew\n";
+    assert!(end.text().starts_with(lines), "{}", end.text());
+    let json: serde_json::Value =
+        serde_json::from_str(&finished(&mut check(&["--format", "json"])).expect(0).text()).unwrap();
+    assert_eq!(json["would_build"], serde_json::json!(["fn-hello"]));
+}
+
+#[guest_test]
 fn arguments_come_before_the_file(platform: Platform) {
     let serve = Serve::with(platform, &probe(""), &["--log", "off", "--listen", "127.0.0.1:0"]);
     serve.get("/ok").expect(200);
     assert!(!serve.log_file().exists());
     serve.end();
+}
+
+#[guest_test]
+fn equal_pages_are_for_one_tenant(platform: Platform) {
+    let image = guest("fn-probe");
+    let table = |name: &str, tenant: &str| {
+        let path = format!("path = \"/{name}\"\nimage = {image:?}\nshare_equal_pages = true");
+        format!("[function.{name}]\n{path}\n{tenant}\n")
+    };
+    let tenants = "[tenant.bank]\n[tenant.shop]\n";
+    for (first, second) in [("tenant = \"bank\"", "tenant = \"shop\""), ("", "tenant = \"shop\"")] {
+        let config = format!("{tenants}{}{}", table("a", first), table("b", second));
+        let parts = ["share_equal_pages", "function a", "hv.toml:3", "functions of one tenant only"];
+        bad(platform, &config, 8, &parts);
+    }
+    let same = format!("{tenants}{}{}", table("a", "tenant = \"shop\""), table("b", "tenant = \"shop\""));
+    let (mut command, _folder) = checked(platform, &same, &["--check"]);
+    match platform {
+        Platform::Kvm => drop(finished(&mut command).expect(0)),
+        Platform::Process => {
+            refused(
+                &mut command,
+                &["hv.toml:3", "`a`", "equal pages cannot be shared on the platform process"],
+            );
+        }
+    }
 }
 
 #[guest_test]

@@ -15,6 +15,9 @@ const SIZE: u64 = 64 << 30;
 /// How often what does harm looks about.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// How long hv may take to miss a process that is stopped.
+const MISSED: Duration = Duration::from_secs(20);
+
 /// Connections at a time.
 const CLIENTS: u64 = 16;
 
@@ -135,6 +138,28 @@ fn work(port: u16, next: &AtomicU64, count: u64) {
     }
 }
 
+/// Stops a process, and then kills it unless it is to stay so. Returns false, and lets it go on, if it is no zygote any more: a process that is made to
+/// become a guest's begins as one, and may have become it between two looks.
+fn harm(zygote: u32, stop: bool) -> bool {
+    // SAFETY: no memory is passed.
+    let signal = |number| unsafe { libc::kill(zygote as i32, number) };
+    let read = |file: &str| std::fs::read_to_string(format!("/proc/{zygote}/{file}")).unwrap_or_default();
+    signal(libc::SIGSTOP);
+    // Its name is the same from here on, unless somebody has resumed it.
+    let begin = Instant::now();
+    let runs = || read("stat").rsplit_once(") ").is_some_and(|(_, state)| !state.starts_with(['T', 'Z']));
+    while runs() && begin.elapsed() < PAUSE {
+        std::thread::yield_now();
+    }
+    let is_zygote = read("comm") == "hv-zygote\n";
+    match (is_zygote, stop) {
+        (false, _) => signal(libc::SIGCONT),
+        (true, false) => signal(libc::SIGKILL),
+        (true, true) => 0,
+    };
+    is_zygote
+}
+
 /// Stops or kills the process that guests' processes are made by, as long as a storm lasts.
 fn harm_zygotes(serve: &Serve, with_stops: bool, done: &AtomicBool) {
     let zygotes = || {
@@ -146,13 +171,18 @@ fn harm_zygotes(serve: &Serve, with_stops: bool, done: &AtomicBool) {
         let zygote = zygotes().next();
         // One that was there before: a process that is to wait for a guest begins with the same name.
         if let Some(zygote) = zygote.filter(|_| zygote == last) {
-            harmed += 1;
             let stop = with_stops && harmed.is_multiple_of(100);
-            // SAFETY: no memory is passed.
-            unsafe { libc::kill(zygote as i32, if stop { libc::SIGSTOP } else { libc::SIGKILL }) };
+            harmed += u32::from(harm(zygote, stop));
             // Starts wait until hv has missed it.
+            let patience = Instant::now() + MISSED;
             while stop && !done.load(Ordering::SeqCst) && zygotes().any(|other| other == zygote) {
                 std::thread::sleep(PAUSE);
+                if Instant::now() > patience {
+                    // A process that one of them had made before it was killed: nobody but this test keeps it from its end.
+                    // SAFETY: no memory is passed.
+                    unsafe { libc::kill(zygote as i32, libc::SIGCONT) };
+                    break;
+                }
             }
         }
         last = zygote;

@@ -153,6 +153,27 @@ fn connections_are_limited_and_end_with_their_request(platform: Platform) {
 }
 
 #[guest_test]
+fn a_rate_holds_for_all_connections_together(platform: Platform) {
+    let (port, _) = echo();
+    let keys =
+        format!("net = [\"tcp:127.0.0.1:{port}\"]\nnet_rate = \"1M\"\nbody = \"1M\"\nmemory = \"32M\"");
+    let serve = Serve::start(platform, &reach(&keys));
+    let path = format!("/tcp?to=127.0.0.1:{port}");
+    let begin = std::time::Instant::now();
+    // Each of them moves as much both ways.
+    thread::scope(|scope| {
+        for _ in 0..3 {
+            scope
+                .spawn(|| assert_eq!(ask(&mut serve.client(), &path, &[7; 512 << 10], 200).len(), 512 << 10));
+        }
+    });
+    // The last operation of each may end before its bytes have had their time.
+    let least = std::time::Duration::from_secs(2);
+    assert!(begin.elapsed() >= least, "3 MiB in {:?}", begin.elapsed());
+    serve.end();
+}
+
+#[guest_test]
 fn operations_that_nobody_waits_for_cost_the_host_no_more_than_others(platform: Platform) {
     let folder = tempfile::tempdir().unwrap();
     let tables = format!("[store.kv]\nfolder = {:?}\n", folder.path());

@@ -272,6 +272,23 @@ fn metrics_among_functions_are_for_this_host_alone(platform: Platform) {
 }
 
 #[guest_test]
+fn the_log_says_why_an_answer_broke_off(platform: Platform) {
+    let config = "log_format = \"json\"\n".to_owned() + &probe("wall_time = \"500ms\"\n");
+    let serve = Serve::start(platform, &config);
+    let mut client = serve.client();
+    client.send(b"GET /slow?ms=5&n=10000 HTTP/1.1\r\nHost: x\r\nX-Request-Id: r-1\r\n\r\n").unwrap();
+    assert_eq!(client.head().unwrap().status, 200);
+    while let Ok(Some(_)) = client.chunk() {}
+    let line: serde_json::Value = serde_json::from_str(&serve.log_line("r-1")).unwrap();
+    assert_eq!((&line["status"], &line["complete"]), (&200.into(), &false.into()), "{line}");
+    assert_eq!(line["failure"], "wall_time", "{line}");
+    serve.client().ask("GET", "/ok", "X-Request-Id: r-2\r\n", b"").unwrap().expect(200);
+    let line: serde_json::Value = serde_json::from_str(&serve.log_line("r-2")).unwrap();
+    assert_eq!((&line["complete"], &line["failure"]), (&true.into(), &serde_json::Value::Null), "{line}");
+    serve.end();
+}
+
+#[guest_test]
 fn each_request_is_a_line_of_the_log(platform: Platform) {
     let serve =
         Serve::with(platform, &("log_format = \"json\"\n".to_owned() + &probe("")), &["--format", "json"]);

@@ -8,28 +8,46 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// Asks until it is told to end: some requests on each connection, as long as the server keeps it. Every request that
-/// is not answered counts.
-fn ask(port: u16, end: &AtomicBool, asked: &AtomicU64, failed: &AtomicU64) {
-    while !end.load(Ordering::Relaxed) {
+/// What clients have asked, and how often they were not answered as they should be.
+#[derive(Default)]
+struct Count {
+    end: AtomicBool,
+    asked: AtomicU64,
+    failed: AtomicU64,
+}
+
+/// Asks until it is told to end: some requests on each connection, as long as the server keeps it, some of them with bodies. Every
+/// request that is not answered in full counts.
+fn ask(port: u16, count: &Count) {
+    let body: Vec<u8> = (0..40_000_u32).map(|at| (at * 7 + at / 251) as u8).collect();
+    while !count.end.load(Ordering::Relaxed) {
         let Ok(mut client) = Client::connect(port) else {
-            failed.fetch_add(1, Ordering::Relaxed);
+            count.failed.fetch_add(1, Ordering::Relaxed);
             continue;
         };
-        for _ in 0..20 {
-            asked.fetch_add(1, Ordering::Relaxed);
-            match client.ask("GET", "/ok", "", b"") {
-                Ok(answer) if answer.status == 200 && answer.text() == "ok\n" => {
+        let mut answered = Instant::now();
+        for number in 0..20 {
+            let idle = answered.elapsed();
+            let asked = count.asked.fetch_add(1, Ordering::Relaxed);
+            let (answer, expected) = match (asked + number) % 16 {
+                0 => (client.ask("POST", "/echo", "", &body), &body[..]),
+                1 => (client.ask("GET", "/sleep?ms=20", "", b""), &b"slept\n"[..]),
+                _ => (client.ask("GET", "/ok", "", b""), &b"ok\n"[..]),
+            };
+            match answer {
+                Ok(answer) if answer.status == 200 && answer.body == expected => {
                     if answer.field("connection") == Some("close") {
                         break;
                     }
+                    answered = Instant::now();
                 }
                 other => {
-                    eprintln!("{:?}", other.map(|answer| answer.status));
-                    failed.fetch_add(1, Ordering::Relaxed);
+                    let other = other.map(|answer| (answer.status, answer.text()));
+                    eprintln!("request {number} of a connection that was idle for {idle:?}: {other:?}");
+                    count.failed.fetch_add(1, Ordering::Relaxed);
                     break;
                 }
             }
@@ -37,30 +55,51 @@ fn ask(port: u16, end: &AtomicBool, asked: &AtomicU64, failed: &AtomicU64) {
     }
 }
 
+/// Requests of the next test, which `HV_RESTARTS` may ask for more of: 100000 take some minutes.
+fn wanted() -> u64 {
+    std::env::var("HV_RESTARTS").map_or(2000, |count| count.parse().expect("HV_RESTARTS is a number"))
+}
+
 #[guest_test]
-fn a_restart_under_load_loses_no_request(platform: Platform) {
+fn reloads_and_restarts_under_load_lose_no_request(platform: Platform) {
     let folder = TempDir::new().unwrap();
     let socket = folder.path().join("hv.sock");
-    let config = format!("admin = \"127.0.0.1:0\"\nhandover = {socket:?}\n{}", probe(""));
-    let mut serve = Serve::start(platform, &config);
+    // Each is another deployment than the one before.
+    let config = |number: u64| {
+        let keys = format!("wall_time = \"{}s\"\nbody = \"1M\"", 60 + number % 2);
+        format!("admin = \"127.0.0.1:0\"\nhandover = {socket:?}\n{}", probe(&keys))
+    };
+    let mut serve = Serve::start(platform, &config(0));
     let (port, admin) = (serve.port, serve.admin);
-    let (end, asked, failed) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
+    let (count, wanted) = (Count::default(), wanted());
+    let asked = || count.asked.load(Ordering::Relaxed);
+    let some_more = |what: &str| {
+        let before = asked();
+        eventually(what, || (asked() > before + 100).then_some(()));
+    };
+    let (mut reloads, mut restarts) = (0, 0);
     std::thread::scope(|scope| {
-        let askers = [(); 3].map(|()| scope.spawn(|| ask(port, &end, &asked, &failed)));
-        for _ in 0..3 {
-            let before = asked.load(Ordering::Relaxed);
-            eventually("requests", || (asked.load(Ordering::Relaxed) > before + 50).then_some(()));
-            let next = Serve::start(platform, &config);
+        let askers = [(); 4].map(|()| scope.spawn(|| ask(port, &count)));
+        while asked() < wanted || restarts < 3 {
+            some_more("requests before a reload");
+            serve.reload(&config(reloads + 1));
+            reloads += 1;
+            serve.said("1 functions deployed", 1);
+            some_more("requests before a restart");
+            let next = Serve::start(platform, &config(reloads));
             assert_eq!((next.port, next.admin), (port, admin), "the same sockets");
             let old = std::mem::replace(&mut serve, next);
             old.said("handed over", 1);
             let old = old.finish().expect(0);
             assert!(old.err.ends_with("hv: drained\n"), "{}", old.err);
+            restarts += 1;
         }
-        end.store(true, Ordering::Relaxed);
+        count.end.store(true, Ordering::Relaxed);
         askers.into_iter().for_each(|asker| asker.join().unwrap());
     });
-    assert_eq!(failed.into_inner(), 0, "of {}", asked.into_inner());
+    let (asked, failed) = (count.asked.into_inner(), count.failed.into_inner());
+    println!("{failed} failed of {asked}, in {reloads} reloads and {restarts} restarts");
+    assert_eq!(failed, 0, "of {asked}");
     // It answers on its own pages, too.
     assert!(serve.metric("hv_requests_total{") > 0.0);
     serve.end();

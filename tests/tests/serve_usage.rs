@@ -36,10 +36,8 @@ fn every_request_says_what_it_used(platform: Platform) {
     });
     // What all guests have used is that of their requests, and what was between these.
     let told = sum(&lines(&serve, 400), "cpu_seconds");
-    // On `process` the requests have been seen to add up to an eighth more than the guests: not understood yet.
-    let most = if platform.to_string() == "kvm" { 1.01 } else { 2.0 };
     hv_tests::eventually("all that requests have used", || {
-        (told <= serve.metric("hv_guest_cpu_seconds_total{") * most).then_some(())
+        (told <= serve.metric("hv_guest_cpu_seconds_total{") * 1.01).then_some(())
     });
     // Those that fail have used something, too.
     serve.get("/crash").expect(502);
@@ -152,7 +150,7 @@ fn the_sum_of_all_requests_is_what_the_kernel_counts(platform: Platform) {
     let told = sum(&lines(&serve, 30), "cpu_seconds");
     println!("{platform}: told {told:.4} s, used {used:.4} s, {:.4}", told / used);
     // The rest is HTTP, the log, limits, ends of time slices, and the making and resetting of machines.
-    assert!(told <= used * 1.01 && told >= used * 0.85, "told {told} s, used {used} s");
+    assert!(told <= used * 1.01 && told >= used * 0.9, "told {told} s, used {used} s");
     serve.end();
 }
 

@@ -5,3 +5,4 @@ pub mod console;
 pub mod function;
 pub mod net;
 pub mod services;
+pub mod share;

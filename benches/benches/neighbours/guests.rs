@@ -12,6 +12,24 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
+/// A time slice spent asleep: on the platform `process` only.
+pub(crate) const ASLEEP: &str = "asleep in its own turn";
+
+/// Who attacks.
+pub(crate) const ATTACKS: [&str; 11] = [
+    "a guest that does nothing",
+    "a spinner per processor",
+    ASLEEP,
+    "storm of hypercalls",
+    "storm of doorbells",
+    "storm of reads, 4 KiB",
+    "storm of reads, 64 KiB",
+    "storm of frames",
+    "console flood, read at once",
+    "console flood, nobody reads",
+    "flood of errors, nobody reads",
+];
+
 /// An end of a console that another program reads or writes.
 struct Stream(UnixStream);
 
@@ -109,7 +127,7 @@ pub(crate) fn measure(selection: &Selection, platform: &str, on: Box<dyn Platfor
         attack("a guest that does nothing", &|| attacker(&hostile, &["sleep-forever"]));
         attack("a spinner per processor", &|| attacker(&hostile, &["endless-loop"]));
         if platform == "process" {
-            attack("asleep in its own turn", &|| attacker(&hostile, &["sleeps-in-its-turn"]));
+            attack(ASLEEP, &|| attacker(&hostile, &["sleeps-in-its-turn"]));
         }
         attack("storm of hypercalls", &|| attacker(&image("probe"), &["hypercalls", "1000000000"]));
         attack("storm of doorbells", &|| {

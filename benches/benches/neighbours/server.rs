@@ -11,6 +11,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
+/// Who attacks.
+pub(crate) const ATTACKS: [&str; 7] = [
+    "requests that are well",
+    "a crash per request",
+    "a crash per request, hostile debug information",
+    "metrics in a loop",
+    "a spinner per processor",
+    "2000 idle connections",
+    "a disk that does not answer",
+];
+
 /// Clients of an attacked server that ask for the same again and again, as fast as they are answered.
 struct Clients {
     stop: Arc<AtomicBool>,

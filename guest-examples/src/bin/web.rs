@@ -1,7 +1,8 @@
-//! An HTTP server for the files of the first disk, FAT or ext4.
+//! An HTTP server for the files of the first share, or else of the first disk, FAT or ext4.
 //!
 //! ```text
-//! hv run web --disk docs --publish 8080:80    # a folder of the host
+//! hv run web --share docs,ro --publish 8080:80    # a folder of the host, as it is at each moment
+//! hv run web --disk docs --publish 8080:80    # a folder of the host, as it was at the start
 //! hv run web --disk site.img --publish 8080:80 --memory 64M
 //! curl http://127.0.0.1:8080/
 //! ```
@@ -14,18 +15,21 @@ use alloc::rc::Rc;
 use hv_guest::http::{self, Files, Request};
 use hv_guest::net::{self, Serve};
 use hv_guest::prelude::*;
-use hv_guest::{block, fs, memory};
+use hv_guest::{block, fs, memory, share};
 
 const PORT: u16 = 80;
 
 #[hv_guest::entry]
 async fn main(spawner: hv_guest::Spawner) -> Result<(), String> {
-    let disk = block::disk(0).ok_or("no disk: run it with --disk FILE or --disk FOLDER")?;
-    let root = fs::open_root(disk).map_err(|error| format!("disk 0: {error}"))?;
-    println!("disk 0: {}, {} bytes", root.kind(), disk.size());
-
     let heap = hv_guest::heap_size();
-    let files = Rc::new(Files::new(root, heap / 8));
+    let files = Rc::new(match share::shares().next() {
+        Some(share) => {
+            println!("share {}", share.tag());
+            // Nothing is kept: what changes on the host is seen.
+            Files::new(fs::open_share(share), 0)
+        }
+        None => Files::new(disk()?, heap / 8),
+    });
     // When the host is short of memory, files are read again.
     let cached = files.clone();
     hv_guest::spawn(async move {
@@ -44,4 +48,13 @@ async fn main(spawner: hv_guest::Spawner) -> Result<(), String> {
 
     hv_guest::shutdown().await;
     Ok(())
+}
+
+/// The files of the first disk.
+fn disk() -> Result<fs::FileSystem, String> {
+    let disk =
+        block::disk(0).ok_or("no files: run it with --share FOLDER,ro, --disk FILE or --disk FOLDER")?;
+    let root = fs::open_root(disk).map_err(|error| format!("disk 0: {error}"))?;
+    println!("disk 0: {}, {} bytes", root.kind(), disk.size());
+    Ok(root)
 }

@@ -15,3 +15,4 @@ pub mod histogram;
 pub mod meter;
 pub mod operation;
 pub mod operations;
+pub mod walk;

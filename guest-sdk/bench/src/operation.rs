@@ -51,6 +51,22 @@ pub enum Rig {
     VirtioSink,
     /// An emulated ACPI timer.
     Timer,
+    /// An emulated HPET.
+    Hpet,
+    /// A disk that can be written.
+    WritableDisk,
+    /// The disk of `Disk`, read past the host's page cache. Not every host has that.
+    DirectDisk,
+    /// A network, and a TCP server of the host that sends without end.
+    Source,
+    /// The network of `Source` behind virtio-mmio.
+    VirtioSource,
+    /// The disk of `Disk`, whose back end does not poll.
+    DiskAsleep,
+    /// The disk of `VirtioDisk`, whose device does not poll.
+    VirtioDiskAsleep,
+    /// A virtio console, whose bytes go where the console's go.
+    VirtioConsole,
     /// A second virtual CPU.
     Vcpus,
 }
@@ -70,6 +86,14 @@ impl Rig {
             Rig::VirtioEcho => "virtio-echo",
             Rig::VirtioSink => "virtio-sink",
             Rig::Timer => "timer",
+            Rig::Hpet => "hpet",
+            Rig::WritableDisk => "writable-disk",
+            Rig::DirectDisk => "direct-disk",
+            Rig::Source => "source",
+            Rig::VirtioSource => "virtio-source",
+            Rig::DiskAsleep => "disk-asleep",
+            Rig::VirtioDiskAsleep => "virtio-disk-asleep",
+            Rig::VirtioConsole => "virtio-console",
             Rig::Vcpus => "vcpus",
         }
     }

@@ -56,6 +56,11 @@ pub trait Link {
     /// Rings the doorbell once the tasks that can run have run.
     fn ring_soon(&self);
 
+    /// Rings the doorbell when nothing is left to do but to wait: the same call can do both.
+    fn ring_last(&self) {
+        self.ring();
+    }
+
     /// Rings now what was to ring soon.
     fn flush(&self);
 

@@ -93,7 +93,7 @@ impl<L: Link> Channel<L> {
         poll_fn(|context| output.poll_unsent(link, context)).await?;
         // Both, and one doorbell for both.
         if input.release() | output.publish() {
-            link.ring();
+            link.ring_last();
         }
         match drained {
             Poll::Ready(result) => result.map_err(broken),

@@ -11,13 +11,14 @@ fn tsc() -> u64 {
 
 /// Nanoseconds since the guest started.
 pub fn now_nanos() -> u64 {
-    shared_info::clock().time_at(tsc())
+    let (clock, tsc) = shared_info::clock(tsc);
+    clock.time_at(tsc)
 }
 
 /// Nanoseconds since 1970-01-01 UTC.
 pub fn wall_nanos() -> u64 {
-    let clock = shared_info::clock();
-    clock.wall_base.wrapping_add(clock.time_at(tsc()))
+    let (clock, tsc) = shared_info::clock(tsc);
+    clock.wall_base.wrapping_add(clock.time_at(tsc))
 }
 
 /// A point in time on the guest's monotonic clock.

@@ -39,9 +39,10 @@ impl Console {
             // The host's indices are invalid. There is no way to report this, so the text is dropped.
             let Ok(count) = self.front.requests.push(bytes) else { return };
             bytes = &bytes[count..];
+            // Waits for a quarter of the ring, instead of waking up for each byte.
+            const ENOUGH: u32 = 4096;
             if !bytes.is_empty() {
-                self.publish();
-                self.wait_for_room();
+                self.publish_and_wait(ENOUGH);
             }
         }
     }
@@ -52,12 +53,13 @@ impl Console {
         }
     }
 
-    fn wait_for_room(&mut self) {
-        // Waits for a quarter of the ring, instead of waking up for each byte.
-        const ENOUGH: u32 = 4096;
-        while let Ok(false) = self.front.requests.wait_for_room(ENOUGH) {
-            event::wait_only(self.port, None);
+    /// Publishes, and waits until there is so much room in the ring, or it is empty. One call does both.
+    fn publish_and_wait(&mut self, room: u32) {
+        let mut doorbell = self.front.requests.publish().then_some(self.port);
+        while let Ok(false) = self.front.requests.wait_for_room(room) {
+            event::ring_and_wait_only(doorbell.take(), self.port, None);
         }
+        doorbell.into_iter().for_each(hypercall::event_send);
     }
 
     /// Reads what has arrived; `None` at the end of the input.
@@ -76,6 +78,14 @@ pub fn write(bytes: &[u8]) {
     if let Some(mut console) = console() {
         console.push(bytes);
         console.publish();
+    }
+}
+
+/// Waits until the host has passed everything that was written on to the console's reader: a terminal, a pipe or a file. It may still be in the
+/// host's buffers for that.
+pub fn flush() {
+    if let Some(mut console) = console() {
+        console.publish_and_wait(u32::MAX);
     }
 }
 

@@ -23,14 +23,23 @@ pub(crate) fn ring_soon(port: EventPort) {
 
 /// Rings the delayed doorbells.
 pub(crate) fn ring() {
+    ring_but_one().into_iter().for_each(hypercall::event_send);
+}
+
+/// Rings the delayed doorbells but one. The caller has to ring that: perhaps with the call by which it waits.
+#[must_use]
+pub(crate) fn ring_but_one() -> Option<EventPort> {
     if !ANY.load(Ordering::Relaxed) || !ANY.swap(false, Ordering::Acquire) {
-        return;
+        return None;
     }
+    let mut last = None;
     for (index, word) in DOORBELLS.iter().enumerate() {
         let mut bits = word.swap(0, Ordering::Relaxed);
         while bits != 0 {
-            hypercall::event_send(EventPort(index as u32 * 64 + bits.trailing_zeros()));
+            let port = EventPort(index as u32 * 64 + bits.trailing_zeros());
+            last.replace(port).into_iter().for_each(hypercall::event_send);
             bits &= bits - 1;
         }
     }
+    last
 }

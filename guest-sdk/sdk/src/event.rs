@@ -67,11 +67,57 @@ pub fn any_pending() -> bool {
 /// costs more than twice as much as the better of the two choices.
 const SPIN: u64 = 30_000;
 
+/// After so many waits in succession for which polling was too short, a virtual CPU blocks without polling…
+const PATIENCE: u32 = 8;
+/// … except in one wait of so many.
+const RETRY: u32 = 32;
+
+/// Whether [`wait`] polls at all.
+static POLLS: AtomicBool = AtomicBool::new(true);
+
+/// No [`wait`] polls from now on. For guests of which there are many more than processors, each of which waits most of the time: polling takes
+/// from another one what it may gain.
+pub fn stop_polling() {
+    POLLS.store(false, Ordering::Relaxed);
+}
+
+/// Waits in succession for which polling was too short.
+static MISSES: PerCpu<AtomicU32> = per_cpu!(AtomicU32::new(0));
+
 /// Waits until an unmasked event is pending (true), or until the deadline on the guest's clock (false). The
 /// [handler](on_upcall) of an event may have run already when this returns.
+///
+/// It polls for some microseconds first, unless that has not helped lately. Functions do not.
 pub fn wait(deadline: Option<Instant>) -> bool {
+    ring_and_wait(None, deadline)
+}
+
+/// Rings a doorbell, if one is given, and waits.
+pub(crate) fn ring_and_wait(mut doorbell: Option<EventPort>, deadline: Option<Instant>) -> bool {
     let deadline = deadline.map_or(u64::MAX, Instant::as_nanos);
-    let spin_until = now_nanos().saturating_add(SPIN).min(deadline);
+    let misses = MISSES.own().load(Ordering::Relaxed);
+    if POLLS.load(Ordering::Relaxed) && (misses < PATIENCE || misses.is_multiple_of(RETRY)) {
+        doorbell.take().into_iter().for_each(hypercall::event_send);
+        if poll(deadline) {
+            MISSES.own().store(0, Ordering::Relaxed);
+            return true;
+        }
+    }
+    MISSES.own().store(misses.wrapping_add(1), Ordering::Relaxed);
+    // A notification of this virtual CPU makes its event pending first, then checks this flag. So either the check of
+    // pending events (at the latest that of the host) sees the event, or the notifier sees this flag.
+    BLOCKED.own().store(true, Ordering::SeqCst);
+    let pending = match doorbell {
+        Some(port) => hypercall::send_and_block(port, deadline),
+        None => any_pending() || hypercall::block(deadline),
+    };
+    BLOCKED.own().store(false, Ordering::Relaxed);
+    pending
+}
+
+/// Polls for an unmasked event for a while, but not beyond the deadline.
+fn poll(deadline: u64) -> bool {
+    let until = now_nanos().saturating_add(SPIN).min(deadline);
     loop {
         // Several polls for each reading of the clock.
         for _ in 0..16 {
@@ -80,16 +126,10 @@ pub fn wait(deadline: Option<Instant>) -> bool {
             }
             core::hint::spin_loop();
         }
-        if now_nanos() >= spin_until {
-            break;
+        if now_nanos() >= until {
+            return false;
         }
     }
-    // A notification of this virtual CPU makes its event pending first, then checks this flag. So either the check of
-    // pending events (at the latest that of the host) sees the event, or the notifier sees this flag.
-    BLOCKED.own().store(true, Ordering::SeqCst);
-    let pending = any_pending() || hypercall::block(deadline);
-    BLOCKED.own().store(false, Ordering::Relaxed);
-    pending
 }
 
 /// Makes another virtual CPU check for work: ends its [`wait`]. Does nothing if there is no such virtual CPU.
@@ -140,6 +180,15 @@ pub(crate) fn mask_all() {
 /// Waits until this event is pending (true), or until the deadline (false), whatever else happens. Takes the event. For
 /// code that waits for one device and leaves other events to their listeners.
 pub fn wait_only(port: EventPort, deadline: Option<Instant>) -> bool {
+    ring_and_wait_only(None, port, deadline)
+}
+
+/// Rings a doorbell, if one is given, and waits for this event only.
+pub(crate) fn ring_and_wait_only(
+    mut doorbell: Option<EventPort>,
+    port: EventPort,
+    deadline: Option<Instant>,
+) -> bool {
     let Some((word, bit)) = port.position() else { return false };
     unmask(port);
     // The request to shut down stays unmasked: masking it would tell the host that this guest does not listen to it.
@@ -158,8 +207,9 @@ pub fn wait_only(port: EventPort, deadline: Option<Instant>) -> bool {
         if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
             break false;
         }
-        wait(deadline);
+        ring_and_wait(doorbell.take(), deadline);
     };
+    doorbell.into_iter().for_each(hypercall::event_send);
     for index in words() {
         mask()[index].store(saved[index], Ordering::SeqCst);
     }

@@ -9,7 +9,7 @@ pub(crate) mod remote;
 
 use crate::per_cpu::{self, PerCpu, STACK_SIZE, per_cpu};
 use crate::tasks::{self, Listed};
-use crate::{doorbell, event, timer};
+use crate::{doorbell, event, hypercall, timer};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::future::Future;
@@ -129,7 +129,7 @@ fn step() {
         unsafe { executor().poll() };
     }
     remote::run();
-    doorbell::ring();
+    let left = doorbell::ring_but_one();
     event::dispatch();
     let next = timer::expire();
     assert!(per_cpu::stack_is_sound(), "the stack of a virtual CPU, of {STACK_SIZE} bytes, has overflowed");
@@ -140,8 +140,10 @@ fn step() {
     let _masked = event::upcall::mask();
     let woken = || WOKEN.own().load(Ordering::SeqCst) || PENDED.own().load(Ordering::SeqCst);
     if !woken() && remote::is_idle() {
-        event::wait(next);
+        event::ring_and_wait(left, next);
         remote::woke();
+    } else {
+        left.into_iter().for_each(hypercall::event_send);
     }
 }
 

@@ -22,7 +22,7 @@ pub use hv_guest_function::{CloseCode, Content, Error, IntoResponse, Message, Re
 
 use crate::devices::devices;
 use crate::ring::RingMemory;
-use crate::{doorbell, event, hypercall};
+use crate::{doorbell, event, executor, hypercall};
 use core::task::Waker;
 use hv_abi::EventPort;
 use hv_abi::device::{Config, FUNCTION};
@@ -83,6 +83,11 @@ impl Link for Device {
         doorbell::ring_soon(self.port);
     }
 
+    fn ring_last(&self) {
+        // Other tasks could compute for long before that.
+        if executor::has_own_tasks() { self.ring() } else { self.ring_soon() }
+    }
+
     fn flush(&self) {
         doorbell::ring();
     }
@@ -95,6 +100,7 @@ impl Link for Device {
         // What the first wait would do, so that no clone has to do it.
         event::unmask(self.port);
         event::unmask(hv_abi::event::POWER);
+        event::stop_polling();
         hypercall::ready();
     }
 

@@ -72,6 +72,11 @@ pub fn block(deadline: u64) -> bool {
     call(Hypercall::Block, deadline, 0) == 1
 }
 
+/// Rings the doorbell of an event channel, and then waits as [`block`] does.
+pub fn send_and_block(port: EventPort, deadline: u64) -> bool {
+    call(Hypercall::SendAndBlock, u64::from(port.0), deadline) == 1
+}
+
 /// Lets other guests use the processor.
 pub fn yield_now() {
     call(Hypercall::Yield, 0, 0);

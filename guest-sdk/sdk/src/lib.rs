@@ -19,7 +19,7 @@
 //! - `net`: TCP, UDP, DNS and DHCP, in the module `net`;
 //! - `function`: requests answered without a network, in the module `function`; what they reach, in `services`;
 //! - `http`: an HTTP/1.1 server, in the module `http`;
-//! - `fs`: files on FAT and ext4, in the module `fs`, and served by `http` if that is on as well.
+//! - `fs`: files on FAT, ext4 and shares, in the module `fs`, and served by `http` if that is on as well.
 //!
 //! # Unsafe code
 //!
@@ -59,11 +59,13 @@ mod panic;
 #[doc(hidden)]
 pub mod per_cpu;
 pub mod random;
+mod requests;
 mod ring;
 #[doc(hidden)]
 pub mod rt;
 #[cfg(feature = "function")]
 pub mod services;
+pub mod share;
 mod shared_info;
 mod start_info;
 pub mod sync;

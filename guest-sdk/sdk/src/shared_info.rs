@@ -77,8 +77,11 @@ pub(crate) fn seed() -> &'static [AtomicU64; 4] {
     words(offset_of!(SharedInfo, seed))
 }
 
-/// The clock's parameters, read without tearing.
-pub(crate) fn clock() -> Clock {
+/// The clock's parameters, read without tearing, and what the counter read meanwhile.
+///
+/// The host may change the parameters at any time. A reading of the counter that came after such a change does not go with the old ones: the time
+/// would jump back.
+pub(crate) fn clock(counter: impl Fn() -> u64) -> (Clock, u64) {
     let address = address(offset_of!(SharedInfo, clock));
     let clock = address as *const Clock;
     loop {
@@ -88,9 +91,10 @@ pub(crate) fn clock() -> Clock {
         let before = version.load(Ordering::Acquire);
         // SAFETY: mapped and aligned; a torn copy is discarded below.
         let copy = unsafe { clock.read_volatile() };
+        let now = counter();
         fence(Ordering::Acquire);
         if before.is_multiple_of(2) && version.load(Ordering::Relaxed) == before {
-            return copy;
+            return (copy, now);
         }
         core::hint::spin_loop();
     }

@@ -5,8 +5,7 @@ use hv_core::device::function::{Answer, FunctionDevice};
 use hv_core::domain::{Builder, Guest, Hook, Outcome, Restore, StartError};
 use hv_core::engine::Engine;
 use hv_core::loader::{Image, ImageOpenError};
-use hv_core::platform::PlatformError;
-use hv_core::platform::kvm::KvmPlatform;
+use hv_core::platform::{Platform, PlatformError};
 use hv_core::snapshot::Snapshot;
 use hv_function as function;
 use hv_function::{DeployError, Failure};
@@ -70,8 +69,8 @@ impl Clones {
     /// # Errors
     ///
     /// When the host or the guest fails.
-    pub fn new(image: &Path, workers: usize) -> Result<Clones, CloneError> {
-        let engine = Engine::new(KvmPlatform::new()?, workers).map_err(CloneError::Engine)?;
+    pub fn new(image: &Path, platform: Box<dyn Platform>, workers: usize) -> Result<Clones, CloneError> {
+        let engine = Engine::new(platform, workers).map_err(CloneError::Engine)?;
         let guest = Builder::new(Image::open(image)?).name("clone");
         let snapshot = Arc::new(function::boot(&engine, guest, LIMIT)?);
         let clones = Clones { engine, snapshot };

@@ -11,9 +11,10 @@
 
 use super::backing::Backing;
 use super::clones::{CloneError, CloneGuest, Clones};
-use super::stats::{Samples, Spread};
 use super::table::{digits, host, time};
+use hv_core::platform::{Platform, PlatformKind};
 use hv_host::machine::Machine;
+use hv_stats::Samples;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::Serialize;
 use std::path::Path;
@@ -25,6 +26,13 @@ const STEPS: u32 = 10;
 const ASKED: usize = 200;
 /// Descriptors that are not for guests.
 const OWN_DESCRIPTORS: u64 = 64;
+/// Descriptors of a guest: its virtual CPU; in a process its memory, the process, and a doorbell.
+const fn descriptors(platform: PlatformKind) -> u64 {
+    match platform {
+        PlatformKind::Process => 3,
+        _ => 1,
+    }
+}
 /// Mappings of a guest in this process: its memory, and its virtual CPU's page.
 const MAPPINGS: u64 = 2;
 /// Free memory that is not touched beforehand, in bytes.
@@ -38,9 +46,9 @@ pub enum DensityError {
     /// No such number of guests.
     #[error("--guests {0}: use a number from 10 on")]
     Few(u32),
-    /// Each guest holds a descriptor.
+    /// Each guest holds descriptors.
     #[error(
-        "--guests {guests}: each guest holds a file descriptor, and the limit is {limit}; raise it (ulimit -n) or use --guests {fit}"
+        "--guests {guests}: each guest holds file descriptors, and the limit is {limit}; raise it (ulimit -n) or use --guests {fit}"
     )]
     Descriptors {
         /// What was asked for.
@@ -82,15 +90,24 @@ pub enum DensityError {
 }
 
 /// Version of the JSON.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
+
+/// What [`Density::kind`] says.
+pub const KIND: &str = "density";
 
 /// The result. Times are in nanoseconds, memory in bytes.
 #[derive(Clone, Debug, Serialize)]
 pub struct Density {
     /// [`SCHEMA`].
     pub schema: u32,
+    /// [`KIND`], which other results of `hv bench` have not.
+    pub kind: &'static str,
+    /// When the measurement began, in seconds since 1970-01-01 UTC.
+    pub time: u64,
     /// Where.
     pub machine: Machine,
+    /// On which platform.
+    pub platform: &'static str,
     /// Guests that were live in the end.
     pub guests: u32,
     /// Guests that answered once more when all were live.
@@ -100,6 +117,8 @@ pub struct Density {
     /// If the host's free memory was touched beforehand: time for the first touch of a page of it, and for a touch
     /// of the same memory given anew. The difference is what the host below takes, if there is one.
     pub touch_ns: Option<[f64; 2]>,
+    /// Memory that one empty virtual machine takes from the host, on average.
+    pub machine_memory: u64,
     /// Memory that all guests share.
     pub shared: u64,
     /// The curve, from few guests to many.
@@ -119,24 +138,37 @@ pub struct DensityPoint {
     pub answer_ns: Times,
     /// Private memory of one guest in this process, on average.
     pub private: u64,
-    /// All that one guest takes from the host, the kernel's part included, on average.
+    /// All that one live guest takes from the host, its machine and the kernel's part included, on average. What machines take that
+    /// have no guest yet is not in it.
     pub whole: u64,
 }
 
 /// Percentiles of times.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Times {
-    /// The median, and the tenth and ninetieth percentile.
-    pub spread: Spread,
-    /// 99 % do not exceed it.
-    pub p99: f64,
+    /// How many times there are.
+    pub n: u64,
+    /// Their median.
+    pub median: f64,
+    /// 10 % do not exceed it, if there are times enough to say so.
+    pub p10: Option<f64>,
+    /// 90 % do not exceed it, likewise.
+    pub p90: Option<f64>,
+    /// 99 % do not exceed it, likewise.
+    pub p99: Option<f64>,
 }
 
 impl Times {
     fn of(samples: &Samples) -> Times {
-        let [median, low, high, p99] = [50.0, 10.0, 90.0, 99.0].map(|percent| samples.percentile(percent));
-        Times { spread: Spread { median, low, high }, p99 }
+        let [p10, p90, p99] = [10.0, 90.0, 99.0].map(|percent| samples.known_percentile(percent));
+        Times { n: samples.len(), median: samples.percentile(50.0), p10, p90, p99 }
     }
+}
+
+/// What one guest takes, when `used` bytes are gone of which `made` went to `machines` empty machines, before any of the `live`
+/// guests: a machine's part of the one, and a guest's of the other.
+fn per_guest(used: u64, made: u64, machines: u64, live: u64) -> u64 {
+    made / machines.max(1) + used.saturating_sub(made) / live.max(1)
 }
 
 /// Receives the progress of a density measurement.
@@ -160,12 +192,14 @@ pub trait DensityProgress {
 /// When the host has no room for so many, or fails.
 pub fn measure(
     image: &Path,
+    platform: Box<dyn Platform>,
     guests: u32,
     touch: bool,
     progress: &mut dyn DensityProgress,
 ) -> Result<Density, DensityError> {
-    check(guests)?;
-    let clones = Clones::new(image, 0)?;
+    check(guests, platform.kind())?;
+    let name = platform.name();
+    let clones = Clones::new(image, platform, 0)?;
     // Three quarters of a guest's memory is taken when it starts, the rest with its machine.
     let later = u64::from(guests) * GUESS / 4 * 3;
     let mut backing = touch.then(|| {
@@ -176,9 +210,11 @@ pub fn measure(
     });
     let held = |backing: &Option<Backing>| backing.as_ref().map_or(0, Backing::held);
     let before = available_memory() + held(&backing);
+    let time = hv_host::clock::wall_clock() / 1_000_000_000;
     let begin = Instant::now();
     let reserved = clones.reserve(guests as usize);
     let reserve = begin.elapsed();
+    let made = before.saturating_sub(available_memory() + held(&backing));
 
     let mut live: Vec<CloneGuest> = Vec::with_capacity(guests as usize);
     let mut points = Vec::new();
@@ -205,15 +241,13 @@ pub fn measure(
         }
         let asked = live.iter().step_by(every);
         let private: u64 = asked.clone().map(CloneGuest::private).sum::<u64>() / asked.count().max(1) as u64;
-        // Memory that is reserved for guests that have not started yet is not counted.
-        let part = live.len().max(reserved.min(guests as usize)) as u64;
         let used = before.saturating_sub(available_memory() + held(&backing));
         points.push(DensityPoint {
             live: live.len() as u32,
             start_ns: Times::of(&starts),
             answer_ns: Times::of(&answers),
             private,
-            whole: used / if live.len() == guests as usize { live.len() as u64 } else { part },
+            whole: per_guest(used, made, reserved as u64, live.len() as u64),
         });
         progress.live(live.len() as u32, guests);
     }
@@ -222,18 +256,22 @@ pub fn measure(
         clone.ask()?;
         answered += 1;
     }
-    let median = |point: Option<&DensityPoint>| point.map_or(0.0, |point| point.start_ns.spread.median);
+    let median = |point: Option<&DensityPoint>| point.map_or(0.0, |point| point.start_ns.median);
     let last_by_first = median(points.last()) / median(points.first());
     let shared = clones.shared();
     std::mem::forget(live);
     std::mem::forget(clones);
     Ok(Density {
         schema: SCHEMA,
+        kind: KIND,
+        time,
         machine: Machine::of_this_host(),
+        platform: name,
         guests,
         answered,
         reserve_ns: reserve.as_nanos() as f64 / reserved.max(1) as f64,
         touch_ns: backing.map(|backing| backing.touch_ns),
+        machine_memory: made / reserved.max(1) as u64,
         shared,
         points,
         last_by_first,
@@ -245,7 +283,7 @@ pub fn rows(density: &Density) -> Vec<Vec<String>> {
     let heads = ["live", "start p50", "p99", "answer p50", "p99", "own", "with the kernel's"];
     let mut rows = vec![heads.map(String::from).to_vec()];
     for point in &density.points {
-        let of = |times: &Times| [time(times.spread.median), time(times.p99)];
+        let of = |times: &Times| [time(times.median), times.p99.map_or("–".into(), time)];
         let [start, start_tail] = of(&point.start_ns);
         let [answer, answer_tail] = of(&point.answer_ns);
         let (own, whole) = (memory(point.private as f64), memory(point.whole as f64));
@@ -258,19 +296,21 @@ pub fn rows(density: &Density) -> Vec<Vec<String>> {
 pub fn text(density: &Density) -> String {
     let mut text = host(&density.machine).join("\n") + "\n\n";
     for row in rows(density) {
-        let cells: Vec<_> = row.iter().map(|cell| format!("{cell:>17}")).collect();
+        let cells: Vec<_> = row.iter().map(|cell| format!("{cell:>19}")).collect();
         text += &(cells.join("").trim_end().to_owned() + "\n");
     }
     text += &format!(
         "\n{} guests answered once more when all were live\n\
          start of the last tenth by that of the first: {:.2}\n\
-         made beforehand: an empty virtual machine for each, {} each\n\
          shared by all: {}\n",
         density.answered,
         density.last_by_first,
-        time(density.reserve_ns),
         memory(density.shared as f64),
     );
+    if density.machine_memory > 0 {
+        let (took, size) = (time(density.reserve_ns), memory(density.machine_memory as f64));
+        text += &format!("made beforehand: an empty virtual machine for each, {took} and {size} each\n");
+    }
     if let Some([first, again]) = density.touch_ns {
         let [first, again] = [first, again].map(time);
         text +=
@@ -284,7 +324,8 @@ pub fn memory(bytes: f64) -> String {
     match bytes {
         b if b < 1024.0 => format!("{b:.0} B"),
         b if b < 1024.0 * 1024.0 => format!("{} KiB", digits(b / 1024.0)),
-        b => format!("{} MiB", digits(b / 1024.0 / 1024.0)),
+        b if b < 1024.0 * 1024.0 * 1024.0 => format!("{} MiB", digits(b / 1024.0 / 1024.0)),
+        b => format!("{} GiB", digits(b / 1024.0 / 1024.0 / 1024.0)),
     }
 }
 
@@ -296,7 +337,7 @@ fn timed<T, E>(work: impl FnOnce() -> Result<T, E>) -> Result<(T, f64), E> {
 }
 
 /// Checks beforehand the limits that the measurement would hit.
-fn check(guests: u32) -> Result<(), DensityError> {
+fn check(guests: u32, platform: PlatformKind) -> Result<(), DensityError> {
     if guests < STEPS {
         return Err(DensityError::Few(guests));
     }
@@ -308,8 +349,10 @@ fn check(guests: u32) -> Result<(), DensityError> {
     }
     .unwrap_or(u64::MAX);
     let wanted = u64::from(guests);
-    if wanted + OWN_DESCRIPTORS > limit {
-        return Err(DensityError::Descriptors { guests, limit, fit: limit.saturating_sub(OWN_DESCRIPTORS) });
+    let each = descriptors(platform);
+    if wanted * each + OWN_DESCRIPTORS > limit {
+        let fit = limit.saturating_sub(OWN_DESCRIPTORS) / each;
+        return Err(DensityError::Descriptors { guests, limit, fit });
     }
     let mappings = std::fs::read_to_string("/proc/sys/vm/max_map_count")
         .ok()
@@ -347,9 +390,21 @@ mod tests {
 
     #[test]
     fn what_the_host_has_no_room_for_is_refused_beforehand() {
-        assert!(matches!(check(3), Err(DensityError::Few(3))));
-        let error = check(u32::MAX).unwrap_err().to_string();
+        assert!(matches!(check(3, PlatformKind::Kvm), Err(DensityError::Few(3))));
+        let error = check(u32::MAX, PlatformKind::Kvm).unwrap_err().to_string();
         assert!(error.starts_with("--guests 4294967295: ") && error.contains("use --guests "), "{error}");
-        assert!(check(10).is_ok());
+        assert!(check(10, PlatformKind::Process).is_ok());
+    }
+
+    #[test]
+    fn a_guest_is_charged_for_its_own_machine_and_not_for_those_without_a_guest() {
+        // A thousand machines of 30 KiB, and guests that take 500 KiB each.
+        let used = |live: u64| (1000 * 30 + live * 500) << 10;
+        for live in [100, 500, 1000] {
+            assert_eq!(per_guest(used(live), (1000 * 30) << 10, 1000, live), 530 << 10, "{live}");
+        }
+        // None made beforehand; and less used than before.
+        assert_eq!(per_guest(5000, 0, 0, 10), 500);
+        assert_eq!(per_guest(0, 100, 10, 1), 10);
     }
 }

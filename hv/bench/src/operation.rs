@@ -1,7 +1,7 @@
 //! What an operation is: something whose cost can be measured, round by round.
 #![forbid(unsafe_code)]
 
-use super::stats::Samples;
+use hv_stats::Samples;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,20 +13,28 @@ macro_rules! groups {
         #[serde(rename_all = "snake_case")]
         pub enum Group {
             $($(#[$doc])* $variant,)*
+            /// In a result of another version: a group that this one does not know.
+            #[serde(other)]
+            Other,
         }
 
         impl Group {
-            /// Every group, in the order in which they are shown.
+            /// Every group that operations belong to, in the order in which they are shown.
             pub const ALL: &'static [Group] = &[$(Group::$variant,)*];
 
             /// Its name on the command line.
             pub const fn name(self) -> &'static str {
-                match self { $(Group::$variant => $name,)* }
+                match self { $(Group::$variant => $name,)* Group::Other => "other" }
             }
 
             /// Its heading.
             pub const fn title(self) -> &'static str {
-                match self { $(Group::$variant => $title,)* }
+                match self { $(Group::$variant => $title,)* Group::Other => "Other operations" }
+            }
+
+            /// Every group that a result may have.
+            pub fn of_results() -> impl Iterator<Item = Group> {
+                Group::ALL.iter().copied().chain([Group::Other])
             }
 
             /// The group of this name.
@@ -50,6 +58,8 @@ groups! {
     Time "time" "Reading the time";
     /// Events, rings and batches.
     Events "events" "Events and rings";
+    /// The guest's own memory.
+    Memory "memory" "Memory";
     /// Several virtual CPUs.
     Smp "smp" "Several virtual CPUs";
     /// Starting a guest.
@@ -60,6 +70,23 @@ groups! {
     Process "process" "Without KVM";
 }
 
+/// Who does an operation: plots have a colour and a marker for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// A guest on KVM with hv's own devices, or hv itself.
+    Hv,
+    /// A guest with an emulated device.
+    Emulated,
+    /// No guest of hv: bare calls of the host's kernel.
+    Floor,
+    /// A guest of hv without KVM.
+    Process,
+    /// In a result of another version: a kind that this one does not know.
+    #[serde(other)]
+    Other,
+}
+
 /// What is known of an operation before it is measured.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spec {
@@ -67,6 +94,8 @@ pub struct Spec {
     pub name: String,
     /// What it is about.
     pub group: Group,
+    /// Who does it.
+    pub kind: Kind,
     /// The name of the operation that it is compared with.
     pub against: Option<String>,
     /// Bytes that one operation moves; 0 if that is not what it is about.
@@ -77,11 +106,13 @@ pub struct Spec {
     pub what: String,
 }
 
-/// The result of one round of an operation.
+/// The result of one round of an operation, or of a part of one. What the readings of the clock take has been taken off.
 #[derive(Debug)]
 pub struct Round {
     /// Operations that were done.
     pub operations: u64,
+    /// What was taken off each sample: nanoseconds.
+    pub overhead: f64,
     /// How long all of them took together, as their user sees it.
     pub time: Duration,
     /// From the first to the last; more than `time` where they have to wait in between.
@@ -92,6 +123,21 @@ pub struct Round {
     pub exits: BTreeMap<String, u64>,
     /// What single operations, or the members of a batch, took.
     pub samples: Samples,
+}
+
+impl Round {
+    /// Takes over what another part of the same round came to.
+    pub fn add(&mut self, other: &Round) {
+        self.operations += other.operations;
+        self.overhead = self.overhead.max(other.overhead);
+        self.time += other.time;
+        self.lasted += other.lasted;
+        self.cpu += other.cpu;
+        for (kind, n) in &other.exits {
+            *self.exits.entry(kind.clone()).or_default() += n;
+        }
+        self.samples.add(&other.samples);
+    }
 }
 
 /// Why an operation could not be measured.

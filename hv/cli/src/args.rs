@@ -1,14 +1,22 @@
 //! What can be said on the command line.
 
+mod bench;
 mod control;
+mod disk;
 
 pub(super) use super::values::{Format, NetKind, PlatformKind};
+pub use bench::{BenchArgs, BenchCommand, CompareArgs, PeersArgs, ReportArgs, TableFormat};
 pub use control::{ControlArgs, ControlOption, SetArgs, Setting, ShowArgs};
+pub use disk::{
+    CheckArgs, CommitArgs, CompareDisksArgs, ConvertArgs, CreateArgs, DiskArgs, DiskCommand, ImageArgs,
+    ImageFormat, InfoArgs, InternalArgs, MapArgs, NewArgs, Packing, RebaseArgs, RepairKind, ResizeArgs,
+};
 
 use super::values::{Memory, Vcpus, parse_memory, parse_stack, parse_variable, parse_vcpus};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use hv_core::device::block::DiskSpec;
 use hv_core::device::net::Publish;
+use hv_core::device::share::ShareSpec;
 use hv_core::sched::DEFAULT_WEIGHT;
 use hv_host::units;
 use std::net::SocketAddr;
@@ -53,9 +61,11 @@ pub enum Command {
     /// Ask a guest to end, as SIGTERM does; once more ends it at once.
     Stop(ControlArgs),
     /// Measure what paravirtual operations cost on this host, and what they are compared with.
-    Bench(BenchArgs),
+    Bench(Box<BenchArgs>),
     /// Answer HTTP requests, each in a fresh virtual machine.
     Serve(Box<ServeArgs>),
+    /// Make, look at and change disk images.
+    Disk(Box<DiskArgs>),
     /// Print which system calls each thread of hv may make, and why.
     Jail(JailArgs),
     /// Say what this host offers to guests, what that means, and the remedy for each lack.
@@ -72,6 +82,7 @@ pub enum Command {
 #[command(after_help = "Examples:
   hv run hello -- Ada
   hv run web --disk docs --publish 8080:80
+  hv run web --share docs,ro --publish 8080:80
   hv run disk --disk data.img,direct --memory 64M --stats
   hv run ./my-guest --net tap=tap0 --pcap out.pcap --timeout 30s
   hv run ./my-guest --vcpus 1..4 --control my.sock      then: hv set my.sock vcpus=4")]
@@ -135,8 +146,14 @@ pub struct RestoreArgs {
     /// A folder that `hv snapshot` made.
     pub snapshot: PathBuf,
     /// The guest's disks, all of them and in their order: those that it had, or copies. Repeatable.
-    #[arg(long = "disk", value_name = "FILE[,ro][,direct][,overlay][,sector=N][,format=raw]")]
+    #[arg(
+        long = "disk",
+        value_name = "FILE[,ro][,direct][,overlay][,sector=N][,format=raw|qcow2][,base=FOLDER]"
+    )]
     pub disks: Vec<DiskSpec>,
+    /// The guest's shares, all of them and in their order, with the tags that they had. Repeatable.
+    #[arg(long = "share", value_name = "FOLDER[=TAG][,ro][,uid=N]")]
+    pub shares: Vec<ShareSpec>,
     /// Take the disks from where the snapshot says that they were, read-only: what the guest writes is gone at
     /// its end. Whoever wrote the snapshot then chooses which files of yours its guest reads.
     #[arg(long, conflicts_with = "disks")]
@@ -167,7 +184,7 @@ pub struct BootArgs {
     #[arg(last = true)]
     pub arguments: Vec<String>,
     /// Memory of the guest, in bytes or with K, M, G. It costs what the guest uses of it. With MIN..MAX the guest has MAX, of
-    /// which MIN is sure: hv refuses to start it if this host has less.
+    /// which MIN is sure: hv refuses to start it if less is available.
     #[arg(long, value_name = "SIZE|MIN..MAX", default_value = "16M", value_parser = parse_memory)]
     pub memory: Memory,
     /// Stack of the guest, a part of its memory. Without this it is what the image asks for: 512K with the SDK.
@@ -177,12 +194,19 @@ pub struct BootArgs {
     /// guest has MAX, and begins with MIN; `hv set` changes how many it should use.
     #[arg(long, value_name = "N|MIN..MAX", default_value = "1", value_parser = parse_vcpus)]
     pub vcpus: Vcpus,
-    /// A disk: a raw image, a block device, or a folder (shown as a read-only FAT disk).
+    /// A disk: a raw image, a qcow2 image (*.qcow2), a block device, or a folder (shown as a read-only FAT disk).
     /// Options: ro, direct (past the page cache), overlay (leave the disk as it is: what
-    /// the guest writes is gone at its end), sector=512|4096, format=raw (a file that looks like
-    /// qcow2, VMDK, VHD or the like, and is a raw disk all the same). Repeatable.
-    #[arg(long = "disk", value_name = "FILE[,ro][,direct][,overlay][,sector=N][,format=raw]")]
+    /// the guest writes is gone at its end), sector=512|4096, format=raw|qcow2 (whatever its name and its first
+    /// bytes say), base=FOLDER (where its backing files may be, too). Repeatable.
+    #[arg(
+        long = "disk",
+        value_name = "FILE[,ro][,direct][,overlay][,sector=N][,format=raw|qcow2][,base=FOLDER]"
+    )]
     pub disks: Vec<DiskSpec>,
+    /// A folder of the host that the guest works on as on its own: files that change meanwhile are seen. The guest knows it by its TAG, the folder's
+    /// own name without one. Options: ro (nothing can be changed), uid=N (the user that all files appear to belong to). Repeatable.
+    #[arg(long = "share", value_name = "FOLDER[=TAG][,ro][,uid=N]")]
+    pub shares: Vec<ShareSpec>,
     /// An environment variable of the guest. Repeatable.
     #[arg(long = "env", value_name = "KEY=VALUE", value_parser = parse_variable)]
     pub variables: Vec<(String, String)>,
@@ -224,6 +248,10 @@ pub struct ForegroundArgs {
     /// The most that it gets of the processors, in percent of one core; 0 is no cap.
     #[arg(long, value_name = "PERCENT", default_value_t = 0)]
     pub cap: u32,
+    /// Keep pages of its memory that equal pages of other guests with this option, or of other programs that take part, in memory once
+    /// (the kernel's KSM; KVM only). Those can find out by timing what is in its memory: only for guests that trust each other.
+    #[arg(long)]
+    pub share_equal_pages: bool,
     /// End the guest after this time: 500ms, 5s, 2m; a bare number is seconds. Where it is then, and what its tasks wait for, is printed, as at
     /// SIGQUIT (Ctrl-\), which does not end it.
     #[arg(long, value_name = "TIME", value_parser = units::time)]
@@ -239,49 +267,6 @@ pub struct ForegroundArgs {
     pub format: Format,
 }
 
-/// Options of `hv bench`.
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:
-  hv bench                                  everything, some minutes
-  hv bench exits --quick                    one group, some seconds
-  hv bench clock-page hypercall             two operations, and what they are compared with
-  hv bench all --format json > old.json
-  hv bench all --compare old.json --report bench.html
-  hv bench density --guests 2000            what the 2000th guest costs")]
-pub struct BenchArgs {
-    /// Groups (exits, console, block, net, time, events, smp, boot, clone), names of operations, `all`, or
-    /// `density`: start, answers and memory of guests up to --guests.
-    pub what: Vec<String>,
-    /// Measure less: everything within a minute.
-    #[arg(long)]
-    pub quick: bool,
-    /// Rounds of each operation (15; with --quick 7).
-    #[arg(long, value_name = "N")]
-    pub rounds: Option<u32>,
-    /// Say what changed since a result that `--format json` wrote, and whether the spread covers it.
-    #[arg(long, value_name = "OLD.json")]
-    pub compare: Option<PathBuf>,
-    /// Write a page with plots: one file that needs nothing else.
-    #[arg(long, value_name = "FILE.html")]
-    pub report: Option<PathBuf>,
-    /// Name the operations and what each measures, and measure nothing.
-    #[arg(long)]
-    pub list: bool,
-    /// A folder with the guests that are measured (`bench`, `bench-null`, `fn-hello`), which are built otherwise.
-    #[arg(long, value_name = "FOLDER")]
-    pub images: Option<PathBuf>,
-    /// Guests of `hv bench density`.
-    #[arg(long, value_name = "N")]
-    pub guests: Option<u32>,
-    /// Have `hv bench density` touch the host's free memory first: where the host is a virtual machine itself, the
-    /// first touch takes the time of the one below. What it says of memory is rough then.
-    #[arg(long)]
-    pub touch_memory: bool,
-    /// How the result is printed on standard output.
-    #[arg(long, value_enum, default_value_t = Format::Text)]
-    pub format: Format,
-}
-
 /// Options of `hv serve`.
 #[derive(Debug, Args)]
 #[command(
@@ -290,6 +275,7 @@ pub struct BenchArgs {
   hv serve --function /hello=fn-hello
   hv serve --function '/json/*=fn-json' --function /hello=fn-hello --listen 0.0.0.0:8080
   hv serve --config hv.toml --check
+  hv serve --function /hello=fn-hello --check --build
   hv serve --config hv.toml --log-format json
 
 SIGTERM lets running requests end, SIGHUP reads the configuration again. docs/serve.md has all keys."
@@ -316,9 +302,13 @@ pub struct ServeArgs {
     /// Run without the jail around hv: with every system call and all files of its user (to debug hv).
     #[arg(long)]
     pub no_jail: bool,
-    /// Boot and try every function, say whether all would start, and end.
+    /// Boot and try every function, say whether all would start, and end. Guests that are named are tried as they were built
+    /// before: nothing is built.
     #[arg(long)]
     pub check: bool,
+    /// With --check: build the guests that are named, as a start would.
+    #[arg(long, requires = "check")]
+    pub build: bool,
     /// How events are told on standard error, and the result of --check on standard output.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,

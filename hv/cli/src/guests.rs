@@ -20,17 +20,43 @@ pub(super) enum GuestError {
     #[error("{}: no such file, and no such guest in guest-examples/ (there are: {known})", escape(name))]
     Unknown { name: String, known: String },
     #[error(
-        "the bench guests are built only inside the checkout that hv was built in; name built ones with --guests FOLDER"
+        "the bench guests are built only inside the checkout that hv was built in; name built ones with --images FOLDER"
     )]
     NoBenchGuests,
     #[error("cannot run cargo to build the guest: {0}; install Rust, or give the path of a built image")]
     NoCargo(std::io::Error),
+    #[error(
+        "the guest `{0}` is not built, and --check builds nothing: `hv serve` would build it first; add --build, or give the path of a built image"
+    )]
+    NotBuilt(String),
     #[error("building the guest `{0}` failed; the messages above say why")]
     Build(String),
 }
 
 /// The file of an image: the path itself, or the freshly built guest of that name.
 pub(super) fn resolve(image: &str) -> Result<PathBuf, GuestError> {
+    find(image, |workspace| build(workspace, "hv-guest-examples", image))
+}
+
+/// The same, but a guest is what was built before.
+pub(super) fn resolve_built(image: &str) -> Result<PathBuf, GuestError> {
+    find(image, |workspace| {
+        let target =
+            std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from);
+        let built = target.join("guest").join(image);
+        if built.is_file() { Ok(built) } else { Err(GuestError::NotBuilt(image.into())) }
+    })
+}
+
+/// Whether this leads to a guest that is built, not to a file.
+pub(super) fn is_built_by_name(image: &str) -> bool {
+    is_name(image) && workspace().is_some_and(|workspace| known(&workspace).iter().any(|name| name == image))
+}
+
+fn find(
+    image: &str,
+    guest: impl FnOnce(&Path) -> Result<PathBuf, GuestError>,
+) -> Result<PathBuf, GuestError> {
     let path = Path::new(image);
     if !is_name(image) {
         return if path.exists() { Ok(path.into()) } else { Err(GuestError::NoFile(image.into())) };
@@ -40,7 +66,7 @@ pub(super) fn resolve(image: &str) -> Result<PathBuf, GuestError> {
     };
     let known = known(&workspace);
     if known.iter().any(|name| name == image) {
-        return build(&workspace, "hv-guest-examples", image);
+        return guest(&workspace);
     }
     if path.is_file() {
         return Ok(path.into());

@@ -3,6 +3,7 @@
 use super::args::{Format, JailArgs, JailPlatform};
 use super::stats;
 use hv_core::device::block::DiskSpec;
+use hv_core::device::share::ShareSpec;
 use hv_jail as jail;
 use hv_jail::{JailError, Kind, Place, Plan, Platform, Row, Use};
 use serde_json::json;
@@ -35,6 +36,12 @@ pub(super) fn process(
 /// Where disks with an overlay keep what is written, if there is one.
 pub(super) fn overlays<'a>(mut disks: impl Iterator<Item = &'a DiskSpec>) -> Option<Place> {
     disks.any(|disk| disk.overlay).then(temporary)
+}
+
+/// The folders of shares.
+pub(super) fn shares(shares: &[ShareSpec]) -> impl Iterator<Item = Place> {
+    let usage = |share: &ShareSpec| if share.read_only { Use::Read } else { Use::Share };
+    shares.iter().map(move |share| Place { path: share.path.clone(), usage: usage(share) })
 }
 
 /// Where files without a name are made.

@@ -4,7 +4,7 @@ use super::args::RestoreArgs;
 use super::control::ControlSocket;
 use super::platform::platform;
 use super::{jail, run};
-use hv_abi::device::FUNCTION;
+use hv_abi::device::{FUNCTION, SHARE};
 use hv_core::device::block::{Disk, DiskRecord, DiskSpec};
 use hv_core::device::stdio::{Stderr, Stdin, Stdout};
 use hv_core::domain::Restore;
@@ -30,6 +30,9 @@ pub(super) fn run(args: RestoreArgs) -> Result<u8, Box<dyn Error>> {
     check_devices(&args, &snapshot, specs.len()).map_err(|what| format!("{path}: {what}"))?;
     let mut restore = Restore::new(snapshot.clone()).output(Stdout).error_output(Stderr).input(Stdin);
     restore = restore.share(run::share(&args.foreground)?);
+    if run::shares_equal_pages(&args.foreground) {
+        restore = restore.share_equal_pages();
+    }
     let disks = specs.iter().map(Disk::open).collect::<Result<Vec<_>, _>>()?;
     snapshot.check_disks(&disks).map_err(|error| match error {
         DisksError::Record(error) => error.to_string(),
@@ -41,9 +44,12 @@ pub(super) fn run(args: RestoreArgs) -> Result<u8, Box<dyn Error>> {
     if let Some((network, capture)) = run::network(&args.net, args.foreground.no_jail)? {
         restore = restore.network(network, capture);
     }
-    let places = jail::overlays(specs.iter()).into_iter().collect();
+    for folder in run::folders(&args.shares)? {
+        restore = restore.folder(folder);
+    }
+    let places = jail::overlays(specs.iter()).into_iter().chain(jail::shares(&args.shares)).collect();
     let workers = run::workers(snapshot.saved().cpus.len());
-    let late = !specs.is_empty() || args.foreground.cap > 0 || workers > 0;
+    let late = !specs.is_empty() || !args.shares.is_empty() || args.foreground.cap > 0 || workers > 0;
     let control = ControlSocket::asked_for(&args.control)?;
     jail::process(args.foreground.no_jail, &*platform, Kind::Run, late, places)?;
     let engine = Engine::new(platform, workers)?;
@@ -86,6 +92,13 @@ fn check_devices(args: &RestoreArgs, snapshot: &Snapshot, disks: usize) -> Resul
             lacks.push("the guest was saved without a network; leave out --net and --publish".into())
         }
         _ => {}
+    }
+    let shares = snapshot.saved().count(SHARE);
+    if shares != args.shares.len() {
+        lacks.push(format!(
+            "the guest was saved with {shares} shares, and gets {}; name each with --share FOLDER=TAG, in their order",
+            args.shares.len()
+        ));
     }
     if lacks.is_empty() { Ok(()) } else { Err(lacks.join("; ")) }
 }

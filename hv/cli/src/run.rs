@@ -11,11 +11,15 @@ use super::{exit, guests, jail, stats};
 use hv_core::device::block::{Disk, DiskSpec};
 use hv_core::device::net::user::{UserConfig, UserNet};
 use hv_core::device::net::{Capture, Network, Tap};
+use hv_core::device::share::{Folder, ShareSpec};
 use hv_core::device::stdio::{Stderr, Stdin, Stdout};
 use hv_core::domain::{Builder, Guest, Outcome, Stop};
 use hv_core::engine::Engine;
 use hv_core::loader::Image;
 use hv_core::sched::{Share, ShareError};
+use hv_host::escape::escape;
+use hv_host::limits::group::MEMORY;
+use hv_host::machine::EqualPages;
 use hv_jail::Kind;
 use std::error::Error;
 use std::io::Write;
@@ -34,11 +38,13 @@ pub(super) fn run(args: RunArgs) -> Result<u8, Box<dyn Error>> {
     let builder = builder(&args.boot, &args.net, &args.foreground, &mut |_, _| Ok(()))?;
     // Without threads of its own, the engine runs a guest with one virtual CPU on this one.
     let platform = platform(args.boot.platform)?;
-    // Everything is open; what is left are the files of overlays.
-    let places = jail::overlays(args.boot.disks.iter()).into_iter().collect();
-    // For the threads of disks, those that run virtual CPUs, and the one that keeps the cap.
+    // What is not open yet are the files of overlays and of shares.
+    let places =
+        jail::overlays(args.boot.disks.iter()).into_iter().chain(jail::shares(&args.boot.shares)).collect();
+    // For the threads of disks and shares, those that run virtual CPUs, and the one that keeps the cap.
     let workers = workers(args.boot.vcpus.most);
-    let late = !args.boot.disks.is_empty() || args.foreground.cap > 0 || workers > 0;
+    let files = !args.boot.disks.is_empty() || !args.boot.shares.is_empty();
+    let late = files || args.foreground.cap > 0 || workers > 0;
     let control = ControlSocket::asked_for(&args.control)?;
     jail::process(args.foreground.no_jail, &*platform, Kind::Run, late, places)?;
     let engine = Engine::new(platform, workers)?;
@@ -63,6 +69,9 @@ pub(super) fn builder(
     builder = builder.vcpus(boot.vcpus.most).vcpus_target(boot.vcpus.target);
     builder = builder.output(Stdout).error_output(Stderr).input(Stdin);
     builder = builder.share(share(foreground)?);
+    if shares_equal_pages(foreground) {
+        builder = builder.share_equal_pages();
+    }
     if let Some(stack) = boot.stack {
         builder = builder.stack(stack);
     }
@@ -80,7 +89,20 @@ pub(super) fn builder(
     if let Some((network, capture)) = network(net, foreground.no_jail)? {
         builder = builder.network(network, capture);
     }
+    for folder in folders(&boot.shares)? {
+        builder = builder.folder(folder);
+    }
     Ok(builder)
+}
+
+/// The folders of shares, opened. Their tags are different.
+pub(super) fn folders(shares: &[ShareSpec]) -> Result<Vec<Folder>, Box<dyn Error>> {
+    for (n, share) in shares.iter().enumerate() {
+        if shares[..n].iter().any(|other| other.tag == share.tag) {
+            return Err(format!("--share: two shares are called {}; name one FOLDER=TAG", share.tag).into());
+        }
+    }
+    Ok(shares.iter().map(Folder::open).collect::<Result<_, _>>()?)
 }
 
 /// The share of the processors that was asked for.
@@ -88,16 +110,46 @@ pub(super) fn share(args: &ForegroundArgs) -> Result<Share, ShareError> {
     Share::new(args.weight, args.cap)
 }
 
+/// Whether the guest is to share equal pages. Says so if the host does not do that yet.
+pub(super) fn shares_equal_pages(args: &ForegroundArgs) -> bool {
+    if args.share_equal_pages && EqualPages::of_this_host() == EqualPages::Stopped {
+        let _ = writeln!(
+            std::io::stderr(),
+            "hv: warning: --share-equal-pages: no pages are shared before the kernel's KSM is started ({})",
+            EqualPages::REMEDY
+        );
+    }
+    args.share_equal_pages
+}
+
 /// Whether this host has what a guest is promised, if that is not all of its memory.
 fn check_memory(memory: Memory) -> Result<(), String> {
-    match hv_host::machine::memory() {
-        Some(host) if memory.promised < memory.most && memory.promised > host => Err(format!(
-            "--memory: {} MiB cannot be promised to a guest, since this host has {} MiB; promise less",
-            memory.promised >> 20,
-            host >> 20
-        )),
-        _ => Ok(()),
+    if memory.promised >= memory.most {
+        return Ok(());
     }
+    let available = hv_host::machine::available_memory();
+    let group = MEMORY.lowest();
+    let limit = group.as_ref().map(|(limit, file)| (*limit, file.as_str()));
+    lacks_memory(memory.promised, available, limit).map_or(Ok(()), Err)
+}
+
+/// Why a guest cannot be promised so many bytes, on a host with so many available and such a limit of the control group, which
+/// a file has.
+fn lacks_memory(promised: u64, available: Option<u64>, group: Option<(u64, &str)>) -> Option<String> {
+    let mib = promised.div_ceil(1 << 20);
+    if let Some((limit, file)) = group.filter(|(limit, _)| promised > *limit) {
+        return Some(format!(
+            "--memory: {mib} MiB cannot be promised to a guest, since the control group of hv has {} MiB ({}); promise less, or raise its limit",
+            limit >> 20,
+            escape(file)
+        ));
+    }
+    available.filter(|available| promised > *available).map(|available| {
+        format!(
+            "--memory: {mib} MiB cannot be promised to a guest, since {} MiB of this host's memory are available; promise less, or end other programs",
+            available >> 20
+        )
+    })
 }
 
 /// Ends a guest at signals and its time limit, and prints its state at SIGQUIT. Returns which signal ended
@@ -248,4 +300,20 @@ fn report(args: &ForegroundArgs, guest: &Guest, outcome: &Outcome) {
     }
     // Standard error may be closed: an error of the write is ignored.
     let _ = std::io::stderr().write_all(text.as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_promised_has_to_be_there() {
+        let lacks = |promised: u64, available, group| lacks_memory(promised << 20, available, group);
+        let (much, little) = (Some(1000 << 20), Some(9 << 20));
+        assert_eq!(lacks(10, much, None), None);
+        assert_eq!(lacks(10, None, None), None, "the host does not say");
+        assert!(lacks(10, little, None).unwrap().contains("since 9 MiB of this host's memory are available"));
+        let group = Some((5 << 20, "/sys/fs/cgroup/memory.max"));
+        assert!(lacks(10, much, group).unwrap().contains("has 5 MiB (/sys/fs/cgroup/memory.max)"));
+    }
 }

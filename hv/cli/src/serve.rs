@@ -17,8 +17,11 @@ use std::sync::Mutex;
 
 /// Serves until a signal ends it, and returns hv's exit code.
 pub(super) fn run(args: ServeArgs) -> Result<u8, Box<dyn Error>> {
-    let (images, folder) = (Images::default(), folder(&args)?);
+    let images = Images { builds: !args.check || args.build, known: Mutex::default() };
+    let folder = folder(&args)?;
     let config = read(&args, &folder, &images)?;
+    // In its jail, hv sees no sources.
+    let would_build = images.would_build();
     // Raises the limit of descriptors, which is final from then on.
     let guests = serve::check(&config).map_err(ServeError::from)?;
     let budget = serve::budget(&config);
@@ -37,7 +40,7 @@ pub(super) fn run(args: ServeArgs) -> Result<u8, Box<dyn Error>> {
     }
     let events = log_format(args.format);
     if args.check {
-        let text = summary(&config, guests, args.format);
+        let text = summary(&config, guests, args.format, &would_build);
         serve::rehearse(config, engine, names, events)?;
         std::io::stdout().write_all(text.as_bytes())?;
         return Ok(0);
@@ -79,23 +82,36 @@ fn read(args: &ServeArgs, folder: &Path, images: &Images) -> Result<Config, Conf
     Ok(config)
 }
 
-/// Images that were built, by the names that they were asked for.
-#[derive(Default)]
-struct Images(Mutex<HashMap<String, PathBuf>>);
+/// Images that were built, or found, by the names that they were asked for.
+struct Images {
+    /// Whether guests are built, or taken as they are.
+    builds: bool,
+    known: Mutex<HashMap<String, PathBuf>>,
+}
 
 impl Images {
     /// As for `hv run`: a path, or the name of a guest that is built first. In its jail, hv
     /// runs no cargo: a name leads where it led before.
     fn resolve(&self, image: &str) -> Result<PathBuf, String> {
-        let mut known = self.0.lock().expect("no panic while held");
+        let mut known = self.known.lock().expect("no panic while held");
         if hv_jail::is_on() && guests::is_name(image) {
             return known.get(image).cloned().ok_or_else(|| {
                 format!("{image}: a server in its jail builds no guests; give the path of a built image, or restart it")
             });
         }
-        let path = guests::resolve(image).map_err(|error| error.to_string())?;
+        let found = if self.builds { guests::resolve(image) } else { guests::resolve_built(image) };
+        let path = found.map_err(|error| error.to_string())?;
         known.insert(image.into(), path.clone());
         Ok(path)
+    }
+
+    /// Guests that a start would build, and that were taken as they are.
+    fn would_build(&self) -> Vec<String> {
+        let known = self.known.lock().expect("no panic while held");
+        let mut names: Vec<_> =
+            known.keys().filter(|name| !self.builds && guests::is_built_by_name(name)).cloned().collect();
+        names.sort();
+        names
     }
 }
 
@@ -137,11 +153,17 @@ fn places(args: &ServeArgs, config: &Config) -> Vec<Place> {
         places.push(jail::beside(&certificate.chain, Use::Read));
         places.push(jail::beside(&certificate.key, Use::Read));
     }
+    places.extend(config.sources().map(|source| jail::beside(&source, Use::Read)));
     for function in &config.functions {
         let source = &function.deployment.source;
-        places.push(jail::beside(source.path(), Use::Read));
         // Only disks that the configuration names: a snapshot's record opens nothing.
         places.extend(source.disks().iter().map(|disk| jail::at(&disk.path, Use::Read)));
+        // Files that images name lie beside them, or in these folders.
+        let bases = source.disks().iter().flat_map(|disk| &disk.bases);
+        places.extend(bases.map(|folder| Place { path: folder.clone(), usage: Use::Read }));
+    }
+    if let Some(api) = &config.api {
+        places.push(Place { path: api.state.clone(), usage: Use::All });
     }
     places.extend(config.secrets.iter().map(|file| jail::beside(file, Use::Read)));
     let specs = config.functions.iter().flat_map(|function| function.deployment.services.folders());
@@ -162,12 +184,15 @@ fn log_format(format: Format) -> LogFormat {
 }
 
 /// What is served.
-fn summary(config: &Config, guests: usize, format: Format) -> String {
+fn summary(config: &Config, guests: usize, format: Format, would_build: &[String]) -> String {
     match format {
         Format::Text => {
             let mut text = String::new();
             for function in &config.functions {
                 text += &format!("{}: {}\n", function.name, function.paths.join(" "));
+            }
+            for name in would_build {
+                text += &format!("{name}: tried as it was built before; a start would build it anew\n");
             }
             text + &format!("{} functions, at most {guests} requests in guests\n", config.functions.len())
         }
@@ -176,7 +201,10 @@ fn summary(config: &Config, guests: usize, format: Format) -> String {
             let functions: Vec<_> = functions
                 .map(|function| serde_json::json!({"name": function.name, "paths": function.paths}))
                 .collect();
-            format!("{}\n", serde_json::json!({"functions": functions, "guests": guests}))
+            format!(
+                "{}\n",
+                serde_json::json!({"functions": functions, "guests": guests, "would_build": would_build})
+            )
         }
     }
 }

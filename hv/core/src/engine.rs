@@ -4,9 +4,11 @@ use crate::background::Background;
 pub use crate::budget::{BudgetError, MemoryPromise};
 
 use crate::budget::{self, Budget, Keeper};
+use crate::memory::{EqualPagesError, GuestMemory};
 use crate::platform::{Platform, PlatformError};
 use crate::reactor::{Reactor, Registrar, Source};
 use crate::sched::{Group, Scheduler, Share};
+use hv_abi::{GuestAddr, PAGE_SIZE};
 use hv_jail as jail;
 use hv_jail::Kind;
 use mio::event::Event;
@@ -131,6 +133,20 @@ impl Engine {
     /// The budget for memory, and how much of it is promised, in bytes. `None` without a budget.
     pub fn memory_budget(&self) -> Option<(u64, u64)> {
         self.inner.budget.standing()
+    }
+
+    /// Whether guests of this engine can [share equal pages](crate::Builder::share_equal_pages). Whether the host's KSM runs,
+    /// too, `/sys/kernel/mm/ksm/run` says.
+    ///
+    /// # Errors
+    ///
+    /// Why they cannot.
+    pub fn can_share_equal_pages(&self) -> Result<(), EqualPagesError> {
+        if self.inner.platform.shares_memory() {
+            return Err(EqualPagesError::SharedFile);
+        }
+        let probe = GuestMemory::new(GuestAddr(0), PAGE_SIZE).map_err(|_| EqualPagesError::NoKsm)?;
+        probe.share_equal_pages()
     }
 
     /// Makes this many empty virtual machines in advance, for guests that start later. It is meant for thousands of

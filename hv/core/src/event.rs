@@ -54,7 +54,10 @@ impl Hub {
     /// The same for a guest with so many virtual CPUs, whose [`VcpuInfo`]s are [behind](vcpu_info) that page.
     pub fn of(memory: Arc<GuestMemory>, shared_info: u64, vcpus: usize) -> Arc<Self> {
         assert!(shared_info.is_multiple_of(PAGE_SIZE) && vcpus > 0);
-        assert!(vcpu_info(shared_info, vcpus).end <= memory.size());
+        let end = vcpu_info(shared_info, vcpus).end;
+        assert!(end <= memory.size());
+        // Threads that raise events need not be able to bring pages.
+        memory.own(shared_info, end - shared_info);
         Arc::new(Hub { memory, shared_info, vcpus, handler: AtomicU64::new(0), owner: OnceLock::new() })
     }
 

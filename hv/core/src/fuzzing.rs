@@ -3,6 +3,7 @@
 
 pub use crate::device::function::door as function;
 pub use crate::device::services::door as services;
+pub use crate::device::share::door as share;
 pub use crate::platform::process::door as zygote;
 pub use crate::snapshot::door as snapshot;
 

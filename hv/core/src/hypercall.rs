@@ -5,7 +5,7 @@
 
 use crate::memory::{Access, GuestMemory};
 use hv_abi::hypercall::{ENTROPY_MAX, ERROR_OUTPUT_MAX, Hypercall, PANIC_MESSAGE_MAX};
-use hv_abi::{Errno, GuestAddr};
+use hv_abi::{Errno, EventPort, GuestAddr};
 use hv_host::clock;
 
 /// What a call asks the run loop to do.
@@ -15,6 +15,8 @@ pub(crate) enum Action {
     Return(i64),
     /// Wait for an event or for this guest time.
     Block(u64),
+    /// Ring the doorbell of this port, and then wait likewise.
+    SendAndBlock(EventPort, u64),
     /// Let other guests run, then return 0.
     Yield,
     /// End with this exit code.
@@ -43,6 +45,10 @@ pub(crate) fn dispatch(memory: &GuestMemory, number: u32, arguments: [u64; 3]) -
         Some(Hypercall::Exit) => Action::Exit(first as u8),
         Some(Hypercall::Panic) => Action::Panic(message(memory, GuestAddr(first), second)),
         Some(Hypercall::Block) => Action::Block(first),
+        // There are fewer ports than that. One that there is not is ignored.
+        Some(Hypercall::SendAndBlock) => {
+            Action::SendAndBlock(EventPort(u32::try_from(first).unwrap_or(u32::MAX)), second)
+        }
         Some(Hypercall::Yield) => Action::Yield,
         Some(Hypercall::WallClock) => Action::Return(clock::wall_clock() as i64),
         Some(Hypercall::Entropy) => Action::Return(status(entropy(memory, GuestAddr(first), second))),
@@ -185,6 +191,16 @@ mod tests {
         assert_eq!(errno(&at(u64::MAX, 8)), Some(Errno::Fault));
         assert_eq!(errno(&at(BASE + 2 * PAGE_SIZE, 257)), Some(Errno::Invalid));
         assert_eq!(errno(&at(BASE + 2 * PAGE_SIZE, u64::MAX)), Some(Errno::Invalid));
+    }
+
+    #[test]
+    fn a_port_beyond_all_numbers_is_one_that_there_is_not() {
+        let memory = memory();
+        let of = |port| dispatch(&memory, Hypercall::SendAndBlock as u32, [port, 7, u64::MAX]);
+        assert_eq!(of(3), Action::SendAndBlock(EventPort(3), 7));
+        for port in [u64::from(u32::MAX), u64::from(u32::MAX) + 1, u64::from(u32::MAX) + 4, u64::MAX] {
+            assert_eq!(of(port), Action::SendAndBlock(EventPort(u32::MAX), 7), "{port}");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A request under way, as its sender sees it.
 
 use super::instance::Begun;
-use super::{Instance, RequestUsage};
+use super::{Instance, Progress, RequestUsage};
 use hv_core::device::function::Answer;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -9,6 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 /// cancels it.
 pub struct Call {
     target: CallTarget,
+    /// A machine was made for it.
+    cold: bool,
     complete: bool,
 }
 
@@ -24,6 +26,8 @@ pub(super) struct PendingCall(Mutex<PendingState>);
 
 enum PendingState {
     Starting {
+        /// Its number.
+        request: u64,
         head: Vec<u8>,
         answer: Box<dyn Answer>,
         /// The body is complete.
@@ -36,8 +40,9 @@ enum PendingState {
 }
 
 impl PendingCall {
-    pub(super) fn starting(head: &[u8], answer: Box<dyn Answer>) -> Arc<Self> {
-        let state = PendingState::Starting { head: head.to_vec(), answer, ended: false, waits: false };
+    pub(super) fn starting(request: u64, head: &[u8], answer: Box<dyn Answer>) -> Arc<Self> {
+        let state =
+            PendingState::Starting { request, head: head.to_vec(), answer, ended: false, waits: false };
         Arc::new(PendingCall(Mutex::new(state)))
     }
 
@@ -48,7 +53,7 @@ impl PendingCall {
     /// The machine is ready. Returns false if the request was cancelled.
     pub(super) fn begin(&self, instance: &Arc<Instance>) -> bool {
         let mut state = self.state();
-        let PendingState::Starting { head, mut answer, ended, waits } =
+        let PendingState::Starting { request, head, mut answer, ended, waits } =
             std::mem::replace(&mut *state, PendingState::Cancelled)
         else {
             return false;
@@ -56,7 +61,7 @@ impl PendingCall {
         if waits {
             answer.writable();
         }
-        let begun = instance.begin(&head, answer);
+        let begun = instance.begin(request, &head, answer);
         let number = begun.exchange;
         *state = PendingState::Running(begun);
         drop(state);
@@ -64,6 +69,11 @@ impl PendingCall {
             instance.device.finish(number, true);
         }
         true
+    }
+
+    /// Whether it still waits for a machine.
+    pub(super) fn is_waiting(&self) -> bool {
+        matches!(*self.state(), PendingState::Starting { .. })
     }
 
     /// There will be no machine.
@@ -77,11 +87,17 @@ impl PendingCall {
 
 impl Call {
     pub(super) fn running(begun: Begun) -> Self {
-        Call { target: CallTarget::Running(begun), complete: false }
+        Call { target: CallTarget::Running(begun), cold: false, complete: false }
     }
 
+    /// A machine is being made.
     pub(super) fn starting(pending: Arc<PendingCall>) -> Self {
-        Call { target: CallTarget::Pending(pending), complete: false }
+        Call { target: CallTarget::Pending(pending), cold: true, complete: false }
+    }
+
+    /// A machine will be free.
+    pub(super) fn waiting(pending: Arc<PendingCall>) -> Self {
+        Call { target: CallTarget::Pending(pending), cold: false, complete: false }
     }
 
     /// The request in its instance, once there is one.
@@ -106,7 +122,7 @@ impl Call {
 
     /// Whether no virtual machine was waiting: one had to be made.
     pub fn is_cold(&self) -> bool {
-        matches!(self.target, CallTarget::Pending(_))
+        self.cold
     }
 
     /// Sends some of the request's body. Returns how many bytes were taken; when
@@ -140,6 +156,11 @@ impl Call {
         if let Some((instance, number)) = self.instance() {
             instance.resume(number);
         }
+    }
+
+    /// What becomes of it, once it is in an instance.
+    pub fn progress(&self) -> Option<Arc<Progress>> {
+        self.begun().map(|begun| begun.progress)
     }
 
     /// What the guest has used for this request.

@@ -1,6 +1,6 @@
 //! From an image or a snapshot to a function that takes requests.
 
-use super::{Function, Inner, Options, Pool, PoolManager};
+use super::{Function, Inner, Options, Pool, PoolManager, Scale};
 use hv_abi::device::{FUNCTION, SERVICES};
 use hv_core::device::block::Disk;
 use hv_core::device::function::FunctionDevice;
@@ -136,11 +136,13 @@ impl Function {
         }
         let promise = engine.promise_memory(snapshot.template().resident()).map_err(StartError::from)?;
         let (pool_manager, jobs) = PoolManager::new();
+        let scale = Scale::new(options.instances, options.warm);
         let inner = Arc::new(Inner {
             engine: engine.clone(),
             snapshot,
             _promise: promise,
             options,
+            scale,
             pool: Mutex::new(Pool::default()),
             pool_manager,
             totals: Default::default(),
@@ -150,10 +152,7 @@ impl Function {
         });
         let weak = Arc::downgrade(&inner);
         jail::spawn(Kind::PoolManager, "hv-pool", move || jobs.work(&weak)).map_err(DeployError::Thread)?;
-        for _ in 0..inner.options.warm.min(inner.options.instances) {
-            let number = inner.pool().reserve();
-            inner.pool_manager.start(number, None);
-        }
+        inner.pool_manager.refill();
         Ok(Function { inner })
     }
 }

@@ -1,7 +1,7 @@
 //! A virtual machine of a function, from one request to the next.
 
 use super::unreachable::ReachedAnswer;
-use super::{Failure, Inner, Isolation, RequestUsage};
+use super::{CurrentRequest, Failure, Inner, Isolation, Progress, RequestUsage};
 use hv_abi::device::SERVICES;
 use hv_core::device::Served;
 use hv_core::device::function::{Answer, FunctionDevice};
@@ -32,6 +32,8 @@ pub(super) struct Instance {
     /// What its guest had used when it was taken out of service: nothing counts after that.
     used_in_all: OnceLock<Usage>,
     request: Mutex<Request>,
+    /// The number of that request, for the outputs.
+    current: CurrentRequest,
 }
 
 /// The request that it answers, or has answered last.
@@ -43,8 +45,8 @@ struct Request {
     before: RequestUsage,
     /// Why hv ends the guest.
     reason: Option<Failure>,
-    /// What was used for it, once it is over.
-    used: Arc<OnceLock<RequestUsage>>,
+    /// What becomes of it.
+    progress: Option<Arc<Progress>>,
 }
 
 /// A request that has begun.
@@ -52,7 +54,7 @@ struct Request {
 pub(super) struct Begun {
     pub(super) instance: Weak<Instance>,
     pub(super) exchange: u64,
-    used: Arc<OnceLock<RequestUsage>>,
+    pub(super) progress: Arc<Progress>,
 }
 
 impl Begun {
@@ -63,7 +65,7 @@ impl Begun {
     /// What was used for it so far. The machine may be at another request by now.
     pub(super) fn usage(&self) -> Option<RequestUsage> {
         let so_far = || self.instance()?.request_usage(self.exchange);
-        self.used.get().copied().or_else(so_far).or_else(|| self.used.get().copied())
+        self.progress.usage().or_else(so_far).or_else(|| self.progress.usage())
     }
 }
 
@@ -82,15 +84,19 @@ impl Instance {
             pages: AtomicU64::new(0),
             used_in_all: OnceLock::new(),
             request: Mutex::default(),
+            current: CurrentRequest::default(),
         });
         let hook = InstanceHook { instance: Arc::downgrade(&instance), isolation: inner.options.isolation };
         let options = &inner.options;
-        let mut restore = Restore::new(inner.snapshot.clone()).output((options.outputs)());
+        let mut restore = Restore::new(inner.snapshot.clone()).output((options.outputs)(&instance.current));
         if let Some(errors) = &options.errors {
-            restore = restore.error_output(errors());
+            restore = restore.error_output(errors(&instance.current));
         }
         if inner.engine.memory_budget().is_some() {
             restore = restore.promised_memory(inner.promised_memory());
+        }
+        if options.share_equal_pages {
+            restore = restore.share_equal_pages();
         }
         if let Some(group) = &options.group {
             restore = restore.group(group);
@@ -121,25 +127,27 @@ impl Instance {
     }
 
     /// Begins a request, in an instance that is idle.
-    pub(super) fn begin(self: &Arc<Self>, head: &[u8], mut answer: Box<dyn Answer>) -> Begun {
-        let used = Arc::default();
-        let begun = |exchange, used| Begun { instance: Arc::downgrade(self), exchange, used };
+    pub(super) fn begin(self: &Arc<Self>, number: u64, head: &[u8], mut answer: Box<dyn Answer>) -> Begun {
+        let began = Instant::now();
+        let progress = Progress::new(began);
+        let begun = |exchange, progress| Begun { instance: Arc::downgrade(self), exchange, progress };
         let (Some(guest), Some(inner)) = (self.guest(), self.inner.upgrade()) else {
             answer.failed(Failure::Stopped);
-            return begun(0, used);
+            return begun(0, progress);
         };
         let exchange = {
             let mut request = self.request();
-            request.began = Some(Instant::now());
+            request.began = Some(began);
             request.before = RequestUsage::read(&guest);
             request.reason = None;
-            request.used = Arc::clone(&used);
+            request.progress = Some(progress.clone());
+            self.current.set(number);
             if inner.options.isolation == Isolation::Request && self.used.swap(true, Ordering::SeqCst) {
                 if let Err(error) = guest.assign_identity() {
                     drop(request);
                     answer.failed(Failure::NoRoom(Box::new(StartError::Random(error))));
                     self.stop(Failure::Stopped);
-                    return begun(0, used);
+                    return begun(0, progress);
                 }
             } else {
                 guest.set_running();
@@ -149,13 +157,15 @@ impl Instance {
         };
         inner.pool_manager.watch(self, exchange);
         guest.wake();
-        begun(exchange, used)
+        begun(exchange, progress)
     }
 
     /// The request is over: what was used for it stays known.
     fn note_used(&self, guest: &Guest) {
         let request = self.request();
-        let _ = request.used.set(RequestUsage::read(guest).since(request.before));
+        if let Some(progress) = &request.progress {
+            progress.end(RequestUsage::read(guest).since(request.before));
+        }
     }
 
     /// Opens the services to a request with this answer.
@@ -287,6 +297,13 @@ impl Instance {
         if inner.options.isolation == Isolation::Request {
             // Before anything of the memory is reset.
             self.close_services();
+            if self.services.as_ref().is_some_and(|services| !services.is_usable()) {
+                tracing::debug!(
+                    "a virtual machine is not used again: calls of its guest are still under way"
+                );
+                inner.close(&self);
+                return;
+            }
             if !settled {
                 inner.note_hot_pages(&guest);
                 // A disk may be slow, and this thread must not wait.
@@ -296,7 +313,11 @@ impl Instance {
                 }
             }
             match guest.reset() {
-                Ok(pages) => self.pages.store(pages, Ordering::Relaxed),
+                Ok(pages) => {
+                    self.pages.store(pages, Ordering::Relaxed);
+                    self.current.set(0);
+                    self.request().progress.iter().for_each(|progress| progress.note_reset());
+                }
                 Err(error) => {
                     tracing::debug!("a virtual machine is not used again: {error}");
                     inner.close(&self);

@@ -16,6 +16,8 @@ mod call;
 mod deploy;
 mod instance;
 mod pool_manager;
+mod progress;
+mod scale;
 mod stats;
 mod survey;
 mod unreachable;
@@ -24,6 +26,7 @@ mod usage;
 pub use call::Call;
 pub use deploy::{DeployError, boot, try_clone};
 pub use hv_core::device::function::{Answer, Failure};
+pub use progress::{CurrentRequest, Progress};
 pub use stats::Stats;
 pub use usage::RequestUsage;
 
@@ -38,7 +41,8 @@ use hv_core::sched::{Group, Share};
 use hv_core::snapshot::Snapshot;
 use instance::Instance;
 use pool_manager::PoolManager;
-use std::collections::HashMap;
+use scale::Scale;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -55,8 +59,8 @@ pub enum Isolation {
 /// Has others give back memory. Says whether there was any.
 pub type MakeRoom = Arc<dyn Fn() -> bool + Send + Sync>;
 
-/// Makes the place where a guest's output goes.
-pub type Outputs = Arc<dyn Fn() -> Box<dyn Output> + Send + Sync>;
+/// Makes the place where an instance's output goes, which can tell for which request it prints.
+pub type Outputs = Arc<dyn Fn(&CurrentRequest) -> Box<dyn Output> + Send + Sync>;
 
 /// How a function is run.
 #[derive(Clone)]
@@ -69,14 +73,19 @@ pub struct Options {
     pub cpu_time: Duration,
     /// Most guests at one time, idle ones included.
     pub instances: usize,
-    /// Guests (or virtual machines that are ready for one) that are made at once and kept.
+    /// Guests (or virtual machines that are ready for one) that are to wait for requests: they are made ahead, and
+    /// further ones while these answer, as long as the budget has memory that nobody else needs.
     pub warm: usize,
+    /// Calls beyond `instances` wait until one is free. Otherwise they fail with [`Failure::Full`].
+    pub waits: bool,
     /// Their share of the processors, each: in their group, if they have one.
     pub share: Share,
     /// The group of the engine whose share they have together.
     pub group: Option<Group>,
     /// Memory of the engine's budget that is promised to each; `None`: all that it has, if there is a budget.
     pub promised_memory: Option<u64>,
+    /// Whether guests [share equal pages](hv_core::domain::GuestBuilder::share_equal_pages).
+    pub share_equal_pages: bool,
     /// Called when the budget has no memory for another guest: other functions may have idle ones.
     pub make_room: Option<MakeRoom>,
     /// Where their consoles go.
@@ -100,11 +109,13 @@ impl Default for Options {
             cpu_time: Duration::from_secs(10),
             instances: 1024,
             warm: 0,
+            waits: false,
             share: Share::default(),
             group: None,
             promised_memory: None,
+            share_equal_pages: false,
             make_room: None,
-            outputs: Arc::new(|| Box::new(hv_core::device::stdio::Buffer::new(0))),
+            outputs: Arc::new(|_| Box::new(hv_core::device::stdio::Buffer::new(0))),
             errors: None,
             services: None,
             disks: Arc::new([]),
@@ -123,6 +134,7 @@ struct Inner {
     /// For the snapshot.
     _promise: MemoryPromise,
     options: Options,
+    scale: Scale,
     pool: Mutex<Pool>,
     pool_manager: PoolManager,
     totals: stats::Totals,
@@ -137,6 +149,8 @@ struct Pool {
     live: HashMap<u64, Option<Arc<Instance>>>,
     /// Those that wait for a request; the last one is the warmest.
     idle: Vec<(Arc<Instance>, Instant)>,
+    /// Calls that wait for an instance, in their order.
+    waiting: VecDeque<Arc<PendingCall>>,
     next: u64,
     /// What instances have used that are out of service.
     used: Usage,
@@ -147,6 +161,11 @@ impl Function {
     /// that is idle. `head` is a request head as [`hv_abi::io::function`] has it, of 1 to
     /// [`HEAD_MAX`](hv_abi::io::function::HEAD_MAX) bytes. Does not wait for anything.
     pub fn call(&self, head: &[u8], answer: Box<dyn Answer>) -> Result<Call, Failure> {
+        self.call_as(0, head, answer)
+    }
+
+    /// As [`call`](Self::call), for a request with a number, which the instance's outputs are told.
+    pub fn call_as(&self, request: u64, head: &[u8], answer: Box<dyn Answer>) -> Result<Call, Failure> {
         let inner = &self.inner;
         if inner.stopped.load(Ordering::SeqCst) {
             return Err(Failure::Stopped);
@@ -154,31 +173,56 @@ impl Function {
         inner.backoff().admit(Instant::now()).map_err(Failure::BackOff)?;
         let number = {
             let mut pool = inner.pool();
-            if let Some((instance, _)) = pool.idle.pop() {
+            // Nobody passes those that wait.
+            if pool.waiting.is_empty()
+                && let Some((instance, _)) = pool.idle.pop()
+            {
+                let lacks = pool.lacks_warm(&inner.scale);
+                drop(pool);
+                if lacks {
+                    inner.pool_manager.refill();
+                }
+                inner.totals.warm();
+                return Ok(Call::running(instance.begin(request, head, answer)));
+            }
+            if pool.live.len() >= inner.scale.most() {
+                if !inner.options.waits {
+                    return Err(Failure::Full);
+                }
+                let pending = PendingCall::starting(request, head, answer);
+                pool.wait(pending.clone());
                 drop(pool);
                 inner.totals.warm();
-                return Ok(Call::running(instance.begin(head, answer)));
-            }
-            if pool.live.len() >= inner.options.instances {
-                return Err(Failure::Full);
+                return Ok(Call::waiting(pending));
             }
             pool.reserve()
         };
         inner.totals.cold();
-        let pending = PendingCall::starting(head, answer);
+        let pending = PendingCall::starting(request, head, answer);
         inner.pool_manager.start(number, Some(pending.clone()));
         Ok(Call::starting(pending))
     }
 
-    /// Ends guests that have been idle since before this moment, beyond [`Options::warm`].
+    /// Ends guests that have been idle since before this moment, beyond [`Options::warm`], and makes those ahead that
+    /// could not be made before.
     pub fn reap(&self, idle_since: Instant) {
         let mut pool = self.inner.pool();
-        let spare = pool.idle.len().saturating_sub(self.inner.options.warm);
+        let spare = pool.idle.len().saturating_sub(self.inner.scale.warm());
         // The first ones have been idle the longest.
         let count = pool.idle.iter().take(spare).take_while(|(_, since)| *since < idle_since).count();
         let reaped: Vec<_> = pool.idle.drain(..count).collect();
+        let lacks = pool.lacks_warm(&self.inner.scale);
         drop(pool);
         reaped.iter().for_each(|(instance, _)| self.inner.close(instance));
+        if lacks {
+            self.inner.pool_manager.refill();
+        }
+    }
+
+    /// From now on it has at most so many guests, of which so many are to wait for requests: see
+    /// [`Options::instances`] and [`Options::warm`]. Guests that answer are not ended for it.
+    pub fn set_scale(&self, instances: usize, warm: usize) {
+        self.inner.set_scale(instances, warm);
     }
 
     /// Since when the guest has been idle that has been so the longest.
@@ -217,11 +261,12 @@ impl Function {
 impl Drop for Function {
     fn drop(&mut self) {
         self.inner.stopped.store(true, Ordering::SeqCst);
-        let live: Vec<_> = {
+        let (live, waiting): (Vec<_>, _) = {
             let mut pool = self.inner.pool();
             pool.idle.clear();
-            pool.live.values().flatten().cloned().collect()
+            (pool.live.values().flatten().cloned().collect(), std::mem::take(&mut pool.waiting))
         };
+        waiting.iter().for_each(|call| call.fail(Failure::Stopped));
         live.iter().for_each(|instance| instance.stop(Failure::Stopped));
         live.iter().for_each(|instance| self.inner.close(instance));
         self.inner.pool_manager.stop();
@@ -248,8 +293,19 @@ impl Inner {
 
     /// An instance is idle again, and reset.
     fn put_back(&self, instance: Arc<Instance>) {
-        if !self.stopped.load(Ordering::SeqCst) {
-            self.pool().idle.push((instance, Instant::now()));
+        if self.stopped.load(Ordering::SeqCst) {
+            return;
+        }
+        let mut pool = self.pool();
+        if pool.live.len() > self.scale.most() {
+            drop(pool);
+            return self.close(&instance);
+        }
+        pool.idle.push((instance, Instant::now()));
+        let waited_for = !pool.waiting.is_empty();
+        drop(pool);
+        if waited_for {
+            self.pool_manager.hand_over();
         }
     }
 
@@ -268,6 +324,11 @@ impl Inner {
             pool.used += used;
         }
         pool.idle.retain(|(idle, _)| idle.number != instance.number);
+        let waited_for = !pool.waiting.is_empty();
+        drop(pool);
+        if waited_for {
+            self.pool_manager.hand_over();
+        }
     }
 }
 

@@ -13,10 +13,17 @@ use std::time::{Duration, Instant};
 /// How often a request that is under way is looked at. Most are over before the first look.
 const LOOK: Duration = Duration::from_millis(5);
 
+/// Least time between two looks: each is at all requests whose time has come, and many can have begun within a millisecond.
+const GRAIN: Duration = Duration::from_millis(1);
+
 pub(super) struct PoolManager {
     jobs: Sender<Job>,
     /// It was asked for a survey, and has not begun.
     surveying: AtomicBool,
+    /// It was asked to make instances ahead, and has not begun.
+    refilling: AtomicBool,
+    /// It was asked to serve calls that wait, and has not begun.
+    handing_over: AtomicBool,
     watched: Mutex<WatchedRequests>,
 }
 
@@ -28,6 +35,10 @@ enum Job {
     Look,
     /// Measure the memory of some guests.
     Survey,
+    /// Make one instance ahead, if there are too few.
+    Refill,
+    /// Give instances that are free to calls that wait.
+    HandOver,
     Stop,
 }
 
@@ -43,7 +54,13 @@ impl PoolManager {
     /// A pool manager, and what its thread takes its work from.
     pub(super) fn new() -> (Self, Jobs) {
         let (jobs, receiver) = unbounded();
-        let pool_manager = PoolManager { jobs, surveying: AtomicBool::new(false), watched: Mutex::default() };
+        let pool_manager = PoolManager {
+            jobs,
+            surveying: AtomicBool::new(false),
+            refilling: AtomicBool::new(false),
+            handing_over: AtomicBool::new(false),
+            watched: Mutex::default(),
+        };
         (pool_manager, Jobs(receiver))
     }
 
@@ -64,6 +81,20 @@ impl PoolManager {
     pub(super) fn survey(&self) {
         if !self.surveying.swap(true, Ordering::SeqCst) {
             self.send(Job::Survey);
+        }
+    }
+
+    /// Requests that instances are made ahead, without waiting.
+    pub(super) fn refill(&self) {
+        if !self.refilling.swap(true, Ordering::SeqCst) {
+            self.send(Job::Refill);
+        }
+    }
+
+    /// Requests that calls which wait get what is free, without waiting.
+    pub(super) fn hand_over(&self) {
+        if !self.handing_over.swap(true, Ordering::SeqCst) {
+            self.send(Job::HandOver);
         }
     }
 
@@ -93,8 +124,9 @@ impl PoolManager {
                     watched.awake = false;
                     return None;
                 };
-                if *at > Instant::now() {
-                    return Some(*at);
+                let now = Instant::now();
+                if *at > now {
+                    return Some((*at).max(now + GRAIN));
                 }
                 let (_, instance, exchange) = watched.requests.pop_front()?;
                 (instance, exchange)
@@ -122,7 +154,18 @@ impl Jobs {
             };
             let Some(inner) = function.upgrade() else { return };
             match job {
-                Ok(Job::Start(number, pending)) => start(&inner, number, pending),
+                Ok(Job::Start(number, pending)) => drop(start(&inner, number, pending)),
+                Ok(Job::Refill) => {
+                    inner.pool_manager.refilling.store(false, Ordering::SeqCst);
+                    // One after the other: what has to be done for requests comes in between.
+                    if inner.make_ahead() {
+                        inner.pool_manager.refill();
+                    }
+                }
+                Ok(Job::HandOver) => {
+                    inner.pool_manager.handing_over.store(false, Ordering::SeqCst);
+                    inner.serve_waiting();
+                }
                 Ok(Job::Dispose(instance)) => instance.close(),
                 Ok(Job::Survey) => {
                     inner.pool_manager.surveying.store(false, Ordering::SeqCst);
@@ -175,16 +218,25 @@ fn start_with_room(inner: &Arc<Inner>, number: u64) -> Result<Arc<Instance>, Sta
     }
 }
 
-fn start(inner: &Arc<Inner>, number: u64, pending: Option<Arc<PendingCall>>) {
-    let instance = match start_with_room(inner, number) {
+/// Makes the instance of this number, for this request or to be kept. Says whether it could be made. One that is to be kept
+/// takes no memory away from others.
+pub(super) fn start(inner: &Arc<Inner>, number: u64, pending: Option<Arc<PendingCall>>) -> bool {
+    let made = match pending {
+        Some(_) => start_with_room(inner, number),
+        None => Instance::start(inner, number),
+    };
+    let instance = match made {
         Ok(instance) => instance,
         Err(error) => {
             inner.pool().live.remove(&number);
             match pending {
                 Some(pending) => pending.fail(Failure::NoRoom(Box::new(error))),
-                None => tracing::warn!("a virtual machine to be kept could not be made: {error}"),
+                None if inner.scale.note_failure() => {
+                    tracing::warn!("an instance to be kept ready cannot be made for now: {error}");
+                }
+                None => tracing::debug!("an instance to be kept ready cannot be made for now: {error}"),
             }
-            return;
+            return false;
         }
     };
     {
@@ -200,4 +252,5 @@ fn start(inner: &Arc<Inner>, number: u64, pending: Option<Arc<PendingCall>>) {
     } else if !pending.is_some_and(|pending| pending.begin(&instance)) {
         inner.put_back(instance);
     }
+    true
 }

@@ -15,6 +15,8 @@ pub struct Stats {
     pub live: usize,
     /// Those of them that wait for a request.
     pub idle: usize,
+    /// Those that are being made.
+    pub starting: usize,
     /// Requests that found one waiting.
     pub warm: u64,
     /// Requests for which one was made.
@@ -99,10 +101,11 @@ impl Inner {
     }
 
     pub(super) fn stats(&self) -> Stats {
-        let (instances, idle, mut usage) = {
+        let (instances, starting, idle, mut usage) = {
             let pool = self.pool();
             let instances: Vec<Arc<Instance>> = pool.live.values().flatten().cloned().collect();
-            (instances, pool.idle.len(), pool.used.clone())
+            let starting = pool.live.len() - instances.len();
+            (instances, starting, pool.idle.len(), pool.used.clone())
         };
         // Guests that are closed have no memory.
         usage.resident_memory = 0;
@@ -116,6 +119,7 @@ impl Inner {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Stats {
             live: instances.len(),
+            starting,
             idle,
             warm: load(&self.totals.warm),
             cold: load(&self.totals.cold),

@@ -7,6 +7,7 @@
 pub mod clock;
 pub mod cpu_clock;
 pub mod escape;
+pub mod heap;
 pub mod limits;
 pub mod machine;
 pub mod pagemap;

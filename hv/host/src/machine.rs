@@ -8,7 +8,6 @@ use std::path::Path;
 
 /// The properties of the host that a figure depends on, as far as they are known.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Machine {
     /// The processor's model.
     pub cpu: String,
@@ -54,10 +53,45 @@ fn field(text: &str, key: &str) -> Option<String> {
     Some(line.split_once(':')?.1.trim().to_owned())
 }
 
+/// What the kernel does with memory that takes part in sharing equal pages (KSM).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EqualPages {
+    /// It has no KSM.
+    None,
+    /// Nothing, until root starts it.
+    Stopped,
+    /// It shares them.
+    Shared,
+}
+
+impl EqualPages {
+    /// How root starts it.
+    pub const REMEDY: &str = "echo 1 > /sys/kernel/mm/ksm/run";
+
+    /// What this host's kernel does now.
+    pub fn of_this_host() -> EqualPages {
+        match line("/sys/kernel/mm/ksm/run").as_deref() {
+            None => EqualPages::None,
+            Some("1") => EqualPages::Shared,
+            Some(_) => EqualPages::Stopped,
+        }
+    }
+}
+
 /// Bytes of memory of this host, if it says that.
 pub fn memory() -> Option<u64> {
+    of_meminfo("MemTotal")
+}
+
+/// Bytes of memory that this host could still give, as the kernel estimates it.
+pub fn available_memory() -> Option<u64> {
+    of_meminfo("MemAvailable")
+}
+
+/// Bytes of a line of /proc/meminfo (proc(5)).
+fn of_meminfo(key: &str) -> Option<u64> {
     let meminfo = fs::read_to_string("/proc/meminfo").ok()?;
-    let kib = field(&meminfo, "MemTotal")?.split(' ').next()?.parse::<u64>().ok()?;
+    let kib = field(&meminfo, key)?.split(' ').next()?.parse::<u64>().ok()?;
     Some(kib << 10)
 }
 

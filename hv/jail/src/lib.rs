@@ -68,6 +68,8 @@ pub enum Kind {
     Io,
     /// A thread that makes blocking calls for a disk.
     Disk,
+    /// A thread that works on the files of a share.
+    Share,
     /// The thread that ends time slices.
     Tick,
     /// The thread that makes and closes a function's machines.
@@ -86,7 +88,7 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Kind; 14] = [
+    pub const ALL: [Kind; 15] = [
         Kind::Run,
         Kind::Snapshot,
         Kind::Serve,
@@ -94,6 +96,7 @@ impl Kind {
         Kind::Report,
         Kind::Io,
         Kind::Disk,
+        Kind::Share,
         Kind::Tick,
         Kind::PoolManager,
         Kind::Deploy,
@@ -113,6 +116,7 @@ impl Kind {
             Kind::Report => "report",
             Kind::Io => "io",
             Kind::Disk => "disk",
+            Kind::Share => "share",
             Kind::Tick => "tick",
             Kind::PoolManager => "pool",
             Kind::Deploy => "deploy",
@@ -133,12 +137,15 @@ impl Kind {
             Kind::Report => "writes crash reports: reads debug information of images",
             Kind::Io => "I/O thread: back ends of devices",
             Kind::Disk => "threads of disks without io_uring",
+            Kind::Share => "work on the files of shares",
             Kind::Tick => "thread that ends time slices",
             Kind::PoolManager => "makes and closes the machines of a function",
             Kind::Deploy => "boots functions, and closes those that are gone",
             Kind::Log => "writes the access log",
-            Kind::Services => "reaches services for guests: Redis, TCP, UDP, names",
-            Kind::Files => "work on the files of stores and blobs",
+            Kind::Services => {
+                "reaches services for guests: Redis, S3, TCP, UDP, names; and a collector of telemetry"
+            }
+            Kind::Files => "work on the files of stores and blobs, and of the admin API",
             Kind::Maker => "makes threads, and may do what these may: a filter is inherited",
         }
     }
@@ -156,7 +163,7 @@ impl Kind {
             Kind::Serve => {
                 &[Kind::Disk, Kind::Tick, Kind::PoolManager, Kind::Deploy, Kind::Services, Kind::Files]
             }
-            _ => &[Kind::Disk, Kind::Tick],
+            _ => &[Kind::Disk, Kind::Share, Kind::Tick],
         }
     }
 }

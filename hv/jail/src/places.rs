@@ -18,6 +18,8 @@ pub enum Use {
     Temporary,
     /// Files and folders are made, renamed and removed, such as those of a snapshot.
     All,
+    /// The same, and symbolic links: a folder that a guest works on.
+    Share,
 }
 
 /// A place in the file system that is opened after the process is jailed.
@@ -61,6 +63,7 @@ impl Use {
                     | AccessFs::MakeReg
                     | AccessFs::RemoveFile
             }
+            Use::Share => Use::All.rights() | AccessFs::MakeSym,
             Use::All => {
                 AccessFs::from_read(NEWEST) & !AccessFs::Execute
                     | AccessFs::WriteFile

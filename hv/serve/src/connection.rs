@@ -4,6 +4,7 @@
 use super::clients::{Clients, Seat, TooMany};
 use super::handler::{self, Peer};
 use super::listener::{Drain, GRACE, ListenerKind, drained};
+use super::proxy_header::{self, Told};
 use super::reply::Reply;
 use super::server::Server;
 use super::transport::{ConnectionState, Protocol, Stream, Transport};
@@ -14,6 +15,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use std::convert::Infallible;
 use std::error::Error;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -21,6 +23,7 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 /// How long a client may read nothing of its answer.
@@ -89,6 +92,36 @@ impl Speaker {
         &self.server.clients
     }
 
+    /// Whether whoever has this address begins its connections to functions with a header of the PROXY protocol.
+    pub(super) fn is_proxy(&self, kind: ListenerKind, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        !kind.is_admin()
+            && self.server.table().config.proxies.iter().any(|network| network.contains(&address))
+    }
+
+    /// Reads who is behind a proxy. `None`: a connection without a client, or one too many of its client.
+    async fn behind(
+        &self,
+        stream: &mut TcpStream,
+        proxy: SocketAddr,
+        state: &Arc<ConnectionState>,
+    ) -> Option<(SocketAddr, Option<Seat>)> {
+        let client = match timeout(self.header_time, proxy_header::read(stream)).await {
+            Ok(Ok(Told::Client(client))) => client,
+            Ok(Ok(Told::Proxy)) => proxy,
+            // It only looked whether there is somebody.
+            Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => return None,
+            Ok(Err(error)) => {
+                tracing::debug!("connection of proxy {proxy}: {error}");
+                self.server.record_refused(proxy.ip(), StatusCode::BAD_REQUEST);
+                return None;
+            }
+            Err(_) => return None,
+        };
+        let seat = self.seat(ListenerKind::Public, client.ip(), state).ok()?;
+        Some((client, seat))
+    }
+
     /// The place of a client that has connected, unless it has too many. hv's own pages have no such limit.
     pub(super) fn seat(
         &self,
@@ -96,19 +129,19 @@ impl Speaker {
         client: IpAddr,
         state: &Arc<ConnectionState>,
     ) -> Result<Option<Seat>, TooMany> {
-        if kind == ListenerKind::Admin {
+        if kind.is_admin() {
             return Ok(None);
         }
         let seat = self.server.clients.connect(client, state, Instant::now());
         seat.map(Some).inspect_err(|TooMany| self.server.telemetry.metrics.refused_connections.inc())
     }
 
-    /// Serves one connection until it is closed by either side.
+    /// Serves one connection until it is closed by either side. Who is at the other end of one that is `proxied` stands at its beginning.
     pub(super) async fn converse(
         self,
-        stream: TcpStream,
+        mut stream: TcpStream,
         client: SocketAddr,
-        kind: ListenerKind,
+        (kind, proxied): (ListenerKind, bool),
         state: Arc<ConnectionState>,
     ) {
         // Answers are written whole; the kernel ends a connection whose client takes nothing.
@@ -122,6 +155,11 @@ impl Speaker {
         }
         let metrics = &self.server.telemetry.metrics;
         metrics.connections.inc();
+        let behind = match proxied {
+            true => self.behind(&mut stream, client, &state).await,
+            false => Some((client, None)),
+        };
+        let Some((client, _seat)) = behind else { return metrics.connections.dec() };
         if let Err(error) = self.speak(stream, client, kind, &state).await {
             self.note_end(client, error.as_ref());
         }
@@ -152,7 +190,9 @@ impl Speaker {
     ) -> Result<(), Box<dyn Error + Send + Sync>> {
         let begin = async {
             let stream = match kind {
-                ListenerKind::PublicTls => Stream::Tls(Box::new(self.handshake(stream).await?)),
+                ListenerKind::PublicTls | ListenerKind::AdminTls => {
+                    Stream::Tls(Box::new(self.handshake(stream, kind).await?))
+                }
                 ListenerKind::Public | ListenerKind::Admin => Stream::Plain(stream),
             };
             let mut transport = Transport::new(stream, state.clone());
@@ -177,47 +217,62 @@ impl Speaker {
         match protocol {
             Protocol::Http1 => {
                 let connection = pin!(self.http1.serve_connection(io, service).with_upgrades());
-                self.until_end(connection, state, None).await?;
+                self.until_end(connection, state, protocol).await?;
                 // It may go on with another protocol.
                 state.idle().await;
             }
             Protocol::Http2 => {
                 let connection = pin!(self.http2.serve_connection(io, service));
-                self.until_end(connection, state, Some(self.header_time)).await?;
+                self.until_end(connection, state, protocol).await?;
             }
         }
         Ok(())
     }
 
+    fn acceptor(&self, kind: ListenerKind) -> TlsAcceptor {
+        match &self.server.admin_tls {
+            Some(tls) if kind.is_admin() => tls.acceptor(),
+            _ => self.server.tls.acceptor(),
+        }
+    }
+
     async fn handshake(
         &self,
         stream: TcpStream,
+        kind: ListenerKind,
     ) -> Result<TlsStream<TcpStream>, Box<dyn Error + Send + Sync>> {
-        let accept =
-            async { Ok(timeout(self.header_time, self.server.tls.acceptor().accept(stream)).await??) };
+        let accept = async { Ok(timeout(self.header_time, self.acceptor(kind).accept(stream)).await??) };
         accept.await.inspect_err(|_| self.server.telemetry.metrics.handshakes_failed.inc())
     }
 
-    /// Waits for the end of a connection, and brings it about if the server drains, or if the client has asked for
-    /// nothing in `idle_time`.
+    /// Waits for the end of a connection, and brings it about if the server drains, or if a client of HTTP/2 has asked for
+    /// nothing in `header_time`.
     async fn until_end(
         &self,
         mut connection: Pin<&mut impl Conversation>,
         state: &ConnectionState,
-        idle_time: Option<Duration>,
+        protocol: Protocol,
     ) -> hyper::Result<()> {
         let mut drain = self.drain.clone();
         let end = async {
             tokio::select! {
                 () = drained(&mut drain) => {
-                    // A request may be on its way: it is answered, and told that it is the last one.
-                    let _ = timeout(GRACE, state.busy()).await;
+                    // Where another server has the sockets nobody is in a hurry: an idle client has as much time as ever.
+                    let is_over = *drain.borrow() == Drain::HandedOver;
+                    let grace = if is_over { self.header_time } else { GRACE };
+                    match protocol {
+                        Protocol::Http1 => idle(state, grace).await,
+                        // A request may be on its way. Those that run are no matter: clients are told which ones are answered.
+                        Protocol::Http2 => drop(timeout(grace, state.busy()).await),
+                    }
                 }
-                () = idle(state, idle_time) => {}
+                () = forgiving(state, protocol, self.header_time) => {}
                 () = state.told_to_end() => {}
             }
         };
         tokio::select! {
+            // What has come is read before it is looked whether the time is over.
+            biased;
             result = connection.as_mut() => return result,
             () = end => connection.as_mut().end_soon(),
         }
@@ -225,9 +280,20 @@ impl Speaker {
     }
 }
 
-/// Waits until there was no request for so long; `None`: for ever.
-async fn idle(state: &ConnectionState, time: Option<Duration>) {
-    let Some(time) = time else { return std::future::pending().await };
+/// Waits until there was no request for so long, from now on or from the end of the last one on. In HTTP/1 an answer that a client has
+/// had since a drain began says that it is the last one, and ends its connection; one whose head is older does not say so, and the client
+/// may ask again.
+async fn idle(state: &ConnectionState, time: Duration) {
+    while timeout(time, state.busy()).await.is_ok() {
+        state.idle().await;
+    }
+}
+
+/// Waits until a client of HTTP/2 has asked for nothing for so long; of HTTP/1, for ever: hyper sees to that.
+async fn forgiving(state: &ConnectionState, protocol: Protocol, time: Duration) {
+    if protocol == Protocol::Http1 {
+        return std::future::pending().await;
+    }
     loop {
         sleep(time).await;
         // No request for the whole of the time, or one that has ended in it: that one is forgiven.

@@ -1,9 +1,11 @@
-//! What guests print, as lines among the events; how much of it is told is limited there.
+//! What guests print: as lines among the events, where it is limited how much is told, and with the requests that it was
+//! printed for.
 #![forbid(unsafe_code)]
 
 use super::events::{Events, Stream};
+use super::trace::Invocations;
 use hv_core::device::console::Output;
-use hv_function::Outputs;
+use hv_function::{CurrentRequest, Outputs};
 use std::io;
 use std::os::fd::RawFd;
 use std::sync::Arc;
@@ -18,22 +20,23 @@ pub(super) struct Consoles(Arc<FunctionLog>);
 struct FunctionLog {
     name: String,
     events: Events,
+    invocations: Arc<Invocations>,
 }
 
 impl Consoles {
-    pub(super) fn new(name: &str, events: Events) -> Self {
-        Consoles(Arc::new(FunctionLog { name: name.into(), events }))
+    pub(super) fn new(name: &str, events: Events, invocations: Arc<Invocations>) -> Self {
+        Consoles(Arc::new(FunctionLog { name: name.into(), events, invocations }))
     }
 
     /// A stream of one guest.
-    pub(super) fn output(&self, stream: Stream) -> Console {
-        Console { function: self.0.clone(), stream, line: Vec::new() }
+    pub(super) fn output(&self, stream: Stream, request: CurrentRequest) -> Console {
+        Console { function: self.0.clone(), stream, request, last: 0, line: Vec::new() }
     }
 
     /// Makes this stream of more guests.
     pub(super) fn outputs(&self, stream: Stream) -> Outputs {
         let consoles = self.clone();
-        Arc::new(move || Box::new(consoles.output(stream)))
+        Arc::new(move |request| Box::new(consoles.output(stream, request.clone())))
     }
 }
 
@@ -47,20 +50,36 @@ impl FunctionLog {
 pub(super) struct Console {
     function: Arc<FunctionLog>,
     stream: Stream,
+    /// The request that the guest is at.
+    request: CurrentRequest,
+    /// The one that `line` was printed for.
+    last: u64,
     line: Vec<u8>,
+}
+
+impl Console {
+    fn print_line(&mut self) {
+        self.function.print(self.stream, &std::mem::take(&mut self.line));
+    }
 }
 
 impl Output for Console {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let number = self.request.number();
+        self.function.invocations.print(number, self.stream, bytes);
+        // No line has parts of two requests.
+        if std::mem::replace(&mut self.last, number) != number && !self.line.is_empty() {
+            self.print_line();
+        }
         for part in bytes.split_inclusive(|&byte| byte == b'\n') {
             for piece in part.chunks(LINE) {
                 if self.line.len() + piece.len() > LINE {
-                    self.function.print(self.stream, &std::mem::take(&mut self.line));
+                    self.print_line();
                 }
                 self.line.extend_from_slice(piece);
             }
             if self.line.pop_if(|last| *last == b'\n').is_some() {
-                self.function.print(self.stream, &std::mem::take(&mut self.line));
+                self.print_line();
             }
         }
         Ok(bytes.len())
@@ -74,7 +93,7 @@ impl Output for Console {
 impl Drop for Console {
     fn drop(&mut self) {
         if !self.line.is_empty() {
-            self.function.print(self.stream, &self.line);
+            self.print_line();
         }
     }
 }

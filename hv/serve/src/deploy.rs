@@ -11,10 +11,11 @@ use hv_core::device::block::DiskError;
 use hv_core::device::services::{Provider, ServicesDevice};
 use hv_core::domain::Builder;
 use hv_core::loader::ImageOpenError;
+use hv_core::memory::EqualPagesError;
 use hv_core::sched::Group;
 use hv_core::snapshot::{self, DisksError};
 use hv_function as function;
-use hv_function::{Function, Options};
+use hv_function::{CurrentRequest, Function, Options};
 use hv_host::escape::escape;
 use hv_services::{FunctionServices, ProvideError};
 use std::io;
@@ -57,6 +58,9 @@ pub enum DeployError {
     /// A store or blobs cannot be used.
     #[error(transparent)]
     Services(#[from] ProvideError),
+    /// Its guests cannot share equal pages.
+    #[error(transparent)]
+    EqualPages(#[from] EqualPagesError),
     /// The function cannot be deployed.
     #[error(transparent)]
     Function(#[from] function::DeployError),
@@ -72,16 +76,24 @@ pub(super) fn deploy(
     group: &Group,
     before: Option<&Function>,
 ) -> Result<(Function, Option<Arc<FunctionServices>>), DeployError> {
-    let ServerContext { engine, events, spare, reclaimable, services, .. } = server;
+    let ServerContext { engine, events, spare, reclaimable, services, invocations, .. } = server;
     let deployment = &config.deployment;
-    let consoles = deployment.console.then(|| Consoles::new(&config.name, events.clone()));
+    if deployment.share_equal_pages {
+        engine.can_share_equal_pages()?;
+    }
+    let consoles =
+        deployment.console.then(|| Consoles::new(&config.name, events.clone(), invocations.clone()));
     let mut options = Options {
         isolation: deployment.isolation,
         wall_time: deployment.wall_time,
         cpu_time: deployment.cpu_time,
-        instances: deployment.concurrency + spare,
+        instances: config.machines(*spare),
+        warm: config.min_warm,
+        // The permits bound how many.
+        waits: true,
         group: Some(group.clone()),
         promised_memory: deployment.promised_memory,
+        share_equal_pages: deployment.share_equal_pages,
         make_room: Some(Arc::new({
             let reclaimable = reclaimable.clone();
             move || reclaimable.make_room()
@@ -123,9 +135,9 @@ pub(super) fn deploy(
                 guest = guest.variable(key, value);
             }
             if let Some(consoles) = &consoles {
-                guest = guest
-                    .output(consoles.output(Stream::Stdout))
-                    .error_output(consoles.output(Stream::Stderr));
+                // It answers no requests.
+                let console = |stream| consoles.output(stream, CurrentRequest::default());
+                guest = guest.output(console(Stream::Stdout)).error_output(console(Stream::Stderr));
             }
             if provided.is_some() {
                 guest = guest.services(ServicesDevice::new(None));
@@ -148,6 +160,7 @@ pub(super) fn read(function: &Function) -> FunctionFigures {
     FunctionFigures {
         live: stats.live.saturating_sub(stats.idle),
         idle: stats.idle,
+        starting: stats.starting,
         answered: stats.answered,
         warm: stats.warm,
         cold: stats.cold,

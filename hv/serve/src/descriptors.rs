@@ -1,12 +1,13 @@
 //! How many guests the limit of file descriptors allows.
 #![forbid(unsafe_code)]
 
-use super::config::{Config, ConfigError, DEFAULT_GUESTS, Problem};
-use hv_services::CONNECTIONS;
+use super::config::{Config, ConfigError, DEFAULT_GUESTS, FunctionConfig, Problem};
+use hv_services::{BlobPlace, CONNECTIONS, S3_CONNECTIONS, StorePlace};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use std::collections::BTreeSet;
 
-/// Descriptors of the process itself: standard streams, KVM, epolls, logs, images and disks being opened.
-const OWN: u64 = 64;
+/// Descriptors of the process itself: standard streams, KVM, epolls, logs, images and disks being opened, a collector, files of the admin API.
+const OWN: u64 = 72;
 
 /// What one machine takes of the descriptors.
 struct DescriptorUse {
@@ -56,18 +57,35 @@ pub(super) fn raise_limit() -> u64 {
     .unwrap_or(u64::MAX)
 }
 
+/// Connections to the services that functions share.
+fn of_services(config: &Config) -> u64 {
+    let all = || config.functions.iter().map(|function| &function.deployment.services);
+    let stores: BTreeSet<_> = all()
+        .flat_map(|services| &services.stores)
+        .filter(|store| matches!(store.place, StorePlace::Redis(_)))
+        .map(|store| &store.name)
+        .collect();
+    let blobs: BTreeSet<_> = all()
+        .flat_map(|services| &services.blobs)
+        .filter(|blob| matches!(blob.place, BlobPlace::S3(_)))
+        .map(|blob| &blob.name)
+        .collect();
+    (stores.len() + S3_CONNECTIONS * blobs.len()) as u64
+}
+
 /// Plans what `limit` descriptors are for, with `threads` that run guests.
 pub(super) fn plan(config: &Config, limit: u64, threads: usize) -> Result<DescriptorPlan, ConfigError> {
     let spare = 2 * threads;
-    let concurrency = config.functions.iter().map(|function| function.deployment.concurrency);
-    let machines: usize = concurrency.clone().map(|concurrency| concurrency.saturating_add(spare)).sum();
+    let concurrency = config.functions.iter().map(FunctionConfig::concurrency);
+    let machines: usize = config.functions.iter().map(|function| function.machines(spare)).sum();
     let functions = config.functions.iter().map(|function| {
         let deployment = &function.deployment;
-        let machines = deployment.concurrency.saturating_add(spare) as u64;
+        let machines = function.machines(spare) as u64;
         let connections = if deployment.services.net.rules.is_empty() { 0 } else { CONNECTIONS as u64 };
         of_function(machines, deployment.source.disks().len() as u64).saturating_add(connections)
     });
     let needed = functions.fold(OWN + config.connections as u64, u64::saturating_add);
+    let needed = needed.saturating_add(of_services(config));
     if needed > limit {
         let problem = Problem::Descriptors { machines, connections: config.connections, needed, limit };
         return Err(ConfigError { location: config.location.clone(), problem });

@@ -12,3 +12,12 @@ pub fn validate_answer(head: &[u8]) -> Result<(), String> {
 pub fn validate_config(path: &Path, text: &str, resolve: Resolve<'_>) -> Result<Config, ConfigError> {
     super::config::of_text(path, text, resolve)
 }
+
+/// Whether these bytes are a whole header of the PROXY protocol, and how long it is. `None`: more have to come.
+pub fn proxy_header(bytes: &[u8]) -> Result<Option<usize>, String> {
+    use super::proxy_header::{Progress, parse};
+    match parse(bytes).map_err(|error| error.to_string())? {
+        Progress::More => Ok(None),
+        Progress::Whole(len, _) => Ok(Some(len)),
+    }
+}

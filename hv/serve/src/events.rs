@@ -7,6 +7,7 @@ use super::memory::MemoryBudget;
 use super::metrics::FunctionFigures;
 use hv_core::crash::CrashReport;
 use hv_host::escape::escape;
+use hv_host::machine::EqualPages;
 use hv_host::rate_limit::Bucket;
 use serde_json::{Value, json};
 use std::collections::HashMap;
@@ -157,6 +158,19 @@ impl Events {
         );
     }
 
+    /// Functions share equal pages, and the kernel does nothing about it yet.
+    pub(super) fn equal_pages_are_not_shared(&self) {
+        self.tell(
+            || {
+                let remedy = EqualPages::REMEDY;
+                format!(
+                    "share_equal_pages: no pages are shared before the kernel's KSM is started ({remedy})"
+                )
+            },
+            || json!({"event": "equal_pages_not_shared", "remedy": EqualPages::REMEDY}),
+        );
+    }
+
     /// A certificate has ended, or will soon.
     pub(super) fn certificate_ends(&self, chain: &Path, end: SystemTime, is_over: bool) {
         let (chain, end) =
@@ -252,6 +266,29 @@ impl Events {
                 )
             },
             || json!({"event": "reloaded", "deployed": deployed, "kept": kept, "removed": removed}),
+        );
+    }
+
+    /// The API has changed something of a function.
+    pub(super) fn api_changed(&self, function: &str, what: &str) {
+        self.tell(
+            || format!("function {}: {} (admin API)", escape(function), escape(what)),
+            || json!({"event": "api_changed", "function": function, "change": what}),
+        );
+    }
+
+    /// Spans and metrics are lost for this reason, or arrive again.
+    pub(super) fn telemetry(&self, endpoint: &str, error: Option<&str>) {
+        self.tell(
+            || match error {
+                Some(error) => format!(
+                    "telemetry to {}: {}; it is lost until that works",
+                    escape(endpoint),
+                    escape(error)
+                ),
+                None => format!("telemetry to {}: it works again", escape(endpoint)),
+            },
+            || json!({"event": "telemetry", "endpoint": endpoint, "error": error}),
         );
     }
 

@@ -7,7 +7,7 @@ use super::head::{AnswerHead, has_body, validate_answer, validate_trailers};
 use super::upload::{Upload, UploadError};
 use bytes::Bytes;
 use http::{HeaderMap, Method};
-use hv_function::{Answer, Call, Failure, RequestUsage};
+use hv_function::{Answer, Call, Failure, Progress, RequestUsage};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker, ready};
@@ -158,6 +158,8 @@ pub(super) struct ClientExchange {
     exchange: Arc<Exchange>,
     /// Until the guest has ended its answer.
     call: Option<Call>,
+    /// When what happened to it, once it is in an instance and its call is over.
+    progress: Option<Arc<Progress>>,
     /// Until the request's body has been sent, if it ever is.
     upload: Option<Upload>,
     /// What the guest has used for it, once it has ended.
@@ -188,6 +190,7 @@ impl ClientExchange {
         ClientExchange {
             exchange,
             call: Some(call),
+            progress: None,
             upload,
             usage: None,
             declared: None,
@@ -199,6 +202,11 @@ impl ClientExchange {
     /// What the guest has used for the request, as far as it is known.
     pub(super) fn usage(&self) -> Option<RequestUsage> {
         self.usage.or_else(|| self.call.as_ref()?.usage())
+    }
+
+    /// When what happened to it, once it is in an instance.
+    pub(super) fn progress(&self) -> Option<Arc<Progress>> {
+        self.progress.clone().or_else(|| self.call.as_ref()?.progress())
     }
 
     /// Sends what can be sent of the request's body, unless nobody takes it any more.
@@ -218,7 +226,10 @@ impl ClientExchange {
     /// The end of the answer, if there is one: nothing more is sent to the guest.
     fn end(&mut self, end: Result<(), Failure>) -> Result<(), AnswerError> {
         let uploading = self.upload.as_ref().is_some_and(Upload::waits_for_client);
-        self.usage = self.call.take().and_then(|call| call.usage());
+        if let Some(call) = self.call.take() {
+            self.progress = call.progress();
+            self.usage = call.usage();
+        }
         end.map_err(|failure| AnswerError::Failed { failure, uploading })
     }
 

@@ -33,6 +33,11 @@ impl FrontResponse {
         FrontResponse { status, text, kind: TEXT, fields: Vec::new(), last: false }
     }
 
+    /// A text of this media type.
+    pub(super) fn of(status: StatusCode, kind: HeaderValue, text: Vec<u8>) -> Self {
+        FrontResponse { status, text, kind, fields: Vec::new(), last: false }
+    }
+
     /// Nothing but a status.
     pub(super) fn empty(status: StatusCode) -> Self {
         FrontResponse { text: Vec::new(), ..FrontResponse::new(status, "") }
@@ -77,7 +82,7 @@ impl FrontResponse {
 }
 
 /// The page at this path, if it is one of the front's own.
-async fn page(server: &Server, path: &str, method: &Method) -> Option<FrontResponse> {
+pub(super) async fn page(server: &Server, path: &str, method: &Method) -> Option<FrontResponse> {
     if !matches!(path, "/healthz" | "/metrics") {
         return None;
     }
@@ -88,12 +93,6 @@ async fn page(server: &Server, path: &str, method: &Method) -> Option<FrontRespo
     Some(if path == "/healthz" { health(server) } else { metrics(server).await })
 }
 
-/// The page that a request on the listener of the administrator asks for.
-pub(super) async fn admin(server: &Server, request: &Parts) -> FrontResponse {
-    let page = page(server, request.uri.path(), &request.method).await;
-    page.unwrap_or_else(|| FrontResponse::new(StatusCode::NOT_FOUND, "only /metrics and /healthz are here"))
-}
-
 /// The page that a request on a listener of functions asks for, if it does and
 /// they are shown there. Metrics are for this host only then.
 pub(super) async fn public(server: &Server, client: IpAddr, request: &Parts) -> Option<FrontResponse> {
@@ -102,7 +101,8 @@ pub(super) async fn public(server: &Server, client: IpAddr, request: &Parts) -> 
     }
     // A proxy on this host speaks for clients elsewhere.
     let proxied = ["forwarded", "via", "x-forwarded-for"];
-    let proxied = proxied.iter().any(|name| request.headers.contains_key(*name));
+    let proxied = proxied.iter().any(|name| request.headers.contains_key(*name))
+        || !server.table().config.proxies.is_empty();
     if request.uri.path() == "/metrics" && (proxied || !client.to_canonical().is_loopback()) {
         let text = "metrics are for this host alone; set `admin` to show them elsewhere";
         return Some(FrontResponse::new(StatusCode::FORBIDDEN, text));
@@ -118,12 +118,5 @@ fn health(server: &Server) -> FrontResponse {
 }
 
 async fn metrics(server: &Server) -> FrontResponse {
-    let kind = HeaderValue::from_static(MEDIA_TYPE);
-    FrontResponse {
-        status: StatusCode::OK,
-        text: server.metrics().await,
-        kind,
-        fields: Vec::new(),
-        last: false,
-    }
+    FrontResponse::of(StatusCode::OK, HeaderValue::from_static(MEDIA_TYPE), server.metrics().await)
 }

@@ -1,6 +1,7 @@
 //! One request to a function: its route, its admission, its response.
 #![forbid(unsafe_code)]
 
+use super::admin;
 use super::exchange::{AnswerError, AnswerSink, ClientExchange, Exchange};
 use super::front_response::{self, CLOSE, FrontResponse};
 use super::gate::Refused;
@@ -21,7 +22,7 @@ use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, EXPECT, HeaderName};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hv_core::domain::StartError;
-use hv_function::Failure;
+use hv_function::{Failure, Isolation};
 use hv_host::limits;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
@@ -48,12 +49,15 @@ pub(super) async fn handle(
     mut request: Request<Incoming>,
 ) -> Response<Reply> {
     let mut record = server.record(peer.client, &request);
+    if !kind.is_admin() {
+        record.follow(server.trace(request.headers()), request.headers());
+    }
     let version = request.version();
     let upgrade = hyper::upgrade::on(&mut request);
     let (mut parts, body) = request.into_parts();
     // In HTTP/2 a body that nobody reads holds up no other request.
     let discard_time = (version < Version::HTTP_2).then_some(server.discard_time());
-    let upload = Upload::new(body, parts.headers.contains_key(EXPECT), discard_time);
+    let mut upload = Upload::new(body, parts.headers.contains_key(EXPECT), discard_time);
     record.request_head = traffic::request_head(&parts);
     record.request_body = upload.as_ref().map(Upload::received);
     let mut response = match (request_rules::answer(&parts), kind) {
@@ -76,12 +80,16 @@ pub(super) async fn handle(
                 Err(accepted) => return accepted.go_on(&parts, peer.in_flight, upgrade),
             }
         }
-        (None, ListenerKind::Admin) => {
-            say(front_response::admin(&server, &parts).await, upload.as_ref(), record)
+        (None, ListenerKind::Admin | ListenerKind::AdminTls) => {
+            let answer = admin::answer(&server, &parts, &mut upload).await;
+            say(answer, upload.as_ref(), record)
         }
     };
     if version >= Version::HTTP_2 {
         response.headers_mut().remove(CONNECTION);
+    } else if server.is_draining() && !kind.is_admin() {
+        // hyper is told, too, but maybe not before this answer.
+        response.headers_mut().insert(CONNECTION, CLOSE);
     }
     let head = traffic::answer_head(response.status(), response.headers());
     response.body_mut().follows(head);
@@ -201,9 +209,15 @@ async fn serve(
         return Err(too_large(&served));
     }
     let mut bytes = Vec::with_capacity(512);
-    head::write_request(parts, client, record.id(), &mut bytes).map_err(|head::TooLong| {
-        FrontResponse::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "the head of the request is too long")
-    })?;
+    head::write_request(parts, client, record.id(), record.trace.as_ref(), &mut bytes).map_err(
+        |head::TooLong| {
+            FrontResponse::new(
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "the head of the request is too long",
+            )
+        },
+    )?;
+    record.stages.queued = Some(Instant::now());
     let permit = served.gate().enter().await.map_err(|refused| match refused {
         Refused::Full => {
             FrontResponse::new(StatusCode::TOO_MANY_REQUESTS, "too many requests wait for this function")
@@ -223,11 +237,13 @@ async fn serve(
             FrontResponse::new(StatusCode::SERVICE_UNAVAILABLE, "no guest was free in time").later()
         }
     })?;
+    record.stages.admitted = Some(Instant::now());
+    record.stages.resets = config.deployment.isolation == Isolation::Request;
     let exchange = Arc::new(Exchange::default());
     let may_upgrade = upgrade::is_asked_for(parts);
     let method = if may_upgrade { Method::GET } else { parts.method.clone() };
     let sink = AnswerSink { exchange: exchange.clone(), method, may_upgrade, _permit: permit };
-    let call = served.function().call(&bytes, Box::new(sink));
+    let call = served.function().call_as(record.number(), &bytes, Box::new(sink));
     let mut call = call.map_err(|failure| failed(&failure, false, &served, record))?;
     record.instance = Some(if call.is_cold() { "cold" } else { "warm" });
     // What comes behind a request for another protocol is that.
@@ -238,8 +254,12 @@ async fn serve(
     }
     let mut client_exchange = ClientExchange::new(exchange, call, upload.take());
     match poll_fn(|context| client_exchange.poll_head(context)).await {
-        Ok(head) => Ok((head, client_exchange, served)),
+        Ok(head) => {
+            record.stages.progress = client_exchange.progress();
+            Ok((head, client_exchange, served))
+        }
         Err(broken) => {
+            record.stages.progress = client_exchange.progress();
             record.usage = client_exchange.usage();
             *upload = client_exchange.into_upload();
             Err(note_broken(broken, &served, record))

@@ -1,6 +1,7 @@
 //! Heads of messages: the client's for the guest, and the guest's, validated.
 #![forbid(unsafe_code)]
 
+use super::trace::{Part, TRACEPARENT, TRACESTATE, Trace, part_of};
 use super::upgrade;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
@@ -67,6 +68,7 @@ pub(super) fn write_request(
     parts: &Parts,
     client: IpAddr,
     id: &HeaderValue,
+    trace: Option<&Trace>,
     out: &mut Vec<u8>,
 ) -> Result<(), TooLong> {
     out.clear();
@@ -87,6 +89,8 @@ pub(super) fn write_request(
             || name == REQUEST_ID
             || name == header::EXPECT
             || name == header::COOKIE
+            || trace.is_some() && name == TRACEPARENT
+            || name == TRACESTATE && trace.is_some_and(|trace| !trace.continues)
             || name == header::HOST && parts.uri.authority().is_some();
         if !replaced && !is_hop_by_hop(name, &connection) {
             field(out, name.as_str(), value.as_bytes());
@@ -109,6 +113,10 @@ pub(super) fn write_request(
     out.extend_from_slice(client.to_canonical().to_string().as_bytes());
     out.extend_from_slice(b"\r\n");
     field(out, REQUEST_ID.as_str(), id.as_bytes());
+    if let Some(trace) = trace {
+        // What the guest asks others is a part of its run.
+        field(out, TRACEPARENT.as_str(), trace.header(part_of(trace.span, Part::Run)).as_bytes());
+    }
     out.extend_from_slice(b"\r\n");
     if out.len() > HEAD_MAX as usize { Err(TooLong) } else { Ok(()) }
 }
@@ -224,7 +232,7 @@ mod tests {
         let (parts, ()) = request.body(()).unwrap().into_parts();
         let mut out = b"old".to_vec();
         let client = "::ffff:192.0.2.7".parse().unwrap();
-        write_request(&parts, client, &HeaderValue::from_static("id-1"), &mut out)?;
+        write_request(&parts, client, &HeaderValue::from_static("id-1"), None, &mut out)?;
         Ok(String::from_utf8(out).unwrap())
     }
 

@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod activation;
+mod admin;
 mod clients;
 pub mod config;
 mod connection;
@@ -37,6 +38,7 @@ mod metrics;
 mod opening;
 mod pace;
 mod processes;
+mod proxy_header;
 mod record;
 mod reload;
 mod reply;
@@ -48,8 +50,10 @@ mod sockets;
 mod table;
 mod tenant;
 mod throttle;
+mod tidy;
 mod time_limit;
 mod tls;
+mod trace;
 mod traffic;
 mod transport;
 mod tunnel;

@@ -29,17 +29,27 @@ pub(super) enum ListenerKind {
     PublicTls,
     /// hv's own pages.
     Admin,
+    /// hv's own pages, for clients with a certificate.
+    AdminTls,
 }
 
 impl ListenerKind {
     /// What it is called where it is told.
     pub(super) fn name(self) -> &'static str {
-        if self == ListenerKind::Admin { "admin" } else { "functions" }
+        if self.is_admin() { "admin" } else { "functions" }
     }
 
     /// The scheme of URIs that lead there.
     pub(super) fn scheme(self) -> &'static str {
-        if self == ListenerKind::PublicTls { "https" } else { "http" }
+        match self {
+            ListenerKind::PublicTls | ListenerKind::AdminTls => "https",
+            ListenerKind::Public | ListenerKind::Admin => "http",
+        }
+    }
+
+    /// Whether hv's own pages are there.
+    pub(super) fn is_admin(self) -> bool {
+        matches!(self, ListenerKind::Admin | ListenerKind::AdminTls)
     }
 }
 
@@ -142,18 +152,26 @@ impl Connections {
     /// if none is, clients wait in the kernel's backlog.
     pub(super) async fn accept(self, listener: TcpListener, kind: ListenerKind) {
         let Connections { speaker, permits, admin_permits, mut drain, open } = self;
-        let permits = if kind == ListenerKind::Admin { admin_permits } else { permits };
+        let permits = if kind.is_admin() { admin_permits } else { permits };
         let serve = async {
             loop {
                 match listener.accept().await {
                     Ok((stream, client)) => {
                         let state = Arc::<ConnectionState>::default();
-                        let Ok(seat) = speaker.seat(kind, client.ip(), &state) else { continue };
+                        // Who is behind a proxy is known later.
+                        let proxied = speaker.is_proxy(kind, client.ip());
+                        let seat = match proxied {
+                            true => None,
+                            false => match speaker.seat(kind, client.ip(), &state) {
+                                Ok(seat) => seat,
+                                Err(_) => continue,
+                            },
+                        };
                         let permit = room(&permits, speaker.clients()).await;
                         let speaker = speaker.clone();
-                        let place = (kind != ListenerKind::Admin).then(|| OpenConnection::new(open.clone()));
+                        let place = (!kind.is_admin()).then(|| OpenConnection::new(open.clone()));
                         tokio::spawn(async move {
-                            speaker.converse(stream, client, kind, state).await;
+                            speaker.converse(stream, client, (kind, proxied), state).await;
                             drop((permit, place, seat));
                         });
                     }
@@ -168,7 +186,9 @@ impl Connections {
             match kind {
                 ListenerKind::Public | ListenerKind::PublicTls => drained(&mut drain).await,
                 // Its own pages are there until the end, unless another server has them now.
-                ListenerKind::Admin => drop(drain.wait_for(|drain| *drain == Drain::HandedOver).await),
+                ListenerKind::Admin | ListenerKind::AdminTls => {
+                    drop(drain.wait_for(|drain| *drain == Drain::HandedOver).await)
+                }
             }
             let is_shared = *drain.borrow() == Drain::HandedOver;
             if !is_shared {

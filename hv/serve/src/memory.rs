@@ -60,7 +60,7 @@ fn own(config: &Config) -> u64 {
     OWN + CONNECTION * config.connections as u64
 }
 
-/// Refuses functions of which not even one instance would fit.
+/// Refuses functions of which not even one instance would fit, or not those that are to be kept ready.
 pub(super) fn check(config: &Config, budget: Option<&MemoryBudget>) -> Result<(), ConfigError> {
     let Some(budget) = budget else { return Ok(()) };
     let left = budget.bytes.saturating_sub(own(config));
@@ -70,6 +70,18 @@ pub(super) fn check(config: &Config, budget: Option<&MemoryBudget>) -> Result<()
         if needed > left {
             let problem = Problem::Memory {
                 function: function.name.clone(),
+                needed: needed >> 10,
+                left: left >> 10,
+                budget: budget.bytes >> 10,
+                name: budget.name.clone(),
+            };
+            return Err(ConfigError { location: function.location.clone(), problem });
+        }
+        let needed = needed.saturating_mul(function.min_warm as u64);
+        if needed > left {
+            let problem = Problem::WarmMemory {
+                function: function.name.clone(),
+                count: function.min_warm,
                 needed: needed >> 10,
                 left: left >> 10,
                 budget: budget.bytes >> 10,
@@ -161,6 +173,10 @@ mod tests {
         }
         config.functions[0].deployment.promised_memory = Some(1 << 20);
         check(&config, Some(&of(needed - 1024))).unwrap();
+        config.functions[0].min_warm = 16;
+        check(&config, Some(&of(needed))).unwrap();
+        let error = check(&config, Some(&of(needed - 1024))).unwrap_err().to_string();
+        assert!(error.contains("min_warm = 16") && error.contains("16384 KiB"), "{error}");
         assert_eq!(of_group(100_000_000, "x".into()).bytes, 100_000_000 - LEAST_KERNEL);
         assert_eq!(of_group(8 << 30, "x".into()).bytes, 7 << 30);
     }

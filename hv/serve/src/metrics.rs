@@ -1,9 +1,11 @@
 //! What `/metrics` shows, in the text format 0.0.4 of Prometheus.
 #![forbid(unsafe_code)]
 
+use super::trace::Exporter;
 use super::usage_metrics::UsageMetrics;
 use hv_core::domain::Usage;
 use hv_services::Figure;
+use prometheus::proto::MetricFamily;
 use prometheus::{
     Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder,
@@ -48,6 +50,11 @@ pub(super) struct FunctionFigures {
     pub(super) live: usize,
     /// Machines that wait for one.
     pub(super) idle: usize,
+    /// Machines that are being made.
+    pub(super) starting: usize,
+    /// Machines that are to wait, and the most that there may be.
+    pub(super) min_warm: usize,
+    pub(super) max_instances: usize,
     /// Requests that wait for a guest.
     pub(super) waiting: usize,
     pub(super) answered: u64,
@@ -181,19 +188,24 @@ impl Metrics {
     }
 
     /// All metrics, with the current figures of the functions and of the process.
-    pub(super) fn text(
+    pub(super) fn gather(
         &self,
         functions: &[FunctionFigures],
         certificate_ends: &[(String, SystemTime)],
         closing: usize,
         log_dropped: u64,
-    ) -> Vec<u8> {
+        exporter: Option<&Exporter>,
+    ) -> Vec<MetricFamily> {
         let now = Registry::new();
         let gauge = |name, help| gauges(&now, name, help, &["function"]);
         let total = |name, help| counters(&now, name, help, &["function"]);
         let live = gauge("hv_guests_live", "Guests that answer a request now.");
         let idle = gauge("hv_guests_idle", "Instances that wait for their next request.");
         let pooled = gauge("hv_guests_pooled", "Virtual machines that wait for their next guest.");
+        let help = "Instances, or machines that are ready for one, by what they do.";
+        let instances = gauges(&now, "hv_instances", help, &["function", "state"]);
+        let help = "How many of them wait for requests at least, and the most that there may be.";
+        let bounds = gauges(&now, "hv_instances_bound", help, &["function", "bound"]);
         let queue = gauge("hv_queue", "Requests that wait for a guest.");
         let answered = total("hv_answers_total", "Requests that guests have answered completely.");
         let warm = total("hv_pool_hits_total", "Requests that found a machine or an instance waiting.");
@@ -240,6 +252,14 @@ impl Metrics {
             ] {
                 counter.with_label_values(&name).inc_by(value);
             }
+            for (state, count) in
+                [("starting", figures.starting), ("ready", figures.idle), ("busy", figures.live)]
+            {
+                instances.with_label_values(&[name[0], state]).set(count as i64);
+            }
+            for (bound, count) in [("min_warm", figures.min_warm), ("max_instances", figures.max_instances)] {
+                bounds.with_label_values(&[name[0], bound]).set(count as i64);
+            }
             back_off.with_label_values(&name).set(figures.back_off);
             for (kind, count) in &figures.exits {
                 exits.with_label_values(&[name[0], kind]).set(*count as i64);
@@ -250,14 +270,29 @@ impl Metrics {
             usage.add(figures);
         }
         ProcessMetrics::get().gauges(&now);
-        let mut text = Vec::new();
-        for registry in [&self.registry, &now] {
-            if let Err(error) = TextEncoder::new().encode(&registry.gather(), &mut text) {
-                tracing::warn!("metrics: {error}");
+        if let Some(exporter) = exporter {
+            let help = "Requests, and sets of metrics, that the collector has taken.";
+            let told = counters(&now, "hv_telemetry_told_total", help, &["signal"]);
+            let help = "Those that are lost: it did not take them, or there was no room for them to wait.";
+            let lost = counters(&now, "hv_telemetry_lost_total", help, &["signal"]);
+            for (signal, told_count, lost_count) in exporter.counts() {
+                told.with_label_values(&[signal]).inc_by(told_count);
+                lost.with_label_values(&[signal]).inc_by(lost_count);
             }
         }
-        text
+        let mut families = self.registry.gather();
+        families.extend(now.gather());
+        families
     }
+}
+
+/// Metrics in the text format.
+pub(super) fn text(families: &[MetricFamily]) -> Vec<u8> {
+    let mut text = Vec::new();
+    if let Err(error) = TextEncoder::new().encode(families, &mut text) {
+        tracing::warn!("metrics: {error}");
+    }
+    text
 }
 
 /// The kernel's figures of this process. Opened once: a server in its jail opens nothing.

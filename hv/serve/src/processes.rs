@@ -12,9 +12,9 @@ use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 /// Those of the server beside its machines: the thread that speaks HTTP, log, reports, I/O, ticker, maker, one that
-/// deploys and one that ends functions, five for what functions reach, workers of the kernel behind io_uring, a machine that is made
+/// deploys and one that ends functions, five for what functions reach, one that tells a collector, three that write the files of the admin API, workers of the kernel behind io_uring, a machine that is made
 /// beforehand; and the three that processes of guests come from.
-const OWN: u64 = 25;
+const OWN: u64 = 29;
 
 /// Those of each machine: a thread of the kernel on KVM, or the process.
 const MACHINE: u64 = 1;
@@ -49,7 +49,7 @@ pub(super) fn limit() -> Option<&'static Limit> {
 }
 
 /// Refuses a configuration that takes more than the limit when all its machines are there, with `spare` for each
-/// function beyond its `concurrency`, and with `cores` threads that run guests. What others take of the
+/// function beyond its `concurrency` where it does not say more, and with `cores` threads that run guests. What others take of the
 /// limit is not asked for: it changes, and may be that of the server that this one is to replace.
 pub(super) fn check(
     config: &Config,
@@ -62,7 +62,7 @@ pub(super) fn check(
     let (mut machines, mut disk_threads) = (0_usize, 0_u64);
     for function in &config.functions {
         let deployment = &function.deployment;
-        let own = deployment.concurrency.saturating_add(spare);
+        let own = function.machines(spare);
         let each: usize = deployment.source.disks().iter().map(&threads_of).sum();
         machines = machines.saturating_add(own);
         disk_threads = disk_threads.saturating_add((own as u64).saturating_mul(each as u64));

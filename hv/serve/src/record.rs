@@ -5,7 +5,8 @@
 use super::config::LogFormat;
 use super::log::Log;
 use super::metrics::Metrics;
-use http::{HeaderValue, Method, StatusCode, Uri};
+use super::trace::{Exporter, Finished, Invocations, Stages, Trace, given_trace, shortened};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use hv_function::RequestUsage;
 use serde::Serialize;
 use std::borrow::Cow;
@@ -24,6 +25,9 @@ pub(super) struct Telemetry {
     pub(super) format: LogFormat,
     pub(super) metrics: Metrics,
     pub(super) crashes: Ids,
+    pub(super) invocations: Arc<Invocations>,
+    /// If traces and metrics are told to a collector.
+    pub(super) exporter: Option<Exporter>,
 }
 
 /// Numbers things; the numbers are unlikely to repeat in another process.
@@ -46,7 +50,16 @@ impl Ids {
 /// One request, as far as it has come.
 pub(super) struct Record {
     telemetry: Arc<Telemetry>,
+    /// What its guest's output is kept under; 0: it is not kept.
+    number: u64,
+    /// The trace that it belongs to, if it is told.
+    pub(super) trace: Option<Trace>,
+    /// How far it has come.
+    pub(super) stages: Stages,
+    /// Why it got no whole answer.
+    failure: Option<&'static str>,
     start: Instant,
+    started: SystemTime,
     client: IpAddr,
     method: Method,
     uri: Uri,
@@ -71,6 +84,8 @@ pub(super) struct Record {
     pub(super) crash: Option<String>,
     /// Whether the answer was sent completely, or aborted by the server.
     pub(super) done: bool,
+    /// Whether the server aborted it.
+    pub(super) aborted: bool,
 }
 
 /// The log line as JSON.
@@ -89,6 +104,7 @@ struct Line<'a> {
     complete: bool,
     request: &'a str,
     crash: Option<&'a str>,
+    failure: Option<&'static str>,
     memory_byte_seconds: Option<f64>,
     bytes_in: u64,
     bytes_out: u64,
@@ -105,7 +121,12 @@ impl Record {
         telemetry.metrics.started();
         Record {
             telemetry,
+            number: 0,
+            trace: None,
+            stages: Stages::default(),
+            failure: None,
             start: Instant::now(),
+            started: SystemTime::now(),
             client: client.to_canonical(),
             method,
             uri,
@@ -121,6 +142,7 @@ impl Record {
             answer_head: 0,
             crash: None,
             done: false,
+            aborted: false,
         }
     }
 
@@ -128,8 +150,56 @@ impl Record {
         &self.id
     }
 
+    /// It is one for functions: what becomes of it is kept and told.
+    pub(super) fn follow(&mut self, trace: Option<Trace>, headers: &HeaderMap) {
+        self.trace = trace;
+        if self.telemetry.invocations.is_on() {
+            let trace = trace.map(|trace| trace.id).or_else(|| given_trace(headers));
+            self.number = self.telemetry.invocations.begin(self.id.to_str().unwrap_or_default(), trace);
+        }
+    }
+
+    /// What its guest's output is kept under.
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Keeps and tells what became of it.
+    fn tell(&mut self, status: u16) {
+        let exporter =
+            self.telemetry.exporter.as_ref().filter(|_| self.trace.is_some_and(|trace| trace.sampled));
+        if self.number == 0 && exporter.is_none() {
+            return;
+        }
+        // Copies: what is here may hold on to the buffer that the head was read to.
+        let finished = Arc::new(Finished {
+            trace: self.trace,
+            request: self.id.to_str().unwrap_or_default().into(),
+            method: self.method.as_str().into(),
+            path: shortened(self.uri.path()),
+            status,
+            client: self.client,
+            function: self.function.clone(),
+            tenant: self.tenant.clone(),
+            instance: self.instance,
+            failure: self.failure,
+            crash: self.crash.clone(),
+            started: self.started,
+            begun: self.start,
+            ended: Instant::now(),
+            stages: std::mem::take(&mut self.stages),
+        });
+        if let Some(exporter) = exporter {
+            exporter.request(&finished);
+        }
+        if self.number != 0 {
+            self.telemetry.invocations.end(self.number, finished);
+        }
+    }
+
     /// Counts that the function gave no whole answer, for this reason.
-    pub(super) fn note_failure(&self, kind: &str) {
+    pub(super) fn note_failure(&mut self, kind: &'static str) {
+        self.failure = Some(kind);
         self.telemetry.metrics.failed(self.function.as_deref().unwrap_or("-"), kind);
     }
 
@@ -172,9 +242,10 @@ impl Record {
                     function,
                     instance: self.instance,
                     cpu_seconds: self.usage.map(|used| used.cpu_time.as_secs_f64()),
-                    complete: self.done,
+                    complete: self.done && !self.aborted,
                     request: id,
                     crash: self.crash.as_deref(),
+                    failure: self.failure,
                     memory_byte_seconds: self.usage.map(|used| used.memory_byte_seconds()),
                     bytes_in,
                     bytes_out,
@@ -208,6 +279,7 @@ impl Drop for Record {
             Some(status) if self.done => status.as_u16(),
             _ => CLIENT_GONE,
         };
+        self.tell(status);
         let function = self.function.as_deref().unwrap_or("-");
         self.telemetry.metrics.finished(function, status, duration);
         self.telemetry.metrics.moved(function, self.tenant.as_deref(), self.traffic());

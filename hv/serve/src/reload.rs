@@ -1,13 +1,13 @@
 //! Changes of what a running server serves: by a new configuration, or after crashes.
 #![forbid(unsafe_code)]
 
-use super::config::{Config, ConfigError};
+use super::config::{ApiConfig, Config, ConfigError};
 use super::error::ServeError;
 use super::run::{Reader, plan};
 use super::server::Server;
 use super::table::Table;
 use super::time_limit::within;
-use super::tls::Certificates;
+use super::tls::{AdminTls, Certificates};
 use hv_host::limits;
 use hv_jail as jail;
 use hv_jail::Kind;
@@ -51,16 +51,20 @@ pub(super) fn reload(server: &Server, reader: &Arc<Reader>) {
     server.telemetry.log.reopen();
     let changed = read(reader).and_then(|config| {
         let certificates = Certificates::read(&config.certificates)?;
-        Ok((Table::deploy(config, server_context, Some(&old))?, certificates))
+        let admin_tls = AdminTls::of(&config)?;
+        Ok((Table::deploy(config, server_context, Some(&old))?, certificates, admin_tls))
     });
     server.telemetry.metrics.reloaded(changed.is_ok());
     match changed {
         Err(error) => server_context.events.reload_refused(&told(&error)),
-        Ok(((table, changes), certificates)) => {
+        Ok(((table, changes), certificates, admin_tls)) => {
             let fixed = fixed_changes(&old.config, &table.config);
             drop(server.replace(table));
             certificates.tell_of_ends(SystemTime::now(), &server_context.events);
             server.tls.replace(certificates);
+            if let (Some(admin), Some(tls)) = (&server.admin_tls, admin_tls) {
+                admin.replace(tls);
+            }
             server_context.events.reloaded(changes.deployed, changes.kept, changes.removed);
             if !fixed.is_empty() {
                 server_context.events.needs_restart(&fixed);
@@ -81,7 +85,7 @@ fn read(reader: &Arc<Reader>) -> Result<Config, ServeError> {
 }
 
 /// The error, and what may be behind it if files are closed to a server in its jail.
-fn told(error: &ServeError) -> String {
+pub(super) fn told(error: &ServeError) -> String {
     let mut cause = Some(error as &(dyn Error + 'static));
     let mut denied = false;
     while let Some(error) = cause {
@@ -97,14 +101,23 @@ fn told(error: &ServeError) -> String {
     limits::explain(error)
 }
 
+fn of_api<'c, T>(config: &'c Config, what: impl Fn(&'c ApiConfig) -> T) -> Option<T> {
+    config.api.as_ref().map(what)
+}
+
 /// Which settings differ that a running server cannot change.
 fn fixed_changes(old: &Config, new: &Config) -> Vec<&'static str> {
     let changed = [
         ("listen", old.listen != new.listen),
         ("listen_tls", old.listen_tls != new.listen_tls),
         ("admin", old.admin != new.admin),
+        ("api", old.api.is_some() != new.api.is_some()),
+        ("state", of_api(old, |api| &api.state) != of_api(new, |api| &api.state)),
+        ("clients", of_api(old, |api| api.tls.is_some()) != of_api(new, |api| api.tls.is_some())),
+        ("requests", of_api(old, |api| api.requests) != of_api(new, |api| api.requests)),
         ("log", old.log != new.log),
         ("log_format", old.log_format != new.log_format),
+        ("telemetry", old.telemetry != new.telemetry),
         ("handover", old.handover != new.handover),
         ("header_time", old.header_time != new.header_time),
         ("connections", old.connections != new.connections),

@@ -122,6 +122,7 @@ impl Body for Reply {
                     // If the client went away, it is not the guest's failure.
                     if let Some(record) = &mut this.record {
                         record.done = !matches!(broken, AnswerError::Upload(_));
+                        record.aborted = true;
                         record.usage = client_exchange.usage();
                         note_broken(broken, served, record);
                     }

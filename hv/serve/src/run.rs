@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::activation::{Manager, Word};
+use super::admin::Change;
 use super::config::{Config, ConfigError, LogFormat, LogTarget};
 use super::descriptors;
 use super::error::ServeError;
@@ -18,8 +19,11 @@ use super::reload::{after, relayout, reload};
 use super::server::Server;
 use super::sockets::{Inherited, Listening, listeners};
 use super::table::{ServerContext, Table};
-use super::tls::{Certificates, Tls};
+use super::tidy::Tidy;
+use super::tls::{AdminTls, Certificates, Tls};
+use super::trace::{Exporter, Invocations, TraceIds};
 use hv_core::engine::Engine;
+use hv_host::machine::EqualPages;
 use hv_host::prompt::{be_first_while_light, be_prompt, look_at_load};
 use hv_jail as jail;
 use hv_jail::Kind;
@@ -95,15 +99,24 @@ pub fn run(options: Options) -> Result<bool, ServeError> {
 fn serve(options: Options, plan: descriptors::DescriptorPlan, log: &Log) -> Result<bool, ServeError> {
     let (config, mut inherited) = (options.config, options.inherited);
     let events = Events::new(log.clone(), options.events);
-    let mut random = [0; 8];
+    let mut random = [0; 24];
     rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty()).map_err(io::Error::from)?;
     let [requests, crashes] = [0, 4].map(|at| u32::from_le_bytes([0, 1, 2, 3].map(|n| random[at + n])));
-    let telemetry = Arc::new(Telemetry {
+    let invocations = Arc::new(Invocations::new(config.api.as_ref().map_or(0, |api| api.requests)));
+    let exporter = config.telemetry.clone().map(|config| Exporter::prepare(config, &options.names));
+    let exporter = exporter.transpose()?;
+    let traces = config.telemetry.as_ref().map(|config| {
+        let random = random.last_chunk().expect("it is longer");
+        TraceIds::new(u128::from_le_bytes(*random), config.sample)
+    });
+    let mut telemetry = Telemetry {
         log: log.clone(),
         format: config.log_format,
         metrics: Metrics::new(),
         crashes: Ids::new(crashes),
-    });
+        invocations: invocations.clone(),
+        exporter: None,
+    };
     // One thread is enough for the guests of dozens of workers, and saves a switch between threads at each
     // step.
     let mut runtime = tokio::runtime::Builder::new_current_thread();
@@ -115,23 +128,33 @@ fn serve(options: Options, plan: descriptors::DescriptorPlan, log: &Log) -> Resu
     let handover = inherited.handover.take().map(|socket| Handover::new(socket, shared)).transpose()?;
     let tls = Arc::new(Tls::new(Certificates::read(&config.certificates)?));
     tls.certificates().tell_of_ends(SystemTime::now(), &events);
+    let admin_tls = AdminTls::of(&config)?;
+    if config.functions.iter().any(|function| function.deployment.share_equal_pages)
+        && EqualPages::of_this_host() == EqualPages::Stopped
+    {
+        events.equal_pages_are_not_shared();
+    }
     let signals = Signals::catch()?;
-    let (relayouts, due) = mpsc::unbounded_channel();
+    let (changes, due) = mpsc::unbounded_channel();
     let server_context = ServerContext {
         reclaimable: Reclaimable::new(&options.engine, &config).map_err(ServeError::Memory)?,
         engine: options.engine,
         events: events.clone(),
         admission: Admission::new(plan.guests),
         spare: plan.spare,
-        relayouts,
+        changes,
         services: Services::new(options.names)?,
+        invocations,
     };
     let (connections, header_time) = (config.connections, config.header_time);
     be_prompt();
     be_first_while_light();
     jail::enter(Kind::Serve);
     let (server_context, table) = deploy(config, server_context)?;
-    let server = Arc::new(Server::new(server_context, telemetry, table, tls, requests));
+    telemetry.exporter = exporter.map(|exporter| exporter.start(events.clone())).transpose()?;
+    let telemetry = Arc::new(telemetry);
+    let server =
+        Arc::new(Server::new(server_context, telemetry.clone(), table, (tls, admin_tls), requests, traces));
     drop(context);
     let (drain, draining) = watch::channel(Drain::No);
     let connections = Connections::new(server.clone(), connections, header_time, draining);
@@ -148,7 +171,8 @@ fn serve(options: Options, plan: descriptors::DescriptorPlan, log: &Log) -> Resu
         if let Err(error) = inherited.received.tell_ready() {
             tracing::warn!("the server before is not told: {error}");
         }
-        let reaper = tokio::spawn(reap(server.clone()));
+        let reaper = tokio::spawn(reap(server.clone(), connections.clone()));
+        tokio::spawn(tell_metrics(server.clone()));
         let life = Life { server: &server, connections: &connections, manager, handover };
         let drained = life.live((signals, due), options.reader, &drain).await;
         reaper.abort();
@@ -156,6 +180,9 @@ fn serve(options: Options, plan: descriptors::DescriptorPlan, log: &Log) -> Resu
     })?;
     // A reload that is still booting guests does not hold up the end.
     runtime.shutdown_background();
+    if let Some(exporter) = &telemetry.exporter {
+        exporter.finish();
+    }
     Ok(drained)
 }
 
@@ -190,6 +217,7 @@ pub fn rehearse(config: Config, engine: Engine, names: Names, events: LogFormat)
     }
     drop(context);
     let certificates = Certificates::read(&config.certificates)?;
+    AdminTls::of(&config)?;
     let (log, writer) = Log::open(&LogTarget::Off)?;
     let server_context = ServerContext {
         reclaimable: Reclaimable::new(&engine, &config).map_err(ServeError::Memory)?,
@@ -198,8 +226,9 @@ pub fn rehearse(config: Config, engine: Engine, names: Names, events: LogFormat)
         admission: Admission::new(plan.guests),
         spare: plan.spare,
         // The guests of a rehearsal get no requests, so no crash is reported.
-        relayouts: mpsc::unbounded_channel().0,
+        changes: mpsc::unbounded_channel().0,
         services: Services::new(names)?,
+        invocations: Arc::new(Invocations::new(0)),
     };
     certificates.tell_of_ends(SystemTime::now(), &server_context.events);
     jail::enter(Kind::Serve);
@@ -267,7 +296,7 @@ impl Life<'_> {
     /// From the first connection to the last. Returns whether none was cut off.
     async fn live(
         self,
-        (mut signals, mut due): (Signals, mpsc::UnboundedReceiver<Arc<str>>),
+        (mut signals, mut due): (Signals, mpsc::UnboundedReceiver<Change>),
         reader: Reader,
         drain: &watch::Sender<Drain>,
     ) -> bool {
@@ -298,11 +327,17 @@ impl Life<'_> {
                     table.figures().iter().for_each(|figures| events.state(figures));
                     continue;
                 }
-                Some(name) = due.recv() => Box::new(move || relayout(&server, &name)),
+                Some(change) = due.recv() => match change {
+                    Change::Relayout(name) => Box::new(move || relayout(&server, &name)),
+                    Change::Api(change) => Box::new(move || change(&server)),
+                    Change::Drain => break Drain::Ending,
+                },
             };
             // One after the other: each changes the table that the one before has left.
             changing = Some(tokio::spawn(after(changing.take(), change)));
         };
+        // What nobody has begun will not be done, and who waits for it is told.
+        drop(due);
         let at_most = self.server.table().config.drain;
         self.server.drain();
         self.manager.iter().for_each(|manager| manager.say(Word::Stopping));
@@ -325,15 +360,28 @@ async fn handed_over(handover: Option<Handover>) {
     }
 }
 
-/// Ends idle instances, and tells of certificates that end, for ever.
-async fn reap(server: Arc<Server>) {
+/// Tells the collector all metrics now and then, for ever, if there is one.
+async fn tell_metrics(server: Arc<Server>) {
+    let Some(exporter) = &server.telemetry.exporter else { return };
+    let mut interval = tokio::time::interval(exporter.interval);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        exporter.metrics(server.gather());
+    }
+}
+
+/// Ends idle instances, gives memory back, and tells of certificates that end, for ever.
+async fn reap(server: Arc<Server>, connections: Connections) {
     let mut told = SystemTime::now();
+    let mut tidy = Tidy::default();
     let mut interval = tokio::time::interval(REAPING);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         interval.tick().await;
         server.table().reap();
         server.clients.forget(Instant::now());
+        tidy.look(connections.open(), &server.server_context.changes);
         let now = SystemTime::now();
         if now.duration_since(told).is_ok_and(|time| time >= DAY) {
             told = now;

@@ -1,29 +1,40 @@
 //! The state that all connections of a server share.
 #![forbid(unsafe_code)]
 
+use super::admin::UPLOADS;
 use super::clients::Clients;
 use super::head;
+use super::metrics::text;
 use super::pace::{Pace, PacedText};
 use super::record::{Ids, Record, Telemetry};
 use super::table::{Served, ServerContext, Table};
-use super::tls::Tls;
-use http::{HeaderValue, Method, Request, StatusCode, Uri};
+use super::tls::{AdminTls, Tls};
+use super::trace::{Trace, TraceIds};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
 use hv_host::prompt::look_at_load;
+use prometheus::proto::MetricFamily;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
+use tokio::sync::Semaphore;
 
 /// A running server.
 pub(super) struct Server {
     pub(super) server_context: ServerContext,
     pub(super) telemetry: Arc<Telemetry>,
     pub(super) tls: Arc<Tls>,
+    /// That of the listener `admin`.
+    pub(super) admin_tls: Option<AdminTls>,
+    /// Permits for images that are received.
+    pub(super) uploads: Semaphore,
     pub(super) clients: Arc<Clients>,
     table: RwLock<Arc<Table>>,
     draining: AtomicBool,
     /// Makes ids for requests without one.
     ids: Ids,
+    /// Makes ids of traces, if these are told.
+    traces: Option<TraceIds>,
     has_admin: bool,
     discard_time: Duration,
     metrics: PacedText,
@@ -37,8 +48,9 @@ impl Server {
         server_context: ServerContext,
         telemetry: Arc<Telemetry>,
         table: Table,
-        tls: Arc<Tls>,
+        (tls, admin_tls): (Arc<Tls>, Option<AdminTls>),
         process: u32,
+        traces: Option<TraceIds>,
     ) -> Server {
         let has_admin = table.config.admin.is_some();
         let discard_time = table.config.header_time;
@@ -49,10 +61,13 @@ impl Server {
             server_context,
             telemetry,
             tls,
+            admin_tls,
+            uploads: Semaphore::new(UPLOADS),
             clients,
             table,
             draining: AtomicBool::new(false),
             ids,
+            traces,
             has_admin,
             discard_time,
             metrics,
@@ -105,6 +120,11 @@ impl Server {
         Record::new(self.telemetry.clone(), client, request.method().clone(), request.uri().clone(), id)
     }
 
+    /// The trace of a request with these fields.
+    pub(super) fn trace(&self, headers: &HeaderMap) -> Option<Trace> {
+        self.traces.as_ref().map(|ids| ids.of(headers))
+    }
+
     /// Records a head that was refused: what it asked for is not known.
     pub(super) fn record_refused(&self, client: IpAddr, status: StatusCode) {
         let id = HeaderValue::from_maybe_shared(self.ids.make()).expect("digits and a dash");
@@ -116,11 +136,14 @@ impl Server {
 
     /// The page `/metrics`.
     pub(super) async fn metrics(&self) -> Vec<u8> {
-        let make = || {
-            let closing = self.server_context.engine.closing_devices();
-            let ends = self.tls.certificates().ends();
-            self.telemetry.metrics.text(&self.table().figures(), &ends, closing, self.telemetry.log.dropped())
-        };
-        self.metrics.get(make).await
+        self.metrics.get(|| text(&self.gather())).await
+    }
+
+    /// All metrics as they are now.
+    pub(super) fn gather(&self) -> Vec<MetricFamily> {
+        let closing = self.server_context.engine.closing_devices();
+        let ends = self.tls.certificates().ends();
+        let Telemetry { metrics, log, exporter, .. } = &*self.telemetry;
+        metrics.gather(&self.table().figures(), &ends, closing, log.dropped(), exporter.as_ref())
     }
 }

@@ -77,7 +77,9 @@ impl Listening {
 pub(super) fn listeners(config: &Config, inherited: &mut Inherited) -> Result<Vec<Listening>, ServeError> {
     let public = config.listen.iter().map(|address| ("listen", *address, ListenerKind::Public));
     let tls = config.listen_tls.iter().map(|address| ("listen_tls", *address, ListenerKind::PublicTls));
-    let admin = config.admin.iter().map(|address| ("admin", *address, ListenerKind::Admin));
+    let has_tls = config.api.as_ref().is_some_and(|api| api.tls.is_some());
+    let kind = if has_tls { ListenerKind::AdminTls } else { ListenerKind::Admin };
+    let admin = config.admin.iter().map(|address| ("admin", *address, kind));
     let mut all = Vec::new();
     for (key, address, kind) in public.chain(tls).chain(admin) {
         let listener = match inherited.socket(key, address) {

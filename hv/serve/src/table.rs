@@ -1,6 +1,7 @@
 //! The functions that are served, and their paths.
 #![forbid(unsafe_code)]
 
+use super::admin::{Change, ChangeQueue};
 use super::config::{Config, Deployment, FunctionConfig, Source, TenantConfig};
 use super::deploy;
 use super::error::ServeError;
@@ -13,6 +14,7 @@ use super::pace::Pace;
 use super::route::Routes;
 use super::tenant::Tenant;
 use super::throttle::Throttle;
+use super::trace::Invocations;
 use hv_core::engine::Engine;
 use hv_core::sched::Group;
 use hv_function::{Function, Isolation};
@@ -21,7 +23,6 @@ use hv_jail::Kind;
 use hv_services::{FunctionServices, Services};
 use std::sync::{Arc, Weak};
 use std::time::Instant;
-use tokio::sync::mpsc;
 
 /// A function that is served.
 pub(super) struct Served {
@@ -34,12 +35,10 @@ pub(super) struct Served {
     events: Events,
     /// Lines that say that no guest could be started.
     start_failures: Throttle,
-    relayouts: Relayouts,
+    changes: ChangeQueue,
+    /// Machines beyond one for each request.
+    spare: usize,
 }
-
-/// Takes the names of functions that are to get another layout. Each layout asks at most once, so no more wait
-/// than there are functions.
-pub(super) type Relayouts = mpsc::UnboundedSender<Arc<str>>;
 
 /// A running function, and what it was made of.
 struct Deployed {
@@ -101,8 +100,10 @@ pub(super) struct ServerContext {
     pub(super) reclaimable: Arc<Reclaimable>,
     /// Machines of a function beyond one for each request.
     pub(super) spare: usize,
-    pub(super) relayouts: Relayouts,
+    pub(super) changes: ChangeQueue,
     pub(super) services: Services,
+    /// What guests print for which request.
+    pub(super) invocations: Arc<Invocations>,
 }
 
 impl Served {
@@ -147,7 +148,7 @@ impl Served {
         let can_move = matches!(self.config.deployment.source, Source::Image { .. });
         if can_move && self.deployed.layout.crashed(Instant::now()) {
             // Without a receiver the server is at its end.
-            let _ = self.relayouts.send(self.name.clone());
+            let _ = self.changes.send(Change::Relayout(self.name.clone()));
         }
     }
 
@@ -158,6 +159,8 @@ impl Served {
             tenant: self.tenant.as_ref().map(|tenant| tenant.name().clone()),
             fresh: self.config.deployment.isolation == Isolation::Request,
             waiting: self.gate.waiting(),
+            min_warm: self.config.min_warm,
+            max_instances: self.config.machines(self.spare),
             left_out: self.events.left_out(&self.name),
             services: self
                 .deployed
@@ -214,7 +217,10 @@ impl Table {
             old.iter().filter(|old| served.iter().all(|served| served.name != old.name)).count();
         // Shares and limits change at once for all, when nothing can fail any more.
         config.tenants.iter().zip(&tenants).for_each(|(config, tenant)| tenant.set(config));
-        served.iter().for_each(|served| served.deployed.group.set_share(served.config.share));
+        served.iter().for_each(|served| {
+            served.deployed.group.set_share(served.config.share);
+            served.function().set_scale(served.config.machines(server_context.spare), served.config.min_warm);
+        });
         server_context.plan_memory(&served);
         Ok((Table::of(config, tenants, served), changes))
     }
@@ -250,6 +256,16 @@ impl Table {
     /// The function at a path.
     pub(super) fn find(&self, path: &str) -> Option<&Arc<Served>> {
         self.routes.find(path)
+    }
+
+    /// All functions, in the order of the configuration.
+    pub(super) fn served(&self) -> &[Arc<Served>] {
+        &self.served
+    }
+
+    /// The function of this name.
+    pub(super) fn named(&self, name: &str) -> Option<&Arc<Served>> {
+        self.served.iter().find(|served| *served.name == *name)
     }
 
     pub(super) fn figures(&self) -> Vec<FunctionFigures> {
@@ -293,7 +309,8 @@ impl ServerContext {
             deployed,
             events: self.events.clone(),
             start_failures: Throttle::default(),
-            relayouts: self.relayouts.clone(),
+            changes: self.changes.clone(),
+            spare: self.spare,
         }
     }
 

@@ -72,7 +72,7 @@ impl Tunnel {
             Ok(()) => self.record.done = true,
             Err(Broken::Guest(broken)) => {
                 note_broken(broken, &self.served, &mut self.record);
-                self.record.done = true;
+                (self.record.done, self.record.aborted) = (true, true);
                 self.in_flight.cut();
             }
             Err(Broken::Client(error)) => tracing::debug!("the client of a WebSocket: {error}"),

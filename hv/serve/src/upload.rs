@@ -8,7 +8,7 @@
 
 use super::exchange::Exchange;
 use bytes::Bytes;
-use http_body::Body;
+use http_body::{Body, Frame};
 use hv_function::Call;
 use hyper::body::Incoming;
 use std::future::poll_fn;
@@ -96,6 +96,43 @@ impl Upload {
         !self.expects && self.error.is_none() && self.most().is_some_and(|most| most <= bearable)
     }
 
+    /// The next bytes; `None` at the end.
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, UploadError> {
+        while let Some(body) = &mut self.body {
+            match poll_fn(|context| Pin::new(&mut *body).poll_frame(context)).await {
+                None => self.body = None,
+                Some(Err(_)) => self.error = Some(UploadError::Client),
+                Some(Ok(frame)) => {
+                    if let Some(data) = self.take(frame) {
+                        return Ok(Some(data));
+                    }
+                }
+            }
+            if let Some(error) = self.error {
+                return Err(error);
+            }
+        }
+        Ok(None)
+    }
+
+    /// What has come, if it is a part of the body, and allowed.
+    fn take(&mut self, frame: Frame<Bytes>) -> Option<Bytes> {
+        self.expects = false;
+        // The guest's protocol has no trailers.
+        let data = frame.into_data().ok()?;
+        self.received.fetch_add(data.len() as u64, Ordering::Relaxed);
+        match self.allowed.checked_sub(data.len() as u64) {
+            Some(allowed) => {
+                self.allowed = allowed;
+                Some(data)
+            }
+            None => {
+                self.error = Some(UploadError::TooLarge);
+                None
+            }
+        }
+    }
+
     /// Sends on as long as the client sends and the guest has room; ready when
     /// the guest has been told the end, or never will be.
     pub(super) fn poll(
@@ -123,19 +160,7 @@ impl Upload {
             match ready!(Pin::new(body).poll_frame(context)) {
                 None => self.body = None,
                 Some(Err(_)) => self.error = Some(UploadError::Client),
-                Some(Ok(frame)) => {
-                    self.expects = false;
-                    // The guest's protocol has no trailers.
-                    let Ok(data) = frame.into_data() else { continue };
-                    self.received.fetch_add(data.len() as u64, Ordering::Relaxed);
-                    match self.allowed.checked_sub(data.len() as u64) {
-                        Some(allowed) => {
-                            self.allowed = allowed;
-                            self.rest = data;
-                        }
-                        None => self.error = Some(UploadError::TooLarge),
-                    }
-                }
+                Some(Ok(frame)) => self.rest = self.take(frame).unwrap_or_default(),
             }
         }
     }

@@ -1,11 +1,13 @@
 //! Blobs: bytes of any size, which pass through in pieces.
 
-use crate::binding::folder;
+use crate::binding::{OpenError, folder};
 use crate::files::Files;
-use crate::folder::{self as files_of, Folder, FolderError, NewFile};
+use crate::folder::{self as files_of, Folder, NewFile};
 use crate::list::Page;
+use crate::names::Names;
 use crate::rate::Rate;
 use crate::refusal::Refusal;
+use crate::s3::S3Blobs;
 use crate::spec::{BlobPlace, BlobSpec, Limits};
 use crate::store::admit;
 use hv_abi::io::services::{Answer, Condition, Operation};
@@ -25,12 +27,15 @@ pub(crate) struct Blobs {
 
 enum Place {
     Folder(Arc<Folder>),
+    S3(Box<S3Blobs>),
 }
 
 impl Blobs {
-    pub(crate) fn open(spec: &BlobSpec, files: &Files) -> Result<Blobs, FolderError> {
-        let BlobPlace::Folder(path) = &spec.place;
-        let place = Place::Folder(folder(files, path, spec.limits.bytes)?);
+    pub(crate) fn open(spec: &BlobSpec, files: &Files, names: &Names) -> Result<Blobs, OpenError> {
+        let place = match &spec.place {
+            BlobPlace::Folder(path) => Place::Folder(folder(files, path, spec.limits.bytes)?),
+            BlobPlace::S3(s3) => Place::S3(Box::new(S3Blobs::new(&spec.name, s3, names)?)),
+        };
         let rate = Rate::new(spec.limits.operations);
         Ok(Blobs { place, files: files.clone(), limits: spec.limits.clone(), rate })
     }
@@ -39,7 +44,14 @@ impl Blobs {
     pub(crate) async fn carry_out(&self, call: &Call) -> Result<(), Refusal> {
         let request = call.request();
         admit(request, &self.limits, &self.rate)?;
-        let Place::Folder(folder) = &self.place;
+        match &self.place {
+            Place::Folder(folder) => self.in_folder(call, folder).await,
+            Place::S3(s3) => in_s3(call, s3).await,
+        }
+    }
+
+    async fn in_folder(&self, call: &Call, folder: &Arc<Folder>) -> Result<(), Refusal> {
+        let request = call.request();
         match request.operation {
             Operation::BlobGet => self.send_file(call, folder).await,
             Operation::BlobPut => self.receive_file(call, folder).await,
@@ -103,6 +115,20 @@ impl Blobs {
         }
         let file = file.take();
         self.files.run(move || file.finish(Condition::Always, 0)).await
+    }
+}
+
+async fn in_s3(call: &Call, s3: &S3Blobs) -> Result<(), Refusal> {
+    let request = call.request();
+    match request.operation {
+        Operation::BlobGet => s3.get(call).await,
+        Operation::BlobPut => s3.put(call).await,
+        Operation::BlobDelete => s3.delete(&request.key).await,
+        _ => {
+            let page = Page::new(request.first, &request.after);
+            let page = s3.list(&request.key, &request.after, page).await?;
+            Ok(call.send(&page.to_bytes()).await?)
+        }
     }
 }
 

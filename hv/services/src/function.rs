@@ -1,18 +1,19 @@
 //! What one function reaches: carries out the calls of its guests.
 
-use crate::binding::Bindings;
+use crate::binding::{Bindings, OpenError};
 use crate::blob::Blobs;
 use crate::figures::{Figure, Figures};
-use crate::folder::FolderError;
 use crate::net::{Net, Protocol};
 use crate::refusal::{self, Refusal};
 use crate::spec::{SecretBytes, Spec};
 use crate::store::Store;
+use crate::tenant::Tenant;
 use hv_abi::io::services::{Answer, Operation, Status};
 use hv_core::device::services::{Call, Provider};
 use std::collections::{BTreeMap, HashMap};
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::time::Instant;
 use tokio::runtime::Handle;
 
 /// The services of one function.
@@ -27,11 +28,12 @@ struct Reach {
     blobs: HashMap<String, Arc<Blobs>>,
     secrets: BTreeMap<String, SecretBytes>,
     net: Net,
+    tenant: Option<Arc<Tenant>>,
     figures: Figures,
 }
 
 impl FunctionServices {
-    pub(crate) fn new(runtime: Handle, bindings: &Bindings, spec: &Spec) -> Result<Arc<Self>, FolderError> {
+    pub(crate) fn new(runtime: Handle, bindings: &Bindings, spec: &Spec) -> Result<Arc<Self>, OpenError> {
         let mut stores = HashMap::new();
         for store in &spec.stores {
             stores.insert(store.name.clone(), bindings.store(store)?);
@@ -40,8 +42,10 @@ impl FunctionServices {
         for blob in &spec.blobs {
             blobs.insert(blob.name.clone(), bindings.blobs(blob)?);
         }
-        let net = Net::new(&spec.net, &bindings.names);
-        let reach = Reach { stores, blobs, secrets: spec.secrets.clone(), net, figures: Figures::default() };
+        let tenant = spec.tenant.as_ref().map(|tenant| bindings.tenant(tenant)).transpose()?;
+        let net = Net::new(&spec.net, &bindings.names, tenant.clone());
+        let figures = Figures::default();
+        let reach = Reach { stores, blobs, secrets: spec.secrets.clone(), net, tenant, figures };
         Ok(Arc::new(FunctionServices { runtime, reach: Arc::new(reach) }))
     }
 
@@ -80,16 +84,21 @@ impl Reach {
     async fn work(&self, call: &Call) -> Result<(), Refusal> {
         let request = call.request();
         let none = |what: &str| {
-            let text = format!("this function has no {what} {:?}: name it in its table", request.name);
+            let text = format!(
+                "this function has no {what} {:?}: name it in its table, or in that of its tenant",
+                request.name
+            );
             Refusal::new(Status::Denied, text)
         };
         match request.operation {
             Operation::StoreGet | Operation::StorePut | Operation::StoreDelete | Operation::StoreList => {
                 let store = self.stores.get(&request.name).ok_or_else(|| none("store"))?;
+                self.admit()?;
                 store.carry_out(call).await
             }
             Operation::BlobGet | Operation::BlobPut | Operation::BlobDelete | Operation::BlobList => {
                 let blobs = self.blobs.get(&request.name).ok_or_else(|| none("blob"))?;
+                self.admit()?;
                 blobs.carry_out(call).await
             }
             Operation::Secret => {
@@ -101,6 +110,11 @@ impl Reach {
             Operation::TcpConnect => self.net.carry_out(Protocol::Tcp, call, &self.figures).await,
             Operation::UdpConnect => self.net.carry_out(Protocol::Udp, call, &self.figures).await,
         }
+    }
+
+    /// Whether the tenant may do one thing more.
+    fn admit(&self) -> Result<(), Refusal> {
+        self.tenant.as_ref().map_or(Ok(()), |tenant| tenant.admit(Instant::now()))
     }
 
     fn count(&self, call: &Call, result: &'static str) {

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //!  guest's thread ── begin ──► hv-services ──► files of folders: threads of their own
-//!                              one thread,  ──► sockets: Redis, TCP, UDP, DNS
+//!                              one thread,  ──► sockets: Redis, S3, TCP, UDP, DNS
 //!                              a task a call
 //! ```
 //!
@@ -14,6 +14,7 @@
 
 mod binding;
 mod blob;
+mod dial;
 mod figures;
 mod files;
 mod folder;
@@ -24,17 +25,26 @@ mod net;
 mod rate;
 mod redis_store;
 mod refusal;
+mod s3;
 mod spec;
 mod store;
+mod tenant;
+mod tls;
 
+pub use dial::{Dialer, Stream};
 pub use figures::{Figure, Figures};
 pub use folder::FolderError;
 pub use function::FunctionServices;
 pub use names::Names;
 pub use net::{CONNECTIONS, NetLimits, NetSpec, Protocol, Rule, RuleError};
-pub use spec::{BlobPlace, BlobSpec, Limits, RedisSpec, SecretBytes, Spec, StorePlace, StoreSpec};
+pub use s3::S3_CONNECTIONS;
+pub use spec::{
+    Addressing, BlobPlace, BlobSpec, Limits, RedisSpec, S3Problem, S3Spec, SecretBytes, Spec, StorePlace,
+    StoreSpec, TenantSpec,
+};
+pub use tls::{ClientCertificate, TlsError, TlsSpec};
 
-use binding::Bindings;
+use binding::{Bindings, OpenError};
 use files::Files;
 use hv_jail as jail;
 use hv_jail::Kind;
@@ -62,6 +72,18 @@ pub enum ProvideError {
     /// A folder cannot be used.
     #[error(transparent)]
     Folder(#[from] FolderError),
+    /// TLS to a service cannot be used as specified.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
+impl From<OpenError> for ProvideError {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Folder(error) => error.into(),
+            OpenError::Tls(error) => error.into(),
+        }
+    }
 }
 
 impl Services {
@@ -81,7 +103,7 @@ impl Services {
     ///
     /// # Errors
     ///
-    /// If a folder cannot be used, or the host makes no thread.
+    /// If a folder or TLS cannot be used, or the host makes no thread.
     pub fn provide(&self, spec: &Spec) -> Result<Arc<FunctionServices>, ProvideError> {
         self.start().map_err(ProvideError::Thread)?;
         Ok(FunctionServices::new(self.runtime.handle().clone(), &self.bindings, spec)?)

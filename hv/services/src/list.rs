@@ -21,6 +21,11 @@ impl Page {
         Page { most, after: after.into(), entries: BTreeMap::new() }
     }
 
+    /// How many entries it has room for.
+    pub(crate) fn lacks(&self) -> usize {
+        self.most - self.entries.len()
+    }
+
     /// Whether an entry of this key would be kept now.
     pub(crate) fn wants(&self, key: &str) -> bool {
         let last = self.entries.last_key_value().map(|(last, _)| last.as_str());

@@ -16,8 +16,11 @@ pub struct Names(Option<Arc<TokioResolver>>);
 
 impl Names {
     /// Asks these name servers; if there are none, those of `/etc/resolv.conf`. That and `/etc/hosts` are read now and not
-    /// again: in its jail, hv cannot.
+    /// again, and what random numbers come from is opened: in its jail, hv cannot.
     pub fn of_host(name_servers: &[SocketAddr]) -> Names {
+        // Questions have random numbers. Where hv is linked statically, those come from a file, which is opened for the first one. The
+        // error is that of the host, which has none: it will be told then.
+        let _ = getrandom::fill(&mut [0; 1]);
         let (config, mut options) = match name_servers {
             [] => std::fs::read("/etc/resolv.conf")
                 .ok()
@@ -39,7 +42,7 @@ impl Names {
     }
 
     /// The addresses of a name, or the address that it is. The error is for people.
-    pub(crate) async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, String> {
+    pub async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, String> {
         if let Ok(address) = host.parse() {
             return Ok(vec![address]);
         }

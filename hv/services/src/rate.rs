@@ -1,7 +1,8 @@
-//! How many operations a second a binding takes.
+//! How many operations a second a binding takes, and how many bytes connections move.
 
 use std::sync::Mutex;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+use tokio::time::sleep_until;
 
 /// A bucket that holds a second's worth of operations.
 pub(crate) struct Rate(Option<Mutex<Level>>);
@@ -36,10 +37,41 @@ impl Rate {
     }
 }
 
+/// How long bytes may be moved beforehand.
+const AHEAD: Duration = Duration::from_millis(250);
+
+/// Bytes a second, which wait for their turn.
+pub(crate) struct Pace {
+    rate: Option<u64>,
+    /// When the bytes that were moved are paid for.
+    paid: Mutex<Instant>,
+}
+
+impl Pace {
+    /// So many a second; `None`: any number.
+    pub(crate) fn new(rate: Option<u64>) -> Pace {
+        Pace { rate, paid: Mutex::new(Instant::now()) }
+    }
+
+    /// Waits until bytes that were moved are paid for, which may be beforehand for a moment.
+    pub(crate) async fn pay(&self, bytes: usize) {
+        let Some(rate) = self.rate else { return };
+        let now = Instant::now();
+        let due = {
+            let paid = &mut *self.paid.lock().expect("no panic while held");
+            let earliest = now.checked_sub(AHEAD).unwrap_or(now);
+            *paid = (*paid).max(earliest) + Duration::from_secs_f64(bytes as f64 / rate.max(1) as f64);
+            *paid
+        };
+        if due > now {
+            sleep_until(due.into()).await;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn a_second_has_so_many_operations() {

@@ -1,9 +1,11 @@
 //! Stores in a service that speaks the protocol of Redis.
 
+use crate::dial::Dialer;
 use crate::list::Page;
 use crate::names::Names;
 use crate::refusal::Refusal;
 use crate::spec::RedisSpec;
+use crate::tls::TlsError;
 use hv_abi::io::services::{Condition, Status};
 use hv_core::device::services::ServiceRequest;
 use redis::aio::MultiplexedConnection;
@@ -11,7 +13,6 @@ use redis::{
     AsyncConnectionConfig, Cmd, ErrorKind, FromRedisValue, Pipeline, RedisConnectionInfo, RedisError,
 };
 use std::time::Duration;
-use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
@@ -46,18 +47,19 @@ return 1
 pub(crate) struct RedisStore {
     binding: String,
     spec: RedisSpec,
-    names: Names,
+    dialer: Dialer,
     connection: Mutex<Option<MultiplexedConnection>>,
 }
 
 impl RedisStore {
-    pub(crate) fn new(binding: &str, spec: &RedisSpec, names: &Names) -> RedisStore {
-        RedisStore {
+    pub(crate) fn new(binding: &str, spec: &RedisSpec, names: &Names) -> Result<RedisStore, TlsError> {
+        let tls = spec.tls.as_ref().map(|tls| tls.client_config()).transpose()?;
+        Ok(RedisStore {
             binding: binding.into(),
             spec: spec.clone(),
-            names: names.clone(),
+            dialer: Dialer::new(&spec.host, spec.port, names, tls),
             connection: Mutex::default(),
-        }
+        })
     }
 
     fn key(&self, key: &str) -> String {
@@ -81,21 +83,8 @@ impl RedisStore {
     }
 
     async fn connect(&self) -> Result<MultiplexedConnection, String> {
-        let RedisSpec { host, port, database, user, password, .. } = &self.spec;
-        let addresses = self.names.addresses(host).await?;
-        let mut failed = String::new();
-        let mut stream = None;
-        for address in addresses {
-            match TcpStream::connect((address, *port)).await {
-                Ok(connected) => {
-                    stream = Some(connected);
-                    break;
-                }
-                Err(error) => failed = error.to_string(),
-            }
-        }
-        let stream = stream.ok_or(failed)?;
-        stream.set_nodelay(true).map_err(|error| error.to_string())?;
+        let RedisSpec { database, user, password, .. } = &self.spec;
+        let stream = self.dialer.connect().await?;
         let mut info = RedisConnectionInfo::default().set_db(*database).set_skip_set_lib_name();
         if let Some(user) = user {
             info = info.set_username(user);

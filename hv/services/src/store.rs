@@ -1,8 +1,8 @@
 //! Stores: values by their keys.
 
-use crate::binding::folder;
+use crate::binding::{OpenError, folder};
 use crate::files::Files;
-use crate::folder::{Folder, FolderError};
+use crate::folder::Folder;
 use crate::list::Page;
 use crate::names::Names;
 use crate::rate::Rate;
@@ -38,10 +38,16 @@ enum Place {
     Redis(Box<RedisStore>),
 }
 
+/// Whether this can be the key of a value.
+pub(crate) fn is_key(key: &str) -> bool {
+    (1..=KEY).contains(&key.len())
+}
+
 /// Whether an operation of a binding may begin.
 pub(crate) fn admit(request: &ServiceRequest, limits: &Limits, rate: &Rate) -> Result<(), Refusal> {
     let is_list = matches!(request.operation, Operation::StoreList | Operation::BlobList);
-    if request.key.len() > KEY || request.after.len() > KEY || request.key.is_empty() && !is_list {
+    let is_right = is_key(&request.key) || request.key.is_empty() && is_list;
+    if !is_right || request.after.len() > KEY {
         return Err(Refusal::new(Status::Invalid, "a key has 1 to 512 bytes"));
     }
     let is_put = matches!(request.operation, Operation::StorePut | Operation::BlobPut);
@@ -61,10 +67,10 @@ pub(crate) fn admit(request: &ServiceRequest, limits: &Limits, rate: &Rate) -> R
 }
 
 impl Store {
-    pub(crate) fn open(spec: &StoreSpec, files: &Files, names: &Names) -> Result<Store, FolderError> {
+    pub(crate) fn open(spec: &StoreSpec, files: &Files, names: &Names) -> Result<Store, OpenError> {
         let place = match &spec.place {
             StorePlace::Folder(path) => Place::Folder(folder(files, path, spec.limits.bytes)?),
-            StorePlace::Redis(redis) => Place::Redis(Box::new(RedisStore::new(&spec.name, redis, names))),
+            StorePlace::Redis(redis) => Place::Redis(Box::new(RedisStore::new(&spec.name, redis, names)?)),
         };
         let rate = Rate::new(spec.limits.operations);
         Ok(Store { place, files: files.clone(), limits: spec.limits.clone(), rate })
@@ -146,7 +152,7 @@ impl Store {
 }
 
 /// All data of a call, which has announced so many bytes.
-async fn receive(call: &Call, size: u64) -> Result<Vec<u8>, Refusal> {
+pub(crate) async fn receive(call: &Call, size: u64) -> Result<Vec<u8>, Refusal> {
     let mut value = Vec::new();
     while let Some(frame) = call.data().await? {
         value.extend_from_slice(&frame);

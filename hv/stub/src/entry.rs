@@ -9,14 +9,20 @@
 use crate::handoff;
 use crate::supervisor;
 use core::arch::global_asm;
-use hv_stub::{FIRST_DOORBELL, PAGE, field, kind};
+use core::ops::Range;
+use hv_stub::{FIRST_DOORBELL, MEMORY, PAGE, field, kind};
 
 /// Bytes of the stack on which the stub runs when it has to have one of its own.
 const OWN_STACK: usize = 32 << 10;
 
+/// Bytes of the stack of signals: a frame with AVX-512 and AMX state is 11 KiB.
+pub(crate) const SIGNAL_STACK: usize = 64 << 10;
+
 global_asm!(
-    ".bss",
-    ".balign 64",
+    // All that the stub can write once there is a guest.
+    ".section .guest_data, \"aw\", @nobits",
+    ".balign 4096",
+    ".globl hv_data", "hv_data:",
     // What `hv_resume` restores: an XSAVE area; the registers in the order of the pops; a frame for `iretq`.
     ".globl hv_xsave", "hv_xsave: .skip {max_xsave}",
     ".globl hv_frame", "hv_frame: .skip 20 * 8",
@@ -25,6 +31,11 @@ global_asm!(
     ".balign 16",
     "hv_own_stack: .skip {own_stack}",
     "hv_own_stack_end:",
+    ".balign 64",
+    ".globl hv_signal_stack", "hv_signal_stack: .skip {signal_stack}",
+    "hv_signal_stack_end:",
+    ".balign 4096",
+    ".globl hv_data_end", "hv_data_end:",
     ".text",
 
     ".globl hv_start",
@@ -34,11 +45,101 @@ global_asm!(
     "xor ebp, ebp",
     "call {supervisor}",
 
+    // Replaces the stub's data, this stack with it, by pages of the memory's file, confines the process, and
+    // begins. RDI: offset in the file. What fails ends the process.
+    ".globl hv_confine",
+    "hv_confine:",
+    "mov r9, rdi",
+    "lea rdi, [hv_data]",
+    "lea rsi, [hv_data_end]",
+    "sub rsi, rdi",
+    "mov edx, 3",    // PROT_READ | PROT_WRITE
+    "mov r10d, 0x11", // MAP_SHARED | MAP_FIXED
+    "mov r8d, {memory}",
+    "mov eax, 9",
+    "syscall",
+    "cmp rax, rdi",
+    "jne 2f",
+    "mov edi, {memory}",
+    "mov eax, 3",
+    "syscall",
+    "mov edi, 1",    // SECCOMP_SET_MODE_FILTER
+    "xor esi, esi",
+    "mov edx, {filter}",
+    "mov eax, 317",
+    "syscall",
+    "mov edi, eax",
+    "lea rsp, [hv_own_stack_end]",
+    "xor ebp, ebp",
+    "call {begin}",
+    "2:",
+    "mov edi, 1",
+    "mov eax, 231",
+    "syscall",
+    "ud2",
+
+    // The handler of `RESET`. It makes the last guest's registers zeros wherever they are: in the signal's frame, at the end
+    // of the stack, and where the kernel leaves them. All that it reads was written by the kernel, or by hv since that guest ran.
+    ".globl hv_reset",
+    "hv_reset:",
+    // A kick that came first interrupts the new guest.
+    "mov rax, [rdx + {interrupted_rip}]",
+    "lea rcx, [{on_signal}]",
+    "cmp rax, rcx",
+    "sete al",
+    "or [hv_pending], al",
+    "mov rdi, rsp",
+    "1:",
+    "lea rcx, [hv_signal_stack_end]",
+    "sub rcx, rdi",
+    "xor eax, eax",
+    "rep stosb",
+    "xor ebx, ebx",
+    "xor edx, edx",
+    "xor esi, esi",
+    "xor ebp, ebp",
+    "xor r8d, r8d",
+    "xor r9d, r9d",
+    "xor r10d, r10d",
+    "xor r11d, r11d",
+    "xor r12d, r12d",
+    "xor r13d, r13d",
+    "xor r14d, r14d",
+    "xor r15d, r15d",
+    "mov ds, eax",
+    "mov es, eax",
+    "mov fs, eax",
+    "mov gs, eax",
+    "cmp qword ptr [{bases}], 0",
+    "je 2f",
+    "wrfsbase rax",
+    "wrgsbase rax",
+    "2:",
+    "lea rsp, [hv_own_stack_end]",
+    // Flags that change what instructions do (AC, NT, DF).
+    "push 2",
+    "popfq",
+    "xor edi, edi",
+    ".globl hv_reset_end",
+    "hv_reset_end:",
+    "call {begin}",
+    "ud2",
+
+    // Begins that again, in the handler of a kick that has interrupted it: what that has saved goes as well. Functions that
+    // the handler has called are done; they need less than 4096 bytes.
+    ".globl hv_reset_again",
+    "hv_reset_again:",
+    "lea rdi, [rsp - 4096]",
+    "jmp 1b",
+
     // From the hypercall page: arguments in RDI, RSI, RDX, the number in ECX.
     ".globl hv_hypercall",
     "hv_hypercall:",
     "mov r8d, {hypercall}",
+    // The rest is done on a stack of the stub's own. The guest's may lack pages, which must not be noticed halfway.
     ".Lcall:",
+    "mov rax, [rsp]",
+    "mov [{registers} + 8 * 16], rax",
     "mov [{registers} + 8 * 1], rbx",
     "mov [{registers} + 8 * 6], rbp",
     "lea rax, [rsp + 8]",
@@ -47,8 +148,6 @@ global_asm!(
     "mov [{registers} + 8 * 13], r13",
     "mov [{registers} + 8 * 14], r14",
     "mov [{registers} + 8 * 15], r15",
-    "mov rax, [rsp]",
-    "mov [{registers} + 8 * 16], rax",
     "fnstcw [{fpu}]",
     "stmxcsr [{fpu} + 24]",
     "mov [{arguments}], rdi",
@@ -56,12 +155,13 @@ global_asm!(
     "mov [{arguments} + 16], rdx",
     "mov [{number}], ecx",
     "mov [{kind}], r8d",
-    "sub rsp, 8",
+    "lea rsp, [hv_own_stack_end]",
     "call {cross}",
-    "add rsp, 8",
     "mov rax, [{result}]",
     "cmp dword ptr [{redirect}], 0",
     "jne 4f",
+    "mov rsp, [{registers} + 8 * 7]",
+    "sub rsp, 8",
     ".globl hv_return",
     "hv_return:",
     "cmp byte ptr [hv_pending], 0",
@@ -174,6 +274,13 @@ global_asm!(
 
     max_xsave = const hv_stub::MAX_XSAVE,
     own_stack = const OWN_STACK,
+    signal_stack = const SIGNAL_STACK,
+    memory = const MEMORY,
+    filter = const PAGE + field::FILTER,
+    bases = const PAGE + field::BASES,
+    begin = sym handoff::begin,
+    on_signal = sym handoff::on_signal,
+    interrupted_rip = const handoff::INTERRUPTED_RIP,
     supervisor = sym supervisor::run,
     cross = sym handoff::cross,
     interrupted = sym handoff::interrupted,
@@ -197,6 +304,14 @@ unsafe extern "C" {
     static hv_resume_end: u8;
     static __executable_start: u8;
     static etext: u8;
+    static _end: u8;
+    static hv_data: u8;
+    static hv_data_end: u8;
+    static hv_signal_stack: u8;
+    fn hv_confine(offset: u64) -> !;
+    fn hv_reset() -> !;
+    fn hv_reset_again() -> !;
+    static hv_reset_end: u8;
     fn hv_resume() -> !;
     fn hv_leave_signal(registers: *mut u64, xsave: u64, components: u64) -> !;
     fn hv_no_return() -> !;
@@ -211,6 +326,8 @@ pub(crate) enum Place {
     Return,
     /// The guest's registers are being restored.
     Resume,
+    /// The registers of the guest before are being cleared.
+    Reset,
     /// Anything else.
     Stub,
 }
@@ -222,7 +339,9 @@ impl Place {
         let (start, end) = (at(&raw const __executable_start), at(&raw const etext));
         let (back, back_end) = (at(&raw const hv_return), at(&raw const hv_return_end));
         let (resume, resume_end) = (hv_resume as *const () as u64, at(&raw const hv_resume_end));
+        let (reset, reset_end) = (hv_reset as *const () as u64, at(&raw const hv_reset_end));
         match rip {
+            _ if (reset..reset_end).contains(&rip) => Place::Reset,
             _ if (back..back_end).contains(&rip) => Place::Return,
             _ if (resume..resume_end).contains(&rip) => Place::Resume,
             _ if (start..end).contains(&rip) => Place::Stub,
@@ -237,15 +356,45 @@ pub(crate) fn resume() -> ! {
     unsafe { hv_resume() }
 }
 
+/// Clears the registers of the guest before once more.
+pub(crate) fn reset_again() -> ! {
+    // SAFETY: what it interrupts has nothing that is still needed.
+    unsafe { hv_reset_again() }
+}
+
 /// Goes back to where a signal came.
 pub(crate) fn leave_signal(registers: *mut u64, xsave: u64, components: u64) -> ! {
     // SAFETY: they are of the signal's frame, which `handoff::on_signal` has prepared.
     unsafe { hv_leave_signal(registers, xsave, components) }
 }
 
-/// The handler of signals.
+/// The handler of signals, and where it would return to.
 pub(crate) fn signal_address() -> [u64; 2] {
     [handoff::on_signal as *const () as u64, hv_no_return as *const () as u64]
+}
+
+/// The same of [`RESET`](hv_stub::RESET).
+pub(crate) fn reset_address() -> [u64; 2] {
+    [hv_reset as *const () as u64, hv_no_return as *const () as u64]
+}
+
+/// Where the stack of signals starts.
+pub(crate) fn signal_stack() -> u64 {
+    (&raw const hv_signal_stack) as u64
+}
+
+/// Where the stub's data lie: those that it still writes when there is a guest, and, around them, the others.
+pub(crate) fn data() -> [Range<u64>; 3] {
+    let at = |symbol: *const u8| symbol as u64;
+    let (start, end) = (at(&raw const hv_data), at(&raw const hv_data_end));
+    let page = |address: u64| address.next_multiple_of(4096);
+    [start..end, page(at(&raw const etext))..start, end..page(at(&raw const _end)).max(end)]
+}
+
+/// Begins as the first guest of this process: see `hv_confine`.
+pub(crate) fn confine(offset: u64) -> ! {
+    // SAFETY: it ends all that uses what it replaces.
+    unsafe { hv_confine(offset) }
 }
 
 /// `memcpy` of the C library, which the compiler calls.

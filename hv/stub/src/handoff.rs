@@ -8,25 +8,12 @@ use core::ptr;
 use core::sync::atomic::{AtomicU32, Ordering};
 use hv_stub::{KICK, MAX_XSAVE, PAGE, field, kind, owner, register};
 
-/// Bytes of the stack of signals: a frame with AVX-512 and AMX state is 11 KiB.
-pub(crate) const SIGNAL_STACK: usize = 64 << 10;
-
-#[repr(C, align(64))]
-struct Stack([u8; SIGNAL_STACK]);
-
-static mut STACK: Stack = Stack([0; SIGNAL_STACK]);
-
 unsafe extern "C" {
     // In `entry`.
     static mut hv_xsave: [u8; MAX_XSAVE];
     static mut hv_frame: [u64; 20];
     static mut hv_xsave_size: u64;
     static mut hv_pending: u8;
-}
-
-/// Where the stack of signals starts.
-pub(crate) fn signal_stack() -> u64 {
-    (&raw const STACK) as u64
 }
 
 fn owner() -> &'static AtomicU32 {
@@ -121,9 +108,9 @@ fn set_pending(pending: bool) {
     unsafe { ptr::write_volatile(&raw mut hv_pending, pending.into()) };
 }
 
-/// Waits for the first run, and starts the guest from what the page says.
-pub(crate) fn begin(xsave_size: usize, confined: bool) -> ! {
-    if !confined {
+/// Waits for the first run, and starts the guest from what the page says. `error` is that of the filter, or 0.
+pub(crate) extern "C" fn begin(error: i32) -> ! {
+    if error != 0 {
         put_kind(kind::UNCONFINED);
         loop {
             cross();
@@ -143,7 +130,7 @@ pub(crate) fn begin(xsave_size: usize, confined: bool) -> ! {
     unsafe {
         ptr::copy_nonoverlapping((PAGE + field::FPU) as *const u8, xsave(), 512);
         ptr::write(xsave().add(XSTATE_BV).cast::<u64>(), X87_AND_SSE);
-        hv_xsave_size = xsave_size as u64;
+        hv_xsave_size = get(field::XSAVE);
     }
     entry::resume()
 }
@@ -182,6 +169,8 @@ fn show(kind: u32) {
 const UC_REGISTERS: usize = 40;
 const G_RSP: usize = 15;
 const G_RIP: usize = 16;
+/// Offset of the address that a signal has interrupted, in `struct ucontext`.
+pub(crate) const INTERRUPTED_RIP: usize = UC_REGISTERS + 8 * G_RIP;
 const G_RFLAGS: usize = 17;
 const G_SELECTORS: usize = 18;
 const G_ERROR: usize = 19;
@@ -214,6 +203,10 @@ pub(crate) extern "C" fn on_signal(signal: i32, info: *const u8, context: *mut u
                 set_pending(true);
                 entry::resume();
             }
+            Place::Reset => {
+                set_pending(true);
+                entry::reset_again();
+            }
             Place::Stub => {
                 set_pending(true);
                 return_to(registers);
@@ -230,9 +223,10 @@ pub(crate) extern "C" fn on_signal(signal: i32, info: *const u8, context: *mut u
     put(field::ARGUMENTS + 8, error);
     put(field::ARGUMENTS + 16, address);
     show(kind::FAULT);
-    loop {
-        cross();
-    }
+    cross();
+    // hv has made the page present that the guest needs. After any other fault, the guest never gets control again.
+    take_redirection(frame());
+    entry::resume()
 }
 
 /// Puts the guest's registers into the statics.

@@ -12,6 +12,10 @@
 /// Where a process has the page.
 pub const PAGE: u64 = 0x2000_0000;
 
+/// Bytes of a virtual CPU's part of the memory's file: the page, and behind it all that the stub can write. So nothing that
+/// the process of a guest can write is out of hv's reach.
+pub const PART: u64 = 128 << 10;
+
 /// Who has control: a futex. hv writes the `GUEST` values, the stub the `HOST` values.
 pub mod owner {
     /// hv's: the guest waits, spinning.
@@ -46,8 +50,14 @@ pub mod field {
     pub const REGISTERS: u64 = 64;
     /// 512 bytes, an FXSAVE area; likewise.
     pub const FPU: u64 = 256;
+    /// By hv: bytes of the host's XSAVE area, or 0 if it has none.
+    pub const XSAVE: u64 = 768;
+    /// By hv: whether guests can change the bases of FS and GS (FSGSBASE), 0 or 1.
+    pub const BASES: u64 = 776;
     /// 1024 bytes, by hv: for each event port the number of its doorbell, or 0.
     pub const DOORBELLS: u64 = 1024;
+    /// By the stub, before the first run: `struct sock_fprog`, and the instructions of the filter. Nothing afterwards.
+    pub const FILTER: u64 = 2048;
 }
 
 /// The registers of a page, by their place among its words: the order of `CpuState`, which hv asserts.
@@ -79,6 +89,9 @@ pub mod kind {
 /// The signal by which hv asks for control: SIGUSR1.
 pub const KICK: i32 = 10;
 
+/// The signal by which hv starts another guest in the process of one that is done: SIGUSR2.
+pub const RESET: i32 = 12;
+
 /// The descriptor of the socket to hv, in the supervisor and in the processes that come from it.
 pub const SOCKET: i32 = 0;
 /// In a guest: the descriptor of its memory, until it runs.
@@ -92,17 +105,25 @@ pub const MAX_DOORBELLS: usize = 64;
 ///
 /// ```text
 /// 0  nonce
-/// 1  offset of the page in the memory's file
-/// 2  bytes of the host's XSAVE area, or 0 if it has none
-/// 3  number of mappings
-/// 4  number of instructions of the system-call filter
-/// 5  for each mapping: address, length, offset in the file, PROT_ flags
+/// 1  offset of the virtual CPU's part in the memory's file
+/// 2  number of mappings
+/// 3  number of instructions of the system-call filter
+/// 4  number that the descriptor of the template has in the process, or 0 if it needs none
+/// 5  for each mapping: address, length, offset in the file, PROT_ flags with those of `mapping`
 /// …  for each instruction: `struct sock_filter` as a word
 /// ```
 ///
-/// With it come the memory's descriptor and those of the doorbells. The message that asks the supervisor for
-/// a zygote is a nonce, and nothing else.
+/// With it come the memory's descriptor, those of the doorbells, and that of the template. The message that asks the
+/// supervisor for a zygote is a nonce, and nothing else.
 pub const MESSAGE_WORDS: usize = 512;
+
+/// Flags of a mapping beside those of its protection.
+pub mod mapping {
+    /// A private mapping of the template, which is never written to.
+    pub const TEMPLATE: u64 = 1 << 32;
+    /// Pages that the memory's file does not have yet raise SIGBUS. hv copies them into it then.
+    pub const ON_DEMAND: u64 = 1 << 33;
+}
 
 /// What hv is told, always in [`REPLY_WORDS`] words.
 ///

@@ -18,6 +18,7 @@
 #![no_main]
 #![deny(unsafe_code)]
 
+mod demand;
 mod entry;
 mod handoff;
 mod message;

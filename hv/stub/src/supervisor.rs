@@ -4,7 +4,6 @@
 #![allow(unsafe_code, reason = "its first process")]
 
 use crate::entry;
-use crate::handoff;
 use crate::message::{receive, reply as tell};
 use crate::sys;
 use crate::zygote;
@@ -105,11 +104,11 @@ fn prepare() {
     let flags = SA_SIGINFO | SA_RESTORER | SA_ONSTACK | SA_NODEFER;
     // `struct kernel_sigaction`: handler, flags, restorer, mask. Nothing is masked,
     // ever, so that a guest cannot keep hv's signal out.
-    let [handler, restorer] = entry::signal_address();
-    let action = [handler, flags, restorer, 0];
+    let action = |[handler, restorer]: [u64; 2]| [handler, flags, restorer, 0];
+    let (action, reset) = (action(entry::signal_address()), action(entry::reset_address()));
     let ignore = [SIG_IGN, 0, 0, 0];
     // `stack_t`: address, flags, size.
-    let stack = [handoff::signal_stack(), 0, handoff::SIGNAL_STACK as u64];
+    let stack = [entry::signal_stack(), 0, entry::SIGNAL_STACK as u64];
     const PR_SET_DUMPABLE: u64 = 4;
     const PR_SET_NAME: u64 = 15;
     const PR_SET_NO_NEW_PRIVS: u64 = 38;
@@ -124,6 +123,7 @@ fn prepare() {
         for signal in SIGNALS {
             sys::sigaction(signal as u64, action.as_ptr() as u64, 0, 8);
         }
+        sys::sigaction(hv_stub::RESET as u64, reset.as_ptr() as u64, 0, 8);
         // Children are not waited for: hv has its own way to see them end.
         sys::sigaction(zygote::SIGCHLD, ignore.as_ptr() as u64, 0, 8);
     }

@@ -45,10 +45,14 @@ calls! {
     close = 3 (fd);
     /// mmap(2)
     mmap = 9 (address, len, protection, flags, fd, offset);
+    /// mprotect(2)
+    mprotect = 10 (address, len, protection);
     /// munmap(2)
     munmap = 11 (address, len);
     /// rt_sigaction(2)
     sigaction = 13 (signal, action, old, size);
+    /// ioctl(2)
+    ioctl = 16 (fd, request, argument);
     /// getpid(2)
     getpid = 39 ();
     /// sendmsg(2)
@@ -71,8 +75,8 @@ calls! {
     futex = 202 (word, operation, value, timeout);
     /// dup3(2)
     dup3 = 292 (old, new, flags);
-    /// seccomp(2)
-    seccomp = 317 (operation, flags, program);
+    /// userfaultfd(2)
+    userfaultfd = 323 (flags);
     /// pidfd_send_signal(2)
     pidfd_send_signal = 424 (process, signal, info, flags);
     /// pidfd_open(2)

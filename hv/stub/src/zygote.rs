@@ -1,15 +1,18 @@
 //! ⚠ From an empty process to a guest.
 #![allow(unsafe_code, reason = "its way to a guest")]
 
-use crate::handoff;
+use crate::demand;
+use crate::entry;
 use crate::message::{greet, receive, reply as tell};
 use crate::sys;
 use core::sync::atomic::{AtomicU32, Ordering};
-use hv_stub::{FIRST_DOORBELL, MEMORY, MESSAGE_WORDS, PAGE, SOCKET, reply};
+use hv_stub::{FIRST_DOORBELL, MEMORY, MESSAGE_WORDS, PAGE, PART, SOCKET, field, mapping, reply};
 
 const PROT_READ: u64 = 1;
 const PROT_WRITE: u64 = 2;
+const PROT_EXEC: u64 = 4;
 const MAP_SHARED: u64 = 0x1;
+const MAP_PRIVATE: u64 = 0x2;
 const MAP_ANONYMOUS: u64 = 0x20;
 const MAP_FIXED_NOREPLACE: u64 = 0x10_0000;
 
@@ -95,13 +98,30 @@ fn wait_for_a_message(state: &AtomicU32, nonce: u64) -> ! {
 
 /// The child's way: maps, confines, goes.
 fn become_guest(words: &[u64; MESSAGE_WORDS]) -> ! {
-    let [nonce, page, xsave, mappings, instructions, rest @ ..] = words;
+    let [nonce, part, mappings, instructions, template, rest @ ..] = words;
     let (mappings, instructions) = (*mappings as usize, *instructions as usize);
     let both = PROT_READ | PROT_WRITE;
-    let mut result = map(PAGE, 4096, *page, both);
-    for mapping in rest[..mappings * 4].chunks_exact(4) {
+    let mut result = map([PAGE, 4096, *part, both], *template);
+    for mapping in rest[..mappings * 4].as_chunks::<4>().0 {
         if result >= 0 {
-            result = map(mapping[0], mapping[1], mapping[2], mapping[3]);
+            result = map(*mapping, *template);
+        }
+    }
+    if *template != 0 {
+        // SAFETY: it is not used any more.
+        unsafe { sys::close(*template) };
+    }
+    if result >= 0 {
+        result = demand::register(&rest[..mappings * 4]);
+    }
+    let [data, others @ ..] = entry::data();
+    if data.end - data.start > PART - 4096 {
+        result = -12;
+    }
+    for range in others.into_iter().filter(|range| !range.is_empty()) {
+        if result >= 0 {
+            // SAFETY: nothing writes there any more.
+            result = unsafe { sys::mprotect(range.start, range.end - range.start, PROT_READ) };
         }
     }
     limit();
@@ -109,23 +129,26 @@ fn become_guest(words: &[u64; MESSAGE_WORDS]) -> ! {
     if !tell(reply::READY, *nonce, result.min(0), None) || result < 0 {
         sys::exit(1);
     }
-    // SAFETY: neither is used any more; the doorbells stay.
-    unsafe {
-        sys::close(SOCKET as u64);
-        sys::close(MEMORY as u64);
-    }
+    // SAFETY: it is not used any more; the doorbells stay.
+    unsafe { sys::close(SOCKET as u64) };
     let filter = &rest[mappings * 4..mappings * 4 + instructions];
-    let program = Program { len: instructions as u64, instructions: filter.as_ptr() as u64 };
-    const SECCOMP_SET_MODE_FILTER: u64 = 1;
-    // SAFETY: the program lives until the call returns.
-    let confined = unsafe { sys::seccomp(SECCOMP_SET_MODE_FILTER, 0, &raw const program as u64) };
-    handoff::begin(*xsave as usize, confined == 0)
+    let at = (PAGE + field::FILTER) as *mut Program;
+    // SAFETY: the page was just mapped, and has room for the filter of `request::words`.
+    unsafe {
+        let instructions = at.add(1).cast::<u64>();
+        at.write(Program { len: filter.len() as u64, instructions: instructions as u64 });
+        instructions.copy_from_nonoverlapping(filter.as_ptr(), filter.len());
+    }
+    entry::confine(*part + 4096)
 }
 
-fn map(address: u64, len: u64, offset: u64, protection: u64) -> i64 {
-    let flags = MAP_SHARED | MAP_FIXED_NOREPLACE;
+/// Maps what one of a request's mappings says.
+fn map([address, len, offset, flags]: [u64; 4], template: u64) -> i64 {
+    let (file, kind) =
+        if flags & mapping::TEMPLATE != 0 { (template, MAP_PRIVATE) } else { (MEMORY as u64, MAP_SHARED) };
+    let protection = flags & (PROT_READ | PROT_WRITE | PROT_EXEC);
     // SAFETY: NOREPLACE: nothing that is there is replaced.
-    let at = unsafe { sys::mmap(address, len, protection, flags, MEMORY as u64, offset) };
+    let at = unsafe { sys::mmap(address, len, protection, kind | MAP_FIXED_NOREPLACE, file, offset) };
     // A kernel before 4.17 takes the address as a hint.
     if at >= 0 && at as u64 != address { -17 } else { at.min(0) }
 }

@@ -77,12 +77,17 @@ impl Stranger {
         fs::create_dir(at("docs")).unwrap();
         for entry in fs::read_dir(workspace().join("docs")).unwrap() {
             let entry = entry.unwrap();
-            fs::copy(entry.path(), at("docs").join(entry.file_name())).unwrap();
+            if entry.file_type().unwrap().is_file() {
+                fs::copy(entry.path(), at("docs").join(entry.file_name())).unwrap();
+            }
         }
         fs::copy(at("docs/hv.toml"), at("hv.toml")).unwrap();
         for name in GUESTS.iter().filter(|name| name.starts_with("fn-")) {
             // Images of a configuration stand beside it.
             fs::copy(at(name), at("docs").join(name)).unwrap();
+        }
+        for name in ["old.json", "new.json", "monday.json", "tuesday.json", "wednesday.json"] {
+            fs::copy(concat!(env!("CARGO_MANIFEST_DIR"), "/golden/bench.json"), at(name)).unwrap();
         }
         for name in ["data.img", "copy-of-data.img", "site.img"] {
             fs::write(at(name), vec![0; 4 << 20]).unwrap();
@@ -150,7 +155,11 @@ impl Stranger {
 
     /// A line whose files are named by absolute paths.
     pub(crate) fn absolute(&self, line: &str) -> String {
-        let words = line.split(' ').map(|word| {
+        let words = line.split(' ').enumerate().map(|(at, word)| {
+            // A command, which may have the name of a guest: `hv disk`.
+            if at == 1 && line.starts_with("hv ") {
+                return word.to_owned();
+            }
             let (before, path) = match word.rsplit_once('=') {
                 Some((before, path)) => (format!("{before}="), path),
                 None => (String::new(), word),

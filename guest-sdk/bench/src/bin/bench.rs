@@ -1,5 +1,5 @@
 //! Lists the operations, or measures one: `list`, or `run NAME WARM-UP COUNT EXTRA`.
-//! `probe` and `look` only find the devices, and end.
+//! `probe`, `probe-virtio` and `look` only find the devices, and end.
 #![no_std]
 #![no_main]
 
@@ -17,9 +17,10 @@ fn main() -> u8 {
         }
         ["run", name, warm_up, count, extra] => code(run(name, warm_up, count, extra)),
         ["probe"] => code(discovery::probe()),
+        ["probe-virtio"] => code(discovery::probe_virtio()),
         ["look"] => code(discovery::look()),
         _ => {
-            println!("\n@error arguments: list, probe, look, or run NAME WARM-UP COUNT EXTRA");
+            println!("\n@error arguments: list, probe, probe-virtio, look, or run NAME WARM-UP COUNT EXTRA");
             2
         }
     }

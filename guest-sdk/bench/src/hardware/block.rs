@@ -1,28 +1,28 @@
 //! ⚠ A virtio block device, many reads at a time.
-//!
-//! Transport and queue are those of the crate virtio-drivers. Its own block
-//! driver has room for five requests; this one has room for 42.
 #![allow(unsafe_code, reason = "buffers that a device writes")]
 
-use super::memory::Memory;
-use super::{BLOCK, MmioError, MmioTransport, NonNull, REGISTERS, VirtIOHeader};
+use super::queue::{self, Part, Queue};
+use super::{BLOCK, MmioTransport, transport};
 use crate::meter::failed;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::sync::atomic::{Ordering, fence};
-use virtio_drivers::queue::VirtQueue;
-use virtio_drivers::transport::{DeviceStatus, Transport};
+use core::future::poll_fn;
+use core::task::Poll;
+use hv_guest::abi::EventPort;
+use hv_guest::event;
+use virtio_drivers::transport::Transport;
 
 const QUEUE: u16 = 0;
-const QUEUE_SIZE: usize = 128;
-const VERSION_1: u64 = 1 << 32;
 /// Status of a request that was done.
 const OK: u8 = 0;
+
+/// What the device raises instead of an interrupt.
+const EVENT: EventPort = EventPort(1021);
 
 /// The device.
 pub struct VirtioDisk {
     transport: MmioTransport<'static>,
-    queue: VirtQueue<Memory, QUEUE_SIZE>,
+    queue: Queue,
     sectors: u64,
 }
 
@@ -42,26 +42,14 @@ impl Slot {
     }
 }
 
-fn transport() -> Result<MmioTransport<'static>, MmioError> {
-    let registers = NonNull::new(BLOCK as *mut VirtIOHeader).expect("not 0");
-    // SAFETY: hv maps this page for good together with the device; nothing else
-    // in the guest uses it, but for one driver at a time.
-    unsafe { MmioTransport::new(registers, REGISTERS) }
-}
-
 impl VirtioDisk {
     /// Initialises the device.
     pub fn open() -> Result<VirtioDisk, String> {
-        let error = |error| failed("virtio block", error);
-        let mut transport = transport().map_err(|error| failed("virtio block", error))?;
-        transport.set_status(DeviceStatus::empty());
-        let found = DeviceStatus::ACKNOWLEDGE | DeviceStatus::DRIVER;
-        transport.set_status(found);
-        let offered = transport.read_device_features();
-        transport.write_driver_features(offered & VERSION_1);
-        transport.set_status(found | DeviceStatus::FEATURES_OK);
-        let sectors = transport.read_config_space::<u32>(0).map_err(error)?.into();
-        let queue = VirtQueue::new(&mut transport, QUEUE, false, false).map_err(error)?;
+        let mut transport = transport(BLOCK)?;
+        queue::begin(&mut transport, 0)?;
+        let half = |at| transport.read_config_space::<u32>(at).map_err(|error| failed("virtio block", error));
+        let sectors = u64::from(half(0)?) | u64::from(half(4)?) << 32;
+        let queue = Queue::new(&mut transport, QUEUE)?;
         transport.finish_init();
         Ok(VirtioDisk { transport, queue, sectors })
     }
@@ -75,40 +63,46 @@ impl VirtioDisk {
     pub fn submit(&mut self, slot: &mut Slot, sector: u64) -> Result<(), String> {
         slot.header = [0; 16];
         slot.header[8..].copy_from_slice(&sector.to_le_bytes());
-        let outputs = &mut [&mut slot.data[..], &mut slot.status[..]];
+        let parts =
+            [Part::read(&slot.header), Part::written(&mut slot.data), Part::written(&mut slot.status)];
         // SAFETY: the slot's token keeps it from being submitted or looked at
         // again before `finished` has popped it, and slots outlive the device's work.
-        let token = unsafe { self.queue.add(&[&slot.header], outputs) };
-        slot.token = Some(token.map_err(|error| failed("virtio block", error))?);
+        let token = unsafe { self.queue.add(&parts) };
+        slot.token = Some(token.ok_or("virtio block: the queue is full")?);
         Ok(())
     }
 
     /// Notifies the device if it wants to be.
     pub fn notify(&mut self) {
-        // The queue's index has to be seen before the device's flag is read (virtio 1.2, 2.7.13.4.1);
-        // the crate has a barrier before the index only. Without this one in some 100 million reads
-        // finds the device asleep.
-        fence(Ordering::SeqCst);
-        if self.queue.should_notify() {
-            self.transport.notify(QUEUE);
-        }
+        self.queue.notify(&mut self.transport);
     }
 
     /// The next read that is done: the number of its slot.
     pub fn finished(&mut self, slots: &mut [Slot]) -> Result<Option<usize>, String> {
-        let Some(token) = self.queue.peek_used() else { return Ok(None) };
+        let Some((token, _)) = self.queue.pop() else { return Ok(None) };
         let number = slots.iter().position(|slot| slot.token == Some(token));
         let number = number.ok_or("virtio block: an answer to nothing")?;
         let slot = &mut slots[number];
-        let outputs = &mut [&mut slot.data[..], &mut slot.status[..]];
-        // SAFETY: these are the buffers that were added with this token.
-        unsafe { self.queue.pop_used(token, &[&slot.header], outputs) }
-            .map_err(|error| failed("virtio block", error))?;
         slot.token = None;
         if slot.status != [OK] {
             return Err(failed("virtio block", slot.status));
         }
         Ok(Some(number))
+    }
+
+    /// Waits until a read is done, as for a paravirtual disk: for an event.
+    pub async fn wait(&mut self) {
+        poll_fn(|context| {
+            loop {
+                if !self.queue.arm() {
+                    return Poll::Ready(());
+                }
+                if !event::poll_taken(EVENT, context.waker()) {
+                    return Poll::Pending;
+                }
+            }
+        })
+        .await;
     }
 }
 

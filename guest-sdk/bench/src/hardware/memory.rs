@@ -12,7 +12,8 @@ use virtio_drivers::{BufferDirection, Hal, PAGE_SIZE, PhysAddr};
 #[derive(Debug)]
 pub struct Memory;
 
-fn physical(address: usize) -> PhysAddr {
+/// The guest-physical address of memory of the heap or of a stack.
+pub(super) fn physical(address: usize) -> PhysAddr {
     address as u64 - start_info().memory_base.0
 }
 

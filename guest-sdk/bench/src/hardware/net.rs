@@ -9,7 +9,7 @@
 #![allow(unsafe_code, reason = "buffers that a device writes")]
 
 use super::memory::Memory;
-use super::{MmioTransport, NET, NonNull, REGISTERS, VirtIOHeader};
+use super::{MmioTransport, NET, transport};
 use crate::meter::failed;
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
@@ -55,11 +55,7 @@ pub struct Device {
 impl Device {
     /// Initialises the device, and lends it buffers.
     pub fn open() -> Result<Device, String> {
-        let registers = NonNull::new(NET as *mut VirtIOHeader).expect("not 0");
-        // SAFETY: hv maps this page for good together with the device; nothing
-        // else in the guest uses it.
-        let transport = unsafe { MmioTransport::new(registers, REGISTERS) };
-        let transport = transport.map_err(|error| failed("virtio net", error))?;
+        let transport = transport(NET)?;
         let error = |error| failed("virtio net", error);
         let mtu: u16 = transport.read_config_space(MTU).map_err(error)?;
         let mtu = usize::from(mtu);

@@ -43,3 +43,17 @@ instructions! {
     u16 "ax" read_u16 write_u16;
     u32 "eax" read_u32 write_u32;
 }
+
+/// Reads a port once for each pair of bytes, by one instruction.
+pub fn read_string_u16(port: u16, bytes: &mut [u8]) {
+    // SAFETY: it writes as many pairs as there are; the direction flag is clear in Rust code.
+    unsafe {
+        asm!(
+            "rep insw",
+            in("dx") port,
+            inout("rdi") bytes.as_mut_ptr() => _,
+            inout("rcx") bytes.len() / 2 => _,
+            options(nostack, preserves_flags)
+        );
+    }
+}

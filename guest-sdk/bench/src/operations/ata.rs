@@ -10,7 +10,10 @@ use alloc::vec;
 const SECTOR: u64 = 512;
 
 /// Reads `SIZE` bytes at a time.
-fn read<const SIZE: usize>(meter: &mut Meter) -> Result<(), String> {
+fn read<const SIZE: usize>(
+    meter: &mut Meter,
+    read: fn(&AtaDisk, u64, &mut [u8]) -> Result<(), String>,
+) -> Result<(), String> {
     let disk = AtaDisk::open()?;
     let sectors = SIZE as u64 / SECTOR;
     let places = disk.sectors() / sectors;
@@ -18,7 +21,7 @@ fn read<const SIZE: usize>(meter: &mut Meter) -> Result<(), String> {
     meter.phases(|count, recorder| {
         for n in 0..count {
             let start = tsc();
-            disk.read(scatter(n) % places * sectors, &mut buffer)?;
+            read(&disk, scatter(n) % places * sectors, &mut buffer)?;
             recorder.record(tsc() - start);
         }
         Ok(())
@@ -40,21 +43,35 @@ pub(super) const OPERATIONS: &[Operation] = &[
         "ata-512",
         "block-512-d1",
         512,
-        "512 bytes from the same disk by ATA PIO: 256 reads of a port.",
-        read::<512>,
+        "512 bytes from the same disk by ATA PIO, as Linux does it: one string instruction for a sector.",
+        |meter| read::<512>(meter, AtaDisk::read),
     ),
     operation(
         "ata-4k",
         "block-4k-d1",
         4096,
-        "4 KiB from the same disk by ATA PIO: 2048 reads of a port.",
-        read::<4096>,
+        "4 KiB from the same disk by ATA PIO: eight string instructions.",
+        |meter| read::<4096>(meter, AtaDisk::read),
     ),
     operation(
-        "ata-64k",
+        "ata-dma-4k",
+        "block-4k-d1",
+        4096,
+        "4 KiB from the same disk by bus-master DMA.",
+        |meter| read::<4096>(meter, AtaDisk::read_dma),
+    ),
+    operation(
+        "ata-dma-64k",
         "block-64k-d1",
         65_536,
-        "64 KiB from the same disk by ATA PIO: 32768 reads of a port.",
-        read::<65_536>,
+        "64 KiB from the same disk by bus-master DMA.",
+        |meter| read::<65_536>(meter, AtaDisk::read_dma),
+    ),
+    operation(
+        "ata-worst-512",
+        "block-512-d1",
+        512,
+        "The worst case: 512 bytes by 256 single reads of a port.",
+        |meter| read::<512>(meter, AtaDisk::read_singly),
     ),
 ];

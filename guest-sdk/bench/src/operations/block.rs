@@ -11,7 +11,7 @@ use core::future::poll_fn;
 use core::pin::Pin;
 use core::task::Poll;
 use hv_guest::abi::Errno;
-use hv_guest::{block, block_on};
+use hv_guest::{block, block_on, event};
 
 /// Reads `SIZE` bytes at a time, `DEPTH` reads in flight.
 fn read<const SIZE: usize, const DEPTH: usize>(meter: &mut Meter) -> Result<(), String> {
@@ -39,6 +39,12 @@ fn read<const SIZE: usize, const DEPTH: usize>(meter: &mut Meter) -> Result<(), 
         .map_err(|errno: Errno| failed("reading the disk", errno))
 }
 
+/// The same while neither the guest nor the back end polls.
+fn read_asleep<const SIZE: usize, const DEPTH: usize>(meter: &mut Meter) -> Result<(), String> {
+    event::stop_polling();
+    read::<SIZE, DEPTH>(meter)
+}
+
 /// A permutation of numbers that looks random (the finaliser of MurmurHash3).
 pub(super) fn scatter(n: u64) -> u64 {
     let n = (n ^ n >> 33).wrapping_mul(0xff51_afd7_ed55_8ccd);
@@ -47,7 +53,7 @@ pub(super) fn scatter(n: u64) -> u64 {
 }
 
 /// Drives all futures until all have ended; the last error, if there was one.
-pub(super) async fn all<F: Future<Output = Result<(), Errno>>>(futures: Vec<F>) -> Result<(), Errno> {
+pub(super) async fn all<E, F: Future<Output = Result<(), E>>>(futures: Vec<F>) -> Result<(), E> {
     let mut futures: Vec<Option<Pin<Box<F>>>> = futures.into_iter().map(|f| Some(Box::pin(f))).collect();
     let mut result = Ok(());
     poll_fn(|context| {
@@ -56,7 +62,9 @@ pub(super) async fn all<F: Future<Output = Result<(), Errno>>>(futures: Vec<F>) 
                 && let Poll::Ready(outcome) = future.as_mut().poll(context)
             {
                 *slot = None;
-                result = result.and(outcome);
+                if outcome.is_err() {
+                    result = outcome;
+                }
             }
         }
         if futures.iter().all(Option::is_none) { Poll::Ready(()) } else { Poll::Pending }
@@ -67,18 +75,20 @@ pub(super) async fn all<F: Future<Output = Result<(), Errno>>>(futures: Vec<F>) 
 
 const fn operation(
     name: &'static str,
+    rig: Rig,
     against: &'static str,
     bytes: u64,
     what: &'static str,
     run: fn(&mut Meter) -> Result<(), String>,
 ) -> Operation {
     let against = Some(against);
-    Operation { name, group: "block", against, rig: Rig::Disk, bytes, curve: None, what, run }
+    Operation { name, group: "block", against, rig, bytes, curve: None, what, run }
 }
 
 pub(super) const OPERATIONS: &[Operation] = &[
     operation(
         "block-512-d1",
+        Rig::Disk,
         "virtio-512-d1",
         512,
         "512 bytes from a paravirtual disk in the page cache, one read at a time.",
@@ -86,6 +96,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
     ),
     operation(
         "block-512-d32",
+        Rig::Disk,
         "virtio-512-d32",
         512,
         "512 bytes from a paravirtual disk in the page cache, 32 reads in flight.",
@@ -93,6 +104,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
     ),
     operation(
         "block-4k-d1",
+        Rig::Disk,
         "virtio-4k-d1",
         4096,
         "4 KiB from a paravirtual disk in the page cache, one read at a time.",
@@ -100,6 +112,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
     ),
     operation(
         "block-4k-d32",
+        Rig::Disk,
         "virtio-4k-d32",
         4096,
         "4 KiB from a paravirtual disk in the page cache, 32 reads in flight.",
@@ -107,6 +120,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
     ),
     operation(
         "block-64k-d1",
+        Rig::Disk,
         "virtio-64k-d1",
         65_536,
         "64 KiB from a paravirtual disk in the page cache, one read at a time.",
@@ -114,9 +128,26 @@ pub(super) const OPERATIONS: &[Operation] = &[
     ),
     operation(
         "block-64k-d32",
+        Rig::Disk,
         "virtio-64k-d32",
         65_536,
         "64 KiB from a paravirtual disk in the page cache, 32 reads in flight.",
         read::<65_536, 32>,
+    ),
+    operation(
+        "block-4k-d1-asleep",
+        Rig::DiskAsleep,
+        "virtio-4k-d1-asleep",
+        4096,
+        "4 KiB from a paravirtual disk, one at a time, while neither the guest nor the back end polls.",
+        read_asleep::<4096, 1>,
+    ),
+    operation(
+        "block-4k-d32-asleep",
+        Rig::DiskAsleep,
+        "virtio-4k-d32-asleep",
+        4096,
+        "4 KiB from a paravirtual disk, 32 in flight, while neither the guest nor the back end polls.",
+        read_asleep::<4096, 32>,
     ),
 ];

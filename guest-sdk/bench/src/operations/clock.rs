@@ -27,7 +27,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
     Operation {
         name: "clock-page",
         group: "time",
-        against: Some("rdtsc"),
+        against: Some("clock-kvmclock"),
         rig: Rig::Plain,
         bytes: 0,
         curve: None,

@@ -1,4 +1,4 @@
-//! Files on a disk, read-only: FAT12, FAT16, FAT32 with long names, and ext2 to ext4.
+//! Files, read-only: on a disk with FAT12, FAT16 or FAT32 (long names), or ext2 to ext4, and in a share, a folder of the host.
 //!
 //! ```ignore
 //! let files = fs::open_root(block::disk(0).ok_or("no disk")?)?;
@@ -10,6 +10,9 @@
 //! file.read_exact_at(0, &mut bytes).await?;
 //! ```
 //!
+//! [`open_share`] is the same for a share. What changes there meanwhile is seen: a file that is opened, a folder that is read and metadata are
+//! what the host has at that moment, and so are the bytes of an open file. Its length stays what it was when it was opened.
+//!
 //! Paths are separated by `/` and start at the root, with or without a leading `/`. A path with `..` is not found. Names
 //! are compared by the rules of the file system: FAT ignores the case of letters.
 //!
@@ -17,7 +20,7 @@
 //!
 //! The data of a file is read directly into the buffer, asynchronously. Its place on the disk is looked up when the file
 //! is opened, so that errors in it are reported then. Everything else (folders, opening, on ext4 the block maps) goes
-//! through a small cache and blocks other tasks while it reads the disk.
+//! through a small cache, or to the host, and blocks other tasks meanwhile.
 #![forbid(unsafe_code)]
 
 mod ext;
@@ -25,8 +28,10 @@ mod fat;
 mod foreign;
 mod layout;
 mod oem;
+mod shared;
 
 use crate::block::{Disk, DiskReader};
+use crate::share::Share;
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec;
@@ -52,6 +57,8 @@ pub enum Error {
     Corrupt,
     /// The disk failed.
     Disk(Errno),
+    /// The host says this of a file in a share.
+    Host(Errno),
 }
 
 impl core::fmt::Display for Error {
@@ -70,6 +77,7 @@ impl core::fmt::Display for Error {
             }
             Error::Feature(name) => return write!(f, "the feature {name} of ext4 is not read here"),
             Error::Disk(errno) => return write!(f, "disk: {errno}"),
+            Error::Host(errno) => return write!(f, "host: {errno}"),
         })
     }
 }
@@ -110,6 +118,12 @@ pub struct FileSystem(Kind);
 enum Kind {
     Fat(fat::Fat),
     Ext(ext::Ext),
+    Share(shared::Shared),
+}
+
+/// The files of a share.
+pub fn open_share(share: Share) -> FileSystem {
+    FileSystem(Kind::Share(shared::Shared(share)))
 }
 
 /// Opens the file system that fills a disk.
@@ -150,6 +164,7 @@ impl FileSystem {
         match &self.0 {
             Kind::Fat(fat) => fat.kind(),
             Kind::Ext(_) => "ext2/3/4",
+            Kind::Share(_) => "share",
         }
     }
 
@@ -158,11 +173,12 @@ impl FileSystem {
     /// # Errors
     ///
     /// [`Error::NotFound`] if the path does not exist, [`Error::NotAFolder`] if it leads through a file, and the errors
-    /// of a disk or a file system that cannot be read: [`Error::Feature`], [`Error::Corrupt`], [`Error::Disk`].
+    /// of a disk or a file system that cannot be read: [`Error::Feature`], [`Error::Corrupt`], [`Error::Disk`], [`Error::Host`].
     pub fn metadata(&self, path: &str) -> Result<Metadata, Error> {
         match &self.0 {
             Kind::Fat(fat) => fat.metadata(path),
             Kind::Ext(ext) => ext.metadata(path),
+            Kind::Share(share) => share.metadata(path),
         }
     }
 
@@ -175,6 +191,7 @@ impl FileSystem {
         match &self.0 {
             Kind::Fat(fat) => fat.read_dir(path),
             Kind::Ext(ext) => ext.read_dir(path),
+            Kind::Share(share) => share.read_dir(path),
         }
     }
 
@@ -187,6 +204,7 @@ impl FileSystem {
         Ok(match &self.0 {
             Kind::Fat(fat) => File::new(fat.open_file(path)?.into()),
             Kind::Ext(ext) => File::new(ext.open_file(path)?.into()),
+            Kind::Share(share) => File::new(share.open_file(path)?.into()),
         })
     }
 
@@ -206,6 +224,13 @@ impl FileSystem {
 enum Source {
     Fat(fat::FatFile),
     Ext(Box<ext::ExtFile>),
+    Share(shared::SharedFile),
+}
+
+impl From<shared::SharedFile> for Source {
+    fn from(file: shared::SharedFile) -> Self {
+        Source::Share(file)
+    }
 }
 
 impl From<fat::FatFile> for Source {
@@ -236,6 +261,7 @@ impl File {
         match &self.source {
             Source::Fat(file) => file.metadata(),
             Source::Ext(file) => file.metadata(),
+            Source::Share(file) => file.metadata(),
         }
     }
 
@@ -259,13 +285,14 @@ impl File {
     ///
     /// # Errors
     ///
-    /// [`Error::Disk`] if the disk failed, [`Error::Corrupt`] if the file's place on the disk is invalid.
+    /// [`Error::Disk`] or [`Error::Host`] if the disk or the host failed, [`Error::Corrupt`] if the file's place on the disk is invalid.
     pub async fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> Result<usize, Error> {
         let count = self.clip(offset, buffer.len());
         let buffer = &mut buffer[..count];
         match &mut self.source {
             Source::Fat(file) => file.read(offset, buffer).await?,
             Source::Ext(file) => file.read(offset, buffer).await?,
+            Source::Share(file) => return file.read(offset, buffer).await,
         }
         Ok(count)
     }
@@ -281,6 +308,7 @@ impl File {
         match &mut self.source {
             Source::Fat(file) => file.read_blocking(offset, buffer)?,
             Source::Ext(file) => file.read_blocking(offset, buffer)?,
+            Source::Share(file) => return file.read_blocking(offset, buffer),
         }
         Ok(count)
     }

@@ -1,14 +1,18 @@
-//! An ATA disk in PIO mode: a sector comes through the data port, 16 bits at a time.
+//! An ATA disk: a sector comes through the data port, 16 bits at a time (PIO), or the disk writes it to memory (bus-master DMA).
 //!
 //! The commands that a driver of the simplest kind needs (ATA/ATAPI-6, sections
-//! 8.15, 8.34 and 8.62): IDENTIFY DEVICE, READ SECTORS and WRITE SECTORS with
-//! 28-bit addresses, for a disk that is alone on its channel.
+//! 8.15, 8.25, 8.34 and 8.62): IDENTIFY DEVICE, READ SECTORS, WRITE SECTORS and READ DMA with
+//! 28-bit addresses, for a disk that is alone on its channel. A transfer by DMA is over when the register that starts it is written:
+//! no guest can do it faster.
 #![forbid(unsafe_code)]
 
-use super::RegisterAccess;
+use super::virtio::View;
+use super::{EmulatedError, RegisterAccess};
+use hv_core::memory::GuestMemory;
 use std::fs::File;
-use std::io;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use vm_memory::{Bytes, GuestAddress};
 
 const SECTOR: usize = 512;
 /// Most sectors of a command: a count of 0 stands for it.
@@ -23,12 +27,25 @@ const COUNT: u64 = 2;
 const ADDRESS: std::ops::RangeInclusive<u64> = 3..=5;
 const DEVICE: u64 = 6;
 const COMMAND: u64 = 7;
+// Those of the bus master (Programming Interface for Bus Master IDE Controller 1.0).
+const DMA_COMMAND: u64 = 16;
+const DMA_STATUS: u64 = 18;
+const DMA_TABLE: u64 = 20;
 
 // Bits of the status register.
 const READY: u8 = 0x40;
 const SEEK_COMPLETE: u8 = 0x10;
 const DATA_REQUEST: u8 = 0x08;
 const FAILED: u8 = 0x01;
+
+// Bits of the bus master's registers.
+const START: u8 = 1;
+const TO_MEMORY: u8 = 8;
+const DMA_FAILED: u8 = 2;
+const INTERRUPT: u8 = 4;
+
+/// Most regions of a table that are looked at: a command moves 256 sectors at most.
+const MOST_REGIONS: u64 = MOST as u64;
 
 // Bits of the error register.
 const ABORTED: u8 = 0x04;
@@ -57,10 +74,17 @@ pub(super) struct Ata {
     /// The sectors of the command, and how far the data port has come.
     buffer: Vec<u8>,
     at: usize,
+    /// A command waits for the bus master.
+    dma: bool,
+    dma_command: u8,
+    dma_status: u8,
+    /// Where the table of regions is.
+    dma_table: u32,
+    view: View,
 }
 
 impl Ata {
-    pub(super) fn new(file: File) -> io::Result<Self> {
+    pub(super) fn new(file: File, memory: &Arc<GuestMemory>) -> Result<Self, EmulatedError> {
         let sectors = (file.metadata()?.len() / SECTOR as u64).min(MAX_SECTORS);
         Ok(Ata {
             file,
@@ -73,6 +97,11 @@ impl Ata {
             target: 0,
             buffer: Vec::with_capacity(MOST * SECTOR),
             at: 0,
+            dma: false,
+            dma_command: 0,
+            dma_status: 0,
+            dma_table: 0,
+            view: View::new(memory)?,
         })
     }
 
@@ -102,7 +131,7 @@ impl Ata {
     }
 
     fn command(&mut self, command: u8) {
-        (self.error, self.transfer) = (0, Transfer::None);
+        (self.error, self.transfer, self.dma) = (0, Transfer::None, false);
         match command {
             0xec => {
                 self.begin(Transfer::ToGuest, SECTOR);
@@ -124,8 +153,50 @@ impl Ata {
                 }
                 None => self.fail(NOT_FOUND),
             },
+            // The sectors move when the bus master starts.
+            0xc8 if self.span().is_some() => self.dma = true,
+            0xc8 => self.fail(NOT_FOUND),
             _ => self.fail(ABORTED),
         }
+    }
+
+    /// Moves the sectors of a command to the regions of the table.
+    fn master(&mut self) {
+        if !std::mem::take(&mut self.dma) || self.dma_command & TO_MEMORY == 0 {
+            return;
+        }
+        let Some((mut offset, mut left)) = self.span() else { return self.fail(NOT_FOUND) };
+        self.buffer.resize(MOST * SECTOR, 0);
+        for n in 0..MOST_REGIONS {
+            let mut region = [0; 8];
+            let at = GuestAddress(u64::from(self.dma_table) + 8 * n);
+            if self.view.memory().read_slice(&mut region, at).is_err() {
+                break;
+            }
+            let [a, b, c, d, low, high, _, end] = region;
+            let place = GuestAddress(u32::from_le_bytes([a, b, c, d]).into());
+            let size = match u16::from_le_bytes([low, high]) {
+                0 => 1 << 16,
+                size => size.into(),
+            };
+            let bytes = &mut self.buffer[..size.min(left)];
+            if self.file.read_exact_at(bytes, offset).is_err() {
+                self.fail(UNCORRECTABLE);
+                break;
+            }
+            if self.view.memory().write_slice(bytes, place).is_err() {
+                break;
+            }
+            (offset, left) = (offset + bytes.len() as u64, left - bytes.len());
+            if left == 0 {
+                self.dma_status |= INTERRUPT;
+                return;
+            }
+            if end & 0x80 != 0 {
+                break;
+            }
+        }
+        self.dma_status |= DMA_FAILED | INTERRUPT;
     }
 
     /// The next bytes of the transfer; when they were the last, it is over.
@@ -174,6 +245,9 @@ impl RegisterAccess for Ata {
             COUNT => self.count.into(),
             offset if ADDRESS.contains(&offset) => self.address[(offset - ADDRESS.start()) as usize].into(),
             DEVICE => self.device.into(),
+            DMA_COMMAND => self.dma_command.into(),
+            DMA_STATUS => self.dma_status.into(),
+            DMA_TABLE => self.dma_table.into(),
             _ => self.status().into(),
         }
     }
@@ -196,81 +270,20 @@ impl RegisterAccess for Ata {
             }
             DEVICE => self.device = value as u8,
             COMMAND => self.command(value as u8),
+            DMA_COMMAND => {
+                let starts = value as u8 & !self.dma_command & START != 0;
+                self.dma_command = value as u8;
+                if starts {
+                    self.master();
+                }
+            }
+            // What is written as 1 is cleared.
+            DMA_STATUS => self.dma_status &= !(value as u8 & (DMA_FAILED | INTERRUPT)),
+            DMA_TABLE if size == 4 => self.dma_table = value as u32,
             _ => {}
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn disk(sectors: usize) -> Ata {
-        let file = tempfile::tempfile().unwrap();
-        let bytes: Vec<u8> = (0..sectors * SECTOR).map(|n| (n / 7) as u8).collect();
-        file.write_all_at(&bytes, 0).unwrap();
-        Ata::new(file).unwrap()
-    }
-
-    fn order(ata: &mut Ata, sector: u32, count: u8, command: u8) -> u8 {
-        let [low, middle, high, highest] = sector.to_le_bytes();
-        for (register, value) in [(2, count), (3, low), (4, middle), (5, high), (6, 0xe0 | highest)] {
-            ata.write(register, 1, value.into());
-        }
-        ata.write(COMMAND, 1, command.into());
-        ata.read(COMMAND, 1) as u8
-    }
-
-    #[test]
-    fn sectors_come_and_go_through_the_data_port() {
-        let mut ata = disk(8);
-        assert_eq!(order(&mut ata, 3, 2, 0x20), READY | SEEK_COMPLETE | DATA_REQUEST);
-        for word in 0..2 * SECTOR / 2 {
-            let at = 3 * SECTOR + 2 * word;
-            let expected = u16::from_le_bytes([(at / 7) as u8, ((at + 1) / 7) as u8]);
-            assert_eq!(ata.read(DATA, 2), u64::from(expected));
-        }
-        assert_eq!(ata.read(COMMAND, 1) as u8, READY | SEEK_COMPLETE);
-        assert_eq!(ata.read(DATA, 2), 0, "nothing is left");
-        order(&mut ata, 7, 1, 0x30);
-        (0..256).for_each(|word| ata.write(DATA, 2, word));
-        assert_eq!(ata.read(COMMAND, 1) as u8, READY | SEEK_COMPLETE);
-        let mut written = [0; SECTOR];
-        ata.file.read_exact_at(&mut written, 7 * SECTOR as u64).unwrap();
-        assert_eq!(written[2 * 200..2 * 200 + 2], [200, 0]);
-    }
-
-    #[test]
-    fn what_the_disk_does_not_have_is_an_error() {
-        let mut ata = disk(8);
-        for (sector, count, command) in [(7, 2, 0x20), (8, 1, 0x30), (0, 0, 0x20), (u32::MAX, 1, 0x20)] {
-            assert_eq!(order(&mut ata, sector, count, command) & (FAILED | DATA_REQUEST), FAILED);
-            assert_eq!(ata.read(ERROR, 1) as u8, NOT_FOUND);
-        }
-        assert_eq!(order(&mut ata, 0, 1, 0xff) & FAILED, FAILED);
-        assert_eq!(ata.read(ERROR, 1) as u8, ABORTED);
-    }
-
-    #[test]
-    fn a_disk_says_how_large_it_is() {
-        let mut ata = disk(8);
-        order(&mut ata, 0, 0, 0xec);
-        let words: Vec<u64> = (0..256).map(|_| ata.read(DATA, 2)).collect();
-        assert_eq!((words[60], words[61]), (8, 0));
-        assert_eq!(words[27], u64::from(u16::from_be_bytes(*b"hv")));
-    }
-
-    #[test]
-    fn no_order_of_accesses_is_a_panic() {
-        let mut ata = disk(2);
-        let mut seed = 1u32;
-        for _ in 0..200_000 {
-            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            let (offset, size) = (u64::from(seed >> 8 & 7), 1 << (seed >> 12 & 3));
-            match seed >> 16 & 1 {
-                0 => drop(ata.read(offset, size)),
-                _ => ata.write(offset, size, [0x20, 0x30, 0xec, 0, 1][(seed >> 20) as usize % 5]),
-            }
-        }
-    }
-}
+mod tests;

@@ -6,17 +6,18 @@
 //! are closed by the processor (I/O bitmap, page tables), and nothing of this code is reached.
 //!
 //! ```text
-//! port 0x1f0…0x1f7   ATA disk, PIO                  [`ata`]
+//! port 0x1f0…0x207   ATA disk and its bus master     [`ata`]
 //! port 0x3f8…0x3ff   16550 UART (crate vm-superio)  [`uart`]
 //! port 0x608…0x60b   ACPI power-management timer    [`timer`]
 //! page 0xd0000000    virtio-mmio block              [`virtio`]
 //! page 0xd0001000    virtio-mmio net
+//! page 0xd0002000    virtio-mmio console
+//! page 0xfed00000    HPET                           [`timer`]
 //! ```
 //!
-//! There are no interrupts. A guest looks at memory or at registers all the time,
-//! which is the best case, since an injected interrupt costs several times as much
-//! as a look; or it waits for event 1022, which the net device raises when it has
-//! used a buffer: then it waits as it does for paravirtual devices. Registers are served on the thread that runs the
+//! Virtio devices raise an event instead of an interrupt, if the driver's event index asks for it, and guests wait for it as they do for that of a
+//! paravirtual device: the nearest to an irqfd that there is without an interrupt controller in the kernel. The
+//! others have no interrupts: a guest looks at their registers. Registers are served on the thread that runs the
 //! guest; the queues of virtio devices are served by the I/O thread, which their
 //! notification register reaches by an ioeventfd.
 
@@ -39,8 +40,10 @@ use std::ops::Range;
 use std::sync::Arc;
 pub use virtio::ViewError;
 
-/// What a virtio net device raises.
+/// What virtio devices raise instead of an interrupt.
 const NET_EVENT: EventPort = EventPort(1022);
+const BLOCK_EVENT: EventPort = EventPort(1021);
+const CONSOLE_EVENT: EventPort = EventPort(1020);
 
 /// A device to give to a guest; at most one of each kind.
 pub enum Emulated {
@@ -54,6 +57,10 @@ pub enum Emulated {
     VirtioBlock(Disk, EngineKind),
     /// A virtio-mmio net device.
     VirtioNet(Box<dyn Network>),
+    /// A virtio-mmio console; what the guest sends goes there.
+    VirtioConsole(Box<dyn Output>),
+    /// A high-precision event timer: its main counter, of 10 MHz.
+    Hpet,
 }
 
 /// Why an emulated device could not be made.
@@ -83,10 +90,12 @@ impl Emulated {
     fn place(&self) -> (Space, Range<u64>) {
         match self {
             Emulated::Uart(_) => (Space::Port, 0x3f8..0x400),
-            Emulated::Ata(_) => (Space::Port, 0x1f0..0x1f8),
+            Emulated::Ata(_) => (Space::Port, 0x1f0..0x208),
             Emulated::Timer => (Space::Port, 0x608..0x60c),
             Emulated::VirtioBlock(..) => (Space::Memory, 0xd000_0000..0xd000_1000),
             Emulated::VirtioNet(_) => (Space::Memory, 0xd000_1000..0xd000_2000),
+            Emulated::VirtioConsole(_) => (Space::Memory, 0xd000_2000..0xd000_3000),
+            Emulated::Hpet => (Space::Memory, 0xfed0_0000..0xfed0_1000),
         }
     }
 }
@@ -116,10 +125,16 @@ impl Hardware {
             };
             let registers: Box<dyn RegisterAccess> = match device {
                 Emulated::Uart(output) => Box::new(uart::Uart::new(output)),
-                Emulated::Ata(file) => Box::new(ata::Ata::new(file)?),
+                Emulated::Ata(file) => Box::new(ata::Ata::new(file, memory)?),
                 Emulated::Timer => Box::new(timer::Timer::new()),
-                Emulated::VirtioBlock(disk, engine) => wire(virtio::block(disk, engine, memory)?),
+                Emulated::Hpet => Box::new(timer::Hpet::new()),
+                Emulated::VirtioBlock(disk, engine) => {
+                    wire(virtio::block(disk, engine, memory, hub.channel(BLOCK_EVENT))?)
+                }
                 Emulated::VirtioNet(network) => wire(virtio::net(network, memory, hub.channel(NET_EVENT))?),
+                Emulated::VirtioConsole(output) => {
+                    wire(virtio::console(output, memory, hub.channel(CONSOLE_EVENT))?)
+                }
             };
             self.registers.push((space, range, registers));
         }

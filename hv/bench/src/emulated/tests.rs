@@ -10,6 +10,7 @@ use std::time::Instant;
 
 const BLOCK: u64 = 0xd000_0000;
 const NET: u64 = 0xd000_1000;
+const CONSOLE: u64 = 0xd000_2000;
 const MEMORY: u64 = 1 << 20;
 
 /// A guest's devices, what the I/O thread drives of them, and its memory.
@@ -28,6 +29,8 @@ fn machine() -> (Machine, Arc<GuestMemory>, tempfile::NamedTempFile) {
         Emulated::VirtioBlock(disk, EngineKind::Threads),
         Emulated::VirtioNet(Box::new(network)),
         Emulated::Timer,
+        Emulated::Hpet,
+        Emulated::VirtioConsole(Box::new(hv_core::device::stdio::Buffer::new(100))),
         Emulated::Uart(Box::new(hv_core::device::stdio::Buffer::new(100))),
         Emulated::Ata(file.reopen().unwrap()),
     ];
@@ -77,7 +80,7 @@ fn only_what_is_there_is_opened() {
 fn a_driver_finds_the_devices() {
     let (mut machine, ..) = machine();
     let hardware = &mut machine.hardware;
-    for (device, kind) in [(BLOCK, 2), (NET, 1)] {
+    for (device, kind) in [(BLOCK, 2), (NET, 1), (CONSOLE, 3)] {
         assert_eq!(read(hardware, device), u64::from(u32::from_le_bytes(*b"virt")));
         assert_eq!((read(hardware, device + 4), read(hardware, device + 8)), (2, kind));
     }
@@ -90,7 +93,7 @@ fn a_queue_that_counts_beyond_its_size_stops_its_device() {
     let (mut machine, memory, _file) = machine();
     // The driver's ring says that 1000 of 4 entries wait.
     memory.host_write(0x1002, &1000u16.to_le_bytes());
-    for (device, queues, n) in [(BLOCK, 1, 0), (NET, 2, 1)] {
+    for (device, queues, n) in [(BLOCK, 1, 0), (NET, 2, 1), (CONSOLE, 2, 2)] {
         start(&mut machine.hardware, device, queues, 4, |n| [0, 0x1000, 0x2000][n as usize % 3]);
         machine.sources[n].poll(Instant::now());
         let again = machine.sources[n].poll(Instant::now());
@@ -103,7 +106,7 @@ proptest! {
 
     #[test]
     fn no_registers_and_no_queues_are_a_panic(
-        writes in prop::collection::vec((0u64..0x2000, any::<u32>()), 0..100),
+        writes in prop::collection::vec((0u64..0x3000, any::<u32>()), 0..100),
         pages in prop::collection::vec(any::<[u8; 64]>(), 8),
         size in 0u32..300,
         places in prop::collection::vec(0u32..0x12_0000, 6),
@@ -112,7 +115,7 @@ proptest! {
         for (n, page) in pages.iter().enumerate() {
             memory.host_write(n as u64 * 4096, page);
         }
-        for (device, queues) in [(BLOCK, 1), (NET, 2)] {
+        for (device, queues) in [(BLOCK, 1), (NET, 2), (CONSOLE, 2)] {
             let aligned = |n: u32| places[n as usize % places.len()] & !0xfff & if n < 3 { 0x7fff } else { !0 };
             start(&mut machine.hardware, device, queues, size.next_power_of_two(), aligned);
         }

@@ -75,6 +75,17 @@ pub struct Guests {
     rigs: Rigs,
 }
 
+/// How a guest finds its console, disk and network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// It looks them up in start-info.
+    Look,
+    /// It initialises virtio devices whose places it knows.
+    Virtio,
+    /// It probes a UART, an ATA disk and virtio devices, as on a PC.
+    Probe,
+}
+
 /// What a guest did from its start to its end.
 struct Run {
     guest: Guest,
@@ -119,7 +130,17 @@ impl Guests {
         let run = self.run(&["list"], Rig::Plain)?;
         let listed = wire::operations(&run.output)
             .map_err(|source| GuestError::Wire { what: "its list".into(), source })?;
-        Ok(listed.into_iter().map(|(spec, rig)| GuestOperation::new(self.clone(), spec, rig)).collect())
+        let here = listed.into_iter().filter(|(spec, rig)| {
+            let has = self.rigs.has(*rig);
+            if !has {
+                tracing::warn!(
+                    "not measured: {}: the folder for temporary files does not have it",
+                    spec.name
+                );
+            }
+            has
+        });
+        Ok(here.map(|(spec, rig)| GuestOperation::new(self.clone(), spec, rig)).collect())
     }
 
     /// Starts a guest that ends at once, and waits for that.
@@ -150,8 +171,12 @@ impl Guests {
     /// # Errors
     ///
     /// When it cannot be started or finds nothing.
-    pub fn start_and_find(&self, emulated: bool) -> Result<Guest, GuestError> {
-        let (word, rig) = if emulated { ("probe", Rig::AllEmulated) } else { ("look", Rig::All) };
+    pub fn start_and_find(&self, way: Way) -> Result<Guest, GuestError> {
+        let (word, rig) = match way {
+            Way::Look => ("look", Rig::All),
+            Way::Virtio => ("probe-virtio", Rig::AllVirtio),
+            Way::Probe => ("probe", Rig::AllEmulated),
+        };
         Ok(self.run(&[word], rig)?.guest)
     }
 

@@ -57,12 +57,39 @@ rigs! {
     VirtioSink "virtio-sink";
     /// An emulated ACPI timer.
     Timer "timer";
+    /// An emulated HPET.
+    Hpet "hpet";
+    /// A disk that can be written, through the page cache.
+    WritableDisk "writable-disk";
+    /// The disk of `Disk`, read past the page cache.
+    DirectDisk "direct-disk";
+    /// A network, and a TCP server that sends without end.
+    Source "source";
+    /// The network and the server of `Source`, behind virtio-mmio.
+    VirtioSource "virtio-source";
+    /// The disk of `Disk`, whose back end does not poll.
+    DiskAsleep "disk-asleep";
+    /// The disk of `VirtioDisk`, whose device does not poll.
+    VirtioDiskAsleep "virtio-disk-asleep";
+    /// A virtio console, connected to what the console is.
+    VirtioConsole "virtio-console";
+    /// Virtio console, disk and network.
+    AllVirtio "all-virtio";
     /// A second virtual CPU, and a thread for each.
     Vcpus "vcpus";
     /// All paravirtual devices.
     All "all";
     /// Emulated devices of the same kinds.
     AllEmulated "all-emulated";
+}
+
+impl Rig {
+    /// Whether the devices that are measured are emulated ones.
+    pub(super) fn is_emulated(self) -> bool {
+        use Rig::{All, DirectDisk, Disk, DiskAsleep, Echo, Plain, Sink, Source, Ticks, Vcpus, WritableDisk};
+        let own = [All, DirectDisk, Disk, DiskAsleep, Echo, Plain, Sink, Source, Ticks, Vcpus, WritableDisk];
+        !own.contains(&self)
+    }
 }
 
 /// Bytes of the disk: larger than the processor's caches below the last.
@@ -77,8 +104,10 @@ const MAC: [u8; 6] = [0x02, 0x68, 0x76, 0, 0, 1];
 /// Everything that lasts from guest to guest.
 pub(super) struct Rigs {
     disk: File,
+    writable: File,
     echo: u16,
     sink: u16,
+    source: u16,
 }
 
 impl Rigs {
@@ -87,8 +116,11 @@ impl Rigs {
         let failed = |what| move |source| GuestError::Rig { what, source };
         Ok(Rigs {
             disk: disk().map_err(failed("disk"))?,
-            echo: serve(|bytes, socket| socket.write_all(bytes)).map_err(failed("server"))?,
-            sink: serve(|_, _| Ok(())).map_err(failed("server"))?,
+            writable: disk().map_err(failed("disk"))?,
+            echo: serve(|socket| answer(socket, |bytes, socket| socket.write_all(bytes)))
+                .map_err(failed("server"))?,
+            sink: serve(|socket| answer(socket, |_, _| Ok(()))).map_err(failed("server"))?,
+            source: serve(send).map_err(failed("server"))?,
         })
     }
 
@@ -97,52 +129,83 @@ impl Rigs {
         match rig {
             Rig::Echo | Rig::VirtioEcho => self.echo,
             Rig::Sink | Rig::VirtioSink => self.sink,
+            Rig::Source | Rig::VirtioSource => self.source,
             _ => 0,
         }
     }
 
-    /// Gives a guest what the rig says; a UART sends to `output`.
+    /// Whether this host has what the rig needs.
+    pub(super) fn has(&self, rig: Rig) -> bool {
+        rig != Rig::DirectDisk || Disk::open(&self.direct()).is_ok()
+    }
+
+    /// Gives a guest what the rig says; a UART or a virtio console sends to `output`.
     pub(super) fn fit(&self, builder: Builder, rig: Rig, output: &Tail) -> Result<Builder, GuestError> {
         let uart = || Emulated::Uart(Box::new(output.clone()));
+        let virtio_console = || Emulated::VirtioConsole(Box::new(output.clone()));
         fn hardware<const N: usize>(devices: [Emulated; N]) -> Box<Hardware> {
             Box::new(Hardware::new(devices.into()))
         }
         let timer = |source| GuestError::Rig { what: "timer", source };
         Ok(match rig {
             Rig::Plain => builder,
-            Rig::Disk => builder.disk(self.open_disk()?),
-            Rig::Echo | Rig::Sink => builder.network(network()?, None),
+            Rig::Disk => builder.disk(self.open_disk(true)?),
+            Rig::DiskAsleep => builder.disk(self.open_disk(false)?),
+            Rig::WritableDisk => builder.disk(Disk::open(&spec(&self.writable))?),
+            Rig::DirectDisk => builder.disk(Disk::open(&self.direct())?),
+            Rig::Echo | Rig::Sink | Rig::Source => builder.network(network()?, None),
             Rig::Ticks => builder.input(TickInput::new().map_err(timer)?),
             Rig::Uart => builder.bus(hardware([uart()])),
             Rig::Ata => builder.bus(hardware([self.ata()?])),
-            Rig::VirtioDisk => builder.bus(hardware([self.virtio_disk()?])),
-            Rig::VirtioEcho | Rig::VirtioSink => builder.bus(hardware([Emulated::VirtioNet(network()?)])),
+            Rig::VirtioDisk => builder.bus(hardware([self.virtio_disk(true)?])),
+            Rig::VirtioDiskAsleep => builder.bus(hardware([self.virtio_disk(false)?])),
+            Rig::VirtioConsole => builder.bus(hardware([virtio_console()])),
+            Rig::VirtioEcho | Rig::VirtioSink | Rig::VirtioSource => {
+                builder.bus(hardware([Emulated::VirtioNet(network()?)]))
+            }
             Rig::Timer => builder.bus(hardware([Emulated::Timer])),
+            Rig::Hpet => builder.bus(hardware([Emulated::Hpet])),
             Rig::Vcpus => builder.vcpus(2),
-            Rig::All => builder.disk(self.open_disk()?).network(network()?, None),
+            Rig::All => builder.disk(self.open_disk(true)?).network(network()?, None),
             Rig::AllEmulated => builder.bus(hardware([
                 uart(),
                 self.ata()?,
-                self.virtio_disk()?,
+                self.virtio_disk(true)?,
+                Emulated::VirtioNet(network()?),
+            ])),
+            Rig::AllVirtio => builder.bus(hardware([
+                virtio_console(),
+                self.virtio_disk(true)?,
                 Emulated::VirtioNet(network()?),
             ])),
         })
     }
 
-    fn open_disk(&self) -> Result<Disk, GuestError> {
-        let mut spec = DiskSpec::new(format!("/proc/self/fd/{}", self.disk.as_raw_fd()));
-        spec.read_only = true;
-        Ok(Disk::open(&spec)?)
+    /// The disk; its back end polls, or does not.
+    fn open_disk(&self, polls: bool) -> Result<Disk, GuestError> {
+        let spec = DiskSpec { read_only: true, ..spec(&self.disk) };
+        let mut disk = Disk::open(&spec)?;
+        disk.set_polling(polls);
+        Ok(disk)
     }
 
-    fn virtio_disk(&self) -> Result<Emulated, GuestError> {
-        Ok(Emulated::VirtioBlock(self.open_disk()?, EngineKind::Auto))
+    fn direct(&self) -> DiskSpec {
+        DiskSpec { read_only: true, direct: true, ..spec(&self.disk) }
+    }
+
+    fn virtio_disk(&self, polls: bool) -> Result<Emulated, GuestError> {
+        Ok(Emulated::VirtioBlock(self.open_disk(polls)?, EngineKind::Auto))
     }
 
     fn ata(&self) -> Result<Emulated, GuestError> {
         let file = self.disk.try_clone().map_err(|source| GuestError::Rig { what: "disk", source })?;
         Ok(Emulated::Ata(file))
     }
+}
+
+/// The disk in this file.
+fn spec(file: &File) -> DiskSpec {
+    DiskSpec::new(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
 
 fn network() -> Result<Box<UserNet>, GuestError> {
@@ -166,27 +229,40 @@ fn disk() -> io::Result<File> {
     Ok(file)
 }
 
-/// A TCP server on the loopback interface: what comes goes to `answer`.
-fn serve(answer: fn(&[u8], &mut TcpStream) -> io::Result<()>) -> io::Result<u16> {
+/// A TCP server on the loopback interface, with a thread for each connection.
+fn serve(connection: fn(&mut TcpStream) -> io::Result<()>) -> io::Result<u16> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let port = listener.local_addr()?.port();
-    let serve_one = move |socket: &mut TcpStream| -> io::Result<()> {
-        socket.set_nodelay(true)?;
-        let mut bytes = vec![0; 256 << 10];
-        loop {
-            match socket.read(&mut bytes)? {
-                0 => return Ok(()),
-                count => answer(&bytes[..count], socket)?,
-            }
-        }
+    let serve_one = move |mut socket: TcpStream| {
+        // A guest that went away, or a socket that has no options, is followed by the next.
+        let _ = socket.set_nodelay(true).and_then(|()| connection(&mut socket));
     };
     std::thread::Builder::new().name("hv-bench-server".into()).spawn(move || {
-        for mut socket in listener.incoming().flatten() {
-            // One guest at a time; one that went away is followed by the next.
-            let _ = serve_one(&mut socket);
+        for socket in listener.incoming().flatten() {
+            // A connection that gets no thread is closed.
+            let _ = std::thread::Builder::new().name("hv-bench-peer".into()).spawn(move || serve_one(socket));
         }
     })?;
     Ok(port)
+}
+
+/// What comes goes to `with`, until the guest ends.
+fn answer(socket: &mut TcpStream, with: fn(&[u8], &mut TcpStream) -> io::Result<()>) -> io::Result<()> {
+    let mut bytes = vec![0; 256 << 10];
+    loop {
+        match socket.read(&mut bytes)? {
+            0 => return Ok(()),
+            count => with(&bytes[..count], socket)?,
+        }
+    }
+}
+
+/// Sends until the guest ends.
+fn send(socket: &mut TcpStream) -> io::Result<()> {
+    let bytes = vec![b'x'; 256 << 10];
+    loop {
+        socket.write_all(&bytes)?;
+    }
 }
 
 /// Console input that comes every [`TICK`]: what the counter reads when the

@@ -8,12 +8,14 @@
 //! end
 //! ```
 //!
-//! A result, in cycles of the time-stamp counter; the last one counts:
+//! A result, in cycles of the time-stamp counter; the last one counts. The overhead is what a sample of nothing takes. Samples
+//! are the middles of buckets: exact below 256, a 128th of the power of two below wide from there on.
 //!
 //! ```text
-//! @result 1
+//! @result 2
 //! operations COUNT
 //! per-sample OPERATIONS
+//! overhead CYCLES
 //! cycles TOTAL
 //! lasted CYCLES
 //! samples CYCLES:COUNT CYCLES:COUNT …
@@ -23,7 +25,7 @@
 //! A failure: `@error TEXT`.
 
 use super::rig::Rig;
-use crate::operation::{Group, Spec};
+use crate::operation::{Group, Kind, Spec};
 
 /// Most operations of a list.
 const MAX_OPERATIONS: usize = 256;
@@ -68,7 +70,9 @@ pub(super) struct Measured {
     pub(super) operations: u64,
     /// Operations that a sample covers; not zero.
     pub(super) per_sample: u64,
-    /// All operations together.
+    /// Cycles that each sample contains of the reading of the counter.
+    pub(super) overhead: u64,
+    /// All operations together, with as many readings of the counter as there are samples.
     pub(super) cycles: u64,
     /// From the first operation to the last.
     pub(super) lasted: u64,
@@ -109,15 +113,17 @@ fn operation(line: &str) -> Option<(Spec, Rig)> {
     let fields: Vec<&str> = line.split('\t').collect();
     let ["operation", own, group, against, rig, bytes, curve, at, what] = fields[..] else { return None };
     let at: u32 = at.parse().ok()?;
+    let rig = Rig::of(rig)?;
     let spec = Spec {
         name: name(own)?,
-        group: Group::of(group)?,
+        group: Group::of(group).filter(|group| *group != Group::Other)?,
+        kind: if rig.is_emulated() { Kind::Emulated } else { Kind::Hv },
         against: optional(against, name)?,
         bytes: bytes.parse().ok()?,
         curve: optional(curve, prose)?.map(|curve| (curve, at.max(1))),
         what: prose(what)?,
     };
-    Some((spec, Rig::of(rig)?))
+    Some((spec, rig))
 }
 
 /// The list of operations.
@@ -152,13 +158,13 @@ fn sample(text: &str) -> Option<(u64, u64)> {
 
 /// The result of a round.
 pub(super) fn measured(output: &str) -> Result<Measured, WireError> {
-    let mut lines = after(output, "@result 1")?;
+    let mut lines = after(output, "@result 2")?;
     let mut field = |word| {
         let (at, line) = lines.next().ok_or(WireError::NoEnd)?;
         number(line, word).ok_or(WireError::Line(at))
     };
     let (operations, per_sample) = (field("operations")?, field("per-sample")?);
-    let (cycles, lasted) = (field("cycles")?, field("lasted")?);
+    let (overhead, cycles, lasted) = (field("overhead")?, field("cycles")?, field("lasted")?);
     let mut samples = Vec::new();
     for (at, line) in lines {
         if line == "end" {
@@ -167,9 +173,14 @@ pub(super) fn measured(output: &str) -> Result<Measured, WireError> {
                 .try_fold(0u64, |sum, &(_, count)| sum.checked_add(per_sample.checked_mul(count)?));
             // An operation may leave samples out, as an event that came too early; not all of them.
             return match covered {
-                Some(covered) if covered <= operations && (covered > 0) == (operations > 0) => {
-                    Ok(Measured { operations, per_sample: per_sample.max(1), cycles, lasted, samples })
-                }
+                Some(covered) if covered <= operations && (covered > 0) == (operations > 0) => Ok(Measured {
+                    operations,
+                    per_sample: per_sample.max(1),
+                    overhead,
+                    cycles,
+                    lasted,
+                    samples,
+                }),
                 covered => Err(WireError::Samples { samples: covered.unwrap_or(u64::MAX), operations }),
             };
         }
@@ -194,7 +205,7 @@ mod tests {
     const LIST: &str = "boot noise\n@operations 1\n\
         operation\tread-4k\tblock\tata-read\tdisk\t4096\tbatches\t8\tReads 4 KiB.\n\
         operation\tnop\texits\t-\tplain\t0\t-\t0\tNothing.\nend\n";
-    const RESULT: &str = "....\n@result 1\noperations 30\nper-sample 10\ncycles 999\nlasted 1000\n\
+    const RESULT: &str = "....\n@result 2\noperations 30\nper-sample 10\noverhead 25\ncycles 999\nlasted 1000\n\
         samples 300:1 333:1\nsamples 366:1\nend\n";
 
     #[test]
@@ -213,6 +224,7 @@ mod tests {
     fn a_result_is_read_and_the_last_counts() {
         let measured = measured(&format!("{}{RESULT}", RESULT.replace("999", "1"))).unwrap();
         assert_eq!((measured.operations, measured.per_sample, measured.cycles), (30, 10, 999));
+        assert_eq!((measured.overhead, measured.lasted), (25, 1000));
         assert_eq!(measured.samples, [(300, 1), (333, 1), (366, 1)]);
     }
 
@@ -249,6 +261,8 @@ mod tests {
             ("cycles 999", "cycles 0x1"),
             ("cycles 999\n", ""),
             ("lasted 1000\n", ""),
+            ("overhead 25\n", ""),
+            ("overhead 25", "overhead -1"),
             ("300:1", "300"),
             ("300:1", "300:0"),
             ("300:1", "300:99999999999"),

@@ -2,15 +2,24 @@
 //! in one that was used before.
 
 use crate::clones::{CloneGuest, Clones};
-use crate::operation::{Group, Operation, OperationError, Round, Spec};
-use crate::stats::{Samples, cpu_time};
+use crate::operation::{Group, Kind, Operation, OperationError, Round, Spec};
+use crate::timer::{clock_overhead, cpu_time, since};
+use hv_stats::Samples;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 fn spec(name: &str, against: &str, what: &str) -> Spec {
     let against = Some(against.to_owned());
-    Spec { name: name.into(), group: Group::Clone, against, bytes: 0, curve: None, what: what.into() }
+    Spec {
+        name: name.into(),
+        group: Group::Clone,
+        kind: Kind::Hv,
+        against,
+        bytes: 0,
+        curve: None,
+        what: what.into(),
+    }
 }
 
 /// In a virtual machine that is made for it.
@@ -32,8 +41,8 @@ pub(super) fn operations(clones: &Rc<Clones>) -> Vec<Box<dyn Operation>> {
     let cold = Cold { spec: spec("clone-cold", "boot-floor", what), clones: clones.clone(), ready: false };
     let what = "The same in a virtual machine that was made beforehand and has had no guest: memory, request, complete answer.";
     let ready = Cold { spec: spec("clone-ready", "boot-floor", what), clones: clones.clone(), ready: true };
-    let what = "The same in a pooled instance: memory, registers and rings reset, new identity, request, complete answer.";
-    let warm = Warm { spec: spec("clone-warm", "boot-floor", what), clones: clones.clone() };
+    let what = "A pool's reset beside a restore: the same in a used instance, whose memory, registers and rings are reset.";
+    let warm = Warm { spec: spec("clone-warm", "clone-cold", what), clones: clones.clone() };
     vec![Box::new(cold), Box::new(ready), Box::new(warm)]
 }
 
@@ -52,13 +61,14 @@ fn answers(
         before()?;
         let (begin, cpu_begin) = (Instant::now(), cpu_time());
         let left = answer()?;
-        let took = begin.elapsed();
+        let took = since(begin);
         cpu += cpu_time() - cpu_begin;
         time += took;
         samples.record(took.as_nanos() as f64, 1);
         drop(left);
     }
-    Ok(Round { operations: count, time, lasted: first.elapsed(), cpu, exits: exits(count), samples })
+    let (overhead, lasted) = (clock_overhead(), first.elapsed());
+    Ok(Round { operations: count, overhead, time, lasted, cpu, exits: exits(count), samples })
 }
 
 impl Operation for Cold {

@@ -1,12 +1,13 @@
 //! What leaving a guest costs any monitor: an exit from a guest of nothing but KVM calls.
 
 use crate::floor::{Floor, FloorProgram, FloorVm};
-use crate::operation::{Group, Operation, OperationError, Round, Spec};
-use crate::stats::{Samples, cpu_time, cycles_to_nanos};
+use crate::operation::{Group, Kind, Operation, OperationError, Round, Spec};
+use crate::timer::{counter_overhead, cpu_time, nanos_since};
 use hv_host::clock::tsc;
+use hv_stats::Samples;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 struct Exit {
     spec: Spec,
@@ -19,6 +20,7 @@ pub(super) fn operations() -> Result<Vec<Box<dyn Operation>>, OperationError> {
         let spec = Spec {
             name: name.into(),
             group: Group::Exits,
+            kind: Kind::Floor,
             against: against.map(Into::into),
             bytes: 0,
             curve: None,
@@ -54,14 +56,17 @@ impl Operation for Exit {
         for _ in 0..count / 10 {
             vm.run()?;
         }
-        let (start, cpu) = (Instant::now(), cpu_time());
+        let (begin, cpu, mut sum) = (Instant::now(), cpu_time(), 0.0);
         for _ in 0..count {
             let start = tsc();
             vm.run()?;
-            samples.record(cycles_to_nanos((tsc() - start) as f64), 1);
+            let nanos = nanos_since(start);
+            samples.record(nanos, 1);
+            sum += nanos;
         }
-        let (time, cpu) = (start.elapsed(), cpu_time() - cpu);
+        let (lasted, cpu) = (begin.elapsed(), cpu_time() - cpu);
+        let (time, overhead) = (Duration::from_nanos(sum as u64), counter_overhead());
         let exits = BTreeMap::from([("kvm_run".to_owned(), count)]);
-        Ok(Round { operations: count, time, lasted: time, cpu, exits, samples })
+        Ok(Round { operations: count, overhead, time, lasted, cpu, exits, samples })
     }
 }

@@ -7,6 +7,7 @@
 mod boot;
 mod clone;
 mod floor;
+mod host;
 mod process;
 pub mod ring;
 mod vcpu;
@@ -30,6 +31,7 @@ pub fn all(
 ) -> Result<Vec<Box<dyn Operation>>, OperationError> {
     // A new file is named above and here.
     let mut operations = floor::operations()?;
+    operations.extend(host::operations());
     operations.extend(ring::operations()?);
     operations.extend(vcpu::operations(guests)?);
     operations.extend(boot::operations(guests)?);

@@ -1,17 +1,18 @@
 //! The ring code alone: a request and its response, both ends on one processor,
 //! nobody notified, no device behind it.
 
-use crate::operation::{Group, Operation, OperationError, Round, Spec};
-use crate::stats::{Samples, cpu_time, cycles_to_nanos};
+use crate::operation::{Group, Kind, Operation, OperationError, Round, Spec};
+use crate::timer::{counter_overhead, cpu_time, nanos_since};
 use hv_abi::io::block::{BlockRequest, BlockResponse};
 use hv_abi::ring::{Back, Front, Layout};
 use hv_abi::{GuestAddr, PAGE_SIZE};
 use hv_core::memory::{GuestMemory, RingMemory};
 use hv_host::clock::tsc;
+use hv_stats::Samples;
 use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use zerocopy::FromZeros;
 
 /// Entries of the ring: as a disk has them.
@@ -28,6 +29,7 @@ pub(super) fn operations() -> Result<Vec<Box<dyn Operation>>, OperationError> {
         let spec = Spec {
             name: format!("ring-{size}"),
             group: Group::Events,
+            kind: Kind::Hv,
             against: None,
             bytes: 0,
             curve: Some(("ring code, both ends".into(), size)),
@@ -102,15 +104,17 @@ impl Operation for Batch {
         let count = count.div_ceil(operations_per_sample);
         let mut samples = Samples::default();
         (0..count / 10).for_each(|_| ends.batch());
-        let (start, cpu) = (Instant::now(), cpu_time());
+        let (begin, cpu, mut sum) = (Instant::now(), cpu_time(), 0.0);
         for _ in 0..count {
             let start = tsc();
             (0..per_sample).for_each(|_| ends.batch());
-            let cycles = (tsc() - start) as f64;
-            samples.record(cycles_to_nanos(cycles / operations_per_sample as f64), 1);
+            let nanos = nanos_since(start);
+            samples.record(nanos / operations_per_sample as f64, 1);
+            sum += nanos;
         }
-        let (time, cpu) = (start.elapsed(), cpu_time() - cpu);
+        let (lasted, cpu) = (begin.elapsed(), cpu_time() - cpu);
+        let (time, overhead) = (Duration::from_nanos(sum as u64), counter_overhead());
         let operations = count * operations_per_sample;
-        Ok(Round { operations, time, lasted: time, cpu, exits: BTreeMap::new(), samples })
+        Ok(Round { operations, overhead, time, lasted, cpu, exits: BTreeMap::new(), samples })
     }
 }

@@ -2,8 +2,9 @@
 
 use crate::floor::{Floor, FloorProgram};
 use crate::guest::Guests;
-use crate::operation::{Group, Operation, OperationError, Round, Spec};
-use crate::stats::{Samples, cpu_time};
+use crate::operation::{Group, Kind, Operation, OperationError, Round, Spec};
+use crate::timer::cpu_time;
+use hv_stats::Samples;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -19,9 +20,10 @@ struct Further<F> {
 }
 
 pub(super) fn operations(guests: &Rc<Guests>) -> Result<Vec<Box<dyn Operation>>, OperationError> {
-    let spec = |name: &str, against: Option<&str>, what: &str| Spec {
+    let spec = |name: &str, kind, against: Option<&str>, what: &str| Spec {
         name: name.into(),
         group: Group::Smp,
+        kind,
         against: against.map(Into::into),
         bytes: 0,
         curve: None,
@@ -31,6 +33,7 @@ pub(super) fn operations(guests: &Rc<Guests>) -> Result<Vec<Box<dyn Operation>>,
     let bare = Further {
         spec: spec(
             "vcpu-floor",
+            Kind::Floor,
             None,
             "One more virtual CPU in a machine of bare KVM calls: made, with its CPUID and registers.",
         ),
@@ -43,7 +46,12 @@ pub(super) fn operations(guests: &Rc<Guests>) -> Result<Vec<Box<dyn Operation>>,
         },
     };
     let further = Further {
-        spec: spec("vcpu", Some("vcpu-floor"), "One more virtual CPU in a machine of hv's that is made."),
+        spec: spec(
+            "vcpu",
+            Kind::Hv,
+            Some("vcpu-floor"),
+            "One more virtual CPU in a machine of hv's that is made.",
+        ),
         make: move |vcpus| Ok(guests.start_with(vcpus)?.phases().platform),
     };
     Ok(vec![Box::new(bare), Box::new(further)])
@@ -67,6 +75,7 @@ impl<F: Fn(usize) -> Result<Duration, OperationError>> Operation for Further<F> 
             samples.record(one.as_nanos() as f64, 1);
         }
         let (lasted, cpu) = (first.elapsed(), cpu_time() - cpu);
-        Ok(Round { operations: count, time, lasted, cpu, exits: BTreeMap::new(), samples })
+        // A difference of two times contains the readings of the clock no more.
+        Ok(Round { operations: count, overhead: 0.0, time, lasted, cpu, exits: BTreeMap::new(), samples })
     }
 }

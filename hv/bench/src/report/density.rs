@@ -1,10 +1,10 @@
 //! Density as a page: start and answer times, and memory, against the number of guests.
 
-use super::lines::{Axis, Plot, Series, short_time};
+use super::lines::{Plot, Series, short_time};
 use super::svg::escape;
-use super::{CLOSING, figure, opening};
+use super::{CLOSING, data, figure, opening, section, table};
 use crate::density::{Density, DensityPoint, Times, memory, rows};
-use crate::table::host;
+use crate::table::{date, host};
 use std::fmt::Write;
 
 /// The page.
@@ -13,40 +13,52 @@ pub fn page(density: &Density) -> String {
     for line in host(&density.machine) {
         let _ = writeln!(html, "<p class=\"machine\">{}</p>", escape(&line));
     }
-    html += "<section id=\"density\">\n<h2>Density</h2>\n<div class=\"plots\">\n";
-    html +=
-        &figure("Time by the number of live guests, with most of its spread (logarithmic)", &times(density));
-    html += &figure("Memory of one guest by the number of live guests (logarithmic)", &sizes(density));
-    html += "</div>\n<div class=\"scroll\"><table>\n<thead><tr>";
+    let _ = writeln!(html, "<p class=\"machine\">{} guests · {}</p>", density.guests, date(density.time));
+    let plots = figure(
+        "Does a guest start and answer later when there are many?",
+        "Medians, with the range from the 10th to the 90th percentile where there are times enough; both axes are logarithmic.",
+        &times(density),
+    ) + &figure(
+        "How much memory does one more guest take?",
+        "On average over all that are live; both axes are logarithmic.",
+        &sizes(density),
+    );
     let mut rows = rows(density).into_iter();
-    for cell in rows.next().into_iter().flatten() {
-        let _ = write!(html, "<th>{}", escape(&cell));
-    }
-    html += "</tr></thead>\n<tbody>\n";
-    for row in rows {
-        html += "<tr>";
-        for cell in row {
-            let _ = write!(html, "<td>{}", escape(&cell));
-        }
-        html += "</tr>\n";
-    }
-    html += "</tbody>\n</table></div>\n</section>\n";
+    let heads = rows.next().unwrap_or_default();
+    let table = table(
+        "Times and memory by the number of live guests",
+        &heads,
+        &[],
+        rows.map(|row| (row, Vec::new())),
+    );
+    html += &section("density", "Density", &format!("<div class=\"plots\">\n{plots}</div>\n{table}"));
+    html += &data(density);
     html + CLOSING
 }
 
 fn times(density: &Density) -> String {
     let series = |name: &str, of: fn(&DensityPoint) -> Times| Series {
         name: name.into(),
-        points: density.points.iter().map(|point| (f64::from(point.live), of(point).spread.median)).collect(),
-        ranges: density.points.iter().map(|point| (of(point).spread.low, of(point).spread.high)).collect(),
+        points: density.points.iter().map(|point| (f64::from(point.live), of(point).median)).collect(),
+        ranges: density
+            .points
+            .iter()
+            .map(|point| of(point).p10.zip(of(point).p90).map(|(a, b)| [a, b]))
+            .collect(),
     };
-    plot(
-        vec![
-            series("start to first answer", |point| point.start_ns),
-            series("answer of a live guest", |point| point.answer_ns),
+    Plot {
+        class: "density",
+        name: "Start and answer times by the number of live guests",
+        series: vec![
+            series("start to answer", |point| point.start_ns),
+            series("answer", |point| point.answer_ns),
         ],
-        short_time,
-    )
+        axes: ["live guests", "time"],
+        x: None,
+        y: short_time,
+        bytes: false,
+    }
+    .svg()
 }
 
 fn sizes(density: &Density) -> String {
@@ -56,26 +68,24 @@ fn sizes(density: &Density) -> String {
         ranges: Vec::new(),
     };
     let shared = density.shared as f64;
+    let part = |point: &DensityPoint| (f64::from(point.live), shared / f64::from(point.live));
     let share = Series {
-        name: "its part of what all share".into(),
-        points: density
-            .points
-            .iter()
-            .map(|point| (f64::from(point.live), shared / f64::from(point.live)))
-            .collect(),
+        name: "part of shared".into(),
+        points: density.points.iter().map(part).collect(),
         ranges: Vec::new(),
     };
-    plot(
-        vec![
-            series("all, the kernel's part included", |point| point.whole),
-            series("its own in this process", |point| point.private),
+    Plot {
+        class: "density",
+        name: "Memory of one guest by the number of live guests",
+        series: vec![
+            series("with the kernel's", |point| point.whole),
+            series("its own", |point| point.private),
             share,
         ],
-        memory,
-    )
-}
-
-fn plot(series: Vec<Series>, y: fn(f64) -> String) -> String {
-    let x = Axis { label: |at| format!("{at:.0}"), between: 2.0 };
-    Plot { class: "density", series, x, y, marks: true }.svg()
+        axes: ["live guests", "memory of one"],
+        x: None,
+        y: |bytes| memory(bytes).replace(".00 ", " ").replace(".0 ", " "),
+        bytes: true,
+    }
+    .svg()
 }

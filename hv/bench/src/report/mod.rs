@@ -1,32 +1,57 @@
-//! Results as one page: HTML with plots inside, without scripts, that loads nothing.
+//! Results as one page: HTML with plots inside, without scripts, that loads nothing. Its data are in it, too.
 #![forbid(unsafe_code)]
 
-mod bars;
 mod density;
 mod lines;
+mod plots;
+mod rows;
 mod svg;
+mod tails;
+
+#[cfg(test)]
+pub(super) mod tests;
 
 pub use density::page as density_page;
 
+use super::compare::Compared;
 use super::operation::Group;
-use super::result::{Curve, Measurement, Results};
-use super::table::{self, digits, rate, time};
-use lines::{Axis, Plot, Series};
+use super::result::{Measurement, Results};
+use super::table::{self as words, digits, percentile, rate, time, time_range};
+use hv_stats::Verdict;
+use serde::Serialize;
 use std::fmt::Write;
 use svg::escape;
 
-/// The page.
-pub fn page(results: &Results) -> String {
-    let mut html = opening("What a paravirtual operation costs");
-    html += &head(results);
-    for group in Group::ALL {
-        let members: Vec<_> = results.operations.iter().filter(|m| m.group == *group).collect();
+/// The page; with a comparison, if one was asked for.
+pub fn page(results: &Results, compared: Option<&Compared>) -> String {
+    let mut sections: Vec<(String, String, String)> = Vec::new();
+    let mut add = |id: &str, title: &str, html: String| {
+        if !html.is_empty() {
+            sections.push((id.into(), title.into(), html));
+        }
+    };
+    add("changes", "Changes", compared.map(changes).unwrap_or_default());
+    add("ratios", "Ratios", ratios(results));
+    for group in Group::of_results() {
+        let members: Vec<_> = results.operations.iter().filter(|m| m.group == group).collect();
         if !members.is_empty() {
-            html += &section(*group, &members);
+            add(group.name(), group.title(), of_group(group, &members));
         }
     }
-    html += &curves(&results.curves);
-    html += &conditions(results);
+    add("latencies", "Latencies", tails::figures(&results.operations));
+    add("batching", "Batches", plots::batches(&results.curves));
+    add("conditions", "Conditions", conditions(results));
+    let mut html = opening("What a paravirtual operation costs");
+    html += &head(results);
+    html += "<nav aria-label=\"Contents\">\n<ul>\n";
+    for (id, title, _) in &sections {
+        let _ = writeln!(html, "<li><a href=\"#{id}\">{}</a>", escape(title));
+    }
+    html += "</ul>\n</nav>\n";
+    for (id, title, content) in &sections {
+        html += &section(id, title, content);
+    }
+    html += &data(results);
     html + CLOSING
 }
 
@@ -45,10 +70,79 @@ fn opening(heading: &str) -> String {
     html
 }
 
+/// The data of a page, for programs: no script, and not shown.
+fn data(data: &impl Serialize) -> String {
+    // `</script` must not occur in it, nor `<!--`.
+    let json = serde_json::to_string(data).unwrap_or_default().replace('<', "\\u003c");
+    format!("<script type=\"application/json\" id=\"data\">{json}</script>\n")
+}
+
+fn section(id: &str, title: &str, content: &str) -> String {
+    format!(
+        "<section id=\"{id}\" aria-labelledby=\"{id}-title\">\n<h2 id=\"{id}-title\">{}</h2>\n{content}</section>\n",
+        escape(title)
+    )
+}
+
+/// A plot with the question that it answers above, and how to read it below.
+fn figure(question: &str, caption: &str, plot: &str) -> String {
+    let (question, caption) = (escape(question), escape(caption));
+    format!("<figure>\n<h3>{question}</h3>\n{plot}<figcaption>{caption}</figcaption>\n</figure>\n")
+}
+
+/// A table with its caption, which stands above it, too: of a table that is wider than a phone one sees the beginning only. Of each row the first cell is its head, and the cells of the second list are prose.
+fn table(
+    caption: &str,
+    heads: &[String],
+    prose: &[&str],
+    rows: impl Iterator<Item = (Vec<String>, Vec<String>)>,
+) -> String {
+    let name = escape(caption);
+    let mut html = format!(
+        "<p class=\"caption\" aria-hidden=\"true\">{name}</p>\n<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"{name}\">\
+         <table>\n<caption>{name}</caption>\n<thead><tr>"
+    );
+    for head in heads {
+        let _ = write!(html, "<th scope=\"col\">{}", escape(head));
+    }
+    for head in prose {
+        let _ = write!(html, "<th scope=\"col\" class=\"prose\">{}", escape(head));
+    }
+    html += "</tr></thead>\n<tbody>\n";
+    for (cells, prose) in rows {
+        html += "<tr>";
+        for (n, cell) in cells.iter().enumerate() {
+            let open = if n == 0 { "<th scope=\"row\">" } else { "<td>" };
+            let _ = write!(html, "{open}{}", escape(cell));
+        }
+        for cell in prose {
+            let _ = write!(html, "<td class=\"prose\">{}", escape(&cell));
+        }
+        html += "</tr>\n";
+    }
+    html + "</tbody>\n</table></div>\n"
+}
+
 fn head(results: &Results) -> String {
     let mut html = String::new();
-    for line in table::machine(results) {
+    for line in words::machine(results) {
         let _ = writeln!(html, "<p class=\"machine\">{}</p>", escape(&line));
+    }
+    let verdicts: Vec<Verdict> =
+        results.operations.iter().filter_map(|m| Some(m.against.as_ref()?.verdict)).collect();
+    let count = |verdict| verdicts.iter().filter(|v| **v == verdict).count();
+    if !verdicts.is_empty() {
+        let _ = writeln!(
+            html,
+            "<p>Of {} comparisons the operation takes less time in {}, more in {}, and as much in {}; in {} no difference is shown, \
+             and {} have too few rounds to be judged.</p>",
+            verdicts.len(),
+            count(Verdict::Faster),
+            count(Verdict::Slower),
+            count(Verdict::Alike),
+            count(Verdict::NotShown),
+            count(Verdict::Unjudged),
+        );
     }
     for warning in &results.noise.warnings {
         let _ = writeln!(html, "<p class=\"warning\"><strong>Noisy:</strong> {}</p>", escape(warning));
@@ -56,104 +150,79 @@ fn head(results: &Results) -> String {
     html
 }
 
-fn section(group: Group, members: &[&Measurement]) -> String {
-    let mut html =
-        format!("<section id=\"{}\">\n<h2>{}</h2>\n<div class=\"plots\">\n", group.name(), group.title());
-    html += &figure("Median time and the range of most rounds (logarithmic)", &bars::plot(members));
-    html += &figure("Latencies: so many per cent take no longer (logarithmic)", &distributions(members));
-    html += "</div>\n";
-    html += &rows(members);
-    html += "</section>\n";
-    html
-}
-
-fn figure(caption: &str, plot: &str) -> String {
-    format!("<figure>\n<figcaption>{}</figcaption>\n{plot}</figure>\n", escape(caption))
-}
-
-/// Latency against how rare it is: a decade to the right is ten times as rare.
-fn distributions(members: &[&Measurement]) -> String {
-    let series = members.iter().map(|m| {
-        let rarity = |percent: f64| 100.0 / (100.0 - percent);
-        let points = m.latency_ns.curve.iter().filter(|(percent, _)| *percent < 100.0);
-        Series {
-            name: m.name.clone(),
-            points: points.map(|&(percent, nanos)| (rarity(percent), nanos)).collect(),
-            ranges: Vec::new(),
-        }
-    });
-    let label = |rarity: f64| format!("{} %", digits_of_percent(100.0 - 100.0 / rarity));
-    Plot {
-        class: "distribution",
-        series: series.collect(),
-        x: Axis { label, between: 10.0 },
-        y: lines::short_time,
-        marks: false,
-    }
-    .svg()
-}
-
-/// A percentage without needless digits: 90, 99.9, 99.99.
-fn digits_of_percent(percent: f64) -> String {
-    let text = format!("{percent:.4}");
-    text.trim_end_matches('0').trim_end_matches('.').to_owned()
-}
-
-fn curves(curves: &[Curve]) -> String {
-    if curves.is_empty() {
-        return String::new();
-    }
-    let series = curves.iter().map(|curve| Series {
-        name: curve.name.clone(),
-        points: curve.points.iter().map(|point| (f64::from(point.at), point.time_ns.median)).collect(),
-        ranges: curve.points.iter().map(|point| (point.time_ns.low, point.time_ns.high)).collect(),
-    });
-    let x = Axis { label: |at| format!("{at:.0}"), between: 2.0 };
-    let plot =
-        Plot { class: "batching", series: series.collect(), x, y: lines::short_time, marks: true }.svg();
-    format!(
-        "<section id=\"batching\">\n<h2>Batches</h2>\n<div class=\"plots\">\n{}</div>\n</section>\n",
-        figure("Time of one request, by how many come together", &plot)
-    )
-}
-
-fn rows(members: &[&Measurement]) -> String {
-    let mut html = String::from(
-        "<div class=\"scroll\"><table>\n<thead><tr><th>operation<th>p50<th>p90<th>p99<th>p99.9<th>per second\
-         <th>exits<th>CPU<th class=\"prose\">compared</tr></thead>\n<tbody>\n",
-    );
-    for m in members {
-        let l = &m.latency_ns;
-        let _ = write!(html, "<tr><th>{}", escape(&m.name));
-        for nanos in [l.p50, l.p90, l.p99, l.p999] {
-            let _ = write!(html, "<td>{}", time(nanos));
-        }
-        let against = m.against.as_ref().map(table::ratio).unwrap_or_default();
+fn changes(compared: &Compared) -> String {
+    let mut html = String::new();
+    for file in &compared.files {
+        let build = if file.build.is_empty() { "unknown" } else { &file.build };
         let _ = writeln!(
             html,
-            "<td>{}<td>{}<td>{}<td class=\"prose\">{}</tr>",
+            "<p class=\"machine\">{}: hv {} (build {}) · {} · {}</p>",
+            escape(&file.name),
+            escape(&file.version),
+            escape(build),
+            words::date(file.time),
+            escape(&file.cpu)
+        );
+    }
+    for note in &compared.notes {
+        let _ = writeln!(html, "<p class=\"warning\">{}</p>", escape(note));
+    }
+    html + &plots::changes(compared)
+}
+
+fn ratios(results: &Results) -> String {
+    let plots = plots::forests(&results.operations);
+    match plots.is_empty() {
+        true => plots,
+        false => format!("{}<div class=\"plots\">\n{plots}</div>\n", plots::KEY),
+    }
+}
+
+fn of_group(group: Group, members: &[&Measurement]) -> String {
+    let mut html = format!("{}<div class=\"plots\">\n{}</div>\n", plots::KEY, plots::of_group(members));
+    let heads = ["operation", "n", "median", "95 %", "p90", "p99", "p99.9", "per second", "exits", "CPU"];
+    let row = |m: &&Measurement| {
+        let cells = vec![
+            m.name.clone(),
+            m.median_ns.n.to_string(),
+            time(m.median_ns.median),
+            time_range(&m.median_ns),
+            percentile(m, 90.0),
+            percentile(m, 99.0),
+            percentile(m, 99.9),
             rate(m.per_second),
             digits(m.exits_per_operation()),
             time(m.cpu_ns.median),
-            escape(&against)
-        );
-    }
-    html += "</tbody>\n</table></div>\n<dl>\n";
+        ];
+        (cells, vec![m.against.as_ref().map(words::ratio).unwrap_or_default()])
+    };
+    let caption = format!("{}: times of one operation; n is the number of rounds", group.title());
+    html += &table(&caption, &heads.map(str::to_owned), &["compared"], members.iter().map(row));
+    html += "<dl>\n";
     for m in members {
         let _ = writeln!(html, "<dt>{}<dd>{}", escape(&m.name), escape(&m.what));
     }
-    html += "</dl>\n";
-    html
+    html + "</dl>\n"
 }
 
 fn conditions(results: &Results) -> String {
-    let mut html = String::from("<section id=\"conditions\">\n<h2>Conditions</h2>\n<dl>\n");
-    let noise = &results.noise;
+    let mut html = String::from("<dl>\n");
+    let (noise, settings) = (&results.noise, &results.settings);
+    let [counter, clock] = settings.timer_ns.map(time);
     let facts = [
+        (
+            "Interval",
+            format!("{} %, by bootstrap and order statistics", (settings.confidence * 1000.0).round() / 10.0),
+        ),
+        ("Least effect that is claimed", format!("{} %", (settings.effect * 1000.0).round() / 10.0)),
+        ("Time budget for more than the least rounds", format!("{} s", settings.budget_s)),
+        ("Pause before each round", format!("{} ms", settings.cool_down_ms)),
+        ("Taken off each sample in hv's process", format!("{counter} (counter), {clock} (clock)")),
         ("Load before", digits(noise.load_before)),
         ("Jitter of a fixed piece of work", format!("{} %", digits(noise.jitter_percent))),
         ("Time kept by the hypervisor below", format!("{} %", digits(noise.steal_percent))),
         ("Processors used by other programs", format!("{} %", digits(noise.others_percent))),
+        ("Rounds repeated because the host was busy", noise.repeated_rounds.to_string()),
     ];
     for (what, value) in facts {
         let _ = writeln!(html, "<dt>{what}<dd>{value}");
@@ -161,9 +230,5 @@ fn conditions(results: &Results) -> String {
     for (name, state) in &results.machine.mitigations {
         let _ = writeln!(html, "<dt>Mitigation: {}<dd>{}", escape(name), escape(state));
     }
-    html += "</dl>\n</section>\n";
-    html
+    html + "</dl>\n"
 }
-
-#[cfg(test)]
-pub(super) mod tests;

@@ -84,6 +84,8 @@ pub(crate) enum DrivenBy {
     IoThread(Box<dyn Source>),
     /// The thread that runs the guest, when the guest rings.
     VcpuThread(Arc<dyn DoorbellHandler>),
+    /// The I/O thread, unless the thread that runs the guest can do at once what the guest rang for.
+    Both(Box<dyn Source>, Arc<dyn QuickHandler>),
 }
 
 /// A device that works on the thread that runs its guest: a guest that uses it little needs no other thread for it.
@@ -103,6 +105,18 @@ pub(crate) trait DoorbellHandler: Send + Sync {
         let _ = doorbell;
         None
     }
+
+    /// What goes on on this thread once the I/O thread drives the device.
+    fn quick(self: Arc<Self>) -> Option<Arc<dyn QuickHandler>> {
+        None
+    }
+}
+
+/// The part of the work of a device on the I/O thread that the thread that runs the guest can do when the guest rings and waits.
+pub(crate) trait QuickHandler: Send + Sync {
+    /// The guest rang the doorbell of one of the device's rings, and waits. Must not block. Returns false if something is left to do: then the I/O thread is to
+    /// be called.
+    fn try_ring(&self) -> bool;
 }
 
 /// The result of a doorbell on the thread that runs the guest.

@@ -65,6 +65,7 @@ impl DeviceCounters {
 /// | console | a read of its input | a write of its output |
 /// | block | a read | a write, a flush, a discard, a write of zeroes; only writes have bytes |
 /// | net | a frame received | a frame sent |
+/// | share | a read, and whatever else only tells; only reads have bytes | a write, and whatever else changes or syncs; only writes have bytes |
 /// | function | a request; the bytes are those of heads and bodies | an answer |
 ///
 /// Requests that hv refuses do not count.

@@ -7,16 +7,18 @@ mod counters;
 pub mod function;
 pub mod net;
 pub mod services;
+pub mod share;
 pub mod stdio;
 
 pub(crate) use back_end::{
-    BackEnd, Connection, DeviceKind, DoorbellHandler, DrivenBy, RINGS_BEFORE_BINDING, RingShape,
+    BackEnd, Connection, DeviceKind, DoorbellHandler, DrivenBy, QuickHandler, RINGS_BEFORE_BINDING, RingShape,
 };
 pub use back_end::{ConnectError, DeviceError, Ring, Served};
 pub use counters::{DeviceCounters, Traffic};
 
 /// Every kind of device that there is.
-static KINDS: [&DeviceKind; 5] = [&console::KIND, &block::KIND, &net::KIND, &function::KIND, &services::KIND];
+static KINDS: [&DeviceKind; 6] =
+    [&console::KIND, &block::KIND, &net::KIND, &function::KIND, &services::KIND, &share::KIND];
 
 /// The kind with this number in device tables. `None`: there is no such kind.
 pub(crate) fn kind(number: u32) -> Option<&'static DeviceKind> {

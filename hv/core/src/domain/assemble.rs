@@ -32,6 +32,9 @@ pub(super) fn spawn(config: Fresh, resources: Resources, engine: &Engine) -> Res
     let layout = lay_out(&config, &strings, &devices)?;
     let shared = engine.inner.platform.shares_memory();
     let memory = load(&config, &strings, &mut devices, &layout, shared)?;
+    if resources.share_equal_pages {
+        memory.share_equal_pages()?;
+    }
     let at = |offset: u64| memory.base().0 + offset;
     let first = CpuState::at_entry(
         at(layout.image + config.image.entry()),

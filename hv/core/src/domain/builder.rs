@@ -10,7 +10,8 @@ use crate::device::console::{Input, Output};
 use crate::device::function::FunctionDevice;
 use crate::device::net::{Capture, NetBackEnd, Network};
 use crate::device::services::ServicesDevice;
-use crate::memory::{MapError, TemplateError};
+use crate::device::share::{Folder, ShareBackEnd};
+use crate::memory::{EqualPagesError, MapError, TemplateError};
 use crate::platform::PlatformError;
 use crate::sched::{Group, Share};
 use std::io;
@@ -77,6 +78,9 @@ pub enum StartError {
     /// The memory that the guest is promised is more than the engine's budget has left.
     #[error(transparent)]
     Budget(#[from] BudgetError),
+    /// The host cannot share equal pages of its memory.
+    #[error(transparent)]
+    EqualPages(#[from] EqualPagesError),
     /// Its group is one of another engine.
     #[error(
         "the guest's group is one of another engine; take one of `Engine::group` of the engine that runs the guest"
@@ -131,6 +135,15 @@ impl<O> GuestBuilder<O> {
         self
     }
 
+    /// Lets the host keep pages of its memory that equal pages of other guests with this option, or of other programs that take
+    /// part, in memory once (KSM). Without this it shares nothing but its template. Guests that share can find out by timing what the others have in
+    /// memory: to be given only to guests that trust each other, on a host where nobody else takes part. On the platform
+    /// `process` no guest can.
+    pub fn share_equal_pages(mut self) -> Self {
+        self.resources.share_equal_pages = true;
+        self
+    }
+
     /// Where its console's output goes. Without this it is dropped.
     pub fn output(mut self, output: impl Output + 'static) -> Self {
         self.resources.output = Box::new(output);
@@ -165,6 +178,12 @@ impl<O> GuestBuilder<O> {
     /// One more network, whose frames are also written to `capture`.
     pub fn network(mut self, network: Box<dyn Network>, capture: Option<Capture>) -> Self {
         self.resources.back_ends.push(Box::new(NetBackEnd { network, capture }));
+        self
+    }
+
+    /// One more share: a folder of the host that the guest works on.
+    pub fn folder(mut self, folder: Folder) -> Self {
+        self.resources.back_ends.push(Box::new(ShareBackEnd(folder)));
         self
     }
 

@@ -22,7 +22,7 @@ pub trait Bus: Send {
     /// If the hardware cannot be made. The guest is not started then.
     fn connect(&mut self, memory: &Arc<GuestMemory>, hub: &Arc<Hub>) -> Result<Wiring, BusError>;
 
-    /// Carries out an access of the guest, on the thread that runs it. Returns the value of a read, `None` for a write.
+    /// Carries out an access of the guest, on the thread that runs it: one of several if it is by a string instruction. Returns the value of a read, `None` for a write.
     fn access(&mut self, access: &BusAccess) -> Option<u64>;
 }
 

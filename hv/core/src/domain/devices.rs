@@ -5,8 +5,8 @@ use super::Saved;
 use super::restore::RestoreError;
 use crate::device::console::Console;
 use crate::device::{
-    BackEnd, ConnectError, Connection, DeviceCounters, DoorbellHandler, DrivenBy, RINGS_BEFORE_BINDING, Ring,
-    RingShape,
+    BackEnd, ConnectError, Connection, DeviceCounters, DoorbellHandler, DrivenBy, QuickHandler,
+    RINGS_BEFORE_BINDING, Ring, RingShape,
 };
 use crate::event::Hub;
 use crate::memory::{GuestMemory, RingMemory};
@@ -186,11 +186,20 @@ impl Devices {
             counters.push(moved);
             let doorbells = &mut |port| {
                 let doorbell = machine.doorbell(port)?;
-                bells.push(Bell::new(port, Target::Descriptor(doorbell.try_clone()?)));
+                bells.push(Bell::new(port, Target::Descriptor(doorbell.try_clone()?, None)));
                 Ok(doorbell)
             };
             match device.back_end.connect(Connection { index: device.index, rings, doorbells })? {
                 DrivenBy::IoThread(source) => sources.push(source),
+                DrivenBy::Both(source, quick) => {
+                    sources.push(source);
+                    let ports: Vec<_> = device.rings.iter().map(|ring| ring.info.event).collect();
+                    for bell in bells.iter_mut().filter(|bell| ports.contains(&bell.port)) {
+                        if let Target::Descriptor(_, own) = &mut bell.target {
+                            *own = Some(quick.clone());
+                        }
+                    }
+                }
                 DrivenBy::VcpuThread(handler) => bells.extend(
                     device
                         .rings
@@ -221,8 +230,8 @@ pub(super) struct Bell {
 
 /// Where a doorbell is delivered.
 pub(super) enum Target {
-    /// To whatever watches this descriptor: the I/O thread.
-    Descriptor(EventFd),
+    /// To whatever watches this descriptor: the I/O thread. The guest's own thread may try first.
+    Descriptor(EventFd, Option<Arc<dyn QuickHandler>>),
     /// The guest's own thread, which then does the device's work.
     Handler(Arc<dyn DoorbellHandler>),
 }

@@ -2,10 +2,11 @@
 
 use super::Domain;
 use super::devices::{Bell, Target};
-use crate::device::Served;
+use crate::device::{QuickHandler, Served};
 use crate::platform::Machine;
 use hv_abi::EventPort;
 use hv_abi::ring::Violation;
+use std::sync::Arc;
 
 /// The doorbells of a guest, and the machine in which they can be bound.
 pub(super) struct Doorbells {
@@ -34,7 +35,7 @@ impl Doorbells {
 }
 
 impl Domain {
-    /// The guest rang a doorbell that the platform has not bound.
+    /// The guest rang a doorbell that the platform has not bound, or rang one and [waits](Self::ring_and_wait).
     pub(super) fn ring(&self, port: EventPort) -> Served {
         self.counters.doorbell();
         if port.is_of_vcpu() {
@@ -54,7 +55,7 @@ impl Domain {
                 }
                 return served;
             }
-            Target::Descriptor(descriptor) => {
+            Target::Descriptor(descriptor, _) => {
                 if Bell::ring(&mut bell.rings, descriptor)
                     && let Err(error) = doorbells.machine.bind_doorbell(port, descriptor)
                 {
@@ -64,6 +65,25 @@ impl Domain {
             }
         }
         Served::Running
+    }
+
+    /// The guest rings a doorbell and waits. A guest that does not wait may look for the answer, and that comes sooner from the I/O thread, which looks for
+    /// the next request in turn.
+    pub(super) fn ring_and_wait(&self, port: EventPort) -> Served {
+        if self.quick_handler(port).is_some_and(|handler| handler.try_ring()) {
+            self.counters.doorbell();
+            return Served::Running;
+        }
+        self.ring(port)
+    }
+
+    /// What may be able to do on this thread what the guest rings for. Its work is done without the lock: other virtual CPUs ring meanwhile.
+    fn quick_handler(&self, port: EventPort) -> Option<Arc<dyn QuickHandler>> {
+        let doorbells = self.doorbells.lock().expect("no panic while held");
+        match &doorbells.bells.iter().find(|bell| bell.port == port)?.target {
+            Target::Descriptor(_, quick) => quick.clone(),
+            Target::Handler(_) => None,
+        }
     }
 
     /// From now on the I/O thread drives the console.
@@ -86,8 +106,9 @@ impl Domain {
             }
         };
         let Some(source) = handler.clone().source(doorbell) else { return };
+        let quick = handler.clone().quick();
         let source = engine.reactor.add_for(&self.source_owner, source);
         self.sources.lock().expect("no panic while held").push(source);
-        (bell.target, bell.rings) = (Target::Descriptor(descriptor), 0);
+        (bell.target, bell.rings) = (Target::Descriptor(descriptor, quick), 0);
     }
 }

@@ -33,6 +33,10 @@ impl Body<'_> {
                 let reason = "the host's kernel ended the guest's process: a broken signal stack, processor time taken out of turn, or no memory left";
                 return self.remains(reason.into(), None);
             }
+            Fault::Unparked => {
+                let reason = "the process that waited for the guest was interrupted meanwhile, by a debugger or a freezer, and was not used any more";
+                return self.remains(reason.into(), None);
+            }
             Fault::Crossing => {
                 let reason = "crossed to the host in another way than the hypercall page does";
                 return self.remains(reason.into(), Some(registers));

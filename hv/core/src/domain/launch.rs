@@ -7,6 +7,7 @@ use super::drain::Drain;
 use super::end::Order;
 use super::free_memory::{self, FreeMemory};
 use super::life::{Event, Life};
+use super::pace::Pace;
 use super::power::Power;
 use super::usage::MemoryMeter;
 use super::vcpu::{VcpuHandle, VcpuTask};
@@ -18,6 +19,7 @@ use crate::event::{Hub, Owner};
 use crate::loader::Image;
 use crate::memory::GuestMemory;
 use crate::platform::{CpuState, Start, StartVcpu, Started};
+use crate::reactor::Source;
 use crate::sched::{Entity, Group, Share};
 use hv_abi::shared_info::SharedInfo;
 use hv_host::clock;
@@ -69,7 +71,7 @@ impl Launch {
             doorbells: self.devices.doorbells(),
             opening: opening.as_ref(),
         })?;
-        let khz = machine.tsc_khz();
+        let (khz, refined_at) = (machine.tsc_khz(), machine.tsc_refined_at());
         let clock = match &self.resumed {
             Some((saved, identity)) => {
                 free_memory::begin(&memory, &self.places, self.hook.as_deref());
@@ -116,7 +118,7 @@ impl Launch {
                 memory: memory.clone(),
                 hub: hub.clone(),
                 origin: self.resumed.map(|(origin, _)| origin),
-                khz,
+                khz: khz.into(),
                 clock: Mutex::new(clock),
                 targets: Mutex::new(Targets::standing(&memory, &self.places, vcpus.len())),
                 life: Life::new(vcpus.len()),
@@ -157,7 +159,8 @@ impl Launch {
         }
         let reactor = &engine.inner.reactor;
         let add = |source| reactor.add_for(&domain.source_owner, source);
-        let sources = sources.into_iter().map(add).collect();
+        let pace = refined_at.map(|due| Box::new(Pace::new(domain.me.clone(), due)) as Box<dyn Source>);
+        let sources = sources.into_iter().chain(pace).map(add).collect();
         *domain.sources.lock().expect("nobody else has it yet") = sources;
         domain.life.happen(first);
         if first != Event::Pause {

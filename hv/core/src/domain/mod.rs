@@ -25,6 +25,7 @@ mod launch;
 mod layout;
 mod life;
 mod outcome;
+mod pace;
 mod pause;
 mod power;
 mod reset;
@@ -79,7 +80,7 @@ use crate::reactor::{Payer, SourceId, SourceOwner};
 use hv_abi::device::DeviceInfo;
 use hv_abi::shared_info::Clock;
 use hv_host::clock;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
@@ -94,8 +95,8 @@ pub(crate) struct Domain {
     hub: Arc<Hub>,
     /// The snapshot that it was restored from.
     origin: Option<Arc<Saved>>,
-    /// Frequency of its TSC, in kHz.
-    khz: u32,
+    /// Frequency of its TSC, in kHz, as well as it is known.
+    khz: AtomicU32,
     clock: Mutex<Clock>,
     targets: Mutex<Targets>,
     life: Life,

@@ -106,8 +106,8 @@ impl Guest {
         let domain = &*self.domain;
         let origin = domain.origin.as_ref().expect("a clone");
         free_memory::begin(&domain.memory, &domain.places, domain.hook.as_deref());
-        let clock =
-            Identity::fresh()?.give(&domain.memory, &domain.places, &domain.hub, domain.khz, origin.time);
+        let khz = domain.khz.load(Ordering::Relaxed);
+        let clock = Identity::fresh()?.give(&domain.memory, &domain.places, &domain.hub, khz, origin.time);
         *domain.clock.lock().expect("no panic while held") = clock;
         self.set_running();
         Ok(())

@@ -19,6 +19,8 @@ pub(super) struct Resources {
     pub(super) group: Option<Group>,
     /// Bytes of memory that the guest is promised; `None`: what is usual for guests of its kind.
     pub(super) promised_memory: Option<u64>,
+    /// Whether pages of its memory that equal others on the host are shared with them.
+    pub(super) share_equal_pages: bool,
 }
 
 impl Resources {
@@ -43,6 +45,7 @@ impl Default for Resources {
             share: Share::default(),
             group: None,
             promised_memory: None,
+            share_equal_pages: false,
         }
     }
 }

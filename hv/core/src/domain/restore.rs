@@ -72,9 +72,12 @@ impl Restore {
         let template = snapshot.template();
         let promise = resources.promise(&engine.inner.budget, 0, template.size())?;
         let memory = match engine.inner.platform.shares_memory() {
-            true => GuestMemory::copy_of_template(template)?,
+            true => GuestMemory::shared_of_template(template)?,
             false => GuestMemory::of_template(template)?,
         };
+        if resources.share_equal_pages {
+            memory.share_equal_pages()?;
+        }
         for range in snapshot.hot_pages().iter() {
             memory.populate(range.clone());
         }

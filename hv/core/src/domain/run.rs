@@ -47,6 +47,21 @@ impl<'a> RunLoop<'a> {
         Err(Instant::now().checked_add(Duration::from_nanos(deadline - now)))
     }
 
+    /// The virtual CPU waits from now on, until this time if there is one. Returns `None` if it does not have to.
+    fn begin_block(&mut self, deadline: u64) -> Option<Option<Instant>> {
+        match self.block(deadline) {
+            Ok(result) => {
+                self.cpu.vcpu.set_result(result);
+                self.cpu.blocked = None;
+                None
+            }
+            Err(until) => {
+                self.cpu.blocked = Some(deadline);
+                Some(until)
+            }
+        }
+    }
+
     /// Runs a virtual CPU until it has to wait, it yields, or the guest ends.
     pub(super) fn run(&mut self) -> Result<RunExit, End> {
         let domain = self.domain;
@@ -68,12 +83,10 @@ impl<'a> RunLoop<'a> {
         if let Some(next) = domain.begin(self.cpu)? {
             return Ok(RunExit::Next(next));
         }
-        if let Some(deadline) = self.cpu.blocked {
-            match self.block(deadline) {
-                Ok(result) => self.cpu.vcpu.set_result(result),
-                Err(until) => return Ok(RunExit::Next(Next::Blocked(until))),
-            }
-            self.cpu.blocked = None;
+        if let Some(deadline) = self.cpu.blocked
+            && let Some(until) = self.begin_block(deadline)
+        {
+            return Ok(RunExit::Next(Next::Blocked(until)));
         }
         self.cpu.first_entry.get_or_insert_with(Instant::now);
         loop {
@@ -141,13 +154,22 @@ impl<'a> RunLoop<'a> {
                     self.cpu.vcpu.set_result(0);
                     return Ok(RunExit::Next(Next::Ready));
                 }
-                Action::Block(deadline) => match self.block(deadline) {
-                    Ok(result) => self.cpu.vcpu.set_result(result),
-                    Err(until) => {
-                        self.cpu.blocked = Some(deadline);
+                Action::Block(deadline) => {
+                    if let Some(until) = self.begin_block(deadline) {
                         return Ok(RunExit::Next(Next::Blocked(until)));
                     }
-                },
+                }
+                Action::SendAndBlock(port, deadline) => {
+                    self.cpu.blocked = Some(deadline);
+                    if domain.ring_and_wait(port) == Served::Answered
+                        && let Some(exit) = self.after_work()
+                    {
+                        return Ok(exit);
+                    }
+                    if let Some(until) = self.begin_block(deadline) {
+                        return Ok(RunExit::Next(Next::Blocked(until)));
+                    }
+                }
                 Action::Exit(code) => return Err(End::Outcome(Outcome::Exited(code))),
                 Action::Panic(message) => return Err(domain.crash(self.cpu, format!("panic: {message}"))),
             }
@@ -188,8 +210,14 @@ impl<'a> RunLoop<'a> {
                 domain.crash(self.cpu, format!("the host failed: an access without a device: {access:x?}"))
             );
         };
-        if let Some(value) = bus.lock().expect("no panic while held").access(access) {
-            self.cpu.vcpu.answer(value);
+        let mut bus = bus.lock().expect("no panic while held");
+        for element in self.cpu.vcpu.access_data().chunks_exact_mut(usize::from(access.size).max(1)) {
+            let mut value = [0; 8];
+            value.iter_mut().zip(&*element).for_each(|(to, from)| *to = *from);
+            let value = access.value.map(|_| u64::from_le_bytes(value));
+            if let Some(read) = bus.access(&BusAccess { value, ..*access }) {
+                element.iter_mut().zip(read.to_le_bytes()).for_each(|(to, from)| *to = from);
+            }
         }
         Ok(())
     }

@@ -6,7 +6,6 @@ use super::power::Power;
 use super::run::{RunExit, RunLoop};
 use crate::platform::{Kick, Vcpu};
 use crate::sched::{Entity, Next, Task};
-use hv_host::cpu_clock::CpuClock;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::{Duration, Instant};
@@ -150,8 +149,8 @@ impl Task for VcpuTask {
         self.vcpu().kicker.kick();
     }
 
-    fn clock(&self) -> Option<CpuClock> {
-        self.vcpu().kicker.clock()
+    fn used_apart(&self) -> Duration {
+        self.vcpu().kicker.used_apart()
     }
 
     fn slept(&self) -> Duration {

@@ -14,6 +14,8 @@
 //! 3. Every offset is checked against the mapping's size before use.
 #![allow(unsafe_code, reason = "guest memory: mapping, atomics, volatile copies")]
 
+mod demand;
+mod equal_pages;
 mod free_map;
 pub(crate) mod private;
 mod ring;
@@ -21,11 +23,14 @@ mod saved;
 mod shared;
 mod template;
 
+pub(crate) use demand::{Piece, Source};
+pub use equal_pages::EqualPagesError;
 pub use free_map::{FreeMap, FreePages};
 pub use ring::RingMemory;
 pub use saved::SavedRange;
 pub use template::{Template, TemplateError};
 
+use demand::Demand;
 use hv_abi::{Errno, GuestAddr, PAGE_SIZE};
 use std::ops::Range;
 use std::sync::Arc;
@@ -73,6 +78,8 @@ pub struct GuestMemory {
     template: Option<Arc<Template>>,
     /// Whether other processes may map it.
     shared: bool,
+    /// For a clone in a file of its own: which pages the file has.
+    demand: Option<Demand>,
 }
 
 /// Ranges of offsets, and what the guest may do there.
@@ -87,6 +94,9 @@ fn tail_size(size: u64) -> u64 {
     const PAGES: u64 = 128;
     (PAGES + (size >> 30)) * PAGE_SIZE
 }
+
+/// The tail of memory that another process maps: what that has of its own, for each virtual CPU.
+pub(crate) const SHARED_TAIL: u64 = 8 << 20;
 
 impl GuestMemory {
     /// Maps `size` bytes (a multiple of the page size) to appear at guest address `base`.
@@ -108,6 +118,7 @@ impl GuestMemory {
             map: Arc::default(),
             template: None,
             shared: false,
+            demand: None,
         };
         memory.advise(0..size + memory.tail(), libc::MADV_NOHUGEPAGE);
         // Beyond its first 2 MiB, a guest gets memory 2 MiB at a time, for one fault instead of 512. The ends
@@ -135,15 +146,16 @@ impl GuestMemory {
             map,
             template: Some(template.clone()),
             shared: false,
+            demand: None,
         })
     }
 
-    /// Tells the kernel how pages of `range` (offsets) will be used. The kernel may ignore that.
-    fn advise(&self, range: Range<u64>, advice: libc::c_int) {
+    /// Tells the kernel how pages of `range` (offsets) will be used. Returns whether it does something with that.
+    fn advise(&self, range: Range<u64>, advice: libc::c_int) -> bool {
         let slice = self.slice(range.start, (range.end - range.start) as usize);
         // SAFETY: inside the mapping (`slice` checked it). No advice that is given unmaps anything; one that changes
         // bytes does what a guest can do at any time (invariant 2).
-        unsafe { libc::madvise(slice.ptr_guard_mut().as_ptr().cast(), slice.len(), advice) };
+        unsafe { libc::madvise(slice.ptr_guard_mut().as_ptr().cast(), slice.len(), advice) == 0 }
     }
 
     /// Guest address of the first byte.
@@ -159,7 +171,7 @@ impl GuestMemory {
     /// Size of the tail in bytes; it starts at offset [`size`](Self::size),
     /// is zero, and costs nothing where it is not written.
     pub fn tail(&self) -> u64 {
-        tail_size(self.size)
+        if self.shared { SHARED_TAIL } else { tail_size(self.size) }
     }
 
     /// Where the memory is mapped in this process; for the platform, which shows it to the guest.
@@ -234,7 +246,7 @@ impl GuestMemory {
     /// [`Errno::Fault`] if it may not read all of them.
     pub fn read(&self, address: GuestAddr, bytes: &mut [u8]) -> Result<(), Errno> {
         let offset = self.check(address, bytes.len() as u64, Access::READ)?;
-        self.slice(offset, bytes.len()).copy_to(bytes);
+        self.copy_out(offset, bytes);
         Ok(())
     }
 
@@ -245,13 +257,14 @@ impl GuestMemory {
     /// [`Errno::Fault`] if it may not write all of them: then none is written.
     pub fn write(&self, address: GuestAddr, bytes: &[u8]) -> Result<(), Errno> {
         let offset = self.check(address, bytes.len() as u64, Access::WRITE)?;
-        self.slice(offset, bytes.len()).copy_from(bytes);
+        self.host_write(offset, bytes);
         Ok(())
     }
 
     /// Copies bytes in on the host's own account, whatever the guest may do
     /// there, and into the tail. Panics outside: offsets are the host's.
     pub fn host_write(&self, offset: u64, bytes: &[u8]) {
+        self.own(offset, bytes.len() as u64);
         self.slice(offset, bytes.len()).copy_from(bytes);
     }
 
@@ -266,7 +279,7 @@ impl GuestMemory {
 
     /// Copies bytes out on the host's own account, also of the tail. Panics outside.
     pub fn host_read(&self, offset: u64, bytes: &mut [u8]) {
-        self.slice(offset, bytes.len()).copy_to(bytes);
+        self.copy_out(offset, bytes);
     }
 
     /// A validated range as the kernel wants it for direct transfers into or out
@@ -278,6 +291,7 @@ impl GuestMemory {
     /// [`Errno::Fault`] if not all of it is the guest's, or not for this.
     pub fn iovec(&self, address: GuestAddr, len: u64, access: Access) -> Result<libc::iovec, Errno> {
         let offset = self.check(address, len, access)?;
+        self.own(offset, len);
         let slice = self.slice(offset, len as usize);
         Ok(libc::iovec { iov_base: slice.ptr_guard_mut().as_ptr().cast(), iov_len: len as usize })
     }
@@ -285,6 +299,7 @@ impl GuestMemory {
     /// Populates the pages of `range` (offsets) before they are touched: one call instead of a fault each.
     /// Panics outside the memory.
     pub fn populate(&self, range: Range<u64>) {
+        self.own(range.start, range.end - range.start);
         // Where the kernel (before 5.14) or a memory limit refuses, pages come with the faults.
         self.advise(range.start - range.start % PAGE_SIZE..range.end, libc::MADV_POPULATE_WRITE);
     }
@@ -292,7 +307,9 @@ impl GuestMemory {
     /// Gives the memory of whole pages (offsets) back to the kernel. They are then zero, or what they are in the template, or, if
     /// the kernel refuses, what they were. Panics outside the memory.
     pub fn discard(&self, range: Range<u64>) {
-        if self.shared {
+        if let Some(demand) = &self.demand {
+            demand.give_back(range, |range| _ = self.punch(range));
+        } else if self.shared {
             self.punch(range);
         } else {
             self.advise(range, libc::MADV_DONTNEED);
@@ -307,6 +324,10 @@ impl GuestMemory {
     /// Bytes of pages that are this guest's alone: what it has touched, or, if
     /// it has a template, written.
     pub fn resident(&self) -> u64 {
+        if self.shared {
+            // The kernel has counted them.
+            return self.in_file().saturating_sub(self.filled_within(self.size..self.size + SHARED_TAIL));
+        }
         let mut bytes = 0;
         self.for_each_private(self.size, &mut |range| bytes += range.end - range.start);
         bytes
@@ -314,6 +335,7 @@ impl GuestMemory {
 
     /// An aligned 64-bit word of guest memory. Panics outside the memory or when misaligned.
     pub fn atomic_u64(&self, offset: u64) -> &AtomicU64 {
+        self.own(offset, 8);
         self.region
             .get_atomic_ref::<AtomicU64>(self.skip + offset as usize)
             .expect("the offset is the host's own")
@@ -321,6 +343,7 @@ impl GuestMemory {
 
     /// An aligned 32-bit word of guest memory. Panics outside the memory or when misaligned.
     pub fn atomic_u32(&self, offset: u64) -> &AtomicU32 {
+        self.own(offset, 4);
         self.region
             .get_atomic_ref::<AtomicU32>(self.skip + offset as usize)
             .expect("the offset is the host's own")

@@ -14,7 +14,6 @@ use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use vm_memory::VolatileMemory;
 
 /// The argument of the ioctl (`struct pm_scan_arg`).
 #[repr(C)]
@@ -61,7 +60,7 @@ fn written(range: Range<u64>, found: &mut dyn FnMut(Range<u64>)) -> bool {
     let Some(pagemap) = pagemap() else { return false };
     let mut from = range.start;
     while from < range.end && !NO_SCAN.load(Ordering::Relaxed) {
-        let mut regions = [Region::default(); 64];
+        let mut regions = [Region::default(); 256];
         let mut scan = PagemapScan {
             size: size_of::<PagemapScan>() as u64,
             start: from,
@@ -135,11 +134,12 @@ impl GuestMemory {
     /// Bytes of a part of its memory (offsets) that [`resident`](Self::resident) counts. So a thread that must not be kept
     /// for long can count a large memory piece by piece.
     pub fn resident_within(&self, range: Range<u64>) -> u64 {
+        if self.shared {
+            return self.filled_within(range);
+        }
         let (start, mut bytes) = (self.host_address(), 0);
         let mut count = |range: Range<u64>| bytes += range.end - range.start;
-        if self.shared {
-            self.for_each_filled_within(range, &mut count);
-        } else if !written(start + range.start..start + range.end, &mut count) {
+        if !written(start + range.start..start + range.end, &mut count) {
             count(range);
         }
         bytes
@@ -189,10 +189,7 @@ impl GuestMemory {
             let mut at = range.start.max(done);
             while at < range.end {
                 let len = (range.end - at).min(PIECE) as usize;
-                self.region
-                    .get_slice(self.skip + at as usize, len)
-                    .expect("inside")
-                    .copy_to(&mut bytes[..len]);
+                self.host_read(at, &mut bytes[..len]);
                 found(at, &bytes[..len])?;
                 at += len as u64;
             }

@@ -30,6 +30,7 @@ impl RingMemory {
     /// inside or not aligned: the host places rings itself.
     pub fn new(memory: &Arc<GuestMemory>, offset: u64, layout: &Layout) -> Self {
         assert!(offset.is_multiple_of(hv_abi::ring::ALIGNMENT as u64));
+        memory.own(offset, layout.size() as u64);
         let slice = memory.slice(offset, layout.size());
         let start = slice.ptr_guard_mut().as_ptr();
         RingMemory { memory: memory.clone(), start, len: layout.size() }

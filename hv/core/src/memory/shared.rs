@@ -1,10 +1,10 @@
 //! Memory that another process maps as well: a file in memory, all of it this guest's own.
 //!
-//! A clone's memory begins as a copy of what its template holds, since two processes cannot
-//! share private changes of a file.
+//! A clone's memory takes the pages of its template [on demand](super::demand).
 
+use super::demand::Demand;
 use super::template::{self, TemplateError};
-use super::{GuestMemory, Template};
+use super::{GuestMemory, SHARED_TAIL, Template};
 use hv_abi::{GuestAddr, PAGE_SIZE};
 use rustix::fs::{FallocateFlags, MemfdFlags, SeekFrom};
 use std::fs::File;
@@ -24,23 +24,20 @@ impl GuestMemory {
     ///
     /// If the host refuses a memory file, or to map it.
     pub fn new_shared(base: GuestAddr, size: u64) -> Result<Self, TemplateError> {
-        let memory = template::of_file("hv-guest", MemfdFlags::empty(), base, size)?;
+        let memory = template::of_file("hv-guest", MemfdFlags::empty(), base, size, SHARED_TAIL)?;
         Ok(GuestMemory { shared: true, ..memory })
     }
 
-    /// A copy of a template that other processes can map.
+    /// A clone of a template that other processes can map. It takes the template's pages when they are needed.
     ///
     /// # Errors
     ///
-    /// If the host refuses a memory file or to map it, or has no room for the copy.
-    pub fn copy_of_template(template: &Arc<Template>) -> Result<Self, TemplateError> {
+    /// If the host refuses a memory file, or to map it.
+    pub fn shared_of_template(template: &Arc<Template>) -> Result<Self, TemplateError> {
         let mut memory = Self::new_shared(template.base(), template.size())?;
         memory.map = template.access().clone();
-        let file = memory.file().expect("`new_shared` made one");
-        for range in template.all_data() {
-            copy(template, file, range.clone())
-                .map_err(|source| TemplateError::File { size: memory.size, source })?;
-        }
+        let file = memory.region.file_offset().expect("`new_shared` made one").arc();
+        memory.demand = Some(Demand::new(template, file));
         memory.template = Some(template.clone());
         Ok(memory)
     }
@@ -85,6 +82,13 @@ impl GuestMemory {
         }
     }
 
+    /// Bytes of a range that are not holes.
+    pub(super) fn filled_within(&self, range: Range<u64>) -> u64 {
+        let mut bytes = 0;
+        self.for_each_filled_within(range, &mut |range| bytes += range.end - range.start);
+        bytes
+    }
+
     /// Gives a range of whole pages back, which makes them zero. Returns whether the kernel has done that.
     pub(super) fn punch(&self, range: Range<u64>) -> bool {
         let file = self.file().expect("shared memory has a file");
@@ -92,18 +96,22 @@ impl GuestMemory {
         rustix::fs::fallocate(file, hole, range.start, range.end - range.start).is_ok()
     }
 
+    /// Makes a range of whole pages zero, and gives them back if the kernel does that.
+    pub(crate) fn clear(&self, range: Range<u64>) {
+        if !self.punch(range.clone()) {
+            self.host_write(range.start, &vec![0; (range.end - range.start) as usize]);
+        }
+    }
+
     /// Makes a range of whole pages what it is in the template, with its pages given back.
     pub(super) fn refill(&self, range: Range<u64>) {
         let file = self.file().expect("shared memory has a file");
         let template = self.template.as_ref().expect("only clones are reset");
-        if !self.punch(range.clone()) {
-            self.host_write(range.start, &vec![0; (range.end - range.start) as usize]);
-        }
-        for data in template.all_data() {
-            let both = data.start.max(range.start)..data.end.min(range.end);
-            if !both.is_empty() && copy(template, file, both.clone()).is_err() {
+        self.clear(range.clone());
+        for data in template.data_within(range) {
+            if copy(template, file, data.clone()).is_err() {
                 // Page by page, through the mapping.
-                for page in both.step_by(PAGE_SIZE as usize) {
+                for page in data.step_by(PAGE_SIZE as usize) {
                     template.copy_page(page, self.slice(page, PAGE_SIZE as usize));
                 }
             }
@@ -111,7 +119,8 @@ impl GuestMemory {
     }
 }
 
-fn copy(template: &Template, file: &File, range: Range<u64>) -> io::Result<()> {
+/// Copies a range of whole pages of a template to the same place of a file.
+pub(super) fn copy(template: &Template, file: &File, range: Range<u64>) -> io::Result<()> {
     let mut bytes = vec![0; PIECE.min(range.end - range.start) as usize];
     let mut at = range.start;
     while at < range.end {
@@ -136,9 +145,9 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_is_reset_to_its_template() {
+    fn a_clone_is_reset_to_its_template() {
         let template = template();
-        let memory = GuestMemory::copy_of_template(&template).unwrap();
+        let memory = GuestMemory::shared_of_template(&template).unwrap();
         let text = |offset| {
             let mut bytes = [0; 8];
             memory.host_read(offset, &mut bytes);

@@ -6,7 +6,7 @@ use rustix::fs::{MemfdFlags, SealFlags, SeekFrom};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use vm_memory::{FileOffset, MmapRegion, VolatileMemory, VolatileSlice};
@@ -50,7 +50,7 @@ impl Template {
     ///
     /// If the host refuses a memory file, or to map it.
     pub fn make(base: GuestAddr, size: u64) -> Result<GuestMemory, TemplateError> {
-        of_file("hv-template", MemfdFlags::ALLOW_SEALING, base, size)
+        of_file("hv-template", MemfdFlags::ALLOW_SEALING, base, size, tail_size(size))
     }
 
     /// Closes memory that [`make`](Self::make) made for all further writing.
@@ -79,6 +79,11 @@ impl Template {
     /// Bytes, without the tail.
     pub fn size(&self) -> u64 {
         self.size
+    }
+
+    /// The sealed file: an offset in it is an offset in the memory of a clone.
+    pub(crate) fn file(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 
     /// The access map of its clones.
@@ -118,9 +123,11 @@ impl Template {
         }
     }
 
-    /// The ranges (offsets, with the tail) that are not holes, in ascending order.
-    pub(super) fn all_data(&self) -> &[Range<u64>] {
-        &self.data
+    /// The ranges within this one (offsets) that are not holes, in ascending order.
+    pub(super) fn data_within(&self, range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
+        let first = self.data.partition_point(|data| data.end <= range.start);
+        let within = self.data[first..].iter().take_while(move |data| data.start < range.end);
+        within.map(move |data| data.start.max(range.start)..data.end.min(range.end))
     }
 
     /// The ranges (offsets, without the tail) that are not holes, in ascending order.
@@ -135,9 +142,10 @@ pub(super) fn of_file(
     flags: MemfdFlags,
     base: GuestAddr,
     size: u64,
+    tail: u64,
 ) -> Result<GuestMemory, TemplateError> {
     assert!(size.is_multiple_of(PAGE_SIZE) && base.0.is_multiple_of(PAGE_SIZE));
-    let whole = size + tail_size(size);
+    let whole = size + tail;
     let failed = |source: rustix::io::Errno| TemplateError::File { size, source: source.into() };
     let file: OwnedFd = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | flags).map_err(failed)?;
     rustix::fs::ftruncate(&file, whole).map_err(failed)?;
@@ -151,6 +159,7 @@ pub(super) fn of_file(
         map: Arc::default(),
         template: None,
         shared: false,
+        demand: None,
     })
 }
 

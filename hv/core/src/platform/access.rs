@@ -32,6 +32,6 @@ pub struct BusAccess {
     pub address: u64,
     /// Bytes: 1, 2, 4 or, in memory, 8.
     pub size: u8,
-    /// The value that is written; `None` for a read, whose value is given by [`Vcpu::answer`](super::Vcpu::answer).
+    /// The value that is written; `None` for a read.
     pub value: Option<u64>,
 }

@@ -16,10 +16,9 @@ use crate::memory::GuestMemory;
 pub use access::{BusAccess, Opening, Space};
 pub use choose::{Choice, Preference, choose};
 use hv_abi::{EventPort, GuestAddr, PAGE_SIZE};
-use hv_host::cpu_clock::CpuClock;
 pub use state::{CpuState, Fpu};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 pub use upcall::push_return;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
@@ -206,6 +205,11 @@ pub trait Machine: Send {
 
     /// Frequency of the time-stamp counter that the guest reads, in kHz.
     fn tsc_khz(&self) -> u32;
+
+    /// When [`tsc_khz`](Self::tsc_khz) will be known better, at the earliest. `None` if it will not.
+    fn tsc_refined_at(&self) -> Option<Instant> {
+        None
+    }
 }
 
 /// A virtual CPU. Runs on whichever thread calls it.
@@ -232,7 +236,7 @@ pub trait Vcpu: Send {
     fn save(&mut self) -> Result<CpuState, PlatformError>;
 
     /// Returns once no instruction of the guest can run any more on this virtual CPU, whatever the guest has done.
-    /// Afterwards the virtual CPU is [`reset`](Self::reset) or dropped.
+    /// Afterwards the memory is reset, its tail included, and then the virtual CPU, by [`reset`](Self::reset); or it is dropped.
     fn halt(&mut self) {}
 
     /// Gives the virtual CPU the state that [`Platform::start`] would give it. Nothing of the processor's previous state
@@ -254,9 +258,10 @@ pub trait Vcpu: Send {
     /// [`PlatformError::NoStack`] or [`PlatformError::LostStack`] if the guest's stack pointer is not usable. Also if the platform refuses.
     fn redirect(&mut self, handler: GuestAddr) -> Result<(), PlatformError>;
 
-    /// Completes the read of an [`Exit::Access`] with this value.
-    fn answer(&mut self, value: u64) {
-        let _ = value;
+    /// The bytes of the last [`Exit::Access`]: one or, for a string instruction, many elements of its size, one after the other. They
+    /// hold what is written; what is read is put there before the next [`run`](Self::run).
+    fn access_data(&mut self) -> &mut [u8] {
+        &mut []
     }
 
     /// Makes the current [`run`](Self::run), or else the next, return [`Exit::Interrupted`].
@@ -268,9 +273,10 @@ pub trait Kick: Send + Sync {
     /// See [`Vcpu::kicker`].
     fn kick(&self);
 
-    /// The clock of the process that runs the guest, if that is not the thread that calls [`Vcpu::run`].
-    fn clock(&self) -> Option<CpuClock> {
-        None
+    /// Processor time that the guest has used in processes of its own, not on the threads that call [`Vcpu::run`]: the
+    /// sum over all that there were. Never waits, never decreases.
+    fn used_apart(&self) -> Duration {
+        Duration::ZERO
     }
 
     /// Elapsed time in which the guest slept while [`Vcpu::run`] waited for it: the sum over all runs. No clock of
@@ -292,7 +298,8 @@ pub enum Exit {
     },
     /// The guest rang a doorbell that has no descriptor: the port, not validated.
     Doorbell(u32),
-    /// The guest accessed emulated hardware that was [opened](Opening) to it.
+    /// The guest accessed emulated hardware that was [opened](Opening) to it. A string instruction makes several of these at once, of which
+    /// this is the first: see [`Vcpu::access_data`].
     Access(BusAccess),
     /// It was kicked, or a signal came.
     Interrupted,
@@ -320,6 +327,8 @@ pub enum Fault {
     Shutdown,
     /// The kernel ended the guest's process.
     Killed,
+    /// The process that waited for the guest was interrupted meanwhile, and was ended unused.
+    Unparked,
     /// The guest interfered with the handoff between its process and hv.
     Crossing,
 }

@@ -56,9 +56,10 @@ pub trait Task: Send + Sync {
     /// Makes the current [`run`](Self::run), or else the next, return [`Next::Ready`] soon. Called from another thread.
     fn preempt(&self);
 
-    /// The clock of a process that does the task's work, if that is not done by the thread that calls [`run`](Self::run).
-    fn clock(&self) -> Option<CpuClock> {
-        None
+    /// Processor time that processes have used that do the task's work, apart from the thread that calls
+    /// [`run`](Self::run): the sum over all that there were. Called with the scheduler locked: it never waits.
+    fn used_apart(&self) -> Duration {
+        Duration::ZERO
     }
 
     /// Total elapsed time in which the task slept during its time slices, and so kept its thread from other tasks. It is
@@ -80,24 +81,32 @@ struct TaskSlot {
     task: Option<Arc<dyn Task>>,
     /// `None` while the task does not run.
     slice: Option<Slice>,
-    /// Value of the clock of its own process at the end of its last time slice. If that process runs between time slices,
-    /// which it should not, the next time slice is charged for it.
-    apart: Duration,
-    /// How much of its [sleep](Task::slept) it has been charged for.
-    slept: Duration,
+    /// How much of what it has [used apart](Task::used_apart) and [slept](Task::slept) it has been charged for. What it
+    /// uses between time slices, which it should not, the next time slice is charged for.
+    charged: Duration,
 }
 
 impl TaskSlot {
     fn new(task: Arc<dyn Task>) -> Self {
-        TaskSlot { task: Some(task), slice: None, apart: Duration::ZERO, slept: Duration::ZERO }
+        TaskSlot { task: Some(task), slice: None, charged: Duration::ZERO }
     }
 }
 
 impl TaskSlot {
-    /// How much the task has slept without being charged yet.
-    fn take_slept(&mut self) -> Duration {
-        let slept = self.task.as_ref().map_or(self.slept, |task| task.slept());
-        slept.saturating_sub(std::mem::replace(&mut self.slept, slept))
+    /// What the task has used apart and slept by now.
+    fn beside(&self) -> Duration {
+        self.task.as_ref().map_or(self.charged, |task| task.used_apart() + task.slept())
+    }
+
+    /// How much of it the task has not been charged for yet.
+    fn uncharged(&self) -> Duration {
+        self.beside().saturating_sub(self.charged)
+    }
+
+    /// [`uncharged`](Self::uncharged), which is charged now.
+    fn take_uncharged(&mut self) -> Duration {
+        let beside = self.beside();
+        beside.saturating_sub(std::mem::replace(&mut self.charged, beside))
     }
 }
 
@@ -107,18 +116,6 @@ struct Slice {
     thread: CpuClock,
     /// The thread's clock when the time slice began.
     begin: Duration,
-    /// The clock of the task's own process.
-    apart: Option<CpuClock>,
-}
-
-impl Slice {
-    /// CPU time used up to this value of the thread's clock, and the current value of the process' clock.
-    fn used(&self, thread: Duration, before: Duration) -> (Duration, Duration) {
-        let apart = self.apart.map_or(before, CpuClock::read);
-        // The process may have been replaced by another one.
-        let more = apart.checked_sub(before).unwrap_or(apart);
-        (thread - self.begin + more, apart)
-    }
 }
 
 struct SharedScheduler {
@@ -179,11 +176,9 @@ impl Entity {
     pub fn cpu_time(&self) -> Duration {
         let mut core = self.shared.core();
         // A running task cannot stop while the lock is held, so its thread lives.
-        let TaskSlot { task, slice, apart, slept } = core.policy.payload(self.id);
-        let running = slice.map_or(Duration::ZERO, |slice| {
-            let more = task.as_ref().map_or(Duration::ZERO, |task| task.slept().saturating_sub(*slept));
-            slice.used(slice.thread.read(), *apart).0 + more
-        });
+        let slot = core.policy.payload(self.id);
+        let running =
+            slot.slice.map_or(Duration::ZERO, |slice| slice.thread.read() - slice.begin + slot.uncharged());
         core.policy.used(self.id) + running
     }
 }
@@ -303,7 +298,7 @@ impl Scheduler {
             if let Some(id) = core.choose(now) {
                 let slot = core.policy.payload(id);
                 let task = slot.task.clone().expect("what has ended is not chosen");
-                slot.slice = Some(Slice { thread: clock, begin, apart: task.clock() });
+                slot.slice = Some(Slice { thread: clock, begin });
                 let calls = core.settle(shared, now);
                 drop(core);
                 calls.make();
@@ -352,9 +347,7 @@ impl Scheduler {
         let mut core = self.shared.core();
         let slot = core.policy.payload(id);
         let slice = slot.slice.take().expect("it has one");
-        let (used, apart) = slice.used(end, slot.apart);
-        slot.apart = apart;
-        let used = used + slot.take_slept();
+        let used = end - slice.begin + slot.take_uncharged();
         let mut task = None;
         if next == Next::Ended {
             task = core.policy.payload(id).task.take();

@@ -9,6 +9,13 @@ use std::sync::{Arc, Weak};
 use std::thread::Thread;
 use std::time::Duration;
 
+/// A ticker that will check this soon after the time that it is asked for is not woken to do so earlier, in nanoseconds: most time
+/// slices end by themselves before they have to, and to wake it costs more than many of them.
+const TOLERANCE: Time = 100_000;
+
+/// Least time between two checks, in nanoseconds.
+const GRAIN: Time = 200_000;
+
 /// The ticker. Its thread is made when it is first needed.
 pub(super) struct Ticker {
     thread: Option<Thread>,
@@ -25,7 +32,7 @@ impl Default for Ticker {
 impl Ticker {
     /// Makes it check at this time at the latest. Returns its thread if that has to be woken.
     pub(super) fn watch(&mut self, at: Time, shared: &Arc<SharedScheduler>) -> Option<Thread> {
-        if at >= self.watches {
+        if at.saturating_add(TOLERANCE) >= self.watches {
             return None;
         }
         self.watches = at;
@@ -57,7 +64,7 @@ fn run(shared: &Weak<SharedScheduler>) {
         let mut core = strong.core();
         core.policy.tick(now);
         let mut calls = core.dispatch(now);
-        let watches = core.assign(&mut calls, now);
+        let watches = core.assign(&mut calls, now).map(|at| at.max(now + GRAIN));
         core.ticker.watches = watches.unwrap_or(Time::MAX);
         drop(core);
         calls.make();

@@ -105,12 +105,7 @@ fn chosen(text: &str) -> Option<String> {
 }
 
 fn memory(total: u64) -> Memory {
-    let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let available = meminfo
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"))
-        .and_then(|rest| rest.trim().strip_suffix(" kB")?.parse::<u64>().ok())
-        .map_or(total, |kib| kib << 10);
+    let available = hv_host::machine::available_memory().unwrap_or(total);
     let group = MEMORY.lowest().map(|(limit, _)| limit);
     // The first version of control groups has a number for "no limit" that is more than any host has.
     Memory { total, available, group: group.filter(|&limit| limit < total) }

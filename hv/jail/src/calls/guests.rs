@@ -15,6 +15,7 @@ pub(super) const GUEST: &[Row] = &[
     ioctl((0x4040_ae79, "KVM_IOEVENTFD"), "a doorbell that rings often is bound").on(Platform::Kvm),
     any(S::eventfd2, "a doorbell that rings often is bound"),
     with(S::fcntl, 1, libc::F_DUPFD_CLOEXEC as u32, "F_DUPFD_CLOEXEC", "its back end gets the doorbell, too"),
+    with(S::preadv2, 5, libc::RWF_NOWAIT as u32, "RWF_NOWAIT", "the guest reads what of a disk is in memory"),
 ];
 
 /// Writing a crash report.
@@ -45,6 +46,7 @@ pub(super) const MACHINE: &[Row] = &[
         "MADV_POPULATE_WRITE",
         "what a guest writes at once is there beforehand",
     ),
+    advice(libc::MADV_MERGEABLE, "MADV_MERGEABLE", "share_equal_pages of a function").on(Platform::Kvm),
 ];
 
 pub(super) const POPULATE: Row = advice(
@@ -124,7 +126,17 @@ pub(super) const PROCESS: &[Row] = &[
 ];
 
 /// How much memory a guest has, whose memory is shared with its process.
-pub(super) const FILLED: &[Row] = &[any(S::lseek, "which memory of a guest is filled").on(Platform::Process)];
+pub(super) const FILLED: &[Row] = &[
+    any(S::lseek, "which memory of a guest is filled").on(Platform::Process),
+    any(S::fstat, "how much memory of a guest is filled").on(Platform::Process),
+];
+
+/// Bringing pages of a clone that its process lacks.
+pub(super) const DEMAND: &[Row] = &[
+    any(S::pread64, "a page of a template that a clone needs").on(Platform::Process),
+    any(S::pwrite64, "a page of a template that a clone needs").on(Platform::Process),
+    any(S::fallocate, "a page that a clone has given back, and needs again").on(Platform::Process),
+];
 
 /// Making the process of a guest, and its memory.
 pub(super) const MAKE_PROCESS: &[Row] = &[
@@ -133,8 +145,8 @@ pub(super) const MAKE_PROCESS: &[Row] = &[
     any(S::sendmsg, "a process is asked for").on(Platform::Process),
     any(S::recvmsg, "a process is asked for").on(Platform::Process),
     any(S::clock_getres, "the clock of its processor time").on(Platform::Process),
-    any(S::pread64, "memory of a template is copied").on(Platform::Process),
-    any(S::pwrite64, "memory of a template is copied").on(Platform::Process),
+    any(S::pread64, "pages of a template that a clone needs").on(Platform::Process),
+    any(S::pwrite64, "pages of a template that a clone needs").on(Platform::Process),
     any(S::fallocate, "memory of a guest is given back").on(Platform::Process),
 ];
 

@@ -40,6 +40,7 @@ pub(super) const IO: &[Row] = &[
     socket(libc::AF_INET6, "AF_INET6", DATAGRAM, "the guest's questions to name servers"),
     socket(libc::AF_INET6, "AF_INET6", STREAM, "the guest's connections to name servers"),
     any(S::pread64, "the list of name servers, which may have changed"),
+    any(S::pwrite64, "a page of a template that a clone needs").on(Platform::Process),
     any(S::bind, "UDP flows of the guest"),
     any(S::connect, "connections of the guest"),
     with(S::accept4, 3, 0x80800, "SOCK_NONBLOCK | SOCK_CLOEXEC", "connections to published ports"),
@@ -99,6 +100,8 @@ pub(super) const UNNAMED: Row = any(S::unlink, "and the name is removed at once"
 pub(super) const DISK: &[Row] = &[
     any(S::preadv, "the guest reads"),
     any(S::pwritev, "the guest writes"),
+    any(S::pread64, "tables and compressed clusters of images"),
+    any(S::pwrite64, "tables and new clusters of images"),
     any(S::fdatasync, "the guest flushes"),
     any(S::fallocate, "the guest discards or writes zeroes"),
     NAMELESS,

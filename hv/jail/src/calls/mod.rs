@@ -8,16 +8,18 @@ mod guests;
 mod io;
 mod server;
 mod services;
+mod share;
 
 use super::row::{NeededOn, Row, any, to_itself, with, with_both, without};
 use super::{Kind, Platform};
 use guests::{
-    CAPTURE, CONSOLE, FILES, FILLED, GUEST, MACHINE, MAKE_DOORBELLS, MAKE_PROCESS, OUTPUT, PAGES, PROCESS,
-    REPORT, RESET, RING, SNAPSHOT, STATS,
+    CAPTURE, CONSOLE, DEMAND, FILES, FILLED, GUEST, MACHINE, MAKE_DOORBELLS, MAKE_PROCESS, OUTPUT, PAGES,
+    PROCESS, REPORT, RESET, RING, SNAPSHOT, STATS,
 };
 use io::{DISK, IO};
 use server::{DEPLOY, LOG, MAKER, SERVE, TICK};
 use services::{FILES as VALUES, SERVICES};
+use share::SHARE;
 use syscalls::Sysno as S;
 
 /// What every kind of thread may do: memory, waiting, the end of a thread, signals, saying why hv ends.
@@ -49,6 +51,7 @@ const ALL: &[Row] = &[
     any(S::getrandom, "seeds of hash tables, random numbers of guests"),
     any(S::close, "descriptors that are done with"),
     with(S::flock, 1, libc::LOCK_UN as u32, "LOCK_UN", "a disk is given back by whoever has it last"),
+    with(S::fcntl, 1, libc::F_OFD_SETLK as u32, "F_OFD_SETLK", "a disk is given back by whoever has it last"),
     with(S::fcntl, 1, libc::F_GETFD as u32, "F_GETFD", "descriptors are looked at before they are closed")
         .debug(),
     any(S::write, "event descriptors, the log, the guest's output"),
@@ -98,13 +101,14 @@ const OPEN_TO_READ: Row = with(
 /// Rows beyond those of all kinds, in groups.
 fn groups(kind: Kind) -> &'static [&'static [Row]] {
     match kind {
-        Kind::Run => &[GUEST, REPORT, CONSOLE, PAGES, PROCESS, FILLED, STATS],
+        Kind::Run => &[GUEST, REPORT, CONSOLE, PAGES, PROCESS, FILLED, DEMAND, STATS],
         Kind::Snapshot => &[GUEST, CONSOLE, CAPTURE, PAGES, FILES, SNAPSHOT, PROCESS, FILLED, MAKE_PROCESS],
         Kind::Serve => &[SERVE, PROCESS],
         Kind::Cpu => &[GUEST, OUTPUT, RESET, PAGES, PROCESS, FILLED, MAKE_PROCESS],
         Kind::Report => &[REPORT],
         Kind::Io => &[IO],
         Kind::Disk => &[DISK],
+        Kind::Share => &[SHARE],
         Kind::Tick => &[TICK],
         Kind::PoolManager => &[MACHINE, RESET, PAGES, RING, PROCESS, FILLED, MAKE_PROCESS, MAKE_DOORBELLS],
         Kind::Deploy => &[

@@ -78,6 +78,14 @@ pub(super) const DEPLOY: &[Row] = &[
         "LOCK_SH | LOCK_NB",
         "a disk that guests read is not written by others",
     ),
+    with(
+        S::fcntl,
+        1,
+        libc::F_OFD_GETLK as u32,
+        "F_OFD_GETLK",
+        "whether others write a disk, or let nobody read it",
+    ),
+    any(S::openat2, "backing files of an image, below the folders that are named"),
     seek(libc::SEEK_END, "SEEK_END", "the size of a disk"),
     any(S::preadv2, "whether a disk can be read without waiting"),
     with(

@@ -18,6 +18,13 @@ pub(super) const SERVICES: &[Row] = &[
     any(S::recvfrom, "what comes"),
     any(S::sendto, "what goes, also to name servers"),
     any(S::writev, "what goes"),
+    with(
+        S::read,
+        2,
+        32,
+        "32 bytes",
+        "random numbers of questions to name servers: where hv is static, from /dev/urandom, which was opened before",
+    ),
     any(S::shutdown, "the guest has closed its side, or hv the connection"),
     option(
         libc::IPPROTO_TCP,
@@ -34,7 +41,7 @@ pub(super) const SERVICES: &[Row] = &[
 ];
 
 /// What `rustix` adds to the flags of each file that it opens.
-const LARGE: i32 = 0x8000;
+pub(super) const LARGE: i32 = 0x8000;
 
 /// Files of the folders that the configuration names, which Landlock bounds. Names of files are made of keys, and have no slash.
 pub(super) const FILES: &[Row] = &[

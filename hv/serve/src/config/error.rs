@@ -56,6 +56,16 @@ pub enum Problem {
         /// All keys that may stand here.
         known: String,
     },
+    /// Two tenants' functions would share equal pages.
+    #[error(
+        "share_equal_pages: function {other} ({location}) has it as well, and is another tenant's, which could find out what is in the memory of this one's guests; give it to functions of one tenant only"
+    )]
+    SharedEqualPages {
+        /// The other function.
+        other: String,
+        /// Where it is.
+        location: Location,
+    },
     /// A size or time that is none.
     #[error("{key} = \"{value}\": {error}")]
     Unit {
@@ -176,6 +186,28 @@ pub enum Problem {
         /// The function.
         function: String,
         /// What an instance is promised, in KiB.
+        needed: u64,
+        /// What there is for guests, in KiB.
+        left: u64,
+        /// What there is in all, in KiB.
+        budget: u64,
+        /// What sets that.
+        name: String,
+    },
+    /// What the admin API has changed cannot be taken over.
+    #[error("{0}")]
+    Saved(String),
+    /// Not all instances fit that a function is to keep ready.
+    #[error(
+        "min_warm = {count}: so many instances of the function `{function}` need {needed} KiB of memory, and of the {budget} KiB that \
+         {name} allows hv, {left} KiB are for guests; lower it, raise that, or promise the function less (memory = \"MIN..MAX\")"
+    )]
+    WarmMemory {
+        /// The function.
+        function: String,
+        /// How many.
+        count: usize,
+        /// What they are promised, in KiB.
         needed: u64,
         /// What there is for guests, in KiB.
         left: u64,

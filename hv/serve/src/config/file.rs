@@ -12,9 +12,12 @@ use toml::Spanned;
 pub(super) struct File {
     pub(super) listen: Option<Spanned<Strings>>,
     pub(super) listen_tls: Option<Spanned<Strings>>,
+    pub(super) proxy_protocol: Option<Spanned<Strings>>,
     #[serde(default)]
     pub(super) certificate: Vec<Spanned<CertificateSection>>,
     pub(super) admin: Option<Spanned<String>>,
+    pub(super) api: Option<Spanned<ApiSection>>,
+    pub(super) telemetry: Option<Spanned<TelemetrySection>>,
     pub(super) log: Option<Spanned<String>>,
     pub(super) log_format: Option<Spanned<String>>,
     pub(super) handover: Option<Spanned<String>>,
@@ -29,9 +32,9 @@ pub(super) struct File {
     pub(super) tenant: BTreeMap<Spanned<String>, TenantSection>,
     pub(super) name_servers: Option<Spanned<Strings>>,
     #[serde(default)]
-    pub(super) store: BTreeMap<Spanned<String>, BindingSection>,
+    pub(super) store: BTreeMap<Spanned<String>, StoreSection>,
     #[serde(default)]
-    pub(super) blob: BTreeMap<Spanned<String>, BindingSection>,
+    pub(super) blob: BTreeMap<Spanned<String>, BlobSection>,
     #[serde(default)]
     pub(super) function: BTreeMap<Spanned<String>, FunctionSection>,
 }
@@ -45,6 +48,34 @@ pub(super) struct CertificateSection {
     pub(super) names: Option<Spanned<Strings>>,
 }
 
+/// The table `[api]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ApiSection {
+    pub(super) state: Option<Spanned<String>>,
+    pub(super) token: Option<Spanned<String>>,
+    pub(super) chain: Option<Spanned<String>>,
+    pub(super) key: Option<Spanned<String>>,
+    pub(super) clients: Option<Spanned<String>>,
+    pub(super) upload: Option<Spanned<Scalar>>,
+    pub(super) requests: Option<Spanned<u32>>,
+}
+
+/// The table `[telemetry]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TelemetrySection {
+    pub(super) endpoint: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) headers: BTreeMap<Spanned<String>, Spanned<String>>,
+    pub(super) ca: Option<Spanned<String>>,
+    pub(super) chain: Option<Spanned<String>>,
+    pub(super) key: Option<Spanned<String>>,
+    pub(super) service: Option<Spanned<String>>,
+    pub(super) interval: Option<Spanned<Scalar>>,
+    pub(super) sample: Option<Spanned<u32>>,
+}
+
 /// A table `[tenant.NAME]`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -55,6 +86,13 @@ pub(super) struct TenantSection {
     pub(super) concurrency: Option<Spanned<u32>>,
     pub(super) queue: Option<Spanned<u32>>,
     pub(super) memory: Option<Spanned<Scalar>>,
+    pub(super) store: Option<Spanned<Strings>>,
+    pub(super) blob: Option<Spanned<Strings>>,
+    #[serde(default)]
+    pub(super) secrets: BTreeMap<Spanned<String>, Spanned<String>>,
+    pub(super) operations: Option<Spanned<u32>>,
+    pub(super) net_connections: Option<Spanned<u32>>,
+    pub(super) net_rate: Option<Spanned<Scalar>>,
 }
 
 /// A table `[function.NAME]`.
@@ -67,6 +105,7 @@ pub(super) struct FunctionSection {
     pub(super) snapshot: Option<Spanned<String>>,
     pub(super) memory: Option<Spanned<Scalar>>,
     pub(super) stack: Option<Spanned<Scalar>>,
+    pub(super) share_equal_pages: Option<Spanned<bool>>,
     pub(super) args: Option<Spanned<Strings>>,
     pub(super) disks: Option<Spanned<Strings>>,
     #[serde(default)]
@@ -83,6 +122,8 @@ pub(super) struct FunctionSection {
     pub(super) ready_time: Option<Spanned<Scalar>>,
     pub(super) body: Option<Spanned<Scalar>>,
     pub(super) concurrency: Option<Spanned<u32>>,
+    pub(super) min_warm: Option<Spanned<u32>>,
+    pub(super) max_instances: Option<Spanned<u32>>,
     pub(super) queue: Option<Spanned<u32>>,
     pub(super) queue_time: Option<Spanned<Scalar>>,
     pub(super) store: Option<Spanned<Strings>>,
@@ -95,15 +136,39 @@ pub(super) struct FunctionSection {
     pub(super) net_rate: Option<Spanned<Scalar>>,
 }
 
-/// A table `[store.NAME]` or `[blob.NAME]`.
+/// A table `[store.NAME]`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct BindingSection {
+pub(super) struct StoreSection {
     pub(super) folder: Option<Spanned<String>>,
     pub(super) url: Option<Spanned<String>>,
     pub(super) user: Option<Spanned<String>>,
     pub(super) password: Option<Spanned<String>>,
     pub(super) prefix: Option<Spanned<String>>,
+    pub(super) ca: Option<Spanned<String>>,
+    pub(super) chain: Option<Spanned<String>>,
+    pub(super) key: Option<Spanned<String>>,
+    pub(super) value: Option<Spanned<Scalar>>,
+    pub(super) bytes: Option<Spanned<Scalar>>,
+    pub(super) operations: Option<Spanned<u32>>,
+}
+
+/// A table `[blob.NAME]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct BlobSection {
+    pub(super) folder: Option<Spanned<String>>,
+    pub(super) url: Option<Spanned<String>>,
+    pub(super) bucket: Option<Spanned<String>>,
+    pub(super) region: Option<Spanned<String>>,
+    pub(super) addressing: Option<Spanned<String>>,
+    pub(super) access_key: Option<Spanned<String>>,
+    pub(super) secret_key: Option<Spanned<String>>,
+    pub(super) session_token: Option<Spanned<String>>,
+    pub(super) prefix: Option<Spanned<String>>,
+    pub(super) ca: Option<Spanned<String>>,
+    pub(super) chain: Option<Spanned<String>>,
+    pub(super) key: Option<Spanned<String>>,
     pub(super) value: Option<Spanned<Scalar>>,
     pub(super) bytes: Option<Spanned<Scalar>>,
     pub(super) operations: Option<Spanned<u32>>,

@@ -33,6 +33,7 @@ impl Validator<'_> {
         let isolation = self.isolation(function)?;
         let concurrency = self.count("concurrency", &function.concurrency)?.unwrap_or(DEFAULT_CONCURRENCY);
         self.within_server(&function.concurrency, config)?;
+        let (min_warm, max_instances) = self.scale(function)?;
         let share = self.share(&Processors::of_function(function))?;
         let tenant = self.tenant_of(function, config)?;
         if let Some(tenant) = tenant {
@@ -85,6 +86,7 @@ impl Validator<'_> {
                 wall_time,
                 ready_time: self.time("ready_time", &function.ready_time)?.unwrap_or(default.ready_time),
                 promised_memory: self.promised_memory(function)?,
+                share_equal_pages: function.share_equal_pages.as_ref().is_some_and(|share| *share.get_ref()),
                 tenant: tenant.map(|tenant| tenant.name.clone()),
                 concurrency,
                 console: self.console(function)?,
@@ -95,6 +97,8 @@ impl Validator<'_> {
             queue,
             queue_time: self.time("queue_time", &function.queue_time)?.unwrap_or(DEFAULT_QUEUE_TIME),
             idle: self.time("idle", &function.idle)?.unwrap_or(DEFAULT_IDLE),
+            min_warm,
+            max_instances,
         })
     }
 

@@ -3,23 +3,34 @@
 //! Pure but for reading the file and looking whether images are there.
 #![forbid(unsafe_code)]
 
+mod api;
+mod bindings;
 mod error;
 mod file;
 mod function;
+mod scale;
 mod services;
+mod services_tls;
 mod source;
+mod telemetry;
 mod tenant;
 mod tls;
 mod together;
 mod validate;
 
+pub use api::{ApiConfig, ApiTls};
 pub use error::{ConfigError, Location, Overlap, Problem};
+pub(crate) use scale::check_scale;
+pub use telemetry::{Endpoint, TelemetryConfig};
+pub(crate) use tenant::parse_quota;
 
+use super::admin::Saved;
 use super::clients::ClientLimits;
 use http::Method;
 use hv_core::device::block::DiskSpec;
 use hv_core::sched::Share;
 use hv_function::Isolation;
+use ipnet::IpNet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -62,6 +73,10 @@ pub struct Config {
     pub certificates: Vec<CertificateConfig>,
     /// Where `/metrics` and `/healthz` are, if not among the functions.
     pub admin: Option<SocketAddr>,
+    /// The admin API there.
+    pub api: Option<ApiConfig>,
+    /// Where spans and metrics go.
+    pub telemetry: Option<TelemetryConfig>,
     /// Where the access log goes.
     pub log: LogTarget,
     /// What its lines look like.
@@ -78,6 +93,8 @@ pub struct Config {
     pub client_limits: ClientLimits,
     /// Most requests in guests at a time; `None`: [`DEFAULT_GUESTS`], or what one function asks for.
     pub guests: Option<usize>,
+    /// Whose connections to functions begin with a header of the PROXY protocol.
+    pub proxies: Vec<IpNet>,
     /// Bytes of memory for hv and all guests; `None`: what its control group allows.
     pub memory: Option<u64>,
     /// Name servers of what functions reach; none: those of the host.
@@ -88,8 +105,31 @@ pub struct Config {
     pub location: Location,
     /// Who the functions belong to.
     pub tenants: Vec<TenantConfig>,
-    /// What is served.
+    /// What is served: with what the admin API has changed.
     pub functions: Vec<FunctionConfig>,
+    /// The same without.
+    pub configured: Vec<FunctionConfig>,
+    /// What the admin API has changed.
+    pub saved: Saved,
+    /// The folder that paths are relative to.
+    pub folder: PathBuf,
+}
+
+impl Config {
+    /// The files and folders that functions are made of, or may be again: what is served, what the file names, and what was
+    /// deployed before.
+    pub fn sources(&self) -> impl Iterator<Item = PathBuf> {
+        let functions = self.functions.iter().chain(&self.configured);
+        let sources = functions.map(|function| function.deployment.source.path().to_owned());
+        sources.chain(self.saved.named().map(|path| self.folder.join(path)))
+    }
+
+    /// Takes over what the admin API has changed.
+    pub(crate) fn apply(&mut self, saved: Saved) -> Result<(), ConfigError> {
+        self.functions = saved.apply(self)?;
+        self.saved = saved;
+        Ok(())
+    }
 }
 
 /// A certificate for TLS.
@@ -176,9 +216,23 @@ pub struct FunctionConfig {
     pub queue_time: Duration,
     /// How long an instance, or a machine that is ready for one, is kept without a request.
     pub idle: Duration,
+    /// Instances, or machines that are ready for one, that are made ahead and kept.
+    pub min_warm: usize,
+    /// Most instances and machines; `None`: one for each request at a time, and some that are being reset.
+    pub max_instances: Option<usize>,
 }
 
 impl FunctionConfig {
+    /// Most requests in guests at a time.
+    pub fn concurrency(&self) -> usize {
+        self.deployment.concurrency.min(self.max_instances.unwrap_or(usize::MAX))
+    }
+
+    /// Most instances and machines, with `spare` beyond one for each request unless it is told.
+    pub fn machines(&self, spare: usize) -> usize {
+        self.max_instances.unwrap_or(self.deployment.concurrency.saturating_add(spare))
+    }
+
     /// Whether a reload from `self` to `other` changes nothing but the lines of the file.
     pub fn is_same(&self, other: &FunctionConfig) -> bool {
         *self == FunctionConfig { location: self.location.clone(), ..other.clone() }
@@ -203,6 +257,8 @@ pub struct Deployment {
     pub ready_time: Duration,
     /// Bytes of memory that each instance is promised, if not all that it has.
     pub promised_memory: Option<u64>,
+    /// Whether its instances share equal pages.
+    pub share_equal_pages: bool,
     /// The tenant whose share its instances have a part of.
     pub tenant: Option<String>,
     /// Most requests at a time.
@@ -266,7 +322,7 @@ pub struct FileVersion {
 }
 
 impl FileVersion {
-    fn of(path: &Path) -> std::io::Result<FileVersion> {
+    pub(crate) fn of(path: &Path) -> std::io::Result<FileVersion> {
         use std::os::unix::fs::MetadataExt;
         let data = path.metadata()?;
         Ok(FileVersion {

@@ -1,202 +1,128 @@
-//! What functions reach: tables of stores and blobs, and the keys of functions that name them.
+//! What functions reach: their keys that name stores and blobs, secrets and connections.
 
+use super::bindings::BindingSpecs;
 use super::error::nearest;
-use super::file::{BindingSection, File, FunctionSection};
+use super::file::{File, FunctionSection, Strings};
 use super::validate::{Validator, value};
 use super::*;
-use http::Uri;
 use hv_host::escape::escape;
-use hv_services::{
-    BlobPlace, BlobSpec, Limits, NetLimits, NetSpec, RedisSpec, Rule, SecretBytes, Spec, StorePlace,
-    StoreSpec,
-};
+use hv_services::{NetLimits, NetSpec, Rule, SecretBytes, Spec, TenantSpec};
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::sync::Arc;
 use toml::Spanned;
 
-/// Most bytes of a value of a store, unless the table says something else.
-const VALUE: u64 = 1 << 20;
-/// The most that it can say: a value passes through memory as a whole.
-const VALUE_MAX: u64 = 64 << 20;
-/// Most bytes of a blob, unless the table says something else.
-const BLOB: u64 = 1 << 30;
 /// Most bytes of a secret.
 const SECRET_MAX: u64 = 64 << 10;
 /// Most secrets of a function.
 const SECRETS_MAX: usize = 64;
-/// Longest name of a binding or a secret.
-const NAME_MAX: usize = 64;
 
 /// The variable in which systemd says where a service's credentials are.
 const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
 
-/// The bindings of a file, by their names.
-#[derive(Default)]
-pub(super) struct BindingSpecs {
-    stores: BTreeMap<String, Arc<StoreSpec>>,
-    blobs: BTreeMap<String, Arc<BlobSpec>>,
-}
-
 impl Validator<'_> {
-    /// All stores and blobs.
-    pub(super) fn bindings(
+    /// What the tenants share with their functions. A binding that a tenant has is no other's.
+    pub(super) fn tenants_services(
         &self,
         file: &File,
+        specs: &BindingSpecs,
         reads: &mut Vec<PathBuf>,
-    ) -> Result<BindingSpecs, ConfigError> {
-        let mut specs = BindingSpecs::default();
-        for (name, section) in &file.store {
-            self.check_name("store", name)?;
-            let limits = self.limits(section, VALUE)?;
-            if limits.value > VALUE_MAX {
-                let at = section.value.as_ref().map_or(name.span(), Spanned::span);
-                let problem = value("value", limits.value, "a value has at most 64M; larger ones are blobs");
-                return Err(ConfigError { location: self.location(at.start), problem });
-            }
-            let place = match self.place(name, section, "redis://127.0.0.1:6379")? {
-                Place::Folder(folder) => StorePlace::Folder(folder),
-                Place::Url(url) => StorePlace::Redis(self.redis(section, url, reads)?),
+    ) -> Result<BTreeMap<String, Spec>, ConfigError> {
+        let mut all = BTreeMap::new();
+        for (name, tenant) in &file.tenant {
+            let limits = TenantSpec {
+                name: name.get_ref().clone(),
+                operations: self.count("operations", &tenant.operations)?.map(|count| count as u32),
+                net_connections: self
+                    .count("net_connections", &tenant.net_connections)?
+                    .map(|count| count as u32),
+                net_rate: self.size("net_rate", &tenant.net_rate)?,
             };
-            let name = name.get_ref().clone();
-            specs.stores.insert(name.clone(), Arc::new(StoreSpec { name, place, limits }));
-        }
-        for (name, section) in &file.blob {
-            self.check_name("blob", name)?;
-            let limits = self.limits(section, BLOB)?;
-            if let Some(url) = &section.url {
-                let problem = Problem::Conflict {
-                    key: "url",
-                    with: "blobs",
-                    remedy: "give the folder that they are in: folder = \"data\"",
-                };
-                return Err(self.fail(url, problem));
-            }
-            let Place::Folder(folder) = self.place(name, section, "")? else {
-                unreachable!("it has no `url`")
+            let is_limited =
+                limits.operations.is_some() || limits.net_connections.is_some() || limits.net_rate.is_some();
+            let spec = Spec {
+                stores: self.named("store", &tenant.store, &specs.stores)?,
+                blobs: self.named("blob", &tenant.blob, &specs.blobs)?,
+                secrets: self.secrets(&tenant.secrets, reads)?,
+                tenant: is_limited.then(|| Arc::new(limits)),
+                ..Spec::default()
             };
-            let place = BlobPlace::Folder(folder);
-            let name = name.get_ref().clone();
-            specs.blobs.insert(name.clone(), Arc::new(BlobSpec { name, place, limits }));
+            all.insert(name.get_ref().clone(), spec);
         }
-        Ok(specs)
+        for (name, tenant) in &file.tenant {
+            self.owned(Some(name.get_ref()), &tenant.store, &tenant.blob, &all)?;
+        }
+        for function in file.function.values() {
+            let tenant = function.tenant.as_ref().map(Spanned::get_ref);
+            self.owned(tenant, &function.store, &function.blob, &all)?;
+        }
+        Ok(all)
     }
 
-    fn check_name(&self, key: &'static str, name: &Spanned<String>) -> Result<(), ConfigError> {
-        let named = name.get_ref();
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-        if named.is_empty() || named.len() > NAME_MAX || !named.bytes().all(plain) {
-            let why = format!("use 1 to {NAME_MAX} letters, digits, dots, underscores and dashes");
-            return Err(self.fail(name, value(key, format!("\"{named}\""), why)));
+    /// Refuses bindings that are another tenant's.
+    fn owned(
+        &self,
+        tenant: Option<&String>,
+        stores: &Option<Spanned<Strings>>,
+        blobs: &Option<Spanned<Strings>>,
+        all: &BTreeMap<String, Spec>,
+    ) -> Result<(), ConfigError> {
+        let others = || all.iter().filter(|(name, _)| Some(*name) != tenant);
+        let owner = |key: &str, binding: &String| {
+            others().find(|(_, spec)| match key {
+                "store" => spec.stores.iter().any(|store| store.name == *binding),
+                _ => spec.blobs.iter().any(|blob| blob.name == *binding),
+            })
+        };
+        for (key, names) in [("store", stores), ("blob", blobs)] {
+            let Some(names) = names else { continue };
+            for binding in &names.get_ref().0 {
+                if let Some((owner, _)) = owner(key, binding) {
+                    let why = format!(
+                        "it is the tenant `{owner}`'s, whose table names it; remove it there, or make another one"
+                    );
+                    return Err(self.fail(names, value(key, format!("\"{binding}\""), why)));
+                }
+            }
         }
         Ok(())
     }
 
-    /// Where a binding is: a folder that is there, or something with a URL.
-    fn place<'s>(
+    fn secrets(
         &self,
-        name: &Spanned<String>,
-        section: &'s BindingSection,
-        example: &'static str,
-    ) -> Result<Place<'s>, ConfigError> {
-        match (&section.folder, &section.url) {
-            (Some(folder), None) => {
-                let path = self.beside(folder.get_ref());
-                if !path.is_dir() {
-                    let written = format!("\"{}\"", escape(&path));
-                    let why = "no such folder; make it, and let hv's user read and write it";
-                    return Err(self.fail(folder, value("folder", written, why)));
-                }
-                Ok(Place::Folder(path))
-            }
-            (None, Some(url)) => {
-                if let Some(bytes) = &section.bytes {
-                    let problem = Problem::Conflict {
-                        key: "bytes",
-                        with: "`url`",
-                        remedy: "remove it: hv counts the bytes of folders only; limit the service itself",
-                    };
-                    return Err(self.fail(bytes, problem));
-                }
-                Ok(Place::Url(url))
-            }
-            (Some(folder), Some(_)) => {
-                let problem =
-                    Problem::Conflict { key: "folder", with: "`url`", remedy: "remove one of them" };
-                Err(self.fail(folder, problem))
-            }
-            (None, None) => {
-                let or = if example.is_empty() { String::new() } else { format!(" or url = \"{example}\"") };
-                let why = format!("add folder = \"data\"{or}");
-                Err(self.fail(name, value("binding", format!("\"{}\"", name.get_ref()), why)))
-            }
-        }
-    }
-
-    fn limits(&self, section: &BindingSection, default: u64) -> Result<Limits, ConfigError> {
-        Ok(Limits {
-            value: self.size("value", &section.value)?.unwrap_or(default),
-            operations: self.count("operations", &section.operations)?.map(|count| count as u32),
-            bytes: self.size("bytes", &section.bytes)?,
-        })
-    }
-
-    fn redis(
-        &self,
-        section: &BindingSection,
-        url: &Spanned<String>,
+        written: &BTreeMap<Spanned<String>, Spanned<String>>,
         reads: &mut Vec<PathBuf>,
-    ) -> Result<RedisSpec, ConfigError> {
-        // Not shown: it may have a password.
-        let wrong = |why: &str| self.fail(url, value("url", "…", why));
-        let form = "write redis://HOST:PORT or redis://HOST:PORT/DATABASE";
-        let uri: Uri = url.get_ref().parse().map_err(|_| wrong(form))?;
-        if uri.scheme_str() != Some("redis") || uri.query().is_some() {
-            return Err(wrong(form));
-        }
-        if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
-            return Err(wrong(
-                "keep the password out of it: user = \"…\" and password = \"file:…\" or \"credential:…\"",
-            ));
-        }
-        let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(|| wrong(form))?;
-        let database = match uri.path().trim_matches('/') {
-            "" => 0,
-            number => number.parse::<u16>().map_err(|_| wrong(form))?.into(),
-        };
-        let password = section.password.as_ref();
-        Ok(RedisSpec {
-            host: host.trim_matches(['[', ']']).into(),
-            port: uri.port_u16().unwrap_or(6379),
-            database,
-            user: section.user.as_ref().map(|user| user.get_ref().clone()),
-            password: password.map(|from| self.secret("password", from, reads)).transpose()?,
-            prefix: section.prefix.as_ref().map_or_else(String::new, |prefix| prefix.get_ref().clone()),
-        })
-    }
-
-    /// What a function reaches.
-    pub(super) fn services(
-        &self,
-        function: &FunctionSection,
-        specs: &BindingSpecs,
-        reads: &mut Vec<PathBuf>,
-    ) -> Result<Spec, ConfigError> {
+    ) -> Result<BTreeMap<String, SecretBytes>, ConfigError> {
         let mut secrets = BTreeMap::new();
-        for (key, from) in &function.secrets {
+        for (key, from) in written {
             self.check_name("secrets", key)?;
             if secrets.len() == SECRETS_MAX {
-                let why = format!("a function has at most {SECRETS_MAX}");
+                let why = format!("a table has at most {SECRETS_MAX}");
                 return Err(self.fail(key, value("secrets", format!("\"{}\"", key.get_ref()), why)));
             }
             secrets.insert(key.get_ref().clone(), self.secret("secrets", from, reads)?);
         }
-        Ok(Spec {
-            stores: self.named("store", &function.store, &specs.stores)?,
-            blobs: self.named("blob", &function.blob, &specs.blobs)?,
-            secrets,
-            net: self.net(function)?,
-        })
+        Ok(secrets)
+    }
+
+    /// What a function reaches: what its tenant shares, and what its own table names. Of secrets with the same name it has its own.
+    pub(super) fn services(
+        &self,
+        function: &FunctionSection,
+        specs: &BindingSpecs,
+        of_tenant: Option<&Spec>,
+        reads: &mut Vec<PathBuf>,
+    ) -> Result<Spec, ConfigError> {
+        let mut spec = of_tenant.cloned().unwrap_or_default();
+        add(&mut spec.stores, self.named("store", &function.store, &specs.stores)?, |store| &store.name);
+        add(&mut spec.blobs, self.named("blob", &function.blob, &specs.blobs)?, |blob| &blob.name);
+        spec.secrets.extend(self.secrets(&function.secrets, reads)?);
+        spec.net = self.net(function)?;
+        if spec.stores.is_empty() && spec.blobs.is_empty() && spec.net.rules.is_empty() {
+            // There is nothing to limit.
+            spec.tenant = None;
+        }
+        Ok(spec)
     }
 
     /// Where a function may connect to.
@@ -230,7 +156,7 @@ impl Validator<'_> {
     fn named<S>(
         &self,
         key: &'static str,
-        names: &Option<Spanned<super::file::Strings>>,
+        names: &Option<Spanned<Strings>>,
         all: &BTreeMap<String, Arc<S>>,
     ) -> Result<Vec<Arc<S>>, ConfigError> {
         let Some(names) = names else { return Ok(Vec::new()) };
@@ -250,7 +176,7 @@ impl Validator<'_> {
     }
 
     /// Reads a secret. What stands there is never shown: somebody may have written the secret itself.
-    fn secret(
+    pub(super) fn secret(
         &self,
         key: &'static str,
         from: &Spanned<String>,
@@ -296,7 +222,9 @@ impl Validator<'_> {
     }
 }
 
-enum Place<'s> {
-    Folder(PathBuf),
-    Url(&'s Spanned<String>),
+/// Adds those that are not there yet, in the order of their names.
+fn add<S>(all: &mut Vec<Arc<S>>, more: Vec<Arc<S>>, name: impl Fn(&S) -> &String) {
+    all.extend(more);
+    all.sort_by(|one, other| name(one).cmp(name(other)));
+    all.dedup_by(|one, other| name(one) == name(other));
 }

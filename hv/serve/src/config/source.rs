@@ -134,6 +134,9 @@ impl Validator<'_> {
             let fail = |why| self.fail(list, value("disks", format!("\"{text}\""), why));
             let mut spec: DiskSpec = text.parse().map_err(|error: SpecError| fail(error.to_string()))?;
             spec.path = self.beside(&spec.path.to_string_lossy());
+            for folder in &mut spec.bases {
+                *folder = self.beside(&folder.to_string_lossy());
+            }
             match spec.path.try_exists() {
                 Ok(true) => {}
                 Ok(false) => {

@@ -1,5 +1,6 @@
 //! A tenant's table, and the keys that tenants and functions have in common.
 
+use super::bindings::span;
 use super::file::{FunctionSection, TenantSection};
 use super::validate::{Validator, value};
 use super::*;
@@ -25,6 +26,10 @@ impl<'a> Processors<'a> {
     fn of_tenant(TenantSection { weight, cap, quota, .. }: &'a TenantSection) -> Self {
         Processors { weight, cap, quota }
     }
+}
+
+fn written(number: &Option<Spanned<u32>>) -> Option<String> {
+    number.as_ref().map(|number| number.get_ref().to_string())
 }
 
 impl Validator<'_> {
@@ -84,30 +89,27 @@ impl Validator<'_> {
         promised: u64,
         tenant: &TenantConfig,
     ) -> Result<(), ConfigError> {
-        let has = |what: String| format!("its tenant `{}` has {what}; lower this or raise that", tenant.name);
-        if let (Some(at), Some(most)) = (&function.concurrency, tenant.concurrency)
-            && *at.get_ref() as usize > most
-        {
-            let why = has(format!("concurrency = {most}"));
-            return Err(self.fail(at, value("concurrency", at.get_ref(), why)));
-        }
-        if let (Some(at), Some(cap), Some(most)) = (&function.cap, share.cap(), tenant.share.cap())
-            && cap > most
-        {
-            return Err(self.fail(at, value("cap", cap, has(format!("cap = {most}")))));
-        }
+        // What it does not say itself is bounded by its tenant.
+        let concurrency = function.concurrency.as_ref().map(|count| *count.get_ref() as usize);
+        tenant.check(concurrency, share).map_err(|(key, why)| {
+            let (span, written) = match key {
+                "concurrency" => (span(&function.concurrency), written(&function.concurrency)),
+                "cap" => (span(&function.cap), written(&function.cap)),
+                _ => (
+                    span(&function.quota),
+                    function.quota.as_ref().map(|text| format!("\"{}\"", text.get_ref())),
+                ),
+            };
+            self.at(span, value(key, written.unwrap_or_default(), why))
+        })?;
         if let (Some(at), Some(most)) = (&function.memory, tenant.memory)
             && promised > most
         {
-            let why = has(format!("memory = {most} bytes for all instances"));
+            let why = format!(
+                "its tenant `{}` has memory = {most} bytes for all instances; lower this or raise that",
+                tenant.name
+            );
             return Err(self.fail(at, value("memory", format!("\"{}\"", at.get_ref().0), why)));
-        }
-        let rate = |quota: Quota| quota.time().as_secs_f64() / quota.period().as_secs_f64();
-        if let (Some(at), Some(quota), Some(most)) = (&function.quota, share.quota(), tenant.share.quota())
-            && rate(quota) > rate(most)
-        {
-            let why = has(format!("{:?} in each {:?}", most.time(), most.period()));
-            return Err(self.fail(at, value("quota", format!("\"{}\"", at.get_ref()), why)));
         }
         Ok(())
     }
@@ -155,20 +157,49 @@ impl Validator<'_> {
         Ok(share.with_quota(quota))
     }
 
-    /// CPU time in a period: `50ms/100ms`.
     fn quota(&self, text: &Spanned<String>) -> Result<Quota, ConfigError> {
-        let written = text.get_ref();
-        let Some((time, period)) = written.split_once('/') else {
-            let why =
-                "write CPU time and the period that it is for, as in 50ms/100ms (half a processor) or 30s/1m";
-            return Err(self.fail(text, value("quota", format!("\"{written}\""), why)));
-        };
-        let parse = |part: &str| {
-            let part = part.trim();
-            units::time(part)
-                .map_err(|error| self.fail(text, Problem::Unit { key: "quota", value: part.into(), error }))
-        };
-        Quota::new(parse(time)?, parse(period)?)
-            .map_err(|error| self.fail(text, Problem::Share { key: "quota", error }))
+        parse_quota(text.get_ref()).map_err(|problem| self.fail(text, problem))
+    }
+}
+
+/// CPU time in a period: `50ms/100ms`.
+pub(crate) fn parse_quota(written: &str) -> Result<Quota, Problem> {
+    let Some((time, period)) = written.split_once('/') else {
+        let why =
+            "write CPU time and the period that it is for, as in 50ms/100ms (half a processor) or 30s/1m";
+        return Err(value("quota", format!("\"{written}\""), why));
+    };
+    let parse = |part: &str| {
+        let part = part.trim();
+        units::time(part).map_err(|error| Problem::Unit { key: "quota", value: part.into(), error })
+    };
+    Quota::new(parse(time)?, parse(period)?).map_err(|error| Problem::Share { key: "quota", error })
+}
+
+impl TenantConfig {
+    /// Refuses what would never be had. The error says which key it is of, and why.
+    pub(crate) fn check(
+        &self,
+        concurrency: Option<usize>,
+        share: Share,
+    ) -> Result<(), (&'static str, String)> {
+        let has = |what: String| format!("its tenant `{}` has {what}; lower this or raise that", self.name);
+        if let (Some(own), Some(most)) = (concurrency, self.concurrency)
+            && own > most
+        {
+            return Err(("concurrency", has(format!("concurrency = {most}"))));
+        }
+        if let (Some(cap), Some(most)) = (share.cap(), self.share.cap())
+            && cap > most
+        {
+            return Err(("cap", has(format!("cap = {most}"))));
+        }
+        let rate = |quota: Quota| quota.time().as_secs_f64() / quota.period().as_secs_f64();
+        if let (Some(quota), Some(most)) = (share.quota(), self.share.quota())
+            && rate(quota) > rate(most)
+        {
+            return Err(("quota", has(format!("{:?} in each {:?}", most.time(), most.period()))));
+        }
+        Ok(())
     }
 }

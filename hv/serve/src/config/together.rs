@@ -5,7 +5,7 @@ use super::*;
 use std::collections::BTreeMap;
 
 impl Validator<'_> {
-    pub(super) fn together(&self, config: Config) -> Result<Config, ConfigError> {
+    pub(super) fn together(&self, mut config: Config) -> Result<Config, ConfigError> {
         if config.functions.is_empty() {
             let location = Location::File(self.path.into());
             return Err(ConfigError { location, problem: Problem::Empty });
@@ -30,6 +30,10 @@ impl Validator<'_> {
                 check_tenants((path, inner), (&prefix, outer))?;
             }
         }
+        check_equal_pages(&config.functions)?;
+        config.configured.clone_from(&config.functions);
+        let saved = config.api.as_ref().map(|api| Saved::read(&api.state)).transpose()?;
+        config.apply(saved.unwrap_or_default())?;
         Ok(config)
     }
 }
@@ -41,6 +45,20 @@ fn prefixes(path: &str) -> impl Iterator<Item = String> {
     let ends = stem.rmatch_indices('/').map(|(at, _)| at);
     // A prefix that ends in `/*` begins at each slash of the path.
     ends.map(move |at| format!("{}/*", &stem[..at])).filter(move |prefix| own || prefix.len() < path.len())
+}
+
+/// The kernel shares equal pages between all who take part, so that no more than one tenant's functions may.
+fn check_equal_pages(functions: &[FunctionConfig]) -> Result<(), ConfigError> {
+    let mut sharing = functions.iter().filter(|function| function.deployment.share_equal_pages);
+    let Some(first) = sharing.next() else { return Ok(()) };
+    match sharing.find(|function| function.deployment.tenant != first.deployment.tenant) {
+        None => Ok(()),
+        Some(other) => {
+            let problem =
+                Problem::SharedEqualPages { other: first.name.clone(), location: first.location.clone() };
+            Err(ConfigError { location: other.location.clone(), problem })
+        }
+    }
 }
 
 /// A tenant takes no paths out of those of another one.

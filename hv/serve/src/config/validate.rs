@@ -6,6 +6,7 @@ use super::*;
 use hv_core::domain::DEFAULT_MEMORY;
 use hv_host::escape::escape;
 use hv_host::units;
+use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use toml::Spanned;
@@ -80,6 +81,8 @@ pub(super) fn validate_arguments(functions: &[String], resolve: Resolve<'_>) -> 
             queue: DEFAULT_QUEUE,
             queue_time: DEFAULT_QUEUE_TIME,
             idle: DEFAULT_IDLE,
+            min_warm: 0,
+            max_instances: None,
         });
     }
     validator.together(config)
@@ -95,6 +98,7 @@ impl Deployment {
             wall_time: DEFAULT_WALL_TIME,
             ready_time: DEFAULT_READY_TIME,
             promised_memory: None,
+            share_equal_pages: false,
             tenant: None,
             concurrency: DEFAULT_CONCURRENCY,
             console: true,
@@ -205,10 +209,14 @@ impl Validator<'_> {
             config.tenants.push(tenant);
         }
         let mut secrets = Vec::new();
+        config.api = self.api(&file, &mut secrets)?;
+        config.telemetry = self.telemetry(&file, &mut secrets)?;
         let bindings = self.bindings(&file, &mut secrets)?;
+        let shared = self.tenants_services(&file, &bindings, &mut secrets)?;
         for (name, section) in &file.function {
             let mut function = self.function(name, section, &config)?;
-            function.deployment.services = self.services(section, &bindings, &mut secrets)?;
+            let of_tenant = function.deployment.tenant.as_ref().and_then(|tenant| shared.get(tenant));
+            function.deployment.services = self.services(section, &bindings, of_tenant, &mut secrets)?;
             config.functions.push(function);
         }
         config.secrets = secrets;
@@ -260,6 +268,8 @@ impl Validator<'_> {
             listen_tls,
             certificates,
             admin: admin.transpose()?,
+            api: None,
+            telemetry: None,
             log,
             log_format,
             handover: file.handover.as_ref().map(|path| self.beside(path.get_ref())),
@@ -268,12 +278,16 @@ impl Validator<'_> {
             connections: self.count("connections", &file.connections)?.unwrap_or(DEFAULT_CONNECTIONS),
             client_limits: self.client_limits(file)?,
             guests: self.count("guests", &file.guests)?,
+            proxies: self.proxies(file)?,
             memory: self.server_memory(&file.memory)?,
             name_servers: self.name_servers(file)?,
             secrets: Vec::new(),
             location: Location::File(self.path.into()),
             tenants: Vec::new(),
             functions: Vec::new(),
+            configured: Vec::new(),
+            saved: Saved::default(),
+            folder: self.folder.into(),
         })
     }
 
@@ -322,6 +336,19 @@ impl Validator<'_> {
             .map(server)
             .collect::<Result<_, _>>()
             .map_err(|problem| self.fail(list, problem))
+    }
+
+    /// Networks and addresses of proxies.
+    fn proxies(&self, file: &File) -> Result<Vec<IpNet>, ConfigError> {
+        let Some(list) = &file.proxy_protocol else { return Ok(Vec::new()) };
+        let network = |text: &String| {
+            let address = text.parse::<IpAddr>().map(IpNet::from);
+            address.or_else(|_| text.parse::<IpNet>().map(|network| network.trunc())).map_err(|_| {
+                let why = "write the address or the network of a proxy, as in 10.0.0.7 or 10.0.0.0/24";
+                self.fail(list, value("proxy_protocol", format!("\"{text}\""), why))
+            })
+        };
+        list.get_ref().0.iter().map(network).collect()
     }
 
     /// A path of the file, relative to the folder that the file is in.

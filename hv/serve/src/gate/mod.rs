@@ -140,7 +140,7 @@ impl Gate {
     pub(super) fn new(tenant: Arc<TenantGate>, function: &FunctionConfig, memory: u64) -> Self {
         let limits = Limits {
             weight: function.share.weight(),
-            running: function.deployment.concurrency,
+            running: function.concurrency(),
             waiting: function.queue,
             memory,
         };

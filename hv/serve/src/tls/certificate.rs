@@ -66,6 +66,17 @@ pub enum CertificateError {
         /// What is wrong.
         why: rustls::Error,
     },
+    /// Certificates that can vouch for nobody.
+    #[error(
+        "{} vouches for no client: {why}; name the certificate of the authority that signs those of clients",
+        escape(path)
+    )]
+    NoClients {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
     /// The key is another certificate's.
     #[error(
         "the key in {} is not that of the certificate in {}; name the two that were made together",
@@ -126,7 +137,7 @@ impl Certificate {
 }
 
 /// A whole file, if it is not too large.
-fn read(path: &Path) -> Result<Vec<u8>, CertificateError> {
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, CertificateError> {
     let mut bytes = Vec::new();
     let result = File::open(path).and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes));
     result.map_err(|error| CertificateError::Unreadable { path: path.into(), error })?;

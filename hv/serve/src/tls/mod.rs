@@ -1,12 +1,14 @@
 //! TLS of the listeners: certificates by the name that a client asks for, read again at reloads.
 #![forbid(unsafe_code)]
 
+mod admin;
 mod certificate;
 mod names;
 
+pub(super) use admin::AdminTls;
 pub use certificate::CertificateError;
 
-use super::config::CertificateConfig;
+use super::config::{CertificateConfig, Location};
 use super::error::ServeError;
 use super::events::Events;
 use certificate::Certificate;
@@ -39,9 +41,8 @@ impl Certificates {
         let provider = ring::default_provider();
         let mut all = Vec::new();
         for config in configs {
-            let certificate = Certificate::read(config, &provider).map_err(|error| {
-                ServeError::Certificate { location: config.location.clone(), error: Box::new(error) }
-            })?;
+            let certificate =
+                Certificate::read(config, &provider).map_err(|error| error_at(&config.location, error))?;
             all.push(certificate);
         }
         let named = all.iter().flat_map(|certificate| {
@@ -66,6 +67,10 @@ impl Certificates {
         let ends = self.all.iter();
         ends.map(|certificate| (certificate.chain.to_string_lossy().into_owned(), certificate.end)).collect()
     }
+}
+
+fn error_at(location: &Location, error: CertificateError) -> ServeError {
+    ServeError::Certificate { location: location.clone(), error: Box::new(error) }
 }
 
 /// What all connections over TLS have in common.

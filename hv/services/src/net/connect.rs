@@ -3,17 +3,19 @@
 use super::policy::{Destination, NetSpec, Protocol};
 use crate::figures::Figures;
 use crate::names::Names;
+use crate::rate::Pace;
 use crate::refusal::Refusal;
+use crate::tenant::Tenant;
 use hv_abi::io::services::{Answer, CALLS_MAX, DATA_MAX, Status};
 use hv_core::device::services::{Call, Session};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::timeout;
 
 /// How long a connection may take, looking its name up included.
 const CONNECTING: Duration = Duration::from_secs(5);
@@ -30,14 +32,14 @@ pub(crate) struct Net {
     names: Names,
     /// Those that may still be made.
     free: Arc<Semaphore>,
-    /// When the bytes that were moved are paid for.
-    paid: Mutex<Instant>,
+    pace: Pace,
+    tenant: Option<Arc<Tenant>>,
 }
 
 /// A connection of a request, while it is open.
 struct Seat {
     session: Arc<Session>,
-    _permit: OwnedSemaphorePermit,
+    _permits: (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>),
 }
 
 impl Drop for Seat {
@@ -47,12 +49,13 @@ impl Drop for Seat {
 }
 
 impl Net {
-    pub(crate) fn new(spec: &NetSpec, names: &Names) -> Net {
+    pub(crate) fn new(spec: &NetSpec, names: &Names, tenant: Option<Arc<Tenant>>) -> Net {
         Net {
             spec: spec.clone(),
             names: names.clone(),
             free: Arc::new(Semaphore::new(CONNECTIONS)),
-            paid: Mutex::new(Instant::now()),
+            pace: Pace::new(spec.limits.rate),
+            tenant,
         }
     }
 
@@ -115,25 +118,11 @@ impl Net {
         let permit = self.free.clone().try_acquire_owned().map_err(|_| {
             Refusal::new(Status::Limited, format!("a function has at most {CONNECTIONS} connections"))
         })?;
+        let of_tenant = self.tenant.as_ref().map_or(Ok(None), |tenant| tenant.seat())?;
         let add = |open: usize| (open < most).then_some(open + 1);
         match session.connections.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add) {
-            Ok(_) => Ok(Seat { session: session.clone(), _permit: permit }),
+            Ok(_) => Ok(Seat { session: session.clone(), _permits: (permit, of_tenant) }),
             Err(_) => Err(Refusal::new(Status::Limited, format!("a request has at most {most} connections"))),
-        }
-    }
-
-    /// Waits until bytes that were moved are paid for, which may be beforehand for a quarter of a second.
-    async fn pay(&self, bytes: usize) {
-        let Some(rate) = self.spec.limits.rate else { return };
-        let now = Instant::now();
-        let due = {
-            let paid = &mut *self.paid.lock().expect("no panic while held");
-            *paid = (*paid).max(now - Duration::from_millis(250))
-                + Duration::from_secs_f64(bytes as f64 / rate.max(1) as f64);
-            *paid
-        };
-        if due > now {
-            sleep_until(due).await;
         }
     }
 }
@@ -181,7 +170,10 @@ impl Pipe<'_> {
                 format!("the connections of a request move at most {most} bytes"),
             ));
         }
-        self.net.pay(bytes).await;
+        self.net.pace.pay(bytes).await;
+        if let Some(tenant) = &self.net.tenant {
+            tenant.pace.pay(bytes).await;
+        }
         Ok(())
     }
 

@@ -43,11 +43,17 @@ fn disk(n: usize) -> String {
     format!("{read:?} {first} {written:?}\n")
 }
 
+/// A path without that of the tenant before it.
+fn without_tenant(path: &str) -> &str {
+    let inner = ["/shop", "/blog"].iter().find_map(|tenant| path.strip_prefix(tenant));
+    inner.filter(|inner| inner.starts_with('/')).unwrap_or(path)
+}
+
 async fn answer(mut request: Request<'_>, registers: &Registers) -> Result<Response, Error> {
     let number = |name: &str, default: u64| {
         request.param(name).and_then(|value| value.parse::<u64>().ok()).unwrap_or(default)
     };
-    Ok(match request.path() {
+    Ok(match without_tenant(request.path()) {
         "/" | "/ok" => "ok\n".into_response(),
         "/method" => format!("{}\n", request.method()).into_response(),
         "/headers" => headers(&request).into_response(),
@@ -111,7 +117,10 @@ async fn answer(mut request: Request<'_>, registers: &Registers) -> Result<Respo
         "/oom" => oom(),
         "/exit" => hv_guest::exit(number("code", 0) as u8),
         "/print" => {
-            println!("{}", request.param("text").as_deref().unwrap_or("printed"));
+            for _ in 0..number("n", 1) {
+                println!("{}", request.param("text").as_deref().unwrap_or("printed"));
+            }
+            print!("{}", request.param("open").as_deref().unwrap_or_default());
             "printed\n".into_response()
         }
         "/random" => {

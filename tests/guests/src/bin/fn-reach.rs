@@ -33,7 +33,10 @@ async fn answer(mut request: Request<'_>) -> Result<Response, Error> {
     let param = |name: &str| request.param(name).map(String::from).unwrap_or_default();
     let number = |name: &str, default: u64| param(name).parse().unwrap_or(default);
     let (name, key) = (param("name"), param("key"));
-    Ok(match (request.method(), request.path()) {
+    // Several functions may have it, each at a path of its own.
+    let path = request.path();
+    let path = path.rfind('/').map_or(path, |at| &path[at..]);
+    Ok(match (request.method(), path) {
         (_, "/early") => EARLY.get().cloned().unwrap_or_default().into_response(),
         (_, "/secret") => secrets::get(&key).await?.as_bytes().to_vec().into_response(),
         // What the guest is told, by name.

@@ -16,6 +16,7 @@ fn main() -> u8 {
     let number = args.next().and_then(|n| n.parse::<usize>().ok()).unwrap_or(1);
     match what {
         "give" => give(number),
+        "turns" => turns(number),
         "spin" => give_and_spin(number),
         "grow" => grow(number),
         "churn" => churn(number),
@@ -61,10 +62,15 @@ fn check(block: &[u64]) {
     }
 }
 
-/// Waits for a line from the host.
-fn next() {
+/// Waits for a line from the host. Returns false if there will be none.
+fn next() -> bool {
     let mut byte = [0];
-    while console::read(&mut byte) == 1 && byte != *b"\n" {}
+    while console::read(&mut byte) == 1 {
+        if byte == *b"\n" {
+            return true;
+        }
+    }
+    false
 }
 
 /// Fills memory, and frees it, each when the host says so.
@@ -77,6 +83,20 @@ fn give(mib: usize) {
         drop(block);
         println!("freed");
         next();
+    }
+}
+
+/// Fills memory, and frees it, whenever the host says so, for as long as there is somebody to say it.
+fn turns(mib: usize) {
+    while next() {
+        let block = fill(mib * MIB);
+        println!("filled");
+        if !next() {
+            break;
+        }
+        check(&block);
+        drop(block);
+        println!("freed");
     }
 }
 

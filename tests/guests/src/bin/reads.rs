@@ -1,6 +1,6 @@
-//! Reads the first disk, many requests in flight, and prints nanoseconds per read.
+//! Reads or writes the first disk, many requests in flight, and prints nanoseconds per request.
 //!
-//! Arguments: `sequential` or `random`, bytes of a read, reads in flight, reads in all.
+//! Arguments: `sequential` or `random`, or these with `-write`; bytes of a read, reads in flight, reads in all.
 #![no_std]
 #![no_main]
 
@@ -12,7 +12,8 @@ use hv_guest::time;
 #[hv_guest::entry]
 async fn main() -> Result<(), &'static str> {
     let mut args = env::args().skip(1);
-    let random = args.next() == Some("random");
+    let kind = args.next().unwrap_or_default();
+    let (random, writes) = (kind.starts_with("random"), kind.ends_with("-write"));
     let mut number =
         || args.next().and_then(|n| n.parse::<usize>().ok()).ok_or("arguments: KIND SIZE DEPTH COUNT");
     let (size, depth, count) = (number()?, number()?, number()?);
@@ -33,7 +34,10 @@ async fn main() -> Result<(), &'static str> {
         async move {
             while next.get() < count as u64 {
                 let place = one(next.replace(next.get() + 1));
-                disk.read(place * sectors, &mut *buffer).await.expect("the disk can be read");
+                match writes {
+                    false => disk.read(place * sectors, &mut *buffer).await.expect("the disk can be read"),
+                    true => disk.write(place * sectors, &*buffer).await.expect("the disk can be written"),
+                }
             }
         }
     });

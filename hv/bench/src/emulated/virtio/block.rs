@@ -9,7 +9,9 @@ use hv_abi::io::block::{BlockConfig, BlockFeatures, BlockRequest, OP_FLUSH, OP_R
 use hv_abi::{Errno, GuestAddr};
 use hv_core::device::block::device::{POLL_TIME, ROUND_REQUESTS};
 use hv_core::device::block::engine::{Completion, DiskEngine};
+use hv_core::device::block::spin::Spin;
 use hv_core::device::block::validate;
+use hv_core::event::Channel;
 use hv_core::reactor::{Registrar, Source};
 use mio::Interest;
 use mio::event::Event;
@@ -17,6 +19,7 @@ use mio::unix::SourceFd;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use virtio_bindings::virtio_blk as blk;
 use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
@@ -28,6 +31,9 @@ use vmm_sys_util::eventfd::EventFd;
 const SECTOR: u64 = 512;
 /// When to try again what the host could not take.
 const RETRY: Duration = Duration::from_millis(1);
+
+/// A queue that says so often that it holds a request, and gives none, is broken.
+const MOST_PROMISES: u32 = 8;
 
 const BELL: u32 = 0;
 const ENGINE: u32 = 1;
@@ -57,6 +63,8 @@ pub(super) struct Block {
     engine: Box<dyn DiskEngine>,
     config: BlockConfig,
     bell: EventFd,
+    channel: Channel,
+    spin: Spin,
     /// By the number of the chain's first descriptor.
     waiting: Vec<Waiting>,
     done: Vec<Completion>,
@@ -69,9 +77,12 @@ impl Block {
         engine: Box<dyn DiskEngine>,
         config: BlockConfig,
         bell: EventFd,
+        channel: Channel,
+        spin: Duration,
     ) -> Self {
         let waiting = vec![Waiting::default(); super::QUEUE_SIZE.into()];
-        Block { shared, view, engine, config, bell, waiting, done: Vec::new() }
+        let spin = Spin::new(spin);
+        Block { shared, view, engine, config, bell, channel, spin, waiting, done: Vec::new() }
     }
 
     /// Takes requests, at most as many as a paravirtual disk takes at a time. Returns whether there were any.
@@ -95,7 +106,7 @@ impl Block {
         taken > 0
     }
 
-    /// Reports completed requests to the driver. Returns whether there were any.
+    /// Reports completed requests to the driver, and raises its interrupt if it waits for one. Returns whether there were any.
     fn answer(&mut self, queue: &mut Queue, epoch: u32) -> bool {
         let answered = !self.done.is_empty();
         for completion in self.done.drain(..) {
@@ -114,6 +125,9 @@ impl Block {
             let _ = memory.write_obj(status as u8, waiting.status);
             let _ = queue.add_used(memory, head, bytes + 1);
         }
+        if answered && queue.needs_notification(self.view.memory()).unwrap_or(false) {
+            self.channel.notify();
+        }
         answered
     }
 
@@ -127,8 +141,8 @@ impl Block {
             self.done.clear();
             return None;
         };
-        let _ = queue.disable_notification(self.view.memory());
-        let mut looked = false;
+        // How often the queue has said since it gave something that it holds more.
+        let (mut worked, mut promises) = (false, 0);
         loop {
             self.engine.complete(&mut self.done);
             let taken = self.take(queue, epoch);
@@ -138,24 +152,54 @@ impl Block {
             if !kicked {
                 return Some(Instant::now() + RETRY);
             }
+            let mut time = Instant::now();
             if taken || answered {
-                let time = Instant::now();
+                if !std::mem::replace(&mut worked, true) {
+                    self.spin.works(now);
+                    let _ = queue.disable_notification(self.view.memory());
+                }
                 if time.duration_since(now) >= POLL_TIME {
                     return Some(time);
                 }
-                looked = false;
+                promises = 0;
                 continue;
             }
-            if self.engine.room() == 0 || !queue.enable_notification(self.view.memory()).unwrap_or(false) {
+            if worked && self.look(queue, &mut time) {
+                promises += 1;
+            } else if self.engine.room() == 0
+                || !queue.enable_notification(self.view.memory()).unwrap_or(false)
+            {
+                if worked {
+                    self.spin.sleeps(time);
+                }
                 return None;
+            } else {
+                promises += 1;
+                let _ = queue.disable_notification(self.view.memory());
             }
-            if std::mem::replace(&mut looked, true) {
-                // The queue says that it holds something, and has nothing to give: it is broken.
+            if promises > MOST_PROMISES {
+                // It is broken.
                 running.queues.clear();
                 return None;
             }
-            let _ = queue.disable_notification(self.view.memory());
         }
+    }
+
+    /// Polls for further work for a limited time, as the device of a paravirtual disk does.
+    fn look(&mut self, queue: &Queue, time: &mut Instant) -> bool {
+        let until = *time + self.spin.limit();
+        while *time < until {
+            for _ in 0..8 {
+                let index = queue.avail_idx(self.view.memory(), Ordering::Acquire);
+                let waits = index.is_ok_and(|index| index.0 != queue.next_avail());
+                if self.engine.has_news() || waits && self.engine.room() > 0 {
+                    return true;
+                }
+                std::hint::spin_loop();
+            }
+            *time = Instant::now();
+        }
+        false
     }
 }
 

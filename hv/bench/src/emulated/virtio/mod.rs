@@ -1,26 +1,28 @@
 //! virtio devices behind virtio-mmio registers (virtio 1.2, section 4.2), with
 //! queues of the crate virtio-queue.
 //!
-//! What monitors usually do, and nothing beyond it: a write to the notification
-//! register is an ioeventfd that wakes the I/O thread; while that works on a
-//! queue it says so in the queue's flags, and the driver does not notify.
+//! A write to the notification register is an ioeventfd that wakes the I/O thread. Both sides tell each other by event
+//! indices when they want to be told, requests may have indirect descriptors, and an interrupt is one of hv's events: an irqfd needs
+//! an interrupt controller in the kernel, which guests in ring 3 cannot have.
 
 mod block;
+mod console;
 mod net;
 mod registers;
 mod view;
 
+pub(super) use view::View;
 pub use view::ViewError;
 
 use super::EmulatedError;
 use hv_core::device::block::{Disk, EngineKind, engine};
+use hv_core::device::console::Output;
 use hv_core::device::net::Network;
 use hv_core::event::Channel;
 use hv_core::memory::GuestMemory;
 use hv_core::reactor::Source;
 use registers::VirtioRegisters;
 use std::sync::{Arc, Mutex, MutexGuard};
-use view::View;
 use virtio_queue::Queue;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
@@ -60,15 +62,20 @@ fn bell() -> std::io::Result<EventFd> {
     EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)
 }
 
-/// A block device: hv's own engine behind a virtio queue.
-pub(super) fn block(disk: Disk, kind: EngineKind, memory: &Arc<GuestMemory>) -> Result<Parts, EmulatedError> {
+/// A block device: hv's own engine behind a virtio queue. It polls as long as that of the paravirtual disk does.
+pub(super) fn block(
+    disk: Disk,
+    kind: EngineKind,
+    memory: &Arc<GuestMemory>,
+    channel: Channel,
+) -> Result<Parts, EmulatedError> {
     let (shared, bell) = (Arc::<Shared>::default(), bell()?);
-    let config = disk.config();
+    let (config, spin) = (disk.config(), disk.spin());
     let engine = engine::open(Arc::new(disk), QUEUE_SIZE.into(), kind, &Arc::default())?;
     let registers =
         VirtioRegisters::new(block::identity(&config), View::new(memory)?, shared.clone(), bell.try_clone()?);
     let rung = bell.try_clone()?;
-    let source = Box::new(block::Block::new(shared, View::new(memory)?, engine, config, bell));
+    let source = Box::new(block::Block::new(shared, View::new(memory)?, engine, config, bell, channel, spin));
     Ok(Parts { registers: Box::new(registers), source, bell: rung })
 }
 
@@ -83,5 +90,19 @@ pub(super) fn net(
     let registers = VirtioRegisters::new(identity, View::new(memory)?, shared.clone(), bell.try_clone()?);
     let rung = bell.try_clone()?;
     let source = Box::new(net::Net::new(shared, View::new(memory)?, network, bell, channel));
+    Ok(Parts { registers: Box::new(registers), source, bell: rung })
+}
+
+/// A console: what the guest sends goes to this output.
+pub(super) fn console(
+    output: Box<dyn Output>,
+    memory: &Arc<GuestMemory>,
+    channel: Channel,
+) -> Result<Parts, EmulatedError> {
+    let (shared, bell) = (Arc::<Shared>::default(), bell()?);
+    let registers =
+        VirtioRegisters::new(console::identity(), View::new(memory)?, shared.clone(), bell.try_clone()?);
+    let rung = bell.try_clone()?;
+    let source = Box::new(console::Console::new(shared, View::new(memory)?, output, bell, channel));
     Ok(Parts { registers: Box::new(registers), source, bell: rung })
 }

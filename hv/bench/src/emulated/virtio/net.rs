@@ -122,11 +122,12 @@ impl Net {
     /// One round over both queues. Returns whether there is more to do.
     fn round(&mut self, queues: &mut [Queue], now: Instant) -> Result<bool, Broken> {
         let [receive, transmit] = queues else { return Ok(false) };
-        let used = (receive.next_used(), transmit.next_used());
         let more = self.transmit(transmit, now)?;
         self.network.poll(now);
         self.receive(receive)?;
-        if used != (receive.next_used(), transmit.next_used()) {
+        // Both indices are looked at, whatever the first one says.
+        let wanted = [receive, transmit].map(|queue| queue.needs_notification(self.view.memory()));
+        if wanted.into_iter().any(|wanted| wanted.unwrap_or(false)) {
             self.channel.notify();
         }
         Ok(more)

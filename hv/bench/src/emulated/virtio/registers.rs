@@ -6,6 +6,7 @@ use super::{QUEUE_SIZE, Running, Shared};
 use std::sync::Arc;
 use virtio_bindings::virtio_config::{VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_F_VERSION_1};
 use virtio_bindings::virtio_mmio as mmio;
+use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use virtio_queue::{Queue, QueueT};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -70,7 +71,10 @@ impl VirtioRegisters {
     }
 
     fn features(&self) -> u64 {
-        self.identity.features | 1 << VIRTIO_F_VERSION_1
+        self.identity.features
+            | 1 << VIRTIO_F_VERSION_1
+            | 1 << VIRTIO_RING_F_EVENT_IDX
+            | 1 << VIRTIO_RING_F_INDIRECT_DESC
     }
 
     /// Sets the device going with the queues as they are set up now.
@@ -90,6 +94,7 @@ impl VirtioRegisters {
         queue.try_set_desc_table_address(vm_memory::GuestAddress(setup.descriptors)).ok()?;
         queue.try_set_avail_ring_address(vm_memory::GuestAddress(setup.driver)).ok()?;
         queue.try_set_used_ring_address(vm_memory::GuestAddress(setup.device)).ok()?;
+        queue.set_event_idx(self.driver_features & 1 << VIRTIO_RING_F_EVENT_IDX != 0);
         queue.set_ready(setup.ready);
         queue.is_valid(self.view.memory()).then_some(queue)
     }

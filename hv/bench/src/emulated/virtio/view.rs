@@ -22,14 +22,14 @@ pub enum ViewError {
 ///
 /// Unlike hv's own devices, those that use it can be made to write what their
 /// guest may only read (its image, start-info): a guest with such a device harms itself by that.
-pub(super) struct View {
+pub(in super::super) struct View {
     memory: GuestMemoryMmap,
     /// Keeps the mapping.
     owner: Arc<GuestMemory>,
 }
 
 impl View {
-    pub(super) fn new(owner: &Arc<GuestMemory>) -> Result<Self, ViewError> {
+    pub(in super::super) fn new(owner: &Arc<GuestMemory>) -> Result<Self, ViewError> {
         let (address, size) = (owner.host_address() as *mut u8, owner.size() as usize);
         let access = libc::PROT_READ | libc::PROT_WRITE;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
@@ -41,7 +41,7 @@ impl View {
         Ok(View { memory: GuestMemoryMmap::from_regions(vec![region])?, owner: owner.clone() })
     }
 
-    pub(super) fn memory(&self) -> &GuestMemoryMmap {
+    pub(in super::super) fn memory(&self) -> &GuestMemoryMmap {
         &self.memory
     }
 

@@ -1,7 +1,7 @@
 //! A disk as a device of any guest.
 #![forbid(unsafe_code)]
 
-use super::device::MAX_SPIN;
+use super::device::SharedDevice;
 use super::{BlockDevice, Disk, EngineKind, Parts};
 use crate::device::{BackEnd, ConnectError, Connection, DeviceError, DeviceKind, DrivenBy, RingShape};
 use hv_abi::device::{BLOCK, CONFIG_SIZE, Config, DeviceInfo};
@@ -52,11 +52,12 @@ impl BackEnd for DiskBackEnd {
             doorbell: connection.doorbell(&ring)?,
             ring,
             entries: ENTRIES,
+            spin: self.disk.spin(),
             disk: self.disk,
             engine: self.engine,
-            spin: MAX_SPIN,
         });
-        Ok(DrivenBy::IoThread(Box::new(device.map_err(DeviceError::new)?)))
+        let (device, source) = SharedDevice::new(device.map_err(DeviceError::new)?);
+        Ok(DrivenBy::Both(source, device))
     }
 }
 

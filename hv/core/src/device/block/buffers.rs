@@ -5,6 +5,7 @@ use crate::memory::GuestMemory;
 use hv_abi::Errno;
 use hv_abi::io::block::Segment;
 use libc::iovec;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Arc;
 
 /// A scatter list over guest memory, validated when it was made. It keeps the
@@ -70,6 +71,48 @@ impl Buffers {
         }
     }
 
+    /// Reads from a file, straight into the memory: one call of the kernel. Returns the bytes that it has read, 0 at the end of the file.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn read_from(&self, file: BorrowedFd<'_>, offset: u64) -> Result<u64, rustix::io::Errno> {
+        let pieces = self.iovecs();
+        // SAFETY: the pieces are within the mapping that `memory` keeps alive, where the guest may write, and no Rust reference is made
+        // to what the kernel writes.
+        let count = unsafe {
+            libc::preadv(
+                file.as_raw_fd(),
+                pieces.as_ptr(),
+                pieces.len() as libc::c_int,
+                offset as libc::off_t,
+            )
+        };
+        moved(count)
+    }
+
+    /// Writes to a file, straight from the memory: one call of the kernel. With `append`, at the end of the file. Returns the bytes that it has
+    /// written.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn write_to(
+        &self,
+        file: BorrowedFd<'_>,
+        offset: u64,
+        append: bool,
+    ) -> Result<u64, rustix::io::Errno> {
+        let pieces = self.iovecs();
+        let flags = if append { libc::RWF_APPEND } else { 0 };
+        // SAFETY: as in `read_from`; the kernel only reads.
+        let count = unsafe {
+            let (list, len) = (pieces.as_ptr(), pieces.len() as libc::c_int);
+            libc::pwritev2(file.as_raw_fd(), list, len, offset as libc::off_t, flags)
+        };
+        moved(count)
+    }
+
     /// Whether all addresses are multiples of `alignment`.
     pub fn are_aligned(&self, alignment: usize) -> bool {
         alignment == 1 || self.iovecs().iter().all(|v| (v.iov_base as usize).is_multiple_of(alignment))
@@ -119,6 +162,14 @@ impl Buffers {
     pub fn copy_from(&self, bytes: &[u8]) {
         self.walk(bytes.len(), |memory, offset, range| memory.host_write(offset, &bytes[range]));
     }
+}
+
+/// What a call returned that moves bytes.
+fn moved(count: isize) -> Result<u64, rustix::io::Errno> {
+    u64::try_from(count).map_err(|_| {
+        let error = std::io::Error::last_os_error();
+        rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::IO)
+    })
 }
 
 /// Host memory whose address is a multiple of an alignment.

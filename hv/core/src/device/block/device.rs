@@ -17,15 +17,17 @@
 //! one such call each. Indices that make no sense end the guest.
 #![forbid(unsafe_code)]
 
+mod here;
+
 use super::disk::{Disk, UnansweredCount, UnansweredGuard};
 use super::engine::{self, Completion, DiskEngine, EngineError, EngineKind};
-use super::overlay::Overlay;
 use super::request::{Plan, validate};
 pub use super::spin::MAX_SPIN;
 use super::spin::Spin;
 use crate::device::Ring;
 use crate::memory::{GuestMemory, RingMemory};
 use crate::reactor::{Registrar, Source};
+pub(super) use here::SharedDevice;
 use hv_abi::io::block::{BlockConfig, BlockRequest, BlockResponse};
 use hv_abi::ring::{Back, Violation};
 use mio::Interest;
@@ -81,7 +83,11 @@ pub struct BlockDevice {
     place: Ring,
     doorbell: EventFd,
     engine: Box<dyn DiskEngine>,
-    overlay: Option<Arc<Overlay>>,
+    disk: Arc<Disk>,
+    /// What is in the host's memory can be read from the disk without waiting.
+    reads_now: bool,
+    /// No further requests are to be taken.
+    is_settling: bool,
     unanswered: Arc<UnansweredCount>,
     /// Its guest has ended, and the kernel has not finished its requests.
     unanswered_guard: Option<UnansweredGuard>,
@@ -125,6 +131,7 @@ impl BlockDevice {
     pub fn new(parts: Parts) -> Result<Self, BlockError> {
         let config = parts.disk.config();
         let counters = parts.ring.counters.clone();
+        let disk = Arc::new(parts.disk);
         let mut device = BlockDevice {
             name: format!("block device {}", parts.index),
             config,
@@ -132,10 +139,12 @@ impl BlockDevice {
             ring: parts.ring.back()?,
             place: parts.ring,
             doorbell: parts.doorbell,
-            overlay: parts.disk.overlay().cloned(),
-            unanswered: parts.disk.unanswered().clone(),
+            unanswered: disk.unanswered().clone(),
             unanswered_guard: None,
-            engine: engine::open(Arc::new(parts.disk), parts.entries, parts.engine, &counters)?,
+            engine: engine::open(disk.clone(), parts.entries, parts.engine, &counters)?,
+            reads_now: disk.reads_now(),
+            is_settling: false,
+            disk,
             taken: Vec::with_capacity(ROUND_REQUESTS),
             next: 0,
             done: Vec::new(),
@@ -367,7 +376,7 @@ impl Source for BlockDevice {
         match self.place.back() {
             Ok(ring) if !self.dead && self.in_flight() == 0 => {
                 self.ring = ring;
-                if let Some(overlay) = &self.overlay {
+                if let Some(overlay) = self.disk.overlay() {
                     overlay.clear();
                 }
                 true
@@ -378,6 +387,9 @@ impl Source for BlockDevice {
 
     fn start(&mut self, io: Registrar) -> io::Result<()> {
         io.register(&mut SourceFd(&self.doorbell.as_raw_fd()), DOORBELL, Interest::READABLE)?;
+        if let Some(other) = self.engine.other_descriptor() {
+            io.register(&mut SourceFd(&other), ENGINE, Interest::READABLE)?;
+        }
         io.register(&mut SourceFd(&self.engine.as_raw_fd()), ENGINE, Interest::READABLE)
     }
 

@@ -9,20 +9,19 @@
 //!
 //! A request passes the modules in this order: [`device`] copies it out of the ring, [`request`] turns the
 //! copy into a [`Plan`] or refuses it, and an [`engine`] gets plans only. ⚠ `unsafe` is found in [`buffers`]
-//! (moving validated ranges between threads) and in the two engines (passing them to the kernel), nowhere
-//! else.
+//! (moving validated ranges between threads), in the two engines and in the reads that need none (passing them to the
+//! kernel), nowhere else.
 mod back_end;
 pub mod buffers;
 pub mod device;
 pub mod disk;
 pub mod engine;
 pub mod folder;
-mod format;
 pub mod overlay;
 pub mod record;
 pub mod request;
 pub mod spec;
-mod spin;
+pub mod spin;
 
 #[cfg(test)]
 mod tests;
@@ -31,6 +30,7 @@ pub(crate) use back_end::{DiskBackEnd, KIND};
 pub use device::{BlockDevice, BlockError, Parts};
 pub use disk::{Disk, DiskError};
 pub use engine::{EngineError, EngineKind};
+pub use hv_disk::{Format, ImageError};
 pub use record::{DiskRecord, RecordError};
 pub use request::{Plan, validate};
 pub use spec::{DiskSpec, SpecError};

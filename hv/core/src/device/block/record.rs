@@ -5,7 +5,10 @@ use super::disk::Disk;
 use super::overlay::Overlay;
 use super::spec::{DEFAULT_SECTOR_SIZE, DiskSpec};
 use hv_abi::io::block::BlockFeatures;
+use hv_disk::{Chain, Format, Image};
 use hv_host::escape::escape;
+use hv_jail as jail;
+use hv_jail::Kind;
 use std::ffi::OsString;
 use std::fmt;
 use std::fs::{File, Metadata};
@@ -14,6 +17,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use xxhash_rust::xxh3::Xxh3;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 /// A disk of a guest, as it was when the guest was saved.
@@ -25,6 +29,8 @@ pub struct DiskRecord {
     spec: DiskSpec,
     saved: SavedRecord,
     overlay: Option<Arc<Overlay>>,
+    /// What the guest wrote may be in its tables in memory yet.
+    chain: Option<Chain>,
 }
 
 /// The saved form, before the path.
@@ -37,7 +43,7 @@ struct SavedRecord {
     modified: i64,
     modified_ns: u32,
     sector_size: u32,
-    /// XXH3 of the image that a [`FOLDER`] became.
+    /// XXH3 of the image that a [`FOLDER`] became, or of sizes and times of the other files of a [`QCOW2`] image.
     fingerprint: u64,
     flags: u32,
     /// Bytes of the path.
@@ -51,7 +57,9 @@ const OVERLAY: u32 = 4;
 /// device's node says nothing.)
 const FILE: u32 = 8;
 const FOLDER: u32 = 16;
-const ALL_FLAGS: u32 = 31;
+/// A qcow2 image: the size is that of the disk in it.
+const QCOW2: u32 = 32;
+const ALL_FLAGS: u32 = 63;
 
 /// Longest path, as Linux has it.
 const PATH_MAX: usize = 4096;
@@ -155,14 +163,23 @@ impl DiskRecord {
             (OVERLAY, spec.overlay),
             (FILE, metadata.is_file()),
             (FOLDER, metadata.is_dir()),
+            (QCOW2, disk.chain().is_some()),
         ] {
             saved.flags |= if set { flag } else { 0 };
         }
         if metadata.is_dir() {
             saved.fingerprint = disk.folder_fingerprint().map_err(&failed)?;
         }
+        if let Some(chain) = disk.chain() {
+            saved.fingerprint = behind(chain).map_err(&failed)?;
+        }
         saved.note_time(&metadata);
-        Ok(DiskRecord { spec: DiskSpec { path, ..spec.clone() }, saved, overlay: disk.overlay().cloned() })
+        Ok(DiskRecord {
+            spec: DiskSpec { path, ..spec.clone() },
+            saved,
+            overlay: disk.overlay().cloned(),
+            chain: disk.chain().cloned(),
+        })
     }
 
     /// Brings the record up to date, for a guest that is paused, and has what it
@@ -175,6 +192,10 @@ impl DiskRecord {
         let path = &self.spec.path;
         if self.overlay.as_ref().is_some_and(|overlay| !overlay.is_empty()) {
             return Err(RecordError::Overlay { path: path.clone() });
+        }
+        if let Some(chain) = &self.chain {
+            write_out(chain.image.clone()).map_err(unreadable(path))?;
+            self.saved.fingerprint = behind(chain).map_err(unreadable(path))?;
         }
         if self.saved.flags & FILE != 0 {
             let file = File::open(path).map_err(unreadable(path))?;
@@ -210,6 +231,12 @@ impl DiskRecord {
         if metadata.is_file() {
             now.note_time(&metadata);
         }
+        if disk.chain().is_some() != (self.saved.flags & QCOW2 != 0) {
+            return Err(RecordError::Changed { path: path() });
+        }
+        if let Some(chain) = disk.chain() {
+            now.fingerprint = behind(chain).map_err(unreadable(disk.path()))?;
+        }
         match (self.saved.flags & FOLDER != 0, disk.is_folder()) {
             (false, false) => {}
             (true, true) => now.fingerprint = disk.folder_fingerprint().map_err(unreadable(disk.path()))?,
@@ -228,7 +255,8 @@ impl DiskRecord {
             overlay: !read_only,
             direct: false,
             sector_size: self.spec.sector_size,
-            raw: false,
+            format: (self.saved.flags & QCOW2 != 0).then_some(Format::Qcow2),
+            bases: Vec::new(),
         }
     }
 
@@ -251,6 +279,8 @@ impl DiskRecord {
         if saved.flags & !ALL_FLAGS != 0
             || both(FILE, FOLDER)
             || both(READ_ONLY, OVERLAY)
+            || both(QCOW2, FOLDER)
+            || both(QCOW2, DIRECT)
             || len == 0
             || len > PATH_MAX
             || !matches!(saved.sector_size, 512 | 4096)
@@ -269,8 +299,30 @@ impl DiskRecord {
             sector_size: saved.sector_size,
             ..DiskSpec::new(OsString::from_vec(path.to_vec()))
         };
-        Some(DiskRecord { spec, saved, overlay: None })
+        Some(DiskRecord { spec, saved, overlay: None, chain: None })
     }
+}
+
+/// Sizes and times of change of the files behind the first one of a chain, hashed.
+fn behind(chain: &Chain) -> io::Result<u64> {
+    let mut hash = Xxh3::new();
+    for file in &chain.files[1..] {
+        let metadata = file.shared().metadata()?;
+        for value in [metadata.len() as i64, metadata.mtime(), metadata.mtime_nsec()] {
+            hash.update(&value.to_ne_bytes());
+        }
+    }
+    Ok(hash.digest())
+}
+
+/// Has an image write what it keeps in memory, on a thread that may write disks.
+fn write_out(image: Arc<dyn Image>) -> io::Result<()> {
+    let (send, written) = std::sync::mpsc::channel();
+    let thread = jail::spawn(Kind::Disk, "disk record", move || {
+        let _ = send.send(image.flush().and_then(|()| image.close()));
+    })?;
+    let _ = thread.join();
+    written.recv().unwrap_or_else(|_| Err(io::Error::other("the thread that writes it has ended")))
 }
 
 /// One line for people. The path may come from somebody else: control characters are escaped.

@@ -1,18 +1,19 @@
 //! What the command line says about a disk.
 #![forbid(unsafe_code)]
 
+use hv_disk::Format;
 use hv_host::escape::escape;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// A disk as the command line names it: `FILE[,ro][,direct][,overlay][,sector=512|4096][,format=raw]`.
+/// A disk as the command line names it: `FILE[,ro][,direct][,overlay][,sector=512|4096][,format=raw|qcow2][,base=FOLDER]`.
 ///
 /// Only known options at the end are taken as options, so a file name may have
 /// commas. A file whose own name ends in one of the options cannot be named;
 /// a symbolic link to it can.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiskSpec {
-    /// A raw image, a block device, or a folder.
+    /// An image, a block device, or a folder.
     pub path: PathBuf,
     /// The guest may not write. Folders are always read-only.
     pub read_only: bool,
@@ -22,8 +23,11 @@ pub struct DiskSpec {
     pub overlay: bool,
     /// Bytes of a sector: 512 or 4096.
     pub sector_size: u32,
-    /// The file's bytes are the disk's, even if they look like a container of another format (`format=raw`).
-    pub raw: bool,
+    /// The format of the file (`format=`). `None`: qcow2 if the file is named `*.qcow2`, raw otherwise; refused if its first bytes say
+    /// something else, which a guest may have written there.
+    pub format: Option<Format>,
+    /// Folders, beside the file's own, that backing files and data files may be in (`base=`, repeatable).
+    pub bases: Vec<PathBuf>,
 }
 
 /// Bytes of a sector unless the command line says otherwise.
@@ -34,13 +38,13 @@ pub const DEFAULT_SECTOR_SIZE: u32 = 512;
 #[non_exhaustive]
 pub enum SpecError {
     /// There is no file name in front of the options.
-    #[error("no file name in \"{}\"; write FILE[,ro][,direct][,overlay][,sector=512|4096][,format=raw]", escape(.0))]
+    #[error("no file name in \"{}\"; write FILE[,ro][,direct][,overlay][,sector=512|4096][,format=raw|qcow2][,base=FOLDER]", escape(.0))]
     NoFile(String),
     /// Sectors of another size.
     #[error("a disk has sectors of 512 or 4096 bytes, not \"{}\"", escape(.0))]
     SectorSize(String),
-    /// A format other than raw.
-    #[error("the only format of a disk is raw, not \"{}\"; convert it, for example with `qemu-img convert -O raw`", escape(.0))]
+    /// A format that hv does not have.
+    #[error("formats of disks are raw and qcow2, not \"{}\"; convert it, for example with `qemu-img convert -O qcow2`", escape(.0))]
     Format(String),
     /// An option was given more than once.
     #[error("the disk option \"{0}\" is given twice")]
@@ -59,7 +63,8 @@ impl DiskSpec {
             direct: false,
             overlay: false,
             sector_size: DEFAULT_SECTOR_SIZE,
-            raw: false,
+            format: None,
+            bases: Vec::new(),
         }
     }
 
@@ -73,19 +78,24 @@ impl FromStr for DiskSpec {
     type Err = SpecError;
 
     fn from_str(text: &str) -> Result<Self, SpecError> {
-        let (mut file, mut sector_size) = (text, None);
-        let (mut read_only, mut direct, mut overlay, mut raw) = (false, false, false, false);
+        let (mut file, mut sector_size, mut format, mut bases) = (text, None, None, Vec::new());
+        let (mut read_only, mut direct, mut overlay) = (false, false, false);
         while let Some((rest, option)) = file.rsplit_once(',') {
             let (name, repeated) = match option {
                 "ro" => ("ro", std::mem::replace(&mut read_only, true)),
                 "direct" => ("direct", std::mem::replace(&mut direct, true)),
                 "overlay" => ("overlay", std::mem::replace(&mut overlay, true)),
-                "format=raw" => ("format=", std::mem::replace(&mut raw, true)),
+                "format=raw" => ("format=", format.replace(Format::Raw).is_some()),
+                "format=qcow2" => ("format=", format.replace(Format::Qcow2).is_some()),
                 "sector=512" => ("sector=", sector_size.replace(512).is_some()),
                 "sector=4096" => ("sector=", sector_size.replace(4096).is_some()),
                 _ => match option.split_once('=') {
                     Some(("sector", size)) => return Err(SpecError::SectorSize(size.into())),
                     Some(("format", format)) => return Err(SpecError::Format(format.into())),
+                    Some(("base", folder)) if !folder.is_empty() => {
+                        bases.insert(0, folder.into());
+                        ("base=", false)
+                    }
                     _ => break,
                 },
             };
@@ -103,7 +113,7 @@ impl FromStr for DiskSpec {
             _ => {}
         }
         let sector_size = sector_size.unwrap_or(DEFAULT_SECTOR_SIZE);
-        Ok(DiskSpec { path: file.into(), read_only, direct, overlay, sector_size, raw })
+        Ok(DiskSpec { path: file.into(), read_only, direct, overlay, sector_size, format, bases })
     }
 }
 
@@ -124,7 +134,10 @@ mod tests {
         assert_eq!(parse("a,ro,b"), spec("a,ro,b", false, false, 512));
         assert_eq!(parse("a,rw"), spec("a,rw", false, false, 512));
         assert_eq!(parse("a,,ro"), spec("a,", true, false, 512));
-        assert_eq!(parse("a,format=raw"), Ok(DiskSpec { raw: true, ..DiskSpec::new("a") }));
+        assert_eq!(parse("a,format=raw"), Ok(DiskSpec { format: Some(Format::Raw), ..DiskSpec::new("a") }));
+        let bases = vec!["/x".into(), "y".into()];
+        let qcow2 = DiskSpec { format: Some(Format::Qcow2), bases, ..DiskSpec::new("a") };
+        assert_eq!(parse("a,base=/x,format=qcow2,base=y"), Ok(qcow2));
     }
 
     #[test]
@@ -136,7 +149,8 @@ mod tests {
         assert_eq!(parse("a,sector="), Err(SpecError::SectorSize("".into())));
         assert_eq!(parse("a,ro,direct,ro"), Err(SpecError::Repeated("ro")));
         assert_eq!(parse("a,sector=512,sector=4096"), Err(SpecError::Repeated("sector=")));
-        assert_eq!(parse("a,format=qcow2"), Err(SpecError::Format("qcow2".into())));
+        assert_eq!(parse("a,format=vmdk"), Err(SpecError::Format("vmdk".into())));
+        assert_eq!(parse("a,format=raw,format=qcow2"), Err(SpecError::Repeated("format=")));
         assert_eq!(parse("a,format=raw,format=raw"), Err(SpecError::Repeated("format=")));
     }
 }

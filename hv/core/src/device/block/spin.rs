@@ -15,7 +15,7 @@ const MIN: Duration = Duration::from_micros(2);
 
 /// Grows when work came soon after the device went to sleep, shrinks when it did not.
 #[derive(Debug)]
-pub(super) struct Spin {
+pub struct Spin {
     max: Duration,
     limit: Duration,
     slept: Option<Instant>,
@@ -23,17 +23,17 @@ pub(super) struct Spin {
 
 impl Spin {
     /// Polls for `max` at the longest.
-    pub(super) fn new(max: Duration) -> Self {
+    pub fn new(max: Duration) -> Self {
         Spin { max, limit: Duration::ZERO, slept: None }
     }
 
     /// How long to poll now.
-    pub(super) fn limit(&self) -> Duration {
+    pub fn limit(&self) -> Duration {
         self.limit
     }
 
     /// The device has found nothing and goes to sleep.
-    pub(super) fn sleeps(&mut self, now: Instant) {
+    pub fn sleeps(&mut self, now: Instant) {
         self.slept = Some(now);
         self.limit /= 2;
         if self.limit < MIN {
@@ -42,7 +42,7 @@ impl Spin {
     }
 
     /// Work has come; if the device slept, it was for this long.
-    pub(super) fn works(&mut self, now: Instant) {
+    pub fn works(&mut self, now: Instant) {
         let Some(slept) = self.slept.take() else { return };
         if now.saturating_duration_since(slept) <= self.max {
             self.limit = (self.limit * 4).max(FIRST).min(self.max);

@@ -1,9 +1,9 @@
 //! The console as a device of any guest.
 
-use super::{Console, ConsoleSource};
+use super::{Console, ConsoleSource, Pumped};
 use crate::device::{
-    BackEnd, ConnectError, Connection, DeviceKind, DoorbellHandler, DrivenBy, RINGS_BEFORE_BINDING,
-    RingShape, Served,
+    BackEnd, ConnectError, Connection, DeviceKind, DoorbellHandler, DrivenBy, QuickHandler,
+    RINGS_BEFORE_BINDING, RingShape, Served,
 };
 use crate::reactor::Source;
 use hv_abi::device::{CONFIG_SIZE, CONSOLE, Config};
@@ -11,6 +11,7 @@ use hv_abi::io::console::ConsoleConfig;
 use hv_abi::ring::Violation;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 use vmm_sys_util::eventfd::EventFd;
 
 /// Every guest has one console, its first device.
@@ -55,5 +56,18 @@ impl DoorbellHandler for Console {
 
     fn source(self: Arc<Self>, doorbell: EventFd) -> Option<Box<dyn Source>> {
         Some(Box::new(ConsoleSource::new(self, doorbell)))
+    }
+
+    fn quick(self: Arc<Self>) -> Option<Arc<dyn QuickHandler>> {
+        Some(self)
+    }
+}
+
+impl QuickHandler for Console {
+    fn try_ring(&self) -> bool {
+        let Some(mut state) = self.try_state() else { return false };
+        let pumped = self.pump_output(&mut state, Duration::ZERO);
+        state.give_input();
+        pumped == Pumped::All
     }
 }

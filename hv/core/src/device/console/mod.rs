@@ -17,8 +17,8 @@ use hv_abi::ring::{Back, CLOSED_OFFSET, SharedMemory, Violation};
 use std::io::{self, ErrorKind};
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, TryLockError};
+use std::time::{Duration, Instant};
 
 /// Where a guest's output goes.
 pub trait Output: Send {
@@ -160,13 +160,26 @@ impl Console {
         self.state.lock().expect("no panic while held")
     }
 
+    /// The state, unless another thread uses it.
+    fn try_state(&self) -> Option<MutexGuard<'_, ConsoleState>> {
+        match self.state.try_lock() {
+            Ok(state) => Some(state),
+            Err(TryLockError::WouldBlock) => None,
+            Err(TryLockError::Poisoned(_)) => panic!("no panic while held"),
+        }
+    }
+
     /// Moves what can be moved without waiting.
     fn pump(&self) -> Pumped {
-        let state = &mut *self.state();
+        self.pump_output(&mut self.state(), Duration::ZERO)
+    }
+
+    /// [`pump`](Self::pump) with a state at hand. After much output it looks for more of it for so long.
+    fn pump_output(&self, state: &mut ConsoleState, look: Duration) -> Pumped {
         if state.dead {
             return Pumped::All;
         }
-        match state.pump_output() {
+        match state.pump_output(look) {
             Ok(pumped) => pumped,
             Err(PumpError::Ring(violation)) => {
                 state.broken(violation);
@@ -190,16 +203,6 @@ impl Console {
         self.pump() != Pumped::All || self.state().channel().is_some_and(Channel::is_unmasked)
     }
 
-    fn pump_input(&self) {
-        let state = &mut *self.state();
-        if state.dead || !state.channel().is_some_and(Channel::is_unmasked) {
-            return;
-        }
-        if let Err(violation) = state.pump_input() {
-            state.broken(violation);
-        }
-    }
-
     /// Writes what the guest has published and its reader takes now, for when the guest has ended. Returns true once
     /// all is written. Until then a [`ConsoleSource`] goes on, and wakes the guest's owner when it has written the rest.
     pub fn drain(&self) -> bool {
@@ -211,16 +214,6 @@ impl Console {
                 // No more than the ring holds.
                 Pumped::Budget => {}
             }
-        }
-    }
-
-    /// Everything is written: wakes the owner of a guest that has ended, who waits for that.
-    fn written(&self) {
-        let state = self.state();
-        let channel = state.channel().filter(|_| state.ended).cloned();
-        drop(state);
-        if let Some(channel) = channel {
-            channel.wake();
         }
     }
 
@@ -258,6 +251,16 @@ impl From<Violation> for PumpError {
 }
 
 impl ConsoleState {
+    /// Gives the guest what has been read for it, if it listens.
+    fn give_input(&mut self) {
+        if self.dead || !self.channel().is_some_and(Channel::is_unmasked) {
+            return;
+        }
+        if let Err(violation) = self.pump_input() {
+            self.broken(violation);
+        }
+    }
+
     fn channel(&self) -> Option<&Channel> {
         self.end.as_ref().map(|end| &end.ring.channel)
     }
@@ -270,8 +273,9 @@ impl ConsoleState {
         }
     }
 
-    fn pump_output(&mut self) -> Result<Pumped, PumpError> {
+    fn pump_output(&mut self, look: Duration) -> Result<Pumped, PumpError> {
         let Some(ConsoleRing { back, ring }) = &mut self.end else { return Ok(Pumped::All) };
+        let mut moved = 0;
         for _ in 0..CHUNKS_PER_PUMP {
             while self.written < self.chunk.len() {
                 match self.output.write(&self.chunk[self.written..]) {
@@ -284,14 +288,17 @@ impl ConsoleState {
                     Err(error) => return Err(PumpError::Output(error)),
                 }
             }
+            // Room is given once the reader has the bytes: a guest that waits for an empty ring knows that they are there.
+            if back.requests.release() {
+                ring.channel.notify();
+            }
             self.written = 0;
             self.chunk.resize(CHUNK, 0);
             let count = back.requests.pop(&mut self.chunk)?;
             self.chunk.truncate(count);
-            if back.requests.release() {
-                ring.channel.notify();
-            }
-            if count == 0 && !back.requests.wait_for_entries()? {
+            moved += count;
+            let more = count > 0 || moved >= CHUNK && await_more(back, look)?;
+            if !more && !back.requests.wait_for_entries()? {
                 return Ok(Pumped::All);
             }
         }
@@ -335,6 +342,18 @@ impl ConsoleState {
         }
         Ok(())
     }
+}
+
+/// Looks for so long whether the guest prints more. Returns whether it has.
+fn await_more(back: &mut Back<RingMemory, u8, u8>, look: Duration) -> Result<bool, Violation> {
+    let begin = Instant::now();
+    while begin.elapsed() < look {
+        if back.requests.available()? > 0 {
+            return Ok(true);
+        }
+        std::hint::spin_loop();
+    }
+    Ok(false)
 }
 
 /// Waits until a descriptor can take bytes, or for `at_most`.

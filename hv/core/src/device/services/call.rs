@@ -130,7 +130,7 @@ impl Drop for Call {
     fn drop(&mut self) {
         self.end_once(Status::Failed, "");
         if let Some(device) = self.device.upgrade() {
-            device.dropped();
+            device.dropped(&self.session);
         }
     }
 }

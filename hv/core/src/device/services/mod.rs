@@ -49,10 +49,19 @@ pub trait Provider: Send + Sync {
 #[derive(Debug, Default)]
 pub struct Session {
     unreachable: OnceLock<String>,
+    /// Its calls that are being carried out, closed ones included.
+    live: AtomicUsize,
     /// Bytes that its connections have moved.
     pub bytes: AtomicU64,
     /// Connections that are open.
     pub connections: AtomicUsize,
+}
+
+/// Counts one more, unless there are as many.
+fn count_below(counter: &AtomicUsize, most: usize) -> bool {
+    counter
+        .fetch_update(Ordering::AcqRel, Ordering::Acquire, |count| (count < most).then_some(count + 1))
+        .is_ok()
 }
 
 /// The back end of one guest's services device.
@@ -192,15 +201,26 @@ impl ServicesDevice {
         }
     }
 
-    /// Whether another call may be carried out; counts it then.
-    fn admit(&self) -> bool {
-        self.live
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |live| (live < CALLS_MAX).then_some(live + 1))
-            .is_ok()
+    /// Whether another call of this request may be carried out; counts it then. What requests before it have left does not count against it, as
+    /// long as its machine [can be used again](Self::is_usable).
+    fn admit(&self, session: &Session) -> bool {
+        count_below(&session.live, CALLS_MAX) && {
+            let fits = count_below(&self.live, 2 * CALLS_MAX);
+            if !fits {
+                session.live.fetch_sub(1, Ordering::AcqRel);
+            }
+            fits
+        }
     }
 
-    fn dropped(&self) {
+    fn dropped(&self, session: &Session) {
+        session.live.fetch_sub(1, Ordering::AcqRel);
         self.live.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// Whether the next request can have all calls that it may: of those that were [closed](Self::close), not too many are still being carried out.
+    pub fn is_usable(&self) -> bool {
+        self.live.load(Ordering::Acquire) <= CALLS_MAX
     }
 
     fn is_open(&self, call: &Call) -> bool {

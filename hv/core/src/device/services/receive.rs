@@ -159,7 +159,7 @@ impl ServicesDevice {
                 "services are there for requests: there is none yet",
             );
         };
-        if !self.admit() {
+        if !self.admit(&session) {
             return state.end(header.call, Status::Limited, "too many calls are open");
         }
         let open = CallState { window: WINDOW, credit: header.value, ..CallState::default() };

@@ -221,6 +221,25 @@ fn a_guest_has_so_many_calls_and_the_host_keeps_no_more() {
 }
 
 #[test]
+fn what_a_guest_has_left_does_not_count_against_the_next() {
+    let mut rig = Rig::new();
+    let fill =
+        |rig: &mut Rig, first: u32| (0..CALLS_MAX as u32).for_each(|call| rig.open(first + call, 0, ""));
+    fill(&mut rig, 0);
+    rig.device.close();
+    assert!(rig.device.is_usable());
+    rig.device.begin_request();
+    fill(&mut rig, 1000);
+    assert!(rig.frames().is_empty());
+    assert_eq!(rig.keeper.0.lock().unwrap().len(), 2 * CALLS_MAX);
+    // Now both have left something: a third one could have no call.
+    rig.device.close();
+    assert!(!rig.device.is_usable());
+    rig.keeper.0.lock().unwrap().clear();
+    assert!(rig.device.is_usable());
+}
+
+#[test]
 fn a_guest_that_reads_nothing_is_heard_no_more() {
     let mut rig = Rig::new();
     rig.device.close();

@@ -216,8 +216,8 @@ impl Vcpu for KvmVcpu {
         }
     }
 
-    fn answer(&mut self, value: u64) {
-        access::answer(&mut self.vcpu, value);
+    fn access_data(&mut self) -> &mut [u8] {
+        access::data(&mut self.vcpu)
     }
 
     fn set_result(&mut self, value: i64) {

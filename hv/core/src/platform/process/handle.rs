@@ -30,10 +30,6 @@ impl Process {
         self.pid.as_raw_nonzero().get()
     }
 
-    pub(super) fn clock(&self) -> Option<CpuClock> {
-        self.clock
-    }
-
     /// Sends the process a signal, if it lives.
     pub(super) fn signal(&self, signal: c_int) {
         // SAFETY: the number is that of a signal that hv uses.
@@ -57,12 +53,14 @@ impl Process {
     }
 
     /// Kills the process, and waits until none of its instructions can run any more.
-    pub(super) fn end(&self) {
+    pub(super) fn end(&mut self) {
         self.kill();
         self.has_ended_within(None);
+        // From now on its number may be that of another process.
+        self.clock = None;
     }
 
-    /// Processor time that the process has used.
+    /// Processor time that the process has used. Zero after its end.
     pub(super) fn used(&self) -> Duration {
         self.clock.map_or(Duration::ZERO, CpuClock::read)
     }

@@ -9,6 +9,7 @@ use hv_host::clock;
 use hv_stub::MAX_DOORBELLS;
 use std::io;
 use std::sync::Arc;
+use std::time::Instant;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 /// The descriptors that the doorbells of a guest signal. All of its processes have them.
@@ -59,6 +60,10 @@ impl Machine for ProcessMachine {
 
     fn tsc_khz(&self) -> u32 {
         clock::tsc_khz()
+    }
+
+    fn tsc_refined_at(&self) -> Option<Instant> {
+        clock::refined_at()
     }
 }
 

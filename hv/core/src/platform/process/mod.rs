@@ -20,6 +20,8 @@ mod handle;
 mod kick;
 mod machine;
 mod page;
+#[cfg(test)]
+mod tests;
 mod vcpu;
 mod zygote;
 
@@ -85,14 +87,14 @@ struct Entries {
 
 fn entries() -> &'static Entries {
     static ENTRIES: OnceLock<Entries> = OnceLock::new();
-    ENTRIES.get_or_init(|| {
-        let file = ElfFile64::<object::Endianness>::parse(STUB).expect("the linker made it");
-        let find = |name: &str| {
-            let symbol = file.symbols().find(|symbol| symbol.name() == Ok(name)).expect("it is in the stub");
-            u32::try_from(symbol.address()).expect("the stub is linked to the first 4 GiB")
-        };
-        Entries { hypercall: find("hv_hypercall"), event_send: find("hv_event_send") }
-    })
+    ENTRIES.get_or_init(|| Entries { hypercall: symbol("hv_hypercall"), event_send: symbol("hv_event_send") })
+}
+
+/// The address of a symbol of the stub.
+fn symbol(name: &str) -> u32 {
+    let file = ElfFile64::<object::Endianness>::parse(STUB).expect("the linker made it");
+    let symbol = file.symbols().find(|symbol| symbol.name() == Ok(name)).expect("it is in the stub");
+    u32::try_from(symbol.address()).expect("the stub is linked to the first 4 GiB")
 }
 
 /// The hypercall page.

@@ -1,19 +1,22 @@
 //! The handoff page, hv's side. It is in the tail of the guest's memory.
 
-use crate::memory::GuestMemory;
+use crate::memory::{Access, GuestMemory, SHARED_TAIL};
 use crate::platform::{CpuState, Fault, Fpu};
-use hv_abi::PAGE_SIZE;
+use hv_abi::GuestAddr;
 use hv_host::clock;
-use hv_stub::{field, kind, owner, register};
+use hv_stub::{MAX_XSAVE, PART, field, kind, owner, register};
 use rustix::thread::futex::{self, Flags};
 use std::mem::offset_of;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::{Duration, Instant};
 use zerocopy::{FromBytes, IntoBytes};
 
 /// How long each side spins before it sleeps: somewhat longer than a hypercall takes in hv.
 const SPIN: Duration = Duration::from_micros(10);
+
+/// How long a guest that is to sleep may take to do so before its process is replaced: as long as another one takes.
+const FALLS_ASLEEP: Duration = Duration::from_micros(500);
 
 /// After so many consecutive runs that lasted longer than the spinning, hv sleeps without spinning…
 const PATIENCE: u32 = 8;
@@ -30,6 +33,23 @@ pub(super) fn spin() -> u64 {
     })
 }
 
+/// Bytes of the XSAVE area with everything that the kernel has enabled (Intel SDM volume 1, section 13.2). 0 if there is none.
+fn xsave_size() -> u64 {
+    use std::arch::x86_64::{__cpuid, __cpuid_count};
+    const OSXSAVE: u32 = 1 << 27;
+    if __cpuid(1).ecx & OSXSAVE == 0 {
+        return 0;
+    }
+    let size = u64::from(__cpuid_count(0xd, 0).ebx);
+    if size <= MAX_XSAVE as u64 { size } else { 0 }
+}
+
+/// See [`xsave_size`].
+static XSAVE_SIZE: LazyLock<u64> = LazyLock::new(xsave_size);
+
+/// Whether guests can change the bases of FS and GS (`HWCAP2_FSGSBASE`, arch/x86/include/uapi/asm/hwcap2.h).
+static CAN_CHANGE_BASES: LazyLock<bool> = LazyLock::new(|| rustix::param::linux_hwcap().1 & 2 != 0);
+
 /// Words of [`CpuState`] before the FPU state.
 const REGISTERS: usize = register::COUNT;
 
@@ -38,7 +58,14 @@ const _: () = {
     assert!(offset_of!(CpuState, rip) as u64 == 8 * register::RIP);
     assert!(offset_of!(CpuState, rflags) as u64 == 8 * register::RFLAGS);
     assert!(offset_of!(CpuState, fpu) == 8 * register::COUNT);
+    assert!(hv_abi::vcpu::MAX as u64 * PART <= SHARED_TAIL);
 };
+
+/// Moves a thread that sleeps on the futex `from`, which has this value, to the futex `to`. Returns whether there was one: the
+/// kernel finds it in its queue of sleepers, where no thread is that executes code of its own.
+pub(super) fn move_sleeper(from: &AtomicU32, value: u32, to: &AtomicU32) -> bool {
+    matches!(futex::cmp_requeue(from, Flags::empty(), 0, 1, to, value), Ok(1))
+}
 
 /// What the guest reports at the end of its run, copied once.
 #[derive(FromBytes, Clone, Copy)]
@@ -116,8 +143,8 @@ pub(super) struct Page {
 impl Page {
     /// The page of a virtual CPU. Virtual CPUs are counted from 0.
     pub(super) fn new(memory: Arc<GuestMemory>, number: usize) -> Self {
-        let offset = memory.size() + number as u64 * PAGE_SIZE;
-        assert!(offset + PAGE_SIZE <= memory.size() + memory.tail());
+        let offset = memory.size() + number as u64 * PART;
+        assert!(offset + PART <= memory.size() + memory.tail());
         Page { memory, offset, spin: spin(), misses: 0, since: None }
     }
 
@@ -130,7 +157,7 @@ impl Page {
         Bindings { memory: self.memory.clone(), offset: self.offset }
     }
 
-    /// Offset of the page in the memory.
+    /// Offset of the page in the memory. The stub's data follow it, up to [`PART`].
     pub(super) fn offset(&self) -> u64 {
         self.offset
     }
@@ -153,11 +180,18 @@ impl Page {
         u64::from_le_bytes(bytes)
     }
 
+    /// Makes the page and the stub's data zeros, as a new process expects them.
+    pub(super) fn clear(&self) {
+        self.memory.clear(self.offset..self.offset + PART);
+    }
+
     /// Fills the page for a process that is about to start. The process begins with this state.
     pub(super) fn prepare(&mut self, cpu: &CpuState) {
         self.owner().store(owner::HOST, Ordering::Relaxed);
         self.put(field::SPIN, self.spin);
         self.put(field::ONE, 1);
+        self.put(field::XSAVE, *XSAVE_SIZE);
+        self.put(field::BASES, (*CAN_CHANGE_BASES).into());
         self.memory.host_write(self.at(field::KIND), &kind::INTERRUPTED.to_le_bytes());
         self.memory.host_write(self.at(field::REDIRECT), &0u32.to_le_bytes());
         self.memory.host_write(self.at(field::REGISTERS), &cpu.as_bytes()[..REGISTERS * 8]);
@@ -173,6 +207,30 @@ impl Page {
             self.spin = spin;
             self.put(field::SPIN, spin);
         }
+    }
+
+    /// Waits until the guest sleeps, which it was told to do at once, and moves it to another futex, that nobody but hv can
+    /// wake. So it executes nothing from now on, whatever it has written to the page. Returns whether that was seen, which
+    /// it is soon unless the host does not run the process.
+    pub(super) fn park(&self, futex: &AtomicU32) -> bool {
+        self.put(field::SPIN, 0);
+        let begin = Instant::now();
+        loop {
+            if move_sleeper(self.owner(), owner::HOST_GUEST_SLEEPS, futex) {
+                return true;
+            }
+            match begin.elapsed() {
+                waited if waited >= FALLS_ASLEEP => return false,
+                // It may be on this processor, and need it for that.
+                waited if waited >= SPIN => std::thread::yield_now(),
+                _ => std::hint::spin_loop(),
+            }
+        }
+    }
+
+    /// Control is the guest's, which sleeps elsewhere.
+    pub(super) fn give_parked(&self) {
+        self.owner().store(owner::GUEST, Ordering::Release);
     }
 
     /// Hands control to the guest.
@@ -237,6 +295,12 @@ impl Page {
         ExitArgs::read_from_bytes(&bytes).expect("the sizes are equal")
     }
 
+    /// Whether the instruction that is shown is in the guest's memory.
+    pub(super) fn is_in_the_guest(&self) -> bool {
+        let rip = self.word(field::REGISTERS + 8 * register::RIP);
+        rip.checked_sub(self.memory.base().0).is_some_and(|offset| offset < self.memory.size())
+    }
+
     pub(super) fn set_result(&self, value: i64) {
         self.put(field::RESULT, value as u64);
     }
@@ -271,6 +335,23 @@ impl Page {
 }
 
 impl ExitArgs {
+    /// The address and the access of a page fault.
+    pub(super) fn missing_page(&self) -> Option<(GuestAddr, Access)> {
+        /// Vector and error code of a page fault (Intel SDM volume 3, section 5.7).
+        const PAGE_FAULT: u64 = 14;
+        const PRESENT: u64 = 1;
+        const WRITE: u64 = 1 << 1;
+        const FETCH: u64 = 1 << 4;
+        let [vector, error, address] = self.arguments;
+        let access = match error {
+            _ if error & FETCH != 0 => Access::EXECUTE,
+            _ if error & WRITE != 0 => Access::WRITE,
+            _ => Access::READ,
+        };
+        let is_missing = self.kind == kind::FAULT && vector == PAGE_FAULT && error & PRESENT == 0;
+        is_missing.then_some((GuestAddr(address), access))
+    }
+
     /// The reported fault, validated.
     pub(super) fn fault(&self) -> Fault {
         let [vector, error, address] = self.arguments;

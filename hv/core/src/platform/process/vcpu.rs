@@ -3,7 +3,7 @@
 use super::handle::Process;
 use super::kick::ProcessKicker;
 use super::machine::Bells;
-use super::page::{Page, Wake};
+use super::page::{ExitArgs, Page, Wake, move_sleeper};
 use super::zygote::Zygote;
 use crate::memory::GuestMemory;
 use crate::platform::{CpuState, Exit, Fault, Kick, PlatformError, Registers, StartVcpu, Vcpu, push_return};
@@ -11,6 +11,7 @@ use hv_abi::hypercall::STUB_SIZE;
 use hv_abi::{GuestAddr, PAGE_SIZE};
 use hv_stub::kind;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
 
 /// How often hv checks whether a process that has control still lives.
@@ -46,6 +47,8 @@ pub(super) struct ProcessVcpu {
     arguments: [u64; 3],
     /// When the limit of processor time was last raised.
     renewed: Option<Instant>,
+    /// Where the process sleeps while it is [parked](Page::park), and where it sleeps then once that was checked.
+    futexes: Box<[AtomicU32; 2]>,
 }
 
 impl ProcessVcpu {
@@ -70,6 +73,7 @@ impl ProcessVcpu {
             kind: kind::INTERRUPTED,
             arguments: [0; 3],
             renewed: None,
+            futexes: Box::default(),
         })
     }
 
@@ -87,7 +91,11 @@ impl ProcessVcpu {
         self.renew();
         let kicker = self.kicker.clone();
         let mut kicked = None;
-        self.page.give();
+        if kicker.is_parked() {
+            self.begin_anew()?;
+        } else {
+            self.page.give();
+        }
         loop {
             let limit = if kicker.is_requested() { LOOK_AFTER_KICK } else { LOOK };
             match self.page.wait(limit, || kicker.is_requested()) {
@@ -114,6 +122,35 @@ impl ProcessVcpu {
         }
     }
 
+    /// The number of its process.
+    #[cfg(test)]
+    pub(super) fn process(&self) -> i32 {
+        self.kicker.process().number()
+    }
+
+    /// Brings the page that the guest lacked, if that is how its run ended. Returns false if it is not.
+    fn bring(&self, exit: &ExitArgs) -> std::io::Result<bool> {
+        match exit.missing_page() {
+            // The stub uses nothing that could be missing, unless the guest has given it away.
+            Some((address, access)) if self.page.is_in_the_guest() => self.memory.bring(address, access),
+            _ => Ok(false),
+        }
+    }
+
+    /// Gives control to a process that is parked. It begins as a process that has just been made.
+    ///
+    /// A process that was interrupted while it was parked, by a freezer or a debugger, may have executed what the guest before
+    /// wanted. It is not parked any more then.
+    fn begin_anew(&self) -> Result<(), Fault> {
+        let [here, there] = &*self.futexes;
+        let given = self.kicker.begin_anew(|| {
+            let parked = move_sleeper(here, 0, there);
+            self.page.give_parked();
+            parked
+        });
+        if given { Ok(()) } else { Err(Fault::Unparked) }
+    }
+
     /// The address of the stub in the hypercall page, if this instruction pointer is in one.
     fn stub_of(&self, rip: u64) -> Option<u64> {
         let page = self.memory.base().0 + self.hypercall_page;
@@ -129,12 +166,23 @@ impl Vcpu for ProcessVcpu {
 
     fn run(&mut self) -> Exit {
         let kicker = self.kicker.clone();
-        match kicker.running(|| self.hand_over()) {
-            None => return Exit::Interrupted,
-            Some(Err(fault)) => return Exit::Fault(fault),
-            Some(Ok(())) => {}
+        let exit = loop {
+            match kicker.running(|| self.hand_over()) {
+                None => return Exit::Interrupted,
+                Some(Err(fault)) => return Exit::Fault(fault),
+                Some(Ok(())) => {}
+            }
+            let exit = self.page.exit_args();
+            match self.bring(&exit) {
+                Ok(false) => break exit,
+                // As if it had been interrupted before the access.
+                Ok(true) => self.kind = kind::INTERRUPTED,
+                Err(error) => return Exit::Failed(format!("no memory for a page of the guest: {error}")),
+            }
+        };
+        if self.memory.is_incomplete() {
+            return Exit::Failed("no memory for pages of the guest".into());
         }
-        let exit = self.page.exit_args();
         let fresh = std::mem::take(&mut self.fresh);
         self.kind = exit.kind;
         self.arguments = exit.arguments;
@@ -184,14 +232,22 @@ impl Vcpu for ProcessVcpu {
     }
 
     fn halt(&mut self) {
-        self.kicker.process().end();
+        if !self.kicker.park(|| self.page.park(&self.futexes[0])) {
+            self.kicker.end();
+        }
     }
 
     fn reset(&mut self, state: &CpuState) -> Result<(), PlatformError> {
-        // The next guest needs another process: the guest can also write the stub's data.
-        self.halt();
+        let parked = self.kicker.is_parked();
+        if !parked {
+            self.kicker.end();
+            self.page.clear();
+        }
         self.page.prepare(state);
-        *self.kicker.process() = self.zygote.fork(&self.memory, self.page.offset(), self.bells.iter())?;
+        if !parked {
+            let process = self.zygote.fork(&self.memory, self.page.offset(), self.bells.iter())?;
+            self.kicker.replace(process);
+        }
         (self.fresh, self.kind, self.renewed) = (true, kind::INTERRUPTED, None);
         self.kicker.answered();
         Ok(())

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::device::block::folder::FolderError;
+use hv_disk::ImageError;
 use hv_host::escape::escape;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -50,7 +51,7 @@ pub enum DiskError {
     },
     /// A container of a virtual disk, not the disk itself.
     #[error(
-        "disk {}: a {format} image, and hv has raw disks only; convert it with `qemu-img convert -O raw FILE NEW`, \
+        "disk {}: a {format} image, and hv has raw and qcow2 disks; convert it with `qemu-img convert -O qcow2 FILE NEW.qcow2`, \
              or append \",format=raw\" if these bytes are the disk's own",
         escape(path)
     )]
@@ -59,6 +60,41 @@ pub enum DiskError {
         path: PathBuf,
         /// The name of its format.
         format: &'static str,
+    },
+    /// It begins as a qcow2 image does, and neither its name nor an option says that it is one.
+    #[error(
+        "disk {}: its bytes are those of a qcow2 image, or a guest has written them to a raw disk; append \",format=qcow2\" or \",format=raw\"",
+        escape(path)
+    )]
+    Unsaid {
+        /// The disk's file.
+        path: PathBuf,
+    },
+    /// Its name ends in `.qcow2`, and it is none.
+    #[error(
+        "disk {}: it is named as a qcow2 image, and is none; append \",format=raw\" if it is a raw disk",
+        escape(path)
+    )]
+    NotQcow2 {
+        /// The disk's file.
+        path: PathBuf,
+    },
+    /// It is an image, or names one, that cannot be opened.
+    #[error("disk {}{source}", of(path, source))]
+    Image {
+        /// The disk's file.
+        path: PathBuf,
+        /// What is wrong, and with which file.
+        source: ImageError,
+    },
+    /// An image of a format is read through the page cache.
+    #[error(
+        "disk {}: a qcow2 image is read and written through the page cache; leave out \",direct\"",
+        escape(path)
+    )]
+    DirectFormat {
+        /// The disk's file.
+        path: PathBuf,
     },
     /// No bytes in it.
     #[error(
@@ -119,10 +155,18 @@ pub enum DiskError {
     Folder(#[from] FolderError),
 }
 
+/// Which disk it is, unless its own file is what the error names.
+fn of(path: &Path, source: &ImageError) -> String {
+    match source.to_string().starts_with(&escape(path).to_string()) {
+        true => String::new(),
+        false => format!("{}: ", escape(path)),
+    }
+}
+
 /// A misspelt option ends up in the file name: say which ones there are.
 fn hint(path: &Path) -> &'static str {
     if path.as_os_str().as_encoded_bytes().contains(&b',') {
-        " (options are \",ro\", \",direct\", \",overlay\", \",sector=512|4096\" and \",format=raw\")"
+        " (options are \",ro\", \",direct\", \",overlay\", \",sector=512|4096\", \",format=raw|qcow2\" and \",base=FOLDER\")"
     } else {
         ""
     }

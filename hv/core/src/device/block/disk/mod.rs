@@ -9,13 +9,14 @@ pub use error::DiskError;
 use super::folder;
 use super::overlay::Overlay;
 use super::spec::DiskSpec;
+use super::spin::MAX_SPIN;
 use hv_abi::io::block::{BlockConfig, BlockFeatures, MAX_SEGMENTS};
+use hv_disk::{Chain, Format, OpenOptions};
 use hv_host::escape::escape;
 use hv_jail as jail;
 use hv_jail::Kind;
 pub(super) use open::may_block;
-use open::{container, direct_alignment, lock, open_file};
-use rustix::fs::FlockOperation;
+use open::{direct_alignment, format, lock, of_image, open_file, writes_file};
 use std::fs::{File, Metadata};
 use std::io::{self, ErrorKind, Seek, SeekFrom};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
@@ -23,6 +24,7 @@ use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 use xxhash_rust::xxh3::Xxh3;
 
 /// Most bytes that one read or write moves. Larger transfers are not faster,
@@ -34,6 +36,8 @@ pub const MAX_TRANSFER: u32 = 1 << 20;
 pub struct Disk {
     /// Shared by all users of the disk. `None` only while it is dropped.
     file: Option<Arc<File>>,
+    /// What the file holds, unless its bytes are those of the disk.
+    chain: Option<Chain>,
     path: PathBuf,
     size: u64,
     sector_size: u32,
@@ -46,6 +50,7 @@ pub struct Disk {
     may_block: bool,
     /// The same for all that share the disk.
     unanswered: Arc<UnansweredCount>,
+    polls: bool,
 }
 
 /// Counts the guests of a disk that have ended and left requests to it that it has not answered.
@@ -76,13 +81,13 @@ impl Drop for UnansweredGuard {
 }
 
 impl Disk {
-    /// Opens the disk, and locks its file (advisory, `flock`): exclusively if it
+    /// Opens the disk with all files that it consists of, and locks them (advisory, as QEMU does): exclusively if it
     /// is to be written, shared if not, or if only its overlay is.
     ///
     /// # Errors
     ///
     /// If there is no such file or block device, or it cannot be opened or is locked by another; if its size is no number of sectors,
-    /// or it begins as the container of a virtual disk does; of a folder, if its files do not fit a disk. [`DiskError`] has each, and the remedy.
+    /// or it begins as the container of a virtual disk does that was not asked for; of a folder, if its files do not fit a disk. [`DiskError`] has each, and the remedy.
     pub fn open(spec: &DiskSpec) -> Result<Disk, DiskError> {
         let path = spec.path.clone();
         let metadata = match std::fs::metadata(&path) {
@@ -100,28 +105,47 @@ impl Disk {
             return Err(DiskError::NotADisk { path });
         }
         let mut file = open_file(spec, &metadata)?;
-        lock(&file, spec)?;
         // The end of a block device is not in its metadata.
-        let size = match file.seek(SeekFrom::End(0)) {
-            Ok(size) => size,
+        let length = match file.seek(SeekFrom::End(0)) {
+            Ok(length) => length,
             Err(source) => return Err(DiskError::Unreadable { path, source }),
         };
+        if length == 0 {
+            return Err(DiskError::Empty { path });
+        }
+        let (file, chain) = match format(&file, spec, length)? {
+            Format::Raw => {
+                lock(&file, spec)?;
+                (Arc::new(file), None)
+            }
+            Format::Qcow2 if spec.direct => return Err(DiskError::DirectFormat { path }),
+            format => {
+                let options = OpenOptions {
+                    writable: writes_file(spec),
+                    folders: spec.bases.clone(),
+                    ..OpenOptions::default()
+                };
+                let chain = hv_disk::open(file, &path, format, &options).map_err(of_image(spec))?;
+                (chain.files[0].shared().clone(), Some(chain))
+            }
+        };
+        let size = chain.as_ref().map_or(length, |chain| chain.image.size());
         let sector_size = spec.sector_size;
         if size == 0 {
             return Err(DiskError::Empty { path });
-        }
-        if !spec.raw
-            && let Some(format) = container(&file, spec, size)?
-        {
-            return Err(DiskError::Container { path, format });
         }
         if !size.is_multiple_of(sector_size.into()) {
             return Err(DiskError::Uneven { path, size, sector_size });
         }
         let memory_alignment = if spec.direct { direct_alignment(&file, spec)? } else { 1 };
+        let may_block = match &chain {
+            None => may_block(&file),
+            Some(chain) => chain.files.iter().any(|file| may_block(file.shared())),
+        };
         Ok(Disk {
-            may_block: may_block(&file),
-            file: Some(Arc::new(file)),
+            may_block,
+            file: Some(file),
+            chain,
             path,
             size,
             sector_size,
@@ -130,7 +154,19 @@ impl Disk {
             overlay: overlay(spec, size),
             folder: None,
             unanswered: Arc::default(),
+            polls: true,
         })
+    }
+
+    /// Whether its device looks at the ring for some more microseconds before it sleeps, if that has paid lately: yes unless this says no.
+    /// Looking keeps a processor busy.
+    pub fn set_polling(&mut self, polls: bool) {
+        self.polls = polls;
+    }
+
+    /// How long its device polls at the longest before it sleeps.
+    pub fn spin(&self) -> Duration {
+        if self.polls { MAX_SPIN } else { Duration::ZERO }
     }
 
     fn open_folder(spec: &DiskSpec) -> Result<Disk, DiskError> {
@@ -144,6 +180,7 @@ impl Disk {
         let read_only = overlay.is_none();
         Ok(Disk {
             file: Some(Arc::new(file)),
+            chain: None,
             path,
             size,
             sector_size,
@@ -153,6 +190,7 @@ impl Disk {
             folder: Some(Arc::default()),
             may_block: false,
             unanswered: Arc::default(),
+            polls: true,
         })
     }
 
@@ -161,6 +199,7 @@ impl Disk {
     pub fn share(&self) -> Option<Disk> {
         let Disk {
             file,
+            chain,
             path,
             size,
             sector_size,
@@ -170,12 +209,15 @@ impl Disk {
             folder,
             may_block,
             unanswered,
+            polls,
         } = self;
         (*read_only || overlay.is_some()).then(|| Disk {
             folder: folder.clone(),
             may_block: *may_block,
             unanswered: unanswered.clone(),
+            polls: *polls,
             file: file.clone(),
+            chain: chain.clone(),
             path: path.clone(),
             size: *size,
             sector_size: *sector_size,
@@ -254,6 +296,25 @@ impl Disk {
         self.may_block
     }
 
+    /// What the file holds, unless its bytes are those of the disk.
+    pub(super) fn chain(&self) -> Option<&Chain> {
+        self.chain.as_ref()
+    }
+
+    /// Whether what the host has in memory can be read without waiting, right from the file.
+    pub(super) fn reads_now(&self) -> bool {
+        let is_cached = self.memory_alignment == 1;
+        is_cached && !self.may_block && self.overlay.is_none() && self.chain.is_none()
+    }
+
+    /// Descriptors of all its files; the numbers of [runs](hv_disk::Run) are places in it.
+    pub(super) fn descriptors(&self) -> Vec<RawFd> {
+        match &self.chain {
+            None => vec![self.as_raw_fd()],
+            Some(chain) => chain.files.iter().map(|file| file.shared().as_raw_fd()).collect(),
+        }
+    }
+
     fn file(&self) -> &Arc<File> {
         self.file.as_ref().expect("taken by drop only")
     }
@@ -271,11 +332,14 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        let Some(file) = self.file.take().and_then(Arc::into_inner) else { return };
+        let (Some(file), chain) = (self.file.take(), self.chain.take()) else { return };
         // The kernel closes the files of an io_uring some time after the ring; the next guest need not wait
         // for that.
         let close = move || {
-            let _ = rustix::fs::flock(file, FlockOperation::Unlock);
+            drop(chain);
+            if let Some(file) = Arc::into_inner(file) {
+                hv_disk::unlock(&file);
+            }
         };
         if !self.may_block {
             return close();

@@ -2,28 +2,19 @@
 #![forbid(unsafe_code)]
 
 use super::DiskError;
-use crate::device::block::format;
 use crate::device::block::spec::DiskSpec;
-use hv_host::escape::escape;
-use rustix::fs::{AtFlags, FlockOperation, OFlags, StatxFlags};
+use hv_disk::{Format, HEAD, ImageError, TAIL, Undecided};
+use rustix::fs::{AtFlags, OFlags, StatxFlags};
 use rustix::io::ReadWriteFlags;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{ErrorKind, IoSliceMut};
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
-use std::thread;
-use std::time::{Duration, Instant};
 
 /// Memory alignment assumed for `O_DIRECT` where the kernel does not tell (before 6.1).
 const UNKNOWN_MEMORY_ALIGNMENT: usize = 4096;
 
-/// How long a disk that is locked is waited for. The kernel closes the files of an io_uring some time
-/// after the end of its process: those of an hv that was killed stay locked for milliseconds, on a busy
-/// host for longer. A lock does not tell whether its owner still lives.
-const LOCK_WAIT: Duration = Duration::from_secs(3);
-const LOCK_RETRY: Duration = Duration::from_millis(5);
-
 /// Whether the file itself is written.
-fn writes_file(spec: &DiskSpec) -> bool {
+pub(super) fn writes_file(spec: &DiskSpec) -> bool {
     !spec.read_only && !spec.overlay
 }
 
@@ -53,17 +44,17 @@ pub(super) fn open_file(spec: &DiskSpec, metadata: &Metadata) -> Result<File, Di
 }
 
 /// The format of a container that the file is.
-pub(super) fn container(file: &File, spec: &DiskSpec, size: u64) -> Result<Option<&'static str>, DiskError> {
+fn container(file: &File, spec: &DiskSpec, size: u64) -> Result<Option<&'static str>, DiskError> {
     let unreadable = |source| DiskError::Unreadable { path: spec.path.clone(), source };
     // Past the page cache only whole blocks can be read: look through it.
     let through_cache = if spec.direct { Some(File::open(&spec.path).map_err(unreadable)?) } else { None };
     let file = through_cache.as_ref().unwrap_or(file);
-    let (mut head, mut tail) = ([0; format::HEAD], [0; format::TAIL]);
-    let head = &mut head[..size.min(format::HEAD as u64) as usize];
-    let tail = &mut tail[..size.min(format::TAIL as u64) as usize];
+    let (mut head, mut tail) = ([0; HEAD], [0; TAIL]);
+    let head = &mut head[..size.min(HEAD as u64) as usize];
+    let tail = &mut tail[..size.min(TAIL as u64) as usize];
     file.read_exact_at(head, 0).map_err(unreadable)?;
     file.read_exact_at(tail, size - tail.len() as u64).map_err(unreadable)?;
-    Ok(format::detect(head, tail))
+    Ok(hv_disk::container(head, tail))
 }
 
 /// Whether reads of a file may block although they are to take only what is in memory: then nothing but a
@@ -77,31 +68,29 @@ pub(in crate::device::block) fn may_block(file: &File) -> bool {
     read == Err(rustix::io::Errno::OPNOTSUPP)
 }
 
+/// Locks the file of a raw disk.
 pub(super) fn lock(file: &File, spec: &DiskSpec) -> Result<(), DiskError> {
-    let operation = if writes_file(spec) {
-        FlockOperation::NonBlockingLockExclusive
-    } else {
-        FlockOperation::NonBlockingLockShared
-    };
-    let end = Instant::now() + LOCK_WAIT;
-    let locked = loop {
-        match rustix::fs::flock(file, operation) {
-            Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < end => thread::sleep(LOCK_RETRY),
-            result => break result,
-        }
-    };
-    match locked {
-        Ok(()) => Ok(()),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(DiskError::Locked { path: spec.path.clone() }),
-        Err(e) => {
-            // Some network file systems have no locks; that must not make disks on them unusable.
-            tracing::warn!(
-                "disk {}: cannot be locked ({e}); do not give it to a second guest",
-                escape(&spec.path)
-            );
-            Ok(())
-        }
+    hv_disk::lock_patiently(file, &spec.path, writes_file(spec)).map_err(of_image(spec))
+}
+
+/// An error of an image as one of the disk.
+pub(super) fn of_image(spec: &DiskSpec) -> impl Fn(ImageError) -> DiskError {
+    |error| match error {
+        ImageError::Locked { path, .. } => DiskError::Locked { path },
+        source => DiskError::Image { path: spec.path.clone(), source },
     }
+}
+
+/// The format of a file: what was said, or else what its name says. If its bytes say something else, it is refused: a guest may have
+/// written them.
+pub(super) fn format(file: &File, spec: &DiskSpec, size: u64) -> Result<Format, DiskError> {
+    let path = spec.path.clone();
+    let found = if spec.format.is_some() { None } else { container(file, spec, size)? };
+    hv_disk::decide(&spec.path, spec.format, found).map_err(|undecided| match undecided {
+        Undecided::Unsaid => DiskError::Unsaid { path },
+        Undecided::NotQcow2 => DiskError::NotQcow2 { path },
+        Undecided::Container(format) => DiskError::Container { path, format },
+    })
 }
 
 /// What `O_DIRECT` wants buffers to be aligned to, if offsets in sectors suit it.

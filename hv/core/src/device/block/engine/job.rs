@@ -68,6 +68,17 @@ pub(super) enum IoStep<'a> {
     Allocate(i32, Span),
 }
 
+impl<'a> IoStep<'a> {
+    /// The same with at most `len` bytes, at another offset, of another file.
+    pub(super) fn moved_to(self, offset: u64, len: u64, room: &'a mut Vec<iovec>) -> IoStep<'a> {
+        match self {
+            IoStep::Read(pieces, _) => IoStep::Read(pieces.first(len, room), offset),
+            IoStep::Write(pieces, _) => IoStep::Write(pieces.first(len, room), offset),
+            other => other,
+        }
+    }
+}
+
 /// Ways to make zeroes, from the best to the one that always works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Zeroing {
@@ -96,7 +107,7 @@ pub(super) struct Job {
 }
 
 pub(super) const HOLE: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-const RANGE: i32 = libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE;
+pub(super) const RANGE: i32 = libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE;
 
 impl Job {
     /// The job of a plan on a disk that wants buffers aligned to this.
@@ -141,6 +152,20 @@ impl Job {
                 let iov_base = ZEROES.0.as_ptr().cast_mut().cast();
                 IoStep::Write(Iovecs::One(iovec { iov_base, iov_len: len }), span.offset)
             }
+        }
+    }
+
+    /// Copies bytes over what is to be read next, as many as there are. Of a disk without alignment.
+    pub(super) fn put(&mut self, bytes: &[u8]) {
+        if let JobState::Read(transfer, None) = &self.state {
+            transfer.buffers.copy_from(bytes);
+        }
+    }
+
+    /// Copies what is to be written next, as many bytes as there is room for. Of a disk without alignment.
+    pub(super) fn get(&self, bytes: &mut [u8]) {
+        if let JobState::Write(transfer, None) = &self.state {
+            transfer.buffers.copy_to(bytes);
         }
     }
 

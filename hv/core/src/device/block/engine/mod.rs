@@ -9,6 +9,8 @@
 //! behind io_uring are few, and all rings of a thread share them: such a file would delay the other disks.
 
 mod job;
+mod now;
+mod on_image;
 mod threads;
 mod uring;
 
@@ -17,11 +19,14 @@ use super::request::Plan;
 use super::spec::DiskSpec;
 use crate::device::DeviceCounters;
 use hv_abi::Errno;
+use hv_disk::Format;
 use hv_host::escape::escape;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::path::PathBuf;
 use std::sync::Arc;
+
+pub(super) use now::read_now;
 
 /// Most requests in flight on one disk.
 pub const MAX_IN_FLIGHT: u32 = 256;
@@ -61,6 +66,11 @@ pub trait DiskEngine: AsRawFd + Send {
 
     /// Takes note that the descriptor was readable.
     fn acknowledge(&mut self);
+
+    /// Another descriptor that becomes readable in the same way.
+    fn other_descriptor(&self) -> Option<RawFd> {
+        None
+    }
 
     /// Begins no further step: what is in flight ends with the step that it is at.
     fn close(&mut self);
@@ -126,7 +136,7 @@ pub fn open(
     let entries = entries.clamp(1, MAX_IN_FLIGHT);
     let kind = chosen(kind, disk.overlay().is_some(), || disk.may_block());
     if kind != EngineKind::Threads {
-        match uring::Uring::new(disk.clone(), entries) {
+        match uring::Uring::new(disk.clone(), entries, counters) {
             Ok(engine) => return Ok(Box::new(engine)),
             Err(e) if kind == EngineKind::Uring => return Err(EngineError::Uring(e)),
             Err(e) => tracing::debug!("disk {}: no io_uring ({e}), using threads", escape(disk.path())),
@@ -153,7 +163,12 @@ fn chosen(kind: EngineKind, has_overlay: bool, may_block: impl FnOnce() -> bool)
 /// the disk's file system does.
 pub fn threads_of(spec: &DiskSpec) -> usize {
     let on_file = || std::fs::File::open(&spec.path).is_ok_and(|file| disk::may_block(&file));
-    match chosen(EngineKind::Auto, spec.overlay, on_file) {
+    // Beside io_uring, an image has threads for all that does not only move bytes.
+    let is_image = match spec.format {
+        Some(format) => format != Format::Raw,
+        None => spec.path.extension().is_some_and(|extension| extension == "qcow2"),
+    };
+    match chosen(EngineKind::Auto, spec.overlay || is_image, on_file) {
         EngineKind::Threads => MAX_THREADS,
         _ if uring::is_possible() => 0,
         _ => MAX_THREADS,

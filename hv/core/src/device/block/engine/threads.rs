@@ -2,6 +2,7 @@
 #![allow(unsafe_code, reason = "`preadv`, `pwritev`, `fallocate` and the like")]
 
 use super::job::{HOLE, IoStep, Iovecs, Job};
+use super::on_image::{self, Way};
 use super::{Completion, DiskEngine};
 use crate::device::DeviceCounters;
 use crate::device::block::disk::Disk;
@@ -94,6 +95,12 @@ impl Shared {
             let _ = self.outcomes.send(Completion { token, result });
             let _ = self.event.write(1);
         }
+        // No more jobs will come: what an image keeps in memory goes to its file, once for all threads.
+        if let Some(chain) = self.disk.chain()
+            && let Err(error) = chain.image.close()
+        {
+            tracing::error!("disk {}: what was written last may be lost: {error}", escape(self.disk.path()));
+        }
     }
 
     fn run(&self, mut job: Job) -> Result<(), Errno> {
@@ -101,7 +108,7 @@ impl Shared {
             if self.closing.load(Ordering::Relaxed) {
                 return Err(Errno::Io);
             }
-            let result = call(&self.disk, job.step());
+            let result = call(&self.disk, &mut job);
             if let Some(outcome) = job.done(result) {
                 return outcome;
             }
@@ -110,32 +117,56 @@ impl Shared {
 }
 
 /// Makes a step, and returns what io_uring would: the count, or `-errno`.
-fn call(disk: &Disk, step: IoStep<'_>) -> i32 {
+fn call(disk: &Disk, job: &mut Job) -> i32 {
     match disk.overlay() {
-        None => on_file(disk.as_raw_fd(), step),
-        Some(overlay) => on_overlay(disk.as_raw_fd(), overlay, step),
+        None => on_disk(disk, job, u64::MAX),
+        Some(overlay) => on_overlay(disk, overlay, job),
+    }
+}
+
+/// The same where no overlay is asked; of what is read, at most so many bytes.
+fn on_disk(disk: &Disk, job: &mut Job, most: u64) -> i32 {
+    let mut room = Vec::new();
+    let Some(chain) = disk.chain() else {
+        return match job.step() {
+            IoStep::Read(pieces, offset) => {
+                on_file(disk.as_raw_fd(), IoStep::Read(pieces.first(most, &mut room), offset))
+            }
+            step => on_file(disk.as_raw_fd(), step),
+        };
+    };
+    match on_image::way(&*chain.image, job, most) {
+        Way::Move { file, offset, len, guard: _guard } => {
+            let file = chain.files[file].shared().as_raw_fd();
+            on_file(file, job.step().moved_to(offset, len, &mut room))
+        }
+        Way::Sync => on_file(disk.as_raw_fd(), IoStep::Sync),
+        Way::Made(result) => result,
+        Way::Blocking => on_image::step(&*chain.image, job, most),
     }
 }
 
 /// The same where writes go to an overlay: the part of the step at its start
 /// that one of the two files can do, if not all of it.
-fn on_overlay(base: RawFd, overlay: &Overlay, step: IoStep<'_>) -> i32 {
+fn on_overlay(disk: &Disk, overlay: &Overlay, job: &mut Job) -> i32 {
     // An overlay does not outlive its guest.
-    if matches!(step, IoStep::Sync) {
+    if matches!(job.step(), IoStep::Sync) {
         return 0;
     }
     let top = match overlay.file() {
         Ok(file) => file,
         Err(error) => return -error.raw_os_error().unwrap_or(libc::EIO),
     };
-    match step {
+    match job.step() {
         IoStep::Read(pieces, offset) => {
             let (written, len) = overlay.run(offset, pieces.len());
+            if !written {
+                return on_disk(disk, job, len);
+            }
             let mut room = Vec::new();
-            let from = if written { top.as_raw_fd() } else { base };
-            on_file(from, IoStep::Read(pieces.first(len, &mut room), offset))
+            on_file(top.as_raw_fd(), IoStep::Read(pieces.first(len, &mut room), offset))
         }
-        IoStep::Write(_, offset) => match on_file(top.as_raw_fd(), step) {
+        step @ IoStep::Write(_, offset) => match on_file(top.as_raw_fd(), step) {
             count @ 1.. => match overlay.wrote(offset, count as u64) {
                 // Less than a sector does not count.
                 0 => -libc::ENOSPC,
@@ -202,21 +233,8 @@ impl DiskEngine for Threads {
     }
 
     fn submit(&mut self, plan: Plan, token: u64) {
-        assert!(self.room() > 0, "the caller has looked for room");
-        self.in_flight += 1;
-        if self.workers.is_empty() {
-            self.start();
-        }
-        if self.workers.is_empty() {
-            // Without a thread no later try would succeed either.
-            let _ = self.shared.outcomes.send(Completion { token, result: Err(Errno::Again) });
-            let _ = self.shared.event.write(1);
-            return;
-        }
         let job = Job::new(plan, self.disk.memory_alignment());
-        if let Some(jobs) = &self.jobs {
-            let _ = jobs.send((token, job));
-        }
+        self.submit_job(job, token);
     }
 
     fn kick(&mut self) -> bool {
@@ -239,6 +257,26 @@ impl DiskEngine for Threads {
 
     fn close(&mut self) {
         self.shared.closing.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Threads {
+    /// Takes a job that may have been begun elsewhere.
+    pub(super) fn submit_job(&mut self, job: Job, token: u64) {
+        assert!(self.room() > 0, "the caller has looked for room");
+        self.in_flight += 1;
+        if self.workers.is_empty() {
+            self.start();
+        }
+        if self.workers.is_empty() {
+            // Without a thread no later try would succeed either.
+            let _ = self.shared.outcomes.send(Completion { token, result: Err(Errno::Again) });
+            let _ = self.shared.event.write(1);
+            return;
+        }
+        if let Some(jobs) = &self.jobs {
+            let _ = jobs.send((token, job));
+        }
     }
 }
 

@@ -16,24 +16,37 @@
 #![allow(unsafe_code, reason = "io_uring")]
 
 use super::job::{IoStep, Iovecs, Job};
+use super::on_image::{self, Way};
+use super::threads::Threads;
 use super::{Completion, DiskEngine};
+use crate::device::DeviceCounters;
 use crate::device::block::disk::Disk;
 use crate::device::block::request::Plan;
+use hv_disk::Guard;
 use hv_host::escape::escape;
 use io_uring::register::Restriction;
 use io_uring::{IoUring, opcode, squeue, types};
+use libc::iovec;
 use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Arc, OnceLock};
 
-/// The disk's index in the ring's table of files.
+/// The index of the disk's own file in the ring's table of files.
 const FILE: types::Fixed = types::Fixed(0);
 
 struct JobSlot {
     token: u64,
     job: Option<Job>,
+    /// The list of a step on a part of its memory.
+    room: Vec<iovec>,
+    /// Of the image that the step is on.
+    guard: Guard,
 }
+
+// SAFETY: the pointers of a list are those of the job beside it, which may be sent: into the guest's mapping, which the job
+// keeps, and only for the kernel.
+unsafe impl Send for JobSlot {}
 
 /// See the [module](self).
 pub(super) struct Uring {
@@ -48,13 +61,22 @@ pub(super) struct Uring {
     reported: bool,
     /// Jobs end after the step that they are at.
     closing: bool,
+    /// For what does not only move bytes of a file, where the disk is an image.
+    threads: Option<Threads>,
+    /// Outcomes of what needed no step.
+    ready: Vec<Completion>,
 }
 
 impl Uring {
     /// A ring for the disk, with this many slots.
-    pub(super) fn new(disk: Arc<Disk>, entries: u32) -> io::Result<Self> {
-        let (ring, _) = ring(entries, disk.as_raw_fd())?;
-        let slots = (0..entries).map(|_| JobSlot { token: 0, job: None }).collect();
+    pub(super) fn new(disk: Arc<Disk>, entries: u32, counters: &Arc<DeviceCounters>) -> io::Result<Self> {
+        let (ring, _) = ring(entries, &disk.descriptors())?;
+        let slot = |_| JobSlot { token: 0, job: None, room: Vec::new(), guard: Guard::default() };
+        let slots = (0..entries).map(slot).collect();
+        let threads = match disk.chain() {
+            Some(_) => Some(Threads::new(disk.clone(), entries, counters.clone())?),
+            None => None,
+        };
         Ok(Uring {
             ring: ManuallyDrop::new(ring),
             disk,
@@ -63,18 +85,57 @@ impl Uring {
             queued: 0,
             reported: false,
             closing: false,
+            threads,
+            ready: Vec::new(),
         })
     }
 
     /// Queues the next step of a slot's job.
-    fn push(&mut self, slot: u32) {
-        let Some(job) = &mut self.slots[slot as usize].job else { return };
-        let entry = entry(job.step()).user_data(slot.into());
+    fn push(&mut self, index: u32) {
+        let slot = &mut self.slots[index as usize];
+        let Some(job) = &mut slot.job else { return };
+        let entry = match self.disk.chain() {
+            None => entry(job.step(), FILE),
+            Some(chain) => loop {
+                match on_image::way(&*chain.image, job, u64::MAX) {
+                    Way::Move { file, offset, len, guard } => {
+                        slot.guard = guard;
+                        slot.room.clear();
+                        let step = job.step().moved_to(offset, len, &mut slot.room);
+                        break entry(step, types::Fixed(file as u32));
+                    }
+                    Way::Sync => break entry(IoStep::Sync, FILE),
+                    Way::Made(result) => match job.done(result) {
+                        None => {}
+                        Some(result) => {
+                            self.ready.push(Completion { token: slot.token, result });
+                            slot.job = None;
+                            self.free.push(index);
+                            return;
+                        }
+                    },
+                    Way::Blocking => {
+                        let (token, job) = (slot.token, slot.job.take());
+                        self.free.push(index);
+                        if let (Some(threads), Some(job)) = (&mut self.threads, job) {
+                            threads.submit_job(job, token);
+                        }
+                        return;
+                    }
+                }
+            },
+        };
+        let entry = entry.user_data(index.into());
         // SAFETY: the step's memory lives, in its slot, until its completion
         // has arrived (invariant 1); the file is in the ring's own table.
         let pushed = unsafe { self.ring.submission().push(&entry) };
         pushed.expect("the ring has an entry for every slot (invariant 2)");
         self.queued += 1;
+    }
+
+    /// Slots that are taken.
+    fn in_ring(&self) -> usize {
+        self.slots.len() - self.free.len()
     }
 
     /// Enters the kernel with what is queued, for `want` completions to come.
@@ -91,6 +152,7 @@ impl Uring {
             let index = completion.user_data() as u32;
             let slot = &mut self.slots[index as usize];
             let Some(job) = &mut slot.job else { continue };
+            slot.guard = Guard::default();
             match job.done(completion.result()) {
                 None if !self.closing => self.push(index),
                 outcome => {
@@ -109,9 +171,9 @@ pub(super) fn is_possible() -> bool {
     *POSSIBLE.get_or_init(|| IoUring::new(2).is_ok())
 }
 
-/// A ring with one file, and whether the kernel lets it do nothing but an engine's work on that file: what is submitted
+/// A ring with the files of a disk, and whether the kernel lets it do nothing but an engine's work on them: what is submitted
 /// passes no system call filter.
-fn ring(entries: u32, file: RawFd) -> io::Result<(IoUring, bool)> {
+fn ring(entries: u32, files: &[RawFd]) -> io::Result<(IoUring, bool)> {
     let mut builder = IoUring::builder();
     let invalid = |error: &io::Error| error.raw_os_error() == Some(libc::EINVAL);
     // A kernel before 5.19 does not know the first two flags, one before 5.10 not the last.
@@ -124,7 +186,7 @@ fn ring(entries: u32, file: RawFd) -> io::Result<(IoUring, bool)> {
         made => (made?, true),
     };
     let submitter = ring.submitter();
-    submitter.register_files(&[file])?;
+    submitter.register_files(files)?;
     if disabled {
         submitter.register_restrictions(&mut restrictions())?;
         submitter.register_enable_rings()?;
@@ -150,23 +212,23 @@ fn restrictions() -> [Restriction; 9] {
     ]
 }
 
-fn entry(step: IoStep<'_>) -> squeue::Entry {
+fn entry(step: IoStep<'_>, file: types::Fixed) -> squeue::Entry {
     match step {
         IoStep::Read(Iovecs::One(piece), offset) => {
-            opcode::Read::new(FILE, piece.iov_base.cast(), piece.iov_len as u32).offset(offset).build()
+            opcode::Read::new(file, piece.iov_base.cast(), piece.iov_len as u32).offset(offset).build()
         }
         IoStep::Read(Iovecs::Many(pieces), offset) => {
-            opcode::Readv::new(FILE, pieces.as_ptr(), pieces.len() as u32).offset(offset).build()
+            opcode::Readv::new(file, pieces.as_ptr(), pieces.len() as u32).offset(offset).build()
         }
         IoStep::Write(Iovecs::One(piece), offset) => {
-            opcode::Write::new(FILE, piece.iov_base.cast(), piece.iov_len as u32).offset(offset).build()
+            opcode::Write::new(file, piece.iov_base.cast(), piece.iov_len as u32).offset(offset).build()
         }
         IoStep::Write(Iovecs::Many(pieces), offset) => {
-            opcode::Writev::new(FILE, pieces.as_ptr(), pieces.len() as u32).offset(offset).build()
+            opcode::Writev::new(file, pieces.as_ptr(), pieces.len() as u32).offset(offset).build()
         }
-        IoStep::Sync => opcode::Fsync::new(FILE).flags(types::FsyncFlags::DATASYNC).build(),
+        IoStep::Sync => opcode::Fsync::new(file).flags(types::FsyncFlags::DATASYNC).build(),
         IoStep::Allocate(mode, span) => {
-            opcode::Fallocate::new(FILE, span.len).offset(span.offset).mode(mode).build()
+            opcode::Fallocate::new(file, span.len).offset(span.offset).mode(mode).build()
         }
     }
 }
@@ -179,17 +241,19 @@ impl AsRawFd for Uring {
 
 impl DiskEngine for Uring {
     fn room(&self) -> usize {
-        self.free.len()
+        self.slots.len().saturating_sub(self.in_flight())
     }
 
     fn in_flight(&self) -> usize {
-        self.slots.len() - self.free.len()
+        let elsewhere = self.threads.as_ref().map_or(0, Threads::in_flight);
+        self.in_ring() + elsewhere + self.ready.len()
     }
 
     fn submit(&mut self, plan: Plan, token: u64) {
         let index = self.free.pop().expect("the caller has looked for room");
         let job = Job::new(plan, self.disk.memory_alignment());
-        self.slots[index as usize] = JobSlot { token, job: Some(job) };
+        let slot = &mut self.slots[index as usize];
+        (slot.token, slot.job) = (token, Some(job));
         self.push(index);
     }
 
@@ -215,9 +279,16 @@ impl DiskEngine for Uring {
 
     fn complete(&mut self, done: &mut Vec<Completion>) {
         self.reap(done);
+        done.append(&mut self.ready);
+        if let Some(threads) = &mut self.threads {
+            threads.complete(done);
+        }
     }
 
     fn has_news(&mut self) -> bool {
+        if !self.ready.is_empty() || self.threads.as_mut().is_some_and(Threads::has_news) {
+            return true;
+        }
         if !self.ring.completion().is_empty() || self.queued > 0 {
             return true;
         }
@@ -225,10 +296,21 @@ impl DiskEngine for Uring {
         submission.taskrun() || submission.cq_overflow()
     }
 
-    fn acknowledge(&mut self) {}
+    fn acknowledge(&mut self) {
+        if let Some(threads) = &mut self.threads {
+            threads.acknowledge();
+        }
+    }
+
+    fn other_descriptor(&self) -> Option<RawFd> {
+        self.threads.as_ref().map(AsRawFd::as_raw_fd)
+    }
 
     fn close(&mut self) {
         self.closing = true;
+        if let Some(threads) = &mut self.threads {
+            threads.close();
+        }
     }
 }
 
@@ -240,10 +322,10 @@ impl Drop for Uring {
     fn drop(&mut self) {
         let mut done = Vec::new();
         self.closing = true;
-        while self.in_flight() > 0 {
+        while self.in_ring() > 0 {
             self.reap(&mut done);
             done.clear();
-            if self.in_flight() == 0 {
+            if self.in_ring() == 0 {
                 break;
             }
             match self.enter(1) {
@@ -276,7 +358,7 @@ mod tests {
     #[test]
     fn a_ring_does_nothing_but_work_on_its_file() {
         let file = tempfile::tempfile().unwrap();
-        let Ok((mut ring, true)) = ring(4, file.as_raw_fd()) else {
+        let Ok((mut ring, true)) = ring(4, &[file.as_raw_fd()]) else {
             hv_skip::skip("needs io_uring with restrictions (Linux 5.10)");
             return;
         };
@@ -286,7 +368,7 @@ mod tests {
             ring.submit_and_wait(1).unwrap();
             ring.completion().next().unwrap().result()
         };
-        assert_eq!(result(entry(IoStep::Sync)), 0);
+        assert_eq!(result(entry(IoStep::Sync, FILE)), 0);
         assert_eq!(result(opcode::Nop::new().build()), -libc::EACCES);
         assert_eq!(result(opcode::Close::new(types::Fd(file.as_raw_fd())).build()), -libc::EACCES);
         let not_registered = opcode::Fsync::new(types::Fd(file.as_raw_fd())).build();

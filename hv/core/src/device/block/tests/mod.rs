@@ -1,6 +1,7 @@
 //! Tests of whole devices: a guest's end of the ring, real files behind it.
 
 mod disks;
+mod here;
 mod hostile;
 mod io;
 mod overlays;

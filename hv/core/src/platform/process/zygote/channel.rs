@@ -66,7 +66,7 @@ impl Socket {
 
     /// Sends a request, completely and without blocking, or not at all.
     pub(super) fn send(&self, words: &[u64], descriptors: &[BorrowedFd<'_>]) -> Result<(), NotSent> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DOORBELLS + 1))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DOORBELLS + 2))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         if !descriptors.is_empty() {
             let pushed = control.push(SendAncillaryMessage::ScmRights(descriptors));

@@ -16,6 +16,7 @@
 mod channel;
 #[cfg(feature = "fuzzing")]
 pub mod door;
+mod failure;
 mod launch;
 mod nonces;
 pub(crate) mod reply;
@@ -28,16 +29,17 @@ use super::handle::Process;
 use super::{failed, filter};
 use crate::memory::GuestMemory;
 use crate::platform::PlatformError;
-use channel::{NotSent, Patience, Socket};
+use channel::{Patience, Socket};
+use failure::{StartFailure, Warnings, refused};
 use hv_stub::reply as kind;
 use launch::Child;
 use nonces::Nonces;
 use reply::Expected;
 pub use reply::Violation;
 use rustix::process::Signal;
-use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Namespaces of the guests' processes.
@@ -59,12 +61,11 @@ const RETRIES_AFTER_ENDS: usize = 4;
 /// How long a supervisor that did not answer is not asked again.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// At most one warning about a zygote in this time.
-const BETWEEN_WARNINGS: Duration = Duration::from_secs(10);
-
 /// Makes the processes of guests.
 pub(super) struct Zygote {
     namespaces: Namespaces,
+    /// Whether processes can say which pages of a clone they lack, as far as is known.
+    on_demand: AtomicBool,
     /// Locked for the duration of a start: one start at a time.
     state: Mutex<ZygoteState>,
 }
@@ -92,11 +93,17 @@ impl Zygote {
         // The first zygote is made meanwhile. The first start receives the reply.
         supervisor.ask(&mut nonces).map_err(StartFailure::into_error)?;
         let state = ZygoteState { serving: None, supervisor, nonces, warnings: Warnings::default() };
-        Ok(Zygote { namespaces, state: Mutex::new(state) })
+        Ok(Zygote { namespaces, on_demand: AtomicBool::new(true), state: Mutex::new(state) })
     }
 
     pub(super) fn namespaces(&self) -> &Namespaces {
         &self.namespaces
+    }
+
+    /// As on a host that forbids userfaultfd.
+    #[cfg(test)]
+    pub(super) fn assume_no_demand(&self) {
+        self.on_demand.store(false, Ordering::Relaxed);
     }
 
     /// Makes a process with this memory. It waits for its first run.
@@ -106,17 +113,35 @@ impl Zygote {
         page: u64,
         doorbells: impl Iterator<Item = &'a vmm_sys_util::eventfd::EventFd>,
     ) -> Result<Process, PlatformError> {
-        let file = memory.shared_file().expect("this platform's memory is shared");
-        let mut words = request::words(memory, page)?;
         // SAFETY: the descriptors live as long as the iterator's items, which outlive this call.
         let bells = doorbells.map(|bell| unsafe { BorrowedFd::borrow_raw(bell.as_raw_fd()) });
-        let descriptors: Vec<_> = std::iter::once(file).chain(bells).collect();
-        self.state.lock().expect("no panic while held").fork(&mut words, &descriptors)
+        let bells: Vec<_> = bells.collect();
+        let fork = || {
+            let mut request = request::request(memory, page, bells.iter().copied())?;
+            let mut state = self.state.lock().expect("no panic while held");
+            state.fork(&mut request.words, &request.descriptors)
+        };
+        let complete = || memory.complete().map_err(failed("copying a template"));
+        if !self.on_demand.load(Ordering::Relaxed) {
+            complete()?;
+        }
+        match fork() {
+            // Some hosts forbid userfaultfd. There, clones have copies of what they can write.
+            Err(StartFailure::Unmapped(error)) if memory.is_on_demand() => {
+                complete()?;
+                let process = fork().map_err(StartFailure::into_error)?;
+                if self.on_demand.swap(false, Ordering::Relaxed) {
+                    tracing::info!("clones on this host are copies of their templates: {error}");
+                }
+                Ok(process)
+            }
+            result => result.map_err(StartFailure::into_error),
+        }
     }
 }
 
 impl ZygoteState {
-    fn fork(&mut self, words: &mut [u64], descriptors: &[BorrowedFd<'_>]) -> Result<Process, PlatformError> {
+    fn fork(&mut self, words: &mut [u64], descriptors: &[BorrowedFd<'_>]) -> Result<Process, StartFailure> {
         let (mut tries, mut others) = (0, 0);
         loop {
             tries += 1;
@@ -130,10 +155,10 @@ impl ZygoteState {
                     others += 1;
                     error
                 }
-                result => return result.map_err(StartFailure::into_error),
+                result => return result,
             };
             if others > RETRIES || tries > RETRIES_AFTER_ENDS {
-                return Err(error);
+                return Err(StartFailure::Refused(error));
             }
         }
     }
@@ -152,7 +177,7 @@ impl ZygoteState {
         words[0] = self.nonces.next();
         let result = serving.fork(words, descriptors, &mut patience);
         match result {
-            Ok(_) | Err(StartFailure::Refused(_)) => self.serving = Some(serving),
+            Ok(_) | Err(StartFailure::Refused(_) | StartFailure::Unmapped(_)) => self.serving = Some(serving),
             Err(_) => serving.end(),
         }
         result
@@ -303,7 +328,7 @@ impl Serving {
                 return match reply.error {
                     None => Ok(()),
                     // The process ends by itself, and its zygote continues.
-                    error => Err(StartFailure::Refused(refused("mapping a guest's memory", error))),
+                    error => Err(StartFailure::Unmapped(refused("mapping a guest's memory", error))),
                 };
             }
             self.greeted(reply);
@@ -334,54 +359,5 @@ impl Drop for Serving {
         if let NextProcess::Waiting(process) = &self.next {
             process.kill();
         }
-    }
-}
-
-/// Why a start has no process.
-enum StartFailure {
-    /// The host refuses something. The zygote continues.
-    Refused(PlatformError),
-    /// The host refused the zygote a process, and the zygote has ended, possibly some time ago.
-    Exhausted(PlatformError),
-    /// Nothing more that arrives on the zygote's socket can be trusted.
-    Poisoned(Violation),
-}
-
-impl StartFailure {
-    fn not_sent(error: NotSent) -> StartFailure {
-        match error {
-            NotSent::Violation(violation) => StartFailure::Poisoned(violation),
-            NotSent::Refused(error) => StartFailure::Refused(failed("asking for a process")(error)),
-        }
-    }
-
-    fn into_error(self) -> PlatformError {
-        match self {
-            StartFailure::Refused(error) | StartFailure::Exhausted(error) => error,
-            StartFailure::Poisoned(violation) => ProcessError::zygote(violation).into(),
-        }
-    }
-}
-
-fn refused(what: &'static str, error: Option<i32>) -> PlatformError {
-    failed(what)(error.map_or(io::ErrorKind::InvalidData.into(), io::Error::from_raw_os_error))
-}
-
-/// Logs poisoned zygotes, at a limited rate.
-#[derive(Default)]
-struct Warnings {
-    last: Option<Instant>,
-    untold: u64,
-}
-
-impl Warnings {
-    fn warn(&mut self, violation: &Violation) {
-        if self.last.is_some_and(|last| last.elapsed() < BETWEEN_WARNINGS) {
-            self.untold += 1;
-            return;
-        }
-        let untold = std::mem::take(&mut self.untold);
-        tracing::warn!(untold, "platform process: a zygote was ended and is replaced: {violation}");
-        self.last = Some(Instant::now());
     }
 }

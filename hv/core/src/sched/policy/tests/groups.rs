@@ -135,16 +135,29 @@ impl Tree {
     }
 }
 
+/// What each task below the root gets of the processors in theory.
+fn ideal(processors: usize, members: &[Tree]) -> Vec<f64> {
+    let root = Group(1, 0, members.to_vec());
+    let mut parts = Vec::new();
+    root.ideal((processors as f64).min(root.most()), &mut parts);
+    parts
+}
+
+/// Seconds in which each of these has at least a hundred time slices. What a task has used differs from its part by a time slice or two, so
+/// comparisons of tasks with few of them would be of these alone.
+fn long_enough(processors: usize, members: &[Tree]) -> u64 {
+    let least = ideal(processors, members).into_iter().fold(f64::INFINITY, f64::min);
+    ((100 * SLICE_NANOS) as f64 / (least * SECOND as f64)).ceil() as u64
+}
+
 /// Builds this below the root and runs it. Returns what each task gets of the processors in theory, and what it got.
 fn run(processors: usize, members: &[Tree], seconds: u64) -> Vec<(f64, f64)> {
     let mut machine = Machine::new(processors, []);
     members.iter().for_each(|member| member.build(&mut machine, ROOT));
-    let root = Group(1, 0, members.to_vec());
-    let mut ideal = Vec::new();
-    root.ideal((processors as f64).min(root.most()), &mut ideal);
     machine.run(seconds * SECOND);
-    let found = (0..ideal.len()).map(|n| machine.used(n) as f64 / (seconds * SECOND) as f64);
-    ideal.into_iter().zip(found.collect::<Vec<_>>()).collect()
+    let parts = ideal(processors, members);
+    let found = (0..parts.len()).map(|n| machine.used(n) as f64 / (seconds * SECOND) as f64);
+    parts.into_iter().zip(found.collect::<Vec<_>>()).collect()
 }
 
 /// Compares with theory what each task got.
@@ -336,13 +349,14 @@ proptest! {
 
     #[test]
     fn every_group_gets_its_part_of_that_of_the_group_above(processors in 1usize..5, members in tree(4)) {
-        nested(processors, members, 30, 0.08);
+        let seconds = long_enough(processors, &members).max(30);
+        nested(processors, members, seconds, 0.08);
     }
 
     /// What has fewer guests than processors cannot always use its part when its group gets it.
     #[test]
     fn tenants_get_their_parts_and_none_of_their_guests_starves(processors in 1usize..5, members in tree(1)) {
-        let mut parts = run(processors, &members, 30);
+        let mut parts = run(processors, &members, long_enough(processors, &members).max(30));
         for member in &members {
             let mut count = Vec::new();
             member.ideal(0.0, &mut count);

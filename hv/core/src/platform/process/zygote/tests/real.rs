@@ -126,7 +126,7 @@ fn starts_go_on_whatever_is_stopped_or_killed() {
     assert_eq!(numbers.len(), guests.len(), "each has a process of its own");
     // None of the processes that were stopped, killed or replaced remains.
     zygote_and_waiting(&zygote, &guests);
-    guests.drain(..).for_each(|guest| guest.end());
+    guests.drain(..).for_each(|mut guest| guest.end());
     let (process, waiting) = zygote_and_waiting(&zygote, &guests);
     let all = [supervisor(&zygote), process, waiting];
     drop(zygote);
@@ -198,7 +198,7 @@ fn many(zygote: &Zygote) -> usize {
     for _ in 0..50 {
         let memory = memory();
         let own = fstat(memory.shared_file().unwrap()).unwrap().st_ino;
-        let Ok(process) = fork(zygote, &memory) else { continue };
+        let Ok(mut process) = fork(zygote, &memory) else { continue };
         assert!(file_of(&process).is_none_or(|file| file == own));
         started += 1;
         process.end();
