@@ -281,3 +281,48 @@ fn every_request_is_answered_and_nothing_is_left(platform: Platform) {
     serve.get("/ok").expect(200);
     serve.end();
 }
+
+/// The processes of guests.
+fn guests(serve: &Serve) -> Vec<u32> {
+    let supervisors = serve.children("hv-supervisor");
+    let zygotes = supervisors.iter().flat_map(|&supervisor| hv_tests::children(supervisor, "hv-zygote"));
+    let parents: Vec<_> = zygotes.chain(supervisors.iter().copied()).collect();
+    parents.into_iter().flat_map(|parent| hv_tests::children(parent, "hv-guest")).collect()
+}
+
+#[guest_test]
+fn requests_do_not_notice_what_befalls_processes_that_wait_for_them(platform: Platform) {
+    if platform != Platform::Process {
+        return;
+    }
+    let serve = Serve::start(platform, &probe("memory = \"4M\"\nmin_warm = 2\n"));
+    // From the second request on, machines are used that were before.
+    let asks = || (0..4).for_each(|_| _ = serve.get("/ok").expect(200));
+    asks();
+    let mut found = 0;
+    for round in 0..12 {
+        for process in guests(&serve) {
+            // SAFETY: no memory is passed.
+            let signal = |number| unsafe { libc::kill(process as i32, number) };
+            let reaches = |states: [char; 2]| {
+                let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+                let state = stat.rsplit_once(") ").map_or('X', |(_, rest)| rest.chars().next().unwrap());
+                states.contains(&state).then_some(())
+            };
+            if round % 2 == 0 {
+                // As a freezer does.
+                signal(libc::SIGSTOP);
+                eventually("it to stop", || reaches(['T', 'X']));
+                signal(libc::SIGCONT);
+            } else {
+                // As the kernel does when memory is short.
+                signal(libc::SIGKILL);
+                eventually("it to end", || reaches(['Z', 'X']));
+            }
+            found += 1;
+        }
+        asks();
+    }
+    assert!(found >= 12, "{found} processes");
+    serve.end();
+}

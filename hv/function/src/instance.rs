@@ -126,6 +126,11 @@ impl Instance {
         self.request.lock().expect("no panic while held")
     }
 
+    /// Whether its machine, which is idle, can be given a request. Asked right before that.
+    pub(super) fn is_undisturbed(&self) -> bool {
+        self.guest().is_some_and(|guest| guest.is_undisturbed())
+    }
+
     /// Begins a request, in an instance that is idle.
     pub(super) fn begin(self: &Arc<Self>, number: u64, head: &[u8], mut answer: Box<dyn Answer>) -> Begun {
         let began = Instant::now();

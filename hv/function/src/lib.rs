@@ -175,7 +175,7 @@ impl Function {
             let mut pool = inner.pool();
             // Nobody passes those that wait.
             if pool.waiting.is_empty()
-                && let Some((instance, _)) = pool.idle.pop()
+                && let Some(instance) = pool.take_idle(&inner.pool_manager)
             {
                 let lacks = pool.lacks_warm(&inner.scale);
                 drop(pool);
@@ -318,12 +318,10 @@ impl Inner {
 
     /// An instance is no longer one of the function's.
     fn retire(&self, instance: &Arc<Instance>) {
-        let used = instance.stop_counting();
+        // That takes some time: not while others wait for the pool.
+        instance.stop_counting();
         let mut pool = self.pool();
-        if pool.live.remove(&instance.number).is_some() {
-            pool.used += used;
-        }
-        pool.idle.retain(|(idle, _)| idle.number != instance.number);
+        pool.remove(instance);
         let waited_for = !pool.waiting.is_empty();
         drop(pool);
         if waited_for {
@@ -333,6 +331,27 @@ impl Inner {
 }
 
 impl Pool {
+    /// Takes the instance that waits for a request and is the warmest. Those whose machine was disturbed while it waited are taken out of service.
+    fn take_idle(&mut self, pool_manager: &PoolManager) -> Option<Arc<Instance>> {
+        while let Some((instance, _)) = self.idle.pop() {
+            if instance.is_undisturbed() {
+                return Some(instance);
+            }
+            tracing::debug!("a virtual machine was disturbed while it waited for a request, and is not used");
+            self.remove(&instance);
+            pool_manager.dispose(instance);
+        }
+        None
+    }
+
+    /// An instance is no longer one of the function's.
+    fn remove(&mut self, instance: &Instance) {
+        if self.live.remove(&instance.number).is_some() {
+            self.used += instance.stop_counting();
+        }
+        self.idle.retain(|(idle, _)| idle.number != instance.number);
+    }
+
     fn reserve(&mut self) -> u64 {
         self.next += 1;
         self.live.insert(self.next, None);

@@ -207,8 +207,8 @@ fn start_with_room(inner: &Arc<Inner>, number: u64) -> Result<Arc<Instance>, Sta
             Err(StartError::Budget(_)) if begin.elapsed() < ROOM => {}
             result => return result,
         }
-        let own = inner.pool().idle.pop();
-        if let Some((own, _)) = own {
+        let own = inner.pool().take_idle(&inner.pool_manager);
+        if let Some(own) = own {
             return Ok(own);
         }
         if let Some(make_room) = &inner.options.make_room {

@@ -99,7 +99,7 @@ impl Inner {
                 if pool.waiting.is_empty() {
                     return;
                 }
-                let place = if let Some((instance, _)) = pool.idle.pop() {
+                let place = if let Some(instance) = pool.take_idle(&self.pool_manager) {
                     Place::Idle(instance)
                 } else if pool.live.len() < self.scale.most() {
                     Place::New(pool.reserve())

@@ -97,6 +97,12 @@ impl Guest {
         Ok(pages)
     }
 
+    /// Whether nothing has disturbed the virtual CPUs of a paused clone since its [reset](Self::reset). One that was disturbed can only be dropped: on
+    /// the platform *process*, its process has ended or may have executed what the guest before wanted.
+    pub fn is_undisturbed(&self) -> bool {
+        self.domain.vcpus.iter().all(|vcpu| vcpu.cpu().vcpu.is_undisturbed())
+    }
+
     /// Gives a paused clone an identity that no guest before it had, and lets it run from the next [`wake`](Self::wake) on.
     ///
     /// # Errors

@@ -247,6 +247,12 @@ pub trait Vcpu: Send {
     /// If the platform refuses the state. The virtual CPU has to be dropped then.
     fn reset(&mut self, state: &CpuState) -> Result<(), PlatformError>;
 
+    /// Whether nothing has disturbed the virtual CPU since its [`reset`](Self::reset). One that was disturbed may have executed what the guest before
+    /// wanted: it has to be reset again, after its memory, or dropped. What disturbs it after this call is a [fault](Fault::Unparked).
+    fn is_undisturbed(&mut self) -> bool {
+        true
+    }
+
     /// Makes the guest continue at `handler`, as if its code had called it where it is. The return address is stored 128
     /// bytes below the stack pointer.
     ///

@@ -67,6 +67,19 @@ impl ProcessKicker {
         self.parked.load(Ordering::SeqCst)
     }
 
+    /// Whether the parked process still is: `is_asleep` says so. If not, it will not be parked again.
+    pub(super) fn stays_parked(&self, is_asleep: impl FnOnce() -> bool) -> bool {
+        let process = self.process();
+        let asleep = is_asleep();
+        if !asleep {
+            process.kill();
+            // As if it had been kicked.
+            self.signalled.store(true, Ordering::SeqCst);
+            self.parked.store(false, Ordering::SeqCst);
+        }
+        asleep
+    }
+
     /// Begins another guest in the parked process, if `give` has found that it has been parked all the time and has given it
     /// control. If not, ends the process and returns false.
     pub(super) fn begin_anew(&self, give: impl FnOnce() -> bool) -> bool {

@@ -47,8 +47,10 @@ pub(super) struct ProcessVcpu {
     arguments: [u64; 3],
     /// When the limit of processor time was last raised.
     renewed: Option<Instant>,
-    /// Where the process sleeps while it is [parked](Page::park), and where it sleeps then once that was checked.
+    /// The process sleeps on one of them while it is [parked](Page::park), and on the other one once that was checked.
     futexes: Box<[AtomicU32; 2]>,
+    /// Which one that is.
+    asleep_at: usize,
 }
 
 impl ProcessVcpu {
@@ -74,6 +76,7 @@ impl ProcessVcpu {
             arguments: [0; 3],
             renewed: None,
             futexes: Box::default(),
+            asleep_at: 0,
         })
     }
 
@@ -139,16 +142,23 @@ impl ProcessVcpu {
 
     /// Gives control to a process that is parked. It begins as a process that has just been made.
     ///
-    /// A process that was interrupted while it was parked, by a freezer or a debugger, may have executed what the guest before
-    /// wanted. It is not parked any more then.
-    fn begin_anew(&self) -> Result<(), Fault> {
-        let [here, there] = &*self.futexes;
-        let given = self.kicker.begin_anew(|| {
-            let parked = move_sleeper(here, 0, there);
+    /// A process that was interrupted while it was parked may have executed what the guest before wanted. It is not parked any more
+    /// then. A freezer and a debugger interrupt it, and so does the kernel, rarely, when it wakes a thread once more for what it no longer waits for.
+    fn begin_anew(&mut self) -> Result<(), Fault> {
+        let kicker = self.kicker.clone();
+        let given = kicker.begin_anew(|| {
+            let parked = self.is_asleep();
             self.page.give_parked();
             parked
         });
         if given { Ok(()) } else { Err(Fault::Unparked) }
+    }
+
+    /// Whether the process, which was parked, has been asleep since.
+    fn is_asleep(&mut self) -> bool {
+        let here = self.asleep_at;
+        self.asleep_at = 1 - here;
+        move_sleeper(&self.futexes[here], 0, &self.futexes[self.asleep_at])
     }
 
     /// The address of the stub in the hypercall page, if this instruction pointer is in one.
@@ -234,6 +244,16 @@ impl Vcpu for ProcessVcpu {
     fn halt(&mut self) {
         if !self.kicker.park(|| self.page.park(&self.futexes[0])) {
             self.kicker.end();
+        }
+        self.asleep_at = 0;
+    }
+
+    fn is_undisturbed(&mut self) -> bool {
+        let kicker = self.kicker.clone();
+        match kicker.is_parked() {
+            true => kicker.stays_parked(|| self.is_asleep()),
+            // It waits for control, which nothing but its end disturbs.
+            false => kicker.process().is_alive(),
         }
     }
 
