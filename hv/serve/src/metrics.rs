@@ -21,7 +21,7 @@ const BUCKETS: [f64; 16] = [
     0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 ];
 
-/// The media type of what [`Metrics::text`] returns.
+/// The media type of what [`write`] writes.
 pub(super) const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Metrics that the server counts itself.
@@ -187,8 +187,13 @@ impl Metrics {
         self.failures.with_label_values(&[function, kind]).inc();
     }
 
-    /// All metrics, with the current figures of the functions and of the process.
-    pub(super) fn gather(
+    /// What was counted so far.
+    pub(super) fn counted(&self) -> Vec<MetricFamily> {
+        self.registry.gather()
+    }
+
+    /// The current figures of the functions and of the process.
+    pub(super) fn current(
         &self,
         functions: &[FunctionFigures],
         certificate_ends: &[(String, SystemTime)],
@@ -280,19 +285,21 @@ impl Metrics {
                 lost.with_label_values(&[signal]).inc_by(lost_count);
             }
         }
-        let mut families = self.registry.gather();
-        families.extend(now.gather());
-        families
+        now.gather()
     }
 }
 
-/// Metrics in the text format.
-pub(super) fn text(families: &[MetricFamily]) -> Vec<u8> {
-    let mut text = Vec::new();
-    if let Err(error) = TextEncoder::new().encode(families, &mut text) {
-        tracing::warn!("metrics: {error}");
+/// Families of metrics that are written without a break.
+const WRITTEN_AT_ONCE: usize = 8;
+
+/// Adds metrics to a page in the text format. Others of this thread have their turn in between.
+pub(super) async fn write(families: &[MetricFamily], page: &mut Vec<u8>) {
+    for some in families.chunks(WRITTEN_AT_ONCE) {
+        if let Err(error) = TextEncoder::new().encode(some, page) {
+            tracing::warn!("metrics: {error}");
+        }
+        tokio::task::yield_now().await;
     }
-    text
 }
 
 /// The kernel's figures of this process. Opened once: a server in its jail opens nothing.

@@ -64,7 +64,7 @@ struct CachedText {
 
 impl PacedText {
     /// The text as it is now or was since the call.
-    pub(super) async fn get(&self, make: impl FnOnce() -> Vec<u8>) -> Vec<u8> {
+    pub(super) async fn get(&self, make: impl AsyncFnOnce() -> Vec<u8>) -> Vec<u8> {
         let asked = Instant::now();
         let mut last = self.last.lock().await;
         if let Some(made) = &*last {
@@ -74,7 +74,7 @@ impl PacedText {
             tokio::time::sleep_until(made.next).await;
         }
         let begin = Instant::now();
-        let text = make();
+        let text = make().await;
         let end = Instant::now();
         let rest = ((end - begin) * REST).min(LONGEST);
         *last = Some(CachedText { text: text.clone(), begin, next: end + rest });
@@ -103,7 +103,7 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         runtime.block_on(async {
             let (paced, count) = (PacedText::default(), Cell::new(0u8));
-            let make = || {
+            let make = async || {
                 std::thread::sleep(Duration::from_millis(2));
                 count.set(count.get() + 1);
                 vec![count.get()]

@@ -4,7 +4,7 @@
 use super::admin::UPLOADS;
 use super::clients::Clients;
 use super::head;
-use super::metrics::text;
+use super::metrics;
 use super::pace::{Pace, PacedText};
 use super::record::{Ids, Record, Telemetry};
 use super::table::{Served, ServerContext, Table};
@@ -136,14 +136,24 @@ impl Server {
 
     /// The page `/metrics`.
     pub(super) async fn metrics(&self) -> Vec<u8> {
-        self.metrics.get(|| text(&self.gather())).await
+        let make = async || {
+            let mut page = Vec::new();
+            metrics::write(&self.telemetry.metrics.counted(), &mut page).await;
+            metrics::write(&self.current_metrics(), &mut page).await;
+            page
+        };
+        self.metrics.get(make).await
     }
 
     /// All metrics as they are now.
     pub(super) fn gather(&self) -> Vec<MetricFamily> {
+        [self.telemetry.metrics.counted(), self.current_metrics()].concat()
+    }
+
+    fn current_metrics(&self) -> Vec<MetricFamily> {
         let closing = self.server_context.engine.closing_devices();
         let ends = self.tls.certificates().ends();
         let Telemetry { metrics, log, exporter, .. } = &*self.telemetry;
-        metrics.gather(&self.table().figures(), &ends, closing, log.dropped(), exporter.as_ref())
+        metrics.current(&self.table().figures(), &ends, closing, log.dropped(), exporter.as_ref())
     }
 }

@@ -42,9 +42,9 @@ use vmm_sys_util::eventfd::EventFd;
 /// Most requests of one round. Few enough that the guest works on the
 /// responses of one round while the host works on the next.
 pub const ROUND_REQUESTS: usize = 16;
-/// A round takes no further request once it moves this many bytes: what is in
-/// the page cache is copied while the round goes on.
-pub const ROUND_BYTES: u64 = 1 << 20;
+/// A round takes no further request once it moves this many bytes. What is in the page cache is copied while the round goes
+/// on, some 50 µs then, in which no other guest is served.
+pub const ROUND_BYTES: u64 = 256 << 10;
 /// After this long, the reactor calls other sources.
 pub const POLL_TIME: Duration = Duration::from_micros(100);
 /// When to try again what the host could not take.
