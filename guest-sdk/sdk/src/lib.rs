@@ -19,7 +19,7 @@
 //! - `net`: TCP, UDP, DNS and DHCP, in the module `net`;
 //! - `function`: requests answered without a network, in the module `function`; what they reach, in `services`;
 //! - `http`: an HTTP/1.1 server, in the module `http`;
-//! - `fs`: files on FAT, ext4 and shares, in the module `fs`, and served by `http` if that is on as well.
+//! - `fs`: files on FAT, ext4, in shares and in memory, in the module `fs`, and served by `http` if that is on as well.
 //!
 //! # Unsafe code
 //!

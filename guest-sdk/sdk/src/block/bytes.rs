@@ -1,4 +1,4 @@
-//! Reads of any bytes of a disk, through a small cache. File systems read with this.
+//! Reads and writes of any bytes of a disk, through a small cache. File systems use this.
 
 use super::Disk;
 use crate::start_info::heap_size;
@@ -71,6 +71,51 @@ impl DiskReader {
             buffer = &mut buffer[taken..];
         }
         Ok(())
+    }
+
+    /// Writes bytes at this offset of the disk: they are with the host when this returns. What a sector has besides is read first, and written again.
+    ///
+    /// # Errors
+    ///
+    /// [`Errno::Invalid`] if the disk ends before that, [`Errno::ReadOnly`], [`Errno::NoSpace`], [`Errno::Io`].
+    pub fn write_all_at(&mut self, mut offset: u64, mut bytes: &[u8]) -> Result<(), Errno> {
+        let end = offset.checked_add(bytes.len() as u64).ok_or(Errno::Invalid)?;
+        if end > self.disk.size() {
+            return Err(Errno::Invalid);
+        }
+        let sector = self.disk.sector_size();
+        while !bytes.is_empty() {
+            let (number, skip) = (offset / sector as u64, (offset % sector as u64) as usize);
+            let whole = bytes.len() - bytes.len() % sector;
+            let count = if skip == 0 && whole > 0 {
+                self.disk.write_blocking(number, &bytes[..whole])?;
+                whole
+            } else {
+                let count = bytes.len().min(sector - skip);
+                let mut all = vec![0; sector];
+                self.read_exact_at(number * sector as u64, &mut all)?;
+                all[skip..skip + count].copy_from_slice(&bytes[..count]);
+                self.disk.write_blocking(number, &all)?;
+                count
+            };
+            self.note_written(offset, &bytes[..count]);
+            offset += count as u64;
+            bytes = &bytes[count..];
+        }
+        Ok(())
+    }
+
+    /// Puts what was written into the lines that have it.
+    fn note_written(&mut self, offset: u64, bytes: &[u8]) {
+        for line in &mut self.lines {
+            let start = line.number * LINE as u64;
+            let (from, to) =
+                (offset.max(start), (offset + bytes.len() as u64).min(start + line.bytes.len() as u64));
+            if from < to {
+                let new = &bytes[(from - offset) as usize..(to - offset) as usize];
+                line.bytes[(from - start) as usize..(to - start) as usize].copy_from_slice(new);
+            }
+        }
     }
 
     fn line(&mut self, number: u64) -> Result<&[u8], Errno> {

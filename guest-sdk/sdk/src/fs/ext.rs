@@ -1,8 +1,11 @@
 //! ext2, ext3 and ext4, with the crate `hv-guest-ext`.
 
+use super::file::Source;
 use super::layout::{Laid, Layout, Span};
-use super::{Entry, Error, Metadata, components};
+use super::tree::{Tree, components};
+use super::{Entry, Error, Metadata, OpenOptions};
 use crate::block::{Disk, DiskReader};
+use alloc::boxed::Box;
 use alloc::rc::Rc;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -10,11 +13,15 @@ use core::cell::Cell;
 use hv_abi::Errno;
 use hv_guest_ext::{FileSystem, Inode, copy_inline};
 
-#[derive(Clone)]
 pub(super) struct Ext {
     system: Rc<FileSystem<DiskReader>>,
     disk: Disk,
+    label: Option<String>,
 }
+
+/// Where the superblock has the label, from the disk's beginning, and its length.
+const LABEL_AT: u64 = 1024 + 120;
+const LABEL_LEN: usize = 16;
 
 impl hv_guest_ext::Disk for DiskReader {
     type Error = Errno;
@@ -43,21 +50,35 @@ fn metadata(inode: &Inode) -> Metadata {
 }
 
 impl Ext {
-    pub(super) fn open(reader: DiskReader) -> Result<Ext, Error> {
+    pub(super) fn open(mut reader: DiskReader) -> Result<Ext, Error> {
         let disk = reader.disk();
-        Ok(Ext { system: Rc::new(FileSystem::open(reader)?), disk })
+        let mut label = [0; LABEL_LEN];
+        reader.read_exact_at(LABEL_AT, &mut label)?;
+        let end = label.iter().position(|byte| *byte == 0).unwrap_or(LABEL_LEN);
+        let label = (end > 0).then(|| String::from_utf8_lossy(&label[..end]).into_owned());
+        Ok(Ext { system: Rc::new(FileSystem::open(reader)?), disk, label })
     }
 
     fn find(&self, path: &str) -> Result<Inode, Error> {
         components(path).map(drop)?;
         Ok(self.system.find_path(path)?)
     }
+}
 
-    pub(super) fn metadata(&self, path: &str) -> Result<Metadata, Error> {
+impl Tree for Ext {
+    fn kind(&self) -> &'static str {
+        "ext2/3/4"
+    }
+
+    fn label(&self) -> Option<String> {
+        self.label.clone()
+    }
+
+    fn metadata(&self, path: &str) -> Result<Metadata, Error> {
         Ok(metadata(&self.find(path)?))
     }
 
-    pub(super) fn read_dir(&self, path: &str) -> Result<Vec<Entry>, Error> {
+    fn read_dir(&self, path: &str) -> Result<Vec<Entry>, Error> {
         let folder = self.find(path)?;
         let mut entries = Vec::new();
         for entry in self.system.entries(&folder)? {
@@ -73,15 +94,22 @@ impl Ext {
         Ok(entries)
     }
 
-    pub(super) fn open_file(&self, path: &str) -> Result<ExtFile, Error> {
+    fn open(&self, path: &str, options: OpenOptions) -> Result<Source, Error> {
+        if options.writes() {
+            return Err(Error::ReadOnly);
+        }
         components(path).map(drop)?;
         let inode = self.system.open_file(path)?;
         let metadata = metadata(&inode);
-        if let Some(bytes) = self.system.inline(&inode) {
-            return Ok(ExtFile::Inline(metadata, bytes));
-        }
-        let map = Map { system: self.system.clone(), inode, last: Cell::new((0, Span { at: None, len: 0 })) };
-        Ok(ExtFile::Laid(Laid::new(self.disk, metadata, map)))
+        let file = match self.system.inline(&inode) {
+            Some(bytes) => ExtFile::Inline(metadata, bytes),
+            None => {
+                let last = Cell::new((0, Span { at: None, len: 0 }));
+                let map = Map { system: self.system.clone(), inode, last };
+                ExtFile::Laid(Laid::new(self.disk, metadata, map))
+            }
+        };
+        Ok(Source::Ext(Box::new(file)))
     }
 }
 

@@ -1,4 +1,5 @@
-//! Files, read-only: on a disk with FAT12, FAT16 or FAT32 (long names), or ext2 to ext4, and in a share, a folder of the host.
+//! Files: on a disk with FAT12, FAT16 or FAT32 (long names), or ext2 to ext4 (read-only), in a share, a folder of the host, and in memory. [`Mounts`]
+//! puts several of them into one tree.
 //!
 //! ```ignore
 //! let files = fs::open_root(block::disk(0).ok_or("no disk")?)?;
@@ -10,8 +11,20 @@
 //! file.read_exact_at(0, &mut bytes).await?;
 //! ```
 //!
-//! [`open_share`] is the same for a share. What changes there meanwhile is seen: a file that is opened, a folder that is read and metadata are
-//! what the host has at that moment, and so are the bytes of an open file. Its length stays what it was when it was opened.
+//! Names are those of `std::fs`:
+//!
+//! ```ignore
+//! let files = fs::open_share(share::share("work").ok_or("no share")?);
+//! files.create_dir_all("/out/today")?;
+//! files.write("/out/today/result.txt", b"42\n").await?;
+//! let mut log = files.open_with("/log", OpenOptions::new().append(true).create(true))?;
+//! log.write_all(b"done\n").await?;
+//! log.sync_all().await?;
+//! ```
+//!
+//! What changes in a share meanwhile is seen: a file that is opened, a folder that is read and metadata are
+//! what the host has at that moment, and so are the bytes of an open file. Its length stays what it was when it was opened, or written last.
+//! On FAT a file that is open to be read must not be changed meanwhile by another handle.
 //!
 //! Paths are separated by `/` and start at the root, with or without a leading `/`. A path with `..` is not found. Names
 //! are compared by the rules of the file system: FAT ignores the case of letters.
@@ -19,76 +32,35 @@
 //! # What blocks
 //!
 //! The data of a file is read directly into the buffer, asynchronously. Its place on the disk is looked up when the file
-//! is opened, so that errors in it are reported then. Everything else (folders, opening, on ext4 the block maps) goes
-//! through a small cache, or to the host, and blocks other tasks meanwhile.
+//! is opened, so that errors in it are reported then. Bytes of a share are written asynchronously, too. Everything else (folders, opening,
+//! writing on FAT, on ext4 the block maps) goes through a small cache, or to the host, and blocks other tasks meanwhile.
 #![forbid(unsafe_code)]
 
+mod error;
 mod ext;
 mod fat;
+mod file;
 mod foreign;
 mod layout;
-mod oem;
+mod memory;
+mod mounts;
+mod options;
 mod shared;
+mod tree;
 
-use crate::block::{Disk, DiskReader};
+use crate::block::{Disk, DiskReader, disks};
 use crate::share::Share;
-use alloc::boxed::Box;
+use alloc::rc::Rc;
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
-use hv_abi::Errno;
+use tree::Tree;
 
-/// Why something cannot be read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Error {
-    /// There is no such file or folder.
-    NotFound,
-    /// It is a folder, and a file was asked for.
-    IsAFolder,
-    /// It is a file, and a folder was asked for.
-    NotAFolder,
-    /// The disk contains nothing that is known here.
-    Unsupported,
-    /// The disk contains this: a file system other than FAT and ext2 to ext4, or a partition table.
-    Foreign(&'static str),
-    /// The file system, or the file, uses this feature, which is not supported here. The name is that of `mke2fs -O`.
-    Feature(&'static str),
-    /// The metadata of the file system is invalid.
-    Corrupt,
-    /// The disk failed.
-    Disk(Errno),
-    /// The host says this of a file in a share.
-    Host(Errno),
-}
-
-impl core::fmt::Display for Error {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.write_str(match self {
-            Error::NotFound => "no such file or folder",
-            Error::IsAFolder => "is a folder",
-            Error::NotAFolder => "is not a folder",
-            Error::Unsupported => "no file system that is known here (FAT, ext2, ext3, ext4)",
-            Error::Corrupt => "the file system is damaged",
-            Error::Foreign(what) => {
-                return write!(
-                    f,
-                    "holds {what}, which is not read here (known are FAT, ext2, ext3 and ext4, which fill the disk)"
-                );
-            }
-            Error::Feature(name) => return write!(f, "the feature {name} of ext4 is not read here"),
-            Error::Disk(errno) => return write!(f, "disk: {errno}"),
-            Error::Host(errno) => return write!(f, "host: {errno}"),
-        })
-    }
-}
-
-impl core::error::Error for Error {}
-
-impl From<Errno> for Error {
-    fn from(errno: Errno) -> Self {
-        Error::Disk(errno)
-    }
-}
+pub use embedded_io::SeekFrom;
+pub use error::Error;
+pub use file::File;
+pub use mounts::Mounts;
+pub use options::OpenOptions;
 
 /// Metadata of a file or folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,18 +84,27 @@ pub struct Entry {
 
 /// A file system. Copies are handles to the same one.
 #[derive(Clone)]
-pub struct FileSystem(Kind);
-
-#[derive(Clone)]
-enum Kind {
-    Fat(fat::Fat),
-    Ext(ext::Ext),
-    Share(shared::Shared),
-}
+pub struct FileSystem(Rc<dyn Tree>);
 
 /// The files of a share.
 pub fn open_share(share: Share) -> FileSystem {
-    FileSystem(Kind::Share(shared::Shared(share)))
+    FileSystem(Rc::new(shared::Shared(share)))
+}
+
+/// An empty file system in the guest's memory, as Linux' tmpfs. Its files take at most so many bytes, with some 256 for each name.
+pub fn memory(limit: u64) -> FileSystem {
+    FileSystem(Rc::new(memory::Memory::new(limit)))
+}
+
+/// Opens the file system with this label: that of a disk, or the tag of a share.
+///
+/// # Errors
+///
+/// [`Error::NotFound`] if there is none. Disks that hold nothing known are passed over.
+pub fn open_labelled(label: &str) -> Result<FileSystem, Error> {
+    let disks = disks().filter_map(|disk| open_root(disk).ok());
+    let mut all = disks.chain(crate::share::shares().map(open_share));
+    all.find(|files| files.label().as_deref() == Some(label)).ok_or(Error::NotFound)
 }
 
 /// Opens the file system that fills a disk.
@@ -140,32 +121,24 @@ pub fn open_root(disk: Disk) -> Result<FileSystem, Error> {
         reader.read_exact_at(EXT_MAGIC_AT, &mut magic)?;
     }
     Ok(FileSystem(match magic {
-        EXT_MAGIC => Kind::Ext(ext::Ext::open(reader)?),
+        EXT_MAGIC => Rc::new(ext::Ext::open(reader)?),
         _ => match fat::Fat::open(reader) {
-            Ok(fat) => Kind::Fat(fat),
+            Ok(fat) => Rc::new(fat),
             Err(Error::Unsupported) => return Err(foreign::name(disk)?),
             Err(error) => return Err(error),
         },
     }))
 }
 
-/// The components of a path; [`Error::NotFound`] for one with `..`.
-fn components(path: &str) -> Result<impl Iterator<Item = &str>, Error> {
-    let parts = path.split('/').filter(|part| !matches!(*part, "" | "."));
-    if parts.clone().any(|part| part == "..") {
-        return Err(Error::NotFound);
-    }
-    Ok(parts)
-}
-
 impl FileSystem {
     /// Its kind, for display, such as "FAT32".
     pub fn kind(&self) -> &'static str {
-        match &self.0 {
-            Kind::Fat(fat) => fat.kind(),
-            Kind::Ext(_) => "ext2/3/4",
-            Kind::Share(_) => "share",
-        }
+        self.0.kind()
+    }
+
+    /// The label of its disk, or the tag of its share.
+    pub fn label(&self) -> Option<String> {
+        self.0.label()
     }
 
     /// Metadata of a file or folder. Symbolic links are followed.
@@ -175,11 +148,7 @@ impl FileSystem {
     /// [`Error::NotFound`] if the path does not exist, [`Error::NotAFolder`] if it leads through a file, and the errors
     /// of a disk or a file system that cannot be read: [`Error::Feature`], [`Error::Corrupt`], [`Error::Disk`], [`Error::Host`].
     pub fn metadata(&self, path: &str) -> Result<Metadata, Error> {
-        match &self.0 {
-            Kind::Fat(fat) => fat.metadata(path),
-            Kind::Ext(ext) => ext.metadata(path),
-            Kind::Share(share) => share.metadata(path),
-        }
+        self.0.metadata(path)
     }
 
     /// The entries of a folder, without itself and its parent, in the order on the disk.
@@ -188,11 +157,7 @@ impl FileSystem {
     ///
     /// As [`metadata`](Self::metadata); [`Error::NotAFolder`] also for a file.
     pub fn read_dir(&self, path: &str) -> Result<Vec<Entry>, Error> {
-        match &self.0 {
-            Kind::Fat(fat) => fat.read_dir(path),
-            Kind::Ext(ext) => ext.read_dir(path),
-            Kind::Share(share) => share.read_dir(path),
-        }
+        self.0.read_dir(path)
     }
 
     /// Opens a file for reading.
@@ -201,11 +166,26 @@ impl FileSystem {
     ///
     /// As [`metadata`](Self::metadata); [`Error::IsAFolder`] for a folder.
     pub fn open(&self, path: &str) -> Result<File, Error> {
-        Ok(match &self.0 {
-            Kind::Fat(fat) => File::new(fat.open_file(path)?.into()),
-            Kind::Ext(ext) => File::new(ext.open_file(path)?.into()),
-            Kind::Share(share) => File::new(share.open_file(path)?.into()),
-        })
+        self.open_with(path, OpenOptions::new().read(true))
+    }
+
+    /// Opens a file for writing. It is made if it is not there, and emptied if it is.
+    ///
+    /// # Errors
+    ///
+    /// As [`open_with`](Self::open_with).
+    pub fn create(&self, path: &str) -> Result<File, Error> {
+        self.open_with(path, OpenOptions::new().write(true).create(true).truncate(true))
+    }
+
+    /// Opens a file.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open), and for files that are written [`Error::ReadOnly`], [`Error::NoSpace`], [`Error::Exists`], and [`Error::Invalid`] for options that
+    /// contradict each other and names that the file system does not take.
+    pub fn open_with(&self, path: &str, options: OpenOptions) -> Result<File, Error> {
+        Ok(File::new(self.0.open(path, options.check()?)?, options))
     }
 
     /// Reads a whole file.
@@ -219,123 +199,76 @@ impl FileSystem {
         file.read_exact_at(0, &mut bytes).await?;
         Ok(bytes)
     }
-}
 
-enum Source {
-    Fat(fat::FatFile),
-    Ext(Box<ext::ExtFile>),
-    Share(shared::SharedFile),
-}
-
-impl From<shared::SharedFile> for Source {
-    fn from(file: shared::SharedFile) -> Self {
-        Source::Share(file)
-    }
-}
-
-impl From<fat::FatFile> for Source {
-    fn from(file: fat::FatFile) -> Self {
-        Source::Fat(file)
-    }
-}
-
-impl From<ext::ExtFile> for Source {
-    fn from(file: ext::ExtFile) -> Self {
-        Source::Ext(Box::new(file))
-    }
-}
-
-/// An open file.
-pub struct File {
-    source: Source,
-    position: u64,
-}
-
-impl File {
-    fn new(source: Source) -> Self {
-        File { source, position: 0 }
+    /// Writes a whole file, which has nothing else afterwards.
+    ///
+    /// # Errors
+    ///
+    /// As [`open_with`](Self::open_with) and [`File::write_all_at`].
+    pub async fn write(&self, path: &str, bytes: &[u8]) -> Result<(), Error> {
+        self.create(path)?.write_all(bytes).await
     }
 
-    /// The file's metadata.
-    pub fn metadata(&self) -> Metadata {
-        match &self.source {
-            Source::Fat(file) => file.metadata(),
-            Source::Ext(file) => file.metadata(),
-            Source::Share(file) => file.metadata(),
+    /// Makes a folder in one that is there.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Exists`], [`Error::ReadOnly`], [`Error::NoSpace`], and as [`metadata`](Self::metadata).
+    pub fn create_dir(&self, path: &str) -> Result<(), Error> {
+        self.0.create_dir(path)
+    }
+
+    /// Makes a folder, and those that it is in.
+    ///
+    /// # Errors
+    ///
+    /// As [`create_dir`](Self::create_dir), but for folders that are there.
+    pub fn create_dir_all(&self, path: &str) -> Result<(), Error> {
+        let path = tree::relative(path)?;
+        let ends = path.match_indices('/').map(|(at, _)| at).chain([path.len()]);
+        for folder in ends.map(|end| &path[..end]).filter(|folder| !folder.is_empty()) {
+            match self.create_dir(folder) {
+                Err(_) if self.metadata(folder).is_ok_and(|found| found.is_dir) => {}
+                made => made?,
+            }
         }
+        Ok(())
     }
 
-    /// Its length in bytes.
-    pub fn len(&self) -> u64 {
-        self.metadata().len
-    }
-
-    /// Whether it has no bytes.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// How many bytes of a buffer can be filled from here on.
-    fn clip(&self, offset: u64, len: usize) -> usize {
-        usize::try_from(self.len().saturating_sub(offset)).map_or(len, |left| left.min(len))
-    }
-
-    /// Reads from `offset` on, until the buffer is full or the file ends.
-    /// Returns the number of bytes.
+    /// Removes a file. On FAT it must not be open.
     ///
     /// # Errors
     ///
-    /// [`Error::Disk`] or [`Error::Host`] if the disk or the host failed, [`Error::Corrupt`] if the file's place on the disk is invalid.
-    pub async fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> Result<usize, Error> {
-        let count = self.clip(offset, buffer.len());
-        let buffer = &mut buffer[..count];
-        match &mut self.source {
-            Source::Fat(file) => file.read(offset, buffer).await?,
-            Source::Ext(file) => file.read(offset, buffer).await?,
-            Source::Share(file) => return file.read(offset, buffer).await,
-        }
-        Ok(count)
+    /// [`Error::IsAFolder`], [`Error::ReadOnly`], [`Error::Busy`], and as [`metadata`](Self::metadata).
+    pub fn remove_file(&self, path: &str) -> Result<(), Error> {
+        self.0.remove_file(path)
     }
 
-    /// Like [`read_at`](Self::read_at), for code that is not async.
+    /// Removes an empty folder.
     ///
     /// # Errors
     ///
-    /// As [`read_at`](Self::read_at).
-    pub fn read_at_blocking(&mut self, offset: u64, buffer: &mut [u8]) -> Result<usize, Error> {
-        let count = self.clip(offset, buffer.len());
-        let buffer = &mut buffer[..count];
-        match &mut self.source {
-            Source::Fat(file) => file.read_blocking(offset, buffer)?,
-            Source::Ext(file) => file.read_blocking(offset, buffer)?,
-            Source::Share(file) => return file.read_blocking(offset, buffer),
-        }
-        Ok(count)
+    /// [`Error::NotEmpty`], [`Error::NotAFolder`], [`Error::ReadOnly`], [`Error::Busy`], and as [`metadata`](Self::metadata).
+    pub fn remove_dir(&self, path: &str) -> Result<(), Error> {
+        self.0.remove_dir(path)
     }
 
-    /// Fills the buffer from `offset` on.
+    /// Renames a file or folder. A file, or an empty folder for a folder, that has the new name is replaced.
     ///
     /// # Errors
     ///
-    /// As [`read_at`](Self::read_at), and [`Error::Corrupt`] if the file ends before the buffer is full.
-    pub async fn read_exact_at(&mut self, offset: u64, buffer: &mut [u8]) -> Result<(), Error> {
-        let count = self.read_at(offset, buffer).await?;
-        if count == buffer.len() { Ok(()) } else { Err(Error::Corrupt) }
+    /// [`Error::CrossesFileSystems`], [`Error::Invalid`] for a folder into itself, [`Error::Unsupported`] for a folder into another one on FAT, and
+    /// those of [`create_dir`](Self::create_dir) and [`remove_file`](Self::remove_file).
+    pub fn rename(&self, from: &str, to: &str) -> Result<(), Error> {
+        self.0.rename(from, to)
     }
 
-    /// Continues to read where the last read ended. Returns 0 bytes at the end of the file.
+    /// Returns once everything that was written to its disk outlasts the host. Files of shares have [`File::sync_all`]. Blocks.
     ///
     /// # Errors
     ///
-    /// As [`read_at`](Self::read_at).
-    pub async fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Error> {
-        let count = self.read_at(self.position, buffer).await?;
-        self.position += count as u64;
-        Ok(count)
-    }
-
-    /// Makes the next [`read`](Self::read) start at this offset.
-    pub fn seek(&mut self, offset: u64) {
-        self.position = offset;
+    /// [`Error::Disk`] if that failed.
+    pub fn sync(&self) -> Result<(), Error> {
+        self.0.sync()
     }
 }
