@@ -58,6 +58,14 @@ pub enum SpecError {
         escape(.0)
     )]
     NoTag(String),
+    /// A tag that cannot be one.
+    #[error("\"{}\" cannot be a tag (letters, digits, . _ -, at most {TAG_MAX}); write {}=TAG", escape(.tag), escape(.folder))]
+    BadTag {
+        /// The folder, which is there.
+        folder: String,
+        /// What stands behind it.
+        tag: String,
+    },
     /// A user that is no number.
     #[error("uid= takes a number up to 4294967294, not \"{}\"", escape(.0))]
     Uid(String),
@@ -86,8 +94,12 @@ impl FromStr for ShareSpec {
             }
             place = rest;
         }
-        let (folder, tag) = match place.rsplit_once('=').map(|(folder, tag)| (folder, Tag::new(tag))) {
-            Some((folder, Some(tag))) => (folder, Some(tag)),
+        let (folder, tag) = match place.rsplit_once('=').map(|(folder, tag)| (folder, tag, Tag::new(tag))) {
+            Some((folder, _, Some(tag))) => (folder, Some(tag)),
+            // A folder that is there may have such a name.
+            Some((folder, tag, None)) if !Path::new(place).exists() && Path::new(folder).is_dir() => {
+                return Err(SpecError::BadTag { folder: folder.into(), tag: tag.into() });
+            }
             _ => (place, None),
         };
         if folder.is_empty() {
@@ -132,6 +144,8 @@ mod tests {
         assert_eq!(parse("=tag,ro"), Err(SpecError::NoFolder("=tag,ro".into())));
         assert_eq!(parse("/,ro"), Err(SpecError::NoTag("/".into())));
         assert_eq!(parse("a b/x y,ro"), Err(SpecError::NoTag("a b/x y".into())));
+        let bad_tag = SpecError::BadTag { folder: "/".into(), tag: "a/b".into() };
+        assert_eq!(parse("/=a/b,ro"), Err(bad_tag));
         assert_eq!(parse("a,ro,ro"), Err(SpecError::Repeated("ro")));
         assert_eq!(parse("a,ro,uid=x"), Err(SpecError::Uid("x".into())));
         assert_eq!(parse("a,ro,uid=4294967295"), Err(SpecError::Uid("4294967295".into())));
