@@ -86,6 +86,18 @@ fn a_value_is_made_once(platform: Platform) {
 }
 
 #[guest_test]
+fn of_several_that_panic_at_once_one_is_reported(platform: Platform) {
+    for _ in 0..5 {
+        let end = ran(platform, 4, &["panic-together"]).expect(101);
+        assert!(
+            end.err.contains("the last words of ") && !end.err.contains("while panicking"),
+            "{}",
+            end.err
+        );
+    }
+}
+
+#[guest_test]
 fn any_of_them_ends_the_guest(platform: Platform) {
     for number in ["0", "1", "2"] {
         ran(platform, 3, &["end", number, "exit"]).expect(7);

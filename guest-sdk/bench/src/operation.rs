@@ -69,6 +69,8 @@ pub enum Rig {
     VirtioConsole,
     /// A second virtual CPU.
     Vcpus,
+    /// A share, read-only: a folder with many files, and one with a large one.
+    Share,
 }
 
 impl Rig {
@@ -95,6 +97,7 @@ impl Rig {
             Rig::VirtioDiskAsleep => "virtio-disk-asleep",
             Rig::VirtioConsole => "virtio-console",
             Rig::Vcpus => "vcpus",
+            Rig::Share => "share",
         }
     }
 }

@@ -1,10 +1,13 @@
 //! The panic handler: the host gets the message with its location.
 
 use crate::start_info::start_info;
-use crate::{hypercall, memory};
+use crate::{hypercall, memory, per_cpu};
 use core::fmt::Write;
 use core::panic::PanicInfo;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicUsize, Ordering};
+
+/// No virtual CPU.
+const NONE: usize = usize::MAX;
 
 /// Text of a fixed size. It is cut at the end if it does not fit.
 struct Text {
@@ -32,10 +35,17 @@ impl Write for Text {
 
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
-    static PANICKING: AtomicBool = AtomicBool::new(false);
-    // A panic within a panic, for example from the `Display` of the message.
-    if PANICKING.swap(true, Ordering::Relaxed) {
-        hypercall::panic("panicked while panicking");
+    /// The virtual CPU that panicked first.
+    static FIRST: AtomicUsize = AtomicUsize::new(NONE);
+    let own = per_cpu::current();
+    match FIRST.compare_exchange(NONE, own, Ordering::Relaxed, Ordering::Relaxed) {
+        Ok(_) => {}
+        // A panic within a panic, for example from the `Display` of the message.
+        Err(first) if first == own => hypercall::panic("panicked while panicking"),
+        // The first one's report ends the guest.
+        Err(_) => loop {
+            hypercall::block(u64::MAX);
+        },
     }
     // The heap may not be used: it may have caused the panic.
     let mut text = Text { bytes: [0; 1024], len: 0 };

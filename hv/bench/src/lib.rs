@@ -20,6 +20,7 @@ pub mod clones;
 pub mod compare;
 pub mod density;
 pub mod emulated;
+mod files;
 pub mod floor;
 pub mod guest;
 pub mod noise;

@@ -52,6 +52,8 @@ groups! {
     Console "console" "Console";
     /// Disks.
     Block "block" "Disk";
+    /// Folders of the host.
+    Files "files" "Files of the host";
     /// Networks.
     Net "net" "Network";
     /// Clocks.

@@ -89,6 +89,8 @@ pub struct Facts {
     pub memory: Memory,
     /// `vm.overcommit_memory`
     pub overcommit: Option<u64>,
+    /// `/sys/kernel/mm/ksm/run`: whether the kernel merges equal pages (1), if it can.
+    pub merging: Option<u64>,
     /// Whether the kernel has `PAGEMAP_SCAN`.
     pub pagemap_scan: bool,
     /// Whether the time-stamp counter runs at one speed through all power states.

@@ -29,6 +29,7 @@ operations! {
     block_write,
     virtio_block,
     ata,
+    share,
     net,
     virtio_net,
     clock,

@@ -8,6 +8,7 @@ mod wire;
 
 pub use wire::WireError;
 
+use crate::files::Files;
 use hv_core::device::net::BindError;
 use hv_core::domain::{Builder, Guest, Outcome, StartError, Stop};
 use hv_core::engine::Engine;
@@ -49,6 +50,9 @@ pub enum GuestError {
     /// The disk for it cannot be opened.
     #[error(transparent)]
     Disk(#[from] hv_core::device::block::DiskError),
+    /// The share for it cannot be opened.
+    #[error(transparent)]
+    Share(#[from] hv_core::device::share::FolderError),
     /// The network for it cannot be made.
     #[error(transparent)]
     Network(#[from] BindError),
@@ -141,6 +145,11 @@ impl Guests {
             has
         });
         Ok(here.map(|(spec, rig)| GuestOperation::new(self.clone(), spec, rig)).collect())
+    }
+
+    /// The folder that operations on files work in.
+    pub(super) fn files(&self) -> &Rc<Files> {
+        &self.rigs.files
     }
 
     /// Starts a guest that ends at once, and waits for that.

@@ -3,9 +3,11 @@
 use super::GuestError;
 use super::tail::Tail;
 use crate::emulated::{Emulated, Hardware};
+use crate::files::Files;
 use hv_core::device::block::{Disk, DiskSpec, EngineKind};
 use hv_core::device::console::Input;
 use hv_core::device::net::user::{UserConfig, UserNet};
+use hv_core::device::share::{Folder, ShareSpec, Tag};
 use hv_core::domain::Builder;
 use hv_host::clock::tsc;
 use rustix::time::{
@@ -15,6 +17,7 @@ use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::rc::Rc;
 use std::time::Duration;
 
 macro_rules! rigs {
@@ -77,6 +80,8 @@ rigs! {
     AllVirtio "all-virtio";
     /// A second virtual CPU, and a thread for each.
     Vcpus "vcpus";
+    /// A share, read-only.
+    Share "share";
     /// All paravirtual devices.
     All "all";
     /// Emulated devices of the same kinds.
@@ -86,9 +91,23 @@ rigs! {
 impl Rig {
     /// Whether the devices that are measured are emulated ones.
     pub(super) fn is_emulated(self) -> bool {
-        use Rig::{All, DirectDisk, Disk, DiskAsleep, Echo, Plain, Sink, Source, Ticks, Vcpus, WritableDisk};
-        let own = [All, DirectDisk, Disk, DiskAsleep, Echo, Plain, Sink, Source, Ticks, Vcpus, WritableDisk];
-        !own.contains(&self)
+        use Rig::{
+            All, DirectDisk, Disk, DiskAsleep, Echo, Plain, Share, Sink, Source, Ticks, Vcpus, WritableDisk,
+        };
+        !matches!(
+            self,
+            All | DirectDisk
+                | Disk
+                | DiskAsleep
+                | Echo
+                | Plain
+                | Share
+                | Sink
+                | Source
+                | Ticks
+                | Vcpus
+                | WritableDisk
+        )
     }
 }
 
@@ -108,6 +127,7 @@ pub(super) struct Rigs {
     echo: u16,
     sink: u16,
     source: u16,
+    pub(super) files: Rc<Files>,
 }
 
 impl Rigs {
@@ -121,6 +141,7 @@ impl Rigs {
                 .map_err(failed("server"))?,
             sink: serve(|socket| answer(socket, |_, _| Ok(()))).map_err(failed("server"))?,
             source: serve(send).map_err(failed("server"))?,
+            files: Rc::default(),
         })
     }
 
@@ -166,6 +187,7 @@ impl Rigs {
             Rig::Timer => builder.bus(hardware([Emulated::Timer])),
             Rig::Hpet => builder.bus(hardware([Emulated::Hpet])),
             Rig::Vcpus => builder.vcpus(2),
+            Rig::Share => builder.folder(self.share()?),
             Rig::All => builder.disk(self.open_disk(true)?).network(network()?, None),
             Rig::AllEmulated => builder.bus(hardware([
                 uart(),
@@ -187,6 +209,12 @@ impl Rigs {
         let mut disk = Disk::open(&spec)?;
         disk.set_polling(polls);
         Ok(disk)
+    }
+
+    fn share(&self) -> Result<Folder, GuestError> {
+        let path = self.files.path().map_err(|source| GuestError::Rig { what: "share", source })?;
+        let tag = Tag::new("files").expect("letters");
+        Ok(Folder::open(&ShareSpec { path: path.into(), tag, read_only: true, uid: None })?)
     }
 
     fn direct(&self) -> DiskSpec {

@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 #[path = "../../../../guest-sdk/bench/src/walk.rs"]
 mod walk;
 
-/// Does an operation so often after a warm-up, and says what each took.
-type Measure = fn(u64) -> std::io::Result<Vec<f64>>;
+/// Does an operation so often, and says what each took: nanoseconds.
+type Measure = Box<dyn Fn(u64) -> std::io::Result<Vec<f64>>>;
 
 struct Host {
     spec: Spec,
@@ -26,19 +26,28 @@ struct Host {
     run: u64,
 }
 
+/// An operation of a program of the host, of which a sample covers `run`.
+pub(super) fn host(
+    name: &str,
+    group: Group,
+    bytes: u64,
+    run: u64,
+    what: &str,
+    measure: Measure,
+) -> Box<dyn Operation> {
+    let (name, what) = (name.into(), what.into());
+    let spec = Spec { name, group, kind: Kind::Floor, against: None, bytes, curve: None, what };
+    Box::new(Host { spec, measure, run })
+}
+
 pub(super) fn operations() -> Vec<Box<dyn Operation>> {
-    let host = |name: &str, group, bytes, run, what: &str, measure: Measure| -> Box<dyn Operation> {
-        let (name, what) = (name.into(), what.into());
-        let spec = Spec { name, group, kind: Kind::Floor, against: None, bytes, curve: None, what };
-        Box::new(Host { spec, measure, run })
-    };
     let what = "From a deadline, 200 us ahead, to a thread of the host that sleeps until then.";
-    let timer = host("host-timer-latency", Group::Events, 0, 1, what, late);
+    let timer = host("host-timer-latency", Group::Events, 0, 1, what, Box::new(late));
     let what =
         "A read of 8 MiB in a random order, each address from the read before, by a program of the host.";
-    let latency = host("host-memory-latency", Group::Memory, 0, RUN, what, chase);
+    let latency = host("host-memory-latency", Group::Memory, 0, RUN, what, Box::new(chase));
     let what = "A copy of 1 MiB from one place of a program's memory to another.";
-    let copy = host("host-memory-copy", Group::Memory, walk::COPIED as u64, 1, what, copy);
+    let copy = host("host-memory-copy", Group::Memory, walk::COPIED as u64, 1, what, Box::new(copy));
     vec![timer, latency, copy]
 }
 
@@ -69,7 +78,7 @@ fn late(count: u64) -> std::io::Result<Vec<f64>> {
 }
 
 /// Times calls, so many for each sample.
-fn times(count: u64, run: u64, mut operate: impl FnMut()) -> Vec<f64> {
+pub(super) fn times(count: u64, run: u64, mut operate: impl FnMut()) -> Vec<f64> {
     (0..count.div_ceil(run))
         .map(|_| {
             let start = tsc();

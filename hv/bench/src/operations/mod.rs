@@ -6,6 +6,7 @@
 
 mod boot;
 mod clone;
+mod files;
 mod floor;
 mod host;
 mod process;
@@ -32,6 +33,7 @@ pub fn all(
     // A new file is named above and here.
     let mut operations = floor::operations()?;
     operations.extend(host::operations());
+    operations.extend(files::operations(guests.files()));
     operations.extend(ring::operations()?);
     operations.extend(vcpu::operations(guests)?);
     operations.extend(boot::operations(guests)?);

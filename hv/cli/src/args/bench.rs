@@ -26,7 +26,7 @@ pub struct BenchArgs {
     /// Results that are there.
     #[command(subcommand)]
     pub command: Option<BenchCommand>,
-    /// Groups (exits, console, block, net, time, events, memory, smp, boot, clone, process), names of operations, `all`, or
+    /// Groups (exits, console, block, files, net, time, events, memory, smp, boot, clone, process), names of operations, `all`, or
     /// `density`: start, answers and memory of guests up to --guests.
     pub what: Vec<String>,
     /// Measure less: everything within a minute and a half.

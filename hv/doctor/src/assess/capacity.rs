@@ -127,3 +127,21 @@ pub(super) fn overcommit(facts: &Facts) -> Finding {
         }
     }
 }
+
+/// Nothing needs it but guests that were given `--share-equal-pages`.
+pub(super) fn equal_pages(facts: &Facts) -> Finding {
+    const NAME: &str = "equal-pages";
+    match facts.merging {
+        Some(1) => {
+            Finding::new(NAME, State::Ok, "merged", "guests with --share-equal-pages have equal pages once")
+        }
+        Some(_) => {
+            // As it is on most hosts, and for most guests as it should be: no lack.
+            let means = "guests with --share-equal-pages share nothing before root starts it: \
+                         echo 1 > /sys/kernel/mm/ksm/run";
+            Finding::new(NAME, State::Ok, "not merged: KSM does not run", means)
+        }
+        None => Finding::new(NAME, State::Weaker, "no KSM", "--share-equal-pages is refused")
+            .remedy("a kernel with CONFIG_KSM, if it is wanted"),
+    }
+}

@@ -29,6 +29,7 @@ pub fn assess(facts: &Facts) -> Report {
         capacity::mappings(facts),
         capacity::memory(facts),
         capacity::overcommit(facts),
+        capacity::equal_pages(facts),
         speed::huge_pages(facts),
         speed::pagemap_scan(facts),
         speed::clock(facts),

@@ -38,6 +38,7 @@ fn rich() -> Facts {
         huge_pages: [Some("madvise".into()), Some("advise".into())],
         memory: Memory { total: 8 << 30, available: 6 << 30, group: None },
         overcommit: Some(0),
+        merging: Some(1),
         pagemap_scan: true,
         invariant_tsc: true,
         rdrand: true,
@@ -47,6 +48,16 @@ fn rich() -> Facts {
 fn find(facts: &Facts, name: &str) -> Finding {
     let found = assess(facts).findings.into_iter().find(|finding| finding.name == name);
     found.unwrap_or_else(|| panic!("there is a finding {name}"))
+}
+
+#[test]
+fn equal_pages_are_merged_or_could_be() {
+    let found = |merging| find(&Facts { merging, ..rich() }, "equal-pages");
+    assert_eq!(found(Some(1)).found, "merged");
+    let stopped = found(Some(0));
+    assert!(stopped.state == State::Ok && stopped.means.contains("ksm/run"), "{stopped:?}");
+    let none = found(None);
+    assert!(none.state == State::Weaker && none.remedy.is_some_and(|remedy| remedy.contains("CONFIG_KSM")));
 }
 
 #[test]
@@ -79,6 +90,7 @@ fn whatever_is_not_ok_has_a_remedy() {
         huge_pages: [Some("never".into()), None],
         memory: Memory { total: 8 << 30, available: 6 << 30, group: Some(64 << 20) },
         overcommit: Some(2),
+        merging: None,
         pagemap_scan: false,
         invariant_tsc: false,
         rdrand: false,

@@ -35,6 +35,7 @@ pub fn probe() -> Facts {
         }),
         memory: memory(machine.memory),
         overcommit: number("/proc/sys/vm/overcommit_memory"),
+        merging: number("/sys/kernel/mm/ksm/run"),
         pagemap_scan: calls::pagemap_scan(),
         invariant_tsc: calls::invariant_tsc(),
         rdrand: std::is_x86_feature_detected!("rdrand"),

@@ -30,6 +30,7 @@ fn main() -> u8 {
         "random" => random(),
         "locks" => locks(number),
         "once" => once(),
+        "panic-together" => panic_together(),
         "end" => end(number, args.next().unwrap_or("")),
         "calls" => calls(),
         "again" => again(number),
@@ -246,6 +247,18 @@ fn once() {
     });
     assert_eq!(VALUE.set(8), Err(8));
     println!("{VALUE:?}, made {} times", MADE.load(Ordering::SeqCst));
+}
+
+/// All of them panic at the same time.
+fn panic_together() {
+    static READY: AtomicU64 = AtomicU64::new(0);
+    on_all(|number| async move {
+        READY.fetch_add(1, Ordering::SeqCst);
+        while READY.load(Ordering::SeqCst) < cpu::count() as u64 {
+            core::hint::spin_loop();
+        }
+        panic!("the last words of {number}");
+    });
 }
 
 /// One of them ends the guest; the others spin, or wait.
