@@ -38,14 +38,31 @@ impl Domain {
     /// The guest rang a doorbell that the platform has not bound, or rang one and [waits](Self::ring_and_wait).
     pub(super) fn ring(&self, port: EventPort) -> Served {
         self.counters.doorbell();
+        self.pass_on(port, false).unwrap_or(Served::Running)
+    }
+
+    /// The guest rings a doorbell and waits. A guest that does not wait may look for the answer, and that comes sooner from the I/O thread, which looks for
+    /// the next request in turn.
+    pub(super) fn ring_and_wait(&self, port: EventPort) -> Served {
+        self.counters.doorbell();
+        match self.pass_on(port, true) {
+            Ok(served) => served,
+            // Without the lock of the doorbells: other virtual CPUs ring meanwhile.
+            Err(quick) if quick.try_ring() => Served::Running,
+            Err(_) => self.pass_on(port, false).unwrap_or(Served::Running),
+        }
+    }
+
+    /// Passes a ring on. With `or_quick`, returns instead what may be able to do on this thread what the guest rings for, if there is such a thing.
+    fn pass_on(&self, port: EventPort, or_quick: bool) -> Result<Served, Arc<dyn QuickHandler>> {
         if port.is_of_vcpu() {
             self.hub.raise(port);
-            return Served::Running;
+            return Ok(Served::Running);
         }
         let doorbells = &mut *self.doorbells.lock().expect("no panic while held");
         let Some(bell) = doorbells.bells.iter_mut().find(|bell| bell.port == port) else {
             self.counters.unbound_doorbell();
-            return Served::Running;
+            return Ok(Served::Running);
         };
         match &bell.target {
             Target::Handler(handler) => {
@@ -53,8 +70,9 @@ impl Domain {
                 if served == Served::HandOver {
                     self.hand_over(doorbells, port);
                 }
-                return served;
+                return Ok(served);
             }
+            Target::Descriptor(_, Some(quick)) if or_quick => return Err(quick.clone()),
             Target::Descriptor(descriptor, _) => {
                 if Bell::ring(&mut bell.rings, descriptor)
                     && let Err(error) = doorbells.machine.bind_doorbell(port, descriptor)
@@ -64,26 +82,7 @@ impl Domain {
                 }
             }
         }
-        Served::Running
-    }
-
-    /// The guest rings a doorbell and waits. A guest that does not wait may look for the answer, and that comes sooner from the I/O thread, which looks for
-    /// the next request in turn.
-    pub(super) fn ring_and_wait(&self, port: EventPort) -> Served {
-        if self.quick_handler(port).is_some_and(|handler| handler.try_ring()) {
-            self.counters.doorbell();
-            return Served::Running;
-        }
-        self.ring(port)
-    }
-
-    /// What may be able to do on this thread what the guest rings for. Its work is done without the lock: other virtual CPUs ring meanwhile.
-    fn quick_handler(&self, port: EventPort) -> Option<Arc<dyn QuickHandler>> {
-        let doorbells = self.doorbells.lock().expect("no panic while held");
-        match &doorbells.bells.iter().find(|bell| bell.port == port)?.target {
-            Target::Descriptor(_, quick) => quick.clone(),
-            Target::Handler(_) => None,
-        }
+        Ok(Served::Running)
     }
 
     /// From now on the I/O thread drives the console.
