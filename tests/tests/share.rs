@@ -235,6 +235,57 @@ fn a_read_only_share_stays_as_it_is(platform: Platform) {
     survives(platform, &["read-only"]);
 }
 
+/// What a program of the host says that looks after the guest: the standard output of Python.
+fn python(code: &str) -> String {
+    tool(Command::new("/usr/bin/python3").args(["-c", code])).text()
+}
+
+#[guest_test]
+fn programs_of_the_host_see_a_guests_locks(platform: Platform) {
+    if !has_tools(&["python3"]) {
+        return;
+    }
+    let folder = Folder::new();
+    let mut command = platform.run("share", &["--share", &folder.writable()], &["locks", "wait"]);
+    let mut hv = Running::new(command.stdin(Stdio::piped()));
+    let mut input = hv.child.stdin.take().unwrap();
+    let mut output = BufReader::new(hv.child.stdout.take().unwrap());
+    let mut line = String::new();
+    while line.trim_end() != "waiting" {
+        line.clear();
+        assert_ne!(output.read_line(&mut line).unwrap(), 0, "the guest has ended");
+    }
+    let try_lock = format!(
+        "import fcntl\ntry: fcntl.lockf(open({:?}, 'r+'), fcntl.LOCK_EX | fcntl.LOCK_NB); print('free')\n\
+         except BlockingIOError: print('taken')",
+        folder.path("file").to_str().unwrap()
+    );
+    assert_eq!(python(&try_lock), "taken\n");
+    input.write_all(b"go on\n").unwrap();
+    hv.finish().expect(0);
+    assert_eq!(python(&try_lock), "free\n");
+}
+
+#[guest_test]
+fn extended_attributes(platform: Platform) {
+    if !has_tools(&["python3"]) {
+        return;
+    }
+    let folder = Folder::new();
+    let file = folder.path("file");
+    let listed =
+        format!("import os\nprint([(name, os.getxattr({file:?}, name)) for name in os.listxattr({file:?})])");
+    let outcome = folder.run(platform, &["xattrs"]);
+    assert!(outcome.err.contains("ReadOnly"), "the share is read-only: {}", outcome.err);
+    folder.works(platform, &["xattrs", "foreign-xattrs"]);
+    assert_eq!(python(&listed), "[('user.a', b'two, longer')]\n");
+}
+
+#[guest_test]
+fn attributes_that_mean_something_to_the_host_are_no_guests(platform: Platform) {
+    survives(platform, &["foreign-xattrs"]);
+}
+
 #[guest_test]
 fn guests_that_append_to_one_file_overwrite_nothing(platform: Platform) {
     let folder = Folder::new();

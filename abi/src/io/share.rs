@@ -88,6 +88,21 @@ pub const OP_CHANGE: u16 = 14;
 /// Fills the memory with the [`ShareSpace`] of the file system that the handle is on.
 pub const OP_SPACE: u16 = 15;
 
+/// Locks `other` bytes of a file from `offset` on (0: all, however long it becomes), in place of what the handle has locked of them, or gives them
+/// back. Does not wait.
+pub const OP_LOCK: u16 = 16;
+/// Fills the memory with the value of the extended attribute that `path` names; `value` is its length. No bytes of memory: only the length.
+pub const OP_XATTR: u16 = 17;
+/// Sets the extended attribute that `path` names; its value is the memory.
+pub const OP_SET_XATTR: u16 = 18;
+/// Fills the memory with the names of extended attributes, each with a NUL behind it; `value` is their length. No bytes of memory: only the length.
+pub const OP_LIST_XATTRS: u16 = 19;
+/// Removes the extended attribute that `path` names.
+pub const OP_REMOVE_XATTR: u16 = 20;
+
+/// Most bytes of an extended attribute, and of the names of all.
+pub const XATTR_MAX: u32 = 64 << 10;
+
 /// Of [`OP_OPEN`]: the bytes can be read, or the entries of a folder.
 /// Without it the handle only stands for a place: paths start there, and attributes are read.
 pub const OPEN_READ: u16 = 1 << 0;
@@ -116,6 +131,17 @@ pub const RENAME_NO_REPLACE: u16 = 1 << 0;
 /// Of [`OP_RENAME`]: both are there, and change places.
 pub const RENAME_EXCHANGE: u16 = 1 << 1;
 
+/// Of [`OP_LOCK`]: others may lock the same bytes like this. The handle has to be open to be read.
+pub const LOCK_SHARED: u16 = 1 << 0;
+/// Of [`OP_LOCK`]: nobody else may lock them. The handle has to be open to be written. With neither of the two they are given back.
+pub const LOCK_EXCLUSIVE: u16 = 1 << 1;
+/// Of [`OP_LOCK`] with one of these: nothing is locked, and the response says whether it could be.
+pub const LOCK_TEST: u16 = 1 << 2;
+/// Of [`OP_SET_XATTR`]: one that is there is an error.
+pub const XATTR_CREATE: u16 = 1 << 0;
+/// Of [`OP_SET_XATTR`]: one that is not there is an error.
+pub const XATTR_REPLACE: u16 = 1 << 1;
+
 /// A request. Written by the front end, copied once by the back end. What an operation does not use is zero.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -140,7 +166,7 @@ pub struct ShareRequest {
     pub data_len: u32,
     /// Permissions of what is made.
     pub mode: u32,
-    /// Where the other path starts.
+    /// Where the other path starts; of a lock, how many bytes.
     pub other: u64,
 }
 

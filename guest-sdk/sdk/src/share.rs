@@ -21,18 +21,19 @@ use core::pin::Pin;
 use core::task::{Context, Poll};
 use hv_abi::device::{Config, DeviceInfo};
 use hv_abi::io::share::{
-    OP_ATTRIBUTES, OP_CHANGE, OP_CLOSE, OP_LINK, OP_MAKE_DIR, OP_OPEN, OP_READ, OP_READ_DIR, OP_READ_LINK,
-    OP_REMOVE, OP_RENAME, OP_SPACE, OP_SYMLINK, OP_SYNC, OP_WRITE, ShareAttributes, ShareChange, ShareConfig,
-    ShareFeatures, ShareRequest, ShareResponse, ShareSpace,
+    OP_ATTRIBUTES, OP_CHANGE, OP_CLOSE, OP_LINK, OP_LIST_XATTRS, OP_LOCK, OP_MAKE_DIR, OP_OPEN, OP_READ,
+    OP_READ_DIR, OP_READ_LINK, OP_REMOVE, OP_REMOVE_XATTR, OP_RENAME, OP_SET_XATTR, OP_SPACE, OP_SYMLINK,
+    OP_SYNC, OP_WRITE, OP_XATTR, ShareAttributes, ShareChange, ShareConfig, ShareFeatures, ShareRequest,
+    ShareResponse, ShareSpace,
 };
 use hv_abi::{Errno, GuestAddr};
 use spin::LazyLock;
 use zerocopy::IntoBytes;
 
 pub use hv_abi::io::share::{
-    NO_FOLLOW, OPEN_CREATE, OPEN_DIRECTORY, OPEN_EXCLUSIVE, OPEN_READ, OPEN_TRUNCATE, OPEN_WRITE,
-    READ_DIR_MAX, REMOVE_DIRECTORY, RENAME_EXCHANGE, RENAME_NO_REPLACE, ROOT, SYNC_DATA, WITH_ATTRIBUTES,
-    WRITE_APPEND,
+    LOCK_EXCLUSIVE, LOCK_SHARED, LOCK_TEST, NO_FOLLOW, OPEN_CREATE, OPEN_DIRECTORY, OPEN_EXCLUSIVE,
+    OPEN_READ, OPEN_TRUNCATE, OPEN_WRITE, READ_DIR_MAX, REMOVE_DIRECTORY, RENAME_EXCHANGE, RENAME_NO_REPLACE,
+    ROOT, SYNC_DATA, WITH_ATTRIBUTES, WRITE_APPEND, XATTR_CREATE, XATTR_MAX, XATTR_REPLACE,
 };
 
 impl Request for ShareRequest {
@@ -203,6 +204,43 @@ impl Share {
     /// Errors: those of [`open`](Self::open), [`Errno::ReadOnly`].
     pub fn change<'a>(&self, from: u64, path: &'a [u8], flags: u16, change: &'a ShareChange) -> Call<'a> {
         self.call(with_bytes(with_path(OP_CHANGE, from, path, flags), change.as_bytes()))
+    }
+
+    /// Locks `len` bytes of a file from `start` on (0: all, however long it becomes), with [`LOCK_SHARED`] or [`LOCK_EXCLUSIVE`], in place of what this handle has
+    /// locked of them, or gives them back without flags. Other handles are other owners, and so are programs of the host that lock with `fcntl`. Does not
+    /// wait. With [`LOCK_TEST`] as well nothing is locked.
+    ///
+    /// Errors: [`Errno::Busy`] if others have locked some of it, [`Errno::BadHandle`], also of one that was not opened for that, [`Errno::Invalid`].
+    pub fn lock(&self, handle: u64, flags: u16, start: u64, len: u64) -> Call<'static> {
+        let request =
+            ShareRequest { op: OP_LOCK, handle, flags, offset: start, other: len, ..ShareRequest::default() };
+        self.call(request)
+    }
+
+    /// Reads an extended attribute, whose name begins with `user.`, of what is open. The value is the length. An empty buffer asks for that alone;
+    /// [`XATTR_MAX`] bytes are enough.
+    ///
+    /// Errors: [`Errno::NotFound`], [`Errno::TooLarge`] if it does not fit, [`Errno::BadHandle`], [`Errno::NotSupported`] for another name, and where the
+    /// host's file system has none.
+    pub fn xattr<'a>(&self, handle: u64, name: &'a [u8], value: &'a mut [u8]) -> Call<'a> {
+        self.call(with_memory(with_path(OP_XATTR, handle, name, 0), value))
+    }
+
+    /// Sets an extended attribute; with [`XATTR_CREATE`] it must not be there, with [`XATTR_REPLACE`] it must.
+    ///
+    /// Errors: those of [`xattr`](Self::xattr), [`Errno::ReadOnly`], [`Errno::Exists`], [`Errno::NoSpace`].
+    pub fn set_xattr<'a>(&self, handle: u64, name: &'a [u8], value: &'a [u8], flags: u16) -> Call<'a> {
+        self.call(with_bytes(with_path(OP_SET_XATTR, handle, name, flags), value))
+    }
+
+    /// Reads the names of extended attributes, each with a NUL behind it; the rest is as for [`xattr`](Self::xattr).
+    pub fn list_xattrs<'a>(&self, handle: u64, names: &'a mut [u8]) -> Call<'a> {
+        self.call(with_memory(ShareRequest { op: OP_LIST_XATTRS, handle, ..ShareRequest::default() }, names))
+    }
+
+    /// Removes an extended attribute. Errors: those of [`set_xattr`](Self::set_xattr).
+    pub fn remove_xattr<'a>(&self, handle: u64, name: &'a [u8]) -> Call<'a> {
+        self.call(with_path(OP_REMOVE_XATTR, handle, name, 0))
     }
 
     /// How much room there is where a handle is.

@@ -1,23 +1,23 @@
-//! ⚠ Locks on images that QEMU respects, and that respect QEMU's.
+//! Locks on images that QEMU respects, and that respect QEMU's.
 //!
 //! QEMU locks bytes of the file by open file descriptions (`F_OFD_SETLK`): byte 100 + N says that somebody uses the
 //! permission N, byte 200 + N that somebody does not let others use it. All these locks are shared; whether one is
 //! there is asked with `F_OFD_GETLK`. hv uses the same three permissions as a disk of QEMU does: to read (0), to write (1), to resize (3).
 //!
 //! Beside them the file is locked by `flock`, which scripts may do as well.
-#![allow(unsafe_code, reason = "`fcntl` with `F_OFD_SETLK` and `F_OFD_GETLK`")]
+#![forbid(unsafe_code)]
 
+use hv_host::range_lock::{self, LockRange, RangeLock};
 use rustix::fs::FlockOperation;
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
 
 /// The first byte of permissions in use, and of those that are denied to others.
-const USED: i64 = 100;
-const DENIED: i64 = 200;
-const READ: i64 = 0;
-const WRITE: i64 = 1;
-const RESIZE: i64 = 3;
+const USED: u64 = 100;
+const DENIED: u64 = 200;
+const READ: u64 = 0;
+const WRITE: u64 = 1;
+const RESIZE: u64 = 3;
 
 /// What a file is locked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,33 +39,19 @@ pub enum LockError {
     Unsupported(#[source] io::Error),
 }
 
-fn flock(kind: i32, start: i64, len: i64) -> libc::flock {
-    libc::flock { l_type: kind as i16, l_whence: libc::SEEK_SET as i16, l_start: start, l_len: len, l_pid: 0 }
-}
-
-fn set(file: &File, kind: i32, start: i64, len: i64) -> Result<(), LockError> {
-    let lock = flock(kind, start, len);
-    // SAFETY: the structure lives during the call, which only reads it.
-    let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) };
-    if result == 0 {
-        return Ok(());
-    }
-    let error = io::Error::last_os_error();
-    match error.raw_os_error() {
-        Some(libc::EAGAIN | libc::EACCES) => Err(LockError::Taken),
-        _ => Err(LockError::Unsupported(error)),
-    }
+fn set(file: &File, lock: Option<RangeLock>, start: u64, len: u64) -> Result<(), LockError> {
+    range_lock::set(file, lock, LockRange { start, len }).map_err(|error| {
+        match rustix::io::Errno::from_io_error(&error) {
+            Some(rustix::io::Errno::AGAIN | rustix::io::Errno::ACCESS) => LockError::Taken,
+            _ => LockError::Unsupported(error),
+        }
+    })
 }
 
 /// Whether nobody else has a lock on this byte.
-fn is_free(file: &File, byte: i64) -> Result<bool, LockError> {
-    let mut lock = flock(libc::F_WRLCK, byte, 1);
-    // SAFETY: the structure lives during the call, which writes to it.
-    let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) };
-    match result {
-        0 => Ok(i32::from(lock.l_type) == libc::F_UNLCK),
-        _ => Err(LockError::Unsupported(io::Error::last_os_error())),
-    }
+fn is_free(file: &File, byte: u64) -> Result<bool, LockError> {
+    let range = LockRange { start: byte, len: 1 };
+    range_lock::is_free(file, RangeLock::Exclusive, range).map_err(LockError::Unsupported)
 }
 
 /// Locks an open file until it is closed by all who share it, or [unlocked](unlock). Does not wait.
@@ -74,7 +60,7 @@ fn is_free(file: &File, byte: i64) -> Result<bool, LockError> {
 ///
 /// [`LockError::Taken`] if another one has it, [`LockError::Unsupported`] where the file system has no such locks.
 pub fn lock(file: &File, mode: LockMode) -> Result<(), LockError> {
-    let used: &[i64] = match mode {
+    let used: &[u64] = match mode {
         LockMode::Read => &[READ],
         LockMode::Write => &[READ, WRITE, RESIZE],
     };
@@ -90,10 +76,10 @@ pub fn lock(file: &File, mode: LockMode) -> Result<(), LockError> {
     let denied = [WRITE, RESIZE];
     let locked = (|| {
         for permission in used {
-            set(file, libc::F_RDLCK, USED + permission, 1)?;
+            set(file, Some(RangeLock::Shared), USED + permission, 1)?;
         }
         for permission in denied {
-            set(file, libc::F_RDLCK, DENIED + permission, 1)?;
+            set(file, Some(RangeLock::Shared), DENIED + permission, 1)?;
         }
         for permission in used {
             if !is_free(file, DENIED + permission)? {
@@ -115,7 +101,7 @@ pub fn lock(file: &File, mode: LockMode) -> Result<(), LockError> {
 
 /// Gives a file's locks back before it is closed.
 pub fn unlock(file: &File) {
-    let _ = set(file, libc::F_UNLCK, USED, 200);
+    let _ = set(file, None, USED, 200);
     let _ = rustix::fs::flock(file, FlockOperation::Unlock);
 }
 

@@ -12,6 +12,7 @@ pub mod limits;
 pub mod machine;
 pub mod pagemap;
 pub mod prompt;
+pub mod range_lock;
 pub mod rate_limit;
 pub mod units;
 

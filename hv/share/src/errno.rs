@@ -6,7 +6,7 @@ use rustix::io::Errno as Host;
 /// The error that the guest gets. What has no number of its own in the ABI is an input/output error.
 pub fn errno(error: Host) -> Errno {
     match error {
-        Host::NOENT => Errno::NotFound,
+        Host::NOENT | Host::NODATA => Errno::NotFound,
         Host::BADF => Errno::BadHandle,
         Host::ACCESS | Host::PERM => Errno::Denied,
         Host::EXIST => Errno::Exists,
@@ -15,7 +15,7 @@ pub fn errno(error: Host) -> Errno {
         Host::ISDIR => Errno::IsDirectory,
         Host::INVAL => Errno::Invalid,
         Host::MFILE | Host::NFILE => Errno::TooManyOpen,
-        Host::FBIG => Errno::TooLarge,
+        Host::FBIG | Host::RANGE | Host::TOOBIG => Errno::TooLarge,
         Host::NOSPC => Errno::NoSpace,
         Host::ROFS => Errno::ReadOnly,
         Host::NAMETOOLONG => Errno::NameTooLong,

@@ -17,9 +17,11 @@ mod directory;
 mod errno;
 mod folder;
 mod handles;
+mod lock;
 mod path;
 mod share;
 mod spec;
+mod xattr;
 
 pub use errno::errno;
 pub use folder::{Folder, FolderError};
@@ -27,3 +29,4 @@ pub use handles::Node;
 pub use path::RelativePath;
 pub use share::Share;
 pub use spec::{ShareSpec, SpecError, Tag};
+pub use xattr::XattrName;

@@ -25,7 +25,7 @@ pub enum Error {
     TooLarge,
     /// The two names are in different file systems.
     CrossesFileSystems,
-    /// It is in use: something is mounted there.
+    /// It is in use: something is mounted there, or another one has locked it.
     Busy,
     /// The options contradict each other, the name is none that the file system takes, or a folder was to become a part of itself.
     Invalid,
@@ -55,7 +55,7 @@ impl core::fmt::Display for Error {
             Error::NoSpace => "no space left",
             Error::TooLarge => "longer than the file system allows",
             Error::CrossesFileSystems => "the two names are in different file systems",
-            Error::Busy => "something is mounted there",
+            Error::Busy => "in use",
             Error::Invalid => "not possible with these options or names",
             Error::Unsupported => "no file system that is known here (FAT, ext2, ext3, ext4)",
             Error::Corrupt => "the file system is damaged",

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::{Error, Metadata, ext, fat, memory, shared};
+use crate::share::{LOCK_EXCLUSIVE, LOCK_SHARED};
 use alloc::boxed::Box;
 use embedded_io::SeekFrom;
 
@@ -209,6 +210,41 @@ impl File {
             Source::FatWritten(file) => file.sync().await,
             Source::Share(file) => file.sync().await,
             Source::Fat(_) | Source::Ext(_) | Source::Memory(_) => Ok(()),
+        }
+    }
+
+    /// Locks the file, so that no other handle, guest or program of the host that looks for locks has it meanwhile. Does not wait. It is given back by
+    /// [`unlock`](Self::unlock), and when the file is dropped. Files of shares only.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Busy`] if another one has locked it, [`Error::Invalid`] if the file was not opened to be written, [`Error::Unsupported`] for other files.
+    pub fn try_lock(&self) -> Result<(), Error> {
+        self.lock(LOCK_EXCLUSIVE)
+    }
+
+    /// Like [`try_lock`](Self::try_lock), while others may do the same; the file has to be opened to be read.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_lock`](Self::try_lock).
+    pub fn try_lock_shared(&self) -> Result<(), Error> {
+        self.lock(LOCK_SHARED)
+    }
+
+    /// Gives a lock back.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_lock`](Self::try_lock).
+    pub fn unlock(&self) -> Result<(), Error> {
+        self.lock(0)
+    }
+
+    fn lock(&self, flags: u16) -> Result<(), Error> {
+        match &self.source {
+            Source::Share(file) => file.lock(flags),
+            _ => Err(Error::Unsupported),
         }
     }
 

@@ -231,6 +231,15 @@ impl SharedFile {
         Ok(())
     }
 
+    /// Locks the whole file like this, or gives it back.
+    pub(super) fn lock(&self, flags: u16) -> Result<(), Error> {
+        match self.open.share.lock(self.open.handle, flags, 0, 0).block() {
+            Err(Errno::Busy) => Err(Error::Busy),
+            Err(Errno::BadHandle) => Err(Error::Invalid),
+            locked => locked.map(drop).map_err(error),
+        }
+    }
+
     pub(super) async fn sync(&self) -> Result<(), Error> {
         self.open.share.sync(self.open.handle, 0).await.map(drop).map_err(error)
     }

@@ -81,32 +81,42 @@ struct TaskSlot {
     task: Option<Arc<dyn Task>>,
     /// `None` while the task does not run.
     slice: Option<Slice>,
-    /// How much of what it has [used apart](Task::used_apart) and [slept](Task::slept) it has been charged for. What it
-    /// uses between time slices, which it should not, the next time slice is charged for.
-    charged: Duration,
+    /// How much of that it has been charged for. What it uses between time slices, which it should not, the next time slice is charged for.
+    charged: Beside,
+}
+
+/// What a task has cost beside its thread.
+#[derive(Clone, Copy, Default)]
+struct Beside {
+    /// See [`Task::used_apart`].
+    used_apart: Duration,
+    /// See [`Task::slept`]. It counts for whose turn it is, and is no CPU time.
+    slept: Duration,
 }
 
 impl TaskSlot {
     fn new(task: Arc<dyn Task>) -> Self {
-        TaskSlot { task: Some(task), slice: None, charged: Duration::ZERO }
+        TaskSlot { task: Some(task), slice: None, charged: Beside::default() }
     }
 }
 
 impl TaskSlot {
     /// What the task has used apart and slept by now.
-    fn beside(&self) -> Duration {
-        self.task.as_ref().map_or(self.charged, |task| task.used_apart() + task.slept())
+    fn beside(&self) -> Beside {
+        let of_task = |task: &Arc<dyn Task>| Beside { used_apart: task.used_apart(), slept: task.slept() };
+        self.task.as_ref().map_or(self.charged, of_task)
     }
 
-    /// How much of it the task has not been charged for yet.
+    /// How much CPU time the task has used apart and has not been charged for yet.
     fn uncharged(&self) -> Duration {
-        self.beside().saturating_sub(self.charged)
+        self.beside().used_apart.saturating_sub(self.charged.used_apart)
     }
 
-    /// [`uncharged`](Self::uncharged), which is charged now.
+    /// What the task has used apart and slept and has not been charged for yet: it is charged now.
     fn take_uncharged(&mut self) -> Duration {
         let beside = self.beside();
-        beside.saturating_sub(std::mem::replace(&mut self.charged, beside))
+        let before = std::mem::replace(&mut self.charged, beside);
+        beside.used_apart.saturating_sub(before.used_apart) + beside.slept.saturating_sub(before.slept)
     }
 }
 
@@ -179,7 +189,8 @@ impl Entity {
         let slot = core.policy.payload(self.id);
         let running =
             slot.slice.map_or(Duration::ZERO, |slice| slice.thread.read() - slice.begin + slot.uncharged());
-        core.policy.used(self.id) + running
+        let slept = slot.charged.slept;
+        core.policy.used(self.id).saturating_sub(slept) + running
     }
 }
 

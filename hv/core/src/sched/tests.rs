@@ -309,9 +309,9 @@ fn time_that_a_task_does_not_use_is_not_counted() {
     }
 }
 
-/// A task that keeps its thread and does nothing is charged for it.
+/// A task that keeps its thread and does nothing is charged for it, and is not said to have used a processor.
 #[test]
-fn time_slept_in_a_turn_is_charged_as_if_it_was_used() {
+fn time_slept_in_a_turn_counts_for_the_next_turn_and_is_no_cpu_time() {
     struct Dozes;
 
     impl Task for Dozes {
@@ -329,8 +329,9 @@ fn time_slept_in_a_turn_is_charged_as_if_it_was_used() {
     let scheduler = Scheduler::default();
     let entity = add(&scheduler, Arc::new(Dozes));
     scheduler.work(&|| has_ended(&entity));
-    let used = entity.cpu_time();
-    assert!((5..6).contains(&used.as_secs()), "{used:?}");
+    let counted = scheduler.shared.core().policy.used(entity.id);
+    assert!((5..6).contains(&counted.as_secs()), "{counted:?}");
+    assert!(entity.cpu_time() < Duration::from_secs(1), "{:?}", entity.cpu_time());
 }
 
 #[test]

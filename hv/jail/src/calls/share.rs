@@ -46,4 +46,9 @@ pub(super) const SHARE: &[Row] = &[
     any(S::fchown, "the guest sets an owner"),
     with(S::utimensat, 1, 0, "without a path", "the guest sets times"),
     any(S::fstatfs, "how much room there is"),
+    with(S::fcntl, 1, libc::F_OFD_GETLK as u32, "F_OFD_GETLK", "the guest asks whether others have a lock"),
+    any(S::fgetxattr, "extended attributes"),
+    any(S::flistxattr, "their names"),
+    any(S::fsetxattr, "the guest sets an extended attribute, whose name begins with \"user.\""),
+    any(S::fremovexattr, "the guest removes one"),
 ];

@@ -1,5 +1,5 @@
 use super::*;
-use crate::{Folder, RelativePath};
+use crate::{Folder, RelativePath, XattrName};
 use hv_abi::io::share::{
     OPEN_CREATE, OPEN_DIRECTORY, OPEN_EXCLUSIVE, OPEN_READ, OPEN_TRUNCATE, OPEN_WRITE, ROOT,
 };
@@ -224,4 +224,35 @@ fn attributes_are_changed_and_set_id_bits_are_not_given() {
     assert_eq!(work.names(), ["fifo", "file"]);
     let space = work.share.space(ROOT).unwrap();
     assert!(space.block_size > 0 && space.blocks >= space.free);
+}
+
+#[test]
+fn names_of_extended_attributes_are_those_of_users() {
+    let name = |bytes: &[u8]| XattrName::new(bytes.to_vec()).map(drop);
+    assert_eq!(name(b"user.mime_type"), Ok(()));
+    assert_eq!(name(b"user.\xff\n"), Ok(()));
+    assert_eq!(name(b"user."), Err(Errno::Invalid));
+    assert_eq!(name(b"user.a\0"), Err(Errno::Invalid));
+    for other in [&b""[..], b"user", b"security.capability", b"system.posix_acl_default", b"trusted.x", b"a"]
+    {
+        assert_eq!(name(other), Err(Errno::NotSupported));
+    }
+    assert_eq!(name(&[b"user.".to_vec(), vec![b'n'; 250]].concat()), Ok(()));
+    assert_eq!(name(&[b"user.".to_vec(), vec![b'n'; 251]].concat()), Err(Errno::NameTooLong));
+}
+
+#[test]
+fn attributes_of_the_host_are_not_shown() {
+    let work = Work::new("");
+    fs::write(work.at("file"), "x").unwrap();
+    let handle = work.open("file", OPEN_READ | OPEN_WRITE).unwrap();
+    let name = XattrName::new(b"user.a".to_vec()).unwrap();
+    match work.share.set_xattr(handle, &name, b"1", 0) {
+        Err(Errno::NotSupported) => return,
+        set => set.unwrap(),
+    }
+    // For root alone.
+    let _ = rustix::fs::setxattr(work.at("file"), "trusted.b", b"2", rustix::fs::XattrFlags::empty());
+    assert_eq!(work.share.list_xattrs(handle).unwrap(), b"user.a\0");
+    assert_eq!(work.share.xattr(handle, &name).unwrap(), b"1");
 }

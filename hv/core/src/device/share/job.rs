@@ -9,12 +9,13 @@ use hv_abi::Errno;
 use hv_abi::GuestAddr;
 use hv_abi::io::block::Segment;
 use hv_abi::io::share::{
-    NO_FOLLOW, OP_ATTRIBUTES, OP_CHANGE, OP_CLOSE, OP_LINK, OP_MAKE_DIR, OP_OPEN, OP_READ, OP_READ_DIR,
-    OP_READ_LINK, OP_REMOVE, OP_RENAME, OP_SPACE, OP_SYMLINK, OP_SYNC, OP_WRITE, PATH_MAX, READ_DIR_MAX,
-    READ_DIR_MIN, SYNC_DATA, ShareAttributes, ShareChange, ShareConfig, ShareRequest, ShareSpace,
-    WITH_ATTRIBUTES, WRITE_APPEND,
+    NO_FOLLOW, OP_ATTRIBUTES, OP_CHANGE, OP_CLOSE, OP_LINK, OP_LIST_XATTRS, OP_LOCK, OP_MAKE_DIR, OP_OPEN,
+    OP_READ, OP_READ_DIR, OP_READ_LINK, OP_REMOVE, OP_REMOVE_XATTR, OP_RENAME, OP_SET_XATTR, OP_SPACE,
+    OP_SYMLINK, OP_SYNC, OP_WRITE, OP_XATTR, PATH_MAX, READ_DIR_MAX, READ_DIR_MIN, SYNC_DATA,
+    ShareAttributes, ShareChange, ShareConfig, ShareRequest, ShareSpace, WITH_ATTRIBUTES, WRITE_APPEND,
+    XATTR_MAX,
 };
-use hv_share::{RelativePath, Share, errno};
+use hv_share::{RelativePath, Share, XattrName, errno};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use zerocopy::IntoBytes;
@@ -50,6 +51,11 @@ pub(super) enum Job {
     Symlink { place: Place, text: Vec<u8> },
     Change { place: Place, follow: bool, change: ShareChange },
     Space { handle: u64, to: Buffers },
+    Lock { handle: u64, flags: u16, start: u64, len: u64 },
+    Xattr { handle: u64, name: XattrName, to: Option<Buffers> },
+    SetXattr { handle: u64, name: XattrName, value: Vec<u8>, flags: u16 },
+    ListXattrs { handle: u64, to: Option<Buffers> },
+    RemoveXattr { handle: u64, name: XattrName },
 }
 
 impl Job {
@@ -124,6 +130,29 @@ impl Job {
                 raw.known(0)?;
                 Ok(Job::Space { handle, to: raw.exactly::<ShareSpace>(Access::WRITE)? })
             }
+            OP_LOCK => Ok(Job::Lock { handle, flags, start: request.offset, len: request.other }),
+            OP_XATTR => {
+                raw.known(0)?;
+                Ok(Job::Xattr {
+                    handle,
+                    name: raw.xattr_name()?,
+                    to: raw.buffers_or_none(XATTR_MAX, Access::WRITE)?,
+                })
+            }
+            OP_SET_XATTR => {
+                let from = raw.buffers_or_none(XATTR_MAX, Access::READ)?;
+                let mut value = vec![0; request.data_len as usize];
+                from.iter().for_each(|from| from.copy_to(&mut value));
+                Ok(Job::SetXattr { handle, name: raw.xattr_name()?, value, flags })
+            }
+            OP_LIST_XATTRS => {
+                raw.known(0)?;
+                Ok(Job::ListXattrs { handle, to: raw.buffers_or_none(XATTR_MAX, Access::WRITE)? })
+            }
+            OP_REMOVE_XATTR => {
+                raw.known(0)?;
+                Ok(Job::RemoveXattr { handle, name: raw.xattr_name()? })
+            }
             _ => Err(Errno::NotSupported),
         }
     }
@@ -163,6 +192,13 @@ impl Job {
                 Ok(0)
             }
             Job::Sync { handle, data_only } => share.sync(handle, data_only).map(|()| 0),
+            Job::Lock { handle, flags, start, len } => share.lock(handle, flags, start, len).map(|()| 0),
+            Job::Xattr { handle, name, to } => give(&share.xattr(handle, &name)?, to.as_ref()),
+            Job::SetXattr { handle, name, value, flags } => {
+                share.set_xattr(handle, &name, &value, flags).map(|()| 0)
+            }
+            Job::ListXattrs { handle, to } => give(&share.list_xattrs(handle)?, to.as_ref()),
+            Job::RemoveXattr { handle, name } => share.remove_xattr(handle, &name).map(|()| 0),
             Job::MakeDir { place, mode } => share.make_dir(place.from, place.path.as_ref(), mode).map(|()| 0),
             Job::Remove { place, flags } => share.remove(place.from, place.path.as_ref(), flags).map(|()| 0),
             Job::Rename { place, to, flags } => share.rename(place.parts(), to.parts(), flags).map(|()| 0),
@@ -185,6 +221,8 @@ impl Job {
             | Job::Rename { .. }
             | Job::Link { .. }
             | Job::Symlink { .. }
+            | Job::SetXattr { .. }
+            | Job::RemoveXattr { .. }
             | Job::Change { .. } => Direction::Out,
             _ => Direction::In,
         }
@@ -202,6 +240,17 @@ pub(super) enum Direction {
     In,
     /// Something else out of it.
     Out,
+}
+
+/// Puts bytes into the guest's memory, if it has given some. Returns how many there are.
+fn give(bytes: &[u8], to: Option<&Buffers>) -> Result<u64, Errno> {
+    if let Some(to) = to {
+        if bytes.len() as u64 > to.len() {
+            return Err(Errno::TooLarge);
+        }
+        to.copy_from(bytes);
+    }
+    Ok(bytes.len() as u64)
 }
 
 /// Makes a call that a signal may have interrupted before anything was moved.
@@ -270,6 +319,19 @@ impl Raw<'_> {
             return Err(Errno::Invalid);
         }
         Buffers::new(self.memory, &[Segment { address: data, len: data_len, reserved: 0 }], access)
+    }
+
+    /// The memory of a request, at most so many bytes; none of them is none.
+    fn buffers_or_none(&self, most: u32, access: Access) -> Result<Option<Buffers>, Errno> {
+        match self.request.data_len {
+            0 => Ok(None),
+            _ => self.buffers(1..=most, access).map(Some),
+        }
+    }
+
+    /// The name of an extended attribute.
+    fn xattr_name(&self) -> Result<XattrName, Errno> {
+        XattrName::new(self.bytes(self.request.path, self.request.path_len)?)
     }
 
     /// The memory of a request that holds one of these.

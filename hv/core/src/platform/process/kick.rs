@@ -149,15 +149,16 @@ impl ProcessKicker {
 impl Kick for ProcessKicker {
     fn kick(&self) {
         let is_running = || self.running.load(Ordering::SeqCst);
-        if is_running() && self.alert.is_asleep() {
-            self.slept.store(true, Ordering::SeqCst);
-        }
+        // Before hv's thread is woken, which looks at it.
+        let found_asleep = is_running() && self.alert.is_asleep() && !self.slept.swap(true, Ordering::SeqCst);
         // One signal for all kicks that are not answered yet. A signal more would interrupt the handler of the one before; on a busy host, where the
         // process runs for moments only, it would then never come to the end of one, or to that of its stack.
-        if self.requested.swap(true, Ordering::SeqCst) {
-            return;
+        let is_first = !self.requested.swap(true, Ordering::SeqCst);
+        // If only one of them slept, the guest has said that its run is over: hv's thread is awake, and waits for a processor.
+        if found_asleep && self.alert.alert() < 2 {
+            self.slept.store(false, Ordering::SeqCst);
         }
-        if is_running() {
+        if is_first && is_running() {
             let process = self.process();
             if is_running() && !self.is_parked() {
                 self.signalled.store(true, Ordering::SeqCst);

@@ -106,10 +106,10 @@ impl Alert {
         self.word().load(Ordering::Acquire) == owner::HOST_GUEST_SLEEPS
     }
 
-    /// Wakes the thread.
-    pub(super) fn alert(&self) {
+    /// Wakes the thread. Returns how many threads slept on the word.
+    pub(super) fn alert(&self) -> usize {
         // Wakes all sleepers on the word. A guest that sleeps there checks the word and sleeps on.
-        let _ = futex::wake(self.word(), Flags::empty(), i32::MAX as u32);
+        futex::wake(self.word(), Flags::empty(), i32::MAX as u32).unwrap_or(0)
     }
 }
 

@@ -4,6 +4,7 @@
 #![no_std]
 #![no_main]
 
+mod owned;
 mod raw;
 
 use hv_guest::abi::Errno;
@@ -32,6 +33,9 @@ fn main() {
             "wait" => wait(),
             "work" => work(),
             "read-only" => read_only(),
+            "locks" => owned::locks(first()),
+            "xattrs" => owned::xattrs(first()),
+            "foreign-xattrs" => owned::foreign_xattrs(first()),
             "append" => append(path),
             "fill" => fill(path),
             "ready" => hv_guest::ready(),
@@ -214,6 +218,8 @@ fn read_only() {
     assert!(outcomes.iter().all(|outcome| *outcome == Err(Errno::ReadOnly)), "{outcomes:?}");
     let reader = share.open(ROOT, b"file", OPEN_READ).block().unwrap();
     assert_eq!(share.write(reader, 0, b"x", 0).block(), Err(Errno::BadHandle));
+    assert_eq!(share.set_xattr(reader, b"user.a", b"x", 0).block(), Err(Errno::ReadOnly));
+    assert_eq!(share.remove_xattr(reader, b"user.a").block(), Err(Errno::ReadOnly));
 }
 
 /// Appends a line to a file, a hundred times.
