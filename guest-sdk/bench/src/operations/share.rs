@@ -112,6 +112,9 @@ fn read<const SIZE: usize, const DEPTH: usize, const SEQUENTIAL: bool>(meter: &m
         .map_err(|errno: Errno| failed("reading a file", errno))
 }
 
+/// Bytes that the attributes of a file are.
+const ATTRIBUTES: u64 = size_of::<ShareAttributes>() as u64;
+
 const fn operation(
     name: &'static str,
     against: &'static str,
@@ -127,14 +130,14 @@ pub(super) const OPERATIONS: &[Operation] = &[
     operation(
         "share-stat-d1",
         "host-stat",
-        0,
+        ATTRIBUTES,
         "The attributes of one of 10,000 files in a share, one question at a time.",
         stat::<1>,
     ),
     operation(
         "share-stat-d16",
         "host-stat",
-        0,
+        ATTRIBUTES,
         "The attributes of one of 10,000 files in a share, 16 questions in flight.",
         stat::<16>,
     ),

@@ -155,11 +155,13 @@ impl File {
     }
 
     /// Where a write goes.
-    fn place(&self, offset: u64) -> Result<u64, Error> {
-        match (self.writes, self.appends) {
-            (false, _) => Err(Error::ReadOnly),
-            (true, true) => Ok(self.len()),
-            (true, false) => Ok(offset),
+    fn place(&mut self, offset: u64) -> Result<u64, Error> {
+        match (self.writes, self.appends, &mut self.source) {
+            (false, ..) => Err(Error::ReadOnly),
+            (true, false, _) => Ok(offset),
+            // Another handle may have appended to it.
+            (true, true, Source::FatWritten(file)) => file.present_len(),
+            (true, true, _) => Ok(self.len()),
         }
     }
 

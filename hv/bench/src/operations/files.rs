@@ -10,13 +10,16 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::rc::Rc;
 
+/// Bytes that the attributes of a file are in a share. Operations with bytes are compared by their number in a time, whatever is in flight.
+const ATTRIBUTES: u64 = size_of::<hv_abi::io::share::ShareAttributes>() as u64;
+
 pub(super) fn operations(files: &Rc<Files>) -> Vec<Box<dyn Operation>> {
     let with = |measure: fn(&Files, u64) -> io::Result<Vec<f64>>| {
         let files = files.clone();
         Box::new(move |count| measure(&files, count))
     };
     let what = "The attributes of one of 10,000 files in a folder, by a program of the host.";
-    let stat = host("host-stat", Group::Files, 0, 1, what, with(stat));
+    let stat = host("host-stat", Group::Files, ATTRIBUTES, 1, what, with(stat));
     let what = "An entry, with its attributes, of a folder of 10,000 files, by a program of the host.";
     let list = host("host-list", Group::Files, 0, COUNT, what, with(list));
     let what = "1 MiB of a file in the page cache, one read after the other, by a program of the host.";
@@ -55,7 +58,9 @@ fn list(files: &Files, count: u64) -> io::Result<Vec<f64>> {
         }
         Ok(found)
     };
-    let took = times(count, COUNT, || failed = all().err().or(failed.take()));
+    // A call of `all` is as many operations as there are entries.
+    let mut took = times(count.div_ceil(COUNT), 1, || failed = all().err().or(failed.take()));
+    took.iter_mut().for_each(|nanos| *nanos /= COUNT as f64);
     failed.map_or(Ok(took), Err)
 }
 

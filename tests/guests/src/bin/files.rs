@@ -152,8 +152,11 @@ async fn handles(files: &FileSystem) {
     assert_eq!(log.len(), 19);
     log.set_len(3).unwrap();
     log.write_all(b"+3").await.unwrap();
-    drop(log);
-    assert_eq!(content(files, "x").await, b"01a+3");
+    let mut second = files.open_with("x", OpenOptions::new().append(true)).unwrap();
+    second.write_all(b"+4").await.unwrap();
+    log.write_all(b"+5").await.unwrap();
+    drop((log, second));
+    assert_eq!(content(files, "x").await, b"01a+3+4+5");
     assert!(files.create("x").unwrap().is_empty());
     assert!(content(files, "x").await.is_empty());
     files.remove_file("x").unwrap();

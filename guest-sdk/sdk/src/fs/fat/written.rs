@@ -39,6 +39,12 @@ impl WrittenFile {
         Ok(())
     }
 
+    /// Its length by now.
+    pub(in crate::fs) fn present_len(&mut self) -> Result<u64, Error> {
+        self.refresh()?;
+        Ok(self.metadata.len)
+    }
+
     fn handle(&self) -> Result<Handle<'_>, Error> {
         match self.fat.find(&self.path)? {
             Place::Entry(entry) if !entry.is_dir() => Ok(entry.to_file()),

@@ -7,7 +7,7 @@ use super::*;
 use crate::memory::{Access, Template};
 use crate::platform::{CpuState, Exit, Fault, StartVcpu, Vcpu};
 use hv_abi::GuestAddr;
-use hv_stub::{PAGE, PART, field};
+use hv_stub::{PAGE, PART, field, owner};
 use rustix::process::{Pid, Signal};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -17,6 +17,7 @@ const RESULTS: u64 = 2 * PAGE_SIZE;
 const HYPERCALLS: u64 = 3 * PAGE_SIZE;
 const TAINTS: u64 = 4 * PAGE_SIZE;
 const LOOKS: u64 = TAINTS + PAGE_SIZE / 2;
+const SLEEPS: u64 = 5 * PAGE_SIZE;
 const STACK: u64 = 6 * PAGE_SIZE;
 const SIZE: u64 = 16 * PAGE_SIZE;
 
@@ -75,6 +76,23 @@ fn looks() -> Vec<u8> {
     [code, call, vec![0xeb, back as u8]].concat()
 }
 
+/// Waits until hv sleeps; then sleeps as if it had given control back, and does not wake hv.
+fn sleeps() -> Vec<u8> {
+    let word = (PAGE + field::OWNER) as u32;
+    let asleep = owner::HOST_GUEST_SLEEPS.to_le_bytes();
+    // mov $word, %edi; 1: cmpl $waits, (%rdi); jne 1b
+    let mut code = [&[0xbf], &word.to_le_bytes()[..], &[0x83, 0x3f, owner::GUEST_HOST_SLEEPS as u8]].concat();
+    code.extend([0x75, 0xfb]);
+    // movl $asleep, (%rdi)
+    code.extend([&[0xc7, 0x07], &asleep[..]].concat());
+    // mov $futex, %eax; xor %esi, %esi; mov $asleep, %edx; xor %r10d, %r10d; syscall
+    code.extend(
+        [&[0xb8], &(libc::SYS_futex as u32).to_le_bytes()[..], &[0x31, 0xf6, 0xba], &asleep].concat(),
+    );
+    code.extend([0x45, 0x31, 0xd2, 0x0f, 0x05]);
+    [code, call()].concat()
+}
+
 fn platform() -> Option<ProcessPlatform> {
     let skip = |error: &PlatformError| hv_skip::skip(format_args!("needs the platform process: {error}"));
     ProcessPlatform::new().inspect_err(skip).ok()
@@ -89,6 +107,7 @@ fn tainted() -> Option<(ProcessVcpu, Arc<GuestMemory>)> {
     made.allow(STACK..SIZE, Access::READ | Access::WRITE);
     made.host_write(TAINTS, &taints());
     made.host_write(LOOKS, &looks());
+    made.host_write(SLEEPS, &sleeps());
     let page = HypercallPage::all(HYPERCALLS, 1).next().unwrap();
     platform.prepare(&made, &[page]).unwrap();
     let template = Arc::new(Template::seal(made).unwrap());
@@ -177,6 +196,32 @@ fn kicks_at_any_time_are_neither_lost_nor_seen_by_the_wrong_guest() {
         }
         done.store(true, Ordering::SeqCst);
     });
+}
+
+#[test]
+fn a_guest_that_sleeps_while_it_has_control_is_charged_for_that() {
+    let Some((mut vcpu, memory)) = tainted() else { return };
+    let kicker = vcpu.kicker();
+    for is_kicked in [false, true] {
+        let before = kicker.slept();
+        // A kick may come before it runs.
+        let is_charged = (0..100).any(|_| {
+            vcpu.halt();
+            memory.reset();
+            vcpu.reset(&state(SLEEPS)).unwrap();
+            std::thread::scope(|scope| {
+                if is_kicked {
+                    scope.spawn(|| {
+                        std::thread::sleep(Duration::from_millis(5));
+                        kicker.kick();
+                    });
+                }
+                vcpu.run();
+            });
+            kicker.slept() > before
+        });
+        assert!(is_charged, "kicked: {is_kicked}");
+    }
 }
 
 #[test]
