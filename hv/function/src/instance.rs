@@ -128,7 +128,13 @@ impl Instance {
 
     /// Whether its machine, which is idle, can be given a request. Asked right before that.
     pub(super) fn is_undisturbed(&self) -> bool {
-        self.guest().is_some_and(|guest| guest.is_undisturbed())
+        let Some(inner) = self.inner.upgrade() else { return false };
+        match inner.options.isolation {
+            // It is paused: nobody has its virtual CPUs.
+            Isolation::Request => self.guest().is_some_and(|guest| guest.is_undisturbed()),
+            // It may be running.
+            Isolation::Instance => true,
+        }
     }
 
     /// Begins a request, in an instance that is idle.

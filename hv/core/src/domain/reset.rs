@@ -98,7 +98,8 @@ impl Guest {
     }
 
     /// Whether nothing has disturbed the virtual CPUs of a paused clone since its [reset](Self::reset). One that was disturbed can only be dropped: on
-    /// the platform *process*, its process has ended or may have executed what the guest before wanted.
+    /// the platform *process*, its process has ended or may have executed what the guest before wanted. Waits for a clone that is not paused to leave its
+    /// virtual CPUs.
     pub fn is_undisturbed(&self) -> bool {
         self.domain.vcpus.iter().all(|vcpu| vcpu.cpu().vcpu.is_undisturbed())
     }
