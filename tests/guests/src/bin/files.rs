@@ -81,7 +81,7 @@ async fn work(files: &FileSystem) {
     renames(files).await;
     like_a_model(files).await;
     files.create_dir_all("/kept/in here").unwrap();
-    let bytes: Vec<u8> = (0..100_000_u32).map(|n| (n * n >> 7) as u8).collect();
+    let bytes: Vec<u8> = (0..100_000_u32).map(|n| (n.wrapping_mul(n) >> 7) as u8).collect();
     files.write(KEPT, &bytes).await.unwrap();
     files.open_with(KEPT, OpenOptions::new().append(true)).unwrap().sync_all().await.unwrap();
     files.sync().unwrap();
