@@ -121,11 +121,11 @@ impl Root for InMemory {
         true
     }
 
-    fn is_folder(&self, path: &str) -> Result<bool, Self::Error> {
+    async fn is_folder(&self, path: &str) -> Result<bool, Self::Error> {
         Ok(path == "/")
     }
 
-    fn list(&self, _: &str) -> Result<Vec<Entry>, Self::Error> {
+    async fn list(&self, _: &str) -> Result<Vec<Entry>, Self::Error> {
         let entry = |(path, bytes): (&String, &Arc<[u8]>)| Entry {
             name: path[1..].to_owned(),
             is_folder: false,
@@ -134,7 +134,7 @@ impl Root for InMemory {
         Ok(self.0.iter().map(entry).collect())
     }
 
-    fn open(&self, path: &str) -> Result<Opened, Self::Error> {
+    async fn open(&self, path: &str) -> Result<Opened, Self::Error> {
         let bytes = self.0.get(path).ok_or("no such file")?.clone();
         Ok(Opened { bytes, position: 0 })
     }

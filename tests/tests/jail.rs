@@ -305,7 +305,14 @@ fn a_process_that_is_taken_over() {
         "io" => Builder::new(image("udp-echo")).memory(16 << 20).network(Box::new(Wire(what.into())), None),
         _ => Builder::new(image("hello")).output(output),
     };
-    jail::jail(Plan { main: Kind::Run, platform: jail::Platform::Kvm, late: false, places: vec![] }).unwrap();
+    jail::jail(Plan {
+        main: Kind::Run,
+        platform: jail::Platform::Kvm,
+        late: false,
+        shares: false,
+        places: vec![],
+    })
+    .unwrap();
     let engine = Engine::new(platform, usize::from(kind == "cpu")).unwrap();
     let guest = builder.spawn(&engine).unwrap();
     jail::enter(Kind::Run);
@@ -363,8 +370,14 @@ fn a_thread_apart_that_tries() {
     let Some(times) = std::env::var("HV_JAIL_APART").ok().and_then(|times| times.parse().ok()) else {
         return;
     };
-    jail::jail(Plan { main: Kind::Serve, platform: jail::Platform::Kvm, late: false, places: vec![] })
-        .unwrap();
+    jail::jail(Plan {
+        main: Kind::Serve,
+        platform: jail::Platform::Kvm,
+        late: false,
+        shares: false,
+        places: vec![],
+    })
+    .unwrap();
     jail::enter(Kind::Deploy);
     for _ in 0..times {
         let error = std::env::current_dir().unwrap_err();
@@ -406,8 +419,14 @@ fn a_process_that_opens_files() {
     let Ok(folder) = std::env::var("HV_JAIL_FOLDER") else { return };
     let folder = Path::new(&folder);
     let places = vec![Place { path: folder.join("named"), usage: Use::Read }];
-    let missing =
-        jail::jail(Plan { main: Kind::Serve, platform: jail::Platform::Kvm, late: false, places }).unwrap();
+    let missing = jail::jail(Plan {
+        main: Kind::Serve,
+        platform: jail::Platform::Kvm,
+        late: false,
+        shares: false,
+        places,
+    })
+    .unwrap();
     if missing.contains(&Missing::Landlock) {
         hv_tests::skip("needs Landlock");
         return;

@@ -143,6 +143,61 @@ fn what_changes_on_the_host_is_seen(platform: Platform) {
     fs::create_dir(folder.0.path()).unwrap();
 }
 
+/// The threads of a share start with the first request that may have to wait for a disk.
+#[guest_test]
+fn what_the_host_has_in_memory_needs_no_threads(platform: Platform) {
+    let folder = Folder::new();
+    let kind = tool(Command::new("stat").args(["-f", "-c", "%T"]).arg(folder.0.path())).text();
+    if !["ext2/ext3", "xfs", "btrfs", "f2fs", "tmpfs"].contains(&kind.trim()) {
+        hv_tests::skip(&format!("needs a folder on a local file system, and this is {}", kind.trim()));
+        return;
+    }
+    // What has just been made is in memory, and so is that a name is not there, once it was looked for.
+    assert!(!folder.path("nothing").exists());
+    let commands = ["stat:file", "stat:folder/inner", "stat:up", "wait", "cat:file", "wait"];
+    let mut command = platform.run("share", &["--share", &folder.option()], &commands);
+    let mut hv = Running::new(command.stdin(Stdio::piped()));
+    let mut input = hv.child.stdin.take().unwrap();
+    let mut output = BufReader::new(hv.child.stdout.take().unwrap()).lines();
+    let mut threads = || {
+        while output.next().expect("the guest runs").unwrap() != "waiting" {}
+        let tasks = fs::read_dir(format!("/proc/{}/task", hv.child.id())).unwrap();
+        let names = tasks.map(|task| fs::read_to_string(task.unwrap().path().join("comm")).unwrap());
+        names.filter(|name| name.starts_with("share ")).count()
+    };
+    assert_eq!(threads(), 0, "for attributes");
+    input.write_all(b"\n").unwrap();
+    assert_eq!(threads(), 4, "for a file that is opened");
+    input.write_all(b"\n").unwrap();
+    assert!(hv.wait().success());
+}
+
+/// It was promised that nothing changes: then a guest need not ask again.
+#[guest_test]
+fn what_a_guest_has_found_in_an_unchanging_share_it_keeps(platform: Platform) {
+    let folder = Folder::new();
+    for (option, length, text, nothing) in
+        [(",cache=always", 4, "file", "Err(NotFound)"), (",cache=auto", 7, "changed", "Ok(")]
+    {
+        let share = format!("{}{option}", folder.option());
+        let mut command = platform.run("share", &["--share", &share], &["unchanging:file"]);
+        let mut hv = Running::new(command.stdin(Stdio::piped()));
+        let mut input = hv.child.stdin.take().unwrap();
+        let mut output = BufReader::new(hv.child.stdout.take().unwrap());
+        assert_eq!(lines_until(&mut output, "waiting"), ["4 file Err(NotFound) true"]);
+        fs::write(folder.path("new"), "changed").unwrap();
+        fs::rename(folder.path("new"), folder.path("file")).unwrap();
+        fs::write(folder.path("nothing"), "something").unwrap();
+        input.write_all(b"\n").unwrap();
+        let lines = lines_until(&mut output, "waiting");
+        assert!(lines[0].starts_with(&format!("{length} {text} {nothing}")), "{option}: {lines:?}");
+        input.write_all(b"\n").unwrap();
+        assert!(hv.wait().success());
+        fs::write(folder.path("file"), "file").unwrap();
+        fs::remove_file(folder.path("nothing")).unwrap();
+    }
+}
+
 #[guest_test]
 fn names_that_are_no_text_are_left_out_of_lists_and_harm_nothing(platform: Platform) {
     let folder = Folder::new();
@@ -168,6 +223,9 @@ fn several_shares_have_tags_of_their_own(platform: Platform) {
     refused(&["--share", "/nowhere/at/all,ro"], &["/nowhere/at/all", "No such file"]);
     refused(&["--share", "/etc/passwd,ro"], &["not a folder", "--disk"]);
     refused(&["--share", &option(&one, "=a b")], &["tag"]);
+    let writable = format!("{},cache=always", one.path().to_str().unwrap());
+    refused(&["--share", &writable], &["cache=always", "add ,ro"]);
+    refused(&["--share", &option(&one, ",cache=most")], &["auto or always", "most"]);
 }
 
 #[guest_test]
@@ -284,6 +342,89 @@ fn extended_attributes(platform: Platform) {
 #[guest_test]
 fn attributes_that_mean_something_to_the_host_are_no_guests(platform: Platform) {
     survives(platform, &["foreign-xattrs"]);
+}
+
+/// What a guest prints up to a line, and that line's place is in the output.
+fn lines_until(output: &mut impl BufRead, end: &str) -> Vec<String> {
+    let lines = output.lines().map(|line| line.expect("the guest runs"));
+    lines.take_while(|line| line != end).collect()
+}
+
+#[guest_test]
+fn a_guest_is_told_what_changes_in_a_folder(platform: Platform) {
+    let folder = Folder::new();
+    let mut command = platform.run("share", &["--share", &folder.option()], &["watch:folder"]);
+    let mut hv = Running::new(&mut command);
+    let mut output = BufReader::new(hv.child.stdout.take().unwrap());
+    assert_eq!(lines_until(&mut output, "watching"), Vec::<String>::new());
+    let path = |name: &str| folder.path("folder").join(name);
+    fs::write(path("new"), "text").unwrap();
+    fs::create_dir(path("below")).unwrap();
+    fs::rename(path("new"), path("other")).unwrap();
+    fs::write(path("below/unseen"), "").unwrap();
+    fs::set_permissions(path("other"), fs::Permissions::from_mode(0o600)).unwrap();
+    fs::remove_file(path("other")).unwrap();
+    fs::create_dir(path("end")).unwrap();
+    let told = [
+        "Made new",
+        "Written new",
+        "Closed new",
+        "Made below/",
+        "Removed new, paired",
+        "Made other, paired",
+        "Attributes other",
+        "Removed other",
+        "Made end/",
+    ];
+    assert_eq!(lines_until(&mut output, "survived"), told);
+    assert!(hv.wait().success());
+}
+
+/// What a guest does itself, and what another one does, is told as well.
+#[guest_test]
+fn guests_tell_each_other_by_files(platform: Platform) {
+    let folder = Folder::new();
+    let mut command = platform.run("share", &["--share", &folder.option()], &["watch:/"]);
+    let mut hv = Running::new(&mut command);
+    let mut output = BufReader::new(hv.child.stdout.take().unwrap());
+    lines_until(&mut output, "watching");
+    folder.works(platform, &["append:hello"]);
+    fs::create_dir(folder.path("end")).unwrap();
+    let lines = lines_until(&mut output, "survived");
+    assert_eq!(lines[..2], ["Made log", "Written log"]);
+    assert_eq!(lines[lines.len() - 2..], ["Closed log", "Made end/"]);
+    assert!(hv.wait().success());
+}
+
+#[guest_test]
+fn a_guest_watches_for_a_while_and_does_something_else(platform: Platform) {
+    let folder = Folder::new();
+    let printed = folder.printed(platform, &["watch-and-go:folder"]);
+    assert_eq!(printed, "nothing\nnothing\nNotSupported\nBadHandle\n");
+}
+
+#[guest_test]
+fn a_guest_that_watches_and_fetches_without_end_is_refused_at_the_limits(platform: Platform) {
+    Folder::new().works(platform, &["watch-for-good:folder"]);
+}
+
+/// It is paused meanwhile, and its handle is gone afterwards.
+#[guest_test]
+fn a_guest_is_saved_while_it_watches(platform: Platform) {
+    let folder = Folder::new();
+    let places = TempDir::new().unwrap();
+    let snapshot = places.path().join("share.snap");
+    let commands = ["watch:folder"];
+    save(platform, "share", &snapshot, &["--share", &folder.option(), "--after", "1s"], &commands);
+    let end = restored(platform, &snapshot, &["--share", &folder.option()]).expect(0);
+    assert_eq!(end.text(), "host: no such open file\nsurvived\n");
+}
+
+#[guest_test]
+fn operations_that_let_other_tasks_run(platform: Platform) {
+    let folder = Folder::new();
+    folder.works(platform, &["asynchronous"]);
+    assert!(folder.path("made/a").is_dir());
 }
 
 #[guest_test]

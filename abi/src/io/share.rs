@@ -23,6 +23,8 @@ bitflags::bitflags! {
     pub struct ShareFeatures: u32 {
         /// Whatever would change something is refused.
         const READ_ONLY = 1 << 0;
+        /// Nothing in it changes as long as the guest runs, as the user has promised: what was found once may be kept.
+        const UNCHANGING = 1 << 1;
     }
 }
 
@@ -99,6 +101,18 @@ pub const OP_SET_XATTR: u16 = 18;
 pub const OP_LIST_XATTRS: u16 = 19;
 /// Removes the extended attribute that `path` names.
 pub const OP_REMOVE_XATTR: u16 = 20;
+
+/// Notes what changes in a folder, or of a file, from now on until the handle is closed. The handle has to be open to be read.
+pub const OP_WATCH: u16 = 21;
+/// Fills the memory with [`ShareEvent`]s of a handle that is watched, once there are some; `value` is the number of bytes, and may be 0.
+pub const OP_CHANGES: u16 = 22;
+
+/// Of [`OP_CHANGES`]: answers at once, and so are those of the same handle that wait.
+pub const CHANGES_NOW: u16 = 1 << 0;
+/// Most [`OP_CHANGES`] that wait at a time.
+pub const CHANGES_WAITING: usize = 32;
+/// Most handles of a share that are watched at a time.
+pub const WATCHED_MAX: usize = 64;
 
 /// Most bytes of an extended attribute, and of the names of all.
 pub const XATTR_MAX: u32 = 64 << 10;
@@ -310,6 +324,41 @@ pub struct ShareEntry {
 }
 
 layout!(ShareEntry: 24 { cookie @ 0, inode @ 8, len @ 16, name_len @ 18, kind @ 20 });
+
+/// The head of an event. The name follows, then zeroes up to a multiple of 8.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ShareEvent {
+    /// `EVENT_` bits: what happened. Bits that a guest does not know are to be ignored.
+    pub what: u32,
+    /// The same number, which is not 0, in both events of a name that was renamed.
+    pub pair: u32,
+    /// Bytes of the whole event, a multiple of 8.
+    pub len: u16,
+    /// Bytes of the name in the folder; 0: the folder or file that is watched.
+    pub name_len: u16,
+    /// Zero.
+    pub reserved: u32,
+}
+
+layout!(ShareEvent: 16 { what @ 0, pair @ 4, len @ 8, name_len @ 10, reserved @ 12 });
+
+/// Of [`ShareEvent`]: there is something of this name.
+pub const EVENT_MADE: u32 = 1 << 0;
+/// Of [`ShareEvent`]: the name is gone, or leads to something else.
+pub const EVENT_REMOVED: u32 = 1 << 1;
+/// Of [`ShareEvent`]: bytes were written, or the size was changed.
+pub const EVENT_WRITTEN: u32 = 1 << 2;
+/// Of [`ShareEvent`]: somebody who could write has closed it.
+pub const EVENT_CLOSED: u32 = 1 << 3;
+/// Of [`ShareEvent`]: attributes were changed.
+pub const EVENT_ATTRIBUTES: u32 = 1 << 4;
+/// Of [`ShareEvent`]: what it is about is a folder.
+pub const EVENT_DIRECTORY: u32 = 1 << 5;
+/// Of [`ShareEvent`], alone: there were more events than were kept. What is there now has to be looked at.
+pub const EVENT_LOST: u32 = 1 << 6;
+/// Of [`ShareEvent`], alone: the file system of what was watched is gone, and nothing more comes.
+pub const EVENT_ENDED: u32 = 1 << 7;
 
 /// Kinds of files: the upper four bits of a `mode`.
 pub mod kind {

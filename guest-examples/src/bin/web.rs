@@ -25,10 +25,11 @@ async fn main(spawner: hv_guest::Spawner) -> Result<(), String> {
     let files = Rc::new(match share::shares().next() {
         Some(share) => {
             println!("share {}", share.tag());
-            // Nothing is kept: what changes on the host is seen.
-            Files::new(fs::open_share(share), 0)
+            // What changes on the host is seen, so nothing is kept, unless nothing changes.
+            let kept = if share.unchanging() { heap / 8 } else { 0 };
+            Files::new(fs::open_share(share).into_async(), kept)
         }
-        None => Files::new(disk()?, heap / 8),
+        None => Files::new(disk()?.into_async(), heap / 8),
     });
     // When the host is short of memory, files are read again.
     let cached = files.clone();

@@ -133,14 +133,14 @@ impl Root for Site {
         *error == "absent"
     }
 
-    fn is_folder(&self, path: &str) -> Result<bool, Self::Error> {
+    async fn is_folder(&self, path: &str) -> Result<bool, Self::Error> {
         if self.0.contains_key(path.trim_end_matches('/')) {
             return Ok(false);
         }
-        self.list(path).map(|_| true)
+        self.list(path).await.map(|_| true)
     }
 
-    fn list(&self, path: &str) -> Result<Vec<Entry>, Self::Error> {
+    async fn list(&self, path: &str) -> Result<Vec<Entry>, Self::Error> {
         let folder = alloc::format!("{}/", path.trim_end_matches('/'));
         let mut entries = BTreeMap::new();
         for (path, bytes) in &self.0 {
@@ -152,7 +152,7 @@ impl Root for Site {
         if entries.is_empty() { Err("absent") } else { Ok(entries.into_values().collect()) }
     }
 
-    fn open(&self, path: &str) -> Result<Bytes, Self::Error> {
+    async fn open(&self, path: &str) -> Result<Bytes, Self::Error> {
         let bytes = self.0.get(path).ok_or("absent")?.as_ref().ok_or("unreadable")?;
         Ok(Bytes::new(bytes, 1000))
     }

@@ -65,13 +65,13 @@ impl Share for budget::Share<'_> {
 #[cfg(feature = "fs")]
 mod files {
     use super::{Entry, File, Root, Source};
-    use crate::fs::{self, Error, FileSystem};
+    use crate::fs::{self, AsyncFileSystem, Error};
     use alloc::boxed::Box;
     use alloc::vec::Vec;
     use core::future::Future;
     use core::pin::Pin;
 
-    impl Root for FileSystem {
+    impl Root for AsyncFileSystem {
         type File = fs::File;
         type Error = Error;
 
@@ -79,18 +79,18 @@ mod files {
             matches!(error, Error::NotFound | Error::NotAFolder | Error::IsAFolder)
         }
 
-        fn is_folder(&self, path: &str) -> Result<bool, Error> {
-            Ok(self.metadata(path)?.is_dir)
+        async fn is_folder(&self, path: &str) -> Result<bool, Error> {
+            Ok(self.metadata(path).await?.is_dir)
         }
 
-        fn list(&self, path: &str) -> Result<Vec<Entry>, Error> {
+        async fn list(&self, path: &str) -> Result<Vec<Entry>, Error> {
             let entry =
                 |fs::Entry { name, metadata }| Entry { name, is_folder: metadata.is_dir, size: metadata.len };
-            Ok(self.read_dir(path)?.into_iter().map(entry).collect())
+            Ok(self.read_dir(path).await?.into_iter().map(entry).collect())
         }
 
-        fn open(&self, path: &str) -> Result<fs::File, Error> {
-            FileSystem::open(self, path)
+        async fn open(&self, path: &str) -> Result<fs::File, Error> {
+            AsyncFileSystem::open(self, path).await
         }
 
         async fn read(&self, file: &mut fs::File, bytes: &mut [u8]) -> Result<(), Error> {

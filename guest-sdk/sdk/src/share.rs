@@ -13,28 +13,32 @@
 //! Nothing is kept in the guest: each operation asks the host, and sees what is there now.
 #![forbid(unsafe_code)]
 
+mod watch;
+
 use crate::devices::devices;
 use crate::requests::{Operation, Request, RequestQueue, Response};
 use alloc::vec::Vec;
 use core::future::Future;
-use core::pin::Pin;
-use core::task::{Context, Poll};
+use core::pin::{Pin, pin};
+use core::task::{Context, Poll, Waker};
 use hv_abi::device::{Config, DeviceInfo};
 use hv_abi::io::share::{
-    OP_ATTRIBUTES, OP_CHANGE, OP_CLOSE, OP_LINK, OP_LIST_XATTRS, OP_LOCK, OP_MAKE_DIR, OP_OPEN, OP_READ,
-    OP_READ_DIR, OP_READ_LINK, OP_REMOVE, OP_REMOVE_XATTR, OP_RENAME, OP_SET_XATTR, OP_SPACE, OP_SYMLINK,
-    OP_SYNC, OP_WRITE, OP_XATTR, ShareAttributes, ShareChange, ShareConfig, ShareFeatures, ShareRequest,
-    ShareResponse, ShareSpace,
+    OP_ATTRIBUTES, OP_CHANGE, OP_CHANGES, OP_CLOSE, OP_LINK, OP_LIST_XATTRS, OP_LOCK, OP_MAKE_DIR, OP_OPEN,
+    OP_READ, OP_READ_DIR, OP_READ_LINK, OP_REMOVE, OP_REMOVE_XATTR, OP_RENAME, OP_SET_XATTR, OP_SPACE,
+    OP_SYMLINK, OP_SYNC, OP_WATCH, OP_WRITE, OP_XATTR, ShareAttributes, ShareChange, ShareConfig,
+    ShareFeatures, ShareRequest, ShareResponse, ShareSpace,
 };
 use hv_abi::{Errno, GuestAddr};
 use spin::LazyLock;
 use zerocopy::IntoBytes;
 
 pub use hv_abi::io::share::{
-    LOCK_EXCLUSIVE, LOCK_SHARED, LOCK_TEST, NO_FOLLOW, OPEN_CREATE, OPEN_DIRECTORY, OPEN_EXCLUSIVE,
-    OPEN_READ, OPEN_TRUNCATE, OPEN_WRITE, READ_DIR_MAX, REMOVE_DIRECTORY, RENAME_EXCHANGE, RENAME_NO_REPLACE,
-    ROOT, SYNC_DATA, WITH_ATTRIBUTES, WRITE_APPEND, XATTR_CREATE, XATTR_MAX, XATTR_REPLACE,
+    CHANGES_NOW, LOCK_EXCLUSIVE, LOCK_SHARED, LOCK_TEST, NO_FOLLOW, OPEN_CREATE, OPEN_DIRECTORY,
+    OPEN_EXCLUSIVE, OPEN_READ, OPEN_TRUNCATE, OPEN_WRITE, READ_DIR_MAX, REMOVE_DIRECTORY, RENAME_EXCHANGE,
+    RENAME_NO_REPLACE, ROOT, SYNC_DATA, WITH_ATTRIBUTES, WRITE_APPEND, XATTR_CREATE, XATTR_MAX,
+    XATTR_REPLACE,
 };
+pub use watch::{Event, Events, Watch};
 
 impl Request for ShareRequest {
     type Response = ShareResponse;
@@ -119,6 +123,11 @@ impl Share {
         ShareFeatures::from_bits_truncate(self.0.config.features).contains(ShareFeatures::READ_ONLY)
     }
 
+    /// Whether nothing in it changes as long as the guest runs, as the user has promised: what was found once may be kept.
+    pub fn unchanging(&self) -> bool {
+        ShareFeatures::from_bits_truncate(self.0.config.features).contains(ShareFeatures::UNCHANGING)
+    }
+
     /// Most bytes of one read or write. The host refuses longer ones.
     pub fn max_transfer(&self) -> usize {
         self.0.config.max_transfer as usize
@@ -127,6 +136,17 @@ impl Share {
     /// How many handles may be open at a time.
     pub fn max_handles(&self) -> usize {
         self.0.config.max_handles as usize
+    }
+
+    /// Carries out what consists of operations of this share, waiting without an executor. No task runs meanwhile.
+    pub(crate) fn drive<T>(&self, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        loop {
+            if let Poll::Ready(output) = work.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                return output;
+            }
+            self.0.queue.wait();
+        }
     }
 
     fn call<'a>(&self, request: ShareRequest) -> Call<'a> {
@@ -243,6 +263,21 @@ impl Share {
         self.call(with_path(OP_REMOVE_XATTR, handle, name, 0))
     }
 
+    /// Notes from now on what changes in a folder, or of a file, that is open to be read, until the handle is closed. [`Watch`] does that, and the rest.
+    ///
+    /// Errors: [`Errno::BadHandle`], [`Errno::TooManyOpen`] above 64 handles, [`Errno::NoSpace`] if the host watches too much.
+    pub fn watch(&self, handle: u64) -> Call<'static> {
+        self.call(ShareRequest { op: OP_WATCH, handle, ..ShareRequest::default() })
+    }
+
+    /// Fills the buffer (512 to [`READ_DIR_MAX`] bytes) with events of a handle that is [watched](Self::watch), once there are some. The value is the number
+    /// of bytes, and may be 0. [`Events`] takes them apart. With [`CHANGES_NOW`] it is answered at once, and so are others of the handle that wait.
+    ///
+    /// Errors: [`Errno::Invalid`] if the handle is not watched, [`Errno::BadHandle`], also when it is closed meanwhile, [`Errno::Busy`] if 32 wait already.
+    pub fn changes<'a>(&self, handle: u64, flags: u16, buffer: &'a mut [u8]) -> Call<'a> {
+        self.call(with_memory(changes(handle, flags), buffer))
+    }
+
     /// How much room there is where a handle is.
     pub fn space<'a>(&self, handle: u64, space: &'a mut ShareSpace) -> Call<'a> {
         let request = ShareRequest { op: OP_SPACE, handle, ..ShareRequest::default() };
@@ -290,6 +325,10 @@ impl Share {
     pub fn read_link<'a>(&self, from: u64, path: &'a [u8], buffer: &'a mut [u8]) -> Call<'a> {
         self.call(with_memory(with_path(OP_READ_LINK, from, path, 0), buffer))
     }
+}
+
+fn changes(handle: u64, flags: u16) -> ShareRequest {
+    ShareRequest { op: OP_CHANGES, handle, flags, ..ShareRequest::default() }
 }
 
 fn with_path(op: u16, handle: u64, path: &[u8], flags: u16) -> ShareRequest {

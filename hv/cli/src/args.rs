@@ -152,7 +152,7 @@ pub struct RestoreArgs {
     )]
     pub disks: Vec<DiskSpec>,
     /// The guest's shares, all of them and in their order, with the tags that they had. Repeatable.
-    #[arg(long = "share", value_name = "FOLDER[=TAG][,ro][,uid=N]")]
+    #[arg(long = "share", value_name = "FOLDER[=TAG][,ro][,cache=always][,uid=N]")]
     pub shares: Vec<ShareSpec>,
     /// Take the disks from where the snapshot says that they were, read-only: what the guest writes is gone at
     /// its end. Whoever wrote the snapshot then chooses which files of yours its guest reads.
@@ -205,7 +205,7 @@ pub struct BootArgs {
     pub disks: Vec<DiskSpec>,
     /// A folder of the host that the guest works on as on its own: files that change meanwhile are seen. The guest knows it by its TAG, the folder's
     /// own name without one. Options: ro (nothing can be changed), uid=N (the user that all files appear to belong to). Repeatable.
-    #[arg(long = "share", value_name = "FOLDER[=TAG][,ro][,uid=N]")]
+    #[arg(long = "share", value_name = "FOLDER[=TAG][,ro][,cache=always][,uid=N]")]
     pub shares: Vec<ShareSpec>,
     /// An environment variable of the guest. Repeatable.
     #[arg(long = "env", value_name = "KEY=VALUE", value_parser = parse_variable)]

@@ -11,13 +11,15 @@ use std::error::Error;
 use std::io::Write;
 use std::path::Path;
 
-/// Jails this process unless it is told not to. `late`: threads are made later. Whatever it opens later has to be among the places.
+/// Jails this process unless it is told not to. `late`: threads are made later. Whatever it opens later has to be among the places, or in one of
+/// its guests' shares.
 pub(super) fn process(
     no_jail: bool,
     platform: &dyn hv_core::platform::Platform,
     main: Kind,
     late: bool,
-    places: Vec<Place>,
+    mut places: Vec<Place>,
+    shares: &[ShareSpec],
 ) -> Result<(), JailError> {
     stats::prepare();
     if no_jail {
@@ -27,7 +29,8 @@ pub(super) fn process(
         hv_core::platform::PlatformKind::Process => Platform::Process,
         _ => Platform::Kvm,
     };
-    for missing in jail::jail(Plan { main, platform, late, places })? {
+    places.extend(folders(shares));
+    for missing in jail::jail(Plan { main, platform, late, shares: !shares.is_empty(), places })? {
         tracing::warn!("{missing}");
     }
     Ok(())
@@ -39,7 +42,7 @@ pub(super) fn overlays<'a>(mut disks: impl Iterator<Item = &'a DiskSpec>) -> Opt
 }
 
 /// The folders of shares.
-pub(super) fn shares(shares: &[ShareSpec]) -> impl Iterator<Item = Place> {
+fn folders(shares: &[ShareSpec]) -> impl Iterator<Item = Place> {
     let usage = |share: &ShareSpec| if share.read_only { Use::Read } else { Use::Share };
     shares.iter().map(move |share| Place { path: share.path.clone(), usage: usage(share) })
 }

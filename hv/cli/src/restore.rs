@@ -47,11 +47,11 @@ pub(super) fn run(args: RestoreArgs) -> Result<u8, Box<dyn Error>> {
     for folder in run::folders(&args.shares)? {
         restore = restore.folder(folder);
     }
-    let places = jail::overlays(specs.iter()).into_iter().chain(jail::shares(&args.shares)).collect();
+    let places = jail::overlays(specs.iter()).into_iter().collect();
     let workers = run::workers(snapshot.saved().cpus.len());
     let late = !specs.is_empty() || !args.shares.is_empty() || args.foreground.cap > 0 || workers > 0;
     let control = ControlSocket::asked_for(&args.control)?;
-    jail::process(args.foreground.no_jail, &*platform, Kind::Run, late, places)?;
+    jail::process(args.foreground.no_jail, &*platform, Kind::Run, late, places, &args.shares)?;
     let engine = Engine::new(platform, workers)?;
     let guest = restore.spawn(&engine)?;
     run::foreground(&engine, &guest, &args.foreground, control)

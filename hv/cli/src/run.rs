@@ -39,14 +39,13 @@ pub(super) fn run(args: RunArgs) -> Result<u8, Box<dyn Error>> {
     // Without threads of its own, the engine runs a guest with one virtual CPU on this one.
     let platform = platform(args.boot.platform)?;
     // What is not open yet are the files of overlays and of shares.
-    let places =
-        jail::overlays(args.boot.disks.iter()).into_iter().chain(jail::shares(&args.boot.shares)).collect();
+    let (places, shares) = (jail::overlays(args.boot.disks.iter()).into_iter().collect(), &args.boot.shares);
     // For the threads of disks and shares, those that run virtual CPUs, and the one that keeps the cap.
     let workers = workers(args.boot.vcpus.most);
-    let files = !args.boot.disks.is_empty() || !args.boot.shares.is_empty();
+    let files = !args.boot.disks.is_empty() || !shares.is_empty();
     let late = files || args.foreground.cap > 0 || workers > 0;
     let control = ControlSocket::asked_for(&args.control)?;
-    jail::process(args.foreground.no_jail, &*platform, Kind::Run, late, places)?;
+    jail::process(args.foreground.no_jail, &*platform, Kind::Run, late, places, shares)?;
     let engine = Engine::new(platform, workers)?;
     let guest = builder.spawn(&engine)?;
     foreground(&engine, &guest, &args.foreground, control)

@@ -33,7 +33,7 @@ pub(super) fn run(args: ServeArgs) -> Result<u8, Box<dyn Error>> {
     let inherited = if args.check { Inherited::default() } else { Inherited::take(&config)? };
     // Reads files that are closed to a process in its jail.
     let names = Names::of_host(&config.name_servers);
-    jail::process(args.no_jail, &*platform, Kind::Serve, true, places(&args, &config))?;
+    jail::process(args.no_jail, &*platform, Kind::Serve, true, places(&args, &config), &[])?;
     let engine = Engine::new(platform, serve::threads())?;
     if let Some(budget) = budget {
         engine.set_memory_budget(budget.bytes)?;

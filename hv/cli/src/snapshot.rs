@@ -53,8 +53,7 @@ pub(super) fn run(args: SnapshotArgs) -> Result<u8, Box<dyn Error>> {
     let mut places = vec![jail::beside(&args.output, Use::All)];
     places.extend(jail::overlays(args.boot.disks.iter()));
     places.extend(args.boot.disks.iter().map(|disk| Place { path: disk.path.clone(), usage: Use::Read }));
-    places.extend(jail::shares(&args.boot.shares));
-    jail::process(args.foreground.no_jail, &*platform, Kind::Snapshot, true, places)?;
+    jail::process(args.foreground.no_jail, &*platform, Kind::Snapshot, true, places, &args.boot.shares)?;
     let engine = Engine::new(platform, run::workers(args.boot.vcpus.most))?;
     let begin = Instant::now();
     let guest = builder.spawn(&engine)?;

@@ -20,12 +20,12 @@ const TRAP: sock_filter = statement(BPF_RET | BPF_K, libc::SECCOMP_RET_TRAP);
 /// A call, and the rules of which one has to hold; with none, all arguments are right.
 type Allowed = (u32, Vec<SeccompRule>);
 
-/// The filter of a kind. That of the thread that makes others allows what these may do, too,
+/// The filter of a kind, in a process whose guests have shares, or have none. That of the thread that makes others allows what these may do, too,
 /// since they inherit it, and put their own on top.
-pub(super) fn program(kind: Kind, platform: Platform, makes: &[Kind]) -> BpfProgram {
+pub(super) fn program(kind: Kind, platform: Platform, shares: bool, makes: &[Kind]) -> BpfProgram {
     let mut rules = BTreeMap::new();
     let own = [kind].into_iter().chain(makes.iter().copied()).flat_map(|kind| calls::own(kind, platform));
-    for row in calls::all(platform).chain(own) {
+    for row in calls::all(platform).chain(own).filter(|row| shares || !row.is_for_shares()) {
         let number = u32::try_from(row.number()).expect("numbers of calls are small");
         let rules: &mut Option<Vec<_>> = rules.entry(number).or_insert_with(|| Some(Vec::new()));
         match (row.compile(), rules) {
@@ -111,7 +111,7 @@ mod tests {
     fn every_kind_has_a_filter() {
         for platform in [Platform::Kvm, Platform::Process] {
             for kind in Kind::ALL {
-                let program = program(kind, platform, Kind::Serve.late());
+                let program = program(kind, platform, true, Kind::Serve.late());
                 assert!(program.len() > 20 && program.len() < 1000, "{kind:?}: {}", program.len());
             }
         }
@@ -120,9 +120,20 @@ mod tests {
     #[test]
     fn a_call_with_conditions_in_one_group_and_without_in_another_has_none() {
         // Reading the own counters again asks for no whence, reading crash reports does.
-        let both = program(Kind::Serve, Platform::Kvm, &[Kind::Cpu]).len();
-        let (one, other) =
-            (program(Kind::Serve, Platform::Kvm, &[]).len(), program(Kind::Cpu, Platform::Kvm, &[]).len());
+        let both = program(Kind::Serve, Platform::Kvm, false, &[Kind::Cpu]).len();
+        let alone = |kind| program(kind, Platform::Kvm, false, &[]).len();
+        let (one, other) = (alone(Kind::Serve), alone(Kind::Cpu));
         assert!(both > one && both > other && both < one + other);
+    }
+
+    #[test]
+    fn who_runs_guests_looks_up_paths_only_where_they_have_shares() {
+        for kind in [Kind::Run, Kind::Snapshot, Kind::Cpu, Kind::Io] {
+            let looks_up = |shares| {
+                let program = program(kind, Platform::Kvm, shares, &[]);
+                program.contains(&jump(BPF_JEQ, libc::SYS_openat2 as u32, 1, 0))
+            };
+            assert!(looks_up(true) && !looks_up(false), "{kind:?}");
+        }
     }
 }

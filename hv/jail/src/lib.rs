@@ -17,7 +17,7 @@
 //! ```no_run
 //! use hv_jail::{Kind, Plan, Platform};
 //! # fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! for missing in hv_jail::jail(Plan { main: Kind::Run, platform: Platform::Kvm, late: true, places: vec![] })? {
+//! for missing in hv_jail::jail(Plan { main: Kind::Run, platform: Platform::Kvm, late: true, shares: false, places: vec![] })? {
 //!     eprintln!("{missing}");
 //! }
 //! // Make an engine, start a guest; then, on the thread that waits for it:
@@ -187,6 +187,9 @@ pub struct Plan {
     /// Whether threads with a filter will make others: for a disk, for a cap, for functions. Then
     /// one more thread is started, which makes them; otherwise such a thread is an error.
     pub late: bool,
+    /// Whether guests will have shares. Then threads that run guests or drive devices may look up paths, which Landlock bounds to the places as
+    /// everywhere; what a share has in the host's memory is answered there. Otherwise other threads do all of that.
+    pub shares: bool,
     /// What it will open later. What is open already needs no place.
     pub places: Vec<Place>,
 }
@@ -238,6 +241,7 @@ pub enum JailError {
 /// The jail of this process.
 struct Jail {
     platform: Platform,
+    shares: bool,
     /// Whether this host has seccomp filters.
     filters: bool,
     maker: Option<ThreadMaker>,
@@ -277,11 +281,11 @@ pub fn jail(plan: Plan) -> Result<Vec<Missing>, JailError> {
     trap::settle_arenas();
     settle_panics();
     trap::install().map_err(|error| JailError::Refused { what: "the handler of SIGSYS", error })?;
-    let maker = plan.late.then(|| ThreadMaker::start(plan.platform, plan.main.late(), filters));
+    let maker = plan.late.then(|| ThreadMaker::start(plan.platform, plan.shares, plan.main.late(), filters));
     let maker = maker
         .transpose()
         .map_err(|error| JailError::Refused { what: "the thread that makes threads", error })?;
-    if JAIL.set(Jail { platform: plan.platform, filters, maker }).is_err() {
+    if JAIL.set(Jail { platform: plan.platform, shares: plan.shares, filters, maker }).is_err() {
         return Err(JailError::Twice);
     }
     let missing = [(landlock, Missing::Landlock), (filters, Missing::Seccomp)];
@@ -308,7 +312,7 @@ fn settle_panics() {
 /// Ends the process, with a line on standard error, if the kernel refuses: the thread must not go on as if it were confined.
 pub fn enter(kind: Kind) {
     if let Some(jail) = JAIL.get().filter(|jail| jail.filters) {
-        confine(kind, || filter::program(kind, jail.platform, &[]));
+        confine(kind, || filter::program(kind, jail.platform, jail.shares, &[]));
     }
 }
 
@@ -356,6 +360,11 @@ pub fn spawn(
 /// Whether this process is jailed.
 pub fn is_on() -> bool {
     JAIL.get().is_some()
+}
+
+/// Whether threads that run guests or drive devices may look up paths for shares: there is no jail, or one that was made [so](Plan::shares).
+pub fn looks_up_paths() -> bool {
+    JAIL.get().is_none_or(|jail| jail.shares)
 }
 
 /// What every kind of thread may do on a platform, in this build of hv.

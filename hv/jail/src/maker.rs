@@ -24,6 +24,7 @@ impl ThreadMaker {
     /// Starts the thread. It lives as long as the process.
     pub(super) fn start(
         platform: Platform,
+        shares: bool,
         makes: &'static [Kind],
         filters: bool,
     ) -> io::Result<ThreadMaker> {
@@ -31,7 +32,7 @@ impl ThreadMaker {
         Builder::new().name("hv-maker".into()).spawn(move || {
             if filters {
                 super::confine(Kind::Maker, filter::no_clone3);
-                super::confine(Kind::Maker, || filter::program(Kind::Maker, platform, makes));
+                super::confine(Kind::Maker, || filter::program(Kind::Maker, platform, shares, makes));
             }
             work(&receiver);
         })?;

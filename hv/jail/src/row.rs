@@ -77,6 +77,8 @@ pub(super) enum NeededOn {
     On(super::Platform),
     /// In builds with debug assertions: the standard library looks at each descriptor before it closes it.
     Debug,
+    /// Where guests have [shares](super::Plan::shares).
+    Shares,
 }
 
 /// One allowed system call.
@@ -117,6 +119,11 @@ impl Row {
         self.elsewhere
     }
 
+    /// Whether it is allowed only where guests have [shares](super::Plan::shares).
+    pub fn is_for_shares(&self) -> bool {
+        self.only == NeededOn::Shares
+    }
+
     /// The seccomp rule, or `None` if all arguments are right.
     pub(super) fn compile(&self) -> Option<SeccompRule> {
         let conditions: Vec<_> = self.checks().map(Check::compile).collect();
@@ -131,6 +138,10 @@ impl Row {
         Row { elsewhere: true, ..self }
     }
 
+    pub(super) const fn with_shares(self) -> Row {
+        Row { only: NeededOn::Shares, ..self }
+    }
+
     pub(super) const fn on(self, platform: super::Platform) -> Row {
         Row { only: NeededOn::On(platform), ..self }
     }
@@ -143,7 +154,10 @@ impl fmt::Display for Row {
             let before = if n == 0 { "(" } else { ", " };
             write!(f, "{before}{}", check.words)?;
         }
-        if self.checks[0].is_some() { f.write_str(")") } else { Ok(()) }
+        if self.checks[0].is_some() {
+            f.write_str(")")?;
+        }
+        if self.is_for_shares() { f.write_str(" with shares") } else { Ok(()) }
     }
 }
 
@@ -206,5 +220,6 @@ mod tests {
         let check = row.checks().next().unwrap();
         assert!(check.holds(&[0, 0, 3]) && !check.holds(&[0, 0, 7]));
         assert_eq!(any(Sysno::close, "").to_string(), "close");
+        assert_eq!(any(Sysno::statx, "").with_shares().to_string(), "statx with shares");
     }
 }

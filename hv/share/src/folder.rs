@@ -1,5 +1,6 @@
 //! The folder of a share, as it is opened before hv is jailed.
 
+use super::attributes::attributes;
 use super::handles::MAX_HANDLES;
 use super::spec::ShareSpec;
 use hv_abi::io::share::{ShareConfig, ShareFeatures, TAG_MAX};
@@ -19,6 +20,25 @@ pub struct Folder {
     /// `/proc/self/fd`: a file that was found, and is known not to be a device or a FIFO, is opened through it, so that it cannot be
     /// another one by then.
     descriptors: OwnedFd,
+    local_device: Option<u64>,
+}
+
+/// File systems of which each inode that is in memory is whole, and nobody else's to change (`linux/magic.h`). Network file systems and FUSE ask
+/// others; overlayfs may lie on such a one.
+const LOCAL: [u64; 5] = [
+    0xef53,      // ext2, ext3, ext4
+    0x5846_5342, // xfs
+    0x9123_683e, // btrfs
+    0xf2f5_2010, // f2fs
+    0x0102_1994, // tmpfs
+];
+
+fn local_device(root: BorrowedFd<'_>) -> Option<u64> {
+    let kind = rustix::fs::fstatfs(root).ok()?.f_type as u64;
+    if !LOCAL.contains(&kind) {
+        return None;
+    }
+    attributes(root, c"", None).ok().map(|attributes| attributes.device)
 }
 
 /// Why a folder cannot be shared.
@@ -66,7 +86,8 @@ impl Folder {
             .map_err(|error| FolderError::NoProc(error.into()))?;
         super::path::look_up(root.as_fd(), c".", OFlags::DIRECTORY)
             .map_err(|error| FolderError::NoOpenat2(error.into()))?;
-        Ok(Folder { spec: spec.clone(), root, descriptors })
+        let local_device = local_device(root.as_fd());
+        Ok(Folder { spec: spec.clone(), root, descriptors, local_device })
     }
 
     /// What the user said.
@@ -78,6 +99,7 @@ impl Folder {
     pub fn config(&self) -> ShareConfig {
         let mut features = ShareFeatures::empty();
         features.set(ShareFeatures::READ_ONLY, self.spec.read_only);
+        features.set(ShareFeatures::UNCHANGING, self.spec.unchanging);
         let mut tag = [0; TAG_MAX];
         let name = self.spec.tag.as_str().as_bytes();
         tag[..name.len()].copy_from_slice(name);
@@ -88,6 +110,11 @@ impl Folder {
             tag_len: name.len() as u32,
             tag,
         }
+    }
+
+    /// The device of the folder's file system, if attributes there are in the host's memory once their file has been found.
+    pub(crate) fn local_device(&self) -> Option<u64> {
+        self.local_device
     }
 
     pub(crate) fn root(&self) -> BorrowedFd<'_> {

@@ -21,6 +21,8 @@ pub struct Node {
     pub(crate) readable: bool,
     /// Whether its bytes may be written.
     pub(crate) writable: bool,
+    /// Whether it is known to lie where the folder's [local file system](super::Folder::local_device) is.
+    pub(crate) is_local: bool,
     /// Of a folder whose entries are read: the cookie that the descriptor is at.
     pub(crate) position: Mutex<u64>,
 }
@@ -30,7 +32,7 @@ impl Node {
     pub(crate) fn new(fd: OwnedFd, kind: u32, access: OFlags) -> Self {
         let readable = access == OFlags::RDONLY || access == OFlags::RDWR;
         let writable = access == OFlags::WRONLY || access == OFlags::RDWR;
-        Node { fd, kind, readable, writable, position: Mutex::new(0) }
+        Node { fd, kind, readable, writable, is_local: false, position: Mutex::new(0) }
     }
 }
 

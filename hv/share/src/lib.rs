@@ -21,12 +21,13 @@ mod lock;
 mod path;
 mod share;
 mod spec;
+mod watch;
 mod xattr;
 
 pub use errno::errno;
 pub use folder::{Folder, FolderError};
 pub use handles::Node;
 pub use path::RelativePath;
-pub use share::Share;
+pub use share::{Closing, Share};
 pub use spec::{ShareSpec, SpecError, Tag};
 pub use xattr::XattrName;

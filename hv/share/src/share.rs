@@ -5,7 +5,8 @@ use super::directory;
 use super::errno::errno;
 use super::folder::Folder;
 use super::handles::{Handles, Node};
-use super::path::{RelativePath, look_up};
+use super::path::{RelativePath, look_up, look_up_now};
+use super::watch::Watches;
 use hv_abi::Errno;
 use hv_abi::io::share::{
     NO_FOLLOW, OPEN_CREATE, OPEN_DIRECTORY, OPEN_EXCLUSIVE, OPEN_READ, OPEN_TRUNCATE, OPEN_WRITE, ROOT,
@@ -22,6 +23,14 @@ use std::sync::Arc;
 pub struct Share {
     folder: Folder,
     handles: Handles,
+    watches: Watches,
+}
+
+/// A handle that was given back, whose file is not closed yet.
+#[derive(Debug)]
+pub struct Closing {
+    handle: u64,
+    node: Arc<Node>,
 }
 
 /// What a path starts from: the root, or a handle.
@@ -40,12 +49,17 @@ impl Share {
     pub fn new(folder: Folder) -> std::io::Result<Self> {
         let mut serial = [0; 8];
         rustix::rand::getrandom(&mut serial, GetRandomFlags::empty())?;
-        Ok(Share { folder, handles: Handles::new(u64::from_ne_bytes(serial)) })
+        let handles = Handles::new(u64::from_ne_bytes(serial));
+        Ok(Share { folder, handles, watches: Watches::default() })
     }
 
     /// The folder.
     pub fn folder(&self) -> &Folder {
         &self.folder
+    }
+
+    pub(crate) fn watches(&self) -> &Watches {
+        &self.watches
     }
 
     fn uid(&self) -> Option<u32> {
@@ -130,7 +144,8 @@ impl Share {
         access: OFlags,
     ) -> Result<Node, Errno> {
         let found = self.find(at, path, flags & NO_FOLLOW == 0)?;
-        let kind = kind(attributes(found.as_fd(), c"", None).map_err(errno)?.mode);
+        let attributes = attributes(found.as_fd(), c"", None).map_err(errno)?;
+        let kind = kind(attributes.mode);
         if flags & OPEN_DIRECTORY != 0 && kind != kind::DIRECTORY {
             return Err(Errno::NotDirectory);
         }
@@ -143,7 +158,10 @@ impl Share {
         if flags & OPEN_TRUNCATE != 0 {
             rustix::fs::ftruncate(&fd, 0).map_err(errno)?;
         }
-        Ok(Node::new(fd, kind, access))
+        let is_local = self.folder.local_device() == Some(attributes.device);
+        let mut node = Node::new(fd, kind, access);
+        node.is_local = is_local;
+        Ok(node)
     }
 
     /// Opens what was found, and nothing else that has come by its name meanwhile.
@@ -159,10 +177,26 @@ impl Share {
     ///
     /// [`Errno::BadHandle`]; [`Errno::Invalid`] for the root.
     pub fn close(&self, handle: u64) -> Result<(), Errno> {
+        self.begin_close(handle).map(|closing| self.end_close(closing))
+    }
+
+    /// The part of [`close`](Self::close) that never waits: from now on there is no such handle.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`close`](Self::close).
+    pub fn begin_close(&self, handle: u64) -> Result<Closing, Errno> {
         if handle == ROOT {
             return Err(Errno::Invalid);
         }
-        self.handles.remove(handle).map(drop)
+        Ok(Closing { handle, node: self.handles.remove(handle)? })
+    }
+
+    /// The rest of it.
+    pub fn end_close(&self, closing: Closing) {
+        self.watches.forget(closing.handle);
+        // Unless something is under way on it, this closes the file, for which network file systems wait.
+        drop(closing.node);
     }
 
     /// The file of a handle, for the caller to read.
@@ -180,7 +214,7 @@ impl Share {
         if handle == ROOT { Err(Errno::BadHandle) } else { self.handles.get(handle) }
     }
 
-    fn readable(&self, handle: u64) -> Result<Arc<Node>, Errno> {
+    pub(crate) fn readable(&self, handle: u64) -> Result<Arc<Node>, Errno> {
         let node = self.node(handle)?;
         if node.readable { Ok(node) } else { Err(Errno::BadHandle) }
     }
@@ -233,6 +267,29 @@ impl Share {
         .map_err(errno)
     }
 
+    /// The same, if the host has all that it takes in memory. Never waits for a file system, and may be called on a thread that others wait for.
+    /// `None`: the host does not, or cannot say so, or it is an error that [`Share::attributes`] finds again.
+    pub fn attributes_now(
+        &self,
+        at: u64,
+        path: Option<&RelativePath>,
+        flags: u16,
+    ) -> Option<Result<ShareAttributes, Errno>> {
+        let start = self.start(at).ok().filter(|_| flags & !NO_FOLLOW == 0)?;
+        let is_local = match &start {
+            Start::Root => self.folder.local_device().is_some(),
+            Start::Node(node) => node.is_local,
+        };
+        if !is_local {
+            return None;
+        }
+        let from = self.descriptor(&start);
+        let Some(path) = path else { return Some(attributes(from, c"", self.uid()).map_err(errno)) };
+        let flags = if flags & NO_FOLLOW == 0 { OFlags::empty() } else { OFlags::NOFOLLOW };
+        let found = look_up_now(from, path.as_c_str(), flags)?;
+        Some(found.and_then(|found| attributes(found.as_fd(), c"", self.uid())).map_err(errno))
+    }
+
     /// Where a symbolic link leads: its own bytes, whatever they are.
     ///
     /// # Errors
@@ -268,6 +325,7 @@ impl Share {
     /// Forgets all handles: the guest is another one from now on.
     pub fn clear(&self) {
         self.handles.clear();
+        self.watches.clear();
     }
 }
 

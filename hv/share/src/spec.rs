@@ -6,7 +6,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-/// A share as the command line names it: `FOLDER[=TAG][,ro][,uid=N]`.
+/// A share as the command line names it: `FOLDER[=TAG][,ro][,cache=auto|always][,uid=N]`.
 ///
 /// Only known options at the end are taken as options, so a folder's name may have commas. What stands behind the last `=` is the tag if
 /// it can be one and there is no slash in it; a folder with such a name is written with a slash at its end.
@@ -18,6 +18,8 @@ pub struct ShareSpec {
     pub tag: Tag,
     /// The guest may not change anything.
     pub read_only: bool,
+    /// Nothing in it changes while the guest runs, so the guest may keep what it has found. Only of a read-only one.
+    pub unchanging: bool,
     /// The user that all files appear to belong to. `None`: the host's.
     pub uid: Option<u32>,
 }
@@ -50,7 +52,7 @@ impl fmt::Display for Tag {
 #[non_exhaustive]
 pub enum SpecError {
     /// There is no folder in front of the options.
-    #[error("no folder in \"{}\"; write FOLDER[=TAG][,ro][,uid=N]", escape(.0))]
+    #[error("no folder in \"{}\"; write FOLDER[=TAG][,ro][,cache=auto|always][,uid=N]", escape(.0))]
     NoFolder(String),
     /// The folder's own name cannot be the tag.
     #[error(
@@ -69,6 +71,14 @@ pub enum SpecError {
     /// A user that is no number.
     #[error("uid= takes a number up to 4294967294, not \"{}\"", escape(.0))]
     Uid(String),
+    /// A kind of cache that there is not.
+    #[error("cache= takes auto or always, not \"{}\"", escape(.0))]
+    Cache(String),
+    /// A share that the guest changes cannot be kept.
+    #[error(
+        "cache=always is for a folder in which nothing changes: the guest must not change it either; add ,ro"
+    )]
+    CacheOfChanges,
     /// An option was given more than once.
     #[error("the share option \"{0}\" is given twice")]
     Repeated(&'static str),
@@ -78,7 +88,7 @@ impl FromStr for ShareSpec {
     type Err = SpecError;
 
     fn from_str(text: &str) -> Result<Self, SpecError> {
-        let (mut place, mut read_only, mut uid) = (text, false, None);
+        let (mut place, mut read_only, mut cache, mut uid) = (text, false, None, None);
         while let Some((rest, option)) = place.rsplit_once(',') {
             let (name, repeated) = match option.split_once('=') {
                 None if option == "ro" => ("ro", std::mem::replace(&mut read_only, true)),
@@ -86,6 +96,14 @@ impl FromStr for ShareSpec {
                     let number = number.parse().ok().filter(|&number: &u32| number != u32::MAX);
                     let number = number.ok_or_else(|| SpecError::Uid(option["uid=".len()..].into()))?;
                     ("uid=", uid.replace(number).is_some())
+                }
+                Some(("cache", kind)) => {
+                    let always = match kind {
+                        "always" => true,
+                        "auto" => false,
+                        _ => return Err(SpecError::Cache(kind.into())),
+                    };
+                    ("cache=", cache.replace(always).is_some())
                 }
                 _ => break,
             };
@@ -107,7 +125,11 @@ impl FromStr for ShareSpec {
         }
         let path = PathBuf::from(folder);
         let tag = tag.or_else(|| own_name(&path)).ok_or_else(|| SpecError::NoTag(folder.into()))?;
-        Ok(ShareSpec { path, tag, read_only, uid })
+        let unchanging = cache == Some(true);
+        if unchanging && !read_only {
+            return Err(SpecError::CacheOfChanges);
+        }
+        Ok(ShareSpec { path, tag, read_only, unchanging, uid })
     }
 }
 
@@ -122,7 +144,13 @@ mod tests {
     use super::*;
 
     fn spec(path: &str, tag: &str, uid: Option<u32>) -> Result<ShareSpec, SpecError> {
-        Ok(ShareSpec { path: path.into(), tag: Tag::new(tag).unwrap(), read_only: true, uid })
+        Ok(ShareSpec {
+            path: path.into(),
+            tag: Tag::new(tag).unwrap(),
+            read_only: true,
+            unchanging: false,
+            uid,
+        })
     }
 
     #[test]
@@ -134,7 +162,10 @@ mod tests {
         assert_eq!(parse("a=b/c,ro"), spec("a=b/c", "c", None));
         assert_eq!(parse("/=root,ro"), spec("/", "root", None));
         let writable = spec("work", "work", None).map(|spec| ShareSpec { read_only: false, ..spec });
-        assert_eq!(parse("work"), writable);
+        assert_eq!(parse("work"), writable.clone());
+        assert_eq!(parse("work,cache=auto"), writable);
+        let unchanging = spec("docs", "docs", None).map(|spec| ShareSpec { unchanging: true, ..spec });
+        assert_eq!(parse("docs,cache=always,ro"), unchanging);
     }
 
     #[test]
@@ -147,6 +178,9 @@ mod tests {
         let bad_tag = SpecError::BadTag { folder: "/".into(), tag: "a/b".into() };
         assert_eq!(parse("/=a/b,ro"), Err(bad_tag));
         assert_eq!(parse("a,ro,ro"), Err(SpecError::Repeated("ro")));
+        assert_eq!(parse("a,ro,cache=all"), Err(SpecError::Cache("all".into())));
+        assert_eq!(parse("a,cache=always"), Err(SpecError::CacheOfChanges));
+        assert_eq!(parse("a,cache=auto,cache=auto,ro"), Err(SpecError::Repeated("cache=")));
         assert_eq!(parse("a,ro,uid=x"), Err(SpecError::Uid("x".into())));
         assert_eq!(parse("a,ro,uid=4294967295"), Err(SpecError::Uid("4294967295".into())));
     }

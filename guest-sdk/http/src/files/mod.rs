@@ -40,21 +40,21 @@ pub trait Root {
     /// # Errors
     ///
     /// An absent file or folder; one that cannot be read.
-    fn is_folder(&self, path: &str) -> Result<bool, Self::Error>;
+    fn is_folder(&self, path: &str) -> impl Future<Output = Result<bool, Self::Error>>;
 
     /// The content of a folder, without itself and its parent.
     ///
     /// # Errors
     ///
     /// As [`is_folder`](Self::is_folder).
-    fn list(&self, path: &str) -> Result<Vec<Entry>, Self::Error>;
+    fn list(&self, path: &str) -> impl Future<Output = Result<Vec<Entry>, Self::Error>>;
 
     /// Opens a file. A folder of that name is no file.
     ///
     /// # Errors
     ///
     /// As [`is_folder`](Self::is_folder).
-    fn open(&self, path: &str) -> Result<Self::File, Self::Error>;
+    fn open(&self, path: &str) -> impl Future<Output = Result<Self::File, Self::Error>>;
 
     /// Fills `bytes` from the start of the file.
     fn read(&self, file: &mut Self::File, bytes: &mut [u8]) -> impl Future<Output = Result<(), Self::Error>>;
@@ -128,7 +128,7 @@ impl<R: Root> Files<R> {
         if let Some(bytes) = kept {
             return Ok(whole_or_part(request, path, Content::<R::File>::Kept(bytes)));
         }
-        if !self.root.is_folder(path)? {
+        if !self.root.is_folder(path).await? {
             // "file/" names a folder, which it is not.
             return if path.ends_with('/') {
                 Ok(Response::status(404))
@@ -141,14 +141,14 @@ impl<R: Root> Files<R> {
         }
         let index = format!("{path}index.html");
         match self.file(request, &index, path).await {
-            Err(error) if R::is_absent(&error) => self.list(path),
+            Err(error) if R::is_absent(&error) => self.list(path).await,
             found => found,
         }
     }
 
     /// A file; a small one is kept under the name that was asked for.
     async fn file(&self, request: &Request<'_>, path: &str, asked: &str) -> Result<Response, R::Error> {
-        let mut file = self.root.open(path)?;
+        let mut file = self.root.open(path).await?;
         let content = if file.size() <= SMALL {
             let mut bytes = alloc::vec![0; file.size() as usize];
             self.root.read(&mut file, &mut bytes).await?;
@@ -161,8 +161,8 @@ impl<R: Root> Files<R> {
         Ok(whole_or_part(request, asked, content))
     }
 
-    fn list(&self, path: &str) -> Result<Response, R::Error> {
-        let mut entries = self.root.list(path)?;
+    async fn list(&self, path: &str) -> Result<Response, R::Error> {
+        let mut entries = self.root.list(path).await?;
         entries.sort_by(|a, b| (!a.is_folder, &a.name).cmp(&(!b.is_folder, &b.name)));
         let title = escape(path);
         let mut page = format!(

@@ -22,6 +22,16 @@
 //! log.sync_all().await?;
 //! ```
 //!
+//! A folder of a share can be watched:
+//!
+//! ```ignore
+//! let mut watch = files.watch("/incoming")?;
+//! loop {
+//!     let change = watch.next().await?;
+//!     println!("{:?} {}", change.kind, change.name);
+//! }
+//! ```
+//!
 //! What changes in a share meanwhile is seen: a file that is opened, a folder that is read and metadata are
 //! what the host has at that moment, and so are the bytes of an open file. Its length stays what it was when it was opened, or written last.
 //! On FAT a file that is open to be read must not be changed meanwhile by another handle.
@@ -33,20 +43,24 @@
 //!
 //! The data of a file is read directly into the buffer, asynchronously. Its place on the disk is looked up when the file
 //! is opened, so that errors in it are reported then. Bytes of a share are written asynchronously, too. Everything else (folders, opening,
-//! writing on FAT, on ext4 the block maps) goes through a small cache, or to the host, and blocks other tasks meanwhile.
+//! writing on FAT, on ext4 the block maps) goes through a small cache, or to the host, and blocks other tasks meanwhile. With
+//! [`FileSystem::into_async`] nothing of a share does.
 #![forbid(unsafe_code)]
 
+mod asynchronous;
 mod error;
 mod ext;
 mod fat;
 mod file;
 mod foreign;
+mod found;
 mod layout;
 mod memory;
 mod mounts;
 mod options;
 mod shared;
 mod tree;
+mod watch;
 
 use crate::block::{Disk, DiskReader, disks};
 use crate::share::Share;
@@ -56,11 +70,13 @@ use alloc::vec;
 use alloc::vec::Vec;
 use tree::Tree;
 
+pub use asynchronous::AsyncFileSystem;
 pub use embedded_io::SeekFrom;
 pub use error::Error;
 pub use file::File;
 pub use mounts::Mounts;
 pub use options::OpenOptions;
+pub use watch::{Change, ChangeKind, Watch};
 
 /// Metadata of a file or folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,9 +102,9 @@ pub struct Entry {
 #[derive(Clone)]
 pub struct FileSystem(Rc<dyn Tree>);
 
-/// The files of a share.
+/// The files of a share. Of one with `cache=always`, in which nothing changes, what was found is kept: names, metadata and up to 64 open files.
 pub fn open_share(share: Share) -> FileSystem {
-    FileSystem(Rc::new(shared::Shared(share)))
+    FileSystem(Rc::new(shared::Shared::new(share)))
 }
 
 /// An empty file system in the guest's memory, as Linux' tmpfs. Its files take at most so many bytes, with some 256 for each name.
@@ -131,6 +147,11 @@ pub fn open_root(disk: Disk) -> Result<FileSystem, Error> {
 }
 
 impl FileSystem {
+    /// The same file system, with operations that let other tasks run.
+    pub fn into_async(self) -> AsyncFileSystem {
+        AsyncFileSystem::new(self)
+    }
+
     /// Its kind, for display, such as "FAT32".
     pub fn kind(&self) -> &'static str {
         self.0.kind()
@@ -225,8 +246,7 @@ impl FileSystem {
     /// As [`create_dir`](Self::create_dir), but for folders that are there.
     pub fn create_dir_all(&self, path: &str) -> Result<(), Error> {
         let path = tree::relative(path)?;
-        let ends = path.match_indices('/').map(|(at, _)| at).chain([path.len()]);
-        for folder in ends.map(|end| &path[..end]).filter(|folder| !folder.is_empty()) {
+        for folder in tree::above(&path) {
             match self.create_dir(folder) {
                 Err(_) if self.metadata(folder).is_ok_and(|found| found.is_dir) => {}
                 made => made?,
@@ -261,6 +281,16 @@ impl FileSystem {
     /// those of [`create_dir`](Self::create_dir) and [`remove_file`](Self::remove_file).
     pub fn rename(&self, from: &str, to: &str) -> Result<(), Error> {
         self.0.rename(from, to)
+    }
+
+    /// Watches the entries of a folder, or a file, from now on. What changes meanwhile is kept, so that nothing is missed by who watches a folder first
+    /// and reads it then.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsupported`] but for shares; as [`metadata`](Self::metadata).
+    pub fn watch(&self, path: &str) -> Result<Watch, Error> {
+        self.0.watch(path)
     }
 
     /// Returns once everything that was written to its disk outlasts the host. Files of shares have [`File::sync_all`]. Blocks.

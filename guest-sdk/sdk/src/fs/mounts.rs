@@ -2,8 +2,9 @@
 #![forbid(unsafe_code)]
 
 use super::file::Source;
-use super::tree::{Tree, components};
-use super::{Entry, Error, FileSystem, Metadata, OpenOptions};
+use super::tree::{Answer, Tree, components};
+use super::{Entry, Error, FileSystem, Metadata, OpenOptions, Watch};
+use alloc::boxed::Box;
 use alloc::rc::Rc;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -75,6 +76,20 @@ impl Mounts {
         Ok(Place { files, number, path: parts[skip..].join("/") })
     }
 
+    /// What is mounted in a folder has its own metadata.
+    fn describe_mounts(&self, path: &str, entries: &mut [Entry]) -> Result<(), Error> {
+        let parts: Vec<&str> = components(path)?.collect();
+        for entry in entries {
+            let is_here = |mount: &Mount| {
+                mount.at.split_last().is_some_and(|(name, folder)| *name == entry.name && *folder == *parts)
+            };
+            if let Some(mount) = self.mounts.iter().rev().find(|mount| is_here(mount)) {
+                entry.metadata = mount.files.metadata("")?;
+            }
+        }
+        Ok(())
+    }
+
     /// As `place`, for what is to be removed or renamed: [`Error::Busy`] for a place of a mount and what is above one.
     fn changeable(&self, path: &str) -> Result<Place<'_>, Error> {
         let parts: Vec<&str> = components(path)?.collect();
@@ -107,16 +122,7 @@ impl Tree for Mounts {
     fn read_dir(&self, path: &str) -> Result<Vec<Entry>, Error> {
         let place = self.place(path)?;
         let mut entries = place.files.read_dir(&place.path)?;
-        // What is mounted in this folder has its own metadata.
-        let parts: Vec<&str> = components(path)?.collect();
-        for entry in &mut entries {
-            let is_here = |mount: &Mount| {
-                mount.at.split_last().is_some_and(|(name, folder)| *name == entry.name && *folder == *parts)
-            };
-            if let Some(mount) = self.mounts.iter().rev().find(|mount| is_here(mount)) {
-                entry.metadata = mount.files.metadata("")?;
-            }
-        }
+        self.describe_mounts(path, &mut entries)?;
         Ok(entries)
     }
 
@@ -149,6 +155,68 @@ impl Tree for Mounts {
             true => old.files.rename(&old.path, &new.path),
             false => Err(Error::CrossesFileSystems),
         }
+    }
+
+    fn metadata_async<'a>(&'a self, path: &'a str) -> Answer<'a, Metadata> {
+        Box::pin(async {
+            let place = self.place(path)?;
+            place.files.0.metadata_async(&place.path).await
+        })
+    }
+
+    fn open_async<'a>(&'a self, path: &'a str, options: OpenOptions) -> Answer<'a, Source> {
+        Box::pin(async move {
+            let place = self.place(path)?;
+            place.files.0.open_async(&place.path, options).await
+        })
+    }
+
+    fn read_dir_async<'a>(&'a self, path: &'a str) -> Answer<'a, Vec<Entry>> {
+        Box::pin(async {
+            let place = self.place(path)?;
+            let mut entries = place.files.0.read_dir_async(&place.path).await?;
+            self.describe_mounts(path, &mut entries)?;
+            Ok(entries)
+        })
+    }
+
+    fn create_dir_async<'a>(&'a self, path: &'a str) -> Answer<'a, ()> {
+        Box::pin(async {
+            let place = self.place(path)?;
+            match place.path.is_empty() {
+                true => Err(Error::Exists),
+                false => place.files.0.create_dir_async(&place.path).await,
+            }
+        })
+    }
+
+    fn remove_file_async<'a>(&'a self, path: &'a str) -> Answer<'a, ()> {
+        Box::pin(async {
+            let place = self.changeable(path)?;
+            place.files.0.remove_file_async(&place.path).await
+        })
+    }
+
+    fn remove_dir_async<'a>(&'a self, path: &'a str) -> Answer<'a, ()> {
+        Box::pin(async {
+            let place = self.changeable(path)?;
+            place.files.0.remove_dir_async(&place.path).await
+        })
+    }
+
+    fn rename_async<'a>(&'a self, from: &'a str, to: &'a str) -> Answer<'a, ()> {
+        Box::pin(async {
+            let (old, new) = (self.changeable(from)?, self.changeable(to)?);
+            match old.number == new.number {
+                true => old.files.0.rename_async(&old.path, &new.path).await,
+                false => Err(Error::CrossesFileSystems),
+            }
+        })
+    }
+
+    fn watch(&self, path: &str) -> Result<Watch, Error> {
+        let place = self.place(path)?;
+        place.files.watch(&place.path)
     }
 
     fn sync(&self) -> Result<(), Error> {

@@ -2,13 +2,16 @@
 #![forbid(unsafe_code)]
 
 use super::file::Source;
-use super::tree::{Tree, relative};
-use super::{Entry, Error, Metadata, OpenOptions};
+use super::found::Found;
+use super::tree::{Answer, Tree, relative};
+use super::{Entry, Error, Metadata, OpenOptions, Watch};
 use crate::share::{
-    Call, Entries, OPEN_CREATE, OPEN_DIRECTORY, OPEN_EXCLUSIVE, OPEN_READ, OPEN_TRUNCATE, OPEN_WRITE,
+    self, Call, Entries, OPEN_CREATE, OPEN_DIRECTORY, OPEN_EXCLUSIVE, OPEN_READ, OPEN_TRUNCATE, OPEN_WRITE,
     REMOVE_DIRECTORY, ROOT, Share, WITH_ATTRIBUTES, WRITE_APPEND,
 };
+use alloc::boxed::Box;
 use alloc::string::{String, ToString};
+use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 use hv_abi::Errno;
@@ -21,11 +24,14 @@ const FOLDER_MODE: u32 = 0o777;
 /// Bytes of entries that are asked for at a time.
 const ENTRIES: usize = 16 << 10;
 
-#[derive(Clone, Copy)]
-pub(super) struct Shared(pub(super) Share);
+pub(super) struct Shared {
+    share: Share,
+    /// What was found, of a share in which nothing changes.
+    found: Option<Found>,
+}
 
 /// What the host says of a file. What cannot be opened, or leads out of the share, is not there for a guest.
-fn error(errno: Errno) -> Error {
+pub(super) fn error(errno: Errno) -> Error {
     match errno {
         Errno::NotFound
         | Errno::Outside
@@ -62,42 +68,72 @@ impl Drop for Open {
 }
 
 impl Shared {
-    fn attributes(&self, from: u64, path: &[u8]) -> Result<ShareAttributes, Error> {
+    pub(super) fn new(share: Share) -> Self {
+        Shared { share, found: share.unchanging().then(Found::default) }
+    }
+
+    async fn attributes(&self, from: u64, path: &[u8]) -> Result<ShareAttributes, Error> {
         let mut attributes = ShareAttributes::default();
-        self.0.attributes(from, path, 0, &mut attributes).block().map_err(error)?;
+        self.share.attributes(from, path, 0, &mut attributes).await.map_err(error)?;
         Ok(attributes)
     }
 
-    fn open(&self, path: &str, flags: u16) -> Result<Open, Error> {
+    async fn open_at(&self, path: &str, flags: u16) -> Result<Open, Error> {
+        let handle = self.share.create(ROOT, path.as_bytes(), flags, FILE_MODE).await.map_err(error)?;
+        Ok(Open { share: self.share, handle })
+    }
+
+    async fn find(&self, path: &str) -> Result<Metadata, Error> {
         let path = relative(path)?;
-        let handle = self.0.create(ROOT, path.as_bytes(), flags, FILE_MODE).block().map_err(error)?;
-        Ok(Open { share: self.0, handle })
-    }
-}
-
-impl Tree for Shared {
-    fn kind(&self) -> &'static str {
-        "share"
-    }
-
-    fn label(&self) -> Option<String> {
-        Some(self.0.tag().to_string())
+        if let Some(known) = self.found.as_ref().and_then(|found| found.metadata(&path)) {
+            return known;
+        }
+        let answer = self.attributes(ROOT, path.as_bytes()).await.map(|attributes| metadata(&attributes));
+        if let Some(found) = &self.found {
+            found.note(&path, &answer);
+        }
+        answer
     }
 
-    fn metadata(&self, path: &str) -> Result<Metadata, Error> {
-        Ok(metadata(&self.attributes(ROOT, relative(path)?.as_bytes())?))
+    async fn open_file(&self, path: &str, flags: u16) -> Result<SharedFile, Error> {
+        let open = self.open_at(path, flags).await?;
+        let metadata = metadata(&self.attributes(open.handle, b"").await?);
+        match metadata.is_dir {
+            true => Err(Error::IsAFolder),
+            false => Ok(SharedFile { open: Arc::new(open), metadata }),
+        }
     }
 
-    fn read_dir(&self, path: &str) -> Result<Vec<Entry>, Error> {
-        let folder = self.open(path, OPEN_READ | OPEN_DIRECTORY)?;
-        let mut found = Vec::new();
+    async fn open_as(&self, path: &str, options: OpenOptions) -> Result<Source, Error> {
+        let flag = |wanted, flag| if wanted { flag } else { 0 };
+        let flags = flag(options.read, OPEN_READ)
+            | flag(options.writes(), OPEN_WRITE)
+            | flag(options.makes(), OPEN_CREATE)
+            | flag(options.create_new, OPEN_EXCLUSIVE)
+            | flag(options.truncate, OPEN_TRUNCATE);
+        let path = relative(path)?;
+        let found = self.found.as_ref().filter(|_| flags == OPEN_READ);
+        if let Some(known) = found.and_then(|found| found.file(&path)) {
+            return known.map(Source::Share);
+        }
+        let opened = self.open_file(&path, flags).await;
+        if let Some(found) = found {
+            found.note_file(&path, &opened);
+        }
+        opened.map(Source::Share)
+    }
+
+    async fn list(&self, path: &str) -> Result<Vec<Entry>, Error> {
+        let path = relative(path)?;
+        let folder = self.open_at(&path, OPEN_READ | OPEN_DIRECTORY).await?;
+        let mut all = Vec::new();
         let mut buffer = vec![0; ENTRIES];
         let mut cookie = 0;
         loop {
-            let filled = self.0.read_dir(folder.handle, cookie, WITH_ATTRIBUTES, &mut buffer).block();
+            let filled = self.share.read_dir(folder.handle, cookie, WITH_ATTRIBUTES, &mut buffer).await;
             let filled = buffer.get(..filled.map_err(error)? as usize).unwrap_or_default();
             if filled.is_empty() {
-                return Ok(found);
+                return Ok(all);
             }
             let before = cookie;
             for entry in Entries::new(filled, WITH_ATTRIBUTES) {
@@ -109,7 +145,7 @@ impl Tree for Shared {
                 let attributes = match entry.kind {
                     kind::FILE | kind::DIRECTORY => attributes,
                     // For a symbolic link, its target. One that leads nowhere is left out.
-                    kind::LINK => match self.attributes(folder.handle, entry.name) {
+                    kind::LINK => match self.attributes(folder.handle, entry.name).await {
                         Ok(attributes) => attributes,
                         Err(Error::NotFound | Error::NotAFolder) => continue,
                         Err(error) => return Err(error),
@@ -117,7 +153,11 @@ impl Tree for Shared {
                     // FIFOs, sockets and devices cannot be opened.
                     _ => continue,
                 };
-                found.push(Entry { name: name.into(), metadata: metadata(&attributes) });
+                let metadata = metadata(&attributes);
+                if let Some(found) = &self.found {
+                    found.note(&under(&path, name), &Ok(metadata));
+                }
+                all.push(Entry { name: name.into(), metadata });
             }
             if cookie == before {
                 return Err(Error::Corrupt);
@@ -125,42 +165,99 @@ impl Tree for Shared {
         }
     }
 
-    fn open(&self, path: &str, options: OpenOptions) -> Result<Source, Error> {
-        let flag = |wanted, flag| if wanted { flag } else { 0 };
-        let flags = flag(options.read, OPEN_READ)
-            | flag(options.writes(), OPEN_WRITE)
-            | flag(options.makes(), OPEN_CREATE)
-            | flag(options.create_new, OPEN_EXCLUSIVE)
-            | flag(options.truncate, OPEN_TRUNCATE);
-        let open = Shared::open(self, path, flags)?;
-        let metadata = metadata(&self.attributes(open.handle, b"")?);
-        if metadata.is_dir {
-            return Err(Error::IsAFolder);
-        }
-        Ok(Source::Share(SharedFile { open, metadata }))
+    async fn make_dir(&self, path: &str) -> Result<(), Error> {
+        done(self.share.make_dir(ROOT, relative(path)?.as_bytes(), FOLDER_MODE).await)
     }
 
-    fn create_dir(&self, path: &str) -> Result<(), Error> {
-        done(self.0.make_dir(ROOT, relative(path)?.as_bytes(), FOLDER_MODE))
+    async fn remove(&self, path: &str, flags: u16) -> Result<(), Error> {
+        done(self.share.remove(ROOT, relative(path)?.as_bytes(), flags).await)
     }
 
-    fn remove_file(&self, path: &str) -> Result<(), Error> {
-        done(self.0.remove(ROOT, relative(path)?.as_bytes(), 0))
-    }
-
-    fn remove_dir(&self, path: &str) -> Result<(), Error> {
-        done(self.0.remove(ROOT, relative(path)?.as_bytes(), REMOVE_DIRECTORY))
-    }
-
-    fn rename(&self, from: &str, to: &str) -> Result<(), Error> {
+    async fn rename_to(&self, from: &str, to: &str) -> Result<(), Error> {
         let (from, to) = (relative(from)?, relative(to)?);
-        done(self.0.rename((ROOT, from.as_bytes()), (ROOT, to.as_bytes()), 0))
+        done(self.share.rename((ROOT, from.as_bytes()), (ROOT, to.as_bytes()), 0).await)
     }
 }
 
+impl Tree for Shared {
+    fn kind(&self) -> &'static str {
+        "share"
+    }
+
+    fn label(&self) -> Option<String> {
+        Some(self.share.tag().to_string())
+    }
+
+    fn metadata(&self, path: &str) -> Result<Metadata, Error> {
+        self.share.drive(self.find(path))
+    }
+
+    fn read_dir(&self, path: &str) -> Result<Vec<Entry>, Error> {
+        self.share.drive(self.list(path))
+    }
+
+    fn open(&self, path: &str, options: OpenOptions) -> Result<Source, Error> {
+        self.share.drive(self.open_as(path, options))
+    }
+
+    fn create_dir(&self, path: &str) -> Result<(), Error> {
+        self.share.drive(self.make_dir(path))
+    }
+
+    fn remove_file(&self, path: &str) -> Result<(), Error> {
+        self.share.drive(self.remove(path, 0))
+    }
+
+    fn remove_dir(&self, path: &str) -> Result<(), Error> {
+        self.share.drive(self.remove(path, REMOVE_DIRECTORY))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> Result<(), Error> {
+        self.share.drive(self.rename_to(from, to))
+    }
+
+    fn metadata_async<'a>(&'a self, path: &'a str) -> Answer<'a, Metadata> {
+        Box::pin(self.find(path))
+    }
+
+    fn read_dir_async<'a>(&'a self, path: &'a str) -> Answer<'a, Vec<Entry>> {
+        Box::pin(self.list(path))
+    }
+
+    fn open_async<'a>(&'a self, path: &'a str, options: OpenOptions) -> Answer<'a, Source> {
+        Box::pin(self.open_as(path, options))
+    }
+
+    fn create_dir_async<'a>(&'a self, path: &'a str) -> Answer<'a, ()> {
+        Box::pin(self.make_dir(path))
+    }
+
+    fn remove_file_async<'a>(&'a self, path: &'a str) -> Answer<'a, ()> {
+        Box::pin(self.remove(path, 0))
+    }
+
+    fn remove_dir_async<'a>(&'a self, path: &'a str) -> Answer<'a, ()> {
+        Box::pin(self.remove(path, REMOVE_DIRECTORY))
+    }
+
+    fn rename_async<'a>(&'a self, from: &'a str, to: &'a str) -> Answer<'a, ()> {
+        Box::pin(self.rename_to(from, to))
+    }
+
+    fn watch(&self, path: &str) -> Result<Watch, Error> {
+        let path = relative(path)?;
+        share::Watch::new(self.share, ROOT, path.as_bytes()).map(Watch::new).map_err(error)
+    }
+}
+
+/// The path of an entry of a folder, relative to the root.
+fn under(folder: &str, name: &str) -> String {
+    if folder.is_empty() { name.into() } else { [folder, "/", name].concat() }
+}
+
 /// A change of a name.
-fn done(call: Call<'_>) -> Result<(), Error> {
-    match call.block() {
+fn done(outcome: Result<u64, Errno>) -> Result<(), Error> {
+    match outcome {
         Ok(_) => Ok(()),
         Err(Errno::Invalid | Errno::NameTooLong) => Err(Error::Invalid),
         Err(errno) => Err(error(errno)),
@@ -168,8 +265,9 @@ fn done(call: Call<'_>) -> Result<(), Error> {
 }
 
 /// An open file. Its metadata are as they were when it was opened, and as it was changed since through this handle.
+#[derive(Clone)]
 pub(super) struct SharedFile {
-    open: Open,
+    open: Arc<Open>,
     metadata: Metadata,
 }
 
@@ -226,7 +324,7 @@ impl SharedFile {
 
     pub(super) fn set_len(&mut self, len: u64) -> Result<(), Error> {
         let change = ShareChange { what: SET_SIZE, size: len, ..ShareChange::default() };
-        done(self.open.share.change(self.open.handle, b"", 0, &change))?;
+        done(self.open.share.change(self.open.handle, b"", 0, &change).block())?;
         self.metadata.len = len;
         Ok(())
     }

@@ -2,9 +2,15 @@
 #![forbid(unsafe_code)]
 
 use super::file::Source;
-use super::{Entry, Error, Metadata, OpenOptions};
+use super::{Entry, Error, Metadata, OpenOptions, Watch};
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::future::{Future, ready};
+use core::pin::Pin;
+
+/// An operation that lets other tasks run while it waits.
+pub(super) type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + 'a>>;
 
 /// A file system, by paths from its root. What changes something has a body that refuses it, for those that are read-only.
 pub(super) trait Tree {
@@ -39,6 +45,40 @@ pub(super) trait Tree {
         Err(Error::ReadOnly)
     }
 
+    // The same, without keeping other tasks from running. What has no way to do that blocks.
+
+    fn metadata_async<'a>(&'a self, path: &'a str) -> Answer<'a, Metadata> {
+        Box::pin(ready(self.metadata(path)))
+    }
+
+    fn read_dir_async<'a>(&'a self, path: &'a str) -> Answer<'a, Vec<Entry>> {
+        Box::pin(ready(self.read_dir(path)))
+    }
+
+    fn open_async<'a>(&'a self, path: &'a str, options: OpenOptions) -> Answer<'a, Source> {
+        Box::pin(ready(self.open(path, options)))
+    }
+
+    fn create_dir_async<'a>(&'a self, path: &'a str) -> Answer<'a, ()> {
+        Box::pin(ready(self.create_dir(path)))
+    }
+
+    fn remove_file_async<'a>(&'a self, path: &'a str) -> Answer<'a, ()> {
+        Box::pin(ready(self.remove_file(path)))
+    }
+
+    fn remove_dir_async<'a>(&'a self, path: &'a str) -> Answer<'a, ()> {
+        Box::pin(ready(self.remove_dir(path)))
+    }
+
+    fn rename_async<'a>(&'a self, from: &'a str, to: &'a str) -> Answer<'a, ()> {
+        Box::pin(ready(self.rename(from, to)))
+    }
+
+    fn watch(&self, _path: &str) -> Result<Watch, Error> {
+        Err(Error::Unsupported)
+    }
+
     fn sync(&self) -> Result<(), Error> {
         Ok(())
     }
@@ -63,6 +103,12 @@ pub(super) fn relative(path: &str) -> Result<String, Error> {
         relative.push_str(part);
     }
     Ok(relative)
+}
+
+/// The folders on the way to a [relative](self::relative) path, and that path itself.
+pub(super) fn above(path: &str) -> impl Iterator<Item = &str> {
+    let ends = path.match_indices('/').map(|(at, _)| at).chain([path.len()]);
+    ends.map(move |end| &path[..end]).filter(|folder| !folder.is_empty())
 }
 
 /// The folder of a path, and the name in it; [`Error::Invalid`] for the root.

@@ -214,7 +214,13 @@ impl Rigs {
     fn share(&self) -> Result<Folder, GuestError> {
         let path = self.files.path().map_err(|source| GuestError::Rig { what: "share", source })?;
         let tag = Tag::new("files").expect("letters");
-        Ok(Folder::open(&ShareSpec { path: path.into(), tag, read_only: true, uid: None })?)
+        Ok(Folder::open(&ShareSpec {
+            path: path.into(),
+            tag,
+            read_only: true,
+            unchanging: false,
+            uid: None,
+        })?)
     }
 
     fn direct(&self) -> DiskSpec {

@@ -9,6 +9,7 @@ pub mod net;
 pub mod services;
 pub mod share;
 pub mod stdio;
+mod two_threads;
 
 pub(crate) use back_end::{
     BackEnd, Connection, DeviceKind, DoorbellHandler, DrivenBy, QuickHandler, RINGS_BEFORE_BINDING, RingShape,

@@ -15,7 +15,13 @@ pub(super) const GUEST: &[Row] = &[
     ioctl((0x4040_ae79, "KVM_IOEVENTFD"), "a doorbell that rings often is bound").on(Platform::Kvm),
     any(S::eventfd2, "a doorbell that rings often is bound"),
     with(S::fcntl, 1, libc::F_DUPFD_CLOEXEC as u32, "F_DUPFD_CLOEXEC", "its back end gets the doorbell, too"),
-    with(S::preadv2, 5, libc::RWF_NOWAIT as u32, "RWF_NOWAIT", "the guest reads what of a disk is in memory"),
+    with(
+        S::preadv2,
+        5,
+        libc::RWF_NOWAIT as u32,
+        "RWF_NOWAIT",
+        "the guest reads what of a disk or a file is in memory",
+    ),
 ];
 
 /// Writing a crash report.

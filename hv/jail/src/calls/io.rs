@@ -34,6 +34,8 @@ pub(super) const IO: &[Row] = &[
     any(S::read, "doorbells, standard input, tap devices"),
     any(S::poll, "whether standard output takes bytes"),
     any(S::io_uring_enter, "work on disks"),
+    with(S::preadv2, 5, libc::RWF_NOWAIT as u32, "RWF_NOWAIT", "the guest reads what of a file is in memory")
+        .with_shares(),
     with(S::io_uring_register, 1, 3, "IORING_UNREGISTER_FILES", "a disk is closed"),
     socket(libc::AF_INET, "AF_INET", STREAM, "TCP connections of the guest"),
     socket(libc::AF_INET, "AF_INET", DATAGRAM, "UDP flows of the guest, its questions to name servers"),

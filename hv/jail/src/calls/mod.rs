@@ -19,7 +19,7 @@ use guests::{
 use io::{DISK, IO};
 use server::{DEPLOY, LOG, MAKER, SERVE, TICK};
 use services::{FILES as VALUES, SERVICES};
-use share::SHARE;
+use share::{LOOK, SHARE};
 use syscalls::Sysno as S;
 
 /// What every kind of thread may do: memory, waiting, the end of a thread, signals, saying why hv ends.
@@ -101,12 +101,14 @@ const OPEN_TO_READ: Row = with(
 /// Rows beyond those of all kinds, in groups.
 fn groups(kind: Kind) -> &'static [&'static [Row]] {
     match kind {
-        Kind::Run => &[GUEST, REPORT, CONSOLE, PAGES, PROCESS, FILLED, DEMAND, STATS],
-        Kind::Snapshot => &[GUEST, CONSOLE, CAPTURE, PAGES, FILES, SNAPSHOT, PROCESS, FILLED, MAKE_PROCESS],
+        Kind::Run => &[GUEST, LOOK, REPORT, CONSOLE, PAGES, PROCESS, FILLED, DEMAND, STATS],
+        Kind::Snapshot => {
+            &[GUEST, LOOK, CONSOLE, CAPTURE, PAGES, FILES, SNAPSHOT, PROCESS, FILLED, MAKE_PROCESS]
+        }
         Kind::Serve => &[SERVE, PROCESS],
-        Kind::Cpu => &[GUEST, OUTPUT, RESET, PAGES, PROCESS, FILLED, MAKE_PROCESS],
+        Kind::Cpu => &[GUEST, LOOK, OUTPUT, RESET, PAGES, PROCESS, FILLED, MAKE_PROCESS],
         Kind::Report => &[REPORT],
-        Kind::Io => &[IO],
+        Kind::Io => &[IO, LOOK],
         Kind::Disk => &[DISK],
         Kind::Share => &[SHARE],
         Kind::Tick => &[TICK],
@@ -144,7 +146,7 @@ pub(super) fn all(platform: Platform) -> impl Iterator<Item = &'static Row> {
 impl Row {
     fn is_for(&self, platform: Platform) -> bool {
         match self.only {
-            NeededOn::Always => true,
+            NeededOn::Always | NeededOn::Shares => true,
             NeededOn::On(wanted) => wanted == platform,
             NeededOn::Debug => cfg!(debug_assertions),
         }

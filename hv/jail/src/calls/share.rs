@@ -14,6 +14,12 @@ const fn made(access: i32, words: &'static str) -> Row {
     opened(flags, words, "a file that the guest makes")
 }
 
+/// Answering what the host has in memory, on threads that run guests or drive devices. Nothing that is found is opened there.
+pub(super) const LOOK: &[Row] = &[
+    any(S::openat2, "paths of the guest that the host has in memory, beneath the folder").with_shares(),
+    any(S::statx, "attributes of what was found").with_shares(),
+];
+
 /// Names are changed beneath the folder only, as far as Landlock is there. Attributes are changed through files that are open, since Landlock does not
 /// bound those.
 pub(super) const SHARE: &[Row] = &[
@@ -51,4 +57,7 @@ pub(super) const SHARE: &[Row] = &[
     any(S::flistxattr, "their names"),
     any(S::fsetxattr, "the guest sets an extended attribute, whose name begins with \"user.\""),
     any(S::fremovexattr, "the guest removes one"),
+    any(S::inotify_init1, "the guest watches a folder"),
+    any(S::inotify_add_watch, "the guest watches a folder"),
+    any(S::inotify_rm_watch, "it does so no more"),
 ];

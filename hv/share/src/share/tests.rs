@@ -300,3 +300,68 @@ fn what_is_no_folder_is_not_shared() {
     assert!(matches!(Folder::open(&spec("file")), Err(super::super::FolderError::NotAFolder { .. })));
     assert!(matches!(Folder::open(&spec("nothing")), Err(super::super::FolderError::Open { .. })));
 }
+
+/// On a host that says what it has in memory; None where it does not.
+fn now(shared: &Shared, at: u64, name: Option<&str>, flags: u16) -> Option<Result<ShareAttributes, Errno>> {
+    shared.share.attributes_now(at, name.map(path).as_ref(), flags)
+}
+
+#[test]
+fn attributes_that_need_no_wait_are_the_same() {
+    let shared = shared();
+    let here = shared.folder.path();
+    fs::create_dir(here.join("inner")).unwrap();
+    shared.file("inner/file", "content");
+    symlink("inner/file", here.join("link")).unwrap();
+    symlink("/etc", here.join("outside")).unwrap();
+    symlink("..", here.join("up")).unwrap();
+    if now(&shared, ROOT, None, 0).is_none() {
+        hv_skip::skip("needs a folder on a local file system");
+        return;
+    }
+    let folder = shared.open("inner", OPEN_READ | OPEN_DIRECTORY).unwrap();
+    let file = shared.open("inner/file", OPEN_READ).unwrap();
+    for (at, name, flags) in [
+        (ROOT, None, 0),
+        (ROOT, Some("inner/file"), 0),
+        (ROOT, Some("link"), 0),
+        (ROOT, Some("link"), NO_FOLLOW),
+        (ROOT, Some("outside"), NO_FOLLOW),
+        (ROOT, Some("inner/../link"), 0),
+        (folder, Some("file"), 0),
+        (folder, None, 0),
+        (file, None, 0),
+    ] {
+        let slowly = shared.share.attributes(at, name.map(path).as_ref(), flags);
+        assert_eq!(now(&shared, at, name, flags), Some(slowly), "{at} {name:?} {flags}");
+    }
+    let gone = shared.share.attributes(ROOT, Some(&path("nothing")), 0);
+    assert_eq!(
+        (gone, now(&shared, ROOT, Some("nothing"), 0)),
+        (Err(Errno::NotFound), Some(Err(Errno::NotFound)))
+    );
+    // What is wrong, and what leads out, is for the threads to find.
+    for (at, name, flags) in [
+        (ROOT, Some("outside"), 0),
+        (ROOT, Some("up"), 0),
+        (ROOT, Some("../x"), 0),
+        (ROOT, Some("inner"), !NO_FOLLOW),
+        (12345, Some("inner"), 0),
+        (file, Some("x"), 0),
+    ] {
+        assert_eq!(now(&shared, at, name, flags), None, "{at} {name:?} {flags}");
+    }
+}
+
+#[test]
+fn other_file_systems_beneath_the_folder_may_have_to_be_waited_for() {
+    let share = Share::new(Folder::open(&"/=t,ro".parse().unwrap()).unwrap()).unwrap();
+    if share.attributes_now(ROOT, None, 0).is_none() {
+        hv_skip::skip("needs a root file system that is a local one");
+        return;
+    }
+    assert!(share.attributes(ROOT, Some(&path("proc/version")), 0).is_ok());
+    assert_eq!(share.attributes_now(ROOT, Some(&path("proc/version")), 0), None);
+    let open = share.open(ROOT, Some(&path("proc")), OPEN_DIRECTORY, 0).unwrap();
+    assert_eq!(share.attributes_now(open, None, 0), None);
+}

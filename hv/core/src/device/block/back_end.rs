@@ -1,8 +1,8 @@
 //! A disk as a device of any guest.
 #![forbid(unsafe_code)]
 
-use super::device::SharedDevice;
 use super::{BlockDevice, Disk, EngineKind, Parts};
+use crate::device::two_threads::SharedDevice;
 use crate::device::{BackEnd, ConnectError, Connection, DeviceError, DeviceKind, DrivenBy, RingShape};
 use hv_abi::device::{BLOCK, CONFIG_SIZE, Config, DeviceInfo};
 use hv_abi::io::block::{BlockConfig, BlockFeatures, BlockRequest, BlockResponse};

@@ -91,6 +91,19 @@ impl Buffers {
         moved(count)
     }
 
+    /// Reads from a file, straight into the memory, what the host has of it in memory: one call of the kernel, which waits for nothing else.
+    /// Returns the bytes that it has read: fewer than the file has there, if the host's memory has no more; 0 at the end of the file. `None`: it has
+    /// nothing of it, or this file system cannot say so.
+    pub fn read_now(&self, file: BorrowedFd<'_>, offset: u64) -> Option<u64> {
+        let pieces = self.iovecs();
+        // SAFETY: as in `read_from`.
+        let count = unsafe {
+            let (list, len) = (pieces.as_ptr(), pieces.len() as libc::c_int);
+            libc::preadv2(file.as_raw_fd(), list, len, offset as libc::off_t, libc::RWF_NOWAIT)
+        };
+        moved(count).ok()
+    }
+
     /// Writes to a file, straight from the memory: one call of the kernel. With `append`, at the end of the file. Returns the bytes that it has
     /// written.
     ///

@@ -27,7 +27,6 @@ use super::spin::Spin;
 use crate::device::Ring;
 use crate::memory::{GuestMemory, RingMemory};
 use crate::reactor::{Registrar, Source};
-pub(super) use here::SharedDevice;
 use hv_abi::io::block::{BlockConfig, BlockRequest, BlockResponse};
 use hv_abi::ring::{Back, Violation};
 use mio::Interest;

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::device::ShareDevice;
+use crate::device::two_threads::SharedDevice;
 use crate::device::{BackEnd, ConnectError, Connection, DeviceError, DeviceKind, DrivenBy, RingShape};
 use hv_abi::device::{CONFIG_SIZE, Config, DeviceInfo, SHARE};
 use hv_abi::io::share::{ShareConfig, ShareFeatures, ShareRequest, ShareResponse};
@@ -45,7 +46,8 @@ impl BackEnd for ShareBackEnd {
         let doorbell = connection.doorbell(&ring)?;
         let share = Share::new(self.0).map_err(|error| DeviceError::new(NoRandomNumbers(error)))?;
         let device = ShareDevice::new(connection.index, ring, doorbell, share)?;
-        Ok(DrivenBy::IoThread(Box::new(device)))
+        let (device, source) = SharedDevice::new(device);
+        Ok(DrivenBy::Both(source, device))
     }
 }
 
@@ -69,8 +71,11 @@ struct OtherShare {
 }
 
 fn shape(config: &ShareConfig) -> String {
-    let read_only = ShareFeatures::from_bits_truncate(config.features).contains(ShareFeatures::READ_ONLY);
-    format!("{}{}", escape(&*String::from_utf8_lossy(config.tag())), if read_only { ",ro" } else { "" })
+    let features = ShareFeatures::from_bits_truncate(config.features);
+    let option = |feature, text| if features.contains(feature) { text } else { "" };
+    let read_only = option(ShareFeatures::READ_ONLY, ",ro");
+    let unchanging = option(ShareFeatures::UNCHANGING, ",cache=always");
+    format!("{}{read_only}{unchanging}", escape(&*String::from_utf8_lossy(config.tag())))
 }
 
 /// Refuses a share that the guest would take for another one.

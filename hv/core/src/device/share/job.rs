@@ -3,20 +3,23 @@
 //! Everything here is about one copy of the request; paths are copied out of the guest's memory once.
 #![forbid(unsafe_code)]
 
+use crate::device::DeviceCounters;
 use crate::device::block::buffers::Buffers;
 use crate::memory::{Access, GuestMemory};
 use hv_abi::Errno;
 use hv_abi::GuestAddr;
 use hv_abi::io::block::Segment;
 use hv_abi::io::share::{
-    NO_FOLLOW, OP_ATTRIBUTES, OP_CHANGE, OP_CLOSE, OP_LINK, OP_LIST_XATTRS, OP_LOCK, OP_MAKE_DIR, OP_OPEN,
-    OP_READ, OP_READ_DIR, OP_READ_LINK, OP_REMOVE, OP_REMOVE_XATTR, OP_RENAME, OP_SET_XATTR, OP_SPACE,
-    OP_SYMLINK, OP_SYNC, OP_WRITE, OP_XATTR, PATH_MAX, READ_DIR_MAX, READ_DIR_MIN, SYNC_DATA,
-    ShareAttributes, ShareChange, ShareConfig, ShareRequest, ShareSpace, WITH_ATTRIBUTES, WRITE_APPEND,
-    XATTR_MAX,
+    CHANGES_NOW, NO_FOLLOW, OP_ATTRIBUTES, OP_CHANGE, OP_CHANGES, OP_CLOSE, OP_LINK, OP_LIST_XATTRS, OP_LOCK,
+    OP_MAKE_DIR, OP_OPEN, OP_READ, OP_READ_DIR, OP_READ_LINK, OP_REMOVE, OP_REMOVE_XATTR, OP_RENAME,
+    OP_SET_XATTR, OP_SPACE, OP_SYMLINK, OP_SYNC, OP_WATCH, OP_WRITE, OP_XATTR, PATH_MAX, READ_DIR_MAX,
+    READ_DIR_MIN, SYNC_DATA, ShareAttributes, ShareChange, ShareConfig, ShareRequest, ShareSpace,
+    WITH_ATTRIBUTES, WRITE_APPEND, XATTR_MAX,
 };
-use hv_share::{RelativePath, Share, XattrName, errno};
-use std::os::fd::AsFd;
+use hv_share::{Closing, RelativePath, Share, XattrName, errno};
+use rustix::io::ReadWriteFlags;
+use std::io::IoSliceMut;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use zerocopy::IntoBytes;
 
@@ -38,6 +41,7 @@ impl Place {
 pub(super) enum Job {
     Open { place: Place, flags: u16, mode: u32 },
     Close { handle: u64 },
+    EndClose { closing: Closing },
     Read { handle: u64, offset: u64, to: Buffers },
     ReadDir { handle: u64, cookie: u64, with_attributes: bool, to: Buffers },
     Attributes { place: Place, flags: u16, to: Buffers },
@@ -56,6 +60,8 @@ pub(super) enum Job {
     SetXattr { handle: u64, name: XattrName, value: Vec<u8>, flags: u16 },
     ListXattrs { handle: u64, to: Option<Buffers> },
     RemoveXattr { handle: u64, name: XattrName },
+    Watch { handle: u64 },
+    Changes { handle: u64, now: bool, to: Buffers },
 }
 
 impl Job {
@@ -153,7 +159,49 @@ impl Job {
                 raw.known(0)?;
                 Ok(Job::RemoveXattr { handle, name: raw.xattr_name()? })
             }
+            OP_WATCH => {
+                raw.known(0)?;
+                Ok(Job::Watch { handle })
+            }
+            OP_CHANGES => {
+                raw.known(CHANGES_NOW)?;
+                let to = raw.buffers(READ_DIR_MIN..=READ_DIR_MAX, Access::WRITE)?;
+                Ok(Job::Changes { handle, now: flags & CHANGES_NOW != 0, to })
+            }
             _ => Err(Errno::NotSupported),
+        }
+    }
+
+    /// Does what is to be done in the order of the requests, and never waits: later ones find that a handle is gone.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`run`](Self::run).
+    pub(super) fn begin(self, share: &Share) -> Result<Self, Errno> {
+        match self {
+            Job::Close { handle } => Ok(Job::EndClose { closing: share.begin_close(handle)? }),
+            job => Ok(job),
+        }
+    }
+
+    /// Does it, if it needs nothing but what the host has in memory, and moves no more than so many bytes, off which it takes those that it has moved.
+    /// `None`: it is to be [run](Self::run), on a thread that may wait for the host's file system.
+    pub(super) fn try_now(&self, share: &Share, bytes: &mut u64) -> Option<Result<u64, Errno>> {
+        match self {
+            Job::Read { handle, offset, to } if to.len() <= *bytes => {
+                let file = share.file(*handle).ok()?;
+                let count = to.read_now(file.as_fd(), *offset)?;
+                *bytes -= count;
+                (count == to.len() || ends_at(file.as_fd(), offset + count)).then_some(Ok(count))
+            }
+            Job::Attributes { place, flags, to } => {
+                let found = share.attributes_now(place.from, place.path.as_ref(), *flags)?;
+                Some(found.map(|attributes| {
+                    to.copy_from(attributes.as_bytes());
+                    0
+                }))
+            }
+            _ => None,
         }
     }
 
@@ -162,6 +210,10 @@ impl Job {
         match self {
             Job::Open { place, flags, mode } => share.open(place.from, place.path.as_ref(), flags, mode),
             Job::Close { handle } => share.close(handle).map(|()| 0),
+            Job::EndClose { closing } => {
+                share.end_close(closing);
+                Ok(0)
+            }
             Job::Read { handle, offset, to } => {
                 let file = share.file(handle)?;
                 uninterrupted(|| to.read_from(file.as_fd(), offset))
@@ -198,6 +250,12 @@ impl Job {
                 share.set_xattr(handle, &name, &value, flags).map(|()| 0)
             }
             Job::ListXattrs { handle, to } => give(&share.list_xattrs(handle)?, to.as_ref()),
+            Job::Watch { handle } => share.watch(handle).map(|()| 0),
+            Job::Changes { handle, now: _, to } => {
+                let bytes = share.changes(handle, to.len() as usize)?;
+                to.copy_from(&bytes);
+                Ok(bytes.len() as u64)
+            }
             Job::RemoveXattr { handle, name } => share.remove_xattr(handle, &name).map(|()| 0),
             Job::MakeDir { place, mode } => share.make_dir(place.from, place.path.as_ref(), mode).map(|()| 0),
             Job::Remove { place, flags } => share.remove(place.from, place.path.as_ref(), flags).map(|()| 0),
@@ -242,6 +300,19 @@ pub(super) enum Direction {
     Out,
 }
 
+impl Direction {
+    /// Counts an operation, unless it failed.
+    pub(super) fn count(self, result: Result<u64, Errno>, counters: &DeviceCounters) {
+        let Ok(count) = result else { return };
+        match self {
+            Direction::Read => counters.went_in(1, count),
+            Direction::Write => counters.went_out(1, count),
+            Direction::In => counters.went_in(1, 0),
+            Direction::Out => counters.went_out(1, 0),
+        }
+    }
+}
+
 /// Puts bytes into the guest's memory, if it has given some. Returns how many there are.
 fn give(bytes: &[u8], to: Option<&Buffers>) -> Result<u64, Errno> {
     if let Some(to) = to {
@@ -251,6 +322,12 @@ fn give(bytes: &[u8], to: Option<&Buffers>) -> Result<u64, Errno> {
         to.copy_from(bytes);
     }
     Ok(bytes.len() as u64)
+}
+
+/// Whether the host knows, without waiting, that a file has no bytes from here on.
+fn ends_at(file: BorrowedFd<'_>, offset: u64) -> bool {
+    let mut byte = [0];
+    rustix::io::preadv2(file, &mut [IoSliceMut::new(&mut byte)], offset, ReadWriteFlags::NOWAIT) == Ok(0)
 }
 
 /// Makes a call that a signal may have interrupted before anything was moved.

@@ -4,11 +4,13 @@
 //! ring ─ device (I/O thread) ─ request: copied and validated once ─▶ Job ─▶ workers (threads of the share) ─▶ hv_share::Share
 //! ```
 //!
-//! Nothing about a file is done on the I/O thread: a file system that does not answer keeps the threads of this share waiting, and nobody else.
+//! Only what needs no wait is done on the I/O thread, or on the guest's own: a file system that does not answer keeps the threads of this share waiting,
+//! and nobody else.
 
 mod back_end;
 mod device;
 mod job;
+mod waiting;
 mod workers;
 
 pub(crate) use back_end::{KIND, ShareBackEnd};

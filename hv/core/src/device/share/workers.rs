@@ -1,7 +1,7 @@
 //! The threads of a share.
 #![forbid(unsafe_code)]
 
-use super::job::{Direction, Job};
+use super::job::Job;
 use crate::device::DeviceCounters;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use hv_abi::Errno;
@@ -157,14 +157,7 @@ impl Shared {
     fn run(&self, job: Job) -> Result<u64, Errno> {
         let direction = job.direction();
         let result = job.run(&self.share);
-        if let Ok(count) = result {
-            match direction {
-                Direction::Read => self.counters.went_in(1, count),
-                Direction::Write => self.counters.went_out(1, count),
-                Direction::In => self.counters.went_in(1, 0),
-                Direction::Out => self.counters.went_out(1, 0),
-            }
-        }
+        direction.count(result, &self.counters);
         result
     }
 }

@@ -6,6 +6,7 @@
 
 mod owned;
 mod raw;
+mod watch;
 
 use hv_guest::abi::Errno;
 use hv_guest::abi::io::share::{
@@ -36,6 +37,11 @@ fn main() {
             "locks" => owned::locks(first()),
             "xattrs" => owned::xattrs(first()),
             "foreign-xattrs" => owned::foreign_xattrs(first()),
+            "watch" => block_on(watch::until_the_end(files(), path)),
+            "watch-and-go" => block_on(watch::and_go(first(), path)),
+            "watch-for-good" => watch::for_good(first(), path),
+            "unchanging" => owned::unchanging(&files(), path),
+            "asynchronous" => block_on(owned::asynchronous(files())),
             "append" => append(path),
             "fill" => fill(path),
             "ready" => hv_guest::ready(),
@@ -247,7 +253,7 @@ fn fill(name: &str) {
     println!("{errno:?}");
 }
 
-fn wait() {
+pub(crate) fn wait() {
     println!("waiting");
     let mut byte = [0];
     while console::read(&mut byte) == 1 && byte != *b"\n" {}

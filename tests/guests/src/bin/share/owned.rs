@@ -1,6 +1,10 @@
 //! Locks and extended attributes.
 
+use core::cell::Cell;
 use hv_guest::abi::Errno;
+use hv_guest::block_on;
+use hv_guest::embassy_futures::select::select;
+use hv_guest::embassy_futures::yield_now;
 use hv_guest::fs::{self, Error, OpenOptions};
 use hv_guest::prelude::*;
 use hv_guest::share::{
@@ -116,4 +120,58 @@ pub(crate) fn foreign_xattrs(share: Share) {
     assert_eq!(share.xattr(u64::MAX, b"user.a", &mut []).block(), Err(Errno::BadHandle));
     let large = vec![0; XATTR_MAX as usize + 1];
     assert_eq!(share.set_xattr(file, b"user.large", &large, 0).block(), Err(Errno::Invalid));
+}
+
+/// What a file system says of a file and of a name that is not there, before and after a line of input.
+pub(crate) fn unchanging(files: &fs::FileSystem, path: &str) {
+    for _ in 0..2 {
+        let text = block_on(files.read(path)).unwrap();
+        let entries = files.read_dir("").unwrap().len();
+        let (metadata, nothing) = (files.metadata(path).unwrap(), files.metadata("nothing"));
+        println!("{} {} {nothing:?} {}", metadata.len, String::from_utf8(text).unwrap(), entries > 0);
+        assert_eq!(files.open("nothing").err(), nothing.err());
+        super::wait();
+    }
+}
+
+/// All operations that let other tasks run, in a share and in what is mounted in it.
+pub(crate) async fn asynchronous(share: fs::FileSystem) {
+    let mounts = fs::Mounts::new(share).mount("/folder", fs::memory(1 << 16)).unwrap();
+    let files = fs::FileSystem::from(mounts).into_async();
+    for place in ["/made", "/folder/made"] {
+        let path = |name: &str| format!("{place}/{name}");
+        files.create_dir_all(&path("a/b")).await.unwrap();
+        files.create_dir_all(&path("a/b")).await.unwrap();
+        assert_eq!(files.create_dir(&path("a")).await, Err(Error::Exists));
+        files.write(&path("a/b/file"), b"text").await.unwrap();
+        assert_eq!(files.read(&path("a/b/file")).await.unwrap(), b"text");
+        assert_eq!(files.metadata(&path("a/b/file")).await.unwrap().len, 4);
+        files.rename(&path("a/b/file"), &path("a/other")).await.unwrap();
+        let mut names: Vec<_> =
+            files.read_dir(&path("a")).await.unwrap().into_iter().map(|entry| entry.name).collect();
+        names.sort();
+        assert_eq!(names, ["b", "other"]);
+        assert_eq!(files.open(&path("a/b/file")).await.err(), Some(Error::NotFound));
+        assert_eq!(files.remove_dir(&path("a")).await, Err(Error::NotEmpty));
+        files.remove_file(&path("a/other")).await.unwrap();
+        files.remove_dir(&path("a/b")).await.unwrap();
+    }
+    assert_eq!(files.rename("/made/a", "/folder/x").await, Err(Error::CrossesFileSystems));
+    assert_eq!(files.blocking().metadata("/made/a").map(|found| found.is_dir), Ok(true));
+    // Other tasks run while the host works.
+    let others = Cell::new(0_u32);
+    let count = async {
+        loop {
+            others.set(others.get() + 1);
+            yield_now().await;
+        }
+    };
+    let work = async {
+        for _ in 0..100 {
+            files.read("/file").await.unwrap();
+        }
+    };
+    select(work, count).await;
+    assert!(others.get() >= 100, "{}", others.get());
+    println!("asynchronous");
 }

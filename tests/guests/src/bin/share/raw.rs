@@ -163,7 +163,7 @@ pub(crate) fn bad_memory() {
         share.refused(ShareRequest { flags, ..to(OP_READ_DIR, folder, good, 4096) }, Errno::Invalid, "flags");
         share.refused(ShareRequest { flags, ..at(0) }, Errno::Invalid, "flags");
     }
-    for op in [0, 21, 99, u16::MAX] {
+    for op in [0, 23, 99, u16::MAX] {
         share.refused(to(op, handle, good, 4096), Errno::NotSupported, "no such operation");
     }
     share.refused(to(OP_CLOSE, ROOT, 0, 0), Errno::Invalid, "the root is not closed");

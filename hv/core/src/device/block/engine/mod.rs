@@ -9,7 +9,6 @@
 //! behind io_uring are few, and all rings of a thread share them: such a file would delay the other disks.
 
 mod job;
-mod now;
 mod on_image;
 mod threads;
 mod uring;
@@ -25,8 +24,6 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::path::PathBuf;
 use std::sync::Arc;
-
-pub(super) use now::read_now;
 
 /// Most requests in flight on one disk.
 pub const MAX_IN_FLIGHT: u32 = 256;

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::device::QuickHandler;
-use crate::device::block::device::SharedDevice;
+use crate::device::two_threads::SharedDevice;
 use hv_abi::io::block::{OP_FLUSH, OP_READ, OP_WRITE};
 use hv_abi::ring::SharedMemory;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +14,7 @@ const REQUESTS_PROD: usize = 0;
 /// A device that two threads drive, and its guest.
 struct Pair {
     rig: Rig,
-    here: Arc<SharedDevice>,
+    here: Arc<SharedDevice<BlockDevice>>,
     io: Box<dyn Source>,
 }
 
