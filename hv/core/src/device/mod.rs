@@ -8,6 +8,7 @@ pub mod function;
 pub mod net;
 pub mod services;
 pub mod share;
+pub mod spin;
 pub mod stdio;
 mod two_threads;
 

@@ -6,7 +6,7 @@
 //! rings no doorbell. A *round* takes what waits (up to [`ROUND_REQUESTS`] and
 //! [`ROUND_BYTES`]), enters the kernel once, publishes all outcomes at once and
 //! notifies the guest at most once. When a round finds nothing, the device
-//! looks on for a few microseconds, if that has paid lately ([`MAX_SPIN`]),
+//! looks on for a few microseconds, if that has paid lately ([`MAX_SPIN`](crate::device::spin::MAX_SPIN)),
 //! arms the doorbell and goes back to the reactor.
 //!
 //! # What a guest can do to it
@@ -22,9 +22,8 @@ mod here;
 use super::disk::{Disk, UnansweredCount, UnansweredGuard};
 use super::engine::{self, Completion, DiskEngine, EngineError, EngineKind};
 use super::request::{Plan, validate};
-pub use super::spin::MAX_SPIN;
-use super::spin::Spin;
 use crate::device::Ring;
+use crate::device::spin::{self, Spin};
 use crate::memory::{GuestMemory, RingMemory};
 use crate::reactor::{Registrar, Source};
 use hv_abi::io::block::{BlockConfig, BlockRequest, BlockResponse};
@@ -66,7 +65,7 @@ pub struct Parts {
     pub disk: Disk,
     /// How to work on it.
     pub engine: EngineKind,
-    /// Longest time to poll for further requests before sleeping, usually [`MAX_SPIN`]; zero on a host
+    /// Longest time to poll for further requests before sleeping, usually [`MAX_SPIN`](crate::device::spin::MAX_SPIN); zero on a host
     /// without an idle core.
     pub spin: Duration,
 }
@@ -292,21 +291,7 @@ impl BlockDevice {
 
     /// Polls for further work for a limited time.
     fn look(&mut self, time: &mut Instant) -> Result<bool, Violation> {
-        let limit = self.spin.limit();
-        if limit.is_zero() {
-            return Ok(false);
-        }
-        let until = *time + limit;
-        while *time < until {
-            for _ in 0..8 {
-                if self.engine.has_news() || self.can_take()? {
-                    return Ok(true);
-                }
-                std::hint::spin_loop();
-            }
-            *time = Instant::now();
-        }
-        Ok(false)
+        spin::look(self.spin.limit(), time, || Ok(self.engine.has_news() || self.can_take()?))
     }
 
     /// Whether a request waits that there is room for.

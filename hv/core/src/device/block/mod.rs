@@ -21,7 +21,6 @@ pub mod overlay;
 pub mod record;
 pub mod request;
 pub mod spec;
-pub mod spin;
 
 #[cfg(test)]
 mod tests;

@@ -14,6 +14,7 @@ use super::back_end::ENTRIES;
 use super::job::Job;
 use super::waiting::ChangeRequests;
 use super::workers::{Outcome, Workers};
+use crate::device::spin::{self, MAX_SPIN, Spin};
 use crate::device::two_threads::QuickDevice;
 use crate::device::{ConnectError, Ring};
 use crate::memory::{GuestMemory, RingMemory};
@@ -57,6 +58,7 @@ pub(super) struct ShareDevice {
     doorbell: EventFd,
     workers: Workers,
     changes: ChangeRequests,
+    spin: Spin,
     /// No further requests are to be taken.
     is_settling: bool,
     done: Vec<Outcome>,
@@ -83,6 +85,7 @@ impl ShareDevice {
             doorbell,
             workers,
             changes: ChangeRequests::default(),
+            spin: Spin::new(MAX_SPIN),
             is_settling: false,
             done: Vec::new(),
             dead: false,
@@ -101,22 +104,41 @@ impl ShareDevice {
 
     /// Works until there is nothing to do, or time is up.
     fn serve(&mut self, now: Instant) -> Result<Option<Instant>, Violation> {
+        let mut worked = false;
         loop {
             self.workers.complete(&mut self.done);
             let taken = self.take(&mut { ROUND_BYTES })?;
             let more = self.changes.look(self.workers.share(), CHANGES, &mut self.done);
-            let answered = self.answer()?;
-            if !taken && !answered && !more {
-                if self.arm()? {
-                    return Ok(None);
+            let moved = self.answer()? || taken || more;
+            let mut time = Instant::now();
+            if moved && !worked {
+                worked = true;
+                self.spin.works(now);
+                self.ring.requests.suppress_events();
+            }
+            if moved || worked && self.look(&mut time)? {
+                if time.duration_since(now) >= POLL_TIME {
+                    return Ok(Some(time));
                 }
                 continue;
             }
-            let time = Instant::now();
-            if time.duration_since(now) >= POLL_TIME {
-                return Ok(Some(time));
+            if self.arm()? {
+                if worked {
+                    self.spin.sleeps(time);
+                }
+                return Ok(None);
             }
         }
+    }
+
+    /// Polls for further work for a limited time.
+    fn look(&mut self, time: &mut Instant) -> Result<bool, Violation> {
+        spin::look(self.spin.limit(), time, || {
+            let can_take = self.workers.room() > 0
+                && self.ring.requests.available()? > 0
+                && self.ring.responses.room()? as usize > self.owed();
+            Ok(can_take || self.workers.has_news())
+        })
     }
 
     /// Takes requests off the ring, as many as there is room for. Answers those that need no wait, reading so many bytes at most, and hands the others

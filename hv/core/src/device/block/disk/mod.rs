@@ -9,7 +9,7 @@ pub use error::DiskError;
 use super::folder;
 use super::overlay::Overlay;
 use super::spec::DiskSpec;
-use super::spin::MAX_SPIN;
+use crate::device::spin::MAX_SPIN;
 use hv_abi::io::block::{BlockConfig, BlockFeatures, MAX_SEGMENTS};
 use hv_disk::{Chain, Format, OpenOptions};
 use hv_host::escape::escape;

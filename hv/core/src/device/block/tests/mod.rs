@@ -8,10 +8,10 @@ mod overlays;
 mod throughput;
 mod validating;
 
-use super::device::MAX_SPIN;
 use super::engine::EngineKind;
 use super::{BlockDevice, Disk, DiskSpec, Parts};
 use crate::device::Ring;
+use crate::device::spin::MAX_SPIN;
 use crate::event::{Hub, Owner};
 use crate::memory::{Access, GuestMemory, RingMemory};
 use crate::reactor::Source;

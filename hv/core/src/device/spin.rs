@@ -50,6 +50,29 @@ impl Spin {
     }
 }
 
+/// Polls for news until `limit` after `time`, which becomes the time of the last look. Returns whether there is some.
+///
+/// # Errors
+///
+/// That of the look.
+pub(super) fn look<E>(
+    limit: Duration,
+    time: &mut Instant,
+    mut has_news: impl FnMut() -> Result<bool, E>,
+) -> Result<bool, E> {
+    let until = *time + limit;
+    while *time < until {
+        for _ in 0..8 {
+            if has_news()? {
+                return Ok(true);
+            }
+            std::hint::spin_loop();
+        }
+        *time = Instant::now();
+    }
+    Ok(false)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
