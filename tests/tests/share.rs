@@ -149,7 +149,7 @@ fn what_the_host_has_in_memory_needs_no_threads(platform: Platform) {
     let folder = Folder::new();
     let kind = tool(Command::new("stat").args(["-f", "-c", "%T"]).arg(folder.0.path())).text();
     if !["ext2/ext3", "xfs", "btrfs", "f2fs", "tmpfs"].contains(&kind.trim()) {
-        hv_tests::skip(&format!("needs a folder on a local file system, and this is {}", kind.trim()));
+        hv_tests::skip(format!("needs a folder on a local file system, and this is {}", kind.trim()));
         return;
     }
     // What has just been made is in memory, and so is that a name is not there, once it was looked for.

@@ -9,8 +9,8 @@ use hv_abi::io::block::{BlockConfig, BlockFeatures, BlockRequest, OP_FLUSH, OP_R
 use hv_abi::{Errno, GuestAddr};
 use hv_core::device::block::device::{POLL_TIME, ROUND_REQUESTS};
 use hv_core::device::block::engine::{Completion, DiskEngine};
-use hv_core::device::spin::Spin;
 use hv_core::device::block::validate;
+use hv_core::device::spin::Spin;
 use hv_core::event::Channel;
 use hv_core::reactor::{Registrar, Source};
 use mio::Interest;
