@@ -336,7 +336,7 @@ fn feature_bits() {
     let net: Vec<_> = NetFeatures::all().iter_names().map(|(name, bit)| (name, bit.bits())).collect();
     assert_eq!(net, [("CHECKSUM_FREE", 1), ("ADDRESS", 2)]);
     let share: Vec<_> = ShareFeatures::all().iter_names().map(|(name, bit)| (name, bit.bits())).collect();
-    assert_eq!(share, [("READ_ONLY", 1)]);
+    assert_eq!(share, [("READ_ONLY", 1), ("UNCHANGING", 2)]);
 }
 
 #[test]
