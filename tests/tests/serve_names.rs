@@ -6,9 +6,11 @@ use hv_tests::serve::Serve;
 use hv_tests::services::{reach, text};
 use hv_tests::{Platform, eventually, guest, guest_test, has_tools, system_tool, tool};
 use std::fs;
-use std::net::{TcpListener, TcpStream};
+use std::io;
+use std::net::{TcpListener, UdpSocket};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 use tempfile::TempDir;
 
 /// Where the name server is, and where services are.
@@ -48,7 +50,7 @@ impl NameServer {
         let mut child = command.stdin(Stdio::null()).spawn().unwrap();
         eventually("dnsmasq", || {
             assert!(child.try_wait().unwrap().is_none(), "dnsmasq ended");
-            TcpStream::connect((NAME_SERVER, 53)).ok()
+            answers_a_question().ok()
         });
         NameServer { child, log }
     }
@@ -64,6 +66,17 @@ impl Drop for NameServer {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// That the kernel has a port for it does not say that it answers by now.
+fn answers_a_question() -> io::Result<()> {
+    // The address of `probe.test`, by a question with the number 1 that asks for recursion (RFC 1035, 4.1).
+    let question = b"\0\x01\x01\0\0\x01\0\0\0\0\0\0\x05probe\x04test\0\0\x01\0\x01";
+    let socket = UdpSocket::bind((NAME_SERVER, 0))?;
+    socket.set_read_timeout(Some(Duration::from_millis(200)))?;
+    socket.connect((NAME_SERVER, 53))?;
+    socket.send(question)?;
+    socket.recv(&mut [0; 512]).map(drop)
 }
 
 /// Moves this thread, and what it starts, into a network with a name server of its own.

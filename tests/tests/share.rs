@@ -1,5 +1,6 @@
 //! Folders of the host in guests: what they see, what is refused, and what no guest can do.
 
+use hv_tests::host::{Lack, without};
 use hv_tests::snapshot::{restored, save};
 use hv_tests::{Finished, Platform, Running, Service, guest_test, has_tools, hv_as_ordinary_user, tool};
 use std::ffi::OsStr;
@@ -460,6 +461,35 @@ fn a_full_disk_is_an_error_of_that_write(platform: Platform) {
 // ---------------------------------------------------------------- hostile guests
 
 #[track_caller]
+/// What a guest says on a host where this system call fails.
+fn where_a_call_fails(platform: Platform, folder: &Folder, lack: Lack, commands: &[&str]) -> String {
+    let mut command = platform.run("share", &["--share", &folder.writable()], commands);
+    without(&mut command, &[lack]);
+    Running::new(&mut command).finish().expect(0).text()
+}
+
+#[guest_test]
+fn a_full_quota_is_an_error_of_that_write(platform: Platform) {
+    let full =
+        Lack { what: "room in the quota", call: libc::SYS_pwritev2, argument: None, error: libc::EDQUOT };
+    let said = where_a_call_fails(platform, &Folder::new(), full, &["fill:new", "cat:file"]);
+    assert_eq!(said, "Quota\nfile\nsurvived\n");
+}
+
+#[guest_test]
+fn what_cannot_be_asked_without_waiting_is_left_to_the_threads(platform: Platform) {
+    let folder = Folder::new();
+    let lack = Lack {
+        what: "reads of what is in memory",
+        call: libc::SYS_preadv2,
+        argument: None,
+        error: libc::EOPNOTSUPP,
+    };
+    let said =
+        where_a_call_fails(platform, &folder, lack, &["cat:file", "cat:folder/inner", "together:file"]);
+    assert!(said.starts_with("file\ninner text\n") && said.ends_with("survived\n"), "{said}");
+}
+
 fn survives(platform: Platform, commands: &[&str]) {
     let folder = Folder::new();
     let before = tree(folder.0.path());
