@@ -35,6 +35,8 @@ impl NameServer {
             "--user=root",
         ]);
         command.args(["--bind-interfaces", "--log-queries", "--local=/test/"]);
+        // Two that write the usual one at the same time are in each other's way, and one of them ends.
+        command.arg(format!("--pid-file={}", folder.join("pid").display()));
         command
             .arg(format!("--listen-address={NAME_SERVER}"))
             .arg(format!("--log-facility={}", log.display()));
