@@ -114,7 +114,7 @@ fn a_result_has_every_operation_of_its_group_and_the_machine(_: Platform) {
     let against = of(&results, "hypercall").against.as_ref().expect("a comparison");
     assert_eq!(against.name, "pio-exit");
     // Three rounds are too few for a claim.
-    assert_eq!((against.ratio.interval, against.verdict), (None, Verdict::Unjudged));
+    assert_eq!((against.ratio.interval, against.verdict), (None, Verdict::NotCompared));
     // What the reading of the counter takes is known, and taken off.
     assert!(results.operations.iter().all(|m| m.overhead_ns > 0.0));
     assert!(results.settings.timer_ns.iter().all(|nanos| *nanos > 0.0));
@@ -224,7 +224,7 @@ fn the_table_is_text_and_progress_goes_elsewhere(_: Platform) {
     let table = end.text();
     assert!(!table.contains('\u{1b}'), "colours without a terminal");
     for part in
-        ["Reading the time", "p99.9", "exits/op", "× clock-kvmclock, not judged (n = 2)", "2 rounds of"]
+        ["Reading the time", "p99.9", "exits/op", "× clock-kvmclock, not compared (n = 2)", "2 rounds of"]
     {
         assert!(table.contains(part), "{part:?} in\n{table}");
     }

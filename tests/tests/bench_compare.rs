@@ -51,8 +51,8 @@ fn runs_are_compared(_: Platform) {
     let change = row["changes"][0]["ratio"]["median"].as_f64().unwrap();
     assert!((change / (ratio(1) / ratio(0)) - 1.0).abs() < 0.01, "{row}");
     assert_eq!(json["medians"].as_array().unwrap().len(), 2);
-    let unjudged = json["files"][1]["unjudged"].is_string();
-    assert!(!unjudged, "on the same host, with the same settings: {json}");
+    let not_compared = json["files"][1]["not_compared"].is_string();
+    assert!(!not_compared, "on the same host, with the same settings: {json}");
 
     // With ratios that a quiet host could have given, and half as large again: that is found, and only there.
     let with = |ratio: f64| {
@@ -83,13 +83,15 @@ fn runs_are_compared(_: Platform) {
     );
     assert!(compare(&[], &["old.json"], 0).contains("Medians"));
 
-    // Another host is told, and nothing is judged; another way to measure is refused.
+    // Another host is told, and nothing is compared; another way to measure is refused.
     let mut elsewhere = slower.clone();
     elsewhere.machine.kernel = "Linux 1.0".into();
     write("elsewhere.json", &elsewhere);
     let table = compare(&["--check"], &["old.json", "elsewhere.json"], 0);
     assert!(
-        table.contains("not judged") && table.contains("the kernel differs: ") && table.contains("Linux 1.0"),
+        table.contains("not compared")
+            && table.contains("the kernel differs: ")
+            && table.contains("Linux 1.0"),
         "{table}"
     );
     let mut full = slower.clone();
@@ -102,7 +104,7 @@ fn runs_are_compared(_: Platform) {
         command
     };
     refuse(&mut command("full.json"), &["full.json", "of 60 ms", "--quick", "--anyway"]);
-    assert!(compare(&["--anyway", "--check"], &["old.json", "full.json"], 0).contains("not judged"));
+    assert!(compare(&["--anyway", "--check"], &["old.json", "full.json"], 0).contains("not compared"));
     let mut other = old.clone();
     other.operations.iter_mut().for_each(|m| m.name.push('x'));
     write("other.json", &other);

@@ -9,7 +9,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use tempfile::TempDir;
 
@@ -345,19 +345,25 @@ fn attributes_that_mean_something_to_the_host_are_no_guests(platform: Platform) 
     survives(platform, &["foreign-xattrs"]);
 }
 
-/// What a guest prints up to a line, and that line's place is in the output.
+/// What a guest prints before this line, which is read as well.
 fn lines_until(output: &mut impl BufRead, end: &str) -> Vec<String> {
     let lines = output.lines().map(|line| line.expect("the guest runs"));
     lines.take_while(|line| line != end).collect()
 }
 
+/// A guest that watches a place in the folder by now, and what it prints from now on.
+fn watching(platform: Platform, folder: &Folder, place: &str) -> (Running, BufReader<ChildStdout>) {
+    let command = format!("watch:{place}");
+    let mut hv = Running::new(&mut platform.run("share", &["--share", &folder.option()], &[&command]));
+    let mut output = BufReader::new(hv.child.stdout.take().unwrap());
+    assert_eq!(lines_until(&mut output, "watching"), Vec::<String>::new());
+    (hv, output)
+}
+
 #[guest_test]
 fn a_guest_is_told_what_changes_in_a_folder(platform: Platform) {
     let folder = Folder::new();
-    let mut command = platform.run("share", &["--share", &folder.option()], &["watch:folder"]);
-    let mut hv = Running::new(&mut command);
-    let mut output = BufReader::new(hv.child.stdout.take().unwrap());
-    assert_eq!(lines_until(&mut output, "watching"), Vec::<String>::new());
+    let (mut hv, mut output) = watching(platform, &folder, "folder");
     let path = |name: &str| folder.path("folder").join(name);
     fs::write(path("new"), "text").unwrap();
     fs::create_dir(path("below")).unwrap();
@@ -385,10 +391,7 @@ fn a_guest_is_told_what_changes_in_a_folder(platform: Platform) {
 #[guest_test]
 fn guests_tell_each_other_by_files(platform: Platform) {
     let folder = Folder::new();
-    let mut command = platform.run("share", &["--share", &folder.option()], &["watch:/"]);
-    let mut hv = Running::new(&mut command);
-    let mut output = BufReader::new(hv.child.stdout.take().unwrap());
-    lines_until(&mut output, "watching");
+    let (mut hv, mut output) = watching(platform, &folder, "/");
     folder.works(platform, &["append:hello"]);
     fs::create_dir(folder.path("end")).unwrap();
     let lines = lines_until(&mut output, "survived");

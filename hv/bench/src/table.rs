@@ -109,8 +109,8 @@ pub fn ratio(against: &Comparison) -> String {
         Verdict::Slower => format!("{} × {name} {}", factor(&against.ratio), range(&against.ratio)),
         Verdict::Alike => format!("as {name} {}", range(&against.ratio)),
         Verdict::NotShown => format!("no difference to {name} shown {}", range(&against.ratio)),
-        Verdict::Unjudged => {
-            format!("{} × {name}, not judged {}", factor(&against.ratio), range(&against.ratio))
+        Verdict::NotCompared => {
+            format!("{} × {name}, not compared {}", factor(&against.ratio), range(&against.ratio))
         }
     }
 }

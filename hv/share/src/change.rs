@@ -151,7 +151,7 @@ impl Share {
         rustix::fs::linkat(&from.folder, &from.name, &to.folder, &to.name, AtFlags::empty()).map_err(errno)
     }
 
-    /// Makes a symbolic link with any text: where it leads is judged when it is followed.
+    /// Makes a symbolic link with any text: where it leads matters when it is followed.
     ///
     /// # Errors
     ///

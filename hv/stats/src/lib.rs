@@ -1,4 +1,4 @@
-//! The statistics of hv's measurements: `hv bench` and the criterion benches judge by the same rules.
+//! The statistics of hv's measurements: `hv bench` and the criterion benches compare by the same rules.
 //!
 //! Pure: no clock and no file is read here, and all that is random comes from a seed, which results record. The rules
 //! are explained in `docs/measuring.md`.

@@ -23,13 +23,14 @@ pub enum Verdict {
     /// The interval contains 1, or the effect is smaller than the least one: no claim can be made.
     NotShown,
     /// There are too few rounds for an interval, or the runs are not comparable.
-    Unjudged,
+    #[serde(alias = "unjudged")]
+    NotCompared,
 }
 
 impl Verdict {
-    /// Judges a ratio of times; an effect below `least` is none.
+    /// The verdict on a ratio of times; an effect below `least` is none.
     pub fn of(ratio: &Estimate, least: f64) -> Verdict {
-        let Some([low, high]) = ratio.interval else { return Verdict::Unjudged };
+        let Some([low, high]) = ratio.interval else { return Verdict::NotCompared };
         let (small, large) = (1.0 / (1.0 + least), 1.0 + least);
         match ratio.median {
             _ if low > small && high < large => Verdict::Alike,
@@ -51,7 +52,7 @@ impl Verdict {
             Verdict::Slower => "slower",
             Verdict::Alike => "alike",
             Verdict::NotShown => "no difference shown",
-            Verdict::Unjudged => "not judged",
+            Verdict::NotCompared => "not compared",
         }
     }
 }
@@ -73,6 +74,6 @@ mod tests {
         assert_eq!(of(0.99, 1.0, 1.01), Verdict::Alike);
         assert_eq!(of(1.001, 1.01, 1.015), Verdict::Alike);
         let few = Estimate { median: 5.0, interval: None, n: 5 };
-        assert_eq!(Verdict::of(&few, EFFECT), Verdict::Unjudged);
+        assert_eq!(Verdict::of(&few, EFFECT), Verdict::NotCompared);
     }
 }

@@ -35,7 +35,7 @@ pub struct Named<'a> {
 pub enum CompareError {
     /// They were measured in different ways, so that they differ though nothing changed.
     #[error(
-        "{first} and {other} cannot be compared: {what}; measure both alike, or use `hv bench compare --anyway`, which judges nothing"
+        "{first} and {other} cannot be compared: {what}; measure both alike, or use `hv bench compare --anyway`, which claims nothing"
     )]
     Settings {
         /// The first file.
@@ -92,7 +92,7 @@ pub struct File {
     /// Length of a round in milliseconds.
     pub round_ms: u64,
     /// Why there are no verdicts on changes of this file against the first; `None` if there are.
-    pub unjudged: Option<String>,
+    pub not_compared: Option<String>,
 }
 
 /// An operation beside the one that it is compared with.
@@ -150,7 +150,7 @@ impl Compared {
     pub fn of(runs: &[Named<'_>], anyway: bool) -> Result<Compared, CompareError> {
         let Some((first, others)) = runs.split_first() else { return Ok(Compared::empty()) };
         let mut notes = Vec::new();
-        let mut unjudged = vec![None];
+        let mut not_compared = vec![None];
         for other in others {
             if let Some(what) = unlike(&Way::of(first.results), &Way::of(other.results)) {
                 if !anyway {
@@ -161,12 +161,12 @@ impl Compared {
                     });
                 }
                 notes.push(format!("{} and {}: {what}", first.name, other.name));
-                unjudged.push(Some(what));
+                not_compared.push(Some(what));
                 continue;
             }
             let hosts = host_differences(&first.results.machine, &other.results.machine);
             notes.extend(hosts.iter().map(|what| format!("{} and {}: {what}", first.name, other.name)));
-            unjudged.push((!hosts.is_empty()).then(|| "the hosts differ".into()));
+            not_compared.push((!hosts.is_empty()).then(|| "the hosts differ".into()));
         }
         for other in others {
             let common = |m: &Measurement| find(other.results, &m.name).is_some();
@@ -184,9 +184,13 @@ impl Compared {
         }
         Ok(Compared {
             schema: SCHEMA,
-            files: runs.iter().zip(&unjudged).map(|(run, unjudged)| file(run, unjudged.clone())).collect(),
+            files: runs
+                .iter()
+                .zip(&not_compared)
+                .map(|(run, not_compared)| file(run, not_compared.clone()))
+                .collect(),
             notes,
-            ratios: ratios(runs, &unjudged),
+            ratios: ratios(runs, &not_compared),
             medians: medians(runs),
             missing: missing(runs),
         })
@@ -200,7 +204,7 @@ impl Compared {
     /// Every change with a verdict.
     pub fn changes(&self) -> impl Iterator<Item = &Change> {
         let all = self.ratios.iter().flat_map(|row| row.changes.iter().flatten());
-        all.filter(|change| change.verdict != Verdict::Unjudged)
+        all.filter(|change| change.verdict != Verdict::NotCompared)
     }
 
     /// Whether an operation has become slower.
@@ -209,7 +213,7 @@ impl Compared {
     }
 }
 
-fn file(run: &Named<'_>, unjudged: Option<String>) -> File {
+fn file(run: &Named<'_>, not_compared: Option<String>) -> File {
     let results = run.results;
     File {
         name: run.name.into(),
@@ -220,7 +224,7 @@ fn file(run: &Named<'_>, unjudged: Option<String>) -> File {
         kernel: results.machine.kernel.clone(),
         rounds: results.settings.rounds,
         round_ms: results.settings.round_ms,
-        unjudged,
+        not_compared,
     }
 }
 
@@ -305,7 +309,7 @@ fn names(runs: &[Named<'_>]) -> Vec<String> {
     names
 }
 
-fn ratios(runs: &[Named<'_>], unjudged: &[Option<String>]) -> Vec<RatioRow> {
+fn ratios(runs: &[Named<'_>], not_compared: &[Option<String>]) -> Vec<RatioRow> {
     let row = |name: String| {
         let all: Vec<Option<&Comparison>> =
             runs.iter().map(|run| find(run.results, &name)?.against.as_ref()).collect();
@@ -317,15 +321,16 @@ fn ratios(runs: &[Named<'_>], unjudged: &[Option<String>]) -> Vec<RatioRow> {
                 comparison.filter(|comparison| comparison.name == against && comparison.by == by)
             })
             .collect();
-        let change = |other: Option<&Comparison>, unjudged: &Option<String>| {
+        let change = |other: Option<&Comparison>, not_compared: &Option<String>| {
             let ratio = ratio_of_medians(&other?.ratios, &all[0]?.ratios, runs[0].results.settings.seed);
-            let verdict = match unjudged {
+            let verdict = match not_compared {
                 None => Verdict::of(&ratio, EFFECT_BETWEEN_RUNS),
-                Some(_) => Verdict::Unjudged,
+                Some(_) => Verdict::NotCompared,
             };
             Some(Change { ratio, verdict })
         };
-        let changes = all.iter().zip(unjudged).skip(1).map(|(other, unjudged)| change(*other, unjudged));
+        let changes =
+            all.iter().zip(not_compared).skip(1).map(|(other, not_compared)| change(*other, not_compared));
         Some(RatioRow {
             changes: changes.collect(),
             columns: all.iter().map(|comparison| comparison.map(|comparison| comparison.ratio)).collect(),

@@ -88,7 +88,7 @@ fn runs_of_the_same_program_are_told_to_differ_no_more_often_than_chance_allows(
         let verdicts = verdicts(500, 1.0, rounds);
         let claims = verdicts.iter().filter(|verdict| verdict.claims()).count();
         assert!(claims * 20 <= verdicts.len(), "{what}: {claims} of {}", verdicts.len());
-        assert_eq!(count(&verdicts, Verdict::Unjudged), 0);
+        assert_eq!(count(&verdicts, Verdict::NotCompared), 0);
     }
 }
 
@@ -104,7 +104,7 @@ fn a_tenth_more_is_found() {
 }
 
 #[test]
-fn ratios_are_judged_and_medians_are_not() {
+fn ratios_are_compared_and_medians_are_not() {
     let (old, mut new) = (sample(), sample());
     // The host is twice as slow: every median is twice as long, and no ratio differs.
     for m in &mut new.operations {
@@ -138,7 +138,7 @@ fn what_was_measured_in_another_way_is_refused() {
     ] {
         let shown = shown.unwrap();
         assert_eq!((shown.changes().count(), shown.notes.len()), (0, 1));
-        assert!(shown.files[1].unjudged.is_some());
+        assert!(shown.files[1].not_compared.is_some());
     }
     let nothing =
         refuse(|new| new.operations.iter_mut().for_each(|m| m.name += "-2"), "no operation in common");
@@ -146,7 +146,7 @@ fn what_was_measured_in_another_way_is_refused() {
 }
 
 #[test]
-fn hosts_that_differ_are_named_and_nothing_is_judged() {
+fn hosts_that_differ_are_named_and_nothing_is_compared() {
     let (old, mut new) = (sample(), sample());
     assert_eq!(compare(&old, &new).notes, Vec::<String>::new());
     new.machine.kvm = "kvm_amd".into();

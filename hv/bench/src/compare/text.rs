@@ -69,8 +69,8 @@ fn footer(compared: &Compared) -> Vec<String> {
         ));
     }
     for file in &compared.files {
-        if let Some(why) = &file.unjudged {
-            lines.push(format!("{} is not judged: {why}", file.name));
+        if let Some(why) = &file.not_compared {
+            lines.push(format!("{} is not compared: {why}", file.name));
         }
     }
     for missing in &compared.missing {
@@ -189,7 +189,7 @@ pub fn csv(compared: &Compared) -> String {
         for (n, (column, file)) in row.columns.iter().zip(&compared.files).enumerate() {
             let Some(value) = column else { continue };
             let change = n.checked_sub(1).and_then(|n| row.changes[n].as_ref());
-            let change = change.map(|change| (change, Verdict::Unjudged.words()));
+            let change = change.map(|change| (change, Verdict::NotCompared.words()));
             line(["median_ns".into(), row.name.clone(), String::new(), file.name.clone()], value, change);
         }
     }

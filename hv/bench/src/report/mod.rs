@@ -135,13 +135,13 @@ fn head(results: &Results) -> String {
         let _ = writeln!(
             html,
             "<p>Of {} comparisons the operation takes less time in {}, more in {}, and as much in {}; in {} no difference is shown, \
-             and {} have too few rounds to be judged.</p>",
+             and {} have too few rounds to be compared.</p>",
             verdicts.len(),
             count(Verdict::Faster),
             count(Verdict::Slower),
             count(Verdict::Alike),
             count(Verdict::NotShown),
-            count(Verdict::Unjudged),
+            count(Verdict::NotCompared),
         );
     }
     for warning in &results.noise.warnings {

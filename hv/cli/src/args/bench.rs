@@ -136,8 +136,8 @@ pub enum TableFormat {
   hv bench compare new.json --format csv        one result as a table
   hv bench compare old.json new.json --check || echo slower
 
-Ratios to what an operation is compared with in its own run are judged: `faster` and `slower` need a change of 5 % and a 95 %
-interval without 1. Times by themselves are shown, and not judged.
+Ratios to what an operation is compared with in its own run are compared: `faster` and `slower` need a change of 5 % and a 95 %
+interval without 1. Times by themselves are shown, and not compared.
 Exit code 0; 1 with --check if an operation is slower; 2 if the files are no results, or were measured in different ways.")]
 pub struct CompareArgs {
     /// Results that `hv bench --format json` wrote; the first is what the others are compared with.
@@ -146,7 +146,7 @@ pub struct CompareArgs {
     /// End with exit code 1 if an operation is slower than in the first file.
     #[arg(long)]
     pub check: bool,
-    /// Show results beside each other that were measured in different ways (--quick, without optimisation); nothing is judged then.
+    /// Show results beside each other that were measured in different ways (--quick, without optimisation); nothing is compared then.
     #[arg(long)]
     pub anyway: bool,
     /// How it is printed on standard output.
