@@ -204,7 +204,8 @@ pub struct BootArgs {
     )]
     pub disks: Vec<DiskSpec>,
     /// A folder of the host that the guest works on as on its own: files that change meanwhile are seen. The guest knows it by its TAG, the folder's
-    /// own name without one. Options: ro (nothing can be changed), uid=N (the user that all files appear to belong to). Repeatable.
+    /// own name without one. Options: ro (nothing can be changed), cache=always (with ro: nothing changes
+    /// while the guest runs, so that it may keep what it has found), uid=N (the user that all files appear to belong to). Repeatable.
     #[arg(long = "share", value_name = "FOLDER[=TAG][,ro][,cache=always][,uid=N]")]
     pub shares: Vec<ShareSpec>,
     /// An environment variable of the guest. Repeatable.

@@ -66,7 +66,6 @@ use crate::block::{Disk, DiskReader, disks};
 use crate::share::Share;
 use alloc::rc::Rc;
 use alloc::string::String;
-use alloc::vec;
 use alloc::vec::Vec;
 use tree::Tree;
 
@@ -215,10 +214,7 @@ impl FileSystem {
     ///
     /// As [`open`](Self::open).
     pub async fn read(&self, path: &str) -> Result<Vec<u8>, Error> {
-        let mut file = self.open(path)?;
-        let mut bytes = vec![0; file.len() as usize];
-        file.read_exact_at(0, &mut bytes).await?;
-        Ok(bytes)
+        self.clone().into_async().read(path).await
     }
 
     /// Writes a whole file, which has nothing else afterwards.
@@ -227,7 +223,7 @@ impl FileSystem {
     ///
     /// As [`open_with`](Self::open_with) and [`File::write_all_at`].
     pub async fn write(&self, path: &str, bytes: &[u8]) -> Result<(), Error> {
-        self.create(path)?.write_all(bytes).await
+        self.clone().into_async().write(path, bytes).await
     }
 
     /// Makes a folder in one that is there.

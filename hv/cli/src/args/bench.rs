@@ -136,7 +136,7 @@ pub enum TableFormat {
   hv bench compare new.json --format csv        one result as a table
   hv bench compare old.json new.json --check || echo slower
 
-Ratios to what an operation is compared with in its own run are compared: `faster` and `slower` need a change of 5 % and a 95 %
+What is compared are ratios of operations to their partners in the same run: `faster` and `slower` need a change of 5 % and a 95 %
 interval without 1. Times by themselves are shown, and not compared.
 Exit code 0; 1 with --check if an operation is slower; 2 if the files are no results, or were measured in different ways.")]
 pub struct CompareArgs {

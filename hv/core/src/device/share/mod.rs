@@ -10,6 +10,7 @@
 mod back_end;
 mod device;
 mod job;
+mod request;
 mod waiting;
 mod workers;
 

@@ -1,16 +1,18 @@
 //! Folders of the host in guests: what they see, what is refused, and what no guest can do.
 
+mod hostile;
+mod watch;
+
 use hv_tests::host::{Lack, without};
 use hv_tests::snapshot::{restored, save};
-use hv_tests::{Finished, Platform, Running, Service, guest_test, has_tools, hv_as_ordinary_user, tool};
+use hv_tests::{Finished, Platform, Running, Service, guest_test, has_tools, tool};
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{ChildStdout, Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::process::{Command, Stdio};
 use tempfile::TempDir;
 
 /// A folder with files, links in and out, and a FIFO.
@@ -59,6 +61,33 @@ impl Folder {
         let text = self.run(platform, commands).expect(0).text();
         text.strip_suffix("survived\n").unwrap_or_else(|| panic!("{text}")).to_owned()
     }
+}
+
+/// All names below a folder, with their modes and times.
+fn tree(folder: &Path) -> Vec<(PathBuf, u32, i64, i64)> {
+    let mut found = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let stat = fs::symlink_metadata(&path).unwrap();
+            if stat.is_dir() {
+                folders.push(path.clone());
+            }
+            found.push((path, stat.mode(), stat.mtime(), stat.mtime_nsec()));
+        }
+    }
+    found.sort();
+    found
+}
+
+/// The guest breaks the contract, and nothing comes of it.
+#[track_caller]
+fn survives(platform: Platform, commands: &[&str]) {
+    let folder = Folder::new();
+    let before = tree(folder.0.path());
+    folder.printed(platform, commands);
+    assert_eq!(tree(folder.0.path()), before, "nothing has changed");
 }
 
 #[guest_test]
@@ -351,79 +380,6 @@ fn lines_until(output: &mut impl BufRead, end: &str) -> Vec<String> {
     lines.take_while(|line| line != end).collect()
 }
 
-/// A guest that watches a place in the folder by now, and what it prints from now on.
-fn watching(platform: Platform, folder: &Folder, place: &str) -> (Running, BufReader<ChildStdout>) {
-    let command = format!("watch:{place}");
-    let mut hv = Running::new(&mut platform.run("share", &["--share", &folder.option()], &[&command]));
-    let mut output = BufReader::new(hv.child.stdout.take().unwrap());
-    assert_eq!(lines_until(&mut output, "watching"), Vec::<String>::new());
-    (hv, output)
-}
-
-#[guest_test]
-fn a_guest_is_told_what_changes_in_a_folder(platform: Platform) {
-    let folder = Folder::new();
-    let (mut hv, mut output) = watching(platform, &folder, "folder");
-    let path = |name: &str| folder.path("folder").join(name);
-    fs::write(path("new"), "text").unwrap();
-    fs::create_dir(path("below")).unwrap();
-    fs::rename(path("new"), path("other")).unwrap();
-    fs::write(path("below/unseen"), "").unwrap();
-    fs::set_permissions(path("other"), fs::Permissions::from_mode(0o600)).unwrap();
-    fs::remove_file(path("other")).unwrap();
-    fs::create_dir(path("end")).unwrap();
-    let told = [
-        "Made new",
-        "Written new",
-        "Closed new",
-        "Made below/",
-        "Removed new, paired",
-        "Made other, paired",
-        "Attributes other",
-        "Removed other",
-        "Made end/",
-    ];
-    assert_eq!(lines_until(&mut output, "survived"), told);
-    assert!(hv.wait().success());
-}
-
-/// What a guest does itself, and what another one does, is told as well.
-#[guest_test]
-fn guests_tell_each_other_by_files(platform: Platform) {
-    let folder = Folder::new();
-    let (mut hv, mut output) = watching(platform, &folder, "/");
-    folder.works(platform, &["append:hello"]);
-    fs::create_dir(folder.path("end")).unwrap();
-    let lines = lines_until(&mut output, "survived");
-    assert_eq!(lines[..2], ["Made log", "Written log"]);
-    assert_eq!(lines[lines.len() - 2..], ["Closed log", "Made end/"]);
-    assert!(hv.wait().success());
-}
-
-#[guest_test]
-fn a_guest_watches_for_a_while_and_does_something_else(platform: Platform) {
-    let folder = Folder::new();
-    let printed = folder.printed(platform, &["watch-and-go:folder"]);
-    assert_eq!(printed, "nothing\nnothing\nNotSupported\nBadHandle\n");
-}
-
-#[guest_test]
-fn a_guest_that_watches_and_fetches_without_end_is_refused_at_the_limits(platform: Platform) {
-    Folder::new().works(platform, &["watch-for-good:folder"]);
-}
-
-/// It is paused meanwhile, and its handle is gone afterwards.
-#[guest_test]
-fn a_guest_is_saved_while_it_watches(platform: Platform) {
-    let folder = Folder::new();
-    let places = TempDir::new().unwrap();
-    let snapshot = places.path().join("share.snap");
-    let commands = ["watch:folder"];
-    save(platform, "share", &snapshot, &["--share", &folder.option(), "--after", "1s"], &commands);
-    let end = restored(platform, &snapshot, &["--share", &folder.option()]).expect(0);
-    assert_eq!(end.text(), "host: no such open file\nsurvived\n");
-}
-
 #[guest_test]
 fn operations_that_let_other_tasks_run(platform: Platform) {
     let folder = Folder::new();
@@ -463,7 +419,6 @@ fn a_full_disk_is_an_error_of_that_write(platform: Platform) {
 
 // ---------------------------------------------------------------- hostile guests
 
-#[track_caller]
 /// What a guest says on a host where this system call fails.
 fn where_a_call_fails(platform: Platform, folder: &Folder, lack: Lack, commands: &[&str]) -> String {
     let mut command = platform.run("share", &["--share", &folder.writable()], commands);
@@ -491,109 +446,4 @@ fn what_cannot_be_asked_without_waiting_is_left_to_the_threads(platform: Platfor
     let said =
         where_a_call_fails(platform, &folder, lack, &["cat:file", "cat:folder/inner", "together:file"]);
     assert!(said.starts_with("file\ninner text\n") && said.ends_with("survived\n"), "{said}");
-}
-
-fn survives(platform: Platform, commands: &[&str]) {
-    let folder = Folder::new();
-    let before = tree(folder.0.path());
-    folder.printed(platform, commands);
-    assert_eq!(tree(folder.0.path()), before, "nothing has changed");
-}
-
-/// All names below a folder, with their modes and times.
-fn tree(folder: &Path) -> Vec<(PathBuf, u32, i64, i64)> {
-    let mut found = Vec::new();
-    let mut folders = vec![folder.to_owned()];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            let stat = fs::symlink_metadata(&path).unwrap();
-            if stat.is_dir() {
-                folders.push(path.clone());
-            }
-            found.push((path, stat.mode(), stat.mtime(), stat.mtime_nsec()));
-        }
-    }
-    found.sort();
-    found
-}
-
-#[guest_test]
-fn handles_that_are_made_up_are_refused(platform: Platform) {
-    survives(platform, &["made-up-handles"]);
-}
-
-#[guest_test]
-fn names_with_slashes_dots_nul_and_64_kib_lead_nowhere(platform: Platform) {
-    survives(platform, &["bad-names"]);
-}
-
-#[guest_test]
-fn memory_that_is_not_the_guests_is_not_read_or_written_for_it(platform: Platform) {
-    survives(platform, &["bad-memory"]);
-}
-
-#[guest_test]
-fn a_guest_that_changes_requests_while_they_are_read_gains_nothing(platform: Platform) {
-    survives(platform, &["changing-requests:500"]);
-}
-
-#[guest_test]
-fn a_guest_that_takes_no_responses_stops_its_own_share_only(platform: Platform) {
-    survives(platform, &["never-reads-responses"]);
-}
-
-#[guest_test]
-fn a_guest_that_opens_without_end_is_refused_at_the_limit(platform: Platform) {
-    survives(platform, &["open-for-good:file"]);
-}
-
-#[guest_test]
-fn an_index_that_jumps_ends_the_guest(platform: Platform) {
-    let out = Folder::new().run(platform, &["index-jump"]).expect(101);
-    assert!(out.err.contains("crashed:") && out.err.contains("ring index"), "{}", out.err);
-}
-
-#[guest_test]
-fn a_guest_that_opens_while_the_host_renames_never_gets_outside(platform: Platform) {
-    let folder = Folder::new();
-    let outside = TempDir::new().unwrap();
-    fs::write(outside.path().join("file"), "secret").unwrap();
-    symlink("folder", folder.path("name")).unwrap();
-    fs::write(folder.path("folder/file"), "inside").unwrap();
-    let stop = AtomicBool::new(false);
-    let printed = std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !stop.load(Ordering::Relaxed) {
-                for target in [outside.path(), Path::new("folder")] {
-                    symlink(target, folder.path("next")).unwrap();
-                    fs::rename(folder.path("next"), folder.path("name")).unwrap();
-                }
-            }
-        });
-        let printed = folder.run(platform, &["storm:1000"]);
-        stop.store(true, Ordering::Relaxed);
-        printed.expect(0).text()
-    });
-    let allowed = ["inside", "Outside", "Again", "NotFound", "survived"];
-    assert!(printed.lines().all(|line| allowed.contains(&line)), "{printed}");
-}
-
-/// An ordinary user's `hv` opens what that user may, and says what the host says. KVM may be root's alone.
-#[test]
-fn permissions_are_those_of_who_runs_hv() {
-    let platform = Platform::Process;
-    if !platform.is_here() {
-        return;
-    }
-    let folder = Folder::new();
-    fs::set_permissions(folder.0.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    fs::set_permissions(folder.path("file"), fs::Permissions::from_mode(0o600)).unwrap();
-    let guest = hv_tests::guest("share");
-    let option = folder.option();
-    let arguments =
-        ["run", guest.to_str().unwrap(), "--share", &option, "--", "cat:file", "cat:folder/inner"];
-    let Some(mut command) = hv_as_ordinary_user(&arguments) else { return };
-    let out = Running::new(platform.apply(&mut command)).finish().expect(0);
-    assert_eq!(out.text(), "host: permission denied\ninner text\nsurvived\n");
 }
